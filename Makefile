@@ -1,0 +1,44 @@
+# Everything runs in .venv, which is made from pyproject.toml when it is absent or older.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONDONTWRITEBYTECODE := 1
+PYTHON ?= python3
+
+.PHONY: help setup repro test test-slow lint format results
+
+help:  ## show this
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+setup: .venv/.installed  ## make .venv and install medistill with all its extras
+
+.venv/.installed: pyproject.toml
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	python -m pip install --quiet --disable-pip-version-check -e ".[train,pipeline,pretrained,dev]"
+	@touch .venv/.installed
+
+repro: setup  ## run the whole graph, track it in MLflow and promote the best student
+	@# DVC needs its lock file outside .gitignore; what a machine computes is not ours to commit.
+	@git update-index --skip-worktree dvc.lock
+	dvc repro
+	python -m pipeline track
+	python -m pipeline promote || test $$? -eq 3
+	@echo
+	@echo "The report:     reports/index.html"
+	@echo "The heat maps:  reports/explain/index.html"
+	@echo "Compare models: source .venv/bin/activate && python -m pipeline ui"
+
+test: setup lint  ## lint and test (minutes)
+	python -m pytest -m "not slow"
+
+test-slow: setup  ## the tests that take long or need a service
+	python -m pytest -m slow
+
+lint: setup
+	ruff check .
+	ruff format --check .
+
+format: setup  ## put the code into its form
+	ruff check --fix .
+	ruff format .
+
+results: setup  ## three seeds of the phantom, and the README's table
+	python -m benchmarks.results

@@ -1,0 +1,1 @@
+"""The wiring: DVC stages, Prefect flow, MLflow tracking and registry around the library `medistill`."""

@@ -1,0 +1,48 @@
+"""Train one student by one recipe: `python -m pipeline.stages.distill STUDENT RECIPE SEED`."""
+
+import argparse
+from pathlib import Path
+
+from medistill.config import StudentModel, load_params
+from medistill.data.dataset import Dataset
+from medistill.errors import UserError
+from pipeline.stage import run_stage
+
+
+def main(argv: list[str] | None) -> int:
+    """Write models/students/STUDENT-RECIPE-SEED/."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("student")
+    parser.add_argument("recipe")
+    parser.add_argument("seed", type=int)
+    arguments = parser.parse_args(argv)
+    params = load_params()
+    for kind, name in (("students", arguments.student), ("recipes", arguments.recipe)):
+        if name not in getattr(params, kind):
+            raise UserError(f"params.yaml: {kind} has no {name!r}, only {', '.join(getattr(params, kind))}")
+    model = StudentModel(**vars(arguments))
+    recipe = params.recipes[model.recipe]
+    dataset = Dataset.open()
+
+    from medistill.distillation.knowledge import Knowledge
+    from medistill.distillation.objective import distilled, supervised
+    from medistill.training.run import train
+
+    teachers = [Knowledge.open(Path("data/knowledge") / t, dataset, params.augmentation) for t in recipe.teachers]
+    train(
+        Path("models/students") / model.name,
+        params.students[model.student],
+        dataset,
+        distilled(recipe, teachers) if teachers else supervised,
+        params,
+        facts={"role": "student", "name": model.name, **vars(arguments), **recipe.model_dump()},
+        seed=model.seed,
+        view_seed=params.teach.view_seed,
+        views=params.teach.views if recipe.views == "cached" else None,
+        knowledge=[teacher.checksum for teacher in teachers],
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,35 @@
+"""Let one teacher answer every training image in every view: `python -m pipeline.stages.teach TEACHER`."""
+
+import argparse
+from pathlib import Path
+
+from medistill.config import load_params
+from medistill.data.dataset import Dataset
+from medistill.files import atomic
+from pipeline.stage import run_stage
+
+
+def main(argv: list[str] | None) -> int:
+    """Write data/knowledge/TEACHER/."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("teacher")
+    name = parser.parse_args(argv).teacher
+    params = load_params()
+    dataset = Dataset.open()
+
+    from accelerate import Accelerator
+
+    from medistill.distillation.knowledge import write_knowledge
+    from medistill.models.zoo import load_model
+
+    teacher = load_model(Path("models/teachers") / name).to(Accelerator().device)
+    with atomic(Path("data/knowledge") / name) as folder:
+        folder.mkdir()
+        write_knowledge(
+            folder, teacher, dataset, params.augmentation, views=params.teach.views, view_seed=params.teach.view_seed
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    run_stage(main)

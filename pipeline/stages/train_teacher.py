@@ -1,0 +1,40 @@
+"""Train one teacher: `python -m pipeline.stages.train_teacher TEACHER`."""
+
+import argparse
+from pathlib import Path
+
+from medistill.config import load_params
+from medistill.data.dataset import Dataset
+from medistill.errors import UserError
+from pipeline.stage import run_stage
+
+
+def main(argv: list[str] | None) -> int:
+    """Write models/teachers/TEACHER/."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("teacher")
+    name = parser.parse_args(argv).teacher
+    params = load_params()
+    if name not in params.teachers:
+        raise UserError(f"params.yaml: teachers has no {name!r}, only {', '.join(params.teachers)}")
+    dataset = Dataset.open()
+
+    from medistill.distillation.objective import supervised
+    from medistill.training.run import train
+
+    train(
+        Path("models/teachers") / name,
+        params.teachers[name],
+        dataset,
+        supervised,
+        params,
+        facts={"role": "teacher", "name": name, "teachers": []},
+        seed=0,
+        view_seed=0,
+        views=None,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,295 @@
+"""The settings of params.yaml, checked key by key."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medistill.errors import UserError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
+"""A name that becomes part of a file and a stage name; `-` is kept for joining student, recipe and seed."""
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Settings(BaseModel):
+    """Base of all sections: unknown keys are errors, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Phantom(Settings):
+    """The built-in data set: procedurally drawn chest X-rays."""
+
+    images: int = Field(ge=20)
+    size: int = Field(ge=32)
+    """Height and width in pixels."""
+    seed: int = Field(ge=0)
+    prevalence: Literal["balanced", "nih"]
+
+
+class Data(Settings):
+    """Where the images are, and how they are brought into one shape."""
+
+    name: str = ""
+    """Shown in reports; empty: the name of the root folder."""
+    format: Literal["chestxray14"]
+    root: Path
+    split: Literal["official", "patient"]
+    """`official`: the data set's own lists, validation carved from training by patient; `patient`: all by patient."""
+    val_fraction: Fraction
+    """Share of the patients (of the training part where the split is official) that validates."""
+    test_fraction: Fraction
+    """Share of the patients that tests; unused where the split is official."""
+    seed: int = Field(ge=0)
+    image_size: int = Field(ge=32)
+    """Height and width of the ingested frame in pixels."""
+    channels: Literal[1, 3]
+    fit: Literal["pad", "squash", "crop"]
+    """How an image that is not square becomes square."""
+    max_quarantined: float = Field(ge=0, le=1)
+    """Share of unreadable images at which ingest stops."""
+    workers: int = Field(ge=1)
+
+
+class Augmentation(Settings):
+    """Ranges of the random view; a view is a pure function of image id, view number and seed."""
+
+    rotation: float = Field(ge=0, le=180)
+    """Degrees to either side."""
+    translation: float = Field(ge=0, lt=1)
+    """Share of the frame to either side."""
+    scale: float = Field(ge=0, lt=1)
+    """0.1: zoom between 0.9 and 1.1."""
+    brightness: float = Field(ge=0, lt=1)
+    """Added to intensities in 0..1, to either side."""
+    contrast: float = Field(ge=0, lt=1)
+    """0.2: factor between 0.8 and 1.2."""
+    flip: bool
+    """Mirror left and right; wrong for labels that depend on the side of the heart."""
+
+
+class Training(Settings):
+    """How a network is trained; teachers and students may override single keys."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    warmup: float = Field(ge=0, lt=1)
+    """Share of the steps in which the learning rate rises linearly."""
+    clip_norm: float = Field(gt=0)
+    """Gradients are clipped to this global L2 norm."""
+    precision: Literal["no", "bf16", "fp16"]
+    """accelerate's mixed precision; `no` is float32."""
+
+
+class TrainingOverrides(Settings):
+    """Keys of `training` that one network sets otherwise."""
+
+    epochs: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=2)
+    learning_rate: float | None = Field(default=None, gt=0)
+    weight_decay: float | None = Field(default=None, ge=0)
+    warmup: float | None = Field(default=None, ge=0, lt=1)
+    clip_norm: float | None = Field(default=None, gt=0)
+    precision: Literal["no", "bf16", "fp16"] | None = None
+
+
+class Network(Settings):
+    """A teacher or a student: any network that timm knows."""
+
+    arch: str
+    """Name for `timm.create_model`, among them `eeea_net_c2` and `ofa_595`."""
+    args: dict[str, Any] = {}
+    """Further arguments of `timm.create_model`."""
+    pretrained: bool = False
+    """ImageNet weights: from a registry package where one is installed, else timm downloads them."""
+    weights: Path | None = None
+    """A safetensors file with the user's own weights."""
+    training: TrainingOverrides = TrainingOverrides()
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Network":
+        if self.pretrained and self.weights:
+            raise ValueError("set either pretrained: true or weights: FILE, not both")
+        return self
+
+
+class Recipe(Settings):
+    """How a student is taught. Without teachers it is the same-budget baseline."""
+
+    teachers: list[Name] = []
+    """The teachers whose logits are averaged."""
+    temperature: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=0.0, ge=0, le=1)
+    """Share of the distillation term; the hard loss has the rest."""
+    views: Literal["cached", "fresh"] = "cached"
+    """`cached`: the views the teachers answered, in turn; `fresh`: a new view each epoch (no teachers)."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        if bool(self.teachers) != (self.weight > 0):
+            raise ValueError("teachers and weight > 0 go together: set both or neither")
+        if self.teachers and self.views == "fresh":
+            raise ValueError("views: fresh needs a recipe without teachers, whose answers are cached")
+        return self
+
+
+class Run(Settings):
+    """What the graph trains: DVC's matrices run over these names."""
+
+    teachers: list[Name] = Field(min_length=1)
+    students: list[Name] = Field(min_length=1)
+    recipes: list[Name] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+
+
+class Teach(Settings):
+    """What teachers answer before the students are trained."""
+
+    views: int = Field(ge=1)
+    """Augmented views of each training image."""
+    view_seed: int = Field(ge=0)
+    """Seed of the views, the same for teachers and students, whatever the student's own seed."""
+
+
+class Evaluate(Settings):
+    """Statistics of the evaluation."""
+
+    resamples: int = Field(ge=100)
+    """Bootstrap resamples over groups."""
+    seed: int = Field(ge=0)
+
+
+class Explain(Settings):
+    """Grad-CAM and localisation."""
+
+    gallery: int = Field(ge=1)
+    """Images shown in the gallery."""
+    max_images: int = Field(ge=1)
+    """Images with boxes that are measured at most."""
+
+
+class Export(Settings):
+    """ONNX export."""
+
+    opset: int = Field(ge=18)
+    parity_images: int = Field(ge=1)
+    """Real images on which ONNX Runtime and torch are compared."""
+    latency_runs: int = Field(ge=5)
+    threads: int = Field(ge=1)
+    """Threads of ONNX Runtime while latency is measured."""
+
+
+class Promote(Settings):
+    """Rules that a student must pass before the registry takes it."""
+
+    max_params: int = Field(gt=0)
+    max_macs: int = Field(gt=0)
+    """Multiply-accumulates of one image at the model's input size."""
+    max_onnx_mb: float = Field(gt=0)
+    """Size of model.onnx in megabytes (10^6 bytes)."""
+    margin_teacher: float = Field(ge=0, le=1)
+    """Non-inferiority: lower bound of validation macro AUROC minus the best teacher's must exceed minus this."""
+    max_ece: float = Field(gt=0, le=1)
+    """Expected calibration error on validation, mean over labels."""
+    require_baseline: bool
+    """A distilled student must have a same-budget baseline and not fall below it on validation."""
+    require_parity: bool
+    """ONNX Runtime must answer as torch does."""
+
+
+class Params(Settings):
+    """params.yaml as a whole."""
+
+    phantom: Phantom
+    data: Data
+    augmentation: Augmentation
+    training: Training
+    teachers: dict[Name, Network]
+    students: dict[Name, Network]
+    recipes: dict[Name, Recipe]
+    run: Run
+    teach: Teach
+    evaluate: Evaluate
+    explain: Explain
+    export: Export
+    promote: Promote
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Params":
+        for kind in ("teachers", "students", "recipes"):
+            known = getattr(self, kind)
+            for name in getattr(self.run, kind):
+                if name not in known:
+                    raise ValueError(f"run.{kind} names {name!r}, but {kind} has only {', '.join(known)}")
+        for recipe in self.run.recipes:
+            for teacher in self.recipes[recipe].teachers:
+                if teacher not in self.run.teachers:
+                    raise ValueError(f"recipes.{recipe}.teachers names {teacher!r}, which run.teachers does not train")
+        if not any(not self.recipes[name].teachers for name in self.run.recipes):
+            raise ValueError("run.recipes has no baseline (a recipe without teachers); no result is shown without one")
+        return self
+
+    def training_of(self, network: Network) -> Training:
+        """The settings with which `network` is trained: `training` with the network's own keys on top."""
+        return self.training.model_copy(update=network.training.model_dump(exclude_none=True))
+
+    def student_models(self) -> list["StudentModel"]:
+        """Every student of the run, in the order of the matrix."""
+        run = self.run
+        return [StudentModel(student=s, recipe=r, seed=k) for s in run.students for r in run.recipes for k in run.seeds]
+
+    def baseline_of(self, model: "StudentModel") -> list["StudentModel"]:
+        """The baselines of `model`: same student and seed, a recipe without teachers."""
+        return [
+            m
+            for m in self.student_models()
+            if (m.student, m.seed) == (model.student, model.seed) and not self.recipes[m.recipe].teachers and m != model
+        ]
+
+
+class StudentModel(Settings):
+    """One trained student of the matrix."""
+
+    student: Name
+    recipe: Name
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of its folder, stage and run."""
+        return f"{self.student}-{self.recipe}-{self.seed}"
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        UserError: the file is missing or not YAML, or a key is missing, unknown or has a bad value; the message names
+            each such key.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run this in the repository's root") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{path}: " + "; ".join(_describe(item) for item in error.errors())) from None
+
+
+def _describe(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "missing":
+        return f"key {key} is missing"
+    if item["type"] == "extra_forbidden":
+        return f"key {key} is unknown"
+    message = item["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{key}: {message}" if key else message

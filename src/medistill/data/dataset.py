@@ -1,0 +1,95 @@
+"""The ingested data set as every later stage reads it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medistill.errors import UserError
+from medistill.files import read_json
+
+SPLITS = ("train", "val", "test")
+LABEL_PREFIX = "label:"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An ingested data set: a manifest with a row an image, and memory-mapped shards of pixels.
+
+    Attributes:
+        folder: where `ingest` wrote it.
+        name: shown in reports.
+        task: `multilabel` or `multiclass`.
+        labels: label names, in the order of every logit vector.
+        image_size: height and width of the frames in pixels.
+        channels: 1 or 3.
+        fit: how frames were made square (`pad`, `squash`, `crop`).
+        fingerprint: changes when pixels, labels or splits change.
+        manifest: a row an image, sorted by `image_id`; columns as in docs/architecture.md.
+    """
+
+    folder: Path
+    name: str
+    task: str
+    labels: list[str]
+    image_size: int
+    channels: int
+    fit: str
+    fingerprint: str
+    manifest: pd.DataFrame
+
+    @classmethod
+    def open(cls, folder: Path = Path("data/processed")) -> "Dataset":
+        """Open what `ingest` wrote.
+
+        Raises:
+            UserError: a file is missing or damaged.
+        """
+        folder = Path(folder)
+        meta = read_json(folder / "dataset.json")
+        path = folder / "manifest.parquet"
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; run the ingest stage")
+        return cls(
+            folder=folder,
+            name=meta["name"],
+            task=meta["task"],
+            labels=meta["labels"],
+            image_size=meta["image_size"],
+            channels=meta["channels"],
+            fit=meta["fit"],
+            fingerprint=meta["fingerprint"],
+            manifest=pd.read_parquet(path),
+        )
+
+    def split(self, name: str) -> pd.DataFrame:
+        """Rows of one split (`train`, `val`, `test`), sorted by `image_id`.
+
+        Raises:
+            UserError: the split is empty.
+        """
+        rows = self.manifest[self.manifest["split"] == name].reset_index(drop=True)
+        if rows.empty:
+            raise UserError(
+                f"{self.folder / 'manifest.parquet'}: the {name} split is empty; change data.split or fractions"
+            )
+        return rows
+
+    def targets(self, rows: pd.DataFrame) -> np.ndarray:
+        """Labels of `rows`: float32 (N, L); 1, 0, or NaN where unknown."""
+        return rows[[LABEL_PREFIX + label for label in self.labels]].to_numpy(np.float32, copy=True)
+
+    def images(self, rows: pd.DataFrame) -> np.ndarray:
+        """Pixels of `rows`: uint8 (N, C, H, W), in the order of `rows`."""
+        out = np.empty((len(rows), self.channels, self.image_size, self.image_size), np.uint8)
+        shard_of, row_of = rows["shard"].to_numpy(), rows["row"].to_numpy()
+        for shard in np.unique(shard_of):
+            here = np.flatnonzero(shard_of == shard)
+            pixels = np.load(self.folder / f"images-{shard:05d}.npy", mmap_mode="r")
+            out[here] = pixels[row_of[here]]
+        return out
+
+    def boxes(self) -> pd.DataFrame:
+        """Boxes: `image_id`, `label`, `x`, `y`, `w`, `h` (x, y: top left) as fractions of the frame; empty where none."""
+        return pd.read_parquet(self.folder / "boxes.parquet")

@@ -1,0 +1,52 @@
+"""Checkpoints that are resumed only by the very training that wrote them."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import medistill
+from medistill.files import atomic
+
+_PACKAGE = Path(medistill.__file__).parent
+_CODE = ("models", "training", "distillation")
+
+
+def fingerprint(settings: dict[str, Any]) -> str:
+    """Hash of everything that decides a training's outcome: `settings`, this package's training code, torch's version.
+
+    Args:
+        settings: JSON values: parameters and the fingerprints of data and teacher answers.
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest.update(torch.__version__.encode())
+    for file in sorted(path for room in _CODE for path in (_PACKAGE / room).glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class Checkpoint:
+    """The last state of one training, in a folder of its own that is named after the training's fingerprint."""
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        """Use `folder/fingerprint/`; states under other fingerprints in `folder` are stale and not read."""
+        self._folder = folder
+        self._file = folder / fingerprint / "last.pt"
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write `state` (tensors, numbers, strings, lists and dicts), replacing the last one atomically."""
+        with atomic(self._file) as temporary:
+            torch.save(state, temporary)
+
+    def load(self) -> dict[str, Any] | None:
+        """The last state, or None where there is none."""
+        if not self._file.is_file():
+            return None
+        return torch.load(self._file, map_location="cpu", weights_only=True)
+
+    def remove(self) -> None:
+        """Forget this training, and stale ones of the same stage."""
+        shutil.rmtree(self._folder, ignore_errors=True)

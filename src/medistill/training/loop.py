@@ -1,0 +1,228 @@
+"""One explicit training loop, the same for teachers, baselines and distilled students."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from timm.optim import param_groups_weight_decay
+from torch import Tensor
+
+from medistill.config import Augmentation, Training
+from medistill.data.dataset import Dataset
+from medistill.errors import UserError
+from medistill.evaluation.metrics import auroc
+from medistill.models.zoo import Classifier
+from medistill.training.checkpoint import Checkpoint
+from medistill.training.views import render_plain, render_views, view_parameters
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What an objective sees of a batch besides the logits.
+
+    Attributes:
+        image_ids: N ids.
+        view: number of the view that the network saw.
+        targets: float32 (N, L); 1, 0, NaN where unknown.
+    """
+
+    image_ids: list[str]
+    view: int
+    targets: Tensor
+
+
+Objective = Callable[[Tensor, Batch], dict[str, Tensor]]
+"""Logits (N, L) and their batch to named scalars; `loss` is the one that is minimised."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Outcome of a training; the model holds the weights of the best epoch.
+
+    Attributes:
+        history: a row an epoch: `epoch`, `step`, `learning_rate`, `train_<term>`, `val_macro_auroc`,
+            `images_per_second`.
+        best_epoch: epoch (from 1) with the highest validation macro AUROC; the earliest of equals.
+        val_macro_auroc: its macro AUROC over labels that have both classes on validation.
+        seconds: time spent training and validating, earlier attempts included.
+    """
+
+    history: pd.DataFrame
+    best_epoch: int
+    val_macro_auroc: float
+    seconds: float
+
+
+def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak learning rate at `step` (from 0) of `steps`: a linear rise, then a half cosine towards 0."""
+    rise = round(warmup * steps)
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise)))
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Batches of an epoch; an incomplete last one is left out, other images each epoch, unless it is the only one."""
+    return max(1, images // batch_size)
+
+
+def fit(
+    model: Classifier,
+    dataset: Dataset,
+    objective: Objective,
+    training: Training,
+    augmentation: Augmentation,
+    *,
+    seed: int,
+    view_seed: int,
+    views: int | None,
+    checkpoint: Checkpoint,
+    on_step: Callable[[dict[str, Any]], None] = lambda report: None,
+) -> Fit:
+    """Train `model` on the training split and keep the weights of the epoch that is best on validation.
+
+    A training that was interrupted goes on after its last finished epoch, with the same result as if it had not been:
+    order, views and dropout of an epoch depend on seed and epoch only.
+
+    Args:
+        objective: loss of a batch.
+        seed: order of images and dropout.
+        view_seed: seed of the augmented views; the teachers' where their answers are used.
+        views: epoch e shows view e mod `views`; None: a view of its own.
+        checkpoint: where the state after each epoch is kept.
+        on_step: called after each step with `epoch`, `step`, `steps`, `images`, `loss`, `learning_rate`.
+
+    Raises:
+        UserError: the loss is NaN or infinite, or no label has both classes on validation.
+    """
+    accelerator = Accelerator(mixed_precision=training.precision)
+    device = accelerator.device
+    rows, val = dataset.split("train"), dataset.split("val")
+    pixels = torch.from_numpy(dataset.images(rows))
+    targets = torch.from_numpy(dataset.targets(rows))
+    image_ids = rows["image_id"].to_numpy()
+    val_targets = dataset.targets(val)
+    if not _measurable(val_targets).any():
+        raise UserError(
+            f"{dataset.folder / 'manifest.parquet'}: no label has both classes on val; raise data.val_fraction"
+        )
+
+    model.to(device, memory_format=torch.channels_last)
+    groups = param_groups_weight_decay(model, training.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=training.learning_rate)
+    batch_size = min(training.batch_size, len(rows))
+    per_epoch = steps_per_epoch(len(rows), training.batch_size)
+    steps = training.epochs * per_epoch
+
+    history: list[dict[str, float]] = []
+    best: dict[str, Any] = {"epoch": 0, "auroc": -1.0, "weights": {}}
+    seconds = 0.0
+    if state := checkpoint.load():
+        model.backbone.load_state_dict(state["weights"])
+        optimizer.load_state_dict(state["optimizer"])
+        history, best, seconds = state["history"], state["best"], state["seconds"]
+
+    for epoch in range(len(history), training.epochs):
+        start = perf_counter()
+        torch.manual_seed(seed * 1_000_003 + epoch)
+        order = np.random.default_rng([seed, epoch]).permutation(len(rows))
+        view = epoch if views is None else epoch % views
+        sums: dict[str, float] = {}
+        model.train()
+        for i in range(per_epoch):
+            step = epoch * per_epoch + i
+            learning_rate = training.learning_rate * learning_rate_factor(step, steps, training.warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            chosen = order[i * batch_size : (i + 1) * batch_size]
+            batch = Batch(list(image_ids[chosen]), view, targets[chosen].to(device))
+            parameters = torch.from_numpy(view_parameters(batch.image_ids, view, view_seed, augmentation))
+            images = render_views(pixels[chosen].to(device), parameters.to(device))
+            with accelerator.autocast():
+                logits = model(images.contiguous(memory_format=torch.channels_last))
+            terms = objective(logits.float(), batch)
+            if not torch.isfinite(terms["loss"]):
+                names = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
+                raise UserError(
+                    f"the loss is not finite in epoch {epoch + 1}, step {i + 1} ({names}); lower learning_rate or look "
+                    f"at images {', '.join(batch.image_ids[:5])}…"
+                )
+            accelerator.backward(terms["loss"])
+            accelerator.clip_grad_norm_(model.parameters(), training.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + value.item()
+            on_step(
+                {
+                    "epoch": epoch + 1,
+                    "step": step + 1,
+                    "steps": steps,
+                    "images": len(chosen),
+                    "loss": terms["loss"].item(),
+                    "learning_rate": learning_rate,
+                }
+            )
+        trained = perf_counter() - start
+        val_auroc = mean_auroc(val_targets, predict(model, dataset, val, batch_size=2 * batch_size))
+        seconds += perf_counter() - start
+        history.append(
+            {
+                "epoch": epoch + 1,
+                "step": (epoch + 1) * per_epoch,
+                "learning_rate": learning_rate,
+                **{f"train_{name}": value / per_epoch for name, value in sums.items()},
+                "val_macro_auroc": val_auroc,
+                "images_per_second": per_epoch * batch_size / trained,
+            }
+        )
+        if val_auroc > best["auroc"]:
+            best = {"epoch": epoch + 1, "auroc": val_auroc, "weights": _copy(model.backbone.state_dict())}
+        checkpoint.save(
+            {
+                "weights": model.backbone.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "history": history,
+                "best": best,
+                "seconds": seconds,
+            }
+        )
+    model.backbone.load_state_dict(best["weights"])
+    return Fit(pd.DataFrame(history), best["epoch"], best["auroc"], seconds)
+
+
+def _measurable(targets: np.ndarray) -> np.ndarray:
+    return (targets == 1).any(axis=0) & (targets == 0).any(axis=0)
+
+
+def mean_auroc(targets: np.ndarray, logits: np.ndarray) -> float:
+    """Mean AUROC over the labels that have both classes; `targets` and `logits` (N, L), NaN targets are left out."""
+    values = []
+    for label in np.flatnonzero(_measurable(targets)):
+        known = ~np.isnan(targets[:, label])
+        values.append(auroc(targets[known, label], logits[known, label]))
+    return float(np.mean(values))
+
+
+def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+@torch.inference_mode()
+def predict(model: Classifier, dataset: Dataset, rows: pd.DataFrame, *, batch_size: int = 64) -> np.ndarray:
+    """Logits of `rows` without augmentation: float32 (N, L), in the order of `rows`."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    out = []
+    for start in range(0, len(rows), batch_size):
+        pixels = torch.from_numpy(dataset.images(rows.iloc[start : start + batch_size])).to(device)
+        out.append(model(render_plain(pixels).contiguous(memory_format=torch.channels_last)).float().cpu())
+    model.train(was_training)
+    return torch.cat(out).numpy()

@@ -1,0 +1,84 @@
+"""A whole training: build the network, fit it, write its folder; resumable until the folder stands."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from medistill.config import Network, Params
+from medistill.data.dataset import Dataset
+from medistill.models.zoo import create_classifier
+from medistill.training.checkpoint import Checkpoint, fingerprint
+from medistill.training.loop import Objective, fit, steps_per_epoch
+from medistill.training.outputs import write_outputs
+
+
+def train(
+    folder: Path,
+    network: Network,
+    dataset: Dataset,
+    objective: Objective,
+    params: Params,
+    *,
+    facts: dict[str, Any],
+    seed: int,
+    view_seed: int,
+    views: int | None,
+    knowledge: Sequence[str] = (),
+    checkpoints: Path = Path(".checkpoints"),
+) -> None:
+    """Train `network` and write its folder.
+
+    Args:
+        folder: the model's folder, replaced as a whole at the end.
+        facts: what config.json says beyond architecture and data; needs `name`.
+        seed: initialisation, order of images, dropout.
+        view_seed: seed of the augmented views.
+        views: number of views in turn; None: a new one each epoch.
+        knowledge: checksums of the teachers' answers, part of the training's identity.
+        checkpoints: states of unfinished trainings; what is there for this very training is resumed.
+
+    Raises:
+        UserError: the network cannot be built, or its loss is not finite.
+    """
+    training = params.training_of(network)
+    identity = fingerprint(
+        {
+            "network": network.model_dump(mode="json"),
+            "training": training.model_dump(),
+            "augmentation": params.augmentation.model_dump(),
+            "facts": facts,
+            "seed": seed,
+            "views": [view_seed, views],
+            "dataset": dataset.fingerprint,
+            "knowledge": list(knowledge),
+        }
+    )
+    torch.manual_seed(seed)  # initialisation
+    model = create_classifier(network, labels=dataset.labels)
+    images = len(dataset.split("train"))
+    total = training.epochs * steps_per_epoch(images, training.batch_size) * min(images, training.batch_size)
+    checkpoint = Checkpoint(checkpoints / facts["role"] / facts["name"], identity)
+    with tqdm(total=total, unit="img", desc=facts["name"], disable=None) as bar:
+
+        def show(report: dict[str, Any]) -> None:
+            bar.update(report["step"] * report["images"] - bar.n)
+            bar.set_postfix_str(f"epoch {report['epoch']}/{training.epochs}, loss {report['loss']:.3f}", refresh=False)
+
+        result = fit(
+            model,
+            dataset,
+            objective,
+            training,
+            params.augmentation,
+            seed=seed,
+            view_seed=view_seed,
+            views=views,
+            checkpoint=checkpoint,
+            on_step=show,
+        )
+    facts = {**facts, "fingerprint": identity, "training": training.model_dump()}
+    write_outputs(folder, model, dataset, result, facts)
+    checkpoint.remove()

@@ -1,0 +1,68 @@
+"""Augmented views of images as a pure function of image id, view number and seed.
+
+Because a view does not depend on batch, epoch or process, teachers can answer views before a student exists, and
+student and teacher still see the same pixels ("a good teacher is patient and consistent", Beyer et al., 2106.05237).
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medistill.config import Augmentation
+
+_PARAMETERS = 7  # rotation, translation x, translation y, scale, brightness, contrast, flip
+
+
+def view_parameters(image_ids: Sequence[str], view: int, seed: int, augmentation: Augmentation) -> np.ndarray:
+    """Parameters of one view of each image: float32 (N, 7).
+
+    Columns: rotation (radians), translation x and y (shares of the frame), zoom factor, brightness offset, contrast
+    factor, flip (1 or 0). Each is uniform in the range that `augmentation` states.
+    """
+    uniform = np.empty((len(image_ids), 8))
+    for i, image_id in enumerate(image_ids):
+        digest = hashlib.blake2b(f"{seed}\0{view}\0{image_id}".encode()).digest()
+        uniform[i] = np.frombuffer(digest, "<u8") / 2.0**64
+    centred = 2 * uniform[:, :_PARAMETERS] - 1
+    rotation = np.deg2rad(augmentation.rotation)
+    spread = (
+        rotation,
+        augmentation.translation,
+        augmentation.translation,
+        augmentation.scale,
+        augmentation.brightness,
+        augmentation.contrast,
+    )
+    out = np.empty((len(image_ids), _PARAMETERS), np.float32)
+    out[:, :6] = centred[:, :6] * spread
+    out[:, 3] += 1
+    out[:, 5] += 1
+    out[:, 6] = augmentation.flip & (centred[:, 6] < 0)
+    return out
+
+
+def render_views(images: Tensor, parameters: Tensor) -> Tensor:
+    """Images as the network sees them in a view: float32 (N, C, H, W) in 0..1.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        parameters: float32 (N, 7) of `view_parameters`. What comes into the frame from outside is black.
+    """
+    rotation, x, y, zoom, brightness, contrast, flip = parameters.unbind(1)
+    cos, sin, mirror = torch.cos(rotation) / zoom, torch.sin(rotation) / zoom, 1 - 2 * flip
+    # Rows of the matrix that takes a place in the view to its place in the image, both in -1..1.
+    first = torch.stack([cos * mirror, -sin, 2 * x], dim=1)
+    second = torch.stack([sin * mirror, cos, 2 * y], dim=1)
+    grid = F.affine_grid(torch.stack([first, second], dim=1), list(images.shape), align_corners=False)
+    pixels = F.grid_sample(images.float() / 255, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    pixels = (pixels - 0.5) * contrast.view(-1, 1, 1, 1) + 0.5 + brightness.view(-1, 1, 1, 1)
+    return pixels.clamp(0, 1)
+
+
+def render_plain(images: Tensor) -> Tensor:
+    """Images without augmentation, as in evaluation: float32 (N, C, H, W) in 0..1."""
+    return images.float() / 255

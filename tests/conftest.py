@@ -1,0 +1,100 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images and label files; the test is skipped where there is none."""
+    folder = Path(os.environ.get("MEDISTILL_TEST_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip("real images are not here: set MEDISTILL_TEST_DATA to their folder")
+    return folder
+
+
+def write_dataset(
+    folder: Path, *, images: int = 60, size: int = 32, labels: tuple[str, ...] = ("Left", "Right")
+) -> Path:
+    """Write what `ingest` writes: images of noise in which each label is a bright spot in a column of its own.
+
+    Two images a patient; patients 0, 5, 10… test, 1, 6, 11… validate, the others train. Every positive has a box.
+    """
+    import hashlib
+    import json
+
+    import numpy as np
+    import pandas as pd
+
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 60, (images, 1, size, size), dtype=np.uint8)
+    targets = generator.random((images, len(labels))) < 0.5
+    width = size // len(labels)
+    boxes = []
+    image_ids = [f"{i // 2:05d}_{i % 2}.png" for i in range(images)]
+    for i, j in zip(*np.nonzero(targets), strict=True):
+        left, top = j * width, int(generator.integers(0, size - width // 2))
+        pixels[i, 0, top : top + width // 2, left : left + width // 2] += 150
+        box = (left / size, top / size, width // 2 / size, width // 2 / size)
+        boxes.append((image_ids[i], labels[j], *box))
+    manifest = pd.DataFrame(
+        {
+            "image_id": image_ids,
+            "path": [f"images/{image_id}" for image_id in image_ids],
+            "shard": np.zeros(images, np.int32),
+            "row": np.arange(images, dtype=np.int32),
+            "group_id": [str(i // 2) for i in range(images)],
+            "patient_id": [str(i // 2) for i in range(images)],
+            "study_id": None,
+            "split": [{0: "test", 1: "val"}.get(i // 2 % 5, "train") for i in range(images)],
+            "view": "PA",
+            "sex": ["M" if i // 2 % 2 else "F" for i in range(images)],
+            "age": [20.0 + i // 2 for i in range(images)],
+            "width": np.int32(size),
+            "height": np.int32(size),
+            "sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels],
+            **{f"label:{label}": targets[:, j].astype(np.float32) for j, label in enumerate(labels)},
+        }
+    )
+    manifest.to_parquet(folder / "manifest.parquet", index=False)
+    pd.DataFrame(boxes, columns=["image_id", "label", "x", "y", "w", "h"]).to_parquet(
+        folder / "boxes.parquet", index=False
+    )
+    np.save(folder / "images-00000.npy", pixels)
+    (folder / "quarantine.csv").write_text("path,reason\n")
+    counts = {}
+    for name, rows in manifest.groupby("split"):
+        positives = {label: int(rows[f"label:{label}"].sum()) for label in labels}
+        counts[name] = {"images": len(rows), "groups": rows["group_id"].nunique(), "positives": positives}
+    meta = {
+        "name": "spots",
+        "task": "multilabel",
+        "labels": list(labels),
+        "image_size": size,
+        "channels": 1,
+        "fit": "pad",
+        "fingerprint": "spots",
+        "source": {"format": "chestxray14", "root": "spots", "split": "official"},
+        "counts": counts,
+    }
+    (folder / "dataset.json").write_text(json.dumps(meta))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory):
+    """An ingested data set of 60 images of 32 px with two easy labels."""
+    from medistill.data.dataset import Dataset
+
+    return Dataset.open(write_dataset(tmp_path_factory.mktemp("tiny") / "processed"))

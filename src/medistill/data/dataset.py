@@ -91,5 +91,5 @@ class Dataset:
         return out
 
     def boxes(self) -> pd.DataFrame:
-        """Boxes: `image_id`, `label`, `x`, `y`, `w`, `h` (x, y: top left) as fractions of the frame; empty where none."""
+        """Boxes: `image_id`, `label`, `x`, `y` (top left), `w`, `h`, as fractions of the frame; empty where none."""
         return pd.read_parquet(self.folder / "boxes.parquet")

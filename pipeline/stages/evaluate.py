@@ -1,0 +1,147 @@
+"""Measure every model of the run on val and test, and every student against baselines and teachers."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from medistill.config import Params, load_params
+from medistill.data.dataset import Dataset
+from medistill.errors import UserError
+from medistill.files import atomic, read_json, write_json
+from pipeline.stage import run_stage
+
+SPLITS = ("val", "test")
+REPORTS = Path("reports")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write reports/metrics.json, reports/evaluation/, reports/comparisons.csv and reports/roc/."""
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
+    params = load_params()
+    dataset = Dataset.open()
+    if dataset.task != "multilabel":
+        raise UserError(f"data/processed/dataset.json: evaluate needs task multilabel, not {dataset.task!r}")
+
+    import pandas as pd
+    from tqdm import tqdm
+
+    from medistill.evaluation import comparison
+    from medistill.evaluation.predictions import align, read_logits
+
+    models = folders(params)
+    configs = {name: read_json(folder / "config.json") for name, folder in models.items()}
+    files = {name: folder / "predictions.parquet" for name, folder in models.items()}
+    logits = {name: read_logits(path, name, dataset.labels) for name, path in files.items()}
+    measured: dict[str, dict[str, comparison.Measured]] = {}
+    steps = len(SPLITS) * len(models) * len(dataset.labels)
+    with tqdm(total=steps, desc="evaluate", unit="label", disable=None, leave=False) as bar:
+        for split_name in SPLITS:
+            rows = dataset.split(split_name)
+            split = comparison.Split.of(
+                dataset.labels,
+                dataset.targets(rows),
+                rows["group_id"].to_numpy(),
+                params.evaluate.resamples,
+                params.evaluate.seed,
+            )
+            aligned = {
+                name: align(table, split_name, rows["image_id"], files[name], name) for name, table in logits.items()
+            }
+            measured[split_name] = {
+                name: comparison.Measured.of(split, scores, on_label=bar.update) for name, scores in aligned.items()
+            }
+
+    described = {
+        name: {"model": name, "role": configs[name]["role"], "seed": params.evaluate.seed}
+        | {split: measured[split][name].describe() for split in SPLITS}
+        for name in models
+    }
+    with atomic(REPORTS / "evaluation") as folder:
+        folder.mkdir()
+        for name, value in described.items():
+            write_json(folder / f"{name}.json", value)
+    with atomic(REPORTS / "roc") as folder:
+        folder.mkdir()
+        for name in models:
+            fpr, tpr = measured["test"][name].roc()
+            pd.DataFrame({"fpr": fpr, "tpr": tpr}).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+
+    rows = compare(params, measured)
+    with atomic(REPORTS / "comparisons.csv") as path:
+        pd.DataFrame(rows, columns=list(comparison.COLUMNS)).to_csv(path, index=False, lineterminator="\n")
+    numbers = {name: numbers_of(described[name], configs[name]) for name in models}
+    add_differences(numbers, params, measured)
+    write_json(REPORTS / "metrics.json", numbers)
+    return 0
+
+
+def folders(params: Params) -> dict[str, Path]:
+    """The folder of each model of the run, teachers first; models of earlier runs that lie beside them are left out."""
+    teachers = {name: Path("models/teachers") / name for name in params.run.teachers}
+    return teachers | {model.name: Path("models/students") / model.name for model in params.student_models()}
+
+
+def compare(params: Params, measured: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of comparisons.csv: every distilled student − its baselines, every student − every teacher, per split."""
+    from medistill.evaluation.comparison import compare as pair
+
+    rows = []
+    for split, models in measured.items():
+        for model in params.student_models():
+            references = [(name, "baseline") for name in baselines(params, model)]
+            references += [(name, "teacher") for name in params.run.teachers]
+            for reference, relation in references:
+                key = {"split": split, "model": model.name, "reference": reference, "relation": relation}
+                rows += [key | row for row in pair(models[model.name], models[reference])]
+    return rows
+
+
+def baselines(params: Params, model: Any) -> list[str]:
+    """Names of the baselines of a distilled student; a baseline has none."""
+    return [other.name for other in params.baseline_of(model)] if params.recipes[model.recipe].teachers else []
+
+
+def numbers_of(described: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """The entry of a model in metrics.json: what is undefined is left out, since DVC metrics are numbers."""
+    entry: dict[str, Any] = {"params": config["params"], "macs": config["macs"]}
+    for split in SPLITS:
+        figures = described[split]
+        entry[split] = _defined(
+            {
+                "macro_auroc": figures["macro_auroc"]["estimate"],
+                "macro_auroc_lower": figures["macro_auroc"]["lower"],
+                "macro_auroc_upper": figures["macro_auroc"]["upper"],
+                "macro_auprc": figures["macro_auprc"]["estimate"],
+                "macro_auprc_lower": figures["macro_auprc"]["lower"],
+                "macro_auprc_upper": figures["macro_auprc"]["upper"],
+                "macro_ece": figures["macro_ece"],
+                "eligible_labels": len(figures["labels"]),
+            }
+        )
+    return entry
+
+
+def add_differences(numbers: dict[str, Any], params: Params, measured: dict[str, dict[str, Any]]) -> None:
+    """Add each student's macro AUROC minus its better baseline's and minus the best teacher's, chosen on validation."""
+    from medistill.evaluation.comparison import best, difference
+
+    teacher = best(measured["val"], params.run.teachers)
+    for model in params.student_models():
+        baseline = best(measured["val"], baselines(params, model))
+        for relation, reference in (("baseline", baseline), ("teacher", teacher)):
+            if reference is None:
+                continue
+            for split, models in measured.items():
+                estimate, _ = difference(models[model.name], models[reference], "auroc")
+                key = f"difference_{relation}"
+                numbers[model.name][split] |= _defined(
+                    {key: estimate.estimate, f"{key}_lower": estimate.lower, f"{key}_upper": estimate.upper}
+                )
+
+
+def _defined(figures: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in figures.items() if value is not None}
+
+
+if __name__ == "__main__":
+    run_stage(main)

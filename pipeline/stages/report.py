@@ -1,0 +1,82 @@
+"""Hold every student against the gate, and show everything on one page."""
+
+import argparse
+import csv
+from pathlib import Path
+from typing import Any
+
+from medistill.config import load_params
+from medistill.errors import UserError
+from medistill.evaluation import gate, page
+from medistill.files import atomic, read_json, write_json
+from pipeline.stage import run_stage
+from pipeline.stages.evaluate import folders
+
+REPORTS = Path("reports")
+PROCESSED = Path("data/processed")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write reports/gate.json and reports/index.html; a refusal is a result, not a failure."""
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
+    params = load_params()
+    verdicts = gate.evaluate_candidates(gate.collect_facts(params), params.promote)
+    metrics = read_json(REPORTS / "metrics.json")
+    models = [read_model(name, folder, metrics) for name, folder in folders(params).items()]
+    explained = REPORTS / "explain" / "metrics.json"
+    content = page.Content(
+        dataset=read_json(PROCESSED / "dataset.json"),
+        quarantine=[(row["path"], row["reason"]) for row in read_rows(PROCESSED / "quarantine.csv")],
+        validation=read_json(REPORTS / "validation" / "validation.json"),
+        models=models,
+        comparisons=[typed(row) for row in read_rows(REPORTS / "comparisons.csv")],
+        explain=read_json(explained) if explained.is_file() else None,
+        verdicts=verdicts,
+        ranking=[verdict.model for verdict in gate.rank(v for v in verdicts if v.passed)],
+    )
+    text = page.render(content)
+    write_json(REPORTS / "gate.json", {"candidates": [verdict.to_dict() for verdict in verdicts]})
+    with atomic(REPORTS / "index.html") as path:
+        path.write_text(text, encoding="utf-8")
+    return 0
+
+
+def read_model(name: str, folder: Path, metrics: dict[str, Any]) -> page.Model:
+    """What the page shows of one model; latency and ONNX file may be missing."""
+    if name not in metrics:
+        raise UserError(f"{REPORTS / 'metrics.json'}: has no model {name}; run the evaluate stage")
+    export = Path("exports") / name
+    latency, onnx, history = export / "latency.json", export / "model.onnx", folder / "history.csv"
+    return page.Model(
+        name=name,
+        config=read_json(folder / "config.json"),
+        numbers=metrics[name],
+        evaluation=read_json(REPORTS / "evaluation" / f"{name}.json"),
+        roc=[(float(row["fpr"]), float(row["tpr"])) for row in read_rows(REPORTS / "roc" / f"{name}.csv")],
+        history=read_rows(history) if history.is_file() else [],
+        latency=read_json(latency) if latency.is_file() else None,
+        onnx_mb=onnx.stat().st_size / 1e6 if onnx.is_file() else None,
+    )
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file as text.
+
+    Raises:
+        UserError: the file is missing.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+
+
+def typed(row: dict[str, str]) -> dict[str, Any]:
+    """A row of comparisons.csv with its numbers as float, None where the cell is empty."""
+    numbers = ("estimate", "lower", "upper", "p", "p_holm")
+    return row | {key: float(row[key]) if row[key] else None for key in numbers}
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,158 @@
+"""Intervals and p-values from a paired bootstrap over groups (patients).
+
+Images of one patient are not independent, so whole groups are drawn with replacement. The same draws serve every model,
+so that the difference of two models is paired.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medistill.evaluation.metrics import FloatArray, RankedLabel
+
+CONFIDENCE = 0.95
+MAX_DROPPED = 0.05
+"""Share of undefined resamples above which there is no interval."""
+MIN_IMAGES = 10
+"""Positives and negatives, each, that make a label eligible."""
+MIN_GROUPS = 10
+"""Groups from which the positives, and from which the negatives, of an eligible label come at least."""
+
+_CHUNK_BYTES = 32e6
+"""Size of the largest array while resamples are computed: it stays near the cache, and memory stays flat."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its percentile interval.
+
+    Attributes:
+        estimate: on the data themselves; None where it is undefined.
+        lower, upper: bounds of the 95 % interval; None where more than 5 % of the resamples were undefined.
+        dropped: number of undefined resamples.
+    """
+
+    estimate: float | None
+    lower: float | None
+    upper: float | None
+    dropped: int
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """The fields by name."""
+        return asdict(self)
+
+
+def draw(group_count: int, resamples: int, seed: int) -> NDArray[np.uint16]:
+    """Draw groups with replacement, as many as there are, `resamples` times.
+
+    Returns:
+        (G, 1 + resamples): how often each group is in each resample. Column 0 is the data themselves, every group once,
+        so that estimate and resamples are computed by the same code.
+    """
+    generator = np.random.default_rng(seed)
+    counts = np.ones((group_count, 1 + resamples), np.uint16)
+    for resample in range(1, 1 + resamples):
+        drawn = generator.integers(group_count, size=group_count)
+        counts[:, resample] = np.bincount(drawn, minlength=group_count)
+    return counts
+
+
+def measure(
+    targets: NDArray,
+    scores: NDArray,
+    groups: NDArray,
+    counts: NDArray,
+    on_label: Callable[[], object] | None = None,
+) -> tuple[FloatArray, FloatArray]:
+    """AUROC and average precision of every label in every resample.
+
+    Args:
+        targets: (N, L), 1, 0, or NaN where unknown.
+        scores: (N, L), finite.
+        groups: (N,) int, 0..G-1.
+        counts: (G, 1 + R), from `draw`.
+        on_label: called L times in all while the work goes on.
+
+    Returns:
+        AUROC (1 + R, L) and average precision (1 + R, L), row 0 on the data themselves; NaN where undefined.
+    """
+    group_count, columns = counts.shape
+    labels = targets.shape[1]
+    ranked = [RankedLabel.of(targets[:, k], scores[:, k], groups, group_count) for k in range(labels)]
+    auroc, precision = np.empty((columns, labels)), np.empty((columns, labels))
+    rows = max([group_count, *(label.negatives.shape[0] for label in ranked)])
+    chunk = max(1, int(_CHUNK_BYTES / (8 * rows)))
+    reported = 0
+    for start in range(0, columns, chunk):
+        stop = min(start + chunk, columns)
+        weights = counts[:, start:stop].astype(np.float64)
+        for k, label in enumerate(ranked):
+            auroc[start:stop, k], precision[start:stop, k] = label.measure(weights)
+        while on_label and reported < labels * stop // columns:
+            on_label()
+            reported += 1
+    return auroc, precision
+
+
+def summarise(values: FloatArray) -> Estimate:
+    """Estimate and percentile interval of one figure.
+
+    Args:
+        values: (1 + R,), the figure on the data themselves, then in each resample; NaN where undefined.
+    """
+    resampled = values[1:]
+    defined = resampled[~np.isnan(resampled)]
+    dropped = len(resampled) - len(defined)
+    if np.isnan(values[0]):
+        return Estimate(None, None, None, dropped)
+    if dropped > MAX_DROPPED * len(resampled):
+        return Estimate(float(values[0]), None, None, dropped)
+    tail = (1 - CONFIDENCE) / 2
+    lower, upper = np.quantile(defined, [tail, 1 - tail])
+    return Estimate(float(values[0]), float(lower), float(upper), dropped)
+
+
+def p_value(differences: FloatArray) -> float | None:
+    """Two-sided bootstrap p-value of a paired difference: min(1, 2 min((1 + #≤0)/(R + 1), (1 + #≥0)/(R + 1))).
+
+    Args:
+        differences: (1 + R,), on the data themselves, then in each resample; R counts those that are defined.
+
+    Returns:
+        None where there is no interval either.
+    """
+    if summarise(differences).lower is None:
+        return None
+    defined = differences[1:][~np.isnan(differences[1:])]
+    smaller = min((defined <= 0).sum(), (defined >= 0).sum())
+    return float(min(1.0, 2 * (1 + smaller) / (len(defined) + 1)))
+
+
+def holm(p_values: list[float | None]) -> list[float | None]:
+    """Adjust p-values for testing them all (Holm, 1979); None stays None and is not counted."""
+    order = sorted((k for k, p in enumerate(p_values) if p is not None), key=lambda k: p_values[k])
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, k in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[k]))
+        adjusted[k] = largest
+    return adjusted
+
+
+def ineligible(targets: NDArray, groups: NDArray) -> str | None:
+    """Why a label is not eligible for macro means and comparisons; None where it is.
+
+    Args:
+        targets: (N,), 1, 0, or NaN where unknown.
+        groups: (N,), the group of each image.
+    """
+    for value, name in ((1, "positives"), (0, "negatives")):
+        chosen = targets == value
+        images, patients = int(chosen.sum()), len(np.unique(groups[chosen]))
+        if images < MIN_IMAGES:
+            return f"{images} {name}, fewer than {MIN_IMAGES}"
+        if patients < MIN_GROUPS:
+            return f"{name} from {patients} groups, fewer than {MIN_GROUPS}"
+    return None

@@ -1,0 +1,180 @@
+"""Every model on every split, and every student against its baselines and the teachers, from the same resamples."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medistill.evaluation import bootstrap, metrics
+from medistill.evaluation.bootstrap import Estimate
+from medistill.evaluation.metrics import FloatArray
+
+COLUMNS = (
+    "split", "model", "reference", "relation", "metric",
+    "estimate", "lower", "upper", "p", "p_holm", "resamples", "dropped",
+)  # fmt: skip
+"""Columns of `reports/comparisons.csv`."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The truth of one split, and the groups drawn from it.
+
+    Attributes:
+        labels: L names.
+        targets: (N, L) float, 1, 0, or NaN where unknown.
+        groups: (N,) int, 0..G-1.
+        counts: (G, 1 + R), from `bootstrap.draw`.
+        skipped: why a label is not eligible, by name.
+    """
+
+    labels: list[str]
+    targets: NDArray
+    groups: NDArray
+    counts: NDArray
+    skipped: dict[str, str]
+
+    @classmethod
+    def of(cls, labels: list[str], targets: NDArray, group_ids: NDArray, resamples: int, seed: int) -> "Split":
+        """Draw the resamples of a split and find its eligible labels.
+
+        Args:
+            labels: L names.
+            targets: (N, L) float, 1, 0, or NaN where unknown.
+            group_ids: (N,), the group (patient) of each image.
+            resamples: R.
+            seed: of the draws.
+        """
+        names, groups = np.unique(group_ids, return_inverse=True)
+        reasons = {label: bootstrap.ineligible(targets[:, k], groups) for k, label in enumerate(labels)}
+        skipped = {label: reason for label, reason in reasons.items() if reason}
+        return cls(labels, targets, groups, bootstrap.draw(len(names), resamples, seed), skipped)
+
+    @property
+    def eligible(self) -> list[str]:
+        """Labels with enough positives and negatives from enough groups, in order."""
+        return [label for label in self.labels if label not in self.skipped]
+
+    def columns(self) -> list[int]:
+        """Where the eligible labels are among the labels."""
+        return [k for k, label in enumerate(self.labels) if label not in self.skipped]
+
+    @property
+    def resamples(self) -> int:
+        """R."""
+        return self.counts.shape[1] - 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model on one split: (1 + R, L) AUROC and average precision, row 0 on the data themselves, and the logits."""
+
+    split: Split
+    logits: NDArray
+    auroc: FloatArray
+    auprc: FloatArray
+
+    @classmethod
+    def of(cls, split: Split, logits: NDArray, on_label: Callable[[], object] | None = None) -> "Measured":
+        """Measure one model.
+
+        Args:
+            split: the truth.
+            logits: (N, L) finite, rows as in `split.targets`.
+            on_label: called L times while the work goes on.
+        """
+        return cls(split, logits, *bootstrap.measure(split.targets, logits, split.groups, split.counts, on_label))
+
+    def macro(self, metric: str) -> FloatArray:
+        """Mean of `auroc` or `auprc` over eligible labels, (1 + R,); NaN where one is undefined or there is none."""
+        values = getattr(self, metric)[:, self.split.columns()]
+        return values.mean(axis=1) if values.shape[1] else np.full(len(values), np.nan)
+
+    def describe(self) -> dict[str, Any]:
+        """All figures, for `reports/evaluation/<model>.json`: macro, which labels they hold, and per label."""
+        split = self.split
+        probabilities = metrics.sigmoid(self.logits)
+        labels = {}
+        for k, label in enumerate(split.labels):
+            targets = split.targets[:, k]
+            positive, negative = targets == 1, targets == 0
+            known = int(positive.sum() + negative.sum())
+            ece = metrics.expected_calibration_error(targets, probabilities[:, k])
+            labels[label] = {
+                "eligible": label not in split.skipped,
+                "positives": int(positive.sum()),
+                "negatives": int(negative.sum()),
+                "prevalence": float(positive.sum() / known) if known else None,
+                "groups": len(np.unique(split.groups[positive | negative])),
+                "positive_groups": len(np.unique(split.groups[positive])),
+                "auroc": bootstrap.summarise(self.auroc[:, k]).to_dict(),
+                "auprc": bootstrap.summarise(self.auprc[:, k]).to_dict(),
+                "ece": ece if known else None,
+            }
+        calibration = [labels[label]["ece"] for label in split.eligible]
+        return {
+            "images": len(split.targets),
+            "groups": len(split.counts),
+            "resamples": split.resamples,
+            "labels": split.eligible,
+            "skipped": split.skipped,
+            "macro_auroc": bootstrap.summarise(self.macro("auroc")).to_dict(),
+            "macro_auprc": bootstrap.summarise(self.macro("auprc")).to_dict(),
+            "macro_ece": float(np.mean(calibration)) if calibration else None,
+            "per_label": labels,
+        }
+
+    def roc(self) -> tuple[FloatArray, FloatArray]:
+        """Macro-average ROC curve over eligible labels, see `metrics.macro_roc`; empty where there are none."""
+        columns = self.split.columns()
+        return metrics.macro_roc(self.split.targets[:, columns], self.logits[:, columns])
+
+
+def difference(model: Measured, reference: Measured, metric: str) -> tuple[Estimate, float | None]:
+    """Paired difference of the macro `auroc` or `auprc` of two models on the same split, and its p-value."""
+    values = model.macro(metric) - reference.macro(metric)
+    return bootstrap.summarise(values), bootstrap.p_value(values)
+
+
+def compare(model: Measured, reference: Measured) -> list[dict[str, Any]]:
+    """Paired differences model − reference: macro AUROC, macro AUPRC, then AUROC of each eligible label.
+
+    p-values of labels are adjusted for testing all eligible labels (Holm); the macro rows have no `p_holm`.
+
+    Returns:
+        Rows with the columns `metric` to `dropped` of `COLUMNS`; empty where no label is eligible.
+    """
+    split = model.split
+    if not split.eligible:
+        return []
+    rows = []
+    for metric in ("auroc", "auprc"):
+        estimate, p = difference(model, reference, metric)
+        rows.append(_row(split, f"macro_{metric}", estimate, p, None))
+    per_label = [model.auroc[:, k] - reference.auroc[:, k] for k in split.columns()]
+    p_values = [bootstrap.p_value(values) for values in per_label]
+    for label, values, p, p_holm in zip(split.eligible, per_label, p_values, bootstrap.holm(p_values), strict=True):
+        rows.append(_row(split, f"label:{label}", bootstrap.summarise(values), p, p_holm))
+    return rows
+
+
+def _row(split: Split, metric: str, estimate: Estimate, p: float | None, p_holm: float | None) -> dict[str, Any]:
+    return {
+        "metric": metric,
+        "estimate": estimate.estimate,
+        "lower": estimate.lower,
+        "upper": estimate.upper,
+        "p": p,
+        "p_holm": p_holm,
+        "resamples": split.resamples,
+        "dropped": estimate.dropped,
+    }
+
+
+def best(measured: Mapping[str, Measured], names: list[str]) -> str | None:
+    """The model of highest macro AUROC among `names`; the first of equals; None where it is undefined for all."""
+    scores = {name: measured[name].macro("auroc")[0] for name in names}
+    defined = [name for name in names if not np.isnan(scores[name])]
+    return max(defined, key=lambda name: scores[name]) if defined else None

@@ -1,0 +1,153 @@
+"""A small project as the stages before `evaluate` leave it, with predictions whose truth is known."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from medistill.config import Params, load_params
+from medistill.files import write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+HOSTILE = '<script>alert("x")</script> & co'
+LABELS = ["Effusion", "Mass", "Hernia", HOSTILE]
+RARE = "Hernia"
+"""Has three positives a split, too few to be eligible."""
+
+
+def write_project(root: Path, images: int = 240, resamples: int = 200, change: dict[str, Any] | None = None) -> Params:
+    """Write params.yaml, data/processed, models and predictions under `root`; two images a patient.
+
+    By construction distilled students are better than the teachers, and baselines worse by far more than the margin.
+
+    Args:
+        images: number in each of val and test; train has none, since nothing here reads it.
+        change: sections of params.yaml to update, such as `{"run": {"seeds": [0, 1]}}`.
+    """
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    raw["evaluate"] = {"resamples": resamples, "seed": 0}
+    for section, values in (change or {}).items():
+        raw[section] = raw[section] | values
+    (root / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+    params = load_params(root / "params.yaml")
+    random = np.random.default_rng(7)
+    targets = write_dataset(root, images, random)
+    strengths = dict.fromkeys(params.run.teachers, 2.0)
+    strengths |= {
+        model.name: 2.4 if params.recipes[model.recipe].teachers else 1.2 for model in params.student_models()
+    }
+    for name, strength in strengths.items():
+        logits = strength * np.nan_to_num(targets) - 2 + random.normal(size=targets.shape)
+        write_model(root, params, name, logits)
+    return params
+
+
+def write_dataset(root: Path, images: int, random: np.random.Generator) -> np.ndarray:
+    """Write data/processed without pixels; return the targets, (2 × images, L)."""
+    folder = root / "data" / "processed"
+    folder.mkdir(parents=True)
+    split = np.repeat(["val", "test"], images)
+    patients = np.array([f"p{k // 2:04d}" for k in range(2 * images)])
+    targets = (random.random((2 * images, len(LABELS))) < 0.25).astype(np.float32)
+    rare = LABELS.index(RARE)
+    targets[:, rare] = 0
+    targets[[0, 2, 4, images, images + 2, images + 4], rare] = 1
+    targets[random.random(len(targets)) < 0.05, 0] = np.nan
+    manifest = pd.DataFrame(
+        {"image_id": [f"i{k:05d}" for k in range(2 * images)], "group_id": patients, "split": split}
+    )
+    for k, label in enumerate(LABELS):
+        manifest[f"label:{label}"] = targets[:, k]
+    manifest.to_parquet(folder / "manifest.parquet", index=False)
+    counts = {
+        name: {
+            "images": int((split == name).sum()),
+            "groups": len(set(patients[split == name])),
+            "positives": {
+                label: int(np.nansum(targets[split == name, k]) if (split == name).any() else 0)
+                for k, label in enumerate(LABELS)
+            },
+        }
+        for name in ("train", "val", "test")
+    }
+    meta = {
+        "name": "toy <b>set</b>",
+        "task": "multilabel",
+        "labels": LABELS,
+        "image_size": 32,
+        "channels": 1,
+        "fit": "pad",
+        "fingerprint": "f" * 16,
+        "source": {"format": "chestxray14", "root": "data/raw/toy", "split": "patient"},
+        "counts": counts,
+    }
+    write_json(folder / "dataset.json", meta)
+    (folder / "quarantine.csv").write_text("path,reason\nbad.png,truncated\n", encoding="utf-8")
+    return targets
+
+
+def write_model(root: Path, params: Params, name: str, logits: np.ndarray) -> None:
+    """Write the folder of a model that predicted `logits`, rows as in the manifest."""
+    student = {model.name: model for model in params.student_models()}.get(name)
+    folder = root / "models" / ("students" if student else "teachers") / name
+    folder.mkdir(parents=True, exist_ok=True)
+    network = params.students[student.student] if student else params.teachers[name]
+    config = {
+        "role": "student" if student else "teacher",
+        "name": name,
+        "arch": network.arch,
+        "initialisation": "imagenet (somewhere)" if network.pretrained else "random",
+        "params": 4_732_838 if student else 20_000_000,
+        "macs": 290_000_000 if student else 900_000_000,
+        "map_size": [4, 4],
+    }
+    if student:
+        recipe = params.recipes[student.recipe]
+        config |= {"student": student.student, "recipe": student.recipe, "seed": student.seed}
+        config |= {"teachers": recipe.teachers, "temperature": recipe.temperature, "weight": recipe.weight}
+    write_json(folder / "config.json", config)
+    epochs = pd.DataFrame({"epoch": [1, 2, 3], "step": [8, 16, 24], "train_loss": [0.6, 0.4, 0.3]})
+    epochs.assign(val_macro_auroc=[0.6, 0.75, 0.74]).to_csv(folder / "history.csv", index=False)
+    manifest = pd.read_parquet(root / "data" / "processed" / "manifest.parquet")
+    table = manifest[["image_id", "group_id", "split"]].copy()
+    for k, label in enumerate(LABELS):
+        table[f"logit:{label}"] = logits[:, k].astype(np.float32)
+    # In another order than the manifest: rows are matched by image_id.
+    table.sample(frac=1, random_state=0).to_parquet(folder / "predictions.parquet", index=False)
+
+
+def write_surroundings(root: Path, params: Params) -> None:
+    """Write what the other stages leave beside the evaluation: validation, exports, explanations."""
+    validation = {
+        "success": True,
+        "statistics": {"evaluated": 9, "failed": 0},
+        "expectations": [],
+        "failures": [],
+        "warnings": [f"label {HOSTILE} is rare"],
+    }
+    write_json(root / "reports" / "validation" / "validation.json", validation)
+    explained: dict[str, Any] = {}
+    for name in [*params.run.teachers, *(model.name for model in params.student_models())]:
+        explained[name] = {
+            "map_size": [4, 4],
+            "boxes": 31,
+            "pointing_game": {"estimate": 0.512, "lower": 0.401, "upper": 0.623},
+            "chance": 0.0717,
+            "centre_prior": 0.1919,
+            "conclusive": True,
+            "reason": "",
+            "labels": {},
+        }
+    for model in params.student_models():
+        agreement = {"estimate": 0.6161, "lower": 0.55, "upper": 0.67}
+        explained[model.name]["agreement_teacher"] = {params.run.teachers[0]: agreement}
+        folder = root / "exports" / model.name
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").write_bytes(b"0" * 18_960_000)
+        parity = {"images": 32, "max_abs_logit_difference": 2.3e-6, "limit": 1e-4, "passed": True}
+        write_json(folder / "parity.json", parity)
+        latency = {"threads": 1, "runs": 50, "batch": 1, "p50_ms": 4.5678, "p95_ms": 5.4321, "cpu": "test <cpu>"}
+        write_json(folder / "latency.json", latency)
+    write_json(root / "reports" / "explain" / "metrics.json", explained)

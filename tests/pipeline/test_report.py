@@ -1,0 +1,213 @@
+"""The stage `report`: the gate's table and the page."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from evaluated_project import HOSTILE, RARE, write_project, write_surroundings
+
+from medistill.errors import UserError
+from medistill.evaluation import gate
+from pipeline.stages import evaluate, report
+
+VOID = {"meta", "link", "br", "img", "wbr", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Text, links and tags of a page; fails on tags that do not match."""
+
+    def __init__(self, text: str):
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data
+
+    def attributes(self, tag: str, name: str) -> list[str]:
+        return [attrs[name] for found, attrs in self.tags if found == tag and name in attrs]
+
+
+def make(root: Path, **settings) -> None:
+    params = write_project(root, **settings)
+    write_surroundings(root, params)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        assert evaluate.main([]) == 0
+        assert report.main([]) == 0
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    root = tmp_path_factory.mktemp("reported")
+    make(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def source(project) -> str:
+    return (project / "reports" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(source) -> Page:
+    return Page(source)
+
+
+def numbers(root: Path) -> dict:
+    return json.loads((root / "reports" / "metrics.json").read_text())
+
+
+def shown(value: float, sign: str = "") -> str:
+    return f"{value:{sign}.3f}".replace("-", "−")
+
+
+def test_gate_json_has_every_student_and_every_rule(project):
+    candidates = json.loads((project / "reports" / "gate.json").read_text())["candidates"]
+    assert [entry["model"] for entry in candidates] == [
+        "eeea_net_c2-baseline-0",
+        "eeea_net_c2-kd-0",
+        "tf_efficientnet_lite0-baseline-0",
+        "tf_efficientnet_lite0-kd-0",
+    ]
+    for entry in candidates:
+        assert len(entry["rules"]) == 7
+        assert entry["passed"] == all(rule["passed"] for rule in entry["rules"])
+        assert set(entry["rules"][0]) == {"rule", "value", "limit", "passed", "reason"}
+        assert entry["onnx_mb"] == 18.96
+    by_rule = {rule["rule"]: rule for rule in candidates[1]["rules"]}
+    validation = numbers(project)["eeea_net_c2-kd-0"]["val"]
+    assert by_rule["margin_teacher"]["value"] == validation["difference_teacher_lower"]
+    assert by_rule["require_baseline"]["value"] == validation["difference_baseline"]
+    assert by_rule["max_ece"]["value"] == validation["macro_ece"]
+
+
+def test_the_weak_baselines_are_refused_and_the_page_says_why(project, page):
+    candidates = json.loads((project / "reports" / "gate.json").read_text())["candidates"]
+    assert [entry["passed"] for entry in candidates] == [False, True, False, True]
+    reason = next(rule["reason"] for rule in candidates[0]["rules"] if not rule["passed"])
+    assert f"eeea_net_c2-baseline-0, margin_teacher: {reason}." in page.text
+
+
+def test_page_shows_the_figures_of_every_model(project, page):
+    for model, entry in numbers(project).items():
+        assert model in page.text
+        for split in ("val", "test"):
+            figures = entry[split]
+            bounds = f"[{shown(figures['macro_auroc_lower'])}, {shown(figures['macro_auroc_upper'])}]"
+            assert f"{shown(figures['macro_auroc'])}{bounds}" in page.text
+        for relation in ("baseline", "teacher"):
+            if f"difference_{relation}" in entry["test"]:
+                assert shown(entry["test"][f"difference_{relation}"], "+") in page.text
+    for text in ("19.0 MB", "4.57 / 5.43", "0.512", "0.192", "0.616", "4.73 M", "bad.png", "truncated"):
+        assert text in page.text
+
+
+def test_page_names_the_best_teacher_and_the_first_in_rank(project, page):
+    entries = numbers(project)
+    best = max(("densenet", "efficientnet_lite2"), key=lambda name: entries[name]["val"]["macro_auroc"])
+    assert f"Best teacher, chosen on validation: {best}." in page.text
+    assert "2 of 4 students pass the gate. First in rank is " in page.text
+
+
+def test_page_names_eligible_and_skipped_labels(page):
+    assert f"Skipped: {RARE} (3 positives, fewer than 10)." in page.text
+
+
+def test_page_escapes_what_comes_from_data(source, page):
+    assert HOSTILE in page.text
+    assert "toy <b>set</b>" in page.text
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "b", "iframe", "object", "img", "link"}
+    assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+
+
+def test_page_is_self_contained(source, page):
+    assert not re.search(r"https?:|//\w|@import|url\(", source)
+    assert "default-src 'none'" in page.attributes("meta", "content")[0]
+    targets = page.attributes("a", "href")
+    assert {"explain/index.html", "validation/data_docs/index.html", "evaluation/densenet.json"} <= set(targets)
+    ids = set(page.attributes("section", "id"))
+    assert {target[1:] for target in targets if target.startswith("#")} <= ids
+    assert page.attributes("a", "src") == []
+
+
+def test_page_says_what_it_is_not(source):
+    assert "Research use only, not a medical device" in source
+    assert "diagnos" not in source.lower()
+
+
+def test_every_table_scrolls_in_a_box_of_its_own(source):
+    assert source.count("<table>") == source.count('<div class="box" tabindex="0"><table>') > 8
+
+
+def test_twice_gives_the_same_bytes(project, tmp_path):
+    make(tmp_path)
+    for name in ("index.html", "gate.json"):
+        assert (tmp_path / "reports" / name).read_bytes() == (project / "reports" / name).read_bytes()
+
+
+def test_missing_latency_explanations_and_exports_are_shown_as_such(tmp_path, monkeypatch):
+    write_surroundings(tmp_path, write_project(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    evaluate.main([])
+    (tmp_path / "reports" / "explain" / "metrics.json").unlink()
+    for path in [*(tmp_path / "exports").rglob("*.*"), *(tmp_path / "models").rglob("history.csv")]:
+        path.unlink() if path.is_file() else None
+    report.main([])
+    page = Page((tmp_path / "reports" / "index.html").read_text(encoding="utf-8"))
+    assert "Latency was not measured." in page.text
+    assert "Not measured: reports/explain/metrics.json is missing." in page.text
+    assert "None of 4 students passes the gate" in page.text
+    assert "parity.json is missing: export the model" in page.text
+    assert "No history.csv was found." in page.text
+
+
+def test_tiny_data_still_give_a_page_and_refusals(tmp_path):
+    make(tmp_path, images=12)
+    page = Page((tmp_path / "reports" / "index.html").read_text(encoding="utf-8"))
+    assert "No label is eligible" in page.text
+    candidates = json.loads((tmp_path / "reports" / "gate.json").read_text())["candidates"]
+    assert not any(entry["passed"] for entry in candidates)
+
+
+@pytest.mark.parametrize(
+    "missing", ["reports/metrics.json", "reports/comparisons.csv", "models/students/eeea_net_c2-kd-0/config.json"]
+)
+def test_a_missing_input_is_one_line_that_names_it(tmp_path, monkeypatch, missing):
+    make(tmp_path)
+    (tmp_path / "reports" / "index.html").unlink()
+    (tmp_path / missing).unlink()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(str(Path(missing)))):
+        report.main([])
+    assert not (tmp_path / "reports" / "index.html").exists()
+
+
+def test_collect_facts_reads_another_root(project):
+    from medistill.config import load_params
+
+    facts = gate.collect_facts(load_params(project / "params.yaml"), project)
+    kd = next(entry for entry in facts if entry.model == "eeea_net_c2-kd-0")
+    assert (kd.params, kd.macs, kd.onnx_mb) == (4_732_838, 290_000_000, 18.96)
+    assert kd.distilled
+    assert kd.has_baseline
+    assert kd.parity["passed"]
+    assert kd.validation == numbers(project)["eeea_net_c2-kd-0"]["val"]

@@ -1,0 +1,155 @@
+"""The bootstrap against brute force on the same resamples, and its rules against numbers worked out by hand."""
+
+import time
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from medistill.evaluation import bootstrap
+
+
+def problem(images: int = 90, groups: int = 30, labels: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(11)
+    targets = (random.random((images, labels)) < 0.3).astype(np.float32)
+    targets[random.random((images, labels)) < 0.05] = np.nan
+    scores = np.round(np.nan_to_num(targets) + random.normal(size=(images, labels)), 1)
+    return targets, scores, random.integers(0, groups, images)
+
+
+def test_every_resample_is_what_scikit_learn_says_of_the_images_drawn():
+    targets, scores, groups = problem()
+    counts = bootstrap.draw(30, 25, seed=3)
+    auroc, precision = bootstrap.measure(targets, scores, groups, counts)
+    assert auroc.shape == precision.shape == (26, 3)
+    for row in range(26):
+        # The images themselves, repeated as often as their group was drawn: no weights involved.
+        drawn = np.repeat(np.arange(len(groups)), counts[groups, row])
+        for label in range(3):
+            chosen = drawn[~np.isnan(targets[drawn, label])]
+            y, s = targets[chosen, label], scores[chosen, label]
+            assert auroc[row, label] == pytest.approx(roc_auc_score(y, s), abs=1e-12)
+            assert precision[row, label] == pytest.approx(average_precision_score(y, s), abs=1e-12)
+
+
+def test_draws_are_whole_samples_of_groups_repeatable_and_different():
+    counts = bootstrap.draw(40, 500, seed=0)
+    assert counts.shape == (40, 501)
+    assert (counts[:, 0] == 1).all()
+    assert (counts.sum(axis=0) == 40).all()
+    np.testing.assert_array_equal(counts, bootstrap.draw(40, 500, seed=0))
+    assert (counts != bootstrap.draw(40, 500, seed=1)).any()
+    # A group is missing from a resample with probability (1 − 1/40)^40 = 0.363.
+    assert (counts[:, 1:] == 0).mean() == pytest.approx((1 - 1 / 40) ** 40, abs=0.01)
+
+
+def test_a_chunk_is_an_implementation_detail(monkeypatch):
+    targets, scores, groups = problem()
+    counts = bootstrap.draw(30, 64, seed=0)
+    whole = bootstrap.measure(targets, scores, groups, counts)
+    monkeypatch.setattr(bootstrap, "_CHUNK_BYTES", 8 * 181 * 7)
+    calls = []
+    parts = bootstrap.measure(targets, scores, groups, counts, on_label=lambda: calls.append(1))
+    np.testing.assert_allclose(parts[0], whole[0], atol=1e-14)
+    np.testing.assert_allclose(parts[1], whole[1], atol=1e-14)
+    assert len(calls) == 3
+
+
+def test_interval_is_the_percentile_interval_of_the_resamples():
+    values = np.append(0.5, np.arange(101) / 100)
+    summary = bootstrap.summarise(values)
+    assert (summary.estimate, summary.dropped) == (0.5, 0)
+    assert (summary.lower, summary.upper) == pytest.approx((0.025, 0.975))
+
+
+@pytest.mark.parametrize(("undefined", "has_interval"), [(0, True), (5, True), (6, False), (100, False)])
+def test_undefined_resamples_are_dropped_and_more_than_five_percent_leave_no_interval(undefined, has_interval):
+    values = np.append(0.5, np.linspace(0, 1, 100))
+    values[1 : 1 + undefined] = np.nan
+    summary = bootstrap.summarise(values)
+    assert summary.dropped == undefined
+    assert summary.estimate == 0.5
+    assert (summary.lower is not None) == (summary.upper is not None) == has_interval
+    assert (bootstrap.p_value(values) is not None) == has_interval
+
+
+def test_a_label_of_few_groups_loses_its_interval_by_itself():
+    # One group holds all positives: it is missing from 37 % of the resamples.
+    targets = np.zeros((40, 1), np.float32)
+    targets[0] = 1
+    auroc, _ = bootstrap.measure(targets, np.arange(40.0)[:, None], np.arange(40), bootstrap.draw(40, 1000, seed=0))
+    summary = bootstrap.summarise(auroc[:, 0])
+    assert summary.estimate == 0
+    assert summary.lower is None
+    assert summary.dropped / 1000 == pytest.approx((1 - 1 / 40) ** 40, abs=0.05)
+
+
+def test_p_value_by_hand():
+    # R = 9: two are ≤ 0 (one of them exactly 0) and eight are ≥ 0, so p = 2 (1 + 2) / 10.
+    differences = np.array([0.3, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+    assert bootstrap.p_value(differences) == pytest.approx(0.6)
+    assert bootstrap.p_value(-differences) == pytest.approx(0.6)
+    # The least it can say is 2 / (R + 1): never 0.
+    assert bootstrap.p_value(np.ones(10)) == pytest.approx(2 / 10)
+    assert bootstrap.p_value(np.zeros(10)) == 1
+
+
+def test_holm_by_hand():
+    # Sorted 0.01, 0.02, 0.03, 0.04: times 4, 3, 2, 1 is 0.04, 0.06, 0.06, 0.04, made monotone.
+    assert bootstrap.holm([0.04, 0.01, None, 0.03, 0.02]) == pytest.approx([0.06, 0.04, None, 0.06, 0.06])
+    assert bootstrap.holm([0.9, 0.8]) == [1, 1]
+    assert bootstrap.holm([]) == []
+    assert bootstrap.holm([None]) == [None]
+
+
+def label(positives: int, positive_groups: int, negatives: int = 30, negative_groups: int = 30):
+    """Targets and groups: so many positives from so many groups, and the like for negatives."""
+    targets = np.append(np.ones(positives), np.zeros(negatives))
+    groups = np.append(np.arange(positives) % positive_groups, 1000 + np.arange(negatives) % negative_groups)
+    return targets, groups
+
+
+@pytest.mark.parametrize(
+    ("targets", "groups", "reason"),
+    [
+        (*label(10, 10), None),
+        (*label(9, 9), "9 positives, fewer than 10"),
+        (*label(10, 9), "positives from 9 groups, fewer than 10"),
+        (*label(50, 10, 10, 10), None),
+        (*label(50, 10, 9, 9), "9 negatives, fewer than 10"),
+        (*label(50, 10, 40, 9), "negatives from 9 groups, fewer than 10"),
+        (np.full(40, np.nan), np.arange(40), "0 positives, fewer than 10"),
+    ],
+)
+def test_eligibility(targets, groups, reason):
+    assert bootstrap.ineligible(targets, groups) == reason
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    """Patients of several images with a common effect: intervals over patients hold the truth, over images do not."""
+    random = np.random.default_rng(5)
+    truth, held = 0.76025, {"patients": 0, "images": 0}  # Φ(1 / √2), positives one standard deviation above
+    runs, patients, each = 120, 60, 8
+    for seed in range(runs):
+        # Sick and healthy patients; most of a score's variance is the patient's own.
+        groups = np.repeat(np.arange(patients), each)
+        targets = (groups % 2).astype(np.float32)
+        effect = random.normal(size=patients)[groups]
+        scores = targets + np.sqrt(0.8) * effect + np.sqrt(0.2) * random.normal(size=len(groups))
+        for unit, codes in (("patients", groups), ("images", np.arange(len(groups)))):
+            counts = bootstrap.draw(codes.max() + 1, 300, seed)
+            auroc, _ = bootstrap.measure(targets[:, None], scores[:, None], codes, counts)
+            summary = bootstrap.summarise(auroc[:, 0])
+            held[unit] += summary.lower <= truth <= summary.upper
+    assert 0.88 <= held["patients"] / runs <= 1
+    assert held["images"] / runs < 0.75
+
+
+def test_a_usual_evaluation_takes_seconds():
+    random = np.random.default_rng(0)
+    targets = (random.random((300, 14)) < 0.1).astype(np.float32)
+    counts = bootstrap.draw(150, 2000, seed=0)
+    start = time.perf_counter()
+    for _ in range(8):
+        bootstrap.measure(targets, random.normal(size=targets.shape), np.arange(300) // 2, counts)
+    assert time.perf_counter() - start < 10

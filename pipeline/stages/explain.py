@@ -1,0 +1,173 @@
+"""Stage `explain`: Grad-CAM of teachers and students, measured against the boxes, and a gallery to look at."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from medistill.config import Params, load_params
+from medistill.data.dataset import Dataset
+from medistill.errors import UserError
+from medistill.explain import gallery, localisation, selection
+from medistill.explain.agreement import agreement
+from medistill.explain.cam import grad_cam, upsample
+from medistill.explain.selection import Finding
+from medistill.files import atomic, write_json
+from medistill.models.zoo import load_model
+from pipeline.stage import run_stage
+
+OUT = Path("reports/explain")
+BATCH = 32
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write reports/explain/metrics.json and reports/explain/index.html."""
+    argparse.ArgumentParser(prog="python -m pipeline.stages.explain", description=__doc__).parse_args(argv)
+    params = load_params()
+    dataset = Dataset.open()
+    boxed = selection.boxed_findings(dataset, params.explain.max_images)
+    measured = boxed or selection.positive_findings(dataset, params.explain.max_images)
+    if not measured:
+        raise UserError(f"{dataset.folder}: neither a box nor a test image with a positive label; change data.split")
+    labels = [label for label in dataset.labels if any(finding.label == label for finding in measured)]
+    absent = selection.absent_findings(dataset, labels, params.explain.gallery // 4)
+    present = selection.spread(measured, dataset.labels, params.explain.gallery - len(absent))
+    findings = measured + absent
+    images = _images(dataset, findings)
+
+    folders = _folders(params)
+    maps: dict[str, NDArray[np.float32]] = {}
+    probabilities: dict[str, NDArray[np.float32]] = {}
+    with tqdm(total=len(folders) * len(findings), desc="explain", unit="map", disable=None) as bar:
+        for name, folder in folders.items():
+            maps[name], probabilities[name] = _explain(folder, dataset, findings, images, bar)
+
+    metrics, scores = _measure(params, dataset, measured, maps, with_boxes=bool(boxed))
+    shown = [findings.index(finding) for finding in present + absent]
+    rows = _rows(dataset, findings, shown, images, maps, probabilities, scores)
+    page = gallery.render(dataset.name, dataset.labels, _roles(params), metrics, rows)
+    with atomic(OUT) as temporary:
+        temporary.mkdir()
+        write_json(temporary / "metrics.json", metrics)
+        (temporary / "index.html").write_text(page, encoding="utf-8")
+    return 0
+
+
+def _folders(params: Params) -> dict[str, Path]:
+    """Folder of every model of the run, teachers first."""
+    teachers = {name: Path("models/teachers") / name for name in params.run.teachers}
+    return teachers | {model.name: Path("models/students") / model.name for model in params.student_models()}
+
+
+def _roles(params: Params) -> dict[str, str]:
+    students = {m.name: "student" if params.recipes[m.recipe].teachers else "baseline" for m in params.student_models()}
+    return dict.fromkeys(params.run.teachers, "teacher") | students
+
+
+def _references(params: Params) -> dict[str, list[str]]:
+    """The teachers each student is compared with: its recipe's own; for a baseline, those of the run's recipes."""
+    used = {teacher for recipe in params.run.recipes for teacher in params.recipes[recipe].teachers}
+    everyone = [teacher for teacher in params.run.teachers if teacher in used]
+    return {model.name: params.recipes[model.recipe].teachers or everyone for model in params.student_models()}
+
+
+def _images(dataset: Dataset, findings: list[Finding]) -> NDArray[np.uint8]:
+    """The image of each finding: uint8 (N, C, S, S)."""
+    rows = dataset.manifest.set_index("image_id").loc[[finding.image_id for finding in findings]]
+    return dataset.images(rows)
+
+
+def _explain(
+    folder: Path, dataset: Dataset, findings: list[Finding], images: NDArray[np.uint8], bar: tqdm
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """One model's maps (N, h, w) and the probability (N,) of each finding's label."""
+    model = load_model(folder)
+    if model.config["labels"] != dataset.labels:
+        raise UserError(f"{folder / 'config.json'}: labels differ from the data set's; train it again with dvc repro")
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    labels = np.array([dataset.labels.index(finding.label) for finding in findings])
+    maps, probabilities = [], []
+    for start in range(0, len(findings), BATCH):
+        here = slice(start, start + BATCH)
+        batch = torch.from_numpy(images[here]).float() / 255
+        cams, logits = grad_cam(model, batch, labels[here])
+        answers = torch.from_numpy(logits)
+        answers = answers.softmax(1) if dataset.task == "multiclass" else answers.sigmoid()
+        maps.append(cams)
+        probabilities.append(answers.numpy()[np.arange(len(cams)), labels[here]])
+        bar.update(len(cams))
+    return np.concatenate(maps), np.concatenate(probabilities)
+
+
+def _measure(
+    params: Params, dataset: Dataset, findings: list[Finding], maps: dict[str, NDArray[np.float32]], *, with_boxes: bool
+) -> tuple[dict[str, Any], dict[str, localisation.Scores]]:
+    """metrics.json, and each model's scores where there are boxes."""
+    size, count = dataset.image_size, len(findings)
+    groups = np.array([finding.group_id for finding in findings])
+    where = localisation.targets(findings, size) if with_boxes else None
+    references = _references(params)
+    metrics: dict[str, Any] = {}
+    scores: dict[str, localisation.Scores] = {}
+    for name, cams in maps.items():
+        frames = upsample(cams[:count], size)
+        map_size = cams.shape[1:]
+        metrics[name] = {"map_size": list(map_size)}
+        if where:
+            scores[name] = localisation.score(frames, where.masks)
+            metrics[name] |= localisation.localise(findings, where, scores[name], map_size)
+        else:
+            metrics[name] |= localisation.NO_BOXES
+        teachers = references.get(name, [])
+        metrics[name]["agreement_teacher"] = {
+            teacher: agreement(frames, upsample(maps[teacher][:count], size), groups) for teacher in teachers
+        }
+        metrics[name]["difference_teacher"] = {
+            teacher: localisation.difference(findings, scores[name], scores[teacher]) for teacher in teachers if where
+        }
+    return metrics, scores
+
+
+def _rows(
+    dataset: Dataset,
+    findings: list[Finding],
+    shown: list[int],
+    images: NDArray[np.uint8],
+    maps: dict[str, NDArray[np.float32]],
+    probabilities: dict[str, NDArray[np.float32]],
+    scores: dict[str, localisation.Scores],
+) -> list[gallery.Row]:
+    """What the gallery shows; a model's scale for a label is its largest value on the findings that are present."""
+    people = dataset.manifest.set_index("image_id")
+    rows = []
+    for at in shown:
+        finding = findings[at]
+        same = [k for k, other in enumerate(findings) if other.label == finding.label and other.present]
+        overlays = []
+        for name, cams in maps.items():
+            frame = upsample(cams[at : at + 1], dataset.image_size)[0]
+            top = float(cams[same].max())
+            overlays.append(
+                gallery.Overlay(
+                    model=name,
+                    probability=float(probabilities[name][at]),
+                    heat=frame / top if top > 0 else frame,
+                    peak=localisation.peak(frame),
+                    hit=bool(scores[name].hits[at]) if finding.boxes else None,
+                )
+            )
+        rows.append(gallery.Row(finding, images[at], _facts(people.loc[finding.image_id]), overlays))
+    return rows
+
+
+def _facts(person: Any) -> str:
+    age = f"{person['age']:.0f} years" if person["age"] == person["age"] else None
+    return ", ".join(fact for fact in (person["sex"], age, person["view"]) if isinstance(fact, str))
+
+
+if __name__ == "__main__":
+    run_stage(main)

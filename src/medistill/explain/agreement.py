@@ -1,0 +1,27 @@
+"""Whether a student looks where its teacher looks."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medistill.explain.localisation import mean_interval
+
+
+def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Cosine similarity of maps (N, S, S) with maps (N, S, S), one by one: float64 (N,), NaN where one is all zero."""
+    a, b = (maps.reshape(len(maps), -1).astype(np.float64) for maps in (first, second))
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.divide((a * b).sum(axis=1), norms, out=np.full(len(a), np.nan), where=norms > 0)
+
+
+def agreement(student: NDArray[np.float32], teacher: NDArray[np.float32], groups: NDArray) -> dict[str, Any]:
+    """Mean cosine similarity of a student's and a teacher's unnormalised maps (N, S, S) of the same findings.
+
+    Returns:
+        `estimate`, `lower`, `upper` (bootstrap over `groups`, (N,)), `findings` that were compared, and `zero_maps`:
+        findings left out because one of the two maps is all zero.
+    """
+    values = cosine(student, teacher)
+    left_out = int(np.isnan(values).sum())
+    return {**mean_interval(values, groups), "findings": len(values) - left_out, "zero_maps": left_out}

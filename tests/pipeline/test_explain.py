@@ -1,0 +1,196 @@
+"""Stage `explain` from outside: a made-up data set, tiny networks saved as trained ones are, and what it writes."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from medistill.config import Network
+from medistill.errors import UserError
+from medistill.files import write_json
+from medistill.models.zoo import create_classifier, load_model, map_size, save_model
+from pipeline.stages.explain import main
+
+LABELS = ["Mass", "<script>Nodule"]
+TEACHERS = ("wide", "other")
+STUDENTS = ("small-baseline-0", "small-kd-0")
+NETWORK = Network(arch="resnet10t", args={"stem_width": 8, "channels": [8, 8, 8, 16]})
+
+
+def write_project(folder, root, *, size: int, boxes: bool) -> None:
+    """params.yaml, data/processed (48 images of 24 patients) and four networks with random weights."""
+    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    network = {"arch": NETWORK.arch, "args": NETWORK.args}
+    params |= {"teachers": dict.fromkeys(TEACHERS, network), "students": {"small": network}}
+    params["recipes"] = {"baseline": {}, "kd": {"teachers": ["wide"], "weight": 0.5}}
+    params["run"] = {"teachers": [*TEACHERS], "students": ["small"], "recipes": ["baseline", "kd"], "seeds": [0]}
+    params["explain"] = {"gallery": 6, "max_images": 20}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+
+    processed = folder / "data" / "processed"
+    processed.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    ids = [f"i{k:02d}" for k in range(48)]
+    np.save(processed / "images-00000.npy", rng.integers(0, 256, (48, 1, size, size), dtype=np.uint8))
+    manifest = pd.DataFrame(
+        {
+            "image_id": ids,
+            "shard": np.int32(0),
+            "row": np.arange(48, dtype=np.int32),
+            "group_id": [f"p{k // 2}" for k in range(48)],
+            "split": ["train"] * 8 + ["val"] * 16 + ["test"] * 24,
+            "sex": ["F", None] * 24,
+            "age": [50.0, np.nan] * 24,
+            "view": ["PA", None] * 24,
+            "label:Mass": np.float32([1, 1, 0, 0] * 12),
+            "label:<script>Nodule": np.float32([0, 1, 1, 0] * 12),
+        }
+    )
+    manifest.to_parquet(processed / "manifest.parquet")
+    rows = [
+        (image_id, label, 0.5, 0.25, 0.25, 0.5)
+        for image_id, *present in manifest[["image_id", *(f"label:{label}" for label in LABELS)]].itertuples(
+            index=False
+        )
+        for label, value in zip(LABELS, present, strict=True)
+        if value and boxes
+    ]
+    pd.DataFrame(rows, columns=["image_id", "label", "x", "y", "w", "h"]).to_parquet(processed / "boxes.parquet")
+    facts = {"task": "multilabel", "labels": LABELS, "image_size": size, "channels": 1, "fit": "pad"}
+    write_json(processed / "dataset.json", {"name": "made <up>", "fingerprint": "0", **facts})
+
+    for seed, name in enumerate([f"teachers/{name}" for name in TEACHERS] + [f"students/{name}" for name in STUDENTS]):
+        torch.manual_seed(0 if name.endswith("kd-0") else seed)  # the distilled one is its teacher's twin
+        model = create_classifier(NETWORK, labels=LABELS)
+        (folder / "models" / name).mkdir(parents=True)
+        save_model(folder / "models" / name, model, model.config | facts | {"map_size": map_size(model, size)})
+
+
+@pytest.fixture(scope="module")
+def project(root, tmp_path_factory):
+    """A project with boxes at 128 px, after the stage."""
+    folder = tmp_path_factory.mktemp("explain")
+    write_project(folder, root, size=128, boxes=True)
+    run(folder)
+    return folder
+
+
+def run(folder) -> dict:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main([]) == 0
+    return json.loads((folder / "reports/explain/metrics.json").read_text(encoding="utf-8"))
+
+
+def test_metrics_of_every_model(project):
+    metrics = json.loads((project / "reports/explain/metrics.json").read_text(encoding="utf-8"))
+    assert list(metrics) == [*TEACHERS, *STUDENTS]
+    for entry in metrics.values():
+        assert entry["map_size"] == [4, 4]
+        assert entry["images"] == 20  # params.explain.max_images
+        assert entry["boxes"] == entry["boxes_val"] + entry["boxes_test"] == entry["findings"]
+        assert entry["chance"] == pytest.approx(0.125)
+        assert entry["centre_prior"] == 1.0
+        assert entry["conclusive"]
+        assert set(entry["labels"]) == set(LABELS)
+        for figure in (entry["pointing_game"], entry["energy"], *(t["energy"] for t in entry["labels"].values())):
+            assert 0 <= figure["lower"] <= figure["estimate"] <= figure["upper"] <= 1
+
+
+def test_agreement_is_with_the_recipes_teachers(project):
+    metrics = json.loads((project / "reports/explain/metrics.json").read_text(encoding="utf-8"))
+    twin, baseline = metrics["small-kd-0"], metrics["small-baseline-0"]
+    assert list(twin["agreement_teacher"]) == list(baseline["agreement_teacher"]) == ["wide"]
+    assert twin["agreement_teacher"]["wide"]["estimate"] == pytest.approx(1)
+    assert baseline["agreement_teacher"]["wide"]["estimate"] < 0.999
+    same = twin["difference_teacher"]["wide"]["energy"]
+    assert (same["estimate"], same["lower"], same["upper"]) == (0, 0, 0)
+    assert metrics["wide"]["agreement_teacher"] == metrics["other"]["agreement_teacher"] == {}
+
+
+def test_energy_against_a_computation_of_its_own(project):
+    """Grad-CAM of a net with one linear layer after mean pooling is ReLU(Σ w_k A_k) / cells, without any gradient."""
+    metrics = json.loads((project / "reports/explain/metrics.json").read_text(encoding="utf-8"))
+    model = load_model(project / "models/teachers/other")
+    manifest = pd.read_parquet(project / "data/processed/manifest.parquet").set_index("image_id")
+    boxes = pd.read_parquet(project / "data/processed/boxes.parquet")
+    shown = re.findall(r"image (i\d\d)", (project / "reports/explain/index.html").read_text(encoding="utf-8"))
+    assert not set(shown) & set(manifest.index[manifest["split"] == "train"])
+    pixels = np.load(project / "data/processed/images-00000.npy")
+    energies = {}
+    for image_id, label in boxes[["image_id", "label"]].itertuples(index=False):
+        image = torch.from_numpy(pixels[manifest.at[image_id, "row"]][None]).float() / 255
+        with torch.no_grad():
+            features = model.backbone.forward_features((image - model.mean) / model.std)[0]
+        weights = model.backbone.get_classifier().weight[LABELS.index(label)].detach()
+        cells = torch.relu(torch.einsum("k,khw->hw", weights, features))
+        frame = torch.nn.functional.interpolate(cells[None, None], size=(128, 128), mode="bilinear")[0, 0]
+        total = frame.sum().item()
+        energies[image_id, label] = frame[32:96, 64:96].sum().item() / total if total else 0.0
+    from medistill.data.dataset import Dataset
+    from medistill.explain.selection import boxed_findings
+
+    chosen = boxed_findings(Dataset.open(project / "data/processed"), 20)
+    expected = np.mean([energies[f.image_id, f.label] for f in chosen])
+    assert metrics["other"]["energy"]["estimate"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_gallery(project):
+    text = (project / "reports/explain/index.html").read_text(encoding="utf-8")
+    assert text.count("<article>") == 6  # params.explain.gallery
+    assert text.count("(absent)") == 1
+    assert not re.search(r"https?:", text)
+    assert "<script" not in text
+    assert "made &lt;up&gt;" in text
+    assert "F, 50 years, PA" in text
+    assert len(text) < 10e6
+
+
+def test_same_bytes_when_run_again(project):
+    files = [project / "reports/explain" / name for name in ("metrics.json", "index.html")]
+    before = [file.read_bytes() for file in files]
+    run(project)
+    assert [file.read_bytes() for file in files] == before
+    assert sorted(path.name for path in (project / "reports").iterdir()) == ["explain"]
+
+
+def test_coarse_maps_conclude_nothing(root, tmp_path):
+    write_project(tmp_path, root, size=32, boxes=True)
+    metrics = run(tmp_path)
+    assert not any(entry["conclusive"] for entry in metrics.values())
+    assert metrics["wide"]["reason"] == "map of 1×1 cells, smaller than 4×4"
+    assert metrics["wide"]["flat_maps"] == metrics["wide"]["findings"]
+    assert metrics["wide"]["pointing_game"]["estimate"] == 0
+
+
+def test_without_boxes_there_is_still_a_gallery(root, tmp_path):
+    write_project(tmp_path, root, size=128, boxes=False)
+    metrics = run(tmp_path)
+    assert metrics["wide"]["pointing_game"] is None
+    assert metrics["wide"]["boxes"] == 0
+    assert metrics["wide"]["reason"] == "no boxes on validation or test images"
+    assert metrics["small-kd-0"]["agreement_teacher"]["wide"]["estimate"] == pytest.approx(1)
+    text = (tmp_path / "reports/explain/index.html").read_text(encoding="utf-8")
+    assert "Localisation is absent" in text
+    assert text.count("<article>") == 6
+    assert "✓ hit" not in text
+
+
+def test_mistakes_leave_the_last_report(project, tmp_path, monkeypatch):
+    shutil.copytree(project, tmp_path / "p")
+    monkeypatch.chdir(tmp_path / "p")
+    file = tmp_path / "p/models/students/small-kd-0/config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    write_json(file, config | {"labels": LABELS[::-1]})
+    before = (tmp_path / "p/reports/explain/metrics.json").read_bytes()
+    with pytest.raises(UserError, match=r"small-kd-0/config\.json: labels differ"):
+        main([])
+    shutil.rmtree(file.parent)
+    with pytest.raises(UserError, match=r"small-kd-0/config\.json: no such file"):
+        main([])
+    assert (tmp_path / "p/reports/explain/metrics.json").read_bytes() == before

@@ -1,0 +1,198 @@
+"""Pointing game, energy, chance and centre prior by hand; intervals against a bootstrap that copies patients."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medistill.explain.cam import grad_cam, upsample
+from medistill.explain.localisation import (
+    NO_BOXES,
+    RESAMPLES,
+    SEED,
+    Scores,
+    box_mask,
+    difference,
+    inconclusive,
+    localise,
+    mean_interval,
+    peak,
+    score,
+    targets,
+)
+from medistill.explain.selection import Finding
+
+TOP_LEFT = (0.0, 0.0, 0.5, 0.25)
+BOTTOM_RIGHT = (0.75, 0.5, 0.25, 0.5)
+MIDDLE = (0.25, 0.25, 0.5, 0.5)
+
+
+def finding(*boxes, image="a", label="Mass", group=None, split="test") -> Finding:
+    return Finding(image, label, group or image, split, boxes)
+
+
+class Passing(nn.Module):
+    """A network whose feature map is its input and whose logit k is 16 times the mean of channel k.
+
+    Then α of channel k is 1 for logit k and 0 for the others, so the map of label k is ReLU of channel k.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Identity()
+        self.scale = nn.Parameter(torch.tensor(16.0 * 16))
+
+    def cam_layer(self) -> nn.Module:
+        return self.layer
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.scale * self.layer(images).mean(dim=(2, 3))
+
+
+def known_network_maps(rows_columns: list[tuple[int, int]]) -> np.ndarray:
+    images = torch.zeros(len(rows_columns), 2, 4, 4)
+    for k, (row, column) in enumerate(rows_columns):
+        images[k, 1, row, column] = 1.0
+        images[k, 0, 3 - row, 3 - column] = 5.0  # the other label's evidence must not be seen
+    maps, _ = grad_cam(Passing(), images, np.ones(len(rows_columns), int))
+    np.testing.assert_allclose(maps, 16 * images[:, 1].numpy())  # α = 256 / 16 cells
+    return maps
+
+
+def test_network_that_looks_at_the_box_wins_and_one_that_looks_away_loses():
+    boxed = [finding(TOP_LEFT, image="a"), finding(BOTTOM_RIGHT, image="b")]
+    where = targets(boxed, 16)
+    at_it = score(upsample(known_network_maps([(0, 1), (2, 3)]), 16), where.masks)
+    away = score(upsample(known_network_maps([(3, 0), (0, 0)]), 16), where.masks)
+    assert localise(boxed, where, at_it, (4, 4))["pointing_game"] == {"estimate": 1.0, "lower": 1.0, "upper": 1.0}
+    assert localise(boxed, where, away, (4, 4))["pointing_game"] == {"estimate": 0.0, "lower": 0.0, "upper": 0.0}
+    assert at_it.energy.min() > away.energy.max()
+
+
+def test_energy_chance_and_centre_prior_by_hand():
+    frames = np.zeros((2, 4, 4), np.float32)
+    frames[0, 0, 0], frames[0, 3, 3] = 3.0, 1.0  # 3 of 4 in the top left box
+    frames[1] = 1.0
+    frames[1, 1, 1] = 2.0  # 5 of 17 in the middle box
+    where = targets([finding(TOP_LEFT), finding(MIDDLE)], 4)
+    result = score(frames, where.masks)
+    np.testing.assert_allclose(result.energy, [0.75, 5 / 17])
+    np.testing.assert_array_equal(result.hits, [1, 1])
+    np.testing.assert_allclose(where.chance, [2 / 16, 4 / 16])
+    np.testing.assert_array_equal(where.centre, [0, 1])
+
+
+def test_two_boxes_of_one_label_are_one_target():
+    overlapping = finding(TOP_LEFT, (0.25, 0.0, 0.5, 0.25), BOTTOM_RIGHT)
+    where = targets([overlapping], 4)
+    assert where.chance[0] == (3 + 2) / 16  # the union, not the sum of 2 + 2 + 2
+    frames = np.zeros((1, 4, 4), np.float32)
+    for row, column, hit in ((0, 2, 1), (3, 3, 1), (1, 1, 0)):
+        frames[:] = 0
+        frames[0, row, column] = 1
+        assert score(frames, where.masks).hits == [hit]
+    result = localise([overlapping], where, score(frames, where.masks), (4, 4))
+    assert (result["findings"], result["boxes"], result["images"], result["groups"]) == (1, 3, 1, 1)
+
+
+def test_flat_maps_are_misses():
+    where = targets([finding((0.0, 0.0, 1.0, 1.0))] * 2, 4)
+    frames = np.stack([np.zeros((4, 4)), np.ones((4, 4))]).astype(np.float32)
+    result = score(frames, where.masks)
+    np.testing.assert_array_equal(result.hits, [0, 0])
+    np.testing.assert_array_equal(result.energy, [0, 1])
+    assert result.peaks == [None, None]
+    assert localise([finding(MIDDLE)] * 2, where, result, (4, 4))["flat_maps"] == 2
+
+
+@pytest.mark.parametrize("cell", [(0, 0), (0, 3), (3, 0), (3, 3), (1, 2), (2, 0)])
+def test_peak_lies_in_the_cell_that_is_largest(cell):
+    maps = np.full((1, 4, 4), 0.1, np.float32)
+    maps[0][cell] = 1.0
+    row, column = peak(upsample(maps, 32)[0])
+    assert (row // 8, column // 8) == cell
+
+
+def test_peak_is_not_pulled_to_the_corner():
+    """The border of an interpolated map is a plateau; the first of its pixels would be the frame's corner."""
+    maps = np.zeros((1, 4, 4), np.float32)
+    maps[0, 3, 3] = 1.0
+    assert peak(upsample(maps, 32)[0]) == peak(upsample(maps[:, ::-1, ::-1].copy(), 32)[0][::-1, ::-1])
+    assert peak(upsample(maps, 32)[0])[0] > 28
+
+
+def test_box_mask_counts_pixel_centres_and_keeps_tiny_boxes():
+    mask = box_mask(((0.25, 0.5, 0.5, 0.25),), 8)
+    assert mask.sum() == 8
+    assert mask[4:6, 2:6].all()
+    tiny = box_mask(((0.999, 0.999, 0.001, 0.001),), 8)
+    assert tiny.sum() == 1
+    assert tiny[7, 7]
+
+
+def test_interval_is_the_bootstrap_that_copies_patients():
+    rng = np.random.default_rng(3)
+    groups = rng.integers(0, 15, 60).astype(str)
+    values = rng.random(60)
+    values[[4, 9]] = np.nan
+    names = np.unique(groups)
+    generator = np.random.default_rng(SEED)
+    means = []
+    for _ in range(RESAMPLES):
+        drawn = names[generator.integers(len(names), size=len(names))]
+        means.append(np.nanmean(np.concatenate([values[groups == name] for name in drawn])))
+    result = mean_interval(values, groups)
+    assert result["estimate"] == pytest.approx(np.nanmean(values))
+    assert [result["lower"], result["upper"]] == pytest.approx(np.quantile(means, [0.025, 0.975]))
+    assert mean_interval(values, groups) == result
+
+
+def test_interval_knows_that_images_of_a_patient_are_not_independent():
+    values, groups = np.repeat([0.0, 1.0] * 10, 10), np.repeat(np.arange(20), 10)
+    clustered, independent = mean_interval(values, groups), mean_interval(values, np.arange(200))
+    assert clustered["upper"] - clustered["lower"] > 2.5 * (independent["upper"] - independent["lower"])
+
+
+def test_interval_of_nothing():
+    nothing = {"estimate": None, "lower": None, "upper": None}
+    assert mean_interval(np.array([]), np.array([])) == nothing
+    assert mean_interval(np.array([np.nan, np.nan]), np.array(["a", "b"])) == nothing
+
+
+def test_models_are_paired():
+    """A constant lead has no spread, however much the findings differ from one another."""
+    rng = np.random.default_rng(0)
+    boxed = [finding(MIDDLE, image=str(k)) for k in range(30)]
+    energy = rng.random(30) / 2
+    hits = (energy > 0.2).astype(float)
+    teacher, student = Scores(hits, energy, [None] * 30), Scores(hits, energy + 0.25, [None] * 30)
+    result = difference(boxed, student, teacher)
+    assert result["pointing_game"] == {"estimate": 0.0, "lower": 0.0, "upper": 0.0}
+    assert list(result["energy"].values()) == pytest.approx([0.25] * 3)
+
+
+def test_tables_by_label_and_side():
+    boxed = [
+        finding(TOP_LEFT, image="a"),
+        finding(MIDDLE, image="b", label="Nodule", split="val"),
+        finding(MIDDLE, TOP_LEFT, image="c", group="b", label="Nodule"),
+    ]
+    where = targets(boxed, 4)
+    scores = Scores(np.array([1.0, 0.0, 1.0]), np.array([0.5, 0.1, 0.3]), [(0, 0), (3, 3), (0, 0)])
+    result = localise(boxed, where, scores, (4, 4))
+    assert result["pointing_game"]["estimate"] == pytest.approx(2 / 3)
+    assert (result["boxes"], result["boxes_val"], result["boxes_test"]) == (4, 1, 3)
+    nodule = result["labels"]["Nodule"]
+    assert nodule["pointing_game"]["estimate"] == 0.5
+    assert nodule["energy"]["estimate"] == pytest.approx(0.2)
+    assert nodule["chance"] == pytest.approx((4 + 6) / 2 / 16)
+    assert nodule["centre_prior"] == 1.0
+    assert (nodule["findings"], nodule["groups"], nodule["images"], nodule["boxes"]) == (2, 1, 2, 3)
+    assert set(result["labels"]) == {"Mass", "Nodule"}
+    assert NO_BOXES.keys() == result.keys()
+
+
+def test_what_is_conclusive():
+    assert inconclusive((4, 4), 10) == ""
+    assert inconclusive((3, 4), 100) == "map of 3×4 cells, smaller than 4×4"
+    assert inconclusive((7, 7), 9) == "boxes from 9 groups, fewer than 10"

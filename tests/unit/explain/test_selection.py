@@ -1,0 +1,103 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from medistill.data.dataset import Dataset
+from medistill.errors import UserError
+from medistill.explain.selection import absent_findings, boxed_findings, positive_findings, spread
+
+LABELS = ["Mass", "Nodule", "Hernia"]
+
+
+def dataset(folder, boxes: list[tuple] = (), images: int = 40) -> Dataset:
+    """Four images each of train, val, test, test in turn; two a patient; image k has label k mod 4, none where 3."""
+    (folder / "processed").mkdir()
+    pd.DataFrame(boxes, columns=["image_id", "label", "x", "y", "w", "h"]).to_parquet(
+        folder / "processed" / "boxes.parquet"
+    )
+    rows = {
+        "image_id": [f"i{k:02d}" for k in range(images)],
+        "group_id": [f"p{k // 2}" for k in range(images)],
+        "split": [("train", "val", "test", "test")[k // 4 % 4] for k in range(images)],
+    }
+    manifest = pd.DataFrame(rows | {f"label:{name}": np.arange(images) % 4 == k for k, name in enumerate(LABELS)})
+    manifest = manifest.astype({f"label:{name}": np.float32 for name in LABELS})
+    return Dataset(folder / "processed", "made up", "multilabel", LABELS, 32, 1, "pad", "", manifest)
+
+
+def box(image: int, label: str, x: float = 0.1) -> tuple:
+    return (f"i{image:02d}", label, x, 0.1, 0.2, 0.3)
+
+
+def test_boxes_of_training_images_are_never_used(tmp_path):
+    data = dataset(tmp_path, [box(k, "Mass") for k in range(40)])
+    findings = boxed_findings(data, 100)
+    assert {f.image_id for f in findings} == set(data.manifest["image_id"][data.manifest["split"] != "train"])
+    assert {f.split for f in findings} == {"val", "test"}
+
+
+def test_all_boxes_of_a_label_on_an_image_are_one_finding(tmp_path):
+    data = dataset(tmp_path, [box(8, "Nodule"), box(8, "Mass"), box(8, "Nodule", x=0.5), box(4, "Hernia")])
+    hernia, mass, nodule = boxed_findings(data, 100)
+    assert (hernia.image_id, hernia.label, hernia.group_id, hernia.split) == ("i04", "Hernia", "p2", "val")
+    assert (mass.image_id, mass.label, mass.boxes) == ("i08", "Mass", ((0.1, 0.1, 0.2, 0.3),))
+    assert (nodule.image_id, nodule.boxes) == ("i08", ((0.1, 0.1, 0.2, 0.3), (0.5, 0.1, 0.2, 0.3)))
+
+
+def test_limit_counts_images_and_does_not_depend_on_the_order_of_rows(tmp_path):
+    boxes = [box(k, label) for k in range(40) for label in ("Mass", "Nodule")]
+    data = dataset(tmp_path, boxes)
+    few = boxed_findings(data, 5)
+    assert len({f.image_id for f in few}) == 5
+    assert len(few) == 10
+    more = boxed_findings(data, 6)
+    assert set(few) < set(more)  # a larger limit only adds
+    assert {f.image_id for f in few} != set(sorted({f.image_id for f in boxed_findings(data, 99)})[:5])
+    (tmp_path / "again").mkdir()
+    assert boxed_findings(dataset(tmp_path / "again", boxes[::-1]), 5) == few
+
+
+def test_box_with_a_label_that_the_data_set_does_not_have(tmp_path):
+    with pytest.raises(UserError, match=r"boxes\.parquet: label 'Infiltrate' is not one of"):
+        boxed_findings(dataset(tmp_path, [box(8, "Infiltrate")]), 5)
+
+
+def test_without_boxes_positive_labels_of_test_images(tmp_path):
+    data = dataset(tmp_path)
+    assert boxed_findings(data, 100) == []
+    findings = positive_findings(data, 100)
+    assert [(f.image_id, f.label) for f in findings[:4]] == [
+        ("i08", "Mass"),
+        ("i09", "Nodule"),
+        ("i10", "Hernia"),
+        ("i12", "Mass"),
+    ]
+    assert all(f.split == "test" and f.boxes == () and f.present for f in findings)
+    assert len({f.image_id for f in positive_findings(data, 3)}) == 3
+
+
+def test_absent_findings_are_test_images_without_any_label(tmp_path):
+    data = dataset(tmp_path)
+    free = data.manifest[(data.manifest["split"] == "test") & (np.arange(40) % 4 == 3)]
+    findings = absent_findings(data, ["Nodule", "Mass"], 3)
+    assert [f.label for f in findings] == ["Nodule", "Mass", "Nodule"]
+    assert {f.image_id for f in findings} < set(free["image_id"])
+    assert not any(f.present for f in findings)
+    assert len(absent_findings(data, ["Mass"], 99)) == len(free)
+
+
+def test_unknown_labels_are_not_absent(tmp_path):
+    data = dataset(tmp_path)
+    data.manifest.loc[np.arange(40) % 4 == 3, "label:Hernia"] = np.nan
+    assert absent_findings(data, LABELS, 3) == []
+
+
+def test_spread_gives_every_label_a_turn_and_no_image_twice(tmp_path):
+    boxes = [box(k, "Mass") for k in range(40)] + [box(8, "Nodule"), box(9, "Nodule"), box(9, "Hernia")]
+    findings = boxed_findings(dataset(tmp_path, boxes), 100)
+    chosen = spread(findings, LABELS, 5)
+    assert len({f.image_id for f in chosen}) == len(chosen) == 5
+    assert {f.label for f in spread(findings, LABELS, 3)} >= {"Mass", "Nodule"}
+    assert [f.label for f in chosen] == sorted((f.label for f in chosen), key=LABELS.index)
+    assert spread(findings[::-1], LABELS, 5) == chosen
+    assert len(spread(findings, LABELS, 1000)) == len({f.image_id for f in findings})

@@ -1,0 +1,1 @@
+"""Measurements that end up in the documentation; not part of the tests."""

@@ -1,0 +1,188 @@
+"""The whole graph from outside, as a user sees it."""
+
+import csv
+import io
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+STUDENTS = [f"{s}-{r}-0" for s in ("eeea_net_c2", "tf_efficientnet_lite0") for r in ("baseline", "kd")]
+TEACHERS = ["densenet", "efficientnet_lite2"]
+STAGES = {
+    "phantom",
+    "ingest",
+    "validate",
+    *(f"train_teacher@{name}" for name in TEACHERS),
+    *(f"teach@{name}" for name in TEACHERS),
+    *(f"distill@{name}" for name in STUDENTS),
+    "evaluate",
+    "explain",
+    *(f"export@{name}" for name in STUDENTS),
+    "report",
+}
+
+
+def test_every_file_is_at_its_path(project):
+    expected = [
+        "data/raw/phantom/Data_Entry_2017.csv",
+        *(f"data/processed/{name}" for name in ("manifest.parquet", "boxes.parquet", "images-00000.npy")),
+        *(f"data/processed/{name}" for name in ("dataset.json", "quarantine.csv")),
+        "reports/validation/validation.json",
+        "reports/validation/data_docs/index.html",
+        *(f"data/knowledge/{name}/logits.npy" for name in TEACHERS),
+        "reports/metrics.json",
+        "reports/comparisons.csv",
+        "reports/explain/metrics.json",
+        "reports/explain/index.html",
+        "reports/gate.json",
+        "reports/index.html",
+        "reports/promotion.json",
+        "registry/history.jsonl",
+    ]
+    model_files = (
+        "model.safetensors",
+        "config.json",
+        "train_ids.npz",
+        "history.csv",
+        "metrics.json",
+        "predictions.parquet",
+    )
+    for model in [*(f"teachers/{name}" for name in TEACHERS), *(f"students/{name}" for name in STUDENTS)]:
+        expected += [f"models/{model}/{file}" for file in model_files]
+        expected.append(f"reports/evaluation/{Path(model).name}.json")
+    for model in STUDENTS:
+        for file in ("model.onnx", "bundle.json", "parity.json", "latency.json", "MODEL_CARD.md"):
+            expected.append(f"exports/{model}/{file}")
+    assert [name for name in expected if not (project.folder / name).is_file()] == []
+
+
+def test_a_second_repro_does_nothing(project):
+    start = time.perf_counter()
+    done = project.run("dvc", "repro")
+    assert time.perf_counter() - start < 30  # the figure that counts is in benchmarks; this only notices a rerun
+    assert "Running stage" not in done.stdout
+    assert project.run("git", "status", "--short").stdout == ""
+
+
+def test_dag_has_every_stage(project):
+    listed = project.run("dvc", "stage", "list", "--name-only").stdout.split()
+    assert set(listed) == STAGES
+    dag = project.run("dvc", "dag", "--dot").stdout
+    assert all(f'"{stage}"' in dag for stage in STAGES)
+
+
+def test_metrics_show_has_the_macro_auroc_of_every_model(project):
+    shown = json.loads(project.run("dvc", "metrics", "show", "--json").stdout)
+    (metrics,) = (file["data"] for file in shown[""]["data"].values())
+    assert set(metrics) == {*TEACHERS, *STUDENTS}
+    manifest = pd.read_parquet(project.folder / "data/processed/manifest.parquet").set_index("image_id")
+    for model in metrics:
+        room = "teachers" if model in TEACHERS else "students"
+        predictions = pd.read_parquet(project.folder / "models" / room / model / "predictions.parquet")
+        rows = predictions[predictions["split"] == "test"]
+        labels = json.loads((project.folder / f"reports/evaluation/{model}.json").read_text())["test"]["labels"]
+        truth = manifest.loc[rows["image_id"], [f"label:{label}" for label in labels]]
+        expected = roc_auc_score(truth.to_numpy(), rows[[f"logit:{label}" for label in labels]].to_numpy())
+        assert metrics[model]["test"]["macro_auroc"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_plots_show_real_roc_data(project):
+    done = project.run("dvc", "plots", "show", "--json")
+    plots = json.loads(done.stdout)
+    points = json.dumps(plots)
+    assert plots
+    assert all(model in points for model in (*TEACHERS, *STUDENTS))
+    for model in STUDENTS:
+        with open(project.folder / f"reports/roc/{model}.csv", newline="") as file:
+            curve = [(float(row["fpr"]), float(row["tpr"])) for row in csv.DictReader(file)]
+        fpr, tpr = np.array(curve).T
+        assert (fpr[0], fpr[-1], tpr[-1]) == (0, 1, 1)
+        assert (np.diff(fpr) >= 0).all()
+        assert (np.diff(tpr) >= 0).all()
+
+
+def test_params_diff_names_exactly_the_changed_key(project):
+    before = project.params
+    changed = project.params
+    changed["recipes"]["kd"]["temperature"] = 3.0
+    project.write_params(changed)
+    try:
+        diff = json.loads(project.run("dvc", "params", "diff", "--json").stdout)
+        status = json.loads(project.run("dvc", "status", "--json").stdout)
+    finally:
+        project.write_params(before)
+    assert diff == {"params.yaml": {"recipes.kd.temperature": {"old": 1.0, "new": 3.0}}}
+    stale = {stage for stage in status if "params.yaml" in json.dumps(status[stage])}
+    # Both kd students, and the fan-ins that show recipes; neither baselines nor teachers.
+    assert {stage for stage in stale if stage.startswith("distill")} == {
+        f"distill@{name}" for name in STUDENTS if "kd" in name
+    }
+    assert not any(stage.startswith(("train_teacher", "teach", "ingest")) for stage in stale)
+
+
+def test_a_distilled_student_and_its_baseline_differ_by_the_teacher_only(project):
+    for student in ("eeea_net_c2", "tf_efficientnet_lite0"):
+        configs = [
+            json.loads((project.folder / f"models/students/{student}-{recipe}-0/config.json").read_text())
+            for recipe in ("baseline", "kd")
+        ]
+        same = [
+            {key: c[key] for key in ("arch", "args", "training", "initialisation", "seed", "params")} for c in configs
+        ]
+        assert same[0] == same[1]
+        assert [c["teachers"] for c in configs] == [[], ["efficientnet_lite2"]]
+
+
+def test_predict_answers_as_the_trained_student(project):
+    image = next((project.folder / "data/raw/phantom/images").glob("*.png"))
+    done = project.run("medistill", "predict", str(image), "--model", "exports/eeea_net_c2-kd-0", "--json")
+    (answer,) = (
+        json.loads(done.stdout)["predictions"] if isinstance(json.loads(done.stdout), dict) else json.loads(done.stdout)
+    )
+    script = """
+import sys, torch, json
+import numpy as np
+from PIL import Image
+from medistill.models.zoo import load_model
+pixels = torch.from_numpy(np.asarray(Image.open(sys.argv[1])).copy()).view(1, 1, 32, 32).float() / 255
+with torch.inference_mode():
+    print(json.dumps(torch.sigmoid(load_model("models/students/eeea_net_c2-kd-0")(pixels))[0].tolist()))
+"""
+    expected = json.loads(project.run("python", "-c", script, str(image)).stdout)
+    assert list(answer["labels"].values()) == pytest.approx(expected, abs=1e-4)
+    assert Image.open(image).size == (32, 32)
+
+
+def test_pages_need_no_network(project):
+    for page in ("reports/index.html", "reports/explain/index.html"):
+        text = (project.folder / page).read_text()
+        assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
+        assert "https://" not in text
+        assert "not a medical device" in text.lower()
+
+
+def test_promoted_student_is_the_one_the_report_ranks_first(project):
+    promotion = json.loads((project.folder / "reports/promotion.json").read_text())
+    metrics = json.loads((project.folder / "reports/metrics.json").read_text())
+    best = max(metrics[model]["val"]["macro_auroc"] for model in STUDENTS)
+    assert metrics[promotion["champion"]["model"]]["val"]["macro_auroc"] >= best - 0.002
+    history = (project.folder / "registry/history.jsonl").read_text().splitlines()
+    assert len(history) == 1
+    again = project.run("python", "-m", "pipeline", "promote")
+    assert again.returncode == 0
+    assert len((project.folder / "registry/history.jsonl").read_text().splitlines()) == 1
+
+
+def test_comparisons_are_complete(project):
+    table = pd.read_csv(io.StringIO((project.folder / "reports/comparisons.csv").read_text()))
+    macro = table[(table["metric"] == "macro_auroc") & (table["split"] == "test")]
+    pairs = {(row.model, row.reference, row.relation) for row in macro.itertuples()}
+    for student in ("eeea_net_c2", "tf_efficientnet_lite0"):
+        assert (f"{student}-kd-0", f"{student}-baseline-0", "baseline") in pairs
+    assert {(model, teacher, "teacher") for model in STUDENTS for teacher in TEACHERS} <= pairs

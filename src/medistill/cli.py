@@ -1,0 +1,174 @@
+"""The `medistill` command.
+
+Nothing heavy is imported at the top: what a command needs, it imports itself, so that `--help` answers at once.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medistill import __version__
+from medistill.errors import UserError
+
+if TYPE_CHECKING:
+    from medistill.runtime.predictor import Prediction
+
+app = typer.Typer(
+    name="medistill",
+    help="Compact medical-image classifiers. Research use only, not a medical device.",
+    epilog="medistill COMMAND --help shows a command's options and examples.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Prevalence(StrEnum):
+    """How often the phantom's labels occur."""
+
+    BALANCED = "balanced"
+    NIH = "nih"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"medistill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "\b\n"
+    "  medistill phantom data/raw/phantom --images 1000 --size 128\n"
+    "  medistill phantom /tmp/rare --images 5000 --size 224 --prevalence nih --seed 1\n"
+)
+def phantom(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must be empty, absent, or a phantom.")],
+    images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 1000,
+    size: Annotated[int, typer.Option(min=32, help="Height and width in pixels.")] = 128,
+    prevalence: Annotated[
+        Prevalence, typer.Option(help="How often findings occur: balanced, or as in ChestX-ray14 (nih).")
+    ] = Prevalence.BALANCED,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same images.")] = 0,
+) -> None:
+    """Draw a data set of chest X-rays.
+
+    They show 14 kinds of findings, with boxes, and lie in ChestX-ray14's layout on disk.
+    """
+    from medistill.data.phantom import write_phantom
+
+    try:
+        write_phantom(out, images=images, size=size, seed=seed, prevalence=prevalence.value, progress=_bar)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    except OSError as error:
+        raise UserError(f"{error.filename or out}: {error.strerror or error}") from error
+    print(f"{out}: {images} images of {size}x{size} px")
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "\b\n"
+    "  medistill predict chest.png --model exports/eeea_net_c2-kd-0\n"
+    "  medistill predict films/*.png --model exports/eeea_net_c2-kd-0 --json > answers.json\n\n"
+    "Exit code 2 where an image could not be read; the others are predicted all the same."
+)
+def predict(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files (PNG, JPEG, TIFF, ...).")],
+    model: Annotated[Path, typer.Option(help="Folder of an exported model, exports/NAME.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object an image.")] = False,
+) -> None:
+    """Predict the labels of images.
+
+    With an exported model, on the CPU. Research use only, not a medical device.
+    """
+    from medistill.runtime.bundle import DISCLAIMER
+    from medistill.runtime.predictor import Predictor
+
+    predictor = Predictor(model)
+    name = predictor.bundle.name
+    if not as_json:
+        print(f"{name}: {DISCLAIMER}")
+    failed = False
+    answers = []
+    for prediction in predictor.predict(images):
+        if prediction.error is not None:
+            failed = True
+            print(f"error: {prediction.image}: {prediction.error}", file=sys.stderr)
+        if as_json:
+            answers.append(_as_json(prediction, name, DISCLAIMER))
+        elif prediction.probabilities is not None:
+            _show(prediction.image, prediction.probabilities)
+    if as_json:
+        print(json.dumps(answers, indent=2, ensure_ascii=False))
+    raise typer.Exit(2 if failed else 0)
+
+
+def _as_json(prediction: "Prediction", model: str, disclaimer: str) -> dict[str, Any]:
+    answer: dict[str, Any] = {"image": str(prediction.image), "model": model, "disclaimer": disclaimer}
+    if prediction.error is not None:
+        return {**answer, "error": prediction.error}
+    return {**answer, "probabilities": prediction.probabilities}
+
+
+def _show(image: Path, probabilities: dict[str, float]) -> None:
+    """Print one image's labels, the most probable first: what a reader looks for stands at the top."""
+    print(image)
+    width = max(len(label) for label in probabilities)
+    for label, probability in sorted(probabilities.items(), key=lambda item: -item[1]):
+        print(f"  {label:<{width}}  {probability:.3f}")
+
+
+def _bar(items: Iterable, total: int) -> Iterator:
+    """Pass `items` on, with a bar on stderr (share, time left, rate) where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    start = time.perf_counter()
+    bar = typer.progressbar(
+        items,
+        length=total,
+        file=sys.stderr,
+        show_pos=True,
+        item_show_func=lambda _: f"{bar.pos / (time.perf_counter() - start):.0f} images/s",
+    )
+    with bar:
+        yield from bar
+
+
+def main() -> None:
+    """Run the command; a user's mistake is one line on stderr and exit code 2."""
+    # A file name that is not text in this locale is shown escaped.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader (`head`) has left; give the interpreter somewhere to flush to.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""MODEL_CARD.md: what a person must know before using the model."""
+
+from typing import Any
+
+from medistill.data.dataset import Dataset
+from medistill.runtime.bundle import DISCLAIMER
+
+_FITS = {
+    "pad": "padded with black to a square, then resized",
+    "squash": "resized to a square, whatever their shape",
+    "crop": "cropped to the middle square, then resized",
+}
+
+
+def model_card(config: dict[str, Any], metrics: dict[str, Any], dataset: Dataset) -> str:
+    """Write the card, as Markdown.
+
+    Args:
+        config: the model folder's config.json.
+        metrics: its metrics.json.
+        dataset: the ingested data.
+    """
+    train, val = dataset.split("train"), dataset.split("val")
+    multiclass = config["task"] == "multiclass"
+    colour = "grey" if config["channels"] == 1 else "RGB"
+    size = config["image_size"]
+    facts = {
+        "Architecture": config["arch"],
+        "Parameters": f"{config['params']:,}",
+        "Multiply-accumulates": f"{config['macs'] / 1e6:,.1f} M an image of {size} px",
+        "Initialisation": config["initialisation"],
+        "Recipe": _recipe(config),
+        "Seed": config.get("seed"),
+        "Fingerprint": config["fingerprint"],
+    }
+    figures = {key: value for key, value in metrics.items() if key.startswith("val_") or key == "best_epoch"}
+    lines = [
+        f"# {_text(config['name'])}",
+        "",
+        f"**{DISCLAIMER}.** Its answers must not guide the care of anybody.",
+        "",
+        f"A {'single-label' if multiclass else 'multi-label'} image classifier, made for small devices. It takes "
+        f"one {colour} image and gives one number a label.",
+        "",
+        *_table(("", ""), [(key, value) for key, value in facts.items() if value is not None]),
+        "",
+        "## Labels",
+        "",
+        "The classes, one of which is right:"
+        if multiclass
+        else "Each is judged on its own; none, one or several may be present:",
+        "",
+        *[f"{number}. {_text(label)}" for number, label in enumerate(config["labels"], 1)],
+        "",
+        "## Data",
+        "",
+        f"{_text(dataset.name)} (fingerprint `{_text(dataset.fingerprint)}`): trained on {len(train):,} images of "
+        f"{train['group_id'].nunique():,} patients or other groups, validated on {len(val):,} images of "
+        f"{val['group_id'].nunique():,}.",
+        "",
+        f"Images are {_FITS[config['fit']]} to {size}×{size} px, {colour}, 8 bits. Scaling and normalisation are in "
+        "the graph.",
+        "",
+        "## Measured on validation",
+        "",
+        *_table(("figure", "value"), [(key, _number(value)) for key, value in figures.items()]),
+        "",
+        "The same images chose the epoch and rank the candidates, so that the figures flatter the model a little. The "
+        "report of the run that made it has figures on test data, with intervals, beside baseline and teachers.",
+        "",
+        "## Use",
+        "",
+        "```",
+        f"medistill predict IMAGE… --model exports/{config['name']}",
+        "```",
+        "",
+        f"Probabilities are the {'softmax' if multiclass else 'sigmoid'} of the logits. They are not calibrated, "
+        "and no threshold comes with them. `parity.json` compares the file with the network that was trained, "
+        "`latency.json` says how fast it is, and on which processor.",
+        "",
+        "## Limits",
+        "",
+        "- It knows the labels above and nothing else; a low probability everywhere does not mean a healthy image.",
+        "- It answers for any image, also for one of a kind that it has never seen.",
+        "- Nothing is known of its quality on other devices, hospitals, projections, ages or prevalences.",
+        "- Labels of public data sets are often read from reports by a program, and contain that program's errors.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _recipe(config: dict[str, Any]) -> str:
+    """The recipe, its teachers and its settings in one line."""
+    recipe, teachers = config.get("recipe", config["role"]), config.get("teachers") or []
+    if not teachers:
+        return f"{recipe}, without a teacher"
+    return (
+        f"{recipe}: distilled from {', '.join(teachers)} (temperature {config['temperature']}, "
+        f"weight of the teachers' answers {config['weight']})"
+    )
+
+
+def _table(head: tuple[str, str], rows: list[tuple[str, Any]]) -> list[str]:
+    return [f"| {head[0]} | {head[1]} |", "|---|---|", *[f"| {_text(key)} | {_text(value)} |" for key, value in rows]]
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _text(value: Any) -> str:
+    """Any value as harmless text in one line of Markdown."""
+    text = " ".join(str(value).split())
+    for sign in "\\`|<>":
+        text = text.replace(sign, f"\\{sign}")
+    return text

@@ -1,0 +1,129 @@
+"""Writing a classifier as one ONNX file that takes pixels and needs to be told nothing else."""
+
+import contextlib
+import io
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from medistill.errors import UserError
+from medistill.files import atomic
+from medistill.models.zoo import Classifier
+from medistill.runtime.bundle import DISCLAIMER, INPUT, OUTPUT
+from medistill.runtime.predictor import open_session
+
+
+class PixelClassifier(nn.Module):
+    """A classifier that takes the pixels as they are decoded: what becomes the graph."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        """Wrap `classifier`; it does the normalisation itself."""
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits, float32 (N, L), of pixels, uint8 (N, C, S, S)."""
+        return self.classifier(image.float() / 255)
+
+
+def export_onnx(classifier: Classifier, path: Path, *, opset: int) -> None:
+    """Write `classifier` as one ONNX file, weights included.
+
+    Graph: `image` uint8 (batch, C, S, S) → scaling to 0..1, normalisation, network → `logits` float32 (batch, L), with
+    a free batch size. The metadata has all that a prediction needs: see `metadata`. The bytes depend on the weights,
+    the configuration, `opset` and the versions of torch and onnxscript alone.
+
+    Args:
+        classifier: in evaluation mode, its `config` complete.
+        path: the file to write.
+        opset: version of the ONNX operator set.
+
+    Raises:
+        UserError: torch cannot express the network in ONNX, or torch or ONNX Runtime do not know that operator set.
+    """
+    model = _to_onnx(classifier, opset)
+    _strip_provenance(model.graph)
+    for function in model.functions:
+        _strip_provenance(function)
+    onnx.helper.set_model_props(model, metadata(classifier.config))
+    onnx.checker.check_model(model, full_check=True)
+    content = model.SerializeToString(deterministic=True)
+    open_session(content, name=f"{classifier.config['name']} in opset {opset} (params.yaml: export.opset)")
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def metadata(config: dict[str, Any]) -> dict[str, str]:
+    """The file's own description, for readers who have nothing but the file; lists are JSON."""
+    return {
+        "name": config["name"],
+        "task": config["task"],
+        "labels": json.dumps(config["labels"], ensure_ascii=False),
+        "image_size": str(config["image_size"]),
+        "channels": str(config["channels"]),
+        "fit": config["fit"],
+        "mean": json.dumps(config["mean"]),
+        "std": json.dumps(config["std"]),
+        "fingerprint": config["fingerprint"],
+        "disclaimer": DISCLAIMER,
+    }
+
+
+def _to_onnx(classifier: Classifier, opset: int) -> onnx.ModelProto:
+    config = classifier.config
+    size = config["image_size"]
+    # Two images: with one the exporter would take the batch size for a constant.
+    example = torch.zeros(2, config["channels"], size, size, dtype=torch.uint8)
+    chatter = io.StringIO()
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(chatter),
+            contextlib.redirect_stderr(chatter),
+        ):
+            warnings.simplefilter("always")
+            program = torch.onnx.export(
+                PixelClassifier(classifier).eval(),
+                (example,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+                verbose=False,
+            )
+            model = program.model_proto
+    except torch.onnx.OnnxExporterError as error:
+        print(chatter.getvalue(), error, sep="\n", file=sys.stderr)
+        raise UserError(f"{config['name']}: torch cannot express {config['arch']} in ONNX, see above") from error
+    written = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if written != opset:
+        # The exporter falls back to its own version where it cannot convert.
+        raise UserError(
+            f"params.yaml: export.opset: {config['arch']} cannot be written in {opset}, {written} is possible"
+        )
+    return model
+
+
+def _strip_provenance(graph: onnx.GraphProto | onnx.FunctionProto) -> None:
+    """Remove the exporter's notes: they hold paths of this machine, and no runtime reads them."""
+    del graph.metadata_props[:]
+    graph.doc_string = ""
+    values = [*graph.value_info]
+    if isinstance(graph, onnx.GraphProto):
+        values += [*graph.input, *graph.output, *graph.initializer]
+    for value in values:
+        del value.metadata_props[:]
+        value.doc_string = ""
+    for node in graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                _strip_provenance(inner)

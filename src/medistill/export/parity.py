@@ -1,0 +1,39 @@
+"""Does the exported file answer as the network did?"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medistill.evaluation.gate import PARITY_LIMIT
+from medistill.models.zoo import Classifier
+from medistill.runtime.predictor import open_session, run
+
+
+def measure_parity(classifier: Classifier, model: Path, images: np.ndarray) -> dict[str, Any]:
+    """Compare ONNX Runtime with torch on the same pixels, one image at a time and all at once.
+
+    Args:
+        classifier: the network in evaluation mode.
+        model: its ONNX file.
+        images: uint8 (N, C, S, S), N ≥ 1.
+
+    Returns:
+        `images` (N), `max_abs_logit_difference` (largest over images, labels and both batch sizes; None where ONNX
+        Runtime or torch gives a logit that is not finite), `limit`, `passed`.
+    """
+    with torch.inference_mode():
+        expected = classifier(torch.from_numpy(images).float() / 255).numpy()
+    session = open_session(model.read_bytes(), name=str(model))
+    singly = np.concatenate([run(session, image[None]) for image in images])
+    together = run(session, images)
+    # NaN and infinity survive the maximum: they must not pass.
+    difference = float(max(np.abs(answer - expected).max() for answer in (together, singly)))
+    finite = bool(np.isfinite([together, singly, expected]).all())
+    return {
+        "images": len(images),
+        "max_abs_logit_difference": difference if finite else None,
+        "limit": PARITY_LIMIT,
+        "passed": finite and difference <= PARITY_LIMIT,
+    }

@@ -1,0 +1,1 @@
+"""Prediction on the device: numpy, Pillow and ONNX Runtime, no torch."""

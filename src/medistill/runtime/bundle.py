@@ -1,0 +1,91 @@
+"""bundle.json: what a device must know about the exported model beside it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medistill.errors import UserError
+from medistill.files import read_json
+
+BUNDLE_VERSION = 1
+"""Raised when a reader of the older layout would misread a new bundle."""
+
+BUNDLE_FILE = "bundle.json"
+
+DISCLAIMER = "Research use only, not a medical device"
+
+INPUT, OUTPUT = "image", "logits"
+"""Names in the graph: uint8 (batch, C, S, S) in, float32 (batch, L) out."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An exported model's description.
+
+    Attributes:
+        name: the model's name.
+        task: `multilabel` (a sigmoid a label) or `multiclass` (one softmax).
+        labels: label names, in the order of the logits.
+        image_size: height and width of the frame in pixels.
+        channels: 1 or 3.
+        fit: how an image that is not square becomes square (`pad`, `squash`, `crop`).
+        model: path of the ONNX file.
+        sha256: its checksum, hex.
+    """
+
+    name: str
+    task: str
+    labels: tuple[str, ...]
+    image_size: int
+    channels: int
+    fit: str
+    model: Path
+    sha256: str
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read and check `bundle.json` of an exported model.
+
+    Raises:
+        UserError: the folder or the file is missing, was written by another version, or a key is missing or wrong.
+    """
+    folder = Path(folder)
+    path = folder / BUNDLE_FILE
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name one that the export stage wrote")
+    if not path.is_file():
+        raise UserError(f"{folder}: not an exported model, {BUNDLE_FILE} is missing")
+    raw = read_json(path)
+    version = raw.get("bundle_version") if isinstance(raw, dict) else None
+    if version != BUNDLE_VERSION:
+        raise UserError(
+            f"{path}: version {version}, but this medistill reads version {BUNDLE_VERSION}; export the model again"
+        )
+    preprocessing = raw.get("preprocessing")
+    flat: dict[str, Any] = {**(preprocessing if isinstance(preprocessing, dict) else {}), **raw}
+    checks = {
+        "name": lambda value: isinstance(value, str),
+        "task": lambda value: value in ("multilabel", "multiclass"),
+        "labels": lambda value: isinstance(value, list) and value and all(isinstance(label, str) for label in value),
+        "image_size": lambda value: type(value) is int and value > 0,
+        "channels": lambda value: type(value) is int and value in (1, 3),
+        "fit": lambda value: value in ("pad", "squash", "crop"),
+        # A plain name: the file cannot be outside of the folder.
+        "file": lambda value: isinstance(value, str) and value == Path(value).name and value not in ("", ".."),
+        "sha256": lambda value: isinstance(value, str),
+    }
+    for key, valid in checks.items():
+        if key not in flat:
+            raise UserError(f"{path}: key {key} is missing; export the model again")
+        if not valid(flat[key]):
+            raise UserError(f"{path}: {key} has a value that makes no sense, {flat[key]!r}; export the model again")
+    return Bundle(
+        name=flat["name"],
+        task=flat["task"],
+        labels=tuple(flat["labels"]),
+        image_size=flat["image_size"],
+        channels=flat["channels"],
+        fit=flat["fit"],
+        model=folder / flat["file"],
+        sha256=flat["sha256"],
+    )

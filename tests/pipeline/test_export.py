@@ -1,0 +1,108 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from medistill.config import Network
+from medistill.errors import UserError
+from medistill.files import read_json, write_json
+from medistill.models.zoo import count_macs, count_params, create_classifier, save_model
+from medistill.runtime.predictor import Predictor
+from pipeline.stages.export import main
+
+NAME = "eeea_net_c2-kd-0"
+
+
+@pytest.fixture(scope="module")
+def project(root, tmp_path_factory) -> Path:
+    """A folder as the graph leaves it before `export`: params.yaml, data and one student, a small network."""
+    project = tmp_path_factory.mktemp("a project")
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["export"] = {"opset": 18, "parity_images": 3, "latency_runs": 5, "threads": 1}
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+
+    shape = {"task": "multilabel", "labels": ["Mass", "Nodule"], "image_size": 32, "channels": 1, "fit": "pad"}
+    data = project / "data" / "processed"
+    data.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 1, 32, 32), np.uint8)
+    np.save(data / "images-00000.npy", pixels)
+    numbers = range(len(pixels))
+    manifest = {"image_id": map(str, numbers), "shard": 0, "row": numbers, "group_id": map(str, numbers)}
+    pd.DataFrame({**manifest, "split": ["train"] * 2 + ["val"] * 4}).to_parquet(data / "manifest.parquet")
+    write_json(data / "dataset.json", {"name": "noise", "fingerprint": "da7a", **shape})
+
+    torch.manual_seed(0)
+    model = create_classifier(Network(arch="test_efficientnet"), labels=shape["labels"]).eval()
+    facts = {"name": NAME, "role": "student", "student": "eeea_net_c2", "recipe": "kd", "seed": 0, "teachers": ["big"]}
+    facts |= {"temperature": 1.0, "weight": 0.9, "dataset_fingerprint": "da7a", "fingerprint": "f00d", "versions": {}}
+    folder = project / "models" / "students" / NAME
+    folder.mkdir(parents=True)
+    counts = {"params": count_params(model), "macs": count_macs(model, 32)}
+    save_model(folder, model, {**model.config, **shape, **facts, **counts})
+    write_json(folder / "metrics.json", {"val_macro_auroc": 0.5})
+    return project
+
+
+def test_a_student_becomes_a_folder_that_predicts(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    assert main(["eeea_net_c2", "kd", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    (line,) = out.splitlines()
+    assert line.startswith(f"{NAME}: parity passed on 3 images")
+    folder = project / "exports" / NAME
+    assert list(folder.parent.iterdir()) == [folder]
+    assert {path.name for path in folder.iterdir()} == {
+        *("model.onnx", "bundle.json", "parity.json", "latency.json", "MODEL_CARD.md"),
+    }
+    assert read_json(folder / "parity.json")["passed"] is True
+    assert read_json(folder / "latency.json")["runs"] == 5
+    assert Predictor(folder).logits(np.zeros((2, 1, 32, 32), np.uint8)).shape == (2, 2)
+
+
+def test_a_failed_parity_is_a_result_that_is_written_and_printed(project, tmp_path, monkeypatch, capsys):
+    shutil.copytree(project, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    file = Path("models/students", NAME, "model.safetensors")
+    weights = load_file(file)
+    weights["classifier.bias"].fill_(float("nan"))  # a network that diverged in training
+    save_file(weights, file)
+    assert main(["eeea_net_c2", "kd", "0"]) == 0
+    assert "parity FAILED on 3 images (largest logit difference not finite" in capsys.readouterr().out
+    parity = read_json(Path("exports", NAME, "parity.json"))
+    assert (parity["passed"], parity["max_abs_logit_difference"]) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eeea_net_c2", "baseline", "0"], r"models/students/eeea_net_c2-baseline-0: no such model"),
+        (
+            ["eeea_net_c2", "kd", "7"],
+            r"params\.yaml: run does not train eeea_net_c2-kd-7, only eeea_net_c2-baseline-0, ",
+        ),
+        (["../../elsewhere", "kd", "0"], r"params\.yaml: run does not train"),
+    ],
+)
+def test_a_student_that_is_not_there_is_named(project, monkeypatch, arguments, message):
+    monkeypatch.chdir(project)
+    with pytest.raises(UserError, match=message):
+        main(arguments)
+
+
+def test_as_a_program_it_says_in_one_line_what_is_missing(project, root, tmp_path):
+    shutil.copy(project / "params.yaml", tmp_path)
+    command = [sys.executable, "-m", "pipeline.stages.export", "eeea_net_c2", "kd", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: data/processed/dataset.json: no such file\n"
+    assert not (tmp_path / "exports").exists()

@@ -1,0 +1,117 @@
+"""A tiny data set, a tiny trained-like network on it, and its export."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from medistill.config import Export, Network
+from medistill.data.dataset import Dataset
+from medistill.export.bundle import export_model
+from medistill.files import write_json
+from medistill.models.zoo import (
+    Classifier,
+    count_macs,
+    count_params,
+    create_classifier,
+    load_model,
+    map_size,
+    save_model,
+)
+
+LABELS = ["Effusion", "Nodule", "Épanchement | <b>"]
+SIZE = 32
+
+
+@pytest.fixture(scope="session")
+def settings() -> Export:
+    return Export(opset=18, parity_images=8, latency_runs=5, threads=1)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory) -> Dataset:
+    """24 grey images with coarse and fine structure, of every brightness; 12 of them validate."""
+    folder = tmp_path_factory.mktemp("processed")
+    rng = np.random.default_rng(0)
+    coarse = [
+        np.asarray(Image.fromarray(rng.integers(0, 256, (4, 4), np.uint8)).resize((SIZE, SIZE))) for _ in range(24)
+    ]
+    pixels = np.clip(np.stack(coarse)[:, None] + rng.normal(0, 20, (24, 1, SIZE, SIZE)), 0, 255).astype(np.uint8)
+    np.save(folder / "images-00000.npy", pixels)
+    manifest = pd.DataFrame(
+        {
+            "image_id": [f"image{i:02d}" for i in range(24)],
+            "shard": np.zeros(24, np.int32),
+            "row": np.arange(24, dtype=np.int32),
+            "group_id": [f"patient{i // 2:02d}" for i in range(24)],
+            "split": ["train"] * 12 + ["val"] * 12,
+        }
+    )
+    manifest.to_parquet(folder / "manifest.parquet")
+    meta = {"task": "multilabel", "labels": LABELS, "image_size": SIZE, "channels": 1, "fit": "pad"}
+    write_json(folder / "dataset.json", {"name": "tiny", "fingerprint": "da7a", **meta})
+    return Dataset.open(folder)
+
+
+@pytest.fixture(scope="session")
+def save_network(dataset):
+    """A function that saves a network in a folder as training does, with logits that differ from image to image."""
+
+    def save(folder: Path, arch: str, size: int = SIZE) -> Path:
+        torch.manual_seed(0)
+        model = create_classifier(Network(arch=arch), labels=LABELS)
+        train = torch.from_numpy(dataset.images(dataset.split("train")))
+        enliven(model, torch.nn.functional.interpolate(train / 255, size=(size, size)))
+        config = {
+            **model.config,
+            **{"name": folder.name, "role": "student", "task": "multilabel", "fit": "pad"},
+            **{"image_size": size, "channels": 1},
+            **{"params": count_params(model), "macs": count_macs(model, size), "map_size": map_size(model, size)},
+            **{"student": arch, "recipe": "kd", "seed": 0, "teachers": ["densenet"], "temperature": 2.0, "weight": 0.9},
+            **{"dataset_fingerprint": dataset.fingerprint, "fingerprint": "f00d", "versions": {"torch": "any"}},
+        }
+        folder.mkdir(parents=True)
+        save_model(folder, model, config)
+        write_json(folder / "metrics.json", {"best_epoch": 3, "val_macro_auroc": 0.71239, "train_seconds": 9.5})
+        return folder
+
+    return save
+
+
+def enliven(model: Classifier, images: torch.Tensor) -> None:
+    """Make a random network answer like a trained one: batch norms that do something, logits that spread over ±1."""
+    with torch.no_grad():
+        for norm in model.modules():
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                norm.running_mean.normal_(0, 0.1)
+                norm.running_var.uniform_(0.5, 1.5)
+        head = model.eval().backbone.get_classifier()
+        head.weight /= model(images).std(dim=0)[:, None]
+
+
+@pytest.fixture(scope="session")
+def source(save_network, tmp_path_factory) -> Path:
+    """A model folder."""
+    return save_network(tmp_path_factory.mktemp("students") / "tiny-kd-0", "test_efficientnet")
+
+
+@pytest.fixture(scope="session")
+def classifier(source) -> Classifier:
+    return load_model(source)
+
+
+@pytest.fixture(scope="session")
+def exported(source, dataset, settings, tmp_path_factory) -> Path:
+    """The folder that `export_model` writes; tests do not change it."""
+    folder = tmp_path_factory.mktemp("exports") / "tiny-kd-0"
+    export_model(source, dataset, folder, settings)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def images(dataset) -> np.ndarray:
+    """Pixels of the validation images, uint8 (12, 1, 32, 32)."""
+    return dataset.images(dataset.split("val"))

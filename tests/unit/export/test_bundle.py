@@ -1,0 +1,162 @@
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from medistill.config import Export
+from medistill.data.dataset import Dataset
+from medistill.errors import UserError
+from medistill.export.bundle import export_model
+from medistill.files import read_json, write_json
+from medistill.images import decode
+from medistill.models.zoo import load_model
+
+FILES = ["MODEL_CARD.md", "bundle.json", "latency.json", "model.onnx", "parity.json"]
+
+
+def test_the_folder_is_complete(exported):
+    assert sorted(path.name for path in exported.iterdir()) == FILES
+    assert read_json(exported / "parity.json")["passed"] is True
+    assert read_json(exported / "parity.json")["images"] == 8
+    assert read_json(exported / "latency.json")["runs"] == 5
+    assert list(exported.parent.iterdir()) == [exported]
+
+
+def test_the_bundle_tells_a_device_what_it_must_know(exported, source):
+    bundle, config = read_json(exported / "bundle.json"), read_json(source / "config.json")
+    assert bundle["bundle_version"] == 1
+    assert bundle["name"] == "tiny-kd-0"
+    assert bundle["task"] == "multilabel"
+    assert bundle["labels"] == config["labels"]
+    assert bundle["preprocessing"] == {
+        "image_size": 32,
+        "channels": 1,
+        "fit": "pad",
+        "mean": config["mean"],
+        "std": config["std"],
+    }
+    assert bundle["file"] == "model.onnx"
+    assert bundle["sha256"] == hashlib.sha256((exported / "model.onnx").read_bytes()).hexdigest()
+    assert (bundle["params"], bundle["macs"]) == (config["params"], config["macs"])
+    for key in ("student", "recipe", "seed", "teachers", "temperature", "weight", "initialisation", "fingerprint"):
+        assert bundle["training"][key] == config[key]
+    assert "not a medical device" in bundle["disclaimer"]
+
+
+def test_the_card_tells_a_person(exported):
+    card = (exported / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert card.startswith("# tiny-kd-0\n")
+    assert "Research use only, not a medical device" in card
+    for fact in ("test_efficientnet", "| random |", "densenet (temperature 2.0", "answers 0.9)", "tiny", "`da7a`"):
+        assert fact in card
+    assert "trained on 12 images of 6 patients" in card
+    assert "| val_macro_auroc | 0.7124 |" in card.replace("\\", "")
+    assert "train_seconds" not in card
+    assert "3. Épanchement \\| \\<b\\>\n" in card
+    assert "diagnos" not in card.lower()
+
+
+def test_a_second_export_is_the_same_but_for_the_time_it_took(exported, source, dataset, settings, tmp_path):
+    proofs = export_model(source, dataset, tmp_path / "again", settings)
+    for name in set(FILES) - {"latency.json"}:
+        assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes(), name
+    assert proofs["parity"] == read_json(exported / "parity.json")
+    assert proofs["latency"] == read_json(tmp_path / "again" / "latency.json")
+
+
+def test_a_failure_leaves_the_older_export_as_it_was(exported, source, dataset, tmp_path):
+    shutil.copytree(exported, tmp_path / "tiny-kd-0")
+    broken = Export(opset=99, parity_images=8, latency_runs=5, threads=1)
+    with pytest.raises(UserError, match=r"export\.opset"):
+        export_model(source, dataset, tmp_path / "tiny-kd-0", broken)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny-kd-0"]
+    for name in FILES:
+        assert (tmp_path / "tiny-kd-0" / name).read_bytes() == (exported / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("image_size", 64), ("channels", 3), ("fit", "crop"), ("labels", ["Effusion", "Nodule", "Mass"])]
+)
+def test_data_that_the_model_was_not_trained_for_are_refused(source, dataset, settings, tmp_path, key, value):
+    with pytest.raises(UserError, match=rf"config\.json: {key} is .* but .*processed"):
+        export_model(source, dataclasses.replace(dataset, **{key: value}), tmp_path / "out", settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_model_is_named(dataset, settings, tmp_path):
+    with pytest.raises(UserError, match=r"nobody: no such model"):
+        export_model(tmp_path / "nobody", dataset, tmp_path / "out", settings)
+
+
+def test_an_empty_validation_split_is_named(source, dataset, settings, tmp_path):
+    manifest = dataset.manifest[dataset.manifest["split"] != "val"]
+    with pytest.raises(UserError, match="val split is empty"):
+        export_model(source, dataclasses.replace(dataset, manifest=manifest), tmp_path / "out", settings)
+
+
+def predict(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "medistill.cli", "predict", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def assert_predicts_as_torch(folder, source, images) -> None:
+    """The command and torch agree on the same files, and the answers differ from file to file."""
+    done = predict(*images, "--model", folder, "--json")
+    assert done.returncode == 0, done.stderr
+    model = load_model(source)
+    answers = json.loads(done.stdout)
+    assert [answer["image"] for answer in answers] == [str(image) for image in images]
+    for image, answer in zip(images, answers, strict=True):
+        config = model.config
+        pixels = decode(image, size=config["image_size"], channels=config["channels"], fit=config["fit"])
+        with torch.no_grad():
+            expected = torch.sigmoid(model(torch.from_numpy(pixels)[None] / 255))[0]
+        assert list(answer["probabilities"]) == config["labels"]
+        np.testing.assert_allclose(list(answer["probabilities"].values()), expected, rtol=0, atol=1e-5)
+    assert len({tuple(answer["probabilities"].values()) for answer in answers}) == len(images)
+
+
+def test_the_command_predicts_as_torch_on_drawn_images(exported, source, tmp_path):
+    rng = np.random.default_rng(2)
+    files = []
+    for number, size in enumerate([(32, 32), (50, 80), (200, 120)]):
+        files.append(tmp_path / f"{number}.png")
+        Image.fromarray(rng.integers(0, 256, (4, 4), np.uint8)).resize(size).save(files[-1])
+    assert_predicts_as_torch(exported, source, files)
+
+
+def test_the_command_predicts_as_torch_on_real_x_rays(exported, source, real_data):
+    folder = real_data / "nih1000_256" / "images"
+    assert_predicts_as_torch(exported, source, sorted(folder.glob("*.png"))[:3])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["eeea_net_c2", "tf_efficientnet_lite0", "ofa_595"])
+def test_students_of_the_graph_export(arch, save_network, dataset, tmp_path):
+    size = 64
+    settings = Export(opset=18, parity_images=500, latency_runs=5, threads=1)
+    shards = np.load(dataset.folder / "images-00000.npy").repeat(2, axis=2).repeat(2, axis=3)
+    shutil.copytree(dataset.folder, tmp_path / "processed")
+    np.save(tmp_path / "processed" / "images-00000.npy", shards)
+    meta = read_json(tmp_path / "processed" / "dataset.json")
+    write_json(tmp_path / "processed" / "dataset.json", {**meta, "image_size": size})
+    source = save_network(tmp_path / "students" / f"{arch}-kd-0", arch, size)
+    proofs = export_model(source, Dataset.open(tmp_path / "processed"), tmp_path / "exports" / source.name, settings)
+    assert proofs["parity"]["passed"]
+    assert proofs["parity"]["images"] == 12  # all of a split that has fewer than asked for
+    params = read_json(source / "config.json")["params"]
+    # Four bytes a parameter and little else: batch norms are folded away.
+    assert proofs["latency"]["onnx_mb"] == pytest.approx(4e-6 * params, rel=0.05)
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    for number, file in enumerate(files):
+        Image.fromarray(shards[number, 0]).save(file)
+    assert_predicts_as_torch(tmp_path / "exports" / source.name, source, files)
+    assert re.search(rf"Parameters \| {params:,}", (tmp_path / "exports" / source.name / "MODEL_CARD.md").read_text())

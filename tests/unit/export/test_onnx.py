@@ -1,0 +1,128 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from medistill.errors import UserError
+from medistill.export.onnx import export_onnx
+from medistill.models.zoo import Classifier
+
+
+@pytest.fixture(scope="module")
+def graph(exported) -> onnx.ModelProto:
+    return onnx.load(exported / "model.onnx")
+
+
+def shape(value: onnx.ValueInfoProto) -> list:
+    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+def test_the_graph_takes_pixels_and_gives_logits(graph):
+    (image,), (logits,) = graph.graph.input, graph.graph.output
+    assert (image.name, shape(image)) == ("image", ["batch", 1, 32, 32])
+    assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert (logits.name, shape(logits)) == ("logits", ["batch", 3])
+    assert logits.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", 18)]
+
+
+def test_the_file_describes_itself(graph, classifier):
+    found = {entry.key: entry.value for entry in graph.metadata_props}
+    assert found["name"] == "tiny-kd-0"
+    assert found["task"] == "multilabel"
+    assert json.loads(found["labels"]) == ["Effusion", "Nodule", "Épanchement | <b>"]
+    assert (found["image_size"], found["channels"], found["fit"]) == ("32", "1", "pad")
+    assert json.loads(found["mean"]) == classifier.config["mean"]
+    assert json.loads(found["std"]) == classifier.config["std"]
+    assert found["fingerprint"] == "f00d"
+    assert "not a medical device" in found["disclaimer"]
+
+
+def test_it_is_one_file_that_tells_nothing_of_this_machine(exported, root):
+    content = (exported / "model.onnx").read_bytes()
+    names = [path.name for path in exported.iterdir()]
+    assert not [name for name in names if name.endswith(".data")]
+    for trace in (str(root), sys.prefix, "forward(self", "zoo.py", "stack_trace"):
+        assert trace.encode() not in content
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_logits_are_those_of_the_network_on_independently_normalised_pixels(exported, classifier, images, batch):
+    mean, std = (np.array(classifier.config[key]).reshape(1, 3, 1, 1) for key in ("mean", "std"))
+    colour = np.repeat(images[:batch], 3, axis=1).astype(np.float64) / 255
+    with torch.no_grad():
+        expected = classifier.backbone(torch.from_numpy(((colour - mean) / std).astype(np.float32))).numpy()
+    session = onnxruntime.InferenceSession(exported / "model.onnx", providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"image": images[:batch]})
+    assert logits.dtype == np.float32
+    assert logits.shape == (batch, 3)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+    if batch > 1:
+        assert expected.std(axis=0).min() > 0.1  # logits that hardly differ would agree with anything
+
+
+def test_colour_is_not_mixed_up_in_a_newer_operator_set(classifier, tmp_path):
+    config = {**classifier.config, "channels": 3}
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 3, 32, 32), np.uint8)
+    export_onnx(Classifier(classifier.backbone, config).eval(), tmp_path / "model.onnx", opset=20)
+    assert onnx.load(tmp_path / "model.onnx").opset_import[0].version == 20
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        expected = classifier(torch.from_numpy(pixels) / 255).numpy()
+    np.testing.assert_allclose(session.run(None, {"image": pixels})[0], expected, rtol=0, atol=1e-4)
+    assert np.abs(session.run(None, {"image": pixels[:, ::-1]})[0] - expected).max() > 1e-2
+
+
+def test_two_exports_are_the_same_bytes_silent_and_leave_the_network_alone(exported, classifier, tmp_path, capfd):
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    export_onnx(classifier, tmp_path / "model.onnx", opset=18)
+    assert (tmp_path / "model.onnx").read_bytes() == (exported / "model.onnx").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    assert capfd.readouterr() == ("", "")
+    assert not classifier.training
+    assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
+
+
+def test_an_operator_set_that_onnx_runtime_does_not_know_is_named(classifier, tmp_path):
+    with pytest.raises(UserError, match=r"tiny-kd-0 in opset 28 \(params.yaml: export.opset\)"):
+        export_onnx(classifier, tmp_path / "model.onnx", opset=28)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Eigenvalues(torch.nn.Module):
+    """A backbone with an operation that ONNX does not have."""
+
+    def forward_features(self, images):
+        return torch.linalg.eig(images)[0].real
+
+    def forward_head(self, features):
+        return features.mean(2)
+
+
+def test_what_onnx_cannot_express_is_a_clear_error_and_the_exporter_explains_itself(classifier, tmp_path, capsys):
+    config = {**classifier.config, "arch": "eigenvalues"}
+    with pytest.raises(UserError, match=r"^tiny-kd-0: torch cannot express eigenvalues in ONNX"):
+        export_onnx(Classifier(Eigenvalues(), config).eval(), tmp_path / "model.onnx", opset=18)
+    assert "eig" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_another_process_writes_the_same_bytes(source, exported, tmp_path):
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from medistill.export.onnx import export_onnx; from medistill.models.zoo import load_model\n"
+        "export_onnx(load_model(Path(sys.argv[1])), Path(sys.argv[2]), opset=18)"
+    )
+    for seed in ("1", "2"):
+        file = Path(tmp_path, f"{seed}.onnx")
+        command = [sys.executable, "-c", code, str(source), str(file)]
+        done = subprocess.run(command, env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True)
+        assert (done.stdout, done.stderr) == ("", "")
+        assert file.read_bytes() == (exported / "model.onnx").read_bytes()

@@ -1,0 +1,183 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from medistill.errors import UserError
+from medistill.files import read_json, write_json
+from medistill.runtime.predictor import Predictor
+
+
+def sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit))
+
+
+def by_hand(value: int) -> dict[str, float]:
+    x = value / 255
+    return {"Effusion": sigmoid(4 * x - 2), "Mass": sigmoid(-4 * x + 1), "Nodule": sigmoid(0.5)}
+
+
+def test_probabilities_are_those_worked_out_by_hand(make_bundle, grey):
+    (first, second) = Predictor(make_bundle()).predict([grey(51), grey(204)])
+    assert list(first.probabilities) == ["Effusion", "Mass", "Nodule"]
+    assert first.probabilities == pytest.approx(by_hand(51), abs=1e-6)
+    assert second.probabilities == pytest.approx(by_hand(204), abs=1e-6)
+    assert (first.error, second.error) == (None, None)
+
+
+def test_one_class_of_several_is_a_softmax(make_bundle, grey):
+    (answer,) = Predictor(make_bundle(task="multiclass")).predict([grey(102)])
+    exponents = {"Effusion": math.exp(4 * 0.4 - 2), "Mass": math.exp(-4 * 0.4 + 1), "Nodule": math.exp(0.5)}
+    expected = {label: value / sum(exponents.values()) for label, value in exponents.items()}
+    assert answer.probabilities == pytest.approx(expected, abs=1e-6)
+    assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("task", "expected"), [("multilabel", [1, 0, 0.5]), ("multiclass", [1, 0, 0])])
+def test_huge_logits_do_not_overflow(make_bundle, grey, task, expected):
+    folder = make_bundle(task=task, slope=[1e5, -1e5, 0.0], offset=[0.0, 0.0, 0.0])
+    (answer,) = Predictor(folder).predict([grey(255)])
+    assert list(answer.probabilities.values()) == expected
+
+
+def test_logits_of_frames(make_bundle):
+    frames = np.stack([np.full((1, 8, 8), value, np.uint8) for value in (0, 255)])
+    logits = Predictor(make_bundle()).logits(frames)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, [[-2, 1, 0.5], [2, -3, 0.5]], atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_an_image_that_cannot_be_read_does_not_stop_the_others(make_bundle, grey, tmp_path, batch_size):
+    text = tmp_path / "text.png"
+    text.write_text("not an image")
+    images = [grey(0), tmp_path / "absent.png", grey(100), text, grey(200), tmp_path]
+    answers = list(Predictor(make_bundle()).predict(images, batch_size=batch_size))
+    assert [answer.image for answer in answers] == images
+    assert [answer.error is None for answer in answers] == [True, False, True, False, True, False]
+    for answer, value in zip(answers[::2], (0, 100, 200), strict=True):
+        assert answer.probabilities == pytest.approx(by_hand(value), abs=1e-6)
+    assert [answer.probabilities for answer in answers[1::2]] == [None] * 3
+    assert "no such file" in answers[1].error
+    assert "not an image" in answers[3].error
+    assert not any("\n" in answer.error for answer in answers[1::2])
+
+
+def test_only_images_that_cannot_be_read(make_bundle, tmp_path):
+    (answer,) = Predictor(make_bundle()).predict([tmp_path / "absent.png"])
+    assert answer.error
+
+
+def test_no_batch_is_larger_than_asked_for(make_bundle, grey):
+    predictor = Predictor(make_bundle(batch=1))  # a graph that takes one image, not two
+    images = [grey(value) for value in (10, 20, 30)]
+    assert len(list(predictor.predict(images, batch_size=1))) == 3
+    with pytest.raises(Exception, match="INVALID_ARGUMENT"):
+        list(predictor.predict(images, batch_size=2))
+
+
+def test_answers_come_while_the_list_of_images_is_still_being_read(make_bundle, grey):
+    endless = itertools.repeat(grey(10))
+    answers = itertools.islice(Predictor(make_bundle()).predict(endless, batch_size=2), 5)
+    assert len(list(answers)) == 5
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere: no such folder"):
+        Predictor(tmp_path / "nowhere")
+
+
+def test_a_folder_that_is_no_model(tmp_path):
+    with pytest.raises(UserError, match=r"bundle\.json is missing"):
+        Predictor(tmp_path)
+
+
+@pytest.mark.parametrize("version", [2, "1", None])
+def test_a_bundle_of_another_version(make_bundle, version):
+    with pytest.raises(UserError, match=rf"bundle\.json: version {version}, but this medistill reads version 1"):
+        Predictor(make_bundle(bundle_version=version))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "null"])
+def test_a_bundle_that_is_not_one(make_bundle, content):
+    folder = make_bundle()
+    (folder / "bundle.json").write_text(content)
+    with pytest.raises(UserError, match=r"bundle\.json: "):
+        Predictor(folder)
+
+
+@pytest.mark.parametrize("key", ["name", "task", "labels", "file", "sha256"])
+def test_a_missing_key(make_bundle, key):
+    with pytest.raises(UserError, match=rf"bundle\.json: key {key} is missing"):
+        Predictor(make_bundle(**{key: None}))
+
+
+@pytest.mark.parametrize("key", ["image_size", "channels", "fit"])
+def test_a_missing_key_of_the_preprocessing(make_bundle, key):
+    folder = make_bundle()
+    bundle = read_json(folder / "bundle.json")
+    del bundle["preprocessing"][key]
+    write_json(folder / "bundle.json", bundle)
+    with pytest.raises(UserError, match=rf"bundle\.json: key {key} is missing"):
+        Predictor(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", 3),
+        ("task", "regression"),
+        ("labels", []),
+        ("labels", "Mass"),
+        ("labels", ["Mass", 2]),
+        ("file", "../model.onnx"),
+        ("file", "/etc/passwd"),
+        ("file", ".."),
+        ("file", ""),
+        ("sha256", 5),
+        ("image_size", "8"),
+        ("image_size", 0),
+        ("channels", 4),
+        ("fit", "stretch"),
+    ],
+)
+def test_a_value_that_makes_no_sense(make_bundle, key, value):
+    with pytest.raises(UserError, match=rf"bundle\.json: {key} has a value that makes no sense"):
+        Predictor(make_bundle(**{key: value}))
+
+
+def test_a_damaged_model(make_bundle):
+    folder = make_bundle()
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "model.onnx").write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.onnx: damaged, its SHA-256"):
+        Predictor(folder)
+
+
+def test_a_model_that_is_gone(make_bundle):
+    folder = make_bundle()
+    (folder / "model.onnx").unlink()
+    with pytest.raises(UserError, match=r"model\.onnx: No such file"):
+        Predictor(folder)
+
+
+def test_a_file_that_is_no_onnx(make_bundle):
+    with pytest.raises(UserError, match=r"model\.onnx: ONNX Runtime .* cannot open it") as caught:
+        Predictor(make_bundle(content=b"nothing of the kind"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "port"),
+    [
+        ({"labels": ["Effusion", "Mass"]}, "logits"),
+        ({"image_size": 16}, "image"),
+        ({"channels": 3}, "image"),
+    ],
+)
+def test_a_bundle_of_another_model(make_bundle, keys, port):
+    with pytest.raises(UserError, match=rf"model\.onnx: {port} is .*, but bundle\.json needs"):
+        Predictor(make_bundle(**keys))

@@ -50,7 +50,7 @@ class Data(Settings):
     fit: Literal["pad", "squash", "crop"]
     """How an image that is not square becomes square."""
     max_quarantined: float = Field(ge=0, le=1)
-    """Share of unreadable images at which ingest stops."""
+    """Ingest stops where more than this share of rows and files has to be left out."""
     workers: int = Field(ge=1)
 
 

@@ -1,0 +1,325 @@
+"""The gate between data and training: Great Expectations suites over what `ingest` wrote.
+
+Two tables are checked: `images`, the manifest, an image a row, and `labels`, a row for each label and side. Rules that
+span rows or need pixels are columns derived here first, as Great Expectations has no such rules for pandas. Its import
+takes 4 s: import this module only where data is validated.
+"""
+
+import html
+import math
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import great_expectations as gx
+import numpy as np
+import pandas as pd
+from great_expectations import expectations as gxe
+from great_expectations.data_context.types.base import ProgressBarsConfig
+from tqdm import tqdm
+
+from medistill.data.dataset import LABEL_PREFIX, SPLITS, Dataset
+from medistill.data.manifest import COLUMNS
+from medistill.errors import UserError
+from medistill.files import atomic, read_json
+
+BLANK = 1.0
+"""Grey levels (of 255): a frame whose pixels deviate by less is blank."""
+
+_EXAMPLES = 5
+
+
+class ExpectGroupOnOneSide(gxe.ExpectColumnValuesToBeInSet):
+    """No patient on two sides: what is learnt of her would be tested on her."""
+
+    column: str = "sides_of_group"
+    value_set: list = [1]  # noqa: RUF012  (a pydantic field)
+    description: str = "Every patient (group) is in one split only"
+
+
+class ExpectPixelsOnOneSide(gxe.ExpectColumnValuesToBeInSet):
+    """No image on two sides under two names."""
+
+    column: str = "sides_of_pixels"
+    value_set: list = [1]  # noqa: RUF012
+    description: str = "Images that are identical pixel for pixel are in one split only"
+
+
+class ExpectFewQuarantined(gxe.ExpectTableRowCountToBeBetween):
+    """Many left-out files mean that something is wrong with the source."""
+
+    description: str = "Ingest left out no larger share than data.max_quarantined allows"
+
+
+class ExpectFramesNotBlank(gxe.ExpectColumnValuesToBeBetween):
+    """A frame of one colour is a failed export."""
+
+    column: str = "pixel_deviation"
+    min_value: float = BLANK
+    description: str = f"No frame is blank: its pixels' standard deviation is at least {BLANK:g} grey level"
+
+
+class ExpectPositives(gxe.ExpectColumnValuesToBeBetween):
+    """A label that is constantly absent on a side can be neither learnt nor measured there."""
+
+    column: str = "positives"
+    min_value: int = 1
+    description: str = "No label is constant on a side: each split has an image with it"
+
+
+class ExpectNegatives(gxe.ExpectColumnValuesToBeBetween):
+    """A label that is constantly present on a side can be neither learnt nor measured there."""
+
+    column: str = "negatives"
+    min_value: int = 1
+    description: str = "No label is constant on a side: each split has an image without it"
+
+
+def validate(folder: Path, docs: Path) -> dict[str, Any]:
+    """Check an ingested data set, and write Data Docs about it.
+
+    Args:
+        folder: data/processed.
+        docs: folder for the HTML pages; an older one is replaced.
+
+    Returns:
+        What validation.json holds, free of times: `success` (nothing critical failed), `statistics`, `failures` and
+        `warnings` (a line for each expectation that failed), and `expectations` (name, column, expected, severity,
+        success, observed, unexpected_count, examples of each, and the line as message where it failed).
+
+    Raises:
+        UserError: a file of the data set is missing or damaged.
+    """
+    dataset = Dataset.open(folder)
+    meta = read_json(Path(folder) / "dataset.json")
+    images = _images(dataset)
+    suites = [
+        ("images", images, ["image_id"], _EXAMPLES, _expect_images(dataset, images, meta)),
+        ("labels", *_labels(dataset, images)),
+    ]
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    for site in list(context.variables.data_docs_sites or {}):
+        context.delete_data_docs_site(site)  # the default one lies in the system's temporary folder
+    with atomic(docs) as temporary:
+        temporary.mkdir()
+        store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(temporary.resolve())}
+        site = {"class_name": "SiteBuilder", "show_how_to_buttons": False, "store_backend": store}
+        context.add_data_docs_site("local", site)
+        checked = [entry for suite in suites for entry in _run(context, *suite)]
+        _make_offline(temporary)
+    failed = [entry for entry in checked if not entry["success"]]
+    failures = [entry["message"] for entry in failed if entry["severity"] == "critical"]
+    warnings = [entry["message"] for entry in failed if entry["severity"] != "critical"]
+    return {
+        "success": not failures,
+        "statistics": {
+            "images": len(images),
+            "evaluated": len(checked),
+            "successful": len(checked) - len(failed),
+            "failed": len(failures),
+            "warnings": len(warnings),
+        },
+        "failures": failures,
+        "warnings": warnings,
+        "expectations": checked,
+    }
+
+
+def _images(dataset: Dataset) -> pd.DataFrame:
+    """The manifest with the derived columns that its columns allow."""
+    images = dataset.manifest.copy()
+    if {"group_id", "split"} <= set(images):
+        images["sides_of_group"] = images.groupby("group_id")["split"].transform("nunique")
+    if {"sha256", "split"} <= set(images):
+        images["sides_of_pixels"] = images.groupby("sha256")["split"].transform("nunique")
+    if {"shard", "row"} <= set(images):
+        images["pixel_deviation"] = _pixel_deviation(dataset, images)
+    return images
+
+
+def _pixel_deviation(dataset: Dataset, images: pd.DataFrame) -> np.ndarray:
+    """Standard deviation of each frame in grey levels; a shard is mapped, never held in memory."""
+    deviation = np.empty(len(images))
+    rows = images["row"].to_numpy()
+    with tqdm(total=len(images), desc="measure", unit="image", disable=None) as bar:
+        for shard, here in images.groupby("shard").indices.items():
+            file = dataset.folder / f"images-{shard:05d}.npy"
+            try:
+                pixels = np.load(file, mmap_mode="r")
+                for index in here:
+                    deviation[index] = pixels[rows[index]].std()
+                    bar.update()
+            except (OSError, ValueError, IndexError):
+                raise UserError(f"{file}: missing or damaged; run the ingest stage again") from None
+    return deviation
+
+
+def _labels(dataset: Dataset, images: pd.DataFrame) -> tuple[pd.DataFrame, list[str], int, list[gxe.Expectation]]:
+    """The table `labels`, the columns that name its rows, how many examples to show, and its suite."""
+    rows = []
+    for label in dataset.labels:
+        values = images.get(LABEL_PREFIX + label, pd.Series(np.nan, index=images.index))
+        for side in SPLITS:
+            here = values[images["split"] == side] if "split" in images else values[:0]
+            rows.append((label, side, int((here == 1).sum()), int((here == 0).sum())))
+    table = pd.DataFrame(rows, columns=["label", "split", "positives", "negatives"])
+    suite = [ExpectPositives(severity="warning"), ExpectNegatives(severity="warning")]
+    return table, ["label", "split"], len(table), suite
+
+
+def _expect_images(dataset: Dataset, images: pd.DataFrame, meta: dict[str, Any]) -> list[gxe.Expectation]:
+    label_columns = [LABEL_PREFIX + label for label in dataset.labels]
+    entries = meta["entries"]
+    suite = [
+        gxe.ExpectTableColumnsToMatchSet(
+            column_set=[*COLUMNS, *label_columns],
+            exact_match=False,
+            description="The manifest has all its columns",
+        ),
+        ExpectFewQuarantined(min_value=entries - math.floor(meta["max_quarantined"] * entries), max_value=entries),
+        gxe.ExpectColumnValuesToNotBeNull(column="image_id", description="Every image has an id"),
+        gxe.ExpectColumnValuesToBeUnique(column="image_id", description="Every image_id occurs once"),
+        gxe.ExpectColumnValuesToNotBeNull(column="group_id", description="Every image belongs to a group"),
+        gxe.ExpectColumnValuesToNotBeNull(column="split", description="Every image has a split"),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="split", value_set=list(SPLITS), description=f"The split is one of {', '.join(SPLITS)}"
+        ),
+        gxe.ExpectColumnDistinctValuesToContainSet(
+            column="split", value_set=list(SPLITS), description="Each split has at least one image"
+        ),
+        ExpectGroupOnOneSide(),
+        ExpectPixelsOnOneSide(),
+        *(
+            gxe.ExpectColumnValuesToBeInSet(
+                column=column, value_set=[0.0, 1.0], description="A label is 0, 1, or empty where it is unknown"
+            )
+            for column in label_columns
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="age", min_value=0, max_value=120, severity="warning", description="Ages are 0 to 120 years"
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="sex", value_set=["F", "M"], severity="warning", description="Sex is F, M or empty"
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="view", value_set=["AP", "PA"], severity="warning", description="The view is AP, PA or empty"
+        ),
+        ExpectFramesNotBlank(severity="warning"),
+    ]
+    # A column that is not there is reported once, by the first expectation
+    return [expectation for expectation in suite if getattr(expectation, "column", None) in {None, *images.columns}]
+
+
+def _run(
+    context: Any, name: str, table: pd.DataFrame, keys: list[str], examples: int, suite: list[gxe.Expectation]
+) -> list[dict[str, Any]]:
+    """Check one table, add it to the Data Docs, and return a compact result per expectation in the suite's order."""
+    batch = (
+        context.data_sources.add_or_update_pandas("processed")
+        .add_dataframe_asset(name)
+        .add_batch_definition_whole_dataframe("all")
+    )
+    suite = context.suites.add(gx.ExpectationSuite(name, expectations=suite))
+    definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
+    checkpoint = context.checkpoints.add(
+        gx.Checkpoint(
+            name=name,
+            validation_definitions=[definition],
+            actions=[gx.checkpoint.UpdateDataDocsAction(name="docs", site_names=["local"])],
+            result_format={
+                "result_format": "SUMMARY",
+                "unexpected_index_column_names": keys,
+                "partial_unexpected_count": examples,
+            },
+        )
+    )
+    (outcome,) = checkpoint.run(batch_parameters={"dataframe": table}).run_results.values()
+    results = {result.expectation_config.id: result for result in outcome.results}
+    return [_compact(name, keys, expectation, results[expectation.id]) for expectation in suite.expectations]
+
+
+def _compact(table: str, keys: list[str], expectation: gxe.Expectation, result: Any) -> dict[str, Any]:
+    found = result.to_json_dict()["result"]
+    missing = found.get("details", {}).get("mismatched", {}).get("missing", found.get("partial_missing_list"))
+    observed = f"missing: {', '.join(map(str, missing))}" if missing else _plain(found.get("observed_value"))
+    observed = _errors(result.exception_info) or observed  # Great Expectations raises nothing, it notes what was raised
+    entry = {
+        "name": type(expectation).__name__,
+        "table": table,
+        "column": getattr(expectation, "column", None),
+        "expected": expectation.description,
+        "severity": str(getattr(expectation.severity, "value", expectation.severity)),
+        "success": bool(result.success),
+        "observed": observed,
+        "unexpected_count": found.get("unexpected_count"),
+        "examples": [
+            {str(key): _plain(value) for key, value in sorted(example.items())}
+            for example in found.get("partial_unexpected_index_list") or []
+        ],
+    }
+    return entry if entry["success"] else entry | {"message": _line(entry, keys)}
+
+
+def _errors(info: dict[str, Any]) -> str | None:
+    """The message in `exception_info`, which is flat or keyed by metric."""
+    entries = [info] if "raised_exception" in info else list(info.values())
+    messages = sorted({str(entry["exception_message"]) for entry in entries if entry.get("raised_exception")})
+    return "; ".join(messages) or None
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON can hold it: lists, which name columns, say no more than their absence, and NaN is nothing."""
+    if isinstance(value, list) or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value
+
+
+def _line(entry: dict[str, Any], keys: list[str]) -> str:
+    """One line for people: column, what was expected, how many break it, and five of them."""
+    line = f"{entry['column'] or entry['table']}: expected: {entry['expected']}"
+    if entry["unexpected_count"]:
+        line += f"; {entry['unexpected_count']} break it"
+    if entry["observed"] is not None:
+        line += f"; found {entry['observed']}"
+    names = []
+    for example in entry["examples"]:
+        value = example.get(entry["column"])
+        name = " in ".join(str(example[key]) for key in keys)
+        says_more = entry["table"] == "images" and entry["column"] not in keys
+        names.append(f"{name} ({value})" if says_more else name)
+    return f"{line}: {'; '.join(names)}" if names else line
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222; }
+table { border-collapse: collapse; margin: .5em 0; }
+td, th { border: 1px solid #ccc; padding: .3em .6em; text-align: left; }
+.alert { background: #eef1f4; padding: .5em 1em; } .badge { background: #dde3ea; border-radius: 4px; padding: 0 .3em; }
+.fa-check-circle::before { content: "\\2714"; color: #17753a; } .fa-times::before { content: "\\2718"; color: #b3261e; }
+.fa-exclamation-triangle::before { content: "\\26a0"; color: #8a5a00; } .navbar, .sticky, .modal { display: none; }
+"""
+_CLOSED = """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">"""
+_REMOTE = re.compile(r"<script\b.*?</script>|<footer\b.*?</footer>|<(?:link|img)\b[^>]*>|url\([^)]*\)", re.DOTALL)
+
+
+def _make_offline(docs: Path) -> None:
+    """Make Data Docs readable without a network, and keep them from loading or running anything.
+
+    As Great Expectations writes them they fetch styles and scripts from five hosts, and their index is empty without.
+    """
+    for page in docs.rglob("*.html"):
+        text = _REMOTE.sub("", page.read_text(encoding="utf-8"))
+        page.write_text(text.replace("<head>", f"<head>{_CLOSED}<style>{_STYLE}</style>", 1), encoding="utf-8")
+    shutil.rmtree(docs / "static", ignore_errors=True)  # 4 MB of fonts that the pages no longer name
+    items = []
+    for kind, title in (("validations", "Results"), ("expectations", "Expectations")):
+        for page in sorted((docs / kind).rglob("*.html")):
+            link, name = page.relative_to(docs).as_posix(), page.relative_to(docs / kind).parts[0].removesuffix(".html")
+            items.append(f'<li><a href="{html.escape(link)}">{title}: {html.escape(name)}</a></li>')
+    (docs / "index.html").write_text(
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">{_CLOSED}<style>{_STYLE}</style>'
+        f"<title>Data validation</title></head><body><h1>Data validation</h1><ul>{''.join(items)}</ul></body></html>\n",
+        encoding="utf-8",
+    )

@@ -1,0 +1,27 @@
+"""Stage `ingest`: read the user's data set into data/processed."""
+
+import sys
+from pathlib import Path
+
+from medistill.config import load_params
+from pipeline.stage import run_stage
+
+OUT = Path("data/processed")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write data/processed from `data` in params.yaml."""
+    from medistill.data.manifest import ingest
+
+    summary = ingest(load_params().data, OUT, cache=Path(".cache/ingest"))
+    sides = ", ".join(f"{side} {count['images']} ({count['groups']})" for side, count in summary["counts"].items())
+    print(f"{summary['name']}: images (patients): {sides}; {summary['boxes']} boxes")
+    if summary["quarantined"]:
+        print(
+            f"{summary['quarantined']} of {summary['entries']} left out; see {OUT / 'quarantine.csv'}", file=sys.stderr
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    run_stage(main)

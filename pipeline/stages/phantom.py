@@ -1,0 +1,28 @@
+"""Stage `phantom`: draw the built-in data set into data/raw/phantom."""
+
+from pathlib import Path
+
+from medistill.config import load_params
+from medistill.errors import UserError
+from pipeline.stage import run_stage
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write data/raw/phantom from `phantom` in params.yaml."""
+    from tqdm import tqdm
+
+    from medistill.data.phantom import write_phantom
+
+    try:
+        write_phantom(
+            Path("data/raw/phantom"),
+            **load_params().phantom.model_dump(),
+            progress=lambda images, total: tqdm(images, total=total, desc="draw", unit="image", disable=None),
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return 0
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,31 @@
+"""Stage `validate`: the gate between data and training."""
+
+import sys
+from pathlib import Path
+
+from medistill.files import write_json
+from pipeline.stage import run_stage
+
+FOLDER = Path("reports/validation")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check data/processed; 1 if a critical expectation failed, with a line each on stderr."""
+    from pipeline.expectations import validate
+
+    result = validate(Path("data/processed"), docs=FOLDER / "data_docs")
+    write_json(FOLDER / "validation.json", result)
+    for line in result["warnings"]:
+        print(f"warning: {line}", file=sys.stderr)
+    for line in result["failures"]:
+        print(f"error: {line}", file=sys.stderr)
+    counts = result["statistics"]
+    print(
+        f"{counts['evaluated']} expectations: {counts['successful']} met, {counts['warnings']} warnings,"
+        f" {counts['failed']} failed; see {FOLDER / 'data_docs' / 'index.html'}"
+    )
+    return 0 if result["success"] else 1
+
+
+if __name__ == "__main__":
+    run_stage(main)

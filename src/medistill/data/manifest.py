@@ -1,0 +1,205 @@
+"""From a data set as its owner ships it to the one folder that every later stage reads."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medistill.config import Data
+from medistill.data import splits
+from medistill.data.adapters import ADAPTERS
+from medistill.data.adapters.source import Source
+from medistill.data.cache import Frames, decode_all
+from medistill.data.dataset import LABEL_PREFIX, SPLITS
+from medistill.errors import UserError
+from medistill.files import atomic, write_json
+from medistill.images import fit_boxes
+
+SHARD = 1024
+"""Images a shard, `images-*.npy`."""
+
+COLUMNS = (
+    "image_id",
+    "path",
+    "shard",
+    "row",
+    "group_id",
+    "patient_id",
+    "study_id",
+    "split",
+    "view",
+    "sex",
+    "age",
+    "width",
+    "height",
+    "sha256",
+)
+"""Of the manifest; `label:<Name>` follow."""
+
+
+def ingest(data: Data, out: Path, cache: Path) -> dict[str, Any]:
+    """Read, split, decode and write a data set.
+
+    Every entry of the source ends in the manifest or in the quarantine. `out` is written whole or not at all, and is
+    the same byte for byte for the same source and settings.
+
+    Args:
+        data: the settings of `data` in params.yaml.
+        out: folder to write: `manifest.parquet`, `boxes.parquet`, `images-*.npy`, `dataset.json`, `quarantine.csv`.
+        cache: folder that keeps decoded images between runs; may be deleted at any time.
+
+    Returns:
+        What `dataset.json` says: name, task, labels, image_size, channels, fit, fingerprint, source, boxes, counts by
+        split, and how much was left out.
+
+    Raises:
+        UserError: the source is not what its format promises, a patient is on two sides, a split is empty, or more than
+            `data.max_quarantined` of the entries must be left out (they are then listed in `cache/quarantine.csv`).
+    """
+    cache = Path(cache)
+    source = ADAPTERS[data.format](data.root)
+    rows, quarantined = _split(source, data)
+    _limit(quarantined, source.entries, data, cache)
+    splits.require_all(rows["split"])
+
+    frames = decode_all(
+        data.root,
+        rows["path"].tolist(),
+        cache,
+        size=data.image_size,
+        channels=data.channels,
+        fit=data.fit,
+        workers=data.workers,
+        check=lambda failures: _limit([*quarantined, *failures.items()], source.entries, data, cache),
+    )
+    quarantined += frames.failures.items()
+    _limit(quarantined, source.entries, data, cache)
+    rows = rows[rows["path"].isin(frames.places.keys())].sort_values("image_id", ignore_index=True)
+    splits.require_all(rows["split"])
+    if len(rows) + len(quarantined) != source.entries:
+        raise AssertionError(f"{source.entries} entries in, {len(rows)} + {len(quarantined)} out")
+
+    with atomic(out) as folder:
+        folder.mkdir()
+        manifest = _write_shards(rows, frames, folder, source.labels)
+        boxes = _boxes_in_frames(source.boxes, manifest, data)
+        summary = _summarise(manifest, boxes, len(quarantined), source, data)
+        manifest.to_parquet(folder / "manifest.parquet", index=False)
+        boxes.to_parquet(folder / "boxes.parquet", index=False)
+        _write_quarantine(folder / "quarantine.csv", quarantined)
+        write_json(folder / "dataset.json", summary)
+    return summary
+
+
+def _split(source: Source, data: Data) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    """Rows with a `split` column, and all that is left out so far."""
+    rows, quarantined = source.rows, list(source.quarantined)
+    if data.split == "patient":
+        split = splits.by_group(
+            rows["group_id"], val_fraction=data.val_fraction, test_fraction=data.test_fraction, seed=data.seed
+        )
+        return rows.assign(split=split), quarantined
+    if source.official is None:
+        raise UserError(
+            f"{data.root}: data.split is official, but {source.official_files} are not there; set data.split: patient"
+        )
+    listed = source.official.notna()
+    quarantined += [(path, f"in none of {source.official_files}") for path in rows["path"][~listed]]
+    rows, lists = rows[listed], source.official[listed]
+    files = f"{data.root}: {source.official_files}"
+    split = splits.official(rows["group_id"], lists, val_fraction=data.val_fraction, seed=data.seed, files=files)
+    return rows.assign(split=split), quarantined
+
+
+def _limit(quarantined: list[tuple[str, str]], entries: int, data: Data, cache: Path) -> None:
+    """Stop where more is left out than the settings allow."""
+    if len(quarantined) <= data.max_quarantined * entries:
+        return
+    listing = cache / "quarantine.csv"
+    _write_quarantine(listing, quarantined)
+    path, reason = min(quarantined)
+    raise UserError(
+        f"{data.root}: {len(quarantined)} of {entries} entries cannot be used, more than data.max_quarantined"
+        f" ({data.max_quarantined:g}) allows; the first: {path}: {reason}; all: {listing}"
+    )
+
+
+def _write_quarantine(path: Path, quarantined: list[tuple[str, str]]) -> None:
+    with atomic(path) as temporary:
+        pd.DataFrame(sorted(quarantined), columns=["path", "reason"]).to_csv(
+            temporary, index=False, lineterminator="\n"
+        )
+
+
+def _write_shards(rows: pd.DataFrame, frames: Frames, folder: Path, labels: list[str]) -> pd.DataFrame:
+    """Write `images-*.npy`, a shard in memory at a time, and return the manifest."""
+    hashes: list[str] = []
+    for shard, start in enumerate(range(0, len(rows), SHARD)):
+        pixels = frames.gather(rows["path"].iloc[start : start + SHARD].tolist())
+        np.save(folder / f"images-{shard:05d}.npy", pixels)
+        hashes += [hashlib.sha256(frame.tobytes()).hexdigest() for frame in pixels]
+    number = np.arange(len(rows), dtype=np.int32)
+    places = [frames.places[path] for path in rows["path"]]
+    manifest = rows.assign(
+        shard=number // SHARD,
+        row=number % SHARD,
+        width=np.array([place.width for place in places], np.int32),
+        height=np.array([place.height for place in places], np.int32),
+        sha256=pd.Series(hashes, index=rows.index, dtype="str"),
+    )
+    return manifest[[*COLUMNS, *(LABEL_PREFIX + label for label in labels)]]
+
+
+def _boxes_in_frames(boxes: pd.DataFrame, manifest: pd.DataFrame, data: Data) -> pd.DataFrame:
+    """Boxes as fractions of the frames; those of images that were left out, or that a crop cuts away, are dropped."""
+    boxes = boxes.merge(manifest[["image_id", "width", "height"]], on="image_id")
+    numbers = ["x", "y", "w", "h"]
+    fitted = np.empty((len(boxes), 4))
+    for (width, height), here in boxes.groupby(["width", "height"]).indices.items():
+        pixels = boxes[numbers].to_numpy()[here] * (width, height, width, height)
+        fitted[here] = fit_boxes(pixels, width=width, height=height, size=data.image_size, fit=data.fit)
+    boxes[numbers] = fitted
+    boxes = boxes[(boxes["w"] > 0) & (boxes["h"] > 0)]
+    return boxes[["image_id", "label", *numbers]].sort_values(["image_id", "label", *numbers], ignore_index=True)
+
+
+def _summarise(
+    manifest: pd.DataFrame, boxes: pd.DataFrame, quarantined: int, source: Source, data: Data
+) -> dict[str, Any]:
+    counts = {}
+    for side in SPLITS:
+        part = manifest[manifest["split"] == side]
+        counts[side] = {
+            "images": len(part),
+            "groups": part["group_id"].nunique(),
+            "positives": {label: int((part[LABEL_PREFIX + label] == 1).sum()) for label in source.labels},
+        }
+    return {
+        "name": data.name or data.root.resolve().name,
+        "task": source.task,
+        "labels": source.labels,
+        "image_size": data.image_size,
+        "channels": data.channels,
+        "fit": data.fit,
+        "fingerprint": _fingerprint(manifest, source.labels),
+        "source": {"format": data.format, "root": data.root.as_posix(), "split": data.split},
+        "boxes": len(boxes),
+        "entries": source.entries,
+        "quarantined": quarantined,
+        "max_quarantined": data.max_quarantined,
+        "counts": counts,
+    }
+
+
+def _fingerprint(manifest: pd.DataFrame, labels: list[str]) -> str:
+    """SHA-256 over label names, image ids, pixel hashes, splits and labels."""
+    values = manifest[[LABEL_PREFIX + label for label in labels]].to_numpy(np.float64)
+    values = np.where(np.isnan(values), -1, values).astype(np.int8)
+    digest = hashlib.sha256("\t".join(labels).encode())
+    for image, pixels, split, row in zip(
+        manifest["image_id"], manifest["sha256"], manifest["split"], values, strict=True
+    ):
+        digest.update(f"\n{image}\t{pixels}\t{split}\t".encode() + row.tobytes())
+    return digest.hexdigest()

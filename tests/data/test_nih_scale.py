@@ -1,0 +1,109 @@
+"""The release's own label files: every count is one that the data set's owners or users publish."""
+
+import shutil
+
+import pytest
+
+from medistill.data import splits
+from medistill.data.adapters.chestxray14 import read
+
+POSITIVES = {  # of all images, then of the official training and test side
+    "Infiltration": (19_894, 13_782, 6_112),
+    "Effusion": (13_317, 8_659, 4_658),
+    "Atelectasis": (11_559, 8_280, 3_279),
+    "Nodule": (6_331, 4_708, 1_623),
+    "Mass": (5_782, 4_034, 1_748),
+    "Pneumothorax": (5_302, 2_637, 2_665),
+    "Consolidation": (4_667, 2_852, 1_815),
+    "Pleural_Thickening": (3_385, 2_242, 1_143),
+    "Cardiomegaly": (2_776, 1_707, 1_069),
+    "Emphysema": (2_516, 1_423, 1_093),
+    "Edema": (2_303, 1_378, 925),
+    "Fibrosis": (1_686, 1_251, 435),
+    "Pneumonia": (1_431, 876, 555),
+    "Hernia": (227, 141, 86),
+}
+
+
+@pytest.fixture(scope="module")
+def source(true_scale):
+    return read(true_scale)
+
+
+@pytest.mark.slow  # 112,120 files are made for it
+def test_every_row_is_joined(source):
+    assert len(source.rows) == source.entries == 112_120
+    assert source.quarantined == []
+    assert source.rows["patient_id"].nunique() == 30_805
+    assert source.rows["view"].value_counts().to_dict() == {"PA": 67_310, "AP": 44_810}
+    assert source.rows["sex"].value_counts().to_dict() == {"M": 63_340, "F": 48_780}
+    assert (source.rows["age"].min(), source.rows["age"].max()) == (0, 95)
+
+
+@pytest.mark.slow  # 112,120 files are made for it
+def test_labels_are_those_published(source):
+    columns = [f"label:{label}" for label in source.labels]
+    assert set(source.labels) == set(POSITIVES)
+    for label, (everywhere, train, test) in POSITIVES.items():
+        positive = source.rows[f"label:{label}"] == 1
+        sides = source.official[positive].value_counts()
+        assert (positive.sum(), sides["train"], sides["test"]) == (everywhere, train, test), label
+    assert (source.rows[columns].sum(axis=1) == 0).sum() == 60_361  # No Finding
+
+
+@pytest.mark.slow  # 112,120 files are made for it
+def test_the_official_lists_are_those_published_and_tear_no_patient_apart(source):
+    assert source.official.value_counts().to_dict() == {"train": 86_524, "test": 25_596}
+    patients = source.rows["patient_id"].groupby(source.official).nunique()
+    assert patients.to_dict() == {"train": 28_008, "test": 2_797}
+    split = splits.official(source.rows["group_id"], source.official, val_fraction=0.1, seed=0, files="lists")
+    assert split.groupby(source.rows["group_id"]).nunique().max() == 1
+    assert source.rows["group_id"][split == "val"].nunique() == pytest.approx(2_800.8, abs=4 * 50)  # binomial
+
+
+@pytest.mark.slow  # 112,120 files are made for it
+def test_boxes_are_those_published(source):
+    assert len(source.boxes) == 984
+    assert source.boxes["image_id"].nunique() == 880
+    assert source.boxes["label"].value_counts().to_dict() == {
+        "Atelectasis": 180,
+        "Effusion": 153,
+        "Cardiomegaly": 146,
+        "Infiltration": 123,  # the file says Infiltrate
+        "Pneumonia": 120,
+        "Pneumothorax": 98,
+        "Mass": 85,
+        "Nodule": 79,
+    }
+    assert source.boxes[["x", "y"]].min().min() >= 0
+    assert source.boxes["x"].add(source.boxes["w"]).max() <= 1
+
+
+@pytest.mark.slow  # 112,120 files are made for it
+def test_a_release_without_its_images_names_every_row(true_scale, tmp_path):
+    for file in true_scale.glob("*.*"):
+        shutil.copy(file, tmp_path)
+    (tmp_path / "images").mkdir()
+    source = read(tmp_path)
+    assert source.rows.empty
+    assert len(source.quarantined) == source.entries == 112_120
+
+
+def test_kaggles_sample_is_a_header_variant(real_data, tmp_path):
+    shutil.copy(real_data / "nih_label_files" / "kaggle_sample_labels.csv", tmp_path / "Data_Entry_2017.csv")
+    (tmp_path / "images").mkdir()
+    for line in (tmp_path / "Data_Entry_2017.csv").read_text().splitlines()[1:]:
+        (tmp_path / "images" / line.split(",")[0]).touch()
+    rows = read(tmp_path).rows.set_index("image_id")
+    assert len(rows) == 5_606
+    assert rows["age"].notna().all()
+    first = rows.loc[
+        "00000013_005.png"
+    ]  # Emphysema|Infiltration|Pleural_Thickening|Pneumothorax,005,00000013,060Y,M,AP
+    assert (first["patient_id"], first["age"], first["sex"], first["view"]) == ("13", 60, "M", "AP")
+    assert first.filter(like="label:").astype(float).pipe(lambda row: set(row.index[row == 1])) == {
+        "label:Emphysema",
+        "label:Infiltration",
+        "label:Pleural_Thickening",
+        "label:Pneumothorax",
+    }

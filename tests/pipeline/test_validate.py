@@ -1,0 +1,242 @@
+"""The gate between data and training: what it stops, what it warns of, and what it writes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medistill.config import Data
+from medistill.data.manifest import ingest
+from medistill.data.phantom import write_phantom
+from medistill.errors import UserError
+from pipeline.expectations import validate
+
+CRITICAL, WARNING = "failures", "warnings"
+
+
+@pytest.fixture(scope="session")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A phantom of 120 images, ingested."""
+    folder = tmp_path_factory.mktemp("validate")
+    write_phantom(folder / "phantom", images=120, size=32, seed=0, prevalence="balanced")
+    settings = Data(
+        format="chestxray14",
+        root=folder / "phantom",
+        split="official",
+        val_fraction=0.3,
+        test_fraction=0.3,
+        seed=0,
+        image_size=32,
+        channels=1,
+        fit="pad",
+        max_quarantined=0.01,
+        workers=1,
+    )
+    ingest(settings, folder / "processed", folder / "cache")
+    return folder / "processed"
+
+
+@pytest.fixture
+def processed(good: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil, where the stage expects it."""
+    folder = tmp_path / "data" / "processed"
+    folder.mkdir(parents=True)
+    for file in good.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def change(folder: Path, edit) -> pd.DataFrame:
+    """Let `edit` change the manifest in place or return another one."""
+    manifest = pd.read_parquet(folder / "manifest.parquet")
+    changed = edit(manifest)
+    manifest = manifest if changed is None else changed
+    manifest.to_parquet(folder / "manifest.parquet", index=False)
+    return manifest
+
+
+def test_a_good_data_set_passes(processed, tmp_path):
+    result = validate(processed, tmp_path / "docs")
+    assert result["success"]
+    assert result["failures"] == []
+    assert result["statistics"]["failed"] == 0
+    assert result["statistics"]["evaluated"] == len(result["expectations"]) == 30
+    assert {"ExpectGroupOnOneSide", "ExpectPixelsOnOneSide"} <= {entry["name"] for entry in result["expectations"]}
+
+
+def first_on(manifest, side):
+    return manifest.index[manifest["split"] == side][0]
+
+
+def same_patient(manifest):
+    manifest.loc[first_on(manifest, "test"), "group_id"] = manifest["group_id"][first_on(manifest, "train")]
+
+
+def same_pixels(manifest):
+    manifest.loc[first_on(manifest, "val"), "sha256"] = manifest["sha256"][first_on(manifest, "train")]
+
+
+def twice(manifest):
+    manifest.loc[1, "image_id"] = manifest["image_id"][0]
+
+
+def no_group(manifest):
+    manifest.loc[[3, 4], "group_id"] = None
+
+
+def other_split(manifest):
+    manifest.loc[0, "split"] = "holdout"
+
+
+def no_val(manifest):
+    manifest.loc[manifest["split"] == "val", "split"] = "train"
+
+
+def odd_label(manifest):
+    manifest.loc[5, "label:Mass"] = 0.5
+
+
+def old(manifest):
+    manifest.loc[:6, "age"] = 411.0
+
+
+def odd_sex(manifest):
+    manifest.loc[0, "sex"] = "O"
+
+
+def odd_view(manifest):
+    manifest.loc[0, "view"] = "LL"
+
+
+def constant_label(manifest):
+    manifest.loc[manifest["split"] == "test", "label:Hernia"] = 1.0
+
+
+def absent_label(manifest):
+    manifest.loc[manifest["split"] == "val", "label:Hernia"] = 0.0
+
+
+def too_few(manifest):
+    return manifest.iloc[:110]
+
+
+@pytest.mark.parametrize(
+    ("edit", "severity", "column", "parts"),
+    [
+        (same_patient, CRITICAL, "sides_of_group", ["one split only", " break it", " (2)"]),
+        (same_pixels, CRITICAL, "sides_of_pixels", ["identical pixel for pixel", "2 break it"]),
+        (twice, CRITICAL, "image_id", ["occurs once", "2 break it"]),
+        (no_group, CRITICAL, "group_id", ["belongs to a group", "2 break it"]),
+        (other_split, CRITICAL, "split", ["one of train, val, test", "1 break it", "(holdout)"]),
+        (no_val, CRITICAL, "split", ["at least one image", "found missing: val"]),
+        (odd_label, CRITICAL, "label:Mass", ["0, 1, or empty", "1 break it", "(0.5)"]),
+        (too_few, CRITICAL, "images", ["data.max_quarantined", "found 110"]),
+        (old, WARNING, "age", ["0 to 120 years", "7 break it", "(411.0)"]),
+        (odd_sex, WARNING, "sex", ["1 break it", "(O)"]),
+        (odd_view, WARNING, "view", ["1 break it", "(LL)"]),
+        (constant_label, WARNING, "negatives", ["constant on a side", "Hernia in test"]),
+        (absent_label, WARNING, "positives", ["constant on a side", "Hernia in val"]),
+    ],
+)
+def test_each_rule_is_broken_in_one_line(processed, tmp_path, edit, severity, column, parts):
+    before = validate(processed, tmp_path / "docs")
+    change(processed, edit)
+    after = validate(processed, tmp_path / "docs")
+    (line,) = [line for line in after[severity] if line.startswith(f"{column}: ") and line not in before[severity]]
+    assert "\n" not in line
+    for part in parts:
+        assert part in line
+    assert line.count("; ") <= 6  # five examples at most
+    assert after["success"] is (severity == WARNING)
+
+
+def test_a_missing_column_is_named_once(processed, tmp_path):
+    change(processed, lambda manifest: manifest.drop(columns=["group_id", "label:Edema"]))
+    result = validate(processed, tmp_path / "docs")
+    assert not result["success"]
+    (line,) = result["failures"]
+    assert line == "images: expected: The manifest has all its columns; found missing: group_id, label:Edema"
+
+
+def test_blank_frames_are_a_warning(processed, tmp_path):
+    pixels = np.load(processed / "images-00000.npy")
+    pixels[[7, 9]] = 40
+    np.save(processed / "images-00000.npy", pixels)
+    result = validate(processed, tmp_path / "docs")
+    manifest = pd.read_parquet(processed / "manifest.parquet")
+    assert result["success"]
+    (line,) = [line for line in result["warnings"] if line.startswith("pixel_deviation")]
+    assert "2 break it" in line
+    assert all(manifest["image_id"][row] in line for row in (7, 9))
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"junk")])
+def test_a_damaged_shard_is_named(processed, tmp_path, damage):
+    damage(processed / "images-00000.npy")
+    with pytest.raises(UserError, match=r"images-00000\.npy: missing or damaged"):
+        validate(processed, tmp_path / "docs")
+
+
+def test_the_result_is_the_same_each_time(processed, tmp_path):
+    change(processed, same_patient)
+    assert validate(processed, tmp_path / "one") == validate(processed, tmp_path / "two")
+
+
+def test_the_pages_work_offline_and_run_nothing(processed, tmp_path):
+    change(
+        processed,
+        lambda manifest: manifest.replace({"image_id": {manifest["image_id"][0]: "<script>alert(1)</script>"}}),
+    )
+    change(processed, lambda manifest: manifest.assign(group_id=None))
+    docs = tmp_path / "docs"
+    validate(processed, docs)
+    pages = list(docs.rglob("*.html"))
+    assert len(pages) == 5
+    for page in pages:
+        text = page.read_text()
+        assert "http://" not in text
+        assert "https://" not in text
+        assert "<script" not in text
+        assert "default-src 'none'" in text
+    (results,) = [page for page in pages if "validations/images" in page.as_posix()]
+    assert "Every image belongs to a group" in results.read_text()
+    index = (docs / "index.html").read_text()
+    assert results.relative_to(docs).as_posix() in index
+
+
+def run_stage(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pipeline.stages.validate"]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_the_stage_stops_with_a_line_a_failure_and_leaves_what_one_needs_to_look(root, processed, tmp_path):
+    change(processed, same_patient)
+    change(processed, old)
+    done = run_stage(root, tmp_path)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    (error,) = [line for line in lines if line.startswith("error: ")]
+    assert error.startswith("error: sides_of_group: expected: Every patient")
+    assert [line for line in lines if line.startswith("warning: age: ")]
+    assert all(line.startswith(("error: ", "warning: ")) for line in lines)
+    result = json.loads((tmp_path / "reports/validation/validation.json").read_text())
+    assert result["success"] is False
+    assert (tmp_path / "reports/validation/data_docs/index.html").is_file()
+
+
+def test_the_stage_passes_a_good_data_set(root, processed, tmp_path):
+    done = run_stage(root, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "reports/validation/validation.json").read_text())["success"] is True
+
+
+def test_the_stage_without_data_is_one_line(root, tmp_path):
+    done = run_stage(root, tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {Path('data/processed/dataset.json')}: no such file\n"

@@ -1,0 +1,262 @@
+"""`ingest` on small folders: what is written, that nothing vanishes, and that it is the same each time."""
+
+import hashlib
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from medistill.config import Data
+from medistill.data.dataset import Dataset
+from medistill.data.manifest import COLUMNS, ingest
+from medistill.errors import UserError
+from medistill.images import decode
+
+LABELS = [
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+]  # CheXNet's order
+
+
+def settings(root, **changed):
+    return Data(
+        **{
+            "format": "chestxray14",
+            "root": root,
+            "split": "official",
+            "val_fraction": 0.3,
+            "test_fraction": 0.3,
+            "seed": 0,
+            "image_size": 32,
+            "channels": 1,
+            "fit": "pad",
+            "max_quarantined": 0.1,
+            "workers": 1,
+        }
+        | changed
+    )
+
+
+def run(root, tmp_path, out="out", **changed):
+    return ingest(settings(root, **changed), tmp_path / out, tmp_path / "cache")
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_folder_is_what_the_contract_says(nih, tmp_path, monkeypatch):
+    monkeypatch.setattr("medistill.data.manifest.SHARD", 25)
+    summary = run(nih, tmp_path)
+    names = {"manifest.parquet", "boxes.parquet", "dataset.json", "quarantine.csv"}
+    shards = {f"images-{shard:05d}.npy" for shard in range(3)}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names | shards
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text()) == summary
+
+    data = Dataset.open(tmp_path / "out")
+    manifest = data.manifest
+    assert (data.name, data.task, data.image_size, data.channels, data.fit) == ("nih", "multilabel", 32, 1, "pad")
+    assert data.labels == LABELS
+    assert list(manifest) == [*COLUMNS, *(f"label:{label}" for label in LABELS)]
+    assert manifest["image_id"].is_monotonic_increasing
+    assert manifest["image_id"].is_unique
+    types = {"shard": "int32", "row": "int32", "width": "int32", "height": "int32", "age": "float64"}
+    types |= {f"label:{label}": "float32" for label in LABELS}
+    assert {column: str(manifest[column].dtype) for column in types} == types
+    assert manifest["shard"].tolist() == [0] * 25 + [1] * 25 + [2] * 10
+    assert set(manifest["width"]) == {24}
+
+    pixels = data.images(manifest)
+    assert pixels.shape == (60, 1, 32, 32)
+    for index in (0, 24, 25, 59):
+        truth = decode(nih / manifest["path"][index], size=32, channels=1, fit="pad")
+        assert np.array_equal(pixels[index], truth)
+        assert manifest["sha256"][index] == hashlib.sha256(truth.tobytes()).hexdigest()
+
+
+def test_counts_and_splits_are_those_of_the_source(nih, tmp_path):
+    summary = run(nih, tmp_path)
+    manifest = Dataset.open(tmp_path / "out").manifest
+    listed = set((nih / "test_list.txt").read_text().split())
+    assert set(manifest["image_id"][manifest["split"] == "test"]) == listed
+    assert manifest.groupby("patient_id")["split"].nunique().max() == 1
+    for side, counts in summary["counts"].items():
+        part = manifest[manifest["split"] == side]
+        odd = part["patient_id"].astype(int) % 2 == 1  # who has Effusion and Mass in this folder
+        assert counts["images"] == len(part) > 0
+        assert counts["groups"] == len(part) / 2
+        positives = {label: n for label, n in counts["positives"].items() if n}
+        assert positives == {"Effusion": odd.sum(), "Mass": odd.sum()}
+
+
+def test_two_runs_are_the_same_byte_for_byte_whatever_the_workers_and_the_cache(nih, tmp_path):
+    run(nih, tmp_path, "one")
+    run(nih, tmp_path, "two")
+    ingest(settings(nih, workers=2), tmp_path / "three", tmp_path / "other cache")
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two") == files_of(tmp_path / "three")
+
+
+def test_an_older_folder_is_replaced_whole(nih, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "images-00099.npy").write_bytes(b"old")
+    run(nih, tmp_path)
+    assert not (tmp_path / "out" / "images-00099.npy").exists()
+
+
+def test_added_patients_move_nobody(nih, tmp_path, make_nih):
+    make_nih(tmp_path / "more", patients=60)
+    run(nih, tmp_path, "before", split="patient")
+    run(tmp_path / "more", tmp_path, "after", split="patient")
+    before, after = (Dataset.open(tmp_path / name).manifest.set_index("image_id") for name in ("before", "after"))
+    assert len(after) == 120
+    assert after.loc[before.index, "split"].equals(before["split"])
+
+
+def change_pixels(root):
+    image = np.asarray(Image.open(root / "images/00000001_000.png")).copy()
+    image[0, 0] ^= 255
+    Image.fromarray(image).save(root / "images/00000001_000.png")
+
+
+def change_label(root):
+    table = root / "Data_Entry_2017.csv"
+    table.write_text(table.read_text().replace("Effusion|Mass", "Effusion", 1))
+
+
+def change_split(root):
+    names = (root / "test_list.txt").read_text().split()
+    (root / "test_list.txt").write_text("\n".join(names[2:]))
+    with (root / "train_val_list.txt").open("a") as stream:
+        stream.write("\n" + "\n".join(names[:2]))
+
+
+def change_nothing_that_matters(root):
+    table = root / "Data_Entry_2017.csv"
+    table.write_text(table.read_text().replace(",F,PA,", ",M,AP,"))
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [(change_pixels, False), (change_label, False), (change_split, False), (change_nothing_that_matters, True)],
+)
+def test_the_fingerprint_follows_pixels_labels_and_splits(nih, tmp_path, change, same):
+    before = run(nih, tmp_path)["fingerprint"]
+    change(nih)
+    assert (run(nih, tmp_path)["fingerprint"] == before) is same
+
+
+def test_bad_files_are_quarantined_and_the_run_goes_on(nih, tmp_path):
+    images = nih / "images"
+    (images / "00000001_000.png").write_bytes((images / "00000001_000.png").read_bytes()[:200])
+    (images / "00000002_000.png").write_bytes(b"")
+    (images / "00000003_000.png").write_text("404 not found")
+    (images / "00000004_000.png").unlink()
+    (images / "extra.png").write_bytes((images / "00000005_000.png").read_bytes())
+    summary = run(nih, tmp_path)
+    quarantine = pd.read_csv(tmp_path / "out" / "quarantine.csv")
+    assert list(quarantine) == ["path", "reason"]
+    reason = dict(zip(quarantine["path"], quarantine["reason"], strict=True))
+    assert list(reason) == [f"images/0000000{n}_000.png" for n in (1, 2, 3, 4)] + ["images/extra.png"]
+    assert reason["images/00000001_000.png"].startswith("cannot be decoded: ")
+    assert reason["images/00000002_000.png"] == "the file is empty"
+    assert reason["images/00000003_000.png"] == "not an image, or in a format that is not read"
+    assert str(tmp_path) not in "".join(reason.values())
+    assert (summary["entries"], summary["quarantined"]) == (61, 5)
+    assert len(Dataset.open(tmp_path / "out").manifest) == 56
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "allowed", "stops"), [(6, 0.1, False), (7, 0.1, True), (1, 0.0, True), (0, 0.0, False)]
+)
+def test_too_many_bad_files_stop_the_run_and_leave_nothing(nih, tmp_path, spoilt, allowed, stops):
+    for file in sorted((nih / "images").iterdir())[:spoilt]:
+        file.write_text("not an image")
+    if not stops:
+        assert run(nih, tmp_path, max_quarantined=allowed)["quarantined"] == spoilt
+        return
+    with pytest.raises(UserError) as caught:
+        run(nih, tmp_path, max_quarantined=allowed)
+    message = str(caught.value)
+    assert f"{spoilt} of 60 entries cannot be used, more than data.max_quarantined ({allowed:g})" in message
+    assert "images/00000001_000.png: not an image" in message
+    assert not (tmp_path / "out").exists()
+    assert len(pd.read_csv(tmp_path / "cache" / "quarantine.csv")) == spoilt
+
+
+def test_images_in_neither_list_are_quarantined(nih, tmp_path):
+    names = (nih / "train_val_list.txt").read_text().split()
+    (nih / "train_val_list.txt").write_text("\n".join(names[1:]))
+    run(nih, tmp_path)
+    quarantine = pd.read_csv(tmp_path / "out" / "quarantine.csv")
+    assert quarantine.to_dict("records") == [
+        {"path": f"images/{names[0]}", "reason": "in none of train_val_list.txt and test_list.txt"}
+    ]
+
+
+def test_the_official_split_needs_its_lists(nih, tmp_path):
+    (nih / "test_list.txt").unlink()
+    with pytest.raises(UserError, match=r"train_val_list.txt and test_list.txt are not there; set data.split: patient"):
+        run(nih, tmp_path)
+    assert run(nih, tmp_path, split="patient")["quarantined"] == 0
+
+
+def test_a_patient_on_two_sides_is_named(nih, tmp_path):
+    first, *others = (nih / "test_list.txt").read_text().split()
+    (nih / "test_list.txt").write_text("\n".join(others))
+    with (nih / "train_val_list.txt").open("a") as stream:
+        stream.write("\n" + first)
+    with pytest.raises(UserError, match=r"train_val_list.txt and test_list.txt: patient 21 is on two sides"):
+        run(nih, tmp_path)
+
+
+def test_an_empty_split_is_named(nih, tmp_path):
+    (nih / "test_list.txt").write_text("")
+    with pytest.raises(UserError, match="the test split is empty"):
+        run(nih, tmp_path, max_quarantined=1)
+
+
+def test_a_split_that_quarantine_empties_is_named(nih, tmp_path):
+    for name in (nih / "test_list.txt").read_text().split():
+        (nih / "images" / name).write_text("not an image")
+    with pytest.raises(UserError, match=r"the test split is empty \(40 images in all\)"):
+        run(nih, tmp_path, max_quarantined=0.5)
+
+
+@pytest.mark.parametrize(
+    ("fit", "fractions"),
+    [  # the left half of the second quarter of the height, on an image of 48 x 24
+        ("squash", [0, 0.25, 0.5, 0.25]),
+        ("pad", [0, 0.375, 0.5, 0.125]),  # shown in rows 8 to 24 of 32
+        ("crop", [0, 0.25, 0.5, 0.25]),  # columns 12 to 36 are shown, the box ends at 24
+    ],
+)
+def test_boxes_follow_the_fit(nih, tmp_path, fit, fractions):
+    name = "00000001_000.png"
+    Image.new("L", (48, 24)).save(nih / "images" / name)
+    header = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
+    cut_away = f"{name},Mass,0,0,100,1024"
+    (nih / "BBox_List_2017.csv").write_text(f"{header}\n{name},Effusion,0,256,512,256\n{cut_away}\n")
+    assert run(nih, tmp_path, fit=fit)["boxes"] == (1 if fit == "crop" else 2)
+    boxes = Dataset.open(tmp_path / "out").boxes()
+    assert boxes["label"].tolist() == (["Effusion"] if fit == "crop" else ["Effusion", "Mass"])
+    assert boxes.loc[0, ["x", "y", "w", "h"]].tolist() == pytest.approx(fractions)
+
+
+def test_colour_frames_have_three_channels(nih, tmp_path):
+    run(nih, tmp_path, channels=3)
+    data = Dataset.open(tmp_path / "out")
+    assert data.images(data.split("val")).shape[1:] == (3, 32, 32)

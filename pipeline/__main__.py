@@ -1,0 +1,201 @@
+"""`python -m pipeline`: tracking, registry and scheduled runs of this repository's graph."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medistill.errors import UserError
+
+REFUSED = 3
+"""Exit code of `promote` where no student passed."""
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Track, promote and schedule the models of this repository; run it in the repository's root.
+
+    \b
+    Examples:
+      dvc repro                                   train and evaluate, one stage after the other
+      python -m pipeline retrain --workers 2      the same graph in parallel, then track and promote
+      python -m pipeline ui                       compare all models in the browser
+      python -m pipeline promote --dry-run        who would ship, and why not the others
+    """,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Workers = Annotated[int, typer.Option(min=1, help="Stages at once; those that need the accelerator run one at a time.")]
+
+
+@app.command()
+def track() -> None:
+    """Bring MLflow to the state of the graph: one run a trained model.
+
+    \b
+    A second call changes nothing. The store is mlflow.db here, or $MLFLOW_TRACKING_URI.
+      python -m pipeline track
+    """
+    _track(Path.cwd())
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000) -> None:
+    """Track, then serve the MLflow UI on 127.0.0.1 until Ctrl-C.
+
+    \b
+      python -m pipeline ui --port 5001
+    """
+    from pipeline.tracking import serve_ui
+
+    _track(Path.cwd())
+    serve_ui(Path.cwd(), port)
+
+
+@app.command()
+def promote(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen; write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Let the best student that passes every rule be champion; exit code 3 where none passes.
+
+    \b
+    Rules and limits are in params.yaml under promote; the verdict goes to reports/promotion.json.
+      python -m pipeline promote --dry-run
+    """
+    from medistill.config import load_params
+    from pipeline.registry import promote
+
+    promotion = promote(load_params(), Path.cwd(), dry_run=dry_run)
+    if as_json:
+        typer.echo(json.dumps(promotion.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        _show(promotion)
+    if promotion.outcome == "refused":
+        raise typer.Exit(REFUSED)
+
+
+@app.command()
+def history(as_json: Json = False) -> None:
+    """Show who was champion when, and what was refused.
+
+    \b
+      python -m pipeline history --json
+    """
+    from pipeline.registry import LOOKS, looks, read_history
+
+    lines = read_history(Path.cwd())
+    count = looks(lines)
+    if as_json:
+        typer.echo(json.dumps({"history": lines, "looks": count}, indent=2, ensure_ascii=False))
+        return
+    if not lines:
+        typer.echo("nothing has been promoted or refused yet; run `python -m pipeline promote`")
+    for line in lines:
+        champion = line["champion"]
+        version = f" (version {champion['version']})" if champion and champion["version"] else ""
+        name = f"{champion['model']}{version}" if champion else "no champion"
+        typer.echo(f"{line['time']}  {line['action']:<11}  {name}")
+        for reason in line.get("refused", []):
+            typer.echo(f"    refused  {reason}")
+    if count > LOOKS:
+        typer.echo(
+            f"warning: {count} different sets of models were judged on this data; "
+            "its test set has been looked at too often to be trusted as unseen",
+            err=True,
+        )
+
+
+@app.command()
+def rollback(as_json: Json = False) -> None:
+    """Make the champion before the present one champion again.
+
+    \b
+    The withdrawn model is never promoted again; a retrained one is another model.
+      python -m pipeline rollback
+    """
+    from pipeline.registry import rollback
+
+    champion, withdrawn = rollback(Path.cwd())
+    if as_json:
+        typer.echo(json.dumps({"champion": champion.to_dict(), "withdrawn": withdrawn.to_dict()}, indent=2))
+    else:
+        typer.echo(
+            f"champion: {champion.model} (version {champion.version}); "
+            f"withdrawn: {withdrawn.model} (version {withdrawn.version})"
+        )
+
+
+@app.command()
+def retrain(workers: Workers = 2) -> None:
+    """Run the graph of dvc.yaml in parallel as a Prefect flow, then track and promote.
+
+    \b
+    Stages that did not change are skipped, as by `dvc repro`. Without $PREFECT_API_URL a temporary server is used.
+      python -m pipeline retrain --workers 4
+    """
+    _prepare_prefect()
+    from pipeline.flow import run_here
+
+    if not run_here(Path.cwd(), workers):
+        raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    cron: Annotated[str, typer.Option(help='When to retrain, in UTC: minute hour day month weekday, "0 2 * * *".')],
+    workers: Workers = 2,
+) -> None:
+    """Retrain on a schedule, in this process, until Ctrl-C.
+
+    \b
+      python -m pipeline serve --cron "0 2 * * *"
+    For a work pool instead see prefect.yaml.
+    """
+    _prepare_prefect()
+    from pipeline.flow import serve
+
+    serve(Path.cwd(), cron, workers)
+
+
+def _track(root: Path) -> None:
+    from medistill.config import load_params
+    from pipeline.tracking import track, tracking_uri
+
+    tracked = track(load_params(), root)
+    typer.echo(
+        f"{len(tracked.created)} created, {len(tracked.updated)} updated, {len(tracked.unchanged)} unchanged "
+        f"in {tracking_uri(root)}"
+    )
+
+
+def _show(promotion: "Promotion") -> None:  # noqa: F821
+    from pipeline.registry import describe
+
+    for line in describe(promotion):
+        typer.echo(line)
+
+
+def _prepare_prefect() -> None:
+    """Settings that Prefect reads when it is imported."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "60")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

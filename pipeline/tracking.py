@@ -1,0 +1,393 @@
+"""MLflow as a projection of DVC's outputs: one run a trained model, complete after a cache hit or `dvc pull`.
+
+Nothing is logged while stages run. `track` reads what they left and brings MLflow to the same state:
+
+* A run stands for one trained model: DVC stage, md5 of its output, parameters. Training it anew makes a new run.
+* What was measured on that model is refreshed in place when an evaluation, export or explanation changes, so a
+  registered version keeps pointing at the run that shows its current figures. MLflow keeps the earlier values of a
+  metric; a figure that the new evaluation lacks becomes NaN, since MLflow cannot take a metric back.
+* Runs of the present graph have the tag `current: true`.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from medistill.config import Params
+from medistill.errors import UserError
+from medistill.files import read_json
+from pipeline.graph import out_of_date
+from pipeline.locks import exclusive
+from pipeline.processes import server
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+EXPERIMENT = "medistill"
+FIGURES = "figures_md5"
+"""Tag with the md5 of everything a run shows; written last, so a run that was cut short is completed next time."""
+STAGE, OUT = "dvc.stage", "dvc.out_md5"
+CURVES = "curves/"
+"""Prefix of the metrics that have a value an epoch, apart from the final figures of the same name."""
+BATCH = 1000
+"""MLflow's limit of metrics in one call."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Projection:
+    """What MLflow shall show of one model.
+
+    Attributes:
+        model: its name, also the run's.
+        params: settings it was trained with, from dvc.lock and its config.json.
+        metrics: final figures by name.
+        curves: (name, epoch, value) of history.csv.
+        tags: role, student, recipe, seed, provenance.
+        artifacts: (file, folder in the run).
+        dataset: name and fingerprint.
+    """
+
+    model: str
+    params: dict[str, str]
+    metrics: dict[str, float]
+    curves: list[tuple[str, int, float]]
+    tags: dict[str, str]
+    artifacts: list[tuple[Path, str]]
+    dataset: tuple[str, str]
+
+    @property
+    def digest(self) -> str:
+        """Md5 of everything it shows: as long as it stands, the run need not be touched."""
+        digest = hashlib.md5(usedforsecurity=False)
+        shown = [self.params, self.metrics, self.curves, self.tags, self.dataset]
+        digest.update(json.dumps(shown, sort_keys=True).encode())
+        for path, folder in self.artifacts:
+            digest.update(f"{folder}/{path.name}:".encode() + path.read_bytes())
+        return digest.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Tracked:
+    """What `track` did: names of models, and the run of each."""
+
+    created: list[str]
+    updated: list[str]
+    unchanged: list[str]
+    runs: dict[str, str]
+
+
+def track(params: Params, root: Path) -> Tracked:
+    """Bring MLflow to the state of DVC's outputs; a second call changes nothing.
+
+    Args:
+        params: the settings; their roster says which models there are.
+        root: the repository's root.
+
+    Raises:
+        UserError: a stage has not run or is out of date, or MLflow cannot be reached; the message says what to run.
+    """
+    from tqdm import tqdm
+
+    projections = project(params, root)
+    with exclusive(root, "mlflow", wait=True), store_errors(root):
+        client = open_store(root)
+        experiment = _experiment(client, root)
+        runs = _runs(client, experiment)
+        created, updated, unchanged, ids = [], [], [], {}
+        for item in tqdm(projections, desc="track", unit="model", disable=None, leave=False):
+            run = next((run for run in runs if _is_of(run, item)), None)
+            if run is None:
+                run = client.create_run(experiment, run_name=item.model, tags=item.tags)
+                created.append(item.model)
+            elif run.data.tags.get(FIGURES) != item.digest:
+                updated.append(item.model)
+            else:
+                unchanged.append(item.model)
+            ids[item.model] = run.info.run_id
+            if item.model not in unchanged:
+                _log(client, run, item)
+        for run in runs:
+            if run.info.run_id not in ids.values() and run.data.tags.get("current") == "true":
+                client.set_tag(run.info.run_id, "current", "false")
+        for item in projections:
+            client.set_tag(ids[item.model], "current", "true")
+    return Tracked(created, updated, unchanged, ids)
+
+
+def project(params: Params, root: Path) -> list[Projection]:
+    """Read what MLflow shall show of every teacher and student of the run; MLflow itself is not needed.
+
+    Raises:
+        UserError: a model or the evaluation is missing or out of date; the message names the stage to run.
+    """
+    lock = read_lock(root)
+    folders = {f"train_teacher@{name}": Path("models/teachers", name) for name in params.run.teachers}
+    folders |= {f"distill@{model.name}": Path("models/students", model.name) for model in params.student_models()}
+    for stage, folder in folders.items():
+        if stage not in lock or not (root / folder / "config.json").is_file():
+            raise UserError(f"{folder}: not there; run `dvc repro {stage}`, or `dvc pull` where a remote has it")
+    if "evaluate" not in lock or not (root / "reports" / "metrics.json").is_file():
+        raise UserError("reports/metrics.json: not there; run `dvc repro evaluate`")
+    measured = ["evaluate", "explain", *(f"export@{model.name}" for model in params.student_models())]
+    check_up_to_date(root, [*folders, *(stage for stage in measured if stage in lock)])
+    metrics = read_json(root / "reports" / "metrics.json")
+    explained = read_json(root / "reports/explain/metrics.json") if "explain" in lock else {}
+    dataset = read_json(root / "data/processed/dataset.json")["name"]
+    return [
+        _project(root, lock, stage, folder, metrics.get(folder.name, {}), explained.get(folder.name, {}), dataset)
+        for stage, folder in folders.items()
+    ]
+
+
+def read_lock(root: Path) -> dict[str, Any]:
+    """The stages of dvc.lock by name.
+
+    Raises:
+        UserError: there is none: nothing has run yet.
+    """
+    try:
+        return yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    except FileNotFoundError:
+        raise UserError(f"{root / 'dvc.lock'}: no such file; run `dvc repro` in the repository's root first") from None
+
+
+def check_up_to_date(root: Path, stages: list[str]) -> None:
+    """Refuse figures that were measured on other models than those on disk.
+
+    Raises:
+        UserError: names the first stage that is out of date, and why.
+    """
+    for stage, changed in out_of_date(root, stages).items():
+        raise UserError(f"stage {stage} is out of date ({', '.join(changed)}); run `dvc repro`")
+
+
+def tracking_uri(root: Path) -> str:
+    """`MLFLOW_TRACKING_URI`, else the SQLite file mlflow.db in `root`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
+
+
+def open_store(root: Path) -> "MlflowClient":
+    """A client of the store of `root`; the schema of a new SQLite file is created here.
+
+    Call it while the lock `mlflow` is held: two processes that create the schema at once break it.
+    """
+    import logging
+
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    uri, theirs = tracking_uri(root), "MLFLOW_TRACKING_URI" in os.environ
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    if not theirs:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it, and the next call would take it for the user's
+    return mlflow.MlflowClient(uri, uri)
+
+
+@contextlib.contextmanager
+def store_errors(root: Path) -> Iterator[None]:
+    """Turn MLflow's exceptions into one line that names the store (`UserError`)."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"MLflow at {tracking_uri(root)}: {reason}") from error
+
+
+def _experiment(client: "MlflowClient", root: Path) -> str:
+    """Id of the experiment, created on first use; artifacts lie in mlruns unless a server decides."""
+    location = None if "MLFLOW_TRACKING_URI" in os.environ else (root.resolve() / "mlruns").as_uri()
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        return client.create_experiment(EXPERIMENT, location)
+    if location is not None and found.artifact_location != location:
+        raise UserError(
+            f"{root / 'mlflow.db'} keeps its files in {found.artifact_location}: this folder was moved or copied; "
+            "delete mlflow.db and mlruns; all is rebuilt from DVC's outputs and registry/history.jsonl"
+        )
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+def _runs(client: "MlflowClient", experiment: str) -> list["Run"]:
+    runs, token = [], None
+    while True:
+        page = client.search_runs([experiment], page_token=token)
+        runs += page
+        token = page.token
+        if not token:
+            return runs
+
+
+def _is_of(run: "Run", item: Projection) -> bool:
+    """Whether `run` stands for this model; a parameter that an earlier version did not log does not tell them apart."""
+    tags, params = run.data.tags, run.data.params
+    same = all(tags.get(key) == item.tags[key] for key in (STAGE, OUT))
+    return same and all(params.get(key, value) == value for key, value in item.params.items())
+
+
+def _log(client: "MlflowClient", run: "Run", item: Projection) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+
+    run_id, now = run.info.run_id, int(time.time() * 1000)
+    gone = {key for key in run.data.metrics if not key.startswith(CURVES)} - set(item.metrics)
+    figures = [Metric(key, value, now, 0) for key, value in item.metrics.items()]
+    figures += [Metric(key, math.nan, now, 0) for key in gone]
+    if not any(key.startswith(CURVES) for key in run.data.metrics):  # they belong to the model and never change
+        figures += [Metric(CURVES + name, value, now, epoch) for name, epoch, value in item.curves]
+    params = [Param(key, value) for key, value in item.params.items() if key not in run.data.params]
+    client.log_batch(run_id, params=params, tags=[RunTag(key, value) for key, value in item.tags.items()])
+    for start in range(0, len(figures), BATCH):
+        client.log_batch(run_id, metrics=figures[start : start + BATCH])
+    if not run.inputs.dataset_inputs:
+        name, fingerprint = item.dataset
+        # MLflow stores 36 characters of a digest; the whole fingerprint is a tag.
+        data = Dataset(name, fingerprint[:36], "local", json.dumps({"uri": "data/processed"}))
+        client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+    for path, folder in item.artifacts:
+        client.log_artifact(run_id, str(path), folder)
+    client.set_tag(run_id, FIGURES, item.digest)
+    client.set_terminated(run_id)
+
+
+def _project(
+    root: Path, lock: dict[str, Any], stage: str, folder: Path, figures: dict[str, Any], explained: Any, dataset: str
+) -> Projection:
+    model, config = folder.name, read_json(root / folder / "config.json")
+    metrics = {f"{split}_{key}": value for split in ("val", "test") for key, value in figures.get(split, {}).items()}
+    metrics |= {key: config[key] for key in ("params", "macs")}
+    metrics = read_json(root / folder / "metrics.json") | metrics  # its best validation AUROC gives way to evaluate's
+    metrics |= {f"explain_{key}": value for key, value in _flat(explained).items()}
+    export = Path("exports", model)
+    if f"export@{model}" in lock:
+        latency = read_json(root / export / "latency.json")
+        metrics |= {f"latency_{key}": latency.get(key) for key in ("p50_ms", "p95_ms")}
+        metrics["onnx_mb"] = latency.get("onnx_mb")
+        metrics["parity_max_abs_logit_difference"] = read_json(root / export / "parity.json").get(
+            "max_abs_logit_difference"
+        )
+    tags = {
+        "role": config["role"],
+        **{key: str(config[key]) for key in ("student", "recipe", "seed") if key in config},
+        "arch": config["arch"],
+        "initialisation": config["initialisation"],
+        "dataset": dataset,
+        "dataset_fingerprint": config["dataset_fingerprint"],
+        STAGE: stage,
+        OUT: _out_md5(lock[stage], folder),
+    }
+    files = [
+        *((folder / name, "model") for name in ("config.json", "metrics.json", "history.csv")),
+        (Path("reports/evaluation", f"{model}.json"), "evaluation"),
+        (Path("reports/roc", f"{model}.csv"), "evaluation"),
+        *((export / name, "export") for name in ("MODEL_CARD.md", "bundle.json", "parity.json", "latency.json")),
+    ]
+    return Projection(
+        model=model,
+        params=_settings(config, lock[stage].get("params", {}).get("params.yaml", {})),
+        metrics={key: float(value) for key, value in metrics.items() if _is_number(value)},
+        curves=_curves(root / folder / "history.csv"),
+        tags=tags,
+        artifacts=[(root / path, where) for path, where in files if (root / path).is_file()],
+        dataset=(dataset, config["dataset_fingerprint"]),
+    )
+
+
+def _out_md5(stage: dict[str, Any], folder: Path) -> str:
+    return next(out["md5"] for out in stage["outs"] if out["path"] == folder.as_posix())
+
+
+def _settings(config: dict[str, Any], recorded: dict[str, Any]) -> dict[str, str]:
+    """The parameters of a run: what dvc.lock recorded when the model was trained, not what params.yaml says today."""
+    network = next((value for key, value in recorded.items() if key.startswith(("teachers.", "students."))), {})
+    recipe = next((value for key, value in recorded.items() if key.startswith("recipes.")), {})
+    facts = ("arch", "args", "initialisation", "image_size", "channels", "fit")
+    facts += ("student", "recipe", "seed", "teachers", "temperature", "weight")
+    settings = {
+        **recorded.get("training", {}),
+        **network.get("training", {}),
+        **{f"augmentation.{key}": value for key, value in recorded.get("augmentation", {}).items()},
+        **recorded.get("teach", {}),
+        **{key: value for key, value in recipe.items() if key != "views"},
+        **{key: config[key] for key in facts if key in config},
+    }
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
+
+
+def _curves(path: Path) -> list[tuple[str, int, float]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return [
+            (name, int(float(row["epoch"])), float(value))
+            for row in csv.DictReader(file)
+            for name, value in row.items()
+            if name != "epoch" and _is_number(value)
+        ]
+
+
+def _flat(explained: dict[str, Any]) -> dict[str, Any]:
+    """Figures of `explain`: numbers as they are; an estimate with its bounds as three."""
+    flat = {}
+    for key, value in explained.items():
+        if isinstance(value, dict) and "estimate" in value:
+            flat |= {key: value["estimate"], f"{key}_lower": value.get("lower"), f"{key}_upper": value.get("upper")}
+        elif not isinstance(value, dict):
+            flat[key] = value
+    return flat
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def serve_ui(root: Path, port: int) -> None:
+    """Serve the MLflow UI of `root` on 127.0.0.1 until Ctrl-C or SIGTERM; its processes end with it.
+
+    Raises:
+        UserError: the port is taken, or the server does not come up.
+    """
+    uri = tracking_uri(root)
+    if uri.startswith(("http://", "https://")):
+        print(f"MLflow runs at {uri} (MLFLOW_TRACKING_URI)")
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise UserError(f"port {port} is taken; choose another with --port") from None
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", uri, "--registry-store-uri", uri]
+    address = f"http://127.0.0.1:{port}"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with server(command, f"{address}/health", root) as process:
+            print(f"MLflow: {address} (Ctrl-C ends it)", flush=True)
+            process.wait()
+        raise UserError(f"the MLflow server on port {port} ended with code {process.returncode}")
+    except KeyboardInterrupt:
+        print("MLflow ended")

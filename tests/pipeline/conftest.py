@@ -1,0 +1,48 @@
+"""Fixtures of the wiring's tests: a miniature repository whose graph has run."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import fake_graph
+import pytest
+
+from medistill.config import Params, load_params
+
+
+@pytest.fixture(scope="session")
+def finished_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository after `dvc repro`; its path has a space in it. Tests copy it."""
+    root = fake_graph.build(tmp_path_factory.mktemp("a repository") / "root")
+    fake_graph.repro(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow SQLite file with its schema and nothing in it: creating one takes seconds."""
+    from pipeline.tracking import open_store
+
+    root = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        open_store(root).search_experiments()
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def repository(finished_repository: Path, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished repository with an empty MLflow store; the current folder is in it."""
+    for key in [key for key in os.environ if key.startswith(("MLFLOW_", "PREFECT_"))]:
+        monkeypatch.delenv(key)
+    root = fake_graph.copy(finished_repository, tmp_path / "a copy")
+    shutil.copy(empty_store, root / "mlflow.db")
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture
+def settings(repository: Path) -> Callable[[], Params]:
+    """Reads the repository's params.yaml as it is now."""
+    return lambda: load_params(repository / "params.yaml")

@@ -1,0 +1,306 @@
+"""Who ships: promoted, refused by each rule, kept, rolled back, and back again after the registry is lost."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fake_graph
+import numpy as np
+import pytest
+
+from medistill.config import Params, load_params
+from medistill.errors import UserError
+from pipeline.registry import NAME, champions, looks, promote, read_history, rollback, withdrawn
+from pipeline.tracking import open_store
+
+RULES = ["max_params", "max_macs", "max_onnx_mb", "margin_teacher", "max_ece", "require_baseline", "require_parity"]
+
+
+def aliases(root: Path) -> dict[str, str]:
+    """Alias → model, as MLflow's own client sees them."""
+    client = open_store(root)
+    found = client.search_registered_models(f"name = '{NAME}'")
+    return {a: client.get_model_version(NAME, v).tags["model"] for model in found for a, v in model.aliases.items()}
+
+
+def auroc(root: Path, **values: float) -> None:
+    """Retrain the fake students with these validation macro AUROCs: `kd=0.9`, `baseline=0.7`."""
+    fake_graph.set_numbers(root, **{f"small-{recipe}-0": {"val": value} for recipe, value in values.items()})
+    fake_graph.repro(root)
+
+
+@pytest.fixture
+def champion(repository: Path, settings: Callable[[], Params]) -> Path:
+    """The repository after its first promotion: `small-kd-0` (0.83) is champion."""
+    promote(settings(), repository)
+    return repository
+
+
+def test_the_best_is_promoted_and_can_be_loaded(repository: Path, settings: Callable[[], Params]) -> None:
+    import mlflow
+
+    promotion = promote(settings(), repository)
+
+    assert (promotion.outcome, promotion.champion.model, promotion.previous) == ("promoted", "small-kd-0", None)
+    assert promotion.ranking == ["small-kd-0", "small-baseline-0"]
+    assert aliases(repository) == {"champion": "small-kd-0"}
+    model = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
+    images = np.random.default_rng(0).integers(0, 256, (3, 1, 8, 8), np.uint8)
+    logits = model.predict({"image": images})["logits"]
+    assert logits == pytest.approx(images.reshape(3, -1).mean(axis=1, keepdims=True) + 0.83, rel=1e-5)
+    version = open_store(repository).get_model_version_by_alias(NAME, "champion")
+    assert {"model": "small-kd-0", "verdict": "champion", "val_macro_auroc": "0.83"}.items() <= version.tags.items()
+    assert "ranked first" in version.tags["reason"]
+    assert open_store(repository).get_run(version.run_id).info.run_name == "small-kd-0"
+
+
+def test_every_rule_is_written_with_value_limit_and_verdict(champion: Path, settings: Callable[[], Params]) -> None:
+    written = json.loads((champion / "reports/promotion.json").read_text())
+
+    assert written["outcome"] == "promoted"
+    assert written["champion"]["model"] == "small-kd-0"
+    student = next(candidate for candidate in written["candidates"] if candidate["model"] == "small-kd-0")
+    assert [rule["rule"] for rule in student["rules"]] == [*RULES, "champion", "withdrawn"]
+    assert all(set(rule) == {"rule", "value", "limit", "passed", "reason"} for rule in student["rules"])
+    rule = next(rule for rule in student["rules"] if rule["rule"] == "max_params")
+    assert (rule["value"], rule["limit"], rule["passed"]) == (1000, 5000, True)
+
+
+LIMITS: list[tuple[str, dict[str, Any]]] = [
+    ("max_params", {"max_params": 999}),
+    ("max_macs", {"max_macs": 9_999}),
+    ("max_onnx_mb", {"max_onnx_mb": 1e-5}),
+    ("margin_teacher", {"margin_teacher": 0.05}),
+    ("max_ece", {"max_ece": 0.04}),
+]
+FIGURES: list[tuple[str, dict[str, Any]]] = [
+    ("require_baseline", {"small-kd-0": {"difference_baseline": -0.01}, "small-baseline-0": {"parity": 1.0}}),
+    ("require_parity", {"small-kd-0": {"parity": 2e-4}, "small-baseline-0": {"parity": 2e-4}}),
+    ("champion", {"small-kd-0": {"val": 0.82}, "small-baseline-0": {"val": 0.81}}),
+]
+
+
+@pytest.mark.parametrize(("rule", "limits"), LIMITS, ids=[rule for rule, _ in LIMITS])
+def test_a_limit_refuses(champion: Path, settings: Callable[[], Params], rule: str, limits: dict[str, Any]) -> None:
+    fake_graph.set_params(champion, "promote", **limits)
+
+    check_refusal(champion, settings(), rule)
+
+
+@pytest.mark.parametrize(("rule", "figures"), FIGURES, ids=[rule for rule, _ in FIGURES])
+def test_a_figure_refuses(champion: Path, settings: Callable[[], Params], rule: str, figures: dict[str, Any]) -> None:
+    fake_graph.set_numbers(champion, **figures)
+    fake_graph.repro(champion)
+
+    check_refusal(champion, settings(), rule)
+
+
+def check_refusal(root: Path, params: Params, rule: str) -> None:
+    """Nothing moves, and the rule is named for `small-kd-0` with its reason, also in the file and the history."""
+    before = aliases(root)
+
+    promotion = promote(params, root)
+
+    assert promotion.outcome == "refused"
+    assert aliases(root) == before == {"champion": "small-kd-0"}
+    assert promotion.champion.val_macro_auroc == 0.83
+    written = json.loads((root / "reports/promotion.json").read_text())
+    assert written["outcome"] == "refused"
+    student = next(candidate for candidate in written["candidates"] if candidate["model"] == "small-kd-0")
+    assert [item["rule"] for item in student["rules"] if not item["passed"]] == [rule]
+    last = read_history(root)[-1]
+    assert last["action"] == "refused"
+    assert any(reason.startswith(f"small-kd-0: {rule}: ") for reason in last["refused"])
+
+
+def test_a_refusal_before_there_was_a_champion_leaves_none(repository: Path, settings: Callable[[], Params]) -> None:
+    fake_graph.set_params(repository, "promote", max_params=1)
+
+    promotion = promote(settings(), repository)
+
+    assert (promotion.outcome, promotion.champion) == ("refused", None)
+    assert aliases(repository) == {}
+
+
+def test_a_second_call_moves_nothing_and_adds_nothing(champion: Path, settings: Callable[[], Params]) -> None:
+    def state() -> tuple[Any, ...]:
+        versions = open_store(champion).search_model_versions(f"name = '{NAME}'")
+        return aliases(champion), len(versions)
+
+    before = state()
+    again = promote(settings(), champion)
+    history = read_history(champion)
+
+    assert (again.outcome, again.champion.model) == ("kept", "small-kd-0")
+    assert [rule["reason"] for rule in again.candidates[1]["rules"] if rule["rule"] == "champion"] == [
+        "it is the champion"
+    ]
+    assert state() == before
+    assert promote(settings(), champion).outcome == "kept"
+    assert read_history(champion) == history
+
+
+def test_the_champion_stays_where_the_new_ones_are_worse(champion: Path, settings: Callable[[], Params]) -> None:
+    auroc(champion, kd=0.83, baseline=0.825)  # the champion is still a candidate, the baseline is new
+
+    promotion = promote(settings(), champion)
+
+    assert (promotion.outcome, promotion.champion.model) == ("kept", "small-kd-0")
+    rule = next(rule for rule in promotion.candidates[0]["rules"] if rule["rule"] == "champion")
+    assert (rule["value"], rule["limit"], rule["passed"]) == (0.825, 0.83, False)
+    assert "below the champion's 0.8300" in rule["reason"]
+
+
+def test_a_better_one_replaces_the_champion(champion: Path, settings: Callable[[], Params]) -> None:
+    auroc(champion, baseline=0.86)
+
+    promotion = promote(settings(), champion)
+
+    assert (promotion.outcome, promotion.previous.model) == ("promoted", "small-kd-0")
+    assert aliases(champion) == {"champion": "small-baseline-0", "previous": "small-kd-0"}
+    assert [line["action"] for line in read_history(champion)] == ["promoted", "promoted"]
+
+
+def test_on_other_data_the_champion_is_no_measure(champion: Path, settings: Callable[[], Params]) -> None:
+    fake_graph.set_numbers(champion, fingerprint="e" * 64)
+    auroc(champion, kd=0.7, baseline=0.6)
+
+    promotion = promote(settings(), champion)
+
+    assert promotion.outcome == "promoted"
+    reasons = [rule["reason"] for rule in promotion.candidates[0]["rules"] if rule["rule"] == "champion"]
+    assert "other data" in reasons[0]
+
+
+def test_a_champion_that_fails_the_gate_itself_holds_nobody_up(champion: Path, settings: Callable[[], Params]) -> None:
+    fake_graph.set_numbers(champion, **{"small-kd-0": {"params": 4_000}, "small-baseline-0": {"val": 0.9}})
+    fake_graph.repro(champion)
+    promote(settings(), champion)
+    assert aliases(champion)["champion"] == "small-baseline-0"
+    fake_graph.set_numbers(champion, **{"small-baseline-0": {"parity": 1.0}})
+    fake_graph.repro(champion)
+
+    promotion = promote(settings(), champion)
+
+    # The baseline's ONNX file is the same; only its parity is no longer proven.
+    assert (promotion.outcome, promotion.champion.model) == ("promoted", "small-kd-0")
+
+
+def test_rollback_returns_and_the_withdrawn_one_stays_out(champion: Path, settings: Callable[[], Params]) -> None:
+    auroc(champion, baseline=0.86)
+    promote(settings(), champion)
+
+    now, bad = rollback(champion)
+
+    assert (now.model, bad.model) == ("small-kd-0", "small-baseline-0")
+    assert aliases(champion) == {"champion": "small-kd-0"}
+    assert read_history(champion)[-1]["action"] == "rolled_back"
+    again = promote(settings(), champion)
+    assert (again.outcome, again.champion.model) == ("kept", "small-kd-0")
+    assert any("withdrawn" in reason for reason in again.reasons)
+    assert aliases(champion) == {"champion": "small-kd-0"}
+    with pytest.raises(UserError, match="no earlier champion is in the registry"):
+        rollback(champion)
+
+
+def test_rollback_without_a_champion_says_what_to_do(repository: Path, settings: Callable[[], Params]) -> None:
+    with pytest.raises(UserError, match="pipeline promote"):
+        rollback(repository)
+
+
+def test_an_alias_that_was_moved_by_hand_is_respected_and_recorded(
+    champion: Path, settings: Callable[[], Params]
+) -> None:
+    client = open_store(champion)
+    other = next(v for v in client.search_model_versions(f"name = '{NAME}'") if v.tags["model"] == "small-baseline-0")
+    client.set_registered_model_alias(NAME, "champion", other.version)
+
+    promotion = promote(settings(), champion)
+
+    assert (promotion.previous.model, promotion.champion.model) == ("small-baseline-0", "small-kd-0")
+    assert [line["action"] for line in read_history(champion)] == ["promoted", "recorded", "promoted"]
+
+
+def lose_registry(root: Path, empty_store: Path) -> Path:
+    """Delete mlflow.db and mlruns; at another address, as this process still has the lost file open."""
+    (root / "mlflow.db").unlink()
+    shutil.rmtree(root / "mlruns")
+    moved = root.rename(root.with_name("moved"))
+    shutil.copy(empty_store, moved / "mlflow.db")
+    return moved
+
+
+def test_a_lost_registry_gets_its_champion_back(champion: Path, empty_store: Path) -> None:
+    moved = lose_registry(champion, empty_store)
+
+    promotion = promote(load_params(moved / "params.yaml"), moved)
+
+    assert (promotion.outcome, promotion.champion.model) == ("kept", "small-kd-0")
+    assert aliases(moved) == {"champion": "small-kd-0"}
+    assert [line["action"] for line in read_history(moved)] == ["promoted", "restored"]
+
+
+def test_a_champion_that_is_lost_for_good_still_sets_the_limit(champion: Path, empty_store: Path) -> None:
+    auroc(champion, kd=0.82, baseline=0.81)
+    moved = lose_registry(champion, empty_store)
+
+    promotion = promote(load_params(moved / "params.yaml"), moved)
+
+    assert (promotion.outcome, promotion.champion.val_macro_auroc) == ("refused", 0.83)
+    assert aliases(moved) == {}
+
+
+def test_a_dry_run_writes_nothing(repository: Path, settings: Callable[[], Params]) -> None:
+    (repository / "mlflow.db").unlink()
+    before = sorted(path for path in repository.rglob("*") if ".dvc/tmp" not in path.as_posix())
+
+    promotion = promote(settings(), repository, dry_run=True)
+
+    assert (promotion.outcome, promotion.champion.model, promotion.dry_run) == ("promoted", "small-kd-0", True)
+    assert sorted(path for path in repository.rglob("*") if ".dvc/tmp" not in path.as_posix()) == before
+
+
+def test_a_dry_run_measures_against_the_present_champion(champion: Path, settings: Callable[[], Params]) -> None:
+    auroc(champion, kd=0.82, baseline=0.81)
+    history = read_history(champion)
+
+    assert promote(settings(), champion, dry_run=True).outcome == "refused"
+    assert read_history(champion) == history
+    assert len(open_store(champion).search_model_versions(f"name = '{NAME}'")) == 2
+
+
+def line(action: str, model: str, previous: str | None = None, **more: Any) -> dict[str, Any]:
+    def one(name: str) -> dict[str, Any]:
+        return {"model": name, "onnx_sha256": name, "val_macro_auroc": 0.5, "dataset_fingerprint": "d", "version": "1"}
+
+    return {"time": action, "action": action, "champion": one(model), "previous": previous and one(previous), **more}
+
+
+def test_champions_are_a_stack_without_the_withdrawn() -> None:
+    history = [line("promoted", "a"), line("promoted", "b"), line("kept", "b"), line("promoted", "c")]
+
+    assert [model.model for model in champions(history)] == ["a", "b", "c"]
+    history.append(line("rolled_back", "b", "c"))
+    assert [model.model for model in champions(history)] == ["a", "b"]
+    history.append(line("rolled_back", "a", "b"))
+    assert [model.model for model in champions(history)] == ["a"]
+    assert withdrawn(history) == {"b": "rolled_back", "c": "rolled_back"}
+    assert champions([]) == []
+
+
+def test_looks_count_different_models_on_the_same_data() -> None:
+    history = [line("promoted", "a", evidence=e, data=d) for e, d in [("1", "x"), ("2", "x"), ("2", "x"), ("3", "y")]]
+
+    assert looks(history) == 1
+    assert looks(history[:3]) == 2
+    assert looks([]) == 0
+
+
+def test_a_damaged_history_is_named_by_line(tmp_path: Path) -> None:
+    (tmp_path / "registry").mkdir()
+    (tmp_path / "registry/history.jsonl").write_text('{"action": "kept"}\n{"act\n')
+
+    with pytest.raises(UserError, match=r"history.jsonl: line 2 is not JSON"):
+        read_history(tmp_path)

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from safetensors import SafetensorError
@@ -90,6 +91,26 @@ def create_classifier(network: Network, *, labels: list[str]) -> Classifier:
         "std": list(backbone.pretrained_cfg["std"]),
     }
     return Classifier(backbone, config)
+
+
+def start_at_prevalence(model: Classifier, prevalence: np.ndarray) -> None:
+    """Let a new classifier answer every image with each label's prevalence, whatever its backbone says.
+
+    timm scales a new classifier by its outputs: with few labels its weights are so large that the first epochs only
+    undo them, and a pretrained backbone suffers meanwhile. Bias after Lin et al., "Focal Loss for Dense Object
+    Detection", ICCV 2017, section 4.1.
+
+    Args:
+        model: with a linear classifier; others (several heads) are left as they are.
+        prevalence: (L,), in 0..1; kept away from both ends.
+    """
+    head = model.backbone.get_classifier()
+    if not isinstance(head, nn.Linear):
+        return
+    prior = torch.from_numpy(np.clip(prevalence, 1e-3, 1 - 1e-3)).to(head.bias)
+    with torch.no_grad():
+        nn.init.normal_(head.weight, std=0.01)
+        head.bias.copy_(torch.logit(prior))
 
 
 def _load_package(backbone: nn.Module, arch: str, module: str, distribution: str) -> str:

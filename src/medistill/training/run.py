@@ -1,15 +1,17 @@
 """A whole training: build the network, fit it, write its folder; resumable until the folder stands."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from medistill.config import Network, Params
 from medistill.data.dataset import Dataset
-from medistill.models.zoo import create_classifier
+from medistill.models.zoo import create_classifier, start_at_prevalence
 from medistill.training.checkpoint import Checkpoint, fingerprint
 from medistill.training.loop import Objective, fit, steps_per_epoch
 from medistill.training.outputs import write_outputs
@@ -58,7 +60,13 @@ def train(
     )
     torch.manual_seed(seed)  # initialisation
     model = create_classifier(network, labels=dataset.labels)
-    images = len(dataset.split("train"))
+    rows = dataset.split("train")
+    if network.pretrained:  # a random backbone learns faster from timm's large classifier; a file brings its own
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a label that is nowhere known has no mean
+            prevalence = np.nanmean(dataset.targets(rows), axis=0)
+        start_at_prevalence(model, np.nan_to_num(prevalence, nan=0.5))
+    images = len(rows)
     total = training.epochs * steps_per_epoch(images, training.batch_size) * min(images, training.batch_size)
     checkpoint = Checkpoint(checkpoints / facts["role"] / facts["name"], identity)
     with tqdm(total=total, unit="img", desc=facts["name"], disable=None) as bar:

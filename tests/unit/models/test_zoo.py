@@ -19,6 +19,7 @@ from medistill.models.zoo import (
     load_weights,
     map_size,
     save_model,
+    start_at_prevalence,
 )
 
 
@@ -118,6 +119,16 @@ def test_classifier_normalises_and_reads_one_channel_as_grey():
         assert torch.allclose(model(grey), expected, atol=1e-6)
         assert torch.allclose(model(grey.expand(-1, 3, -1, -1)), expected, atol=1e-6)
     assert map_size(model, 128) == [4, 4]
+
+
+@pytest.mark.parametrize("arch", ["eeea_net_c2", "resnet10t"])
+def test_a_new_classifier_starts_at_the_prevalence(arch):
+    torch.manual_seed(0)
+    model = create_classifier(Network(arch=arch), labels=["a", "b", "c"])
+    start_at_prevalence(model, np.array([0.2, 0.0, 1.0]))
+    with torch.inference_mode():
+        answers = torch.sigmoid(model.eval()(torch.rand(4, 1, 32, 32))).numpy()
+    np.testing.assert_allclose(answers, [[0.2, 0.001, 0.999]] * 4, rtol=0.2, atol=1e-3)
 
 
 def test_saved_models_come_back(tmp_path):

@@ -117,7 +117,7 @@ def test_params_diff_names_exactly_the_changed_key(project):
         status = json.loads(project.run("dvc", "status", "--json").stdout)
     finally:
         project.write_params(before)
-    assert diff == {"params.yaml": {"recipes.kd.temperature": {"old": 1.0, "new": 3.0}}}
+    assert diff == {"params.yaml": {"recipes.kd.temperature": {"old": 1.0, "new": 3.0, "diff": 2.0}}}
     stale = {stage for stage in status if "params.yaml" in json.dumps(status[stage])}
     # Both kd students, and the fan-ins that show recipes; neither baselines nor teachers.
     assert {stage for stage in stale if stage.startswith("distill")} == {
@@ -142,9 +142,7 @@ def test_a_distilled_student_and_its_baseline_differ_by_the_teacher_only(project
 def test_predict_answers_as_the_trained_student(project):
     image = next((project.folder / "data/raw/phantom/images").glob("*.png"))
     done = project.run("medistill", "predict", str(image), "--model", "exports/eeea_net_c2-kd-0", "--json")
-    (answer,) = (
-        json.loads(done.stdout)["predictions"] if isinstance(json.loads(done.stdout), dict) else json.loads(done.stdout)
-    )
+    (answer,) = json.loads(done.stdout)
     script = """
 import sys, torch, json
 import numpy as np
@@ -155,7 +153,7 @@ with torch.inference_mode():
     print(json.dumps(torch.sigmoid(load_model("models/students/eeea_net_c2-kd-0")(pixels))[0].tolist()))
 """
     expected = json.loads(project.run("python", "-c", script, str(image)).stdout)
-    assert list(answer["labels"].values()) == pytest.approx(expected, abs=1e-4)
+    assert list(answer["probabilities"].values()) == pytest.approx(expected, abs=1e-4)
     assert Image.open(image).size == (32, 32)
 
 

@@ -11,13 +11,14 @@ help:  ## show this
 setup: .venv/.installed  ## make .venv and install medistill with all its extras
 
 .venv/.installed: pyproject.toml
-	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	python -m pip install --quiet --disable-pip-version-check -e ".[train,pipeline,pretrained,dev]"
+	@test -x .venv/bin/pip || $(PYTHON) -m venv --clear .venv || { rm -rf .venv; exit 1; }
+	@echo "installing medistill and what it needs into .venv (minutes)"
+	@python -m pip install --quiet --disable-pip-version-check -e ".[train,pipeline,pretrained,dev]"
 	@touch .venv/.installed
 
 repro: setup  ## run the whole graph, track it in MLflow and promote the best student
-	@# DVC needs its lock file outside .gitignore; what a machine computes is not ours to commit.
-	@git update-index --skip-worktree dvc.lock
+	@# DVC refuses a lock file that git ignores. As long as the committed one is empty, changes to it stay out of git's sight.
+	@! git show HEAD:dvc.lock 2>/dev/null | grep -q '^stages: {}' || git update-index --skip-worktree dvc.lock
 	dvc repro
 	python -m pipeline track
 	python -m pipeline promote || test $$? -eq 3

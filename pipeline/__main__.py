@@ -54,7 +54,10 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
     """
     from pipeline.tracking import serve_ui
 
-    _track(Path.cwd())
+    try:
+        _track(Path.cwd())
+    except UserError as error:  # a graph that is half done must not hide the runs that are there
+        typer.echo(f"warning: not brought up to date: {error}", err=True)
     serve_ui(Path.cwd(), port)
 
 

@@ -20,7 +20,7 @@ from great_expectations.data_context.types.base import ProgressBarsConfig
 from tqdm import tqdm
 
 from medistill.data.dataset import LABEL_PREFIX, SPLITS, Dataset
-from medistill.data.manifest import COLUMNS
+from medistill.data.manifest import COLUMNS, quarantine_limit
 from medistill.errors import UserError
 from medistill.files import atomic, read_json
 
@@ -178,7 +178,7 @@ def _expect_images(dataset: Dataset, images: pd.DataFrame, meta: dict[str, Any])
             exact_match=False,
             description="The manifest has all its columns",
         ),
-        ExpectFewQuarantined(min_value=entries - math.floor(meta["max_quarantined"] * entries), max_value=entries),
+        ExpectFewQuarantined(min_value=entries - quarantine_limit(meta["max_quarantined"], entries), max_value=entries),
         gxe.ExpectColumnValuesToNotBeNull(column="image_id", description="Every image has an id"),
         gxe.ExpectColumnValuesToBeUnique(column="image_id", description="Every image_id occurs once"),
         gxe.ExpectColumnValuesToNotBeNull(column="group_id", description="Every image belongs to a group"),

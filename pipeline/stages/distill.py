@@ -28,7 +28,10 @@ def main(argv: list[str] | None) -> int:
     from medistill.distillation.objective import distilled, supervised
     from medistill.training.run import train
 
-    teachers = [Knowledge.open(Path("data/knowledge") / t, dataset, params.augmentation) for t in recipe.teachers]
+    teachers = [
+        Knowledge.open(Path("data/knowledge") / name, dataset, params.augmentation, **params.teach.model_dump())
+        for name in recipe.teachers
+    ]
     train(
         Path("models/students") / model.name,
         params.students[model.student],

@@ -82,7 +82,7 @@ class Training(Settings):
     """Share of the steps in which the learning rate rises linearly."""
     clip_norm: float = Field(gt=0)
     """Gradients are clipped to this global L2 norm."""
-    precision: Literal["no", "bf16", "fp16"]
+    precision: Literal["no", "bf16"]
     """accelerate's mixed precision; `no` is float32."""
 
 
@@ -95,7 +95,7 @@ class TrainingOverrides(Settings):
     weight_decay: float | None = Field(default=None, ge=0)
     warmup: float | None = Field(default=None, ge=0, lt=1)
     clip_norm: float | None = Field(default=None, gt=0)
-    precision: Literal["no", "bf16", "fp16"] | None = None
+    precision: Literal["no", "bf16"] | None = None
 
 
 class Network(Settings):

@@ -138,6 +138,7 @@ def write_surroundings(root: Path, params: Params) -> None:
             "centre_prior": 0.1919,
             "conclusive": True,
             "reason": "",
+            "conclusion": "better than chance and than pointing at the centre",
             "labels": {},
         }
     for model in params.student_models():

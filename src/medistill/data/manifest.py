@@ -1,6 +1,7 @@
 """From a data set as its owner ships it to the one folder that every later stage reads."""
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def _split(source: Source, data: Data) -> tuple[pd.DataFrame, list[tuple[str, st
 
 def _limit(quarantined: list[tuple[str, str]], entries: int, data: Data, cache: Path) -> None:
     """Stop where more is left out than the settings allow."""
-    if len(quarantined) <= data.max_quarantined * entries:
+    if len(quarantined) <= quarantine_limit(data.max_quarantined, entries):
         return
     listing = cache / "quarantine.csv"
     _write_quarantine(listing, quarantined)
@@ -124,6 +125,11 @@ def _limit(quarantined: list[tuple[str, str]], entries: int, data: Data, cache: 
         f"{data.root}: {len(quarantined)} of {entries} entries cannot be used, more than data.max_quarantined"
         f" ({data.max_quarantined:g}) allows; the first: {path}: {reason}; all: {listing}"
     )
+
+
+def quarantine_limit(share: float, entries: int) -> int:
+    """How many of `entries` may be left out: `share` of them, but one even in a small set, unless `share` is 0."""
+    return max(math.floor(share * entries), int(share > 0))
 
 
 def _write_quarantine(path: Path, quarantined: list[tuple[str, str]]) -> None:

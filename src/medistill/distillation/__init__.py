@@ -1,1 +1,1 @@
-"""."""
+"""Distillation: losses, cached teacher answers, and the objective of a recipe."""

@@ -95,8 +95,10 @@ class Knowledge:
     _logits: np.ndarray
 
     @classmethod
-    def open(cls, folder: Path, dataset: Dataset, augmentation: Augmentation) -> "Knowledge":
-        """Open a teacher's answers for distillation on `dataset` in views drawn from `augmentation`.
+    def open(
+        cls, folder: Path, dataset: Dataset, augmentation: Augmentation, *, views: int, view_seed: int
+    ) -> "Knowledge":
+        """Open a teacher's answers for distillation on `dataset` in `views` views drawn from `augmentation`.
 
         Raises:
             UserError: a file is missing or damaged, or the answers are to other images, labels or views.
@@ -113,6 +115,8 @@ class Knowledge:
         for key, value in (
             ("labels", dataset.labels),
             ("augmentation", augmentation.model_dump()),
+            ("views", views),
+            ("view_seed", view_seed),
             ("dataset_fingerprint", dataset.fingerprint),
         ):
             if meta[key] != value:

@@ -393,8 +393,6 @@ def _localisation(content: Content) -> str:
             rows.append((_name(model.name), [MISSING] * 7, ""))
             continue
         size = "×".join(map(str, entry.get("map_size") or [])) or MISSING
-        reason = entry.get("reason") or ""
-        verdict = "conclusive" if entry.get("conclusive") else "not conclusive"
         agreement = entry.get("agreement_teacher") or {}
         agreed = "".join(
             f"{_any_interval(figure)}<small>{_text(teacher)}</small>" for teacher, figure in agreement.items()
@@ -409,12 +407,21 @@ def _localisation(content: Content) -> str:
                     _any_interval(entry.get("chance")),
                     _any_interval(entry.get("centre_prior")),
                     agreed or MISSING,
-                    verdict + (f"<small>{_text(reason)}</small>" if reason else ""),
+                    _text(entry.get("conclusion", MISSING)),
                 ],
                 "",
             )
         )
-    heads = ["Model", "Map", "Boxes", "Pointing game", "Chance", "Centre prior", "Agreement<br>with teacher", "Verdict"]
+    heads = [
+        "Model",
+        "Map",
+        "Boxes",
+        "Pointing game",
+        "Chance",
+        "Centre prior",
+        "Agreement<br>with teacher",
+        "Conclusion",
+    ]
     link = '<p><a href="explain/index.html">Gallery of heat maps</a></p>'
     note = (
         '<p class="soft">Pointing game: how often the maximum of the Grad-CAM map lies in a box of the label. Chance: '

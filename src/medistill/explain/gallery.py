@@ -108,7 +108,7 @@ def _summary(roles: dict[str, str], metrics: dict[str, Any]) -> str:
         f'<th scope="col">{title}</th>'
         for title in (
             *("Model", "Map", "Pointing game", "Flat maps", "Energy", "Chance", "Centre"),
-            *("Pointing game − teacher's", "Agreement with teacher", "Conclusive"),
+            *("Pointing game − teacher's", "Agreement with teacher", "Conclusion"),
         )
     )
     body = "".join(_summary_row(name, role, metrics[name]) for name, role in roles.items())
@@ -134,7 +134,7 @@ def _summary_row(name: str, role: str, entry: dict[str, Any]) -> str:
         _number(entry["centre_prior"]),
         lead or "–",
         against or "–",
-        "yes" if entry["conclusive"] else f"no: {escape(entry['reason'])}",
+        escape(entry["conclusion"]),
     ]
     return (
         f'<tr><th scope="row">{_name(name)} <span class=tag>{escape(role)}</span></th>'

@@ -33,6 +33,7 @@ NO_BOXES: dict[str, Any] = {
     "centre_prior": None,
     "conclusive": False,
     "reason": "no boxes on validation or test images",
+    "conclusion": "none: no boxes on validation or test images",
     "labels": {},
 }
 """What `localise` would say of a data set without boxes."""
@@ -151,8 +152,8 @@ def localise(findings: list[Finding], where: Targets, scores: Scores, map_size: 
 
     Returns:
         `images`, `findings`, `groups`, `boxes`, `boxes_val`, `boxes_test`, `flat_maps`, `pointing_game` and `energy`
-        (each `estimate`, `lower`, `upper`), `chance`, `centre_prior`, `conclusive`, `reason` ("" where conclusive), and
-        `labels`: the same for each label.
+        (each `estimate`, `lower`, `upper`), `chance`, `centre_prior`, `conclusive`, `reason` ("" where conclusive),
+        `conclusion` in words, and `labels`: the same for each label.
     """
     names = np.array([finding.label for finding in findings])
     result = _table(findings, where, scores, map_size, np.ones(len(findings), bool))
@@ -180,6 +181,22 @@ def inconclusive(map_size: tuple[int, int], groups: int) -> str:
     return ""
 
 
+def conclusion(entry: dict[str, Any]) -> str:
+    """What the pointing game says of a model, in words: only an interval above a reference counts as above it."""
+    if not entry["conclusive"]:
+        return f"none: {entry['reason']}"
+    lower, upper = entry["pointing_game"]["lower"], entry["pointing_game"]["upper"]
+    if lower is None:
+        return "none: too few findings for an interval"
+    if upper < entry["chance"]:
+        return "points beside the findings, below chance"
+    if lower <= entry["chance"]:
+        return "no better than chance"
+    if lower <= entry["centre_prior"]:
+        return "better than chance, not than pointing at the centre"
+    return "better than chance and than pointing at the centre"
+
+
 def _table(
     findings: list[Finding], where: Targets, scores: Scores, map_size: tuple[int, int], chosen: NDArray[np.bool_]
 ) -> dict[str, Any]:
@@ -187,7 +204,7 @@ def _table(
     groups = np.array([finding.group_id for finding in rows])
     boxes = {side: sum(len(f.boxes) for f in rows if f.split == side) for side in ("val", "test")}
     reason = inconclusive(map_size, len(set(groups)))
-    return {
+    table = {
         "images": len({finding.image_id for finding in rows}),
         "findings": len(rows),
         "groups": len(set(groups)),
@@ -202,3 +219,4 @@ def _table(
         "conclusive": not reason,
         "reason": reason,
     }
+    return table | {"conclusion": conclusion(table)}

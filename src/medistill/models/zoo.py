@@ -196,13 +196,26 @@ def count_macs(model: nn.Module, size: int) -> int:
 
 
 def map_size(model: Classifier, size: int) -> list[int]:
-    """Height and width of the last feature map for images of `size` pixels."""
+    """Height and width of the last feature map for images of `size` pixels.
+
+    Raises:
+        UserError: the network does not take this size, or its features are not a map (N, K, h, w).
+    """
+    arch = model.config["arch"]
     shape: list[int] = []
-    handle = model.cam_layer().register_forward_hook(lambda module, args, output: shape.extend(output.shape[-2:]))
+    handle = model.cam_layer().register_forward_hook(lambda module, args, output: shape.extend(output.shape))
     was_training = model.training
     model.eval()
-    with torch.no_grad():
-        model(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
-    handle.remove()
-    model.train(was_training)
-    return shape
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(f"{arch} does not take images of {size} px: {' '.join(str(error).split())}") from None
+    finally:
+        handle.remove()
+        model.train(was_training)
+    if len(shape) != 4 or shape[1] != model.backbone.num_features:
+        raise UserError(
+            f"{arch}: its features have the shape {shape}, not a map with channels first; take another arch"
+        )
+    return shape[2:]

@@ -1,1 +1,1 @@
-"""."""
+"""Training: one loop for teachers, baselines and distilled students."""

@@ -12,7 +12,7 @@ import medistill
 from medistill.files import atomic
 
 _PACKAGE = Path(medistill.__file__).parent
-_CODE = ("models", "training", "distillation")
+_CODE = ("models", "training", "distillation", "evaluation")
 
 
 def fingerprint(settings: dict[str, Any]) -> str:

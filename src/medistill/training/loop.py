@@ -16,6 +16,7 @@ from torch import Tensor
 from medistill.config import Augmentation, Training
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
+from medistill.evaluation.bootstrap import ineligible
 from medistill.evaluation.metrics import auroc
 from medistill.models.zoo import Classifier
 from medistill.training.checkpoint import Checkpoint
@@ -49,7 +50,7 @@ class Fit:
         history: a row an epoch: `epoch`, `step`, `learning_rate`, `train_<term>`, `val_macro_auroc`,
             `images_per_second`.
         best_epoch: epoch (from 1) with the highest validation macro AUROC; the earliest of equals.
-        val_macro_auroc: its macro AUROC over labels that have both classes on validation.
+        val_macro_auroc: its macro AUROC over the labels that are eligible on validation.
         seconds: time spent training and validating, earlier attempts included.
     """
 
@@ -108,7 +109,8 @@ def fit(
     targets = torch.from_numpy(dataset.targets(rows))
     image_ids = rows["image_id"].to_numpy()
     val_targets = dataset.targets(val)
-    if not _measurable(val_targets).any():
+    measured = measured_labels(val_targets, val["group_id"].to_numpy())
+    if not len(measured):
         raise UserError(
             f"{dataset.folder / 'manifest.parquet'}: no label has both classes on val; raise data.val_fraction"
         )
@@ -170,7 +172,7 @@ def fit(
                 }
             )
         trained = perf_counter() - start
-        val_auroc = mean_auroc(val_targets, predict(model, dataset, val, batch_size=2 * batch_size))
+        val_auroc = mean_auroc(val_targets, predict(model, dataset, val, batch_size=2 * batch_size), measured)
         seconds += perf_counter() - start
         history.append(
             {
@@ -197,17 +199,24 @@ def fit(
     return Fit(pd.DataFrame(history), best["epoch"], best["auroc"], seconds)
 
 
-def _measurable(targets: np.ndarray) -> np.ndarray:
-    return (targets == 1).any(axis=0) & (targets == 0).any(axis=0)
+def measured_labels(targets: np.ndarray, group_ids: np.ndarray) -> np.ndarray:
+    """Indices of the labels that choose the best epoch: the eligible ones, as in evaluation.
+
+    In a set too small for any, those that have both classes at all.
+
+    Args:
+        targets: (N, L), 1, 0, or NaN where unknown.
+        group_ids: (N,), the group of each image.
+    """
+    eligible = [label for label in range(targets.shape[1]) if ineligible(targets[:, label], group_ids) is None]
+    if eligible:
+        return np.array(eligible)
+    return np.flatnonzero((targets == 1).any(axis=0) & (targets == 0).any(axis=0))
 
 
-def mean_auroc(targets: np.ndarray, logits: np.ndarray) -> float:
-    """Mean AUROC over the labels that have both classes; `targets` and `logits` (N, L), NaN targets are left out."""
-    values = []
-    for label in np.flatnonzero(_measurable(targets)):
-        known = ~np.isnan(targets[:, label])
-        values.append(auroc(targets[known, label], logits[known, label]))
-    return float(np.mean(values))
+def mean_auroc(targets: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean AUROC over `labels` (indices); `targets` and `logits` (N, L), NaN targets are left out."""
+    return float(np.mean([auroc(targets[:, label], logits[:, label]) for label in labels]))
 
 
 def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:

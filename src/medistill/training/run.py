@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from medistill.config import Network, Params
 from medistill.data.dataset import Dataset
-from medistill.models.zoo import create_classifier, start_at_prevalence
+from medistill.models.zoo import create_classifier, map_size, start_at_prevalence
 from medistill.training.checkpoint import Checkpoint, fingerprint
 from medistill.training.loop import Objective, fit, steps_per_epoch
 from medistill.training.outputs import write_outputs
@@ -60,6 +60,7 @@ def train(
     )
     torch.manual_seed(seed)  # initialisation
     model = create_classifier(network, labels=dataset.labels)
+    map_size(model, dataset.image_size)  # what cannot be explained later is refused now
     rows = dataset.split("train")
     if network.pretrained:  # a random backbone learns faster from timm's large classifier; a file brings its own
         with warnings.catch_warnings():

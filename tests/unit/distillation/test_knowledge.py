@@ -33,7 +33,7 @@ def folder(tiny_dataset, teacher, tmp_path):
 
 
 def test_answers_are_the_teachers_on_the_very_view(tiny_dataset, teacher, folder):
-    knowledge = Knowledge.open(folder, tiny_dataset, AUGMENTATION)
+    knowledge = Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
     rows = tiny_dataset.split("train").sample(9, random_state=0)  # another order than they were asked in
     ids = rows["image_id"].tolist()
     for view in range(3):
@@ -46,7 +46,7 @@ def test_answers_are_the_teachers_on_the_very_view(tiny_dataset, teacher, folder
 
 def test_an_image_that_was_not_asked_about_is_an_error(tiny_dataset, folder):
     with pytest.raises(KeyError):
-        Knowledge.open(folder, tiny_dataset, AUGMENTATION).logits(["unknown.png"], 0)
+        Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5).logits(["unknown.png"], 0)
 
 
 def test_damage_is_noticed(tiny_dataset, folder):
@@ -54,19 +54,19 @@ def test_damage_is_noticed(tiny_dataset, folder):
         file.seek(-1, 2)
         file.write(b"\x7f")
     with pytest.raises(UserError, match="damaged; run the teach stage again"):
-        Knowledge.open(folder, tiny_dataset, AUGMENTATION)
+        Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
 
 
-@pytest.mark.parametrize("key", ["labels", "augmentation", "dataset_fingerprint"])
+@pytest.mark.parametrize("key", ["labels", "augmentation", "views", "view_seed", "dataset_fingerprint"])
 def test_answers_to_another_question_are_refused(tiny_dataset, folder, key):
     file = folder / "knowledge.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: ["other"]}))
     with pytest.raises(UserError, match=f"another {key}; run the teach stage again"):
-        Knowledge.open(folder, tiny_dataset, AUGMENTATION)
+        Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
 
 
 def test_the_objective_weighs_hard_loss_and_mean_of_the_teachers(tiny_dataset, folder):
-    first = Knowledge.open(folder, tiny_dataset, AUGMENTATION)
+    first = Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
     second = Knowledge("other", 3, 5, "", first._rows, first._logits + np.float16(1))
     ids = tiny_dataset.split("train")["image_id"].tolist()[:6]
     logits = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))

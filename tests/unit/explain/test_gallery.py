@@ -20,7 +20,7 @@ def entry(**changes) -> dict:
     table = {
         **{key: 12 for key in ("images", "findings", "groups", "boxes", "boxes_test")},
         **{"boxes_val": 0, "flat_maps": 0, "pointing_game": figure, "energy": figure},
-        **{"chance": 0.125, "centre_prior": 0.0, "conclusive": True, "reason": ""},
+        **{"chance": 0.125, "centre_prior": 0.0, "conclusive": True, "reason": "", "conclusion": "better than chance"},
     }
     return {
         "map_size": [4, 4],
@@ -112,8 +112,8 @@ def test_figures_and_marks():
 
 
 def test_inconclusive_figures_say_why():
-    text = page([row()], conclusive=False, reason="map of 2×2 cells, smaller than 4×4")
-    assert "no: map of 2×2 cells, smaller than 4×4" in text
+    text = page([row()], conclusive=False, conclusion="none: map of 2×2 cells, smaller than 4×4")
+    assert "none: map of 2×2 cells, smaller than 4×4" in text
 
 
 def test_without_boxes_localisation_is_said_to_be_absent():

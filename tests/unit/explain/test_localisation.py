@@ -12,6 +12,7 @@ from medistill.explain.localisation import (
     SEED,
     Scores,
     box_mask,
+    conclusion,
     difference,
     inconclusive,
     localise,
@@ -196,3 +197,20 @@ def test_what_is_conclusive():
     assert inconclusive((4, 4), 10) == ""
     assert inconclusive((3, 4), 100) == "map of 3×4 cells, smaller than 4×4"
     assert inconclusive((7, 7), 9) == "boxes from 9 groups, fewer than 10"
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "words"),
+    [
+        (0.01, 0.09, "points beside the findings, below chance"),
+        (0.05, 0.30, "no better than chance"),
+        (0.15, 0.40, "better than chance, not than pointing at the centre"),
+        (0.30, 0.50, "better than chance and than pointing at the centre"),
+        (None, None, "none: too few findings for an interval"),
+    ],
+)
+def test_the_conclusion_follows_from_the_interval(lower, upper, words):
+    game = {"estimate": 0.2, "lower": lower, "upper": upper}
+    entry = {"conclusive": True, "reason": "", "pointing_game": game, "chance": 0.1, "centre_prior": 0.25}
+    assert conclusion(entry) == words
+    assert conclusion(entry | {"conclusive": False, "reason": "map of 2×2 cells"}) == "none: map of 2×2 cells"

@@ -209,6 +209,20 @@ def test_unknown_networks_are_named(network, message):
         create_classifier(Network(**network), labels=["a"])
 
 
+@pytest.mark.parametrize(
+    ("arch", "size", "message"),
+    [
+        ("test_vit", 160, r"test_vit: its features have the shape \[1, \d+, 64\], not a map"),
+        ("swin_tiny_patch4_window7_224", 96, "swin_tiny_patch4_window7_224 does not take images of 96 px"),
+        ("swin_tiny_patch4_window7_224", 224, r"shape \[1, 7, 7, 768\], not a map with channels first"),
+    ],
+)
+def test_networks_without_a_feature_map_are_refused(arch, size, message):
+    model = create_classifier(Network(arch=arch), labels=["a"])
+    with pytest.raises(UserError, match=message):
+        map_size(model, size)
+
+
 def test_gradients_reach_every_parameter():
     model = create_classifier(Network(arch="eeea_net_c2"), labels=["a", "b"])
     model(torch.rand(4, 1, 32, 32)).square().sum().backward()

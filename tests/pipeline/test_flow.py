@@ -446,6 +446,10 @@ def test_serve_schedules_until_it_is_ended(fresh: Path, prefect_server: dict[str
 
         assert until(scheduled, 60)
         assert [item["schedule"]["cron"] for item in scheduled()[0]["schedules"]] == ["30 3 * * *"]
+        planned = {"deployments": {"name": {"any_": ["scheduled"]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        # A server whose scheduler fails accepts the schedule, and never plans a run: SQLAlchemy 2.1 does that to it.
+        assert until(lambda: ask(prefect_server, "/flow_runs/filter", planned), 90), "the server plans no runs"
+        assert "T03:30:00" in ask(prefect_server, "/flow_runs/filter", planned)[0]["expected_start_time"]
         process.terminate()
         process.wait(60)
     finally:

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     difference = parity["max_abs_logit_difference"]
     print(
         f"{name}: parity {'passed' if parity['passed'] else 'FAILED'} on {parity['images']} images (largest logit "
-        f"difference {'not finite' if difference is None else f'{difference:.1e}'}, limit {parity['limit']:.1e}); "
+        f"difference {'not finite' if difference is None else f'{difference:.1e}'}, limit {parity['limit']:.0e}); "
         f"{latency['onnx_mb']:.1f} MB, {latency['p50_ms']:.1f} ms an image on {latency['threads']} thread(s)"
     )
     return 0

@@ -21,9 +21,8 @@ def measure_parity(classifier: Classifier, model: Path, images: np.ndarray) -> d
 
     Returns:
         `images` (N), `max_abs_logit_difference` (largest over images, labels and both batch sizes; None where ONNX
-        Runtime or torch gives a logit that is not finite), `largest_logit`, `limit`, `passed`. The limit is 1e-4, times
-        the largest logit where that is above 1: float32 rounds in proportion, and a confident network with logits
-        around 12 differs by more than 1e-4 from its own float64 self.
+        Runtime or torch gives a logit that is not finite), `largest_logit`, `limit`, `passed`. A network whose logits
+        run into the tens may miss the limit by float32's rounding alone; it is overconfident, not wrongly exported.
     """
     with torch.inference_mode():
         expected = classifier(torch.from_numpy(images).float() / 255).numpy()
@@ -34,11 +33,10 @@ def measure_parity(classifier: Classifier, model: Path, images: np.ndarray) -> d
     difference = float(max(np.abs(answer - expected).max() for answer in (together, singly)))
     finite = bool(np.isfinite([together, singly, expected]).all())
     largest = float(np.abs(expected).max())
-    limit = PARITY_LIMIT * max(1.0, largest) if finite else PARITY_LIMIT
     return {
         "images": len(images),
         "max_abs_logit_difference": difference if finite else None,
         "largest_logit": largest if finite else None,
-        "limit": limit,
-        "passed": finite and difference <= limit,
+        "limit": PARITY_LIMIT,
+        "passed": finite and difference <= PARITY_LIMIT,
     }

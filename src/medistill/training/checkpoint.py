@@ -12,7 +12,7 @@ import medistill
 from medistill.files import atomic
 
 _PACKAGE = Path(medistill.__file__).parent
-_CODE = ("models", "training", "distillation", "evaluation")
+_CODE = ("models/*.py", "training/*.py", "distillation/*.py", "evaluation/bootstrap.py", "evaluation/metrics.py")
 
 
 def fingerprint(settings: dict[str, Any]) -> str:
@@ -23,7 +23,7 @@ def fingerprint(settings: dict[str, Any]) -> str:
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(torch.__version__.encode())
-    for file in sorted(path for room in _CODE for path in (_PACKAGE / room).glob("*.py")):
+    for file in sorted(path for pattern in _CODE for path in _PACKAGE.glob(pattern)):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -58,7 +58,7 @@ def _options(
     epilog="Examples:\n\n"
     "\b\n"
     "  medistill phantom data/raw/phantom --images 1000 --size 128\n"
-    "  medistill phantom /tmp/rare --images 5000 --size 224 --prevalence nih --seed 1\n"
+    "  medistill phantom rare --images 5000 --size 224 --prevalence nih --seed 1\n"
 )
 def phantom(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must be empty, absent, or a phantom.")],

@@ -61,11 +61,9 @@ def measure(params: Params, split_name: str) -> dict[str, Measured]:
         params.evaluate.resamples,
         params.evaluate.seed,
     )
-    folders = {name: COPY / "models" / "teachers" / name for name in params.run.teachers}
-    folders |= {model.name: COPY / "models" / "students" / model.name for model in params.student_models()}
     measured = {}
-    for name, folder in tqdm(folders.items(), desc=split_name, disable=None):
-        file = folder / "predictions.parquet"
+    for name, folder in tqdm(params.model_folders().items(), desc=split_name, disable=None):
+        file = COPY / folder / "predictions.parquet"
         table = read_logits(file, name, dataset.labels)
         measured[name] = Measured.of(split, align(table, split_name, rows["image_id"], file, name))
     return measured

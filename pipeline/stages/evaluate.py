@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     from medistill.evaluation import comparison
     from medistill.evaluation.predictions import align, read_logits
 
-    models = folders(params)
+    models = params.model_folders()
     configs = {name: read_json(folder / "config.json") for name, folder in models.items()}
     files = {name: folder / "predictions.parquet" for name, folder in models.items()}
     logits = {name: read_logits(path, name, dataset.labels) for name, path in files.items()}
@@ -73,12 +73,6 @@ def main(argv: list[str] | None = None) -> int:
     add_differences(numbers, params, measured)
     write_json(REPORTS / "metrics.json", numbers)
     return 0
-
-
-def folders(params: Params) -> dict[str, Path]:
-    """The folder of each model of the run, teachers first; models of earlier runs that lie beside them are left out."""
-    teachers = {name: Path("models/teachers") / name for name in params.run.teachers}
-    return teachers | {model.name: Path("models/students") / model.name for model in params.student_models()}
 
 
 def compare(params: Params, measured: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

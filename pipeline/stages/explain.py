@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     findings = measured + absent
     images = _images(dataset, findings)
 
-    folders = _folders(params)
+    folders = params.model_folders()
     maps: dict[str, NDArray[np.float32]] = {}
     probabilities: dict[str, NDArray[np.float32]] = {}
     with tqdm(total=len(folders) * len(findings), desc="explain", unit="map", disable=None) as bar:
@@ -55,12 +55,6 @@ def main(argv: list[str] | None = None) -> int:
         write_json(temporary / "metrics.json", metrics)
         (temporary / "index.html").write_text(page, encoding="utf-8")
     return 0
-
-
-def _folders(params: Params) -> dict[str, Path]:
-    """Folder of every model of the run, teachers first."""
-    teachers = {name: Path("models/teachers") / name for name in params.run.teachers}
-    return teachers | {model.name: Path("models/students") / model.name for model in params.student_models()}
 
 
 def _roles(params: Params) -> dict[str, str]:

@@ -10,7 +10,6 @@ from medistill.errors import UserError
 from medistill.evaluation import gate, page
 from medistill.files import atomic, read_json, write_json
 from pipeline.stage import run_stage
-from pipeline.stages.evaluate import folders
 
 REPORTS = Path("reports")
 PROCESSED = Path("data/processed")
@@ -22,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     params = load_params()
     verdicts = gate.evaluate_candidates(gate.collect_facts(params), params.promote)
     metrics = read_json(REPORTS / "metrics.json")
-    models = [read_model(name, folder, metrics) for name, folder in folders(params).items()]
+    models = [read_model(name, folder, metrics) for name, folder in params.model_folders().items()]
     explained = REPORTS / "explain" / "metrics.json"
     content = page.Content(
         dataset=read_json(PROCESSED / "dataset.json"),

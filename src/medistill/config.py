@@ -243,6 +243,11 @@ class Params(Settings):
         run = self.run
         return [StudentModel(student=s, recipe=r, seed=k) for s in run.students for r in run.recipes for k in run.seeds]
 
+    def model_folders(self) -> dict[str, Path]:
+        """Folder of each model of the run, teachers first; models of earlier runs that lie beside them are left out."""
+        teachers = {name: Path("models/teachers") / name for name in self.run.teachers}
+        return teachers | {model.name: Path("models/students") / model.name for model in self.student_models()}
+
     def baseline_of(self, model: "StudentModel") -> list["StudentModel"]:
         """The baselines of `model`: same student and seed, a recipe without teachers."""
         return [

@@ -26,25 +26,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from medistill.data.nih import BOX_FRAME, LABELS
 from medistill.files import atomic
-
-LABELS: tuple[str, ...] = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Effusion",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pneumonia",
-    "Pneumothorax",
-    "Consolidation",
-    "Edema",
-    "Emphysema",
-    "Fibrosis",
-    "Pleural_Thickening",
-    "Hernia",
-)
-"""The 14 labels in CheXNet's order."""
 
 FOCAL: tuple[str, ...] = (
     "Atelectasis",
@@ -58,9 +41,6 @@ FOCAL: tuple[str, ...] = (
 )
 """Labels whose finding covers a small part of one lung. Consolidation and Pneumonia, which often come together, fill
 much of a lobe; the others may change the heart, a pleural space or both lungs."""
-
-FRAME = 1024
-"""Side in pixels of the frame that box coordinates refer to, whatever the size of the images: as in ChestX-ray14."""
 
 # Share of images by label. "nih" is what Data_Entry_2017_v2020.csv has.
 _PREVALENCE: dict[str, dict[str, float]] = {
@@ -816,7 +796,7 @@ def _boxes(film: _Film, findings: Sequence[Finding]) -> dict[str, tuple[float, f
             mass /= mass[-1]
             edges.append((int(np.searchsorted(mass, 0.006)), int(np.searchsorted(mass, 0.994)) + 1))
         (x0, x1), (y0, y1) = edges
-        k = FRAME / size
+        k = BOX_FRAME / size
         out[f.label] = (x0 * k, y0 * k, (x1 - x0) * k, (y1 - y0) * k)
     return out
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from medistill.data.phantom import (
+    BOX_FRAME,
     FOCAL,
-    FRAME,
     LABELS,
     _draw_labels,
     boxes,
@@ -139,8 +139,8 @@ def test_boxes_lie_in_the_frame_on_test_images_with_that_label(default: Written)
         assert float(y) >= 0
         assert float(w) > 0
         assert float(h) > 0
-        assert float(x) + float(w) <= FRAME
-        assert float(y) + float(h) <= FRAME
+        assert float(x) + float(w) <= BOX_FRAME
+        assert float(y) + float(h) <= BOX_FRAME
     boxed = {row[0] for row in default.boxes}
     ill = {name for name in default.test_list if default.labels[name] != ["No Finding"]}
     assert 0.35 < len(boxed) / len(ill) < 0.7  # a part of them, as in the real data set
@@ -151,7 +151,7 @@ def test_boxes_lie_in_the_frame_on_test_images_with_that_label(default: Written)
 def test_boxes_are_about_as_large_as_real_ones(default: Written) -> None:
     for label, real in NIH_BOX_AREA.items():
         name = label.replace("Infiltration", "Infiltrate")
-        areas = [float(w) * float(h) / FRAME**2 for _, n, _, _, w, h in default.boxes if n == name]
+        areas = [float(w) * float(h) / BOX_FRAME**2 for _, n, _, _, w, h in default.boxes if n == name]
         assert real / 3 < np.median(areas) < real * 3, label
 
 
@@ -258,7 +258,7 @@ def test_a_finding_changes_the_image_inside_its_box(label: str) -> None:
             continue
         seen += 1
         difference = np.abs(with_it - without)
-        x, y, w, h = (round(v * size / FRAME) for v in box)
+        x, y, w, h = (round(v * size / BOX_FRAME) for v in box)
         assert difference[y : y + h, x : x + w].sum() >= 0.95 * difference.sum(), draw
         assert difference.max() >= 3, draw
         if label in ("Nodule", "Mass"):

@@ -18,25 +18,8 @@ import pandas as pd
 
 from medistill.data.adapters.source import Source, is_image_name
 from medistill.data.dataset import LABEL_PREFIX
+from medistill.data.nih import BOX_FRAME, LABELS
 from medistill.errors import UserError
-
-LABELS = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Effusion",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pneumonia",
-    "Pneumothorax",
-    "Consolidation",
-    "Edema",
-    "Emphysema",
-    "Fibrosis",
-    "Pleural_Thickening",
-    "Hernia",
-)
-"""In CheXNet's order."""
 
 NO_FINDING = "No Finding"
 """Excludes all labels; not a label itself: such an image has 0 everywhere."""
@@ -44,9 +27,6 @@ NO_FINDING = "No Finding"
 LABEL_FILES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 BOX_FILE = "BBox_List_2017.csv"
 LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
-
-BOX_FRAME = 1024
-"""Boxes are in pixels of the release's 1024x1024 images, whatever the size of the files at hand."""
 
 # Column -> its spellings without blanks, case and signs; headers differ between releases and mirrors.
 _COLUMNS = {

@@ -76,12 +76,13 @@ class ExpectNegatives(gxe.ExpectColumnValuesToBeBetween):
     description: str = "No label is constant on a side: each split has an image without it"
 
 
-def validate(folder: Path, docs: Path) -> dict[str, Any]:
+def validate(folder: Path, docs: Path, *, max_quarantined: float) -> dict[str, Any]:
     """Check an ingested data set, and write Data Docs about it.
 
     Args:
         folder: data/processed.
         docs: folder for the HTML pages; an older one is replaced.
+        max_quarantined: share of the entries that ingest may have left out.
 
     Returns:
         What validation.json holds, free of times: `success` (nothing critical failed), `statistics`, `failures` and
@@ -92,10 +93,11 @@ def validate(folder: Path, docs: Path) -> dict[str, Any]:
         UserError: a file of the data set is missing or damaged.
     """
     dataset = Dataset.open(folder)
-    meta = read_json(Path(folder) / "dataset.json")
+    entries = read_json(Path(folder) / "dataset.json")["entries"]
+    fewest = entries - quarantine_limit(max_quarantined, entries)
     images = _images(dataset)
     suites = [
-        ("images", images, ["image_id"], _EXAMPLES, _expect_images(dataset, images, meta)),
+        ("images", images, ["image_id"], _EXAMPLES, _expect_images(dataset, images, fewest, entries)),
         ("labels", *_labels(dataset, images)),
     ]
     context = gx.get_context(mode="ephemeral")
@@ -169,16 +171,15 @@ def _labels(dataset: Dataset, images: pd.DataFrame) -> tuple[pd.DataFrame, list[
     return table, ["label", "split"], len(table), suite
 
 
-def _expect_images(dataset: Dataset, images: pd.DataFrame, meta: dict[str, Any]) -> list[gxe.Expectation]:
+def _expect_images(dataset: Dataset, images: pd.DataFrame, fewest: int, most: int) -> list[gxe.Expectation]:
     label_columns = [LABEL_PREFIX + label for label in dataset.labels]
-    entries = meta["entries"]
     suite = [
         gxe.ExpectTableColumnsToMatchSet(
             column_set=[*COLUMNS, *label_columns],
             exact_match=False,
             description="The manifest has all its columns",
         ),
-        ExpectFewQuarantined(min_value=entries - quarantine_limit(meta["max_quarantined"], entries), max_value=entries),
+        ExpectFewQuarantined(min_value=fewest, max_value=most),
         gxe.ExpectColumnValuesToNotBeNull(column="image_id", description="Every image has an id"),
         gxe.ExpectColumnValuesToBeUnique(column="image_id", description="Every image_id occurs once"),
         gxe.ExpectColumnValuesToNotBeNull(column="group_id", description="Every image belongs to a group"),

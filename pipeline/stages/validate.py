@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from medistill.config import load_params
 from medistill.files import write_json
 from pipeline.stage import run_stage
 
@@ -11,9 +12,11 @@ FOLDER = Path("reports/validation")
 
 def main(argv: list[str] | None = None) -> int:
     """Check data/processed; 1 if a critical expectation failed, with a line each on stderr."""
+    params = load_params()
+
     from pipeline.expectations import validate
 
-    result = validate(Path("data/processed"), docs=FOLDER / "data_docs")
+    result = validate(Path("data/processed"), docs=FOLDER / "data_docs", max_quarantined=params.data.max_quarantined)
     write_json(FOLDER / "validation.json", result)
     for line in result["warnings"]:
         print(f"warning: {line}", file=sys.stderr)

@@ -68,12 +68,12 @@ def test_the_official_lists_are_taken_as_they_are(ingested, nih1000):
 def test_validate_passes_and_warns_of_labels_that_are_constant_on_a_side(ingested, tmp_path):
     from pipeline.expectations import validate
 
-    result = validate(ingested["official"], tmp_path / "docs")
+    result = validate(ingested["official"], tmp_path / "docs", max_quarantined=0.01)
     assert result["success"]
     (warning,) = [line for line in result["warnings"] if line.startswith("negatives")]
     assert "1 break it" in warning
     assert "Pneumonia in test" in warning
 
-    result = validate(ingested["patient"], tmp_path / "docs")
+    result = validate(ingested["patient"], tmp_path / "docs", max_quarantined=0.01)
     assert result["success"]
     assert not [line for line in result["warnings"] if line.startswith("negatives")]

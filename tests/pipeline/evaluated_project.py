@@ -80,7 +80,7 @@ def write_dataset(root: Path, images: int, random: np.random.Generator) -> np.nd
         "channels": 1,
         "fit": "pad",
         "fingerprint": "f" * 16,
-        "source": {"format": "chestxray14", "root": "data/raw/toy", "split": "patient"},
+        "source": {"format": "chestxray14", "split": "patient"},
         "counts": counts,
     }
     write_json(folder / "dataset.json", meta)

@@ -47,12 +47,23 @@ def test_the_phantom_is_ingested(project, ingest):
     assert done.returncode == 0, done.stderr
     summary = json.loads((project / "data/processed/dataset.json").read_text())
     assert summary["name"] == "phantom"
-    assert summary["source"] == {"format": "chestxray14", "root": "data/raw/phantom", "split": "official"}
+    assert summary["source"] == {"format": "chestxray14", "split": "official"}
     assert sum(side["images"] for side in summary["counts"].values()) == 60
     assert summary["quarantined"] == 0
     assert summary["boxes"] > 0
     assert done.stdout.startswith("phantom: images (patients): train ")
     assert done.stderr == ""  # no bar where there is no terminal
+
+
+def test_data_that_moved_are_the_same_data(project, ingest):
+    assert ingest().returncode == 0
+    before = {file.name: file.read_bytes() for file in (project / "data/processed").iterdir()}
+    moved = project / "elsewhere" / "phantom"
+    moved.parent.mkdir()
+    (project / "data/raw/phantom").rename(moved)
+    set_data(project, root=str(moved), max_quarantined=0.2, workers=1)
+    assert ingest().returncode == 0
+    assert {file.name: file.read_bytes() for file in (project / "data/processed").iterdir()} == before
 
 
 def test_a_single_bad_image_is_left_out_and_said(project, ingest):

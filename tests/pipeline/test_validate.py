@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +62,7 @@ def change(folder: Path, edit) -> pd.DataFrame:
 
 
 def test_a_good_data_set_passes(processed, tmp_path):
-    result = validate(processed, tmp_path / "docs")
+    result = validate(processed, tmp_path / "docs", max_quarantined=0.01)
     assert result["success"]
     assert result["failures"] == []
     assert result["statistics"]["failed"] == 0
@@ -144,9 +145,9 @@ def too_few(manifest):
     ],
 )
 def test_each_rule_is_broken_in_one_line(processed, tmp_path, edit, severity, column, parts):
-    before = validate(processed, tmp_path / "docs")
+    before = validate(processed, tmp_path / "docs", max_quarantined=0.01)
     change(processed, edit)
-    after = validate(processed, tmp_path / "docs")
+    after = validate(processed, tmp_path / "docs", max_quarantined=0.01)
     (line,) = [line for line in after[severity] if line.startswith(f"{column}: ") and line not in before[severity]]
     assert "\n" not in line
     for part in parts:
@@ -157,7 +158,7 @@ def test_each_rule_is_broken_in_one_line(processed, tmp_path, edit, severity, co
 
 def test_a_missing_column_is_named_once(processed, tmp_path):
     change(processed, lambda manifest: manifest.drop(columns=["group_id", "label:Edema"]))
-    result = validate(processed, tmp_path / "docs")
+    result = validate(processed, tmp_path / "docs", max_quarantined=0.01)
     assert not result["success"]
     (line,) = result["failures"]
     assert line == "images: expected: The manifest has all its columns; found missing: group_id, label:Edema"
@@ -167,7 +168,7 @@ def test_blank_frames_are_a_warning(processed, tmp_path):
     pixels = np.load(processed / "images-00000.npy")
     pixels[[7, 9]] = 40
     np.save(processed / "images-00000.npy", pixels)
-    result = validate(processed, tmp_path / "docs")
+    result = validate(processed, tmp_path / "docs", max_quarantined=0.01)
     manifest = pd.read_parquet(processed / "manifest.parquet")
     assert result["success"]
     (line,) = [line for line in result["warnings"] if line.startswith("pixel_deviation")]
@@ -179,12 +180,14 @@ def test_blank_frames_are_a_warning(processed, tmp_path):
 def test_a_damaged_shard_is_named(processed, tmp_path, damage):
     damage(processed / "images-00000.npy")
     with pytest.raises(UserError, match=r"images-00000\.npy: missing or damaged"):
-        validate(processed, tmp_path / "docs")
+        validate(processed, tmp_path / "docs", max_quarantined=0.01)
 
 
 def test_the_result_is_the_same_each_time(processed, tmp_path):
     change(processed, same_patient)
-    assert validate(processed, tmp_path / "one") == validate(processed, tmp_path / "two")
+    assert validate(processed, tmp_path / "one", max_quarantined=0.01) == validate(
+        processed, tmp_path / "two", max_quarantined=0.01
+    )
 
 
 def test_the_pages_work_offline_and_run_nothing(processed, tmp_path):
@@ -194,7 +197,7 @@ def test_the_pages_work_offline_and_run_nothing(processed, tmp_path):
     )
     change(processed, lambda manifest: manifest.assign(group_id=None))
     docs = tmp_path / "docs"
-    validate(processed, docs)
+    validate(processed, docs, max_quarantined=0.01)
     pages = list(docs.rglob("*.html"))
     assert len(pages) == 5
     for page in pages:
@@ -212,6 +215,7 @@ def test_the_pages_work_offline_and_run_nothing(processed, tmp_path):
 def run_stage(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pipeline.stages.validate"]
+    shutil.copy(root / "params.yaml", folder)
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 

@@ -190,11 +190,11 @@ def _summarise(
         "channels": data.channels,
         "fit": data.fit,
         "fingerprint": _fingerprint(manifest, source.labels),
-        "source": {"format": data.format, "root": data.root.as_posix(), "split": data.split},
+        # Neither the root nor settings that only decide whether ingest stops: who moves the data need not train again.
+        "source": {"format": data.format, "split": data.split},
         "boxes": len(boxes),
         "entries": source.entries,
         "quarantined": quarantined,
-        "max_quarantined": data.max_quarantined,
         "counts": counts,
     }
 

@@ -116,7 +116,7 @@ def test_page_shows_the_figures_of_every_model(project, page):
         for relation in ("baseline", "teacher"):
             if f"difference_{relation}" in entry["test"]:
                 assert shown(entry["test"][f"difference_{relation}"], "+") in page.text
-    for text in ("19.0 MB", "4.57 / 5.43", "0.512", "0.192", "0.616", "4.73 M", "bad.png", "truncated"):
+    for text in ("19.0 MB", "4.6, 5.4 ms", "0.512", "0.192", "0.616", "4.73 M", "bad.png", "truncated"):
         assert text in page.text
 
 

@@ -161,9 +161,8 @@ def _gate(content: Content) -> str:
 
 def _models(content: Content) -> str:
     heads = [
-        "Model", "Role", "Network, initialisation", "Parameters", "MACs", "Validation AUROC", "Test AUROC",
-        "Test AUROC − baseline", "Test AUROC − best teacher", "Test AUPRC", "Test ECE", "Latency ms, p50 / p95",
-        "ONNX MB",
+        "Model", "Role", "Network, initialisation", "Parameters, MACs", "Validation AUROC", "Test AUROC",
+        "Test AUROC − baseline", "Test AUROC − best teacher", "Test AUPRC", "Test ECE", "Latency p50, p95; ONNX",
     ]  # fmt: skip
     rows = []
     for model in content.models:
@@ -173,17 +172,15 @@ def _models(content: Content) -> str:
                 f'<a href="evaluation/{_text(model.name)}.json">{_name(model.name)}</a>',
                 [
                     _role(model),
-                    f"{_text(config['arch'])}<small>{_text(config['initialisation'])}</small>",
-                    _millions(config["params"]),
-                    _millions(config["macs"]),
+                    f"{_name(config['arch'])}{_initialisation(config['initialisation'])}",
+                    f"{_millions(config['params'])}<small>{_millions(config['macs'])} MACs</small>",
                     _stacked(val, "macro_auroc"),
                     _stacked(test, "macro_auroc"),
                     _stacked(test, "difference_baseline", signed=True),
                     _stacked(test, "difference_teacher", signed=True),
                     _stacked(test, "macro_auprc"),
                     _number(test.get("macro_ece")),
-                    _latency(model),
-                    _number(model.onnx_mb, 1),
+                    _runtime(model),
                 ],
                 "",
             )
@@ -214,7 +211,7 @@ def _cost(content: Content) -> str:
     if not dots:
         return ""
     chart = charts.dot_chart(dots, "Test macro AUROC by MACs", "million MACs an image (log scale)", "test macro AUROC")
-    caption = "Test macro AUROC with its interval, by cost; hollow: baseline"
+    caption = "Test macro AUROC with its interval, by cost; hollow: baseline; equal costs stand side by side"
     return f"<figure><figcaption>{caption}</figcaption>{chart}{charts.dot_legend(dots)}</figure>"
 
 
@@ -228,13 +225,20 @@ def _best_teacher_note(content: Content) -> str:
 
 def _role(model: Model) -> str:
     teachers = ", ".join(map(str, model.config.get("teachers") or []))
-    return f"{model.role}<small>by {_text(teachers)}</small>" if teachers else model.role
+    return f"{model.role}<small>by {_name(teachers)}</small>" if teachers else model.role
 
 
-def _latency(model: Model) -> str:
+def _initialisation(text: str) -> str:
+    """Where the weights came from in a word, and the file or package as a tooltip."""
+    return f'<small title="{_text(text)}">{_text(text.split(" (")[0])}</small>'
+
+
+def _runtime(model: Model) -> str:
+    """Latency of the exported model over its size."""
     if model.latency is None:
         return MISSING
-    return f"{_number(model.latency.get('p50_ms'), 2)} / {_number(model.latency.get('p95_ms'), 2)}"
+    latency = f"{_number(model.latency.get('p50_ms'), 1)}, {_number(model.latency.get('p95_ms'), 1)} ms"
+    return f"{latency}<small>{_number(model.onnx_mb, 1)} MB</small>"
 
 
 def _latency_note(content: Content) -> str:

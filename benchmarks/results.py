@@ -30,7 +30,10 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
 def prepare() -> Params:
-    """Copy the tracked files and ask for more seeds, and for a baseline that sees new views in each epoch."""
+    """Copy the tracked files and ask for more seeds, and for a baseline that sees new views in each epoch.
+
+    A teacher of another seed is a teacher of its own; students are taught by those that their recipe names.
+    """
     COPY.mkdir(parents=True, exist_ok=True)
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, tracked.split("\0")):
@@ -45,6 +48,10 @@ def prepare() -> Params:
     params["recipes"][FRESH_BASELINE] = {"views": "fresh"}
     params["run"]["recipes"] = [*params["run"]["recipes"], FRESH_BASELINE]
     params["run"]["seeds"] = SEEDS
+    for name in list(params["run"]["teachers"]):
+        for seed in SEEDS[1:]:
+            params["teachers"][f"{name}_{seed}"] = params["teachers"][name] | {"seed": seed}
+            params["run"]["teachers"].append(f"{name}_{seed}")
     with atomic(COPY / "params.yaml") as file:
         file.write_text(yaml.safe_dump(params, sort_keys=False))
     return load_params(COPY / "params.yaml")
@@ -69,9 +76,19 @@ def measure(params: Params, split_name: str) -> dict[str, Measured]:
     return measured
 
 
-def mean_over_seeds(measured: dict[str, Measured], student: str, recipe: str) -> np.ndarray:
-    """Macro AUROC, mean over seeds, on the data themselves and in each resample: (1 + R,)."""
-    return np.mean([measured[f"{student}-{recipe}-{seed}"].macro("auroc") for seed in SEEDS], axis=0)
+def of_seeds(measured: dict[str, Measured], names: list[str]) -> np.ndarray:
+    """Macro AUROC of one model trained from several seeds, on the data themselves and in each resample: (S, 1 + R)."""
+    return np.array([measured[name].macro("auroc") for name in names])
+
+
+def teachers(name: str) -> list[str]:
+    """One teacher's models, a seed each."""
+    return [name, *(f"{name}_{seed}" for seed in SEEDS[1:])]
+
+
+def students(student: str, recipe: str) -> list[str]:
+    """One student's models by one recipe, a seed each."""
+    return [f"{student}-{recipe}-{seed}" for seed in SEEDS]
 
 
 def interval(values: np.ndarray, *, sign: bool = False) -> str:
@@ -91,42 +108,46 @@ def table(params: Params) -> str:
         "|---|---|---|---:|---:|---|---|---|",
     ]
 
-    def row(name: str, role: str, folder: Path, auroc: str, spread: str, difference: str) -> str:
-        config = read_json(folder / "config.json")
-        initialisation = config["initialisation"].split(" (")[0]
-        cost = f"{config['params'] / 1e6:.2f} M | {config['macs'] / 1e6:.0f} M"
-        return f"| {name} | {role} | {initialisation} | {cost} | {auroc} | {spread} | {difference} |"
+    def row(title: str, role: str, models: list[str], difference: str) -> str:
+        config = read_json(COPY / params.model_folders()[models[0]] / "config.json")
+        values = of_seeds(test, models)
+        cells = (
+            title,
+            role,
+            config["initialisation"].split(" (")[0],
+            f"{config['params'] / 1e6:.2f} M",
+            f"{config['macs'] / 1e6:.0f} M",
+            interval(values.mean(axis=0)),
+            f"{values[:, 0].min():.3f} … {values[:, 0].max():.3f}",
+            difference,
+        )
+        return f"| {' | '.join(cells)} |"
 
-    for name in params.run.teachers:
-        folder = COPY / "models" / "teachers" / name
-        lines.append(row(name, "teacher", folder, interval(test[name].macro("auroc")), "one seed", ""))
+    first = [name for name in params.run.teachers if params.teachers[name].seed == SEEDS[0]]
+    lines += [row(name, "teacher", teachers(name), "") for name in first]
     plain = [name for name in params.run.recipes if not params.recipes[name].teachers]
     for student in params.run.students:
         # The better baseline is chosen on validation, so that the test side decides nothing.
-        better = max(plain, key=lambda recipe: mean_over_seeds(val, student, recipe)[0])
+        better = max(plain, key=lambda recipe: of_seeds(val, students(student, recipe))[:, 0].mean())
+        reference = of_seeds(test, students(student, better)).mean(axis=0)
         for recipe in params.run.recipes:
-            values = mean_over_seeds(test, student, recipe)
-            single = [test[f"{student}-{recipe}-{seed}"].macro("auroc")[0] for seed in SEEDS]
-            difference = ""
+            models = students(student, recipe)
+            difference = "(the better one)" if recipe == better else ""
             if recipe not in plain:
-                difference = interval(values - mean_over_seeds(test, student, better), sign=True)
-            elif recipe == better:
-                difference = "(the better one)"
+                difference = interval(of_seeds(test, models).mean(axis=0) - reference, sign=True)
             role = "student, distilled" if recipe not in plain else "student, baseline"
             if recipe == FRESH_BASELINE:
                 role += ", fresh views"
-            folder = COPY / "models" / "students" / f"{student}-{recipe}-{SEEDS[0]}"
-            spread = f"{min(single):.3f} … {max(single):.3f}"
-            lines.append(row(f"{student}, {recipe}", role, folder, interval(values), spread, difference))
+            lines.append(row(f"{student}, {recipe}", role, models, difference))
     split = next(iter(test.values())).split
     skipped = "; ".join(f"{label} ({reason})" for label, reason in split.skipped.items()) or "none"
     lines += [
         "",
         f"Phantom: {params.phantom.images} images of {params.phantom.size} px, {len(split.targets)} of them to test,",
         f"from {len(split.counts)} patients. Mean over {len(split.eligible)} labels (left out: {skipped});",
-        f"students are means over seeds {', '.join(map(str, SEEDS))}, teachers are trained once. 95 % intervals from",
-        f"{split.resamples} bootstrap resamples of patients, paired for differences; the better baseline is chosen on",
-        "validation. `make results` wrote this table.",
+        f"figures are means over seeds {', '.join(map(str, SEEDS))}; all students are taught by the teacher of seed 0.",
+        f"95 % intervals from {split.resamples} bootstrap resamples of patients, paired for differences; the better",
+        "baseline is chosen on validation. `make results` wrote this table.",
     ]
     return "\n".join(lines)
 

@@ -17,6 +17,7 @@ def main(argv: list[str] | None) -> int:
     params = load_params()
     if name not in params.teachers:
         raise UserError(f"params.yaml: teachers has no {name!r}, only {', '.join(params.teachers)}")
+    teacher = params.teachers[name]
     dataset = Dataset.open()
 
     from medistill.distillation.objective import supervised
@@ -24,13 +25,13 @@ def main(argv: list[str] | None) -> int:
 
     train(
         Path("models/teachers") / name,
-        params.teachers[name],
+        teacher,
         dataset,
         supervised,
         params,
-        facts={"role": "teacher", "name": name, "teachers": []},
-        seed=0,
-        view_seed=0,
+        facts={"role": "teacher", "name": name, "teachers": [], "seed": teacher.seed},
+        seed=teacher.seed,
+        view_seed=teacher.seed,
         views=None,
     )
     return 0

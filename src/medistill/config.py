@@ -118,6 +118,13 @@ class Network(Settings):
         return self
 
 
+class Teacher(Network):
+    """A network that is trained once and then answers; students have the seeds of the run instead."""
+
+    seed: int = Field(default=0, ge=0)
+    """Initialisation, order of images, dropout."""
+
+
 class Recipe(Settings):
     """How a student is taught. Without teachers it is the same-budget baseline."""
 
@@ -209,7 +216,7 @@ class Params(Settings):
     data: Data
     augmentation: Augmentation
     training: Training
-    teachers: dict[Name, Network]
+    teachers: dict[Name, Teacher]
     students: dict[Name, Network]
     recipes: dict[Name, Recipe]
     run: Run

@@ -101,6 +101,7 @@ class _Squeeze(nn.Module):
 def test_eeea_blocks_against_their_literal_description(stage, block, shape):
     torch.manual_seed(0)
     ours = timm.create_model("eeea_net_c2").blocks[stage][block].eval()
+    nn.init.uniform_(ours.bn3.weight)  # residual blocks start with 0 there
     literal = _literal_ofa_block(*shape).eval()
     for theirs, mine in zip(literal.state_dict().values(), ours.state_dict().values(), strict=True):
         theirs.copy_(mine)
@@ -108,6 +109,17 @@ def test_eeea_blocks_against_their_literal_description(stage, block, shape):
     with torch.no_grad():
         expected = literal(x) + (x if shape[0] == shape[1] and shape[3] == 1 else 0)
         assert torch.allclose(ours(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["eeea_net_c2", "ofa_595"])
+def test_residual_blocks_start_as_the_identity(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name).train()
+    blocks = [block for stage in model.blocks[1:-1] for block in stage if block.has_skip]
+    assert len(blocks) == {"eeea_net_c2": 13, "ofa_595": 14}[name]
+    for block in blocks:
+        x = torch.randn(4, block.conv_pw.in_channels, 8, 8)
+        assert torch.equal(block(x), x)
 
 
 def test_classifier_normalises_and_reads_one_channel_as_grey():

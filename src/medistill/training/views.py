@@ -46,7 +46,10 @@ def view_parameters(image_ids: Sequence[str], view: int, seed: int, augmentation
 
 
 def render_views(images: Tensor, parameters: Tensor) -> Tensor:
-    """Images as the network sees them in a view: float32 (N, C, H, W) in 0..1.
+    """Images as the network sees them in a view: float32 (N, C, H, W), 0..1 before brightness and contrast.
+
+    What these two push out of 0..1 is not clipped: that would erase what lies in the brightest and darkest parts, such
+    as a hernia behind the heart.
 
     Args:
         images: uint8 (N, C, H, W).
@@ -59,8 +62,7 @@ def render_views(images: Tensor, parameters: Tensor) -> Tensor:
     second = torch.stack([sin * mirror, cos, 2 * y], dim=1)
     grid = F.affine_grid(torch.stack([first, second], dim=1), list(images.shape), align_corners=False)
     pixels = F.grid_sample(images.float() / 255, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    pixels = (pixels - 0.5) * contrast.view(-1, 1, 1, 1) + 0.5 + brightness.view(-1, 1, 1, 1)
-    return pixels.clamp(0, 1)
+    return (pixels - 0.5) * contrast.view(-1, 1, 1, 1) + 0.5 + brightness.view(-1, 1, 1, 1)
 
 
 def render_plain(images: Tensor) -> Tensor:

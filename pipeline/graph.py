@@ -1,8 +1,9 @@
 """DVC's own graph, read for the orchestrator. The only module that imports `dvc.repo`, which is no documented API."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def out_of_date(root: Path, names: Iterable[str]) -> dict[str, list[str]]:
         UserError: as `read_graph`, or dvc.yaml has no stage of that name.
     """
     repo = _open(root)
-    with repo.lock:
+    with _locked(repo):
         stages = {_name(repo, stage): stage for stage in _index(repo).stages if stage.cmd}
         made = [Path(out.fs_path) for stage in stages.values() for out in stage.outs]
         result = {}
@@ -87,6 +88,20 @@ def out_of_date(root: Path, names: Iterable[str]) -> dict[str, list[str]]:
             if changed:
                 result[name] = changed
     return result
+
+
+@contextlib.contextmanager
+def _locked(repo: Any) -> Iterator[None]:
+    from dvc.lock import LockError
+
+    try:
+        repo.lock.lock()
+    except LockError:
+        raise UserError(f"{repo.root_dir}: another DVC command is at work; try again when it has ended") from None
+    try:
+        yield
+    finally:
+        repo.lock.unlock()
 
 
 def _open(root: Path) -> Any:

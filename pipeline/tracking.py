@@ -189,6 +189,7 @@ def open_store(root: Path) -> "MlflowClient":
 
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a server that is not there is said in seconds
     import mlflow
 
     for name in ("mlflow", "alembic"):
@@ -205,10 +206,11 @@ def open_store(root: Path) -> "MlflowClient":
 def store_errors(root: Path) -> Iterator[None]:
     """Turn MLflow's exceptions into one line that names the store (`UserError`)."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"MLflow at {tracking_uri(root)}: {reason}") from error
 
@@ -370,6 +372,7 @@ def serve_ui(root: Path, port: int) -> None:
     Raises:
         UserError: the port is taken, or the server does not come up.
     """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     uri = tracking_uri(root)
     if uri.startswith(("http://", "https://")):
         print(f"MLflow runs at {uri} (MLFLOW_TRACKING_URI)")

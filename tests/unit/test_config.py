@@ -45,6 +45,10 @@ def test_a_network_overrides_single_keys_of_training(params, tmp_path):
         (lambda p: p["data"].update(colour=1), "key data.colour is unknown"),
         (lambda p: p["students"]["eeea_net_c2"].update(seed=1), "key students.eeea_net_c2.seed is unknown"),
         (lambda p: p["teachers"]["densenet"].update(seed=-1), "teachers.densenet.seed: "),
+        (
+            lambda p: p["promote"].update(max_onnx_mb=float("inf")),
+            "max_onnx_mb: input should be a finite number",
+        ),
         (lambda p: p.pop("promote"), "key promote is missing"),
         (lambda p: p["training"].update(epochs=0), "training.epochs: input should be greater than or equal to 1"),
         (lambda p: p["data"].update(format="dicomdir"), "data.format: input should be 'chestxray14'"),

@@ -96,11 +96,14 @@ def measure(
     return auroc, precision
 
 
-def summarise(values: FloatArray) -> Estimate:
-    """Estimate and percentile interval of one figure.
+def summarise(values: FloatArray, *, reflected: bool = False) -> Estimate:
+    """Estimate and 95 % interval of one figure.
 
     Args:
         values: (1 + R,), the figure on the data themselves, then in each resample; NaN where undefined.
+        reflected: mirror the percentile interval about the estimate and cut it at 0 and 1 (the basic bootstrap,
+            Davison & Hinkley 1997, section 5.2). For average precision: the duplicates in a resample raise it, and a
+            mean over labels narrows the interval but not that bias.
     """
     resampled = values[1:]
     defined = resampled[~np.isnan(resampled)]
@@ -111,6 +114,8 @@ def summarise(values: FloatArray) -> Estimate:
         return Estimate(float(values[0]), None, None, dropped)
     tail = (1 - CONFIDENCE) / 2
     lower, upper = np.quantile(defined, [tail, 1 - tail])
+    if reflected:
+        lower, upper = np.clip([2 * values[0] - upper, 2 * values[0] - lower], 0, 1)
     return Estimate(float(values[0]), float(lower), float(upper), dropped)
 
 

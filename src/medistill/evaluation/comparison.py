@@ -110,7 +110,7 @@ class Measured:
                 "groups": len(np.unique(split.groups[positive | negative])),
                 "positive_groups": len(np.unique(split.groups[positive])),
                 "auroc": bootstrap.summarise(self.auroc[:, k]).to_dict(),
-                "auprc": bootstrap.summarise(self.auprc[:, k]).to_dict(),
+                "auprc": bootstrap.summarise(self.auprc[:, k], reflected=True).to_dict(),
                 "ece": ece if known else None,
             }
         calibration = [labels[label]["ece"] for label in split.eligible]
@@ -121,7 +121,7 @@ class Measured:
             "labels": split.eligible,
             "skipped": split.skipped,
             "macro_auroc": bootstrap.summarise(self.macro("auroc")).to_dict(),
-            "macro_auprc": bootstrap.summarise(self.macro("auprc")).to_dict(),
+            "macro_auprc": bootstrap.summarise(self.macro("auprc"), reflected=True).to_dict(),
             "macro_ece": float(np.mean(calibration)) if calibration else None,
             "per_label": labels,
         }

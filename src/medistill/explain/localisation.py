@@ -188,6 +188,8 @@ def conclusion(entry: dict[str, Any]) -> str:
     lower, upper = entry["pointing_game"]["lower"], entry["pointing_game"]["upper"]
     if lower is None:
         return "none: too few findings for an interval"
+    if entry["flat_maps"] > entry["findings"] / 2:
+        return f"most maps are flat ({entry['flat_maps']} of {entry['findings']}): points nowhere"
     if upper < entry["chance"]:
         return "points beside the findings, below chance"
     if lower <= entry["chance"]:

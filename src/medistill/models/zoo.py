@@ -63,6 +63,9 @@ def create_classifier(network: Network, *, labels: list[str]) -> Classifier:
         near = difflib.get_close_matches(network.arch, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()"
         raise UserError(f"params.yaml: arch {network.arch!r} is not known to timm{hint}")
+    for key in ("in_chans", "num_classes"):
+        if key in network.args:
+            raise UserError(f"params.yaml: args of {network.arch}: {key} is not yours to set; it follows from the data")
     package = _WEIGHT_PACKAGES.get(network.arch) if network.pretrained else None
     if network.pretrained and package is None and not timm.models.get_pretrained_cfg(network.arch).has_weights:
         raise UserError(f"params.yaml: there are no pretrained weights for {network.arch}; set pretrained: false")
@@ -70,8 +73,9 @@ def create_classifier(network: Network, *, labels: list[str]) -> Classifier:
         backbone = timm.create_model(
             network.arch, pretrained=network.pretrained and package is None, num_classes=len(labels), **network.args
         )
-    except TypeError as error:
-        raise UserError(f"params.yaml: args of {network.arch}: {error}") from None
+    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"params.yaml: timm cannot build {network.arch} with args {network.args}: {reason}") from None
     except OSError as error:
         raise UserError(f"weights of {network.arch} could not be downloaded: {str(error).splitlines()[0]}") from None
     initialisation = "random"
@@ -145,6 +149,8 @@ def load_weights(backbone: nn.Module, file: Path) -> None:
         source = load_file(file)
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error})") from None
     except SafetensorError as error:
         raise UserError(f"{file}: not a safetensors file ({error})") from None
     target = backbone.state_dict()

@@ -145,6 +145,25 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     assert held["images"] / runs < 0.75
 
 
+def test_intervals_of_macro_average_precision_hold_the_truth():
+    """A resample's duplicates raise average precision; a percentile interval of a mean over labels misses the truth."""
+    random = np.random.default_rng(6)
+    images, labels, runs, prevalence = 282, 14, 60, 0.17
+    many = random.random(400_000) < prevalence
+    truth = average_precision_score(many, many + random.normal(size=many.size))
+    held = {True: 0, False: 0}
+    for seed in range(runs):
+        targets = (random.random((images, labels)) < prevalence).astype(np.float32)
+        scores = targets + random.normal(size=targets.shape)
+        counts = bootstrap.draw(images, 300, seed)
+        _, precision = bootstrap.measure(targets, scores, np.arange(images), counts)
+        for reflected in held:
+            summary = bootstrap.summarise(precision.mean(axis=1), reflected=reflected)
+            held[reflected] += summary.lower <= truth <= summary.upper
+    assert 0.85 <= held[True] / runs <= 1
+    assert held[False] / runs < 0.8
+
+
 def test_a_usual_evaluation_takes_seconds():
     random = np.random.default_rng(0)
     targets = (random.random((300, 14)) < 0.1).astype(np.float32)

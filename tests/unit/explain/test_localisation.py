@@ -212,5 +212,12 @@ def test_what_is_conclusive():
 def test_the_conclusion_follows_from_the_interval(lower, upper, words):
     game = {"estimate": 0.2, "lower": lower, "upper": upper}
     entry = {"conclusive": True, "reason": "", "pointing_game": game, "chance": 0.1, "centre_prior": 0.25}
+    entry |= {"findings": 20, "flat_maps": 10}
     assert conclusion(entry) == words
     assert conclusion(entry | {"conclusive": False, "reason": "map of 2×2 cells"}) == "none: map of 2×2 cells"
+
+
+def test_flat_maps_are_not_said_to_point():
+    game = {"estimate": 0.0, "lower": 0.0, "upper": 0.0}
+    entry = {"conclusive": True, "reason": "", "pointing_game": game, "chance": 0.1, "centre_prior": 0.25}
+    assert conclusion(entry | {"findings": 20, "flat_maps": 11}) == "most maps are flat (11 of 20): points nowhere"

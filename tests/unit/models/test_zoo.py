@@ -213,7 +213,10 @@ def test_files_that_are_not_weights_are_named(tmp_path):
     [
         ({"arch": "densnet121"}, "arch 'densnet121' is not known to timm; did you mean densenet121"),
         ({"arch": "eeea_net_c2", "pretrained": True}, "no pretrained weights for eeea_net_c2"),
-        ({"arch": "resnet10t", "args": {"depth": 3}}, "args of resnet10t: .*depth"),
+        ({"arch": "resnet10t", "args": {"depth": 3}}, "cannot build resnet10t with args .*depth"),
+        ({"arch": "resnet10t", "args": {"act_layer": "nope"}}, "cannot build resnet10t with args .*nope"),
+        ({"arch": "resnet10t.nope"}, "cannot build resnet10t.nope"),
+        ({"arch": "resnet10t", "args": {"in_chans": 1}}, "args of resnet10t: in_chans is not yours to set"),
     ],
 )
 def test_unknown_networks_are_named(network, message):

@@ -26,7 +26,7 @@ _CHUNK_BYTES = 32e6
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its percentile interval.
+    """A figure with its 95 % interval.
 
     Attributes:
         estimate: on the data themselves; None where it is undefined.

@@ -492,7 +492,7 @@ def _quarantine(content: Content) -> str:
 def _method(content: Content) -> str:
     figures = content.models[0].evaluation["test"]
     items = [
-        f"Intervals: 95 % percentile intervals of {figures['resamples']:,} bootstrap resamples over groups (patients), "
+        f"Intervals: percentiles (AUPRC: reflected) of {figures['resamples']:,} resamples (bootstrap) over patients, "
         "not over images: images of one patient are not independent.",
         "Every model is measured in the same resamples, so differences are paired. Resamples in which a figure is "
         "undefined are dropped and counted; where more than 5 % are, there is no interval.",

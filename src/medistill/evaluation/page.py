@@ -492,8 +492,8 @@ def _quarantine(content: Content) -> str:
 def _method(content: Content) -> str:
     figures = content.models[0].evaluation["test"]
     items = [
-        f"Intervals: percentiles (AUPRC: reflected) of {figures['resamples']:,} resamples (bootstrap) over patients, "
-        "not over images: images of one patient are not independent.",
+        f"95 % intervals: percentiles (AUPRC: reflected) of {figures['resamples']:,} resamples of patients, "
+        "not of images: images of one patient are not independent.",
         "Every model is measured in the same resamples, so differences are paired. Resamples in which a figure is "
         "undefined are dropped and counted; where more than 5 % are, there is no interval.",
         "A label is eligible where it has at least 10 positives and 10 negatives, each from at least 10 groups. Macro "

@@ -13,7 +13,7 @@ setup: .venv/.installed  ## make .venv and install medistill with all its extras
 .venv/.installed: pyproject.toml
 	@test -x .venv/bin/pip || $(PYTHON) -m venv --clear .venv || { rm -rf .venv; exit 1; }
 	@echo "installing medistill and what it needs into .venv (minutes)"
-	@python -m pip install --quiet --disable-pip-version-check -e ".[train,pipeline,pretrained,dev]"
+	@python -m pip install --quiet --disable-pip-version-check -e ".[train,pipeline,dicom,pretrained,dev]"
 	@touch .venv/.installed
 
 repro: setup  ## run the whole graph, track it in MLflow and promote the best student

@@ -9,6 +9,7 @@ import html
 import math
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,31 @@ from great_expectations import expectations as gxe
 from great_expectations.data_context.types.base import ProgressBarsConfig
 from tqdm import tqdm
 
+from medistill.data import provenance
+from medistill.data.audit.checks import SHORTCUT
 from medistill.data.dataset import LABEL_PREFIX, SPLITS, Dataset
 from medistill.data.manifest import COLUMNS, quarantine_limit
-from medistill.errors import UserError
 from medistill.files import atomic, read_json
 
 BLANK = 1.0
 """Grey levels (of 255): a frame whose pixels deviate by less is blank."""
 
+SATURATED = 0.5
+"""Share of a frame's pixels that are white: more is a failed export."""
+
+INVERTED = -0.3
+"""Correlation of a frame with the mean frame: less and black is probably white."""
+
+PREVALENCE = (0.0005, 0.95)
+"""A label that is rarer can hardly be learnt; one that is more frequent is often its own complement."""
+
+VIEWS = ("AP", "PA", "L", "LL", "RL")
+"""Frontal, and lateral from either side."""
+
 _EXAMPLES = 5
+_SAMPLE = 1000
+_BATCH = 64
+_STRUCTURE = 10.0  # grey levels by which a mean frame's pixels deviate where images show the same part of the body
 
 
 class ExpectGroupOnOneSide(gxe.ExpectColumnValuesToBeInSet):
@@ -46,6 +63,22 @@ class ExpectPixelsOnOneSide(gxe.ExpectColumnValuesToBeInSet):
     description: str = "Images that are identical pixel for pixel are in one split only"
 
 
+class ExpectPixelsOnce(gxe.ExpectColumnValuesToBeInSet):
+    """An image that is there twice counts twice."""
+
+    column: str = "copies_of_pixels"
+    value_set: list = [1]  # noqa: RUF012
+    description: str = "No side has an image twice, pixel for pixel"
+
+
+class ExpectNoNearDuplicates(gxe.ExpectColumnValuesToBeInSet):
+    """Copies that were scaled, cropped or compressed again leak from side to side as well as identical ones."""
+
+    column: str = "near_duplicates"
+    value_set: list = [0]  # noqa: RUF012
+    description: str = "No image is nearly the same as one of another group on another side"
+
+
 class ExpectFewQuarantined(gxe.ExpectTableRowCountToBeBetween):
     """Many left-out files mean that something is wrong with the source."""
 
@@ -58,6 +91,56 @@ class ExpectFramesNotBlank(gxe.ExpectColumnValuesToBeBetween):
     column: str = "pixel_deviation"
     min_value: float = BLANK
     description: str = f"No frame is blank: its pixels' standard deviation is at least {BLANK:g} grey level"
+
+
+class ExpectFramesNotSaturated(gxe.ExpectColumnValuesToBeBetween):
+    """A frame that is largely white has lost what was there."""
+
+    column: str = "white_share"
+    max_value: float = SATURATED
+    description: str = f"No frame is saturated: at most {SATURATED:.0%} of its pixels are white"
+
+
+class ExpectFramesNotInverted(gxe.ExpectColumnValuesToBeBetween):
+    """Where all images show the same part of the body, one that looks like its negative is one."""
+
+    column: str = "likeness"
+    min_value: float = INVERTED
+    description: str = f"No frame is inverted: its correlation with the mean frame is at least {INVERTED:g}"
+
+
+class ExpectPrevalence(gxe.ExpectColumnValuesToBeBetween):
+    """How many of the images on a side for which a label is known have it."""
+
+    column: str = "prevalence"
+    min_value: float = PREVALENCE[0]
+    max_value: float = PREVALENCE[1]
+    description: str = f"Labels are neither very rare nor the rule: prevalence {PREVALENCE[0]:g} to {PREVALENCE[1]:g}"
+
+
+class ExpectNoShortcut(gxe.ExpectColumnValuesToBeBetween):
+    """A label that view, size, source or border give away may be learnt from them in place of the finding."""
+
+    column: str = "lower"
+    max_value: float = SHORTCUT
+    description: str = (
+        f"No label can be told from a cue that is not the finding: AUROC's lower bound at most {SHORTCUT}"
+    )
+
+
+class ExpectWeightsUnseen(gxe.ExpectColumnValuesToBeInSet):
+    """A network that has seen the test side cannot be tested there."""
+
+    column: str = "seen"
+    value_set: list = [0]  # noqa: RUF012
+    description: str = "A user's own weights were trained on no group and no image of the val and test side"
+
+
+class ExpectWeightsKnown(gxe.ExpectColumnValuesToNotBeNull):
+    """Without train_ids.npz beside the weights nobody can say what they have seen."""
+
+    column: str = "seen"
+    description: str = "A user's own weights have a train_ids.npz beside them, which says what they have seen"
 
 
 class ExpectPositives(gxe.ExpectColumnValuesToBeBetween):
@@ -76,13 +159,22 @@ class ExpectNegatives(gxe.ExpectColumnValuesToBeBetween):
     description: str = "No label is constant on a side: each split has an image without it"
 
 
-def validate(folder: Path, docs: Path, *, max_quarantined: float) -> dict[str, Any]:
+def validate(
+    folder: Path,
+    docs: Path,
+    *,
+    max_quarantined: float,
+    audit: Mapping[str, Any] | None = None,
+    weights: Mapping[str, Path] | None = None,
+) -> dict[str, Any]:
     """Check an ingested data set, and write Data Docs about it.
 
     Args:
         folder: data/processed.
         docs: folder for the HTML pages; an older one is replaced.
         max_quarantined: share of the entries that ingest may have left out.
+        audit: what `medistill.data.audit.checks.audit` found there.
+        weights: network -> file of a user's own weights.
 
     Returns:
         What validation.json holds, free of times: `success` (nothing critical failed), `statistics`, `failures` and
@@ -95,11 +187,18 @@ def validate(folder: Path, docs: Path, *, max_quarantined: float) -> dict[str, A
     dataset = Dataset.open(folder)
     entries = read_json(Path(folder) / "dataset.json")["entries"]
     fewest = entries - quarantine_limit(max_quarantined, entries)
-    images = _images(dataset)
+    images = _images(dataset, (audit or {}).get("near_duplicates"))
     suites = [
         ("images", images, ["image_id"], _EXAMPLES, _expect_images(dataset, images, fewest, entries)),
         ("labels", *_labels(dataset, images)),
     ]
+    if audit and audit["shortcuts"]:
+        shortcuts = pd.DataFrame(audit["shortcuts"])
+        suites.append(
+            ("shortcuts", shortcuts, ["label", "cue"], len(shortcuts), [ExpectNoShortcut(severity="warning")])
+        )
+    if weights:
+        suites.append(("weights", *_weights(dataset, weights)))
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     for site in list(context.variables.data_docs_sites or {}):
@@ -129,33 +228,64 @@ def validate(folder: Path, docs: Path, *, max_quarantined: float) -> dict[str, A
     }
 
 
-def _images(dataset: Dataset) -> pd.DataFrame:
+def _images(dataset: Dataset, near_duplicates: list[dict[str, Any]] | None) -> pd.DataFrame:
     """The manifest with the derived columns that its columns allow."""
     images = dataset.manifest.copy()
     if {"group_id", "split"} <= set(images):
         images["sides_of_group"] = images.groupby("group_id")["split"].transform("nunique")
     if {"sha256", "split"} <= set(images):
         images["sides_of_pixels"] = images.groupby("sha256")["split"].transform("nunique")
+        images["copies_of_pixels"] = images.groupby(["sha256", "split"])["split"].transform("size")
+    if near_duplicates is not None and "image_id" in images:
+        across = [pair for pair in near_duplicates if len(pair["splits"]) == 2]
+        found = pd.Series([image for pair in across for image in (pair["image_id"], pair["other"])], dtype="str")
+        images["near_duplicates"] = images["image_id"].map(found.value_counts()).fillna(0).astype(int)
     if {"shard", "row"} <= set(images):
-        images["pixel_deviation"] = _pixel_deviation(dataset, images)
+        images = pd.concat([images, _measure_pixels(dataset, images)], axis=1)
     return images
 
 
-def _pixel_deviation(dataset: Dataset, images: pd.DataFrame) -> np.ndarray:
-    """Standard deviation of each frame in grey levels; a shard is mapped, never held in memory."""
-    deviation = np.empty(len(images))
-    rows = images["row"].to_numpy()
+def _measure_pixels(dataset: Dataset, images: pd.DataFrame) -> pd.DataFrame:
+    """Of each frame: `pixel_deviation` in grey levels, `white_share`, and `likeness`, its correlation with the mean.
+
+    `likeness` is 1 for all where the mean of up to 1,000 frames shows next to nothing, as with histology. A few frames
+    are in memory at once.
+    """
+    mean = np.zeros((dataset.image_size, dataset.image_size))
+    sample = images.iloc[:: -(-len(images) // _SAMPLE)]
+    for start in range(0, len(sample), _BATCH):
+        mean += dataset.images(sample.iloc[start : start + _BATCH]).mean(axis=1).sum(axis=0, dtype=np.float64)
+    mean = (mean / len(sample) - (mean / len(sample)).mean()).ravel()
+    measured = np.empty((len(images), 3))
     with tqdm(total=len(images), desc="measure", unit="image", disable=None) as bar:
-        for shard, here in images.groupby("shard").indices.items():
-            file = dataset.folder / f"images-{shard:05d}.npy"
-            try:
-                pixels = np.load(file, mmap_mode="r")
-                for index in here:
-                    deviation[index] = pixels[rows[index]].std()
-                    bar.update()
-            except (OSError, ValueError, IndexError):
-                raise UserError(f"{file}: missing or damaged; run the ingest stage again") from None
-    return deviation
+        for start in range(0, len(images), _BATCH):
+            frames = dataset.images(images.iloc[start : start + _BATCH]).reshape(-1, dataset.channels, mean.size)
+            grey = frames.mean(axis=1, dtype=np.float32)
+            grey -= grey.mean(axis=1, keepdims=True)
+            norms = np.linalg.norm(grey, axis=1) * np.linalg.norm(mean)
+            here = slice(start, start + len(frames))
+            measured[here, 0] = frames.std(axis=(1, 2))
+            measured[here, 1] = (frames == 255).all(axis=1).mean(axis=1)
+            measured[here, 2] = np.divide(grey @ mean, norms, out=np.ones(len(frames)), where=norms > 0)
+            bar.update(len(frames))
+    if mean.std() < _STRUCTURE:
+        measured[:, 2] = 1
+    return pd.DataFrame(measured, columns=["pixel_deviation", "white_share", "likeness"], index=images.index)
+
+
+def _weights(
+    dataset: Dataset, weights: Mapping[str, Path]
+) -> tuple[pd.DataFrame, list[str], int, list[gxe.Expectation]]:
+    """The table `weights`, a row a network with weights of the user's own; see `_labels`."""
+    rows = []
+    for network, file in weights.items():
+        ids = Path(file).parent / provenance.FILE
+        found = provenance.overlaps(provenance.read_ids(ids), dataset) if ids.exists() else None
+        seen = None if found is None else sum(groups + images for _, groups, images in found)
+        rows.append((network, seen, 0 if found is None else sum(part.groups for part in found)))
+    table = pd.DataFrame(rows, columns=["network", "seen", "groups"]).astype({"seen": "Float64"})
+    suite = [ExpectWeightsUnseen(), ExpectWeightsKnown(severity="warning")]
+    return table, ["network"], len(table), suite
 
 
 def _labels(dataset: Dataset, images: pd.DataFrame) -> tuple[pd.DataFrame, list[str], int, list[gxe.Expectation]]:
@@ -165,9 +295,16 @@ def _labels(dataset: Dataset, images: pd.DataFrame) -> tuple[pd.DataFrame, list[
         values = images.get(LABEL_PREFIX + label, pd.Series(np.nan, index=images.index))
         for side in SPLITS:
             here = values[images["split"] == side] if "split" in images else values[:0]
-            rows.append((label, side, int((here == 1).sum()), int((here == 0).sum())))
-    table = pd.DataFrame(rows, columns=["label", "split", "positives", "negatives"])
-    suite = [ExpectPositives(severity="warning"), ExpectNegatives(severity="warning")]
+            positives, negatives = int((here == 1).sum()), int((here == 0).sum())
+            # a constant label breaks a rule of its own
+            share = positives / (positives + negatives) if positives and negatives else None
+            rows.append((label, side, positives, negatives, share))
+    table = pd.DataFrame(rows, columns=["label", "split", "positives", "negatives", "prevalence"])
+    suite = [
+        ExpectPositives(severity="warning"),
+        ExpectNegatives(severity="warning"),
+        ExpectPrevalence(severity="warning"),
+    ]
     return table, ["label", "split"], len(table), suite
 
 
@@ -192,6 +329,8 @@ def _expect_images(dataset: Dataset, images: pd.DataFrame, fewest: int, most: in
         ),
         ExpectGroupOnOneSide(),
         ExpectPixelsOnOneSide(),
+        ExpectPixelsOnce(severity="warning"),
+        ExpectNoNearDuplicates(severity="warning"),
         *(
             gxe.ExpectColumnValuesToBeInSet(
                 column=column, value_set=[0.0, 1.0], description="A label is 0, 1, or empty where it is unknown"
@@ -205,9 +344,14 @@ def _expect_images(dataset: Dataset, images: pd.DataFrame, fewest: int, most: in
             column="sex", value_set=["F", "M"], severity="warning", description="Sex is F, M or empty"
         ),
         gxe.ExpectColumnValuesToBeInSet(
-            column="view", value_set=["AP", "PA"], severity="warning", description="The view is AP, PA or empty"
+            column="view",
+            value_set=list(VIEWS),
+            severity="warning",
+            description=f"The view is {', '.join(VIEWS)} or empty",
         ),
         ExpectFramesNotBlank(severity="warning"),
+        ExpectFramesNotSaturated(severity="warning"),
+        ExpectFramesNotInverted(severity="warning"),
     ]
     # A column that is not there is reported once, by the first expectation
     return [expectation for expectation in suite if getattr(expectation, "column", None) in {None, *images.columns}]
@@ -277,6 +421,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
+_BETWEEN = {"labels": " in ", "shortcuts": " by "}  # a row's keys: label in split, label by cue
+
+
 def _line(entry: dict[str, Any], keys: list[str]) -> str:
     """One line for people: column, what was expected, how many break it, and five of them."""
     line = f"{entry['column'] or entry['table']}: expected: {entry['expected']}"
@@ -287,8 +434,9 @@ def _line(entry: dict[str, Any], keys: list[str]) -> str:
     names = []
     for example in entry["examples"]:
         value = example.get(entry["column"])
-        name = " in ".join(str(example[key]) for key in keys)
-        says_more = entry["table"] == "images" and entry["column"] not in keys
+        value = round(value, 3) if isinstance(value, float) else value
+        name = _BETWEEN.get(entry["table"], " ").join(str(example[key]) for key in keys)
+        says_more = entry["column"] not in {*keys, "positives", "negatives"}  # those are 0 where they break a rule
         names.append(f"{name} ({value})" if says_more else name)
     return f"{line}: {'; '.join(names)}" if names else line
 

@@ -61,6 +61,8 @@ def write_dataset(
             "view": "PA",
             "sex": ["M" if i // 2 % 2 else "F" for i in range(images)],
             "age": [20.0 + i // 2 for i in range(images)],
+            "source": None,
+            "mask_row": np.int32(-1),
             "width": np.int32(size),
             "height": np.int32(size),
             "sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels],
@@ -76,7 +78,9 @@ def write_dataset(
     counts = {}
     for name, rows in manifest.groupby("split"):
         positives = {label: int(rows[f"label:{label}"].sum()) for label in labels}
-        counts[name] = {"images": len(rows), "groups": rows["group_id"].nunique(), "positives": positives}
+        negatives = {label: len(rows) - positives[label] for label in labels}
+        sizes = {"images": len(rows), "groups": rows["group_id"].nunique()}
+        counts[name] = sizes | {"positives": positives, "negatives": negatives}
     meta = {
         "name": "spots",
         "task": "multilabel",

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from medistill.config import StudentModel, load_params
+from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from pipeline.stage import run_stage
@@ -28,10 +29,8 @@ def main(argv: list[str] | None) -> int:
     from medistill.distillation.objective import distilled, supervised
     from medistill.training.run import train
 
-    teachers = [
-        Knowledge.open(Path("data/knowledge") / name, dataset, params.augmentation, **params.teach.model_dump())
-        for name in recipe.teachers
-    ]
+    folders = [Path("data/knowledge") / name for name in recipe.teachers]
+    teachers = [Knowledge.open(folder, dataset, params.augmentation, **params.teach.model_dump()) for folder in folders]
     train(
         Path("models/students") / model.name,
         params.students[model.student],
@@ -43,6 +42,7 @@ def main(argv: list[str] | None) -> int:
         view_seed=params.teach.view_seed,
         views=params.teach.views if recipe.views == "cached" else None,
         knowledge=[teacher.checksum for teacher in teachers],
+        inherited=[provenance.read_ids(folder / provenance.FILE) for folder in folders],
     )
     return 0
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medistill.config import Params, load_params
+from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.files import atomic, read_json, write_json
@@ -29,6 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     from medistill.evaluation.predictions import align, read_logits
 
     models = params.model_folders()
+    for folder in models.values():
+        provenance.refuse_overlap(folder / provenance.FILE, dataset)
     configs = {name: read_json(folder / "config.json") for name, folder in models.items()}
     files = {name: folder / "predictions.parquet" for name, folder in models.items()}
     logits = {name: read_logits(path, name, dataset.labels) for name, path in files.items()}

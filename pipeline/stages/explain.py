@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from medistill.config import Params, load_params
+from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.explain import gallery, localisation, selection
@@ -79,6 +80,7 @@ def _explain(
     folder: Path, dataset: Dataset, findings: list[Finding], images: NDArray[np.uint8], bar: tqdm
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """One model's maps (N, h, w) and the probability (N,) of each finding's label."""
+    provenance.refuse_overlap(folder / provenance.FILE, dataset)
     model = load_model(folder)
     if model.config["labels"] != dataset.labels:
         raise UserError(f"{folder / 'config.json'}: labels differ from the data set's; train it again with dvc repro")

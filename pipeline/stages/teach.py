@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from medistill.config import load_params
+from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.files import atomic
 from pipeline.stage import run_stage
@@ -16,6 +17,7 @@ def main(argv: list[str] | None) -> int:
     name = parser.parse_args(argv).teacher
     params = load_params()
     dataset = Dataset.open()
+    ids = provenance.refuse_overlap(Path("models/teachers") / name / provenance.FILE, dataset)
 
     from accelerate import Accelerator
 
@@ -28,6 +30,7 @@ def main(argv: list[str] | None) -> int:
         write_knowledge(
             folder, teacher, dataset, params.augmentation, views=params.teach.views, view_seed=params.teach.view_seed
         )
+        provenance.write_ids(folder / provenance.FILE, ids)  # what the teacher has seen, its students have in part
     return 0
 
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from medistill.config import load_params
-from medistill.files import write_json
+from medistill.files import read_json, write_json
 from pipeline.stage import run_stage
 
 FOLDER = Path("reports/validation")
@@ -16,7 +16,15 @@ def main(argv: list[str] | None = None) -> int:
 
     from pipeline.expectations import validate
 
-    result = validate(Path("data/processed"), docs=FOLDER / "data_docs", max_quarantined=params.data.max_quarantined)
+    networks = {f"teachers.{name}": network for name, network in params.teachers.items()}
+    networks |= {f"students.{name}": network for name, network in params.students.items()}
+    result = validate(
+        Path("data/processed"),
+        docs=FOLDER / "data_docs",
+        max_quarantined=params.data.max_quarantined,
+        audit=read_json(FOLDER / "audit.json"),
+        weights={name: network.weights for name, network in networks.items() if network.weights},
+    )
     write_json(FOLDER / "validation.json", result)
     for line in result["warnings"]:
         print(f"warning: {line}", file=sys.stderr)

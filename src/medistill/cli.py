@@ -122,6 +122,63 @@ def predict(
     raise typer.Exit(2 if failed else 0)
 
 
+@app.command(
+    epilog="Examples:\n\n"
+    "\b\n"
+    "  medistill check /data/ChestX-ray14 --format chestxray14\n"
+    "  medistill check /data/CheXpert-v1.0-small --format chexpert --set uncertainty=ones --json > check.json\n"
+    "  medistill check /data/lung_colon_image_set --format lc25000 --write-splits splits\n\n"
+    "Exit code 1 where an error was found, 2 where the data set could not be read. Decoded images are kept "
+    "for the next time in --cache, which may be deleted."
+)
+def check(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The data set's folder.")],
+    format: Annotated[str, typer.Option(help="Its format, as data.format in params.yaml.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the format; may be repeated.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="official or patient; by default official where the data set has one.")
+    ] = None,
+    splits: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder with your own groups.csv and sides.csv, if any.")
+    ] = Path("splits"),
+    write_splits: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write groups.csv (groups found) and sides.csv (stratified) there."),
+    ] = None,
+    find_groups: Annotated[
+        bool, typer.Option("--find-groups", help="Look for augmented copies (turned, mirrored, zoomed) in any format.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = os.cpu_count() or 1,
+    cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Keeps decoded images.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Say what is wrong with a data set, before anything is trained on it.
+
+    Reads it as `ingest` would, and looks for what is left out, images or patients on two sides, near-duplicates, and
+    labels that view, size, source or the border give away.
+    """
+    try:
+        from medistill.data.audit import check as checking
+    except ModuleNotFoundError as error:
+        raise UserError(f"check needs {error.name}: pip install 'medistill[train]'") from None
+
+    report = checking.check(
+        root,
+        format,
+        options=checking.parse_options(settings or []),
+        split=split,
+        splits=splits,
+        write_splits=write_splits,
+        find_groups=find_groups,
+        workers=workers,
+        cache=cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medistill",
+    )
+    print(json.dumps(report, indent=2, ensure_ascii=False) if as_json else checking.describe(report))
+    raise typer.Exit(1 if any(finding["severity"] == "error" for finding in report["findings"]) else 0)
+
+
 def _as_json(prediction: "Prediction", model: str, disclaimer: str) -> dict[str, Any]:
     answer: dict[str, Any] = {"image": str(prediction.image), "model": model, "disclaimer": disclaimer}
     if prediction.error is not None:

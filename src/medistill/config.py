@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from medistill.data.adapters import FORMATS
 from medistill.errors import UserError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
@@ -35,10 +36,16 @@ class Data(Settings):
 
     name: str = ""
     """Shown in reports; empty: the name of the root folder."""
-    format: Literal["chestxray14"]
+    format: str
+    """A file of `medistill/data/adapters`, without `.py`."""
     root: Path
+    options: dict[str, Any] = {}
+    """What the format leaves open; see `Options` in its file."""
     split: Literal["official", "patient"]
-    """`official`: the data set's own lists, validation carved from training by patient; `patient`: all by patient."""
+    """`official`: the data set's own lists, validation carved from training by patient where there is none; `patient`:
+    all by patient (or other group)."""
+    splits: Path = Path("splits")
+    """Folder with `groups.csv` and `sides.csv`, which say what belongs together and on which side; both optional."""
     val_fraction: Fraction
     """Share of the patients (of the training part where the split is official) that validates."""
     test_fraction: Fraction
@@ -52,6 +59,13 @@ class Data(Settings):
     max_quarantined: float = Field(ge=0, le=1)
     """Ingest stops where more than this share of rows and files has to be left out."""
     workers: int = Field(ge=1)
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in FORMATS:
+            raise ValueError(f"{name!r} is unknown; known are {', '.join(FORMATS)}")
+        return name
 
 
 class Augmentation(Settings):
@@ -293,10 +307,11 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{path}: " + "; ".join(_describe(item) for item in error.errors())) from None
+        raise UserError(f"{path}: " + "; ".join(describe_error(item) for item in error.errors())) from None
 
 
-def _describe(item: Any) -> str:
+def describe_error(item: Any) -> str:
+    """One of pydantic's `ValidationError.errors()` in a few words."""
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "missing":
         return f"key {key} is missing"

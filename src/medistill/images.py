@@ -1,11 +1,13 @@
 """Image files as square uint8 frames: the one way in, for training and for the device.
 
-Needs nothing but numpy and Pillow, so that the exported student sees exactly the pixels it was trained on.
+Needs nothing but numpy and Pillow, so that the exported student sees exactly the pixels it was trained on; DICOM files
+need the extra `dicom` as well, which is imported when one is met.
 """
 
+import re
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -13,7 +15,10 @@ from PIL import Image, ImageOps
 Fit = Literal["pad", "squash", "crop"]
 
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
-"""Pillow decoders that are tried; the rarer ones (among them PostScript, which starts another program) are not."""
+"""Pillow decoders that are tried; the rarer ones (among them PostScript, which starts another program) are not.
+
+DICOM files are read besides, see `read`.
+"""
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: a small file can unpack to more than the memory holds."""
@@ -41,7 +46,7 @@ def decode(path: Path, *, size: int, channels: int, fit: Fit) -> np.ndarray:
     """Decode an image file into a square frame.
 
     Args:
-        path: an image in one of `FORMATS`.
+        path: an image in one of `FORMATS`, or a DICOM file with one frame.
         size: height and width of the frame in pixels.
         channels: 1 (grey) or 3 (RGB).
         fit: how an image that is not square becomes square; see `to_frame`.
@@ -61,6 +66,10 @@ def read(path: Path) -> Image.Image:
     Images with more than 8 bits are scaled by their stored range: their lowest value becomes 0, their highest 255, as
     many are stored with 10 or 12 of 16 bits. What is transparent becomes black. Of several pages the first is read.
 
+    DICOM files are recognised by their content. Their greys are those that a viewer shows first (DICOM PS3.3 C.11):
+    modality LUT, then VOI LUT or the first window; where there is neither, the stored range as above, padding apart.
+    MONOCHROME1 is inverted, so that 0 is black. Orientation and the pixels' aspect ratio stay as they are stored.
+
     Raises:
         ImageError: as for `decode`.
     """
@@ -70,30 +79,57 @@ def read(path: Path) -> Image.Image:
     if path.stat().st_size == 0:
         raise ImageError(path, "the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
-            image = Image.open(path, formats=FORMATS)
-        with image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(path, _too_large(f"{image.width}x{image.height} pixels"))
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-    except ImageError:
-        raise
-    except Image.DecompressionBombError:
-        raise ImageError(path, _too_large("the image")) from None
-    except Image.UnidentifiedImageError:
-        raise ImageError(path, "not an image, or in a format that is not read") from None
+        with open(str(path), "rb") as file:  # pydicom wants the name of an open file as str
+            is_dicom = file.read(132)[128:] == b"DICM"
+            file.seek(0)
+            if not is_dicom:
+                return _read_picture(file)
+            from medistill.dicom import read_dicom
+
+            return read_dicom(file)
+    except Refused as refusal:
+        raise ImageError(path, _in_one_line(refusal)) from None
     except Exception as error:  # damaged files make decoders raise nearly anything
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(path, f"cannot be decoded: {detail}") from error
-    try:
-        return _to_8_bit(upright)
-    except ValueError as error:
-        raise ImageError(path, f"cannot be decoded: {error}") from error
+        raise ImageError(path, f"cannot be decoded: {_in_one_line(error)}") from error
 
 
-def _too_large(what: str) -> str:
+class Refused(Exception):
+    """Raised by a decoder for a file that it does not even try; the message is the reason."""
+
+
+def _read_picture(file: BinaryIO) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes below our own limit, and of damage that raises anyway
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except Image.DecompressionBombError:
+            raise Refused(too_large("the image")) from None
+        except Image.UnidentifiedImageError:
+            raise Refused("not an image, or in a format that is not read") from None
+        if image.width * image.height > MAX_PIXELS:
+            raise Refused(too_large(f"{image.width}x{image.height} pixels"))
+        image.load()
+        if image.format == "JPEG2000":  # cut off between two tiles, it is decoded as if the others were black
+            file.seek(0)
+            content = file.read()
+            if content.rfind(b"\xff\xd9") < content.rfind(b"\xff\x90"):  # end of the stream, start of a tile
+                raise ValueError("image file is truncated")
+        return _to_8_bit(ImageOps.exif_transpose(image))
+
+
+def _in_one_line(error: Exception) -> str:
+    """The message of an exception, shortened.
+
+    Without the path, without addresses in memory (they differ from run to run), and printable: a damaged file's bytes
+    may be in it.
+    """
+    message = getattr(error, "strerror", None) or re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", str(error))
+    message = " ".join(re.sub(r"[^ -~]+", " ", message).split()) or type(error).__name__
+    return message if len(message) <= 200 else message[:199] + "…"
+
+
+def too_large(what: str) -> str:
+    """The reason of an image with more than `MAX_PIXELS`."""
     return f"{what} exceeds the limit of {MAX_PIXELS // 1_000_000} million pixels"
 
 

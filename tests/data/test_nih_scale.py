@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from medistill.data import splits
-from medistill.data.adapters.chestxray14 import read
+from medistill.data.adapters import read_source
 
 POSITIVES = {  # of all images, then of the official training and test side
     "Infiltration": (19_894, 13_782, 6_112),
@@ -27,7 +27,7 @@ POSITIVES = {  # of all images, then of the official training and test side
 
 @pytest.fixture(scope="module")
 def source(true_scale):
-    return read(true_scale)
+    return read_source("chestxray14", true_scale, {})
 
 
 @pytest.mark.slow  # 112,120 files are made for it
@@ -84,7 +84,7 @@ def test_a_release_without_its_images_names_every_row(true_scale, tmp_path):
     for file in true_scale.glob("*.*"):
         shutil.copy(file, tmp_path)
     (tmp_path / "images").mkdir()
-    source = read(tmp_path)
+    source = read_source("chestxray14", tmp_path, {})
     assert source.rows.empty
     assert len(source.quarantined) == source.entries == 112_120
 
@@ -94,7 +94,7 @@ def test_kaggles_sample_is_a_header_variant(real_data, tmp_path):
     (tmp_path / "images").mkdir()
     for line in (tmp_path / "Data_Entry_2017.csv").read_text().splitlines()[1:]:
         (tmp_path / "images" / line.split(",")[0]).touch()
-    rows = read(tmp_path).rows.set_index("image_id")
+    rows = read_source("chestxray14", tmp_path, {}).rows.set_index("image_id")
     assert len(rows) == 5_606
     assert rows["age"].notna().all()
     first = rows.loc[

@@ -17,6 +17,7 @@ TEACHERS = ["densenet", "efficientnet_lite2"]
 STAGES = {
     "phantom",
     "ingest",
+    "audit",
     "validate",
     *(f"train_teacher@{name}" for name in TEACHERS),
     *(f"teach@{name}" for name in TEACHERS),
@@ -33,6 +34,7 @@ def test_every_file_is_at_its_path(project):
         "data/raw/phantom/Data_Entry_2017.csv",
         *(f"data/processed/{name}" for name in ("manifest.parquet", "boxes.parquet", "images-00000.npy")),
         *(f"data/processed/{name}" for name in ("dataset.json", "quarantine.csv")),
+        "reports/validation/audit.json",
         "reports/validation/validation.json",
         "reports/validation/data_docs/index.html",
         *(f"data/knowledge/{name}/logits.npy" for name in TEACHERS),

@@ -56,7 +56,12 @@ def write_dataset(root: Path, images: int, random: np.random.Generator) -> np.nd
     targets[[0, 2, 4, images, images + 2, images + 4], rare] = 1
     targets[random.random(len(targets)) < 0.05, 0] = np.nan
     manifest = pd.DataFrame(
-        {"image_id": [f"i{k:05d}" for k in range(2 * images)], "group_id": patients, "split": split}
+        {
+            "image_id": [f"i{k:05d}" for k in range(2 * images)],
+            "group_id": patients,
+            "split": split,
+            "sha256": [f"{k:064x}" for k in range(2 * images)],
+        }
     )
     for k, label in enumerate(LABELS):
         manifest[f"label:{label}"] = targets[:, k]
@@ -65,10 +70,8 @@ def write_dataset(root: Path, images: int, random: np.random.Generator) -> np.nd
         name: {
             "images": int((split == name).sum()),
             "groups": len(set(patients[split == name])),
-            "positives": {
-                label: int(np.nansum(targets[split == name, k]) if (split == name).any() else 0)
-                for k, label in enumerate(LABELS)
-            },
+            "positives": {label: int((targets[split == name, k] == 1).sum()) for k, label in enumerate(LABELS)},
+            "negatives": {label: int((targets[split == name, k] == 0).sum()) for k, label in enumerate(LABELS)},
         }
         for name in ("train", "val", "test")
     }
@@ -108,6 +111,8 @@ def write_model(root: Path, params: Params, name: str, logits: np.ndarray) -> No
         config |= {"student": student.student, "recipe": student.recipe, "seed": student.seed}
         config |= {"teachers": recipe.teachers, "temperature": recipe.temperature, "weight": recipe.weight}
     write_json(folder / "config.json", config)
+    nothing = np.array([], np.uint64)
+    np.savez(folder / "train_ids.npz", groups=nothing, images=nothing)
     epochs = pd.DataFrame({"epoch": [1, 2, 3], "step": [8, 16, 24], "train_loss": [0.6, 0.4, 0.3]})
     epochs.assign(val_macro_auroc=[0.6, 0.75, 0.74]).to_csv(folder / "history.csv", index=False)
     manifest = pd.read_parquet(root / "data" / "processed" / "manifest.parquet")
@@ -123,7 +128,11 @@ def write_surroundings(root: Path, params: Params) -> None:
     validation = {
         "success": True,
         "statistics": {"evaluated": 9, "failed": 0},
-        "expectations": [],
+        "expectations": [
+            {"table": "images", "column": "age", "expected": "Ages are 0 to 120 years", "severity": "warning"}
+            | {"success": False, "message": f"age: expected: Ages; 7 break it: {HOSTILE} (411.0)"},
+            {"table": "images", "column": None, "expected": "All columns", "severity": "critical", "success": True},
+        ],
         "failures": [],
         "warnings": [f"label {HOSTILE} is rare"],
     }

@@ -116,7 +116,7 @@ def spoil_many(project: Path) -> None:
     ("break_it", "message"),
     [
         (drop_column, "Data_Entry_2017.csv: column 'Patient ID' is missing"),
-        (unknown_label, "Data_Entry_2017.csv: row 5 (line 6, "),
+        (unknown_label, "Data_Entry_2017.csv: line 6 ("),
         (tear_a_patient_apart, " is on two sides, train and test"),
         (empty_the_test_list, "the test split is empty"),
         (spoil_many, "5 of 60 entries cannot be used, more than data.max_quarantined (0.01) allows"),

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from evaluated_project import HOSTILE, RARE, write_project, write_surroundings
+from evaluated_project import HOSTILE, LABELS, RARE, write_project, write_surroundings
 
 from medistill.errors import UserError
 from medistill.evaluation import gate
@@ -129,6 +129,21 @@ def test_page_names_the_best_teacher_and_the_first_in_rank(project, page):
 
 def test_page_names_eligible_and_skipped_labels(page):
     assert f"Skipped: {RARE} (3 positives, fewer than 10)." in page.text
+
+
+def test_page_lists_every_expectation_offline(page):
+    assert "All 2 expectations" in page.text
+    for text in ("images: age", "Ages are 0 to 120 years", "✗ warning", f"7 break it: {HOSTILE} (411.0)", "✓ met"):
+        assert text in page.text
+    assert "images: as a whole" in page.text
+
+
+def test_page_says_prevalence_where_the_label_is_known(project, page):
+    counts = json.loads((project / "data" / "processed" / "dataset.json").read_text())["counts"]["test"]
+    label = LABELS[0]  # a twentieth of the images is unknown
+    positives, negatives = counts["positives"][label], counts["negatives"][label]
+    assert positives + negatives < counts["images"]
+    assert f"{positives}{100 * positives / (positives + negatives):.1f} %" in page.text
 
 
 def test_page_escapes_what_comes_from_data(source, page):

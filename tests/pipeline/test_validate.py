@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 
 from medistill.config import Data
+from medistill.data import provenance
+from medistill.data.dataset import Dataset
 from medistill.data.manifest import ingest
 from medistill.data.phantom import write_phantom
 from medistill.errors import UserError
@@ -66,7 +68,7 @@ def test_a_good_data_set_passes(processed, tmp_path):
     assert result["success"]
     assert result["failures"] == []
     assert result["statistics"]["failed"] == 0
-    assert result["statistics"]["evaluated"] == len(result["expectations"]) == 30
+    assert result["statistics"]["evaluated"] == len(result["expectations"]) == 34
     assert {"ExpectGroupOnOneSide", "ExpectPixelsOnOneSide"} <= {entry["name"] for entry in result["expectations"]}
 
 
@@ -111,7 +113,7 @@ def odd_sex(manifest):
 
 
 def odd_view(manifest):
-    manifest.loc[0, "view"] = "LL"
+    manifest.loc[0, "view"] = "OBLIQUE"
 
 
 def constant_label(manifest):
@@ -120,6 +122,17 @@ def constant_label(manifest):
 
 def absent_label(manifest):
     manifest.loc[manifest["split"] == "val", "label:Hernia"] = 0.0
+
+
+def copied(manifest):
+    train = manifest.index[manifest["split"] == "train"]
+    manifest.loc[train[1], "sha256"] = manifest["sha256"][train[0]]
+
+
+def rare(manifest):
+    train = manifest.index[manifest["split"] == "train"]
+    manifest.loc[train, "label:Nodule"] = 1.0
+    manifest.loc[train[0], "label:Nodule"] = 0.0
 
 
 def too_few(manifest):
@@ -139,7 +152,9 @@ def too_few(manifest):
         (too_few, CRITICAL, "images", ["data.max_quarantined", "found 110"]),
         (old, WARNING, "age", ["0 to 120 years", "7 break it", "(411.0)"]),
         (odd_sex, WARNING, "sex", ["1 break it", "(O)"]),
-        (odd_view, WARNING, "view", ["1 break it", "(LL)"]),
+        (odd_view, WARNING, "view", ["1 break it", "(OBLIQUE)"]),
+        (copied, WARNING, "copies_of_pixels", ["twice", "2 break it"]),
+        (rare, WARNING, "prevalence", ["0.0005 to 0.95", "Nodule in train (0.9"]),
         (constant_label, WARNING, "negatives", ["constant on a side", "Hernia in test"]),
         (absent_label, WARNING, "positives", ["constant on a side", "Hernia in val"]),
     ],
@@ -174,6 +189,83 @@ def test_blank_frames_are_a_warning(processed, tmp_path):
     (line,) = [line for line in result["warnings"] if line.startswith("pixel_deviation")]
     assert "2 break it" in line
     assert all(manifest["image_id"][row] in line for row in (7, 9))
+
+
+def edit_pixels(folder: Path, rows: list[int], change) -> list[str]:
+    pixels = np.load(folder / "images-00000.npy")
+    pixels[rows] = change(pixels[rows])
+    np.save(folder / "images-00000.npy", pixels)
+    return pd.read_parquet(folder / "manifest.parquet")["image_id"][rows].tolist()
+
+
+@pytest.mark.parametrize(
+    ("column", "change"), [("likeness", lambda pixels: 255 - pixels), ("white_share", lambda pixels: pixels | 255)]
+)
+def test_inverted_and_saturated_frames_are_a_warning(processed, tmp_path, column, change):
+    names = edit_pixels(processed, [3, 11, 40], change)
+    (line,) = [line for line in warnings_of(processed, tmp_path) if line.startswith(column)]
+    assert "3 break it" in line
+    assert all(name in line for name in names)
+
+
+def warnings_of(folder: Path, tmp_path: Path, **more) -> list[str]:
+    return validate(folder, tmp_path / "docs", max_quarantined=0.01, **more)["warnings"]
+
+
+def test_pictures_without_a_common_shape_are_never_inverted(tmp_path, good):
+    folder = tmp_path / "noise"
+    shutil.copytree(good, folder)
+    count = len(pd.read_parquet(folder / "manifest.parquet"))
+    noise = np.random.default_rng(0).integers(0, 255, (count, 1, 32, 32), dtype=np.uint8)
+    np.save(folder / "images-00000.npy", noise)
+    assert not [line for line in warnings_of(folder, tmp_path) if line.startswith("likeness")]
+
+
+def found(**changed):
+    return {"findings": [], "near_duplicates": [], "shortcuts": []} | changed
+
+
+def test_near_duplicates_across_sides_are_a_warning(processed, tmp_path):
+    images = pd.read_parquet(processed / "manifest.parquet")["image_id"]
+    pairs = [
+        {"image_id": images[0], "other": images[5], "splits": ["train", "test"], "correlation": 0.99},
+        {"image_id": images[1], "other": images[2], "splits": ["train"], "correlation": 0.98},
+    ]
+    lines = warnings_of(processed, tmp_path, audit=found(near_duplicates=pairs))
+    (line,) = [line for line in lines if line.startswith("near_duplicates")]
+    assert "2 break it" in line
+    assert images[0] in line
+    assert images[5] in line
+    assert images[1] not in line
+
+
+def test_shortcuts_are_a_warning(processed, tmp_path):
+    rows = [
+        {"label": "Edema", "cue": "view", "auroc": 0.8, "lower": 0.7, "upper": 0.9, "images": 84, "positives": 20},
+        {"label": "Mass", "cue": "view", "auroc": 0.7, "lower": 0.6, "upper": 0.8, "images": 84, "positives": 20},
+    ]
+    lines = warnings_of(processed, tmp_path, audit=found(shortcuts=rows))
+    (line,) = [line for line in lines if line.startswith("lower")]
+    assert "1 break it" in line
+    assert "Edema by view (0.7)" in line
+    assert "Mass" not in line
+
+
+def test_weights_that_have_seen_the_test_side_stop_the_graph(processed, tmp_path):
+    dataset = Dataset.open(processed)
+    for name, side in (("clean", "train"), ("seen", "test")):
+        (tmp_path / name).mkdir()
+        provenance.write_ids(tmp_path / name / provenance.FILE, provenance.ids_of(dataset, side))
+    (tmp_path / "unknown").mkdir()
+    weights = {f"teachers.{name}": tmp_path / name / "model.safetensors" for name in ("clean", "seen", "unknown")}
+    result = validate(processed, tmp_path / "docs", max_quarantined=0.01, weights=weights)
+    (failure,) = result["failures"]
+    test = dataset.split("test")
+    assert "trained on no group and no image of the val and test side; 1 break it" in failure
+    assert f"teachers.seen ({test['group_id'].nunique() + test['sha256'].nunique()}" in failure
+    (warning,) = [line for line in result["warnings"] if line.startswith("seen")]
+    assert "teachers.unknown" in warning
+    assert "teachers.clean" not in failure + warning
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"junk")])
@@ -216,6 +308,9 @@ def run_stage(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pipeline.stages.validate"]
     shutil.copy(root / "params.yaml", folder)
+    audit = folder / "reports" / "validation" / "audit.json"
+    audit.parent.mkdir(parents=True)
+    audit.write_text(json.dumps(found()))
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 

@@ -51,7 +51,7 @@ def test_a_network_overrides_single_keys_of_training(params, tmp_path):
         ),
         (lambda p: p.pop("promote"), "key promote is missing"),
         (lambda p: p["training"].update(epochs=0), "training.epochs: input should be greater than or equal to 1"),
-        (lambda p: p["data"].update(format="dicomdir"), "data.format: input should be 'chestxray14'"),
+        (lambda p: p["data"].update(format="dicomdir"), "data.format: 'dicomdir' is unknown; known are ch"),
         (lambda p: p["recipes"]["kd"].update(temperature=0), "recipes.kd.temperature: input should be greater than 0"),
         (lambda p: p["recipes"]["kd"].update(weight=0), "recipes.kd: teachers and weight > 0 go together"),
         (lambda p: p["run"]["students"].append("vgg"), "run.students names 'vgg', but students has only eeea_net_c2"),

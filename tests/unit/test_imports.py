@@ -89,7 +89,18 @@ def test_the_runtime_needs_numpy_pillow_and_onnxruntime_alone(path):
 @pytest.mark.parametrize("file", ["images.py", "errors.py", "files.py", "__init__.py"])
 def test_what_the_runtime_stands_on_is_light(file):
     for name in imports_of(SOURCE / "medistill" / file):
-        assert name.split(".")[0] in sys.stdlib_module_names or within(name, "numpy", "PIL", "medistill.errors"), name
+        own = ("medistill.errors", "medistill.dicom", "medistill.images")
+        assert name.split(".")[0] in sys.stdlib_module_names or within(name, "numpy", "PIL", *own), name
+
+
+def test_pydicom_is_imported_when_a_dicom_file_is_met_and_not_before():
+    path = SOURCE / "medistill" / "dicom.py"
+    optional = ("pydicom", "imagecodecs")
+    for name in imports_of(path):
+        standard = name.split(".")[0] in sys.stdlib_module_names
+        assert standard or within(name, "numpy", "PIL", "medistill.images", *optional), name
+    assert not [name for name in imports_of(path, top=True) if within(name, *optional)]
+    assert not loaded_by("import medistill.runtime.predictor") & {*optional}
 
 
 @pytest.mark.parametrize("path", modules_of("data", "evaluation"), ids=name_of)

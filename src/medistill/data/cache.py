@@ -77,6 +77,7 @@ def decode_all(
     channels: int,
     fit: Fit,
     workers: int,
+    executor: Executor | None = None,
     check: Callable[[dict[str, str]], None] = lambda failures: None,
 ) -> Frames:
     """Decode images into the cache, those that are not there yet.
@@ -89,6 +90,7 @@ def decode_all(
         channels: 1 or 3.
         fit: how an image becomes square.
         workers: processes that decode; 1 decodes in this one.
+        executor: decodes in its workers instead, which must see the same folders, and is left open.
         check: is shown all failures (path -> reason) after each block, and may raise to stop early.
 
     Raises:
@@ -110,7 +112,7 @@ def decode_all(
     missing = [path for path in keys if path not in places]
     decode = functools.partial(_decode_chunk, root, size=size, channels=channels, fit=fit)
     with (
-        _executor(workers if len(missing) > _CHUNK else 1) as executor,
+        _executor(executor, workers if len(missing) > _CHUNK else 1) as executor,
         tqdm(total=len(keys), initial=len(places), desc="decode", unit="image", disable=None) as bar,
     ):
         for start in range(0, len(missing), BLOCK):  # block by block bounds what waits in memory
@@ -149,9 +151,9 @@ def _key(file: Path, path: str) -> str:
 
 
 @contextlib.contextmanager
-def _executor(workers: int) -> Iterator[Executor | None]:
-    if workers == 1:
-        yield None
+def _executor(given: Executor | None, workers: int) -> Iterator[Executor | None]:
+    if given is not None or workers == 1:
+        yield given
         return
     # spawn: a fork of a process with threads (those of numpy, of a test runner) may hang
     executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)

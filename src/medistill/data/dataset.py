@@ -20,6 +20,7 @@ class Dataset:
     Attributes:
         folder: where `ingest` wrote it.
         name: shown in reports.
+        format: of its source, as `data.format` named it.
         task: `multilabel` or `multiclass`.
         labels: label names, in the order of every logit vector.
         image_size: height and width of the frames in pixels.
@@ -31,6 +32,7 @@ class Dataset:
 
     folder: Path
     name: str
+    format: str
     task: str
     labels: list[str]
     image_size: int
@@ -51,17 +53,16 @@ class Dataset:
         path = folder / "manifest.parquet"
         if not path.is_file():
             raise UserError(f"{path}: no such file; run the ingest stage")
-        return cls(
-            folder=folder,
-            name=meta["name"],
-            task=meta["task"],
-            labels=meta["labels"],
-            image_size=meta["image_size"],
-            channels=meta["channels"],
-            fit=meta["fit"],
-            fingerprint=meta["fingerprint"],
-            manifest=pd.read_parquet(path),
-        )
+        try:
+            keys = ("name", "task", "labels", "image_size", "channels", "fit", "fingerprint")
+            facts = {key: meta[key] for key in keys} | {"format": meta["source"]["format"]}
+        except (KeyError, TypeError):
+            raise UserError(f"{folder / 'dataset.json'}: damaged; run the ingest stage again") from None
+        try:
+            manifest = pd.read_parquet(path)
+        except (OSError, ValueError):  # pyarrow's errors are ValueErrors
+            raise UserError(f"{path}: damaged; run the ingest stage again") from None
+        return cls(folder=folder, manifest=manifest, **facts)
 
     def split(self, name: str) -> pd.DataFrame:
         """Rows of one split (`train`, `val`, `test`), sorted by `image_id`.
@@ -86,8 +87,26 @@ class Dataset:
         shard_of, row_of = rows["shard"].to_numpy(), rows["row"].to_numpy()
         for shard in np.unique(shard_of):
             here = np.flatnonzero(shard_of == shard)
-            pixels = np.load(self.folder / f"images-{shard:05d}.npy", mmap_mode="r")
-            out[here] = pixels[row_of[here]]
+            file = self.folder / f"images-{shard:05d}.npy"
+            try:
+                out[here] = np.load(file, mmap_mode="r")[row_of[here]]
+            except (OSError, ValueError, IndexError):
+                raise UserError(f"{file}: missing or damaged; run the ingest stage again") from None
+        return out
+
+    def masks(self, rows: pd.DataFrame) -> np.ndarray:
+        """Masks of `rows`, all of which must have one (`mask_row` of 0 or more): bool (N, H, W)."""
+        number = rows["mask_row"].to_numpy()
+        if (number < 0).any():
+            raise ValueError("an image without a mask")
+        # every shard but the last is full
+        full = 0
+        out = np.empty((len(rows), self.image_size, self.image_size), bool)
+        for file in sorted(self.folder.glob("masks-*.npy")):
+            masks = np.load(file, mmap_mode="r")
+            here = np.flatnonzero((number >= full) & (number < full + len(masks)))
+            out[here] = masks[number[here] - full] != 0
+            full += len(masks)
         return out
 
     def boxes(self) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import pandas as pd
 
 from medistill.config import Data
 from medistill.data import splits
-from medistill.data.adapters import ADAPTERS
-from medistill.data.adapters.source import Source
+from medistill.data.adapters import read_source
 from medistill.data.cache import Frames, decode_all
 from medistill.data.dataset import LABEL_PREFIX, SPLITS
+from medistill.data.source import DETAILS, Source
 from medistill.errors import UserError
 from medistill.files import atomic, write_json
 from medistill.images import fit_boxes
@@ -33,14 +34,20 @@ COLUMNS = (
     "view",
     "sex",
     "age",
+    "source",
+    "mask_row",
     "width",
     "height",
     "sha256",
 )
 """Of the manifest; `label:<Name>` follow."""
 
+_FIND = "find them by `medistill check {root} --format {format} --write-splits {splits}`"
 
-def ingest(data: Data, out: Path, cache: Path) -> dict[str, Any]:
+
+def ingest(
+    data: Data, out: Path, cache: Path, *, executor: Executor | None = None, source: Source | None = None
+) -> dict[str, Any]:
     """Read, split, decode and write a data set.
 
     Every entry of the source ends in the manifest or in the quarantine. `out` is written whole or not at all, and is
@@ -48,8 +55,11 @@ def ingest(data: Data, out: Path, cache: Path) -> dict[str, Any]:
 
     Args:
         data: the settings of `data` in params.yaml.
-        out: folder to write: `manifest.parquet`, `boxes.parquet`, `images-*.npy`, `dataset.json`, `quarantine.csv`.
+        out: folder to write: `manifest.parquet`, `boxes.parquet`, `images-*.npy`, `masks-*.npy` where there are masks,
+            `dataset.json`, `quarantine.csv`.
         cache: folder that keeps decoded images between runs; may be deleted at any time.
+        executor: decodes in its workers, which must see the same folders; None: `data.workers` processes here.
+        source: what `data.format` reads from `data.root`, where the caller has read it already.
 
     Returns:
         What `dataset.json` says: name, task, labels, image_size, channels, fit, fingerprint, source, boxes, counts by
@@ -60,7 +70,7 @@ def ingest(data: Data, out: Path, cache: Path) -> dict[str, Any]:
             `data.max_quarantined` of the entries must be left out (they are then listed in `cache/quarantine.csv`).
     """
     cache = Path(cache)
-    source = ADAPTERS[data.format](data.root)
+    source = source or read_source(data.format, data.root, data.options)
     rows, quarantined = _split(source, data)
     _limit(quarantined, source.entries, data, cache)
     splits.require_all(rows["split"])
@@ -73,11 +83,18 @@ def ingest(data: Data, out: Path, cache: Path) -> dict[str, Any]:
         channels=data.channels,
         fit=data.fit,
         workers=data.workers,
+        executor=executor,
         check=lambda failures: _limit([*quarantined, *failures.items()], source.entries, data, cache),
     )
-    quarantined += frames.failures.items()
+    masks = _decode_masks(rows, data, cache, executor)
+    bad_masks = rows[rows["mask"].isin(masks.failures.keys())]
+    failures = frames.failures | {
+        path: f"its mask {mask}: {masks.failures[mask]}"
+        for path, mask in zip(bad_masks["path"], bad_masks["mask"], strict=True)
+    }
+    quarantined += failures.items()
     _limit(quarantined, source.entries, data, cache)
-    rows = rows[rows["path"].isin(frames.places.keys())].sort_values("image_id", ignore_index=True)
+    rows = rows[~rows["path"].isin(failures.keys())].sort_values("image_id", ignore_index=True)
     splits.require_all(rows["split"])
     if len(rows) + len(quarantined) != source.entries:
         raise AssertionError(f"{source.entries} entries in, {len(rows)} + {len(quarantined)} out")
@@ -85,6 +102,7 @@ def ingest(data: Data, out: Path, cache: Path) -> dict[str, Any]:
     with atomic(out) as folder:
         folder.mkdir()
         manifest = _write_shards(rows, frames, folder, source.labels)
+        _write_masks(rows, masks, folder)
         boxes = _boxes_in_frames(source.boxes, manifest, data)
         summary = _summarise(manifest, boxes, len(quarantined), source, data)
         manifest.to_parquet(folder / "manifest.parquet", index=False)
@@ -95,13 +113,34 @@ def ingest(data: Data, out: Path, cache: Path) -> dict[str, Any]:
 
 
 def _split(source: Source, data: Data) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    """Rows with a `split` column, and all that is left out so far."""
-    rows, quarantined = source.rows, list(source.quarantined)
+    """Rows with all columns and a `split`, and all that is left out so far."""
+    rows, quarantined = source.rows.copy(), list(source.quarantined)
+    for column in DETAILS:
+        rows[column] = rows[column].astype("str") if column in rows else pd.Series(None, index=rows.index, dtype="str")
+    rows["age"] = rows["age"].astype("float64") if "age" in rows else np.nan
+    groups_file, sides_file = data.splits / splits.GROUPS_FILE, data.splits / splits.SIDES_FILE
+    find = _FIND.format(format=data.format, root=data.root, splits=data.splits)
+    if groups_file.is_file():
+        listed = splits.read_groups(groups_file)
+        unlisted = rows["path"][~rows["path"].isin(listed.index)]
+        if source.copies and len(unlisted):
+            raise UserError(
+                f"{groups_file}: {len(unlisted)} images are not in it, the first {unlisted.iloc[0]}; {find}"
+            )
+        rows["group_id"] = splits.merge_groups(rows["group_id"], rows["path"], listed)
+    elif source.copies:
+        raise UserError(f"{data.root}: holds augmented copies of its pictures, and nothing says of which; {find}")
     if data.split == "patient":
         split = splits.by_group(
-            rows["group_id"], val_fraction=data.val_fraction, test_fraction=data.test_fraction, seed=data.seed
+            rows["group_id"],
+            val_fraction=data.val_fraction,
+            test_fraction=data.test_fraction,
+            seed=data.seed,
+            sides=splits.read_sides(sides_file) if sides_file.is_file() else None,
         )
         return rows.assign(split=split), quarantined
+    if sides_file.is_file():
+        raise UserError(f"{sides_file}: data.split is official; set data.split: patient, or remove the file")
     if source.official is None:
         raise UserError(
             f"{data.root}: data.split is official, but {source.official_files} are not there; set data.split: patient"
@@ -112,6 +151,22 @@ def _split(source: Source, data: Data) -> tuple[pd.DataFrame, list[tuple[str, st
     files = f"{data.root}: {source.official_files}"
     split = splits.official(rows["group_id"], lists, val_fraction=data.val_fraction, seed=data.seed, files=files)
     return rows.assign(split=split), quarantined
+
+
+def _decode_masks(rows: pd.DataFrame, data: Data, cache: Path, executor: Executor | None) -> Frames:
+    paths = rows["mask"].dropna().tolist()
+    if not paths:
+        return Frames({}, {})
+    return decode_all(
+        data.root,
+        paths,
+        cache / "masks",
+        size=data.image_size,
+        channels=1,
+        fit=data.fit,
+        workers=data.workers,
+        executor=executor,
+    )
 
 
 def _limit(quarantined: list[tuple[str, str]], entries: int, data: Data, cache: Path) -> None:
@@ -147,15 +202,25 @@ def _write_shards(rows: pd.DataFrame, frames: Frames, folder: Path, labels: list
         np.save(folder / f"images-{shard:05d}.npy", pixels)
         hashes += [hashlib.sha256(frame.tobytes()).hexdigest() for frame in pixels]
     number = np.arange(len(rows), dtype=np.int32)
+    masked = rows["mask"].notna()
     places = [frames.places[path] for path in rows["path"]]
     manifest = rows.assign(
         shard=number // SHARD,
         row=number % SHARD,
+        mask_row=(masked.cumsum() - 1).where(masked, -1).astype(np.int32),
         width=np.array([place.width for place in places], np.int32),
         height=np.array([place.height for place in places], np.int32),
         sha256=pd.Series(hashes, index=rows.index, dtype="str"),
     )
     return manifest[[*COLUMNS, *(LABEL_PREFIX + label for label in labels)]]
+
+
+def _write_masks(rows: pd.DataFrame, masks: Frames, folder: Path) -> None:
+    """Write `masks-*.npy`, uint8 (n, S, S) of 0 and 1; `mask_row` counts through all of them."""
+    paths = rows["mask"].dropna().tolist()
+    for shard, start in enumerate(range(0, len(paths), SHARD)):
+        pixels = masks.gather(paths[start : start + SHARD])
+        np.save(folder / f"masks-{shard:05d}.npy", (pixels[:, 0] >= 128).astype(np.uint8))
 
 
 def _boxes_in_frames(boxes: pd.DataFrame, manifest: pd.DataFrame, data: Data) -> pd.DataFrame:
@@ -181,6 +246,7 @@ def _summarise(
             "images": len(part),
             "groups": part["group_id"].nunique(),
             "positives": {label: int((part[LABEL_PREFIX + label] == 1).sum()) for label in source.labels},
+            "negatives": {label: int((part[LABEL_PREFIX + label] == 0).sum()) for label in source.labels},
         }
     return {
         "name": data.name or data.root.resolve().name,

@@ -1,21 +1,111 @@
-"""Which side every patient is on: train, val or test; never two."""
+"""Which images belong together, and which side each such group is on: train, val or test; never two."""
 
 import hashlib
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from medistill.data.dataset import SPLITS
+from medistill.data.tables import read_table
 from medistill.errors import UserError
 
+GROUPS_FILE = "groups.csv"
+SIDES_FILE = "sides.csv"
 
-def by_group(groups: pd.Series, *, val_fraction: float, test_fraction: float, seed: int) -> pd.Series:
+
+def read_groups(file: Path) -> pd.Series:
+    """Read which images belong together.
+
+    Args:
+        file: columns `path` (also `file`; relative to the data set's root) and `group_id`.
+
+    Returns:
+        str, group by path.
+
+    Raises:
+        UserError: a column is missing, a field is empty, a path has two groups.
+    """
+    return _read_map(file, {"path": ("file", "image"), "group_id": ("group",)})
+
+
+def read_sides(file: Path) -> pd.Series:
+    """Read which side each group is on.
+
+    Args:
+        file: columns `group_id` and `split`.
+
+    Returns:
+        `train`, `val` or `test` by group.
+
+    Raises:
+        UserError: a column is missing, a group has two sides, or a side is none of the three.
+    """
+    sides = _read_map(file, {"group_id": ("group",), "split": ("side",)})
+    wrong = sides[~sides.isin(SPLITS)]
+    if len(wrong):
+        raise UserError(
+            f"{file}: group {wrong.index[0]} has the side {wrong.iloc[0]!r}; it must be {', '.join(SPLITS)}"
+        )
+    return sides
+
+
+def _read_map(file: Path, columns: dict[str, tuple[str, ...]]) -> pd.Series:
+    table = read_table(file, columns).drop_duplicates(list(columns))
+    key, value = columns
+    empty = table[(table[key] == "") | (table[value] == "")]
+    if len(empty):
+        raise UserError(f"{file}: line {empty['line'].iloc[0]}: {key} or {value} is empty")
+    twice = table[table[key].duplicated()]
+    if len(twice):
+        raise UserError(f"{file}: line {twice['line'].iloc[0]}: {twice[key].iloc[0]} has a second {value}")
+    return table.set_index(key)[value]
+
+
+def merge_groups(groups: pd.Series, paths: pd.Series, listed: pd.Series) -> pd.Series:
+    """Join groups that share an image's group in a list: neither a patient nor a listed group is ever torn apart.
+
+    Args:
+        groups: str (N,), the group of each image as the data set knows it.
+        paths: str (N,), the path of each image, same index.
+        listed: group by path, as `read_groups` gives it; paths that are not in `paths` are ignored.
+
+    Returns:
+        str (N,) with the index of `groups`: where a list joins groups, the first (in order of text) listed one, with
+        `listed ` before it where that is also the name of a group that is not joined.
+    """
+    other = paths.map(listed)
+    there = other.notna()
+    if not there.any():
+        return groups
+    code, names = pd.factorize(groups)
+    second, others = pd.factorize(other[there])
+    size = len(names) + len(others)
+    edges = coo_matrix((np.ones(len(second)), (code[there], len(names) + second)), shape=(size, size))
+    _, component = connected_components(edges, directed=False)
+    name_of = pd.Series(others, index=component[len(names) :]).groupby(level=0).min()
+    joined = pd.Series(component[code], index=groups.index).map(name_of)
+    # a list may count its groups 1, 2, 3 where the data set so counts its patients
+    taken = joined.isin(groups[joined.isna()])
+    return joined.where(~taken, "listed " + joined).fillna(groups).astype("str")
+
+
+def by_group(
+    groups: pd.Series, *, val_fraction: float, test_fraction: float, seed: int, sides: pd.Series | None = None
+) -> pd.Series:
     """Split by a seeded hash of the group alone: added images or groups never move one that was there.
+
+    The hash knows nothing of labels, so their shares differ between sides as chance has it. For a small data set a list
+    of sides may be drawn up instead (`stratified`), which then fixes the groups it names for ever.
 
     Args:
         groups: str (N,), the group of each image.
         val_fraction: expected share of the groups that validates.
         test_fraction: expected share of the groups that tests; 0 for none.
         seed: another seed is another split.
+        sides: side by group, for the groups whose side is fixed.
 
     Returns:
         str (N,), `train`, `val` or `test`, with the index of `groups`.
@@ -29,15 +119,66 @@ def by_group(groups: pd.Series, *, val_fraction: float, test_fraction: float, se
     place = {group: _uniform(group, seed) for group in groups.unique()}
     # test first: a changed val_fraction leaves the test side as it was
     side = {group: "test" if u < test_fraction else "val" if u < held_out else "train" for group, u in place.items()}
-    return groups.map(side).astype("str")
+    return groups.map(side | (sides.to_dict() if sides is not None else {})).astype("str")
 
 
-def official(groups: pd.Series, lists: pd.Series, *, val_fraction: float, seed: int, files: str) -> pd.Series:
-    """Take the data set's own test side, and carve validation from its training side by group.
+def stratified(
+    groups: pd.Series,
+    labels: np.ndarray,
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    sides: pd.Series | None = None,
+) -> pd.Series:
+    """Draw up sides under which every label has about its share on every side.
+
+    The rarest label is dealt first, its largest groups first, each to the side that lacks most of it (Sechidis et al.
+    2011, over groups in place of images).
 
     Args:
         groups: str (N,), the group of each image.
-        lists: str (N,), `train` or `test`, same index.
+        labels: (N, L) of 1, 0 and NaN.
+        val_fraction: share of the images that validates.
+        test_fraction: share of the images that tests.
+        seed: order of groups that are alike.
+        sides: side by group of an earlier list; they stay.
+
+    Returns:
+        Side by group, sorted by group; groups of `sides` that have no image here are kept.
+    """
+    fixed = {} if sides is None else sides.to_dict()
+    share = dict(zip(SPLITS, (1 - val_fraction - test_fraction, val_fraction, test_fraction), strict=True))
+    codes, names = pd.factorize(groups, sort=True)
+    # the last column, all images, deals the groups without any label
+    counts = np.zeros((len(names), labels.shape[1] + 1))
+    np.add.at(counts, codes, np.hstack([labels == 1, np.ones((len(labels), 1))]))
+    missing = {side: share[side] * counts.sum(axis=0) for side in SPLITS}
+    waiting = {}
+    for index in sorted(range(len(names)), key=lambda index: _uniform(names[index], seed)):
+        if names[index] in fixed:
+            missing[fixed[names[index]]] = missing[fixed[names[index]]] - counts[index]
+        else:
+            waiting[index] = None
+    while waiting:
+        left = counts[list(waiting)].sum(axis=0)
+        present = np.flatnonzero(left)
+        label = min(present, key=lambda column: (left[column], column))
+        holders = sorted((index for index in waiting if counts[index, label]), key=lambda index: -counts[index, label])
+        for index in holders:
+            side = max(SPLITS, key=lambda side: (missing[side][label], missing[side][-1]))
+            fixed[names[index]] = side
+            missing[side] = missing[side] - counts[index]
+            del waiting[index]
+    return pd.Series(fixed, dtype="str").sort_index()
+
+
+def official(groups: pd.Series, lists: pd.Series, *, val_fraction: float, seed: int, files: str) -> pd.Series:
+    """Take the data set's own sides; where it has no validation side, carve one from training by group.
+
+    Args:
+        groups: str (N,), the group of each image.
+        lists: str (N,), `train`, `val` or `test`, same index.
         val_fraction: expected share of the training side's groups that validates.
         seed: another seed is another validation side.
         files: where `lists` come from, for the message.
@@ -48,16 +189,17 @@ def official(groups: pd.Series, lists: pd.Series, *, val_fraction: float, seed: 
     Raises:
         UserError: the lists put a group on two sides.
     """
-    split = by_group(groups, val_fraction=val_fraction, test_fraction=0, seed=seed).where(lists == "train", lists)
     sides = lists.groupby(groups).nunique()
     torn = sides.index[sides > 1]
     if len(torn):
         more = f" and {len(torn) - 1} more" if len(torn) > 1 else ""
+        found = " and ".join(side for side in SPLITS if side in set(lists[groups == torn[0]]))
         raise UserError(
-            f"{files}: patient {torn[0]}{more} is on two sides, train and test;"
-            " mend the lists or set data.split: patient"
+            f"{files}: patient {torn[0]}{more} is on two sides, {found}; mend the lists or set data.split: patient"
         )
-    return split
+    if (lists == "val").any():
+        return lists.astype("str")
+    return by_group(groups, val_fraction=val_fraction, test_fraction=0, seed=seed).where(lists == "train", lists)
 
 
 def require_all(split: pd.Series) -> None:

@@ -445,14 +445,16 @@ def _data(content: Content) -> str:
     for label in labels:
         cells = []
         for split in counts.values():
-            positives, images = split["positives"].get(label, 0), split["images"]
-            cells.append(
-                f"{positives:,}<small>{100 * positives / images:.1f} %</small>" if images else f"{positives:,}"
-            )
+            positives = split["positives"].get(label, 0)
+            known = positives + split["negatives"].get(label, 0)
+            cells.append(f"{positives:,}<small>{100 * positives / known:.1f} %</small>" if known else f"{positives:,}")
         rows.append((_text(label), cells, ""))
     facts = ", ".join(f"{_text(key)} {_text(value)}" for key, value in source.items() if isinstance(value, str))
     fingerprint = _text(content.dataset.get("fingerprint", ""))[:16]
-    intro = f"<p>{facts or 'Source not recorded'}; fingerprint <code>{fingerprint}</code>. Labels: positive images.</p>"
+    intro = (
+        f"<p>{facts or 'Source not recorded'}; fingerprint <code>{fingerprint}</code>. Labels: positive images, and"
+        " their share of those for which the label is known.</p>"
+    )
     return intro + _table(["", *counts], rows) + _validation(content) + _quarantine(content)
 
 
@@ -468,7 +470,28 @@ def _validation(content: Content) -> str:
         f"<h3>Validation</h3><p>{_verdict(passed)} {figures}. "
         '<a href="validation/data_docs/index.html">Data docs</a></p>'
         + (f"<p>Warnings:</p><ul>{warnings}</ul>" if warnings else "<p>No warnings.</p>")
+        + _expectations(validation.get("expectations") or [])
     )
+
+
+def _expectations(expectations: Sequence[Mapping[str, Any]]) -> str:
+    """Every rule of the gate between data and training, as its Data Docs list them."""
+    if not expectations:
+        return ""
+    rows = []
+    for entry in expectations:
+        broken = "failed" if entry["severity"] == "critical" else "warning"
+        verdict = '<span class="pass">✓ met</span>' if entry["success"] else f'<span class="fail">✗ {broken}</span>'
+        found = entry.get("message") or ""
+        rows.append(
+            (
+                _text(f"{entry['table']}: {entry['column'] or 'as a whole'}"),
+                [_text(entry["expected"]), verdict, _text(found.partition("; ")[2])],
+                "",
+            )
+        )
+    table = _table(["Column", "Expected", "Result", "Found"], rows, text={1, 2}, wrap={1, 3})
+    return f"<details><summary>All {len(rows)} expectations</summary>{table}</details>"
 
 
 def _line(warning: Any) -> str:

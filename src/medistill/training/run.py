@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from medistill.config import Network, Params
+from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.models.zoo import create_classifier, map_size, start_at_prevalence
 from medistill.training.checkpoint import Checkpoint, fingerprint
@@ -29,6 +30,7 @@ def train(
     view_seed: int,
     views: int | None,
     knowledge: Sequence[str] = (),
+    inherited: Sequence[provenance.TrainIds] = (),
     checkpoints: Path = Path(".checkpoints"),
 ) -> None:
     """Train `network` and write its folder.
@@ -40,11 +42,16 @@ def train(
         view_seed: seed of the augmented views.
         views: number of views in turn; None: a new one each epoch.
         knowledge: checksums of the teachers' answers, part of the training's identity.
+        inherited: what the teachers were trained on.
         checkpoints: states of unfinished trainings; what is there for this very training is resumed.
 
     Raises:
-        UserError: the network cannot be built, or its loss is not finite.
+        UserError: the network cannot be built, its loss is not finite, or its initial weights were trained on images
+            or groups of the val or test side.
     """
+    inherited = list(inherited)
+    if network.weights and (network.weights.parent / provenance.FILE).exists():
+        inherited.append(provenance.refuse_overlap(network.weights.parent / provenance.FILE, dataset))
     training = params.training_of(network)
     identity = fingerprint(
         {
@@ -89,5 +96,5 @@ def train(
             on_step=show,
         )
     facts = {**facts, "fingerprint": identity, "training": training.model_dump()}
-    write_outputs(folder, model, dataset, result, facts)
+    write_outputs(folder, model, dataset, result, facts, inherited)
     checkpoint.remove()

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from medistill.data.adapters import ADAPTERS
-from medistill.data.adapters.chestxray14 import LABELS, read
+from medistill.data.adapters import chestxray14
+from medistill.data.adapters.chestxray14 import LABELS, Options
 from medistill.errors import UserError
 
 ROW = "{image},{labels},0,{patient},{age},{sex},{view},2682,2749,0.143,0.143"
@@ -24,6 +24,10 @@ HEADERS = {
     "kaggle sample": (V2020.split(",Orig")[0] + ",OriginalImageWidth,OriginalImageHeight,SpacingX,SpacingY", ""),
     "byte order mark": ("\ufeff" + V2020, ""),
 }
+
+
+def read(root, **options):
+    return chestxray14.read(root, Options(**options))
 
 
 def write(root, *rows, header=V2020, end="", name="Data_Entry_2017.csv", images=True):
@@ -90,7 +94,7 @@ def test_ages_are_years(tmp_path, text, years):
 def test_an_image_without_a_patient_is_its_own_group_and_blanks_are_unknown(tmp_path):
     rows = read(write(tmp_path, {"patient": "", "sex": "", "view": ""}, {})).rows
     assert rows["group_id"].tolist() == ["00000000_000.png", "1"]
-    assert rows[["patient_id", "sex", "view", "study_id"]].isna().iloc[0].all()
+    assert rows[["patient_id", "sex", "view"]].isna().iloc[0].all()
 
 
 def test_the_newer_label_file_wins(tmp_path):
@@ -123,9 +127,7 @@ def test_a_missing_column_is_named_with_its_file(tmp_path, column):
 
 def test_an_unknown_label_is_named_with_file_and_row(tmp_path):
     write(tmp_path, {}, {}, {"labels": "Mass|Cough"})
-    with pytest.raises(
-        UserError, match=r"Data_Entry_2017\.csv: row 3 \(line 4, 00000002_000\.png\): unknown label 'Cough'"
-    ):
+    with pytest.raises(UserError, match=r"Data_Entry_2017\.csv: line 4 \(00000002_000\.png\): unknown label 'Cough'"):
         read(tmp_path)
 
 
@@ -194,11 +196,18 @@ def test_an_image_folder_that_is_a_link_out_is_refused(nih, tmp_path):
     ("break_it", "message"),
     [
         (lambda root: None, "nih: no such folder; set data.root"),
-        (lambda root: root.mkdir(), "neither Data_Entry_2017_v2020.csv nor Data_Entry_2017.csv"),
+        (lambda root: root.mkdir(), "neither Data_Entry_2017_v2020.csv, Data_Entry_2017.csv nor sample_labels.csv"),
         (lambda root: write(root, images=False), "no rows below the header"),
         (lambda root: write(root, header=""), "not a readable CSV|column 'Image Index' is missing"),
         (lambda root: (write(root, {}) / "Data_Entry_2017.csv").write_bytes(b""), "not a readable CSV"),
-        (lambda root: (write(root, {}) / "Data_Entry_2017.csv").write_bytes(b"\xff\xfe\x00"), "not a readable CSV"),
+        (
+            lambda root: (write(root, {}) / "Data_Entry_2017.csv").write_bytes(b"\xff\xfe\x00"),
+            "line 1 is not valid UTF-16",
+        ),
+        (
+            lambda root: (write(root, {}) / "Data_Entry_2017.csv").write_bytes(b"Image Index\n\xe9"),
+            "line 2 is not valid",
+        ),
         (
             lambda root: (write(root, {}) / "images").rename(root / "pictures"),
             "no folder images/ or images_001/images/",
@@ -273,5 +282,51 @@ def test_an_image_in_both_lists_is_named(tmp_path):
         read(tmp_path)
 
 
-def test_the_registry_names_the_format():
-    assert ADAPTERS["chestxray14"] is read
+def chexnet(root, folder="chexnet", prefix=""):
+    """The lists of the CheXNet reproductions: a name and 14 labels a line."""
+    sides = {"train": range(3, 30), "val": range(1, 3), "test": range(30, 31)}
+    (root / folder).mkdir(exist_ok=True)
+    for side, patients in sides.items():
+        lines = [f"{patient:08d}_{number:03d}.png" + " 0" * 14 for patient in patients for number in range(2)]
+        (root / folder / f"{prefix}{side}_list.txt").write_text("\n".join(lines))
+    return {f"{patient}": side for side, patients in sides.items() for patient in patients}
+
+
+@pytest.mark.parametrize(("folder", "prefix"), [("chexnet", ""), (".", "chexnet_")])
+def test_the_lists_of_chexnet_are_another_official_split(nih, folder, prefix):
+    side = chexnet(nih, folder, prefix)
+    source = read(nih, lists="chexnet")
+    assert source.official.tolist() == [side[patient] for patient in source.rows["patient_id"]]
+    assert set(read(nih).official) == {"train", "test"}  # NIH's own lie beside them, one under the same name
+    assert "train_list.txt and" in source.official_files
+
+
+def test_without_the_lists_of_chexnet_the_message_names_them(nih):
+    source = read(nih, lists="chexnet")
+    assert source.official is None
+    assert source.official_files == "chexnet/train_list.txt and chexnet/val_list.txt and chexnet/test_list.txt"
+
+
+@pytest.mark.parametrize("folder", ["images", "sample/images", "sample/sample/images"])
+def test_kaggles_sample_is_read_as_it_is_unpacked(tmp_path, folder):
+    write(tmp_path, {"labels": "Hernia", "age": "060Y"}, name="sample_labels.csv")
+    if folder != "images":
+        (tmp_path / folder).parent.mkdir(parents=True)
+        (tmp_path / "images").rename(tmp_path / folder)
+    source = read(tmp_path)
+    assert source.rows["path"].tolist() == [f"{folder}/00000000_000.png"]
+    assert source.rows["age"].tolist() == [60]
+    assert labels_of(source, "00000000_000.png") == {"Hernia"}
+    assert source.official is None
+
+
+def test_patients_that_became_floats_are_themselves_again(tmp_path):
+    source = read(write(tmp_path, {"patient": "17.0"}, {"patient": "4.0"}))
+    assert source.rows["patient_id"].tolist() == ["17", "4"]
+
+
+def test_a_box_file_in_another_encoding_is_named(tmp_path):
+    write(tmp_path, {})
+    (tmp_path / "BBox_List_2017.csv").write_bytes(b"\xff\xfeI\x00")
+    with pytest.raises(UserError, match=r"BBox_List_2017\.csv: not valid UTF-8"):
+        read(tmp_path)

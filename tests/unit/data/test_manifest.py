@@ -11,6 +11,7 @@ from PIL import Image
 from medistill.config import Data
 from medistill.data.dataset import Dataset
 from medistill.data.manifest import COLUMNS, ingest
+from medistill.data.source import Source
 from medistill.errors import UserError
 from medistill.images import decode
 
@@ -260,3 +261,122 @@ def test_colour_frames_have_three_channels(nih, tmp_path):
     run(nih, tmp_path, channels=3)
     data = Dataset.open(tmp_path / "out")
     assert data.images(data.split("val")).shape[1:] == (3, 32, 32)
+
+
+def write_splits(tmp_path, name, text):
+    (tmp_path / "splits").mkdir(exist_ok=True)
+    (tmp_path / "splits" / name).write_text(text)
+    return tmp_path / "splits"
+
+
+def test_listed_groups_are_joined_before_anything_is_split(nih, tmp_path):
+    run(nih, tmp_path, "before", split="patient")
+    before = Dataset.open(tmp_path / "before").manifest.set_index("path")
+    apart = [path for path in before.index if path.endswith("_000.png")][:12]
+    assert before.loc[apart, "split"].nunique() > 1
+    lines = "".join(f"{path},same picture\n" for path in apart)
+    folder = write_splits(tmp_path, "groups.csv", "path,group_id\n" + lines)
+    run(nih, tmp_path, split="patient", splits=folder)
+    after = Dataset.open(tmp_path / "out").manifest.set_index("path")
+    patients = after.loc[apart, "patient_id"]
+    joined = after["patient_id"].isin(patients)
+    assert joined.sum() == 24  # the other image of each of the twelve patients comes along
+    assert set(after["group_id"][joined]) == {"same picture"}
+    assert after["split"][joined].nunique() == 1
+    assert after.loc[~joined, "split"].equals(before.loc[~joined, "split"])
+
+
+def test_listed_groups_that_tear_the_official_lists_are_named(nih, tmp_path):
+    folder = write_splits(
+        tmp_path, "groups.csv", "path,group_id\nimages/00000001_000.png,x\nimages/00000030_000.png,x\n"
+    )
+    with pytest.raises(UserError, match="x is on two sides, train and test"):
+        run(nih, tmp_path, splits=folder)
+
+
+def test_listed_sides_hold(nih, tmp_path):
+    folder = write_splits(tmp_path, "sides.csv", "group_id,split\n1,test\n2,val\n3,train\n")
+    run(nih, tmp_path, split="patient", splits=folder)
+    sides = Dataset.open(tmp_path / "out").manifest.set_index("patient_id")["split"]
+    assert [set(sides[patient]) for patient in "123"] == [{"test"}, {"val"}, {"train"}]
+    with pytest.raises(UserError, match=r"sides\.csv: data\.split is official; set data\.split: patient, or remove"):
+        run(nih, tmp_path, splits=folder)
+
+
+class Drawn:
+    """A source of twelve drawn pictures, some with masks, as an adapter would give it."""
+
+    def __init__(self, root, **changed):
+        (root / "pictures").mkdir(parents=True)
+        (root / "masks").mkdir()
+        names = [f"{number:02d}.png" for number in range(12)]
+        self.masks = {}
+        for number, name in enumerate(names):
+            grey = np.random.default_rng(number).integers(0, 255, (24, 48), np.uint8)
+            Image.fromarray(grey).save(root / "pictures" / name)
+            if number % 3:
+                mask = np.zeros((24, 48), np.uint8)
+                mask[6:12, 12 : 24 + number] = 255
+                Image.fromarray(mask).save(root / "masks" / name)
+                self.masks[name] = mask
+        rows = pd.DataFrame({"image_id": names, "path": [f"pictures/{name}" for name in names], "group_id": names})
+        rows["mask"] = [f"masks/{name}" if name in self.masks else None for name in names]
+        rows["label:Spot"] = np.float32([0, 1, np.nan] * 4)
+        sides = pd.Series(["train", "val", "test"] * 4)
+        facts = {"labels": ["Spot"], "task": "multilabel", "rows": rows, "entries": 12, "quarantined": []}
+        self.source = Source(**(facts | {"official": sides} | changed))
+
+
+def test_masks_lie_on_their_images_and_unknown_labels_stay_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr("medistill.data.manifest.SHARD", 3)
+    drawn = Drawn(tmp_path / "root")
+    summary = ingest(settings(tmp_path / "root"), tmp_path / "out", tmp_path / "cache", source=drawn.source)
+    data = Dataset.open(tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("masks-*.npy"))) == 3
+    rows = data.manifest[data.manifest["mask_row"] >= 0]
+    assert rows["mask_row"].tolist() == list(range(8))
+    shuffled = rows.sample(frac=1, random_state=0)
+    for name, mask in zip(shuffled["image_id"], data.masks(shuffled), strict=True):
+        truth = decode(tmp_path / "root" / "masks" / name, size=32, channels=1, fit="pad")[0] >= 128
+        assert np.array_equal(mask, truth)
+        # 24 x 48 is shown in rows 8 to 24 of 32, at two thirds
+        assert mask.sum() == pytest.approx((drawn.masks[name] > 0).sum() * 4 / 9, rel=0.15)
+        assert not mask[:8].any()
+        assert not mask[24:].any()
+    with pytest.raises(ValueError, match="without a mask"):
+        data.masks(data.manifest)
+    known = data.targets(data.manifest)[:, 0]
+    assert np.array_equal(known, np.float32([0, 1, np.nan] * 4), equal_nan=True)
+    assert summary["counts"]["test"]["positives"] == summary["counts"]["test"]["negatives"] == {"Spot": 0}
+    assert summary["counts"]["val"] == {"images": 4, "groups": 4, "positives": {"Spot": 4}, "negatives": {"Spot": 0}}
+    assert data.manifest["patient_id"].isna().all()
+    assert data.manifest["age"].isna().all()
+
+
+def test_an_image_whose_mask_is_damaged_is_left_out(tmp_path):
+    drawn = Drawn(tmp_path / "root")
+    (tmp_path / "root" / "masks" / "01.png").write_text("no picture")
+    summary = ingest(settings(tmp_path / "root"), tmp_path / "out", tmp_path / "cache", source=drawn.source)
+    assert summary["quarantined"] == 1
+    quarantine = pd.read_csv(tmp_path / "out" / "quarantine.csv")
+    assert quarantine.to_dict("records") == [
+        {"path": "pictures/01.png", "reason": "its mask masks/01.png: not an image, or in a format that is not read"}
+    ]
+
+
+def test_augmented_copies_are_not_split_blindly(tmp_path):
+    drawn = Drawn(tmp_path / "root", copies=True, official=None)
+    data = settings(tmp_path / "root", split="patient", splits=tmp_path / "splits")
+    with pytest.raises(
+        UserError, match=r"holds augmented copies .* `medistill check .*root --format chestxray14 --write"
+    ):
+        ingest(data, tmp_path / "out", tmp_path / "cache", source=drawn.source)
+    listed = "".join(f"pictures/{number:02d}.png,{number // 2}\n" for number in range(11))
+    write_splits(tmp_path, "groups.csv", "path,group_id\n" + listed)
+    with pytest.raises(UserError, match=r"groups\.csv: 1 images are not in it, the first pictures/11\.png; find them"):
+        ingest(data, tmp_path / "out", tmp_path / "cache", source=drawn.source)
+    write_splits(tmp_path, "groups.csv", "path,group_id\n" + listed + "pictures/11.png,5\n")
+    ingest(data, tmp_path / "out", tmp_path / "cache", source=drawn.source)
+    manifest = Dataset.open(tmp_path / "out").manifest
+    assert manifest["group_id"].tolist() == [str(number // 2) for number in range(12)]
+    assert manifest.groupby("group_id")["split"].nunique().max() == 1

@@ -1,5 +1,6 @@
 """Splits: no group on two sides, stable when data grows, shares as asked."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -72,3 +73,117 @@ def test_an_empty_side_is_named():
     splits.require_all(pd.Series(["train", "val", "test"]))
     with pytest.raises(UserError, match=r"the val and test split is empty \(2 images in all\)"):
         splits.require_all(pd.Series(["train", "train"]))
+
+
+def table(folder, text, name="groups.csv"):
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_listed_groups_join_and_never_part_what_belonged_together():
+    paths = pd.Series(["a", "b", "c", "d", "e", "f"])
+    groups = pd.Series(["p1", "p1", "p2", "p3", "p4", "p4"])
+    listed = pd.Series({"b": "x", "c": "x", "f": "z", "gone": "y", "d": "y"})
+    merged = splits.merge_groups(groups, paths, listed)
+    # b and c are listed as one, so all of p1 and p2 are; e belongs to f by its patient
+    assert merged.tolist() == ["x", "x", "x", "y", "z", "z"]
+    assert splits.merge_groups(groups, paths, pd.Series({"gone": "y"}, dtype="str")).equals(groups)
+
+
+def test_chains_of_groups_are_one_and_the_order_does_not_matter():
+    paths = pd.Series([f"i{k}" for k in range(8)])
+    groups = pd.Series(["p0", "p0", "p1", "p1", "p2", "p2", "p3", "p3"])
+    listed = pd.Series({"i1": "b", "i2": "b", "i3": "a", "i4": "a"})
+    merged = splits.merge_groups(groups, paths, listed)
+    assert merged.tolist() == ["a"] * 6 + ["p3"] * 2
+    order = groups.sample(frac=1, random_state=1).index
+    shuffled = splits.merge_groups(groups[order], paths[order], listed[::-1])
+    assert shuffled.sort_index().tolist() == merged.tolist()
+
+
+def test_a_group_name_in_the_list_may_also_be_a_patients():
+    merged = splits.merge_groups(
+        pd.Series(["1", "2", "3"]), pd.Series(["a", "b", "c"]), pd.Series({"b": "1", "c": "1"})
+    )
+    assert merged.tolist() == ["1", "listed 1", "listed 1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,group_id\na.png,1\na.png,2\n", r"groups\.csv: line 3: a\.png has a second group_id"),
+        ("path,group_id\na.png,\n", r"groups\.csv: line 2: path or group_id is empty"),
+        ("path,who\na.png,1\n", r"groups\.csv: column 'group_id' is missing"),
+    ],
+)
+def test_mistakes_in_the_list_of_groups_are_named(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        splits.read_groups(table(tmp_path, text))
+
+
+def test_lists_are_read(tmp_path):
+    groups = splits.read_groups(table(tmp_path, "file;label;group_id\nx/a.png;n;007\nx/a.png;n;007\n"))
+    assert groups.to_dict() == {"x/a.png": "007"}
+    sides = splits.read_sides(table(tmp_path, "group_id,split\n007,test\n8,train\n", "sides.csv"))
+    assert sides.to_dict() == {"007": "test", "8": "train"}
+    with pytest.raises(UserError, match=r"sides\.csv: group 8 has the side 'holdout'; it must be train, val, test"):
+        splits.read_sides(table(tmp_path, "group_id,split\n8,holdout\n", "sides.csv"))
+
+
+def test_listed_sides_hold_and_the_others_are_dealt_as_before():
+    groups = groups_of(100)
+    free = by_group(groups)
+    moved = {"3": "val", "17": "test", "99": "train"}
+    split = splits.by_group(groups, val_fraction=0.15, test_fraction=0.3, seed=0, sides=pd.Series(moved))
+    assert {group: set(split[groups == group]) for group in moved} == {group: {side} for group, side in moved.items()}
+    others = ~groups.isin(list(moved))
+    assert split[others].equals(free[others])
+
+
+def test_official_takes_a_validation_side_as_it_is():
+    groups = groups_of(30)
+    lists = groups.astype(int).map(lambda patient: ("train", "val", "test")[patient % 3])
+    assert official(groups, lists).equals(lists.astype("str"))
+
+
+def rare_labels(patients=200, seed=0):
+    """Images of patients with 1 to 6 images; labels of a patient's images agree, with prevalences 30 % to 2 %."""
+    random = np.random.default_rng(seed)
+    groups = pd.Series(np.repeat([f"p{k}" for k in range(patients)], random.integers(1, 7, patients)))
+    carries = random.random((patients, 4)) < [0.3, 0.1, 0.05, 0.02]
+    labels = carries[groups.str[1:].astype(int)].astype(np.float32)
+    labels[random.random(labels.shape) < 0.1] = np.nan
+    return groups, labels
+
+
+def surplus(split, labels):
+    """Positives of each label on each side beyond its share: (3, L), in images."""
+    sides = {"train": 0.5, "val": 0.2, "test": 0.3}
+    positive = np.stack([(labels[(split == side).to_numpy()] == 1).sum(axis=0) for side in sides])
+    return positive - np.outer(list(sides.values()), positive.sum(axis=0))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_stratified_sides_have_about_the_same_share_of_each_label(seed):
+    groups, labels = rare_labels(seed=seed)
+    sides = splits.stratified(groups, labels, val_fraction=0.2, test_fraction=0.3, seed=seed)
+    split = groups.map(sides)
+    assert split.notna().all()
+    assert np.abs(surplus(split, labels)).max() <= 6  # images of one patient
+    images = split.value_counts(normalize=True)
+    assert images["val"] == pytest.approx(0.2, abs=0.03)
+    assert images["test"] == pytest.approx(0.3, abs=0.03)
+    hashed = by_group(groups, 0.2, 0.3, seed)
+    assert np.abs(surplus(split, labels)).mean() < np.abs(surplus(hashed, labels)).mean() / 2
+
+
+def test_stratified_sides_stay_when_data_grow():
+    groups, labels = rare_labels()
+    few = groups.str[1:].astype(int) < 120
+    options = {"val_fraction": 0.2, "test_fraction": 0.3, "seed": 0}
+    before = splits.stratified(groups[few], labels[few], **options)
+    after = splits.stratified(groups, labels, **options, sides=before)
+    assert after[before.index].equals(before)
+    assert set(after.index) == set(groups)
+    assert np.abs(surplus(groups.map(after), labels)).max() <= 6
+    assert splits.stratified(groups[::-1], labels[::-1], **options, sides=before).equals(after)

@@ -1,0 +1,25 @@
+"""Stage `audit`: look for copies across sides and for shortcuts in data/processed."""
+
+import argparse
+from pathlib import Path
+
+from medistill.data.dataset import Dataset
+from medistill.files import write_json
+from pipeline.stage import run_stage
+
+OUT = Path("reports/validation/audit.json")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write reports/validation/audit.json, which the gate judges."""
+    argparse.ArgumentParser(prog="python -m pipeline.stages.audit", description=__doc__).parse_args(argv)
+    dataset = Dataset.open()
+
+    from medistill.data.audit.checks import audit
+
+    write_json(OUT, audit(dataset))
+    return 0
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,139 @@
+"""COVID-QU-Ex, as Kaggle ships it (anasmohammedtahir/covidqu).
+
+Lung Segmentation Data/{Train,Val,Test}/{COVID-19,Non-COVID,Normal}/images/*.png        the whole set
+Infection Segmentation Data/ ... /images/*.png, infection masks/*.png                   a part of it, with masks
+
+Kaggle unpacks each part into a folder of the same name, so that the name is there twice; either is read. The `lung
+masks` beside the images are not.
+
+The set says nothing of patients: an image is its own group, and a patient may be on two sides. Its classes come from
+different hospitals and collections, so a network can tell them apart by how the pictures were made.
+"""
+
+import filecmp
+from collections import defaultdict
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from medistill.config import Settings
+from medistill.data.folders import Files, find_files, list_images, require_folder
+from medistill.data.source import Source, one_hot
+from medistill.errors import UserError
+
+LABELS = ("COVID-19", "Non-COVID", "Normal")
+SIDES = {"Train": "train", "Val": "val", "Test": "test"}
+PARTS = {"lung": "Lung Segmentation Data", "infection": "Infection Segmentation Data"}
+MASKS = "infection masks"
+
+
+class Options(Settings):
+    """What `data.options` may say."""
+
+    part: Literal["lung", "infection"] = "lung"
+    """`lung`: all 33,920 images; the masks of those that the infection part repeats. `infection`: the 5,826 images of
+    that part, with their masks."""
+
+
+def read(root: Path, options: Options) -> Source:
+    """Read classes and sides from the folders; no pixel is decoded.
+
+    An image of the infection part has the infection mask of its name. An image of the lung part has the mask of the
+    same bytes under the same name and class there, on whatever side. Without one, `mask` is null.
+
+    Raises:
+        UserError: one of the nine folders of images is missing or holds none.
+    """
+    root = require_folder(root)
+    part = _find_part(root, options.part)
+    if part is None:
+        raise UserError(f"{root}: no folder {PARTS[options.part]}/Train in it; data.root must hold it")
+    images, quarantined = list_images(_find_whole_part(root, part))
+    entries = len(images) + len(quarantined)
+
+    infection = _find_part(root, "infection")
+    masks = _find_files(root, infection, MASKS) if infection else Files({}, {}, [])
+    if options.part == "infection":
+        mask_of = {key: _mask_of(key) for key in images}
+    else:
+        twins = _find_files(root, infection, "images").usable if infection else {}
+        masked = masks.keys()
+        twins = {key: path for key, path in twins.items() if _mask_of(key) in masked}
+        mask_of = _masks_of_twins(root, images, twins)
+    refused = {key: masks.refused[mask] for key, mask in mask_of.items() if mask in masks.refused}
+    quarantined += [(images[key], f"its mask {reason}") for key, (_, reason) in refused.items()]
+
+    keys = pd.Series([key for key in images if key not in refused], dtype="str")
+    image_id = keys.str.removeprefix(f"{part}/")
+    side, label = (image_id.str.split("/").str[place] for place in (0, 1))
+    rows = pd.DataFrame(
+        {
+            "image_id": image_id,
+            "path": keys.map(images),
+            "group_id": image_id,
+            "mask": keys.map(mask_of).map(masks.usable).astype("str"),
+        }
+    )
+    return Source(
+        labels=list(LABELS),
+        task="multiclass",
+        rows=pd.concat([rows, one_hot(label, list(LABELS))], axis=1),
+        entries=entries,
+        quarantined=quarantined,
+        official=side.map(SIDES),
+        official_files="the folders Train, Val and Test",
+    )
+
+
+def _find_part(root: Path, part: str) -> str | None:
+    name = PARTS[part]
+    return next((folder for folder in (f"{name}/{name}", name) if (root / folder / "Train").is_dir()), None)
+
+
+def _find_files(root: Path, part: str, name: str) -> Files:
+    """Files of the folders `name` that a part has."""
+    folders = [f"{part}/{side}/{label}/{name}" for side in SIDES for label in LABELS]
+    return find_files(root, [folder for folder in folders if (root / folder).is_dir()])
+
+
+def _find_whole_part(root: Path, part: str) -> Files:
+    files = _find_files(root, part, "images")
+    images, others = list_images(files)
+    filled = {path.rpartition("/")[0] for path in [*images.values(), *(path for path, _ in others)]}
+    for side in SIDES:
+        for label in LABELS:
+            if f"{part}/{side}/{label}/images" not in filled:
+                raise UserError(f"{root / part / side / label / 'images'}: no image in it; the data set is not whole")
+    return files
+
+
+def _mask_of(key: str) -> str:
+    """Where the mask of an image of the infection part lies."""
+    return key.replace("/images/", f"/{MASKS}/")
+
+
+def _masks_of_twins(root: Path, images: dict[str, str], twins: dict[str, str]) -> dict[str, str]:
+    """Key of the mask of each of `images` that one of `twins`, images of the infection part, repeats; both by key."""
+    candidates = defaultdict(list)
+    for key in twins:
+        candidates[_class_and_name(key)].append(key)
+    masks = {}
+    for key, path in images.items():
+        same = (twin for twin in candidates[_class_and_name(key)] if _same_bytes(root / path, root / twins[twin]))
+        twin = next(same, None)
+        if twin:
+            masks[key] = _mask_of(twin)
+    return masks
+
+
+def _class_and_name(key: str) -> tuple[str, str]:
+    label, _, name = key.split("/")[-3:]
+    return label, name
+
+
+def _same_bytes(first: Path, second: Path) -> bool:
+    try:
+        return filecmp.cmp(first, second, shallow=False)
+    except OSError:  # a file that cannot be read is reported where it is decoded
+        return False

@@ -1,0 +1,100 @@
+"""LC25000, histopathology of lung and colon, as its authors ship it.
+
+lung_colon_image_set/lung_image_sets/{lung_aca,lung_n,lung_scc}/*.jpeg
+lung_colon_image_set/colon_image_sets/{colon_aca,colon_n}/*.jpeg
+groups.csv                                              which pictures are copies of one; see below
+
+Five classes, three where only the half of the lung is there, two where only that of the colon is. The root is the
+folder `lung_colon_image_set`, or the one that holds it.
+
+The 25,000 pictures were made of 1,250 by flips and rotations, and the set does not say of which. A random split puts
+copies of nearly every test picture into training. So the groups must be known before anything is split: from
+`groups.csv` in the root (columns `path` or `file`, relative to the root, and `group_id`) or, found by
+`medistill check`, in the folder of `data.splits`.
+"""
+
+import unicodedata
+from pathlib import Path
+
+import pandas as pd
+
+from medistill.config import Settings
+from medistill.data.folders import Files, find_files, list_images, require_folder
+from medistill.data.source import Source, one_hot
+from medistill.data.splits import GROUPS_FILE, read_groups
+from medistill.data.tables import Joined, join_files, read_table
+from medistill.errors import UserError
+
+CLASSES = {"lung_image_sets": ("lung_aca", "lung_n", "lung_scc"), "colon_image_sets": ("colon_aca", "colon_n")}
+SET = "lung_colon_image_set"
+
+
+class Options(Settings):
+    """`data.options` has nothing to say."""
+
+
+def read(root: Path, options: Options) -> Source:
+    """Read classes from the folders and groups from `groups.csv`; no pixel is decoded.
+
+    Raises:
+        UserError: a class is missing or holds no image; `groups.csv` leaves an image out, gives one two groups, or
+            contradicts its folder.
+    """
+    root = require_folder(root)
+    folders = _find_classes(root)
+    files = find_files(root, [folder for folder in folders.values() if (root / folder).is_dir()], recursive=True)
+    images, quarantined = list_images(files)
+    found = [*images.values(), *(path for path, _ in quarantined)]
+    for folder in folders.values():
+        if not any(path.startswith(f"{folder}/") for path in found):
+            raise UserError(f"{root / folder}: no image in it; the data set is not whole")
+    listed = (root / GROUPS_FILE).is_file()
+    if listed:
+        joined = _join_groups(root / GROUPS_FILE, files, images)
+        paths, groups = joined.rows["path"], joined.rows["group_id"]
+        entries, quarantined = joined.entries, joined.quarantined
+    else:
+        paths, entries = pd.Series(images.values(), dtype="str"), len(found)
+    above = folders[next(iter(folders))].count("/")
+    image_id = paths.map(lambda path: unicodedata.normalize("NFC", path)).str.split("/", n=above).str[above]
+    label = image_id.str.split("/").str[0]
+    rows = pd.DataFrame({"image_id": image_id, "path": paths, "group_id": groups if listed else image_id})
+    return Source(
+        labels=list(folders),
+        task="multiclass",
+        rows=pd.concat([rows, one_hot(label, list(folders))], axis=1),
+        entries=entries,
+        quarantined=quarantined,
+        copies=not listed,
+    )
+
+
+def _find_classes(root: Path) -> dict[str, str]:
+    """Folder of each class of the halves that are there, relative to the root."""
+    for top in ("", f"{SET}/"):
+        halves = [half for half in CLASSES if (root / top / half).is_dir()]
+        if halves:
+            return {label: f"{top}{half}/{label}" for half in halves for label in CLASSES[half]}
+    raise UserError(f"{root}: no folder {' or '.join(CLASSES)} in it; data.root must hold one of them")
+
+
+def _join_groups(file: Path, files: Files, images: dict[str, str]) -> Joined:
+    """The rows of `groups.csv` with their files: `path`, `group_id`."""
+    groups = read_groups(file)  # refuses empty fields and a second group of an image
+    listed = {unicodedata.normalize("NFC", path) for path in groups.index}
+    unlisted = [path for key, path in images.items() if key not in listed]
+    if unlisted:
+        raise UserError(
+            f"{file}: {len(unlisted)} images are not in it, the first {unlisted[0]};"
+            " list every image, or remove the file and find the groups by `medistill check`"
+        )
+    columns = {"path": ("file", "image"), "group_id": ("group",)}
+    labelled = "label" in read_table(file)
+    table = read_table(file, columns | ({"label": ()} if labelled else {})).rename(columns={"path": "image"})
+    if labelled:
+        folder = table["image"].str.rpartition("/")[0].str.rpartition("/")[2]
+        wrong = table[(table["label"] != folder) & (table["label"] != "")]
+        if len(wrong):
+            line, image, label = wrong[["line", "image", "label"]].iloc[0]
+            raise UserError(f"{file}: line {line}: {image} has the label {label!r}, which is not its folder")
+    return join_files(table, files, file.name)

@@ -1,0 +1,168 @@
+"""Near-duplicates: images that are copies of each other after compression, scaling, a small crop, or another exposure.
+
+Candidates come from a perceptual descriptor: the low frequencies (DCT) of a thumbnail's local contrast. That is what a
+perceptual hash cuts down to bits; uncut, a copy that was cropped or equalised is still told from 100,000 other chests.
+Each pair of candidates is then aligned and correlated.
+"""
+
+import hashlib
+
+import cv2
+import numpy as np
+import pandas as pd
+from scipy.fft import dctn
+from tqdm import tqdm
+
+from medistill.data.audit.alignment import Frames, aligned_correlation, grey, local_contrast
+
+CORRELATION = 0.75
+"""Aligned correlation from which two images are near-duplicates. Chosen on half of the patients of 1,000 images of
+ChestX-ray14: between the highest of two films of one patient (0.67) and the lowest of the copies that must be found
+(0.84). `benchmarks/audit.py` measures it on the other half."""
+
+NEIGHBOURS = 10
+"""Candidates an image: the most similar ones, if they reach `SIMILARITY`. It bounds how many pairs are aligned."""
+
+SIMILARITY = 0.6
+"""Least similarity of candidates, a cosine. On the same half: a little less than the lowest of those copies (0.63)."""
+
+KINDS = ("copy", "mirrored", "negative")
+
+_THUMBNAIL = 32
+_FREQUENCIES = 16
+_CROP = 0.02  # of the side, at each edge: a second description, so that copies that were cropped are candidates
+_BLANK = 2.0  # grey levels: with less standard deviation an image shows nothing, and is a copy of nothing
+_FAR = 0.1  # of the side: how far a corner may move in alignment
+_BATCH = 256
+
+
+def near_duplicates(frames: Frames, count: int) -> pd.DataFrame:
+    """Find pairs of images that are copies of each other.
+
+    Found are copies after JPEG, scaling, changes of brightness, contrast and gamma, equalised histograms, crops to 97 %
+    and shifts by 2 %, also as negatives or mirrored. Copies that are turned by more than a few degrees, zoomed or
+    flipped upside down are not: see `medistill.data.audit.groups`. Two films that one patient had within minutes may be
+    as alike as a copy. Blank images are left out. Of n images with the same pixels the first is paired with each of the
+    others, and stands for them in all other pairs.
+
+    The search takes count² steps of 1 kB (arithmetic at full speed: minutes for 112,000), the alignment at most
+    `NEIGHBOURS` × count of about 2 ms; memory is 3 kB an image, and half a gigabyte for 112,000 similarities at a time.
+
+    Args:
+        frames: frames of some images; all have one shape.
+        count: number of images; `frames` is asked for positions 0 to count - 1, 256 or 512 at a time.
+
+    Returns:
+        A row a pair, sorted: `i` < `j`, positions of the images; `correlation`, `CORRELATION` to 1; `kind`, one of
+        `KINDS`: how the second image is a copy of the first.
+    """
+    positions, plain, cropped, rows = _describe(frames, count)
+    candidates = _candidates(plain, cropped)
+    candidates[:, :2] = positions[candidates[:, :2]]
+    with tqdm(total=len(candidates), desc="align", unit="pair", disable=None) as bar:
+        for start in range(0, len(candidates), _BATCH):
+            batch = candidates[start : start + _BATCH]
+            needed, places = np.unique(batch[:, :2], return_inverse=True)
+            images = grey(frames(needed))
+            for (i, j, kind), (one, other) in zip(batch.tolist(), places.reshape(-1, 2), strict=True):
+                correlation = copy_correlation(images[one], _as(KINDS[kind], images[other]))
+                if correlation >= CORRELATION:
+                    rows.append((i, j, correlation, KINDS[kind]))
+            bar.update(len(batch))
+    table = pd.DataFrame(rows, columns=["i", "j", "correlation", "kind"])
+    table = table.astype({"i": np.int64, "j": np.int64, "correlation": np.float64, "kind": "str"})
+    best = table.sort_values("correlation", ascending=False, kind="stable").drop_duplicates(["i", "j"])
+    return best.sort_values(["i", "j"], ignore_index=True)
+
+
+def copy_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Correlation of two grey images uint8 (s, s) once the second lies on the first as well as it can.
+
+    The alignment is affine and small: no corner moves by more than a tenth of the side. 0 where there is none.
+    """
+    side = first.shape[0]
+    coarse = side // 2 if side > 64 else side  # half the size first: faster, and not caught in fine structure
+    transform = np.eye(2, 3, dtype=np.float32)
+    try:
+        for size, steps in {coarse: 50, side: 10 if coarse < side else 50}.items():
+            pair = [local_contrast(grey(image[None, None], size)[0], 3) for image in (first, second)]
+            transform[:, 2] *= size / coarse
+            stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, steps, 1e-3)
+            _, transform = cv2.findTransformECC(*pair, transform, cv2.MOTION_AFFINE, stop, None, 5)
+    except cv2.error:  # no small step makes them more alike
+        return 0.0
+    corners = np.array([[0, 0, 1], [0, side, 1], [side, 0, 1], [side, side, 1]], np.float32)
+    if np.abs(corners @ transform.T - corners[:, :2]).max() > _FAR * side:
+        return 0.0
+    return aligned_correlation(first, second, transform)
+
+
+def _as(kind: str, image: np.ndarray) -> np.ndarray:
+    if kind == "mirrored":
+        return np.ascontiguousarray(image[:, ::-1])
+    return 255 - image if kind == "negative" else image
+
+
+def _describe(frames: Frames, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, list]:
+    """Descriptors of all images that are neither blank nor the same, pixel for pixel, as an earlier one.
+
+    Returns:
+        Their positions, int (n,); their descriptors and those of their inner part, float32 (n, D) of length 1; and the
+        pairs of images with the same pixels, as rows of the result.
+    """
+    first: dict[bytes, int] = {}
+    plain, cropped, same = [], [], []
+    with tqdm(total=count, desc="describe", unit="image", disable=None) as bar:
+        for start in range(0, count, _BATCH):
+            batch = frames(np.arange(start, min(start + _BATCH, count)))
+            for position, frame, image in zip(range(start, start + len(batch)), batch, grey(batch), strict=True):
+                if image.std() < _BLANK:
+                    continue
+                earlier = first.setdefault(hashlib.blake2b(frame.tobytes(), digest_size=16).digest(), position)
+                if earlier < position:
+                    same.append((earlier, position, 1.0, "copy"))
+                    continue
+                edge = max(1, round(_CROP * image.shape[0]))
+                plain.append(_frequencies(image))
+                cropped.append(_frequencies(image[edge:-edge, edge:-edge]))
+            bar.update(len(batch))
+    size = _FREQUENCIES**2 - 1
+    plain, cropped = (np.array(rows, np.float32).reshape(-1, size) for rows in (plain, cropped))
+    # Coarse frequencies are strong in all images: each counts in units of what is usual for it.
+    usual = np.sqrt((plain**2).mean(axis=0)) + 1e-6 if len(plain) else np.ones(size, np.float32)
+    for rows in (plain, cropped):
+        rows /= usual
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True) + 1e-6
+    return np.array(list(first.values()), np.int64), plain, cropped, same
+
+
+def _frequencies(image: np.ndarray) -> np.ndarray:
+    thumbnail = cv2.resize(image, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
+    spectrum = dctn(local_contrast(thumbnail, 3), norm="ortho")
+    return spectrum[:_FREQUENCIES, :_FREQUENCIES].ravel()[1:]  # the first is the mean
+
+
+def _candidates(plain: np.ndarray, cropped: np.ndarray) -> np.ndarray:
+    """Pairs that may be copies: int (n, 3), two rows of the descriptors, the lesser first, and the number of a kind."""
+    mirror = np.tile([1, -1], _FREQUENCIES**2 // 2)[1:].astype(np.float32)  # odd frequencies in x change their sign
+    found = [np.empty((0, 3), np.int64)]
+    with tqdm(total=len(plain), desc="search", unit="image", disable=None) as bar:
+        for start in range(0, len(plain), _BATCH):
+            some = plain[start : start + _BATCH]
+            alike = some @ plain.T
+            negative = -alike
+            np.maximum(alike, some @ cropped.T, out=alike)
+            hits = []
+            for kind, similarity in enumerate((alike, (some * mirror) @ plain.T, negative)):
+                similarity[np.arange(len(some)), np.arange(start, start + len(some))] = 0
+                row, other = np.nonzero(similarity >= SIMILARITY)
+                hits.append(np.column_stack([row, other, np.full(len(row), kind), -similarity[row, other]]))
+            hits = np.concatenate(hits)
+            hits = hits[np.lexsort((hits[:, 1], hits[:, 3], hits[:, 0]))]
+            _, begins, of = np.unique(hits[:, 0], return_index=True, return_inverse=True)
+            hits = hits[np.arange(len(hits)) - begins[of] < NEIGHBOURS][:, :3].astype(np.int64)
+            hits[:, 0] += start
+            hits[:, :2].sort(axis=1)
+            found.append(hits)
+            bar.update(len(some))
+    return np.unique(np.concatenate(found), axis=0)

@@ -1,0 +1,144 @@
+"""The image files of a data set's folder, and nothing outside it."""
+
+import os
+import unicodedata
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from medistill.errors import UserError
+
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".dcm", ".dicom"}
+)
+"""A file that no row names is worth a line in the quarantine if it ends so, unlike `Thumbs.db` and the like."""
+
+_OUTSIDE = "is a link that leads out of the data set's folder"
+_NOT_TEXT = "its name is not valid UTF-8; rename the file"
+
+
+@dataclass(frozen=True)
+class Files:
+    """What lies in the folders of a data set.
+
+    Attributes:
+        usable: key -> path relative to the root (POSIX). The key is the path, or the bare name; see `find_files`.
+        refused: key -> (path, reason) of files that must not or cannot be read.
+        surplus: (path, reason) of files whose key another file has already.
+    """
+
+    usable: dict[str, str]
+    refused: dict[str, tuple[str, str]]
+    surplus: list[tuple[str, str]]
+
+    def keys(self) -> set[str]:
+        """Of all files, usable or not."""
+        return self.usable.keys() | self.refused.keys()
+
+    def path(self, key: str) -> str:
+        """Path of a file, usable or not."""
+        return self.usable[key] if key in self.usable else self.refused[key][0]
+
+    def without(self, keys: Collection[str]) -> "Files":
+        """The others: for files of which a table says that they are not wanted."""
+        return Files(
+            {key: path for key, path in self.usable.items() if key not in keys},
+            {key: found for key, found in self.refused.items() if key not in keys},
+            self.surplus,
+        )
+
+
+def require_folder(root: Path) -> Path:
+    """`root` as a path; `UserError` if it is no folder."""
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; set data.root to the data set's folder")
+    return root
+
+
+def find_files(root: Path, folders: Iterable[str], *, recursive: bool = False, by: str = "path") -> Files:
+    """Index the files of some folders of a data set.
+
+    Rows of a label table find their file only through this index of what is there, so a name such as `../x.png` or a
+    link leads nowhere. Keys are in Unicode's composed form (NFC): the same name may be stored either way.
+
+    Args:
+        root: the data set's folder.
+        folders: folders to look into, relative to `root`, in order; `.` for the root itself.
+        recursive: also look into the folders below them, but into none that is hidden, is `__MACOSX`, or is a link.
+        by: what a key is: `path`, relative to the root, or `name`, where folders only spread out the files.
+
+    Raises:
+        UserError: one of the folders, or below them a link to a folder, leads out of `root`.
+    """
+    root = Path(root)
+    real_root = root.resolve()
+    files = Files({}, {}, [])
+    for folder in folders:
+        _require_inside(root, folder, real_root)
+        waiting = [folder]
+        while waiting:
+            current = waiting.pop()
+            prefix = "" if current == "." else f"{current}/"
+            with os.scandir(f"{root}/{current}") as scan:  # root / current takes as long as reading the folder
+                found = sorted(scan, key=lambda entry: entry.name)
+            for entry in found:
+                path = prefix + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if recursive and not is_hidden(entry.name):
+                        waiting.append(path)
+                    continue
+                if (
+                    recursive and entry.is_symlink() and Path(entry).is_dir()
+                ):  # entry.is_dir() fails for a link to itself
+                    _require_inside(root, path, real_root)
+                _add(files, entry, path, real_root, by)
+    return files
+
+
+def _require_inside(root: Path, folder: str, real_root: Path) -> None:
+    if not (root / folder).resolve().is_relative_to(real_root):
+        raise UserError(f"{root / folder}: is a link that leads out of {root}; move the images there or set data.root")
+
+
+def is_hidden(folder: str) -> bool:
+    """Whether a folder of this name is none of the data set's, but of a program that has handled it."""
+    return folder.startswith(".") or folder == "__MACOSX"
+
+
+def _add(files: Files, entry: os.DirEntry, path: str, real_root: Path, by: str) -> None:
+    reason = None
+    if not path.isascii():
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        if shown != path:
+            path, reason = shown, _NOT_TEXT
+    if reason is None and entry.is_symlink():
+        target = Path(os.path.realpath(entry))  # unlike resolve(), gives a path for a link to itself too
+        if not target.is_relative_to(real_root):
+            reason = _OUTSIDE
+        elif target.is_dir():
+            return
+    key = path if by == "path" else path.rpartition("/")[2]
+    key = key if key.isascii() else unicodedata.normalize("NFC", key)
+    if key in files.usable or key in files.refused:
+        files.surplus.append((path, f"a second file of this name, the first is {files.path(key)}"))
+    elif reason is None:
+        files.usable[key] = path
+    else:
+        files.refused[key] = (path, reason)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name looks like an image; see `IMAGE_SUFFIXES`."""
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def list_images(files: Files) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """The image files of a data set without a label table: each of them is an entry.
+
+    Returns:
+        Key -> path of those that may be read; (path, reason) of the others.
+    """
+    usable = {key: path for key, path in files.usable.items() if is_image_name(path)}
+    others = [*files.refused.values(), *files.surplus]
+    return usable, [(path, reason) for path, reason in others if is_image_name(path)]

@@ -1,0 +1,87 @@
+"""What every adapter returns."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from medistill.data.dataset import LABEL_PREFIX
+from medistill.errors import UserError
+
+DETAILS = ("patient_id", "study_id", "view", "sex", "source", "mask")
+"""Text columns that an adapter may leave out of `Source.rows`: what it does not know is null."""
+
+SIDE_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""What data sets call their sides, in lower case -> the side."""
+
+
+def no_boxes() -> pd.DataFrame:
+    """The boxes of a data set without boxes."""
+    columns = dict.fromkeys(["image_id", "label"], "str") | dict.fromkeys(["x", "y", "w", "h"], "float64")
+    return pd.DataFrame({column: pd.Series(dtype=dtype) for column, dtype in columns.items()})
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an adapter knows of a data set before any pixel is decoded.
+
+    Attributes:
+        labels: label names, in the order of every logit vector.
+        task: `multilabel` or `multiclass`.
+        rows: a row an image, `image_id` unique. Columns `image_id`, `path` (relative to the root, POSIX), `group_id`
+            (never null: patient, else source picture, else image), a float32 column `label:<Name>` each (1, 0, NaN
+            where unknown), and, where known, `age` (float, years) and the text columns of `DETAILS`: `source` is the
+            scanner, hospital or collection an image comes from, `mask` the path of a picture of the findings.
+        entries: rows of the label table plus image files that no row names: each is in `rows` or in `quarantined`.
+        quarantined: `(path, reason)` of every entry that is left out.
+        boxes: `image_id`, `label`, `x`, `y`, `w`, `h` as fractions of the upright source image; x, y: top left.
+        official: the data set's own split of `rows`, same index: `train`, `val`, `test`, null for an image in none;
+            None where the data set has none.
+        official_files: what the official split is read from, for messages.
+        copies: the data set holds augmented copies of its pictures and `rows` do not say of which: `group_id` must be
+            found before anything can be split.
+    """
+
+    labels: list[str]
+    task: str
+    rows: pd.DataFrame
+    entries: int
+    quarantined: list[tuple[str, str]]
+    boxes: pd.DataFrame = field(default_factory=no_boxes)
+    official: pd.Series | None = None
+    official_files: str = "lists of an official split"
+    copies: bool = False
+
+
+def collect_labels(names: Iterable[str], where: str, *, least: int = 2) -> list[str]:
+    """Labels of a data set that names them nowhere but on its images: in order of text, each once.
+
+    Args:
+        names: on the images.
+        where: they stand, for messages.
+        least: fewer are an error; a single-label task needs two.
+
+    Raises:
+        UserError: there are too few, or two that differ only in case.
+    """
+    labels = sorted(set(names))
+    if len(labels) < least:
+        raise UserError(f"{where}: {least} or more labels are needed, there is {' and '.join(labels) or 'none'}")
+    spelt: dict[str, str] = {}
+    for label in labels:
+        other = spelt.setdefault(label.casefold(), label)
+        if other != label:
+            raise UserError(f"{where}: {other!r} and {label!r} differ only in case; give them one name")
+    return labels
+
+
+def one_hot(classes: pd.Series, labels: list[str]) -> pd.DataFrame:
+    """Label columns of single-label data: float32, 1 for an image's class and 0 for all others.
+
+    Args:
+        classes: str (N,), one of `labels` each.
+        labels: their order.
+    """
+    columns = {LABEL_PREFIX + label: (classes == label).astype(np.float32) for label in labels}
+    return pd.DataFrame(columns, index=classes.index)

@@ -1,0 +1,77 @@
+"""Every format, from its layout on disk through `ingest`, `audit` and the gate."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medistill.config import Data
+from medistill.data.adapters import FORMATS
+from medistill.data.audit.checks import audit
+from medistill.data.dataset import Dataset
+from medistill.data.manifest import ingest
+from medistill.data.phantom import write_phantom
+from pipeline.expectations import validate
+from tests.trees_cxr import write_chexpert, write_padchest
+from tests.trees_tiles import write_covid_qu_ex, write_csv, write_folder, write_lc25000
+
+
+def phantom(root: Path) -> None:
+    write_phantom(root, images=120, size=48, seed=0, prevalence="balanced")
+
+
+WRITERS = {
+    "chestxray14": phantom,
+    "chexpert": lambda root: write_chexpert(root),
+    "padchest": lambda root: write_padchest(root),
+    "covid_qu_ex": lambda root: write_covid_qu_ex(root),
+    "lc25000": lambda root: write_lc25000(root),
+    "folder": lambda root: write_folder(root, images_each=20),
+    "csv": lambda root: write_csv(root),
+}
+
+
+def test_no_format_is_forgotten():
+    assert set(WRITERS) == set(FORMATS)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_reaches_the_gate_and_passes(format, tmp_path):
+    options = WRITERS[format](tmp_path / "root")
+    official = format in {"chestxray14", "chexpert", "covid_qu_ex"}
+    data = Data(
+        format=format,
+        root=tmp_path / "root",
+        options=options if format == "csv" else {},
+        split="official" if official else "patient",
+        val_fraction=0.3,
+        test_fraction=0.3,
+        seed=0,
+        image_size=32,
+        channels=3 if format == "lc25000" else 1,
+        fit="pad",
+        max_quarantined=0.0,
+        workers=1,
+    )
+    summary = ingest(data, tmp_path / "processed", tmp_path / "cache")
+    dataset = Dataset.open(tmp_path / "processed")
+    quarantine = pd.read_csv(tmp_path / "processed" / "quarantine.csv")
+    assert summary["entries"] == len(dataset.manifest) + len(quarantine) == len(dataset.manifest) > 20
+
+    targets = dataset.targets(dataset.manifest)
+    assert set(np.unique(targets[~np.isnan(targets)])) == {0, 1}
+    if dataset.task == "multiclass":
+        assert (targets.sum(axis=1) == 1).all()
+    assert dataset.manifest["group_id"].notna().all()
+    assert dataset.manifest.groupby("group_id")["split"].nunique().max() == 1
+    assert (dataset.manifest["mask_row"] >= 0).any() == (format in {"covid_qu_ex", "csv"})
+
+    found = audit(dataset)
+    assert not [finding for finding in found["findings"] if finding["severity"] == "error"]
+    for row in found["shortcuts"]:
+        assert row["lower"] is None or math.isfinite(row["lower"])
+    result = validate(tmp_path / "processed", tmp_path / "docs", max_quarantined=0.0, audit=found)
+    assert result["success"], result["failures"]
+    assert result["statistics"]["images"] == len(dataset.manifest)

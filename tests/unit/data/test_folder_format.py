@@ -1,0 +1,190 @@
+"""A folder for each class, with and without sides."""
+
+import os
+import unicodedata
+
+import pytest
+
+from medistill.data.dataset import Dataset
+from medistill.data.manifest import ingest
+from medistill.errors import UserError
+from tests.trees_tiles import classes_of, read_whole, settings, write_folder, write_picture
+
+
+def read(root):
+    return read_whole("folder", root)
+
+
+def test_classes_are_the_folders_in_order(tmp_path):
+    paths = write_folder(tmp_path, classes=("tb", "COVID", "normal lung"))
+    source = read(tmp_path)
+    assert source.labels == ["COVID", "normal lung", "tb"]
+    assert (source.task, source.entries, source.quarantined) == ("multiclass", 24, [])
+    assert source.official is None
+    assert classes_of(source) == {path: path.split("/")[0] for path in paths}
+    assert sorted(source.rows["image_id"]) == sorted(source.rows["group_id"]) == sorted(paths)
+
+
+@pytest.mark.parametrize(
+    "sides", [("train", "val", "test"), ("Train", "VALID", "TEST"), ("train", "validation", "test")]
+)
+def test_folders_of_sides_are_the_official_split(tmp_path, sides):
+    root = tmp_path / "xrays"
+    paths = write_folder(root, sides=sides, images_each=3)
+    side_of = dict(zip(sides, ("train", "val", "test"), strict=True))
+    ingest(settings("folder", root, split="official"), tmp_path / "out", tmp_path / "cache")
+    data = Dataset.open(tmp_path / "out")
+    assert data.labels == ["NORMAL", "PNEUMONIA"]
+    assert {row.path: row.split for row in data.manifest.itertuples()} == {
+        path: side_of[path.split("/")[0]] for path in paths
+    }
+    assert data.targets(data.manifest).argmax(axis=1).tolist() == [
+        path.split("/")[1] == "PNEUMONIA" for path in data.manifest["path"]
+    ]
+
+
+def test_without_a_validation_side_one_is_carved_from_training(tmp_path):
+    root = tmp_path / "xrays"
+    write_folder(root, sides=("train", "test"), images_each=10)
+    ingest(settings("folder", root, split="official"), tmp_path / "out", tmp_path / "cache")
+    manifest = Dataset.open(tmp_path / "out").manifest
+    assert set(manifest["path"][manifest["split"] == "test"].str[:5]) == {"test/"}
+    assert set(manifest["path"][manifest["split"] != "test"].str[:6]) == {"train/"}
+    assert (manifest["split"] == "val").sum() > 0
+
+
+def test_a_class_may_be_called_test_where_there_is_no_training_side(tmp_path):
+    write_folder(tmp_path, classes=("test", "other"))
+    source = read(tmp_path)
+    assert source.labels == ["other", "test"]
+    assert source.official is None
+
+
+def test_groups_from_a_list_keep_a_person_on_one_side(tmp_path):
+    """Names that hold a person, as in Kaggle's chest X-rays, are told by a list."""
+    root, splits = tmp_path / "xrays", tmp_path / "splits"
+    paths = write_folder(root, images_each=12)
+    splits.mkdir()
+    person = {path: path.split("/")[1].split("_")[0] for path in paths}
+    (splits / "groups.csv").write_text("path,group_id\n" + "".join(f"{p},{g}\n" for p, g in person.items()))
+    ingest(settings("folder", root, splits=splits), tmp_path / "out", tmp_path / "cache")
+    manifest = Dataset.open(tmp_path / "out").manifest
+    assert dict(zip(manifest["path"], manifest["group_id"], strict=True)) == person
+    assert manifest["group_id"].nunique() == 12
+    assert manifest.groupby("group_id")["split"].nunique().eq(1).all()
+
+
+@pytest.mark.parametrize("sides", [(), ("train", "test")])
+def test_folders_within_a_class_spread_out_the_files(tmp_path, sides):
+    write_folder(tmp_path, sides=sides)
+    above = "train/" if sides else ""
+    write_picture(tmp_path / above / "NORMAL/2019/05/deep.png", 77)
+    assert classes_of(read(tmp_path))[f"{above}NORMAL/2019/05/deep.png"] == "NORMAL"
+
+
+def test_what_lies_beside_the_classes_is_named_or_passed_over(tmp_path):
+    write_folder(tmp_path, images_each=2)
+    write_picture(tmp_path / "overview.png", 1)
+    (tmp_path / "README.txt").touch()
+    (tmp_path / "NORMAL/Thumbs.db").touch()
+    write_picture(tmp_path / "__MACOSX/NORMAL/._a.png", 2)
+    write_picture(tmp_path / ".cache/NORMAL/a.png", 3)
+    write_picture(tmp_path / "NORMAL/.thumbnails/a.png", 4)
+    source = read(tmp_path)
+    assert source.labels == ["NORMAL", "PNEUMONIA"]
+    assert source.quarantined == [("overview.png", "in no class's folder")]
+    assert source.entries == 5
+
+
+def test_images_outside_of_the_sides_are_named(tmp_path):
+    """Kaggle's chest X-rays hold a second copy of themselves beside the sides."""
+    write_folder(tmp_path, sides=("train", "test"), images_each=1)
+    write_folder(tmp_path / "chest_xray", sides=("train", "test"), images_each=1)
+    write_picture(tmp_path / "train/stray.png", 1)
+    source = read(tmp_path)
+    assert len(source.rows) == 4
+    assert {path.split("/")[0] for path in source.rows["path"]} == {"train", "test"}
+    assert sorted(path for path, _ in source.quarantined) == [
+        "chest_xray/test/NORMAL/person10_normal.png",
+        "chest_xray/test/PNEUMONIA/person10_pneumonia.png",
+        "chest_xray/train/NORMAL/person00_normal.png",
+        "chest_xray/train/PNEUMONIA/person00_pneumonia.png",
+        "train/stray.png",
+    ]
+    assert {reason for _, reason in source.quarantined} == {"in no class's folder"}
+
+
+def test_names_in_any_encoding(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD"))
+    write_folder(tmp_path, classes=(composed, "b"), sides=("train",), images_each=1)
+    write_folder(tmp_path, classes=(decomposed, "b"), sides=("test",), images_each=1)
+    (tmp_path / "train/b" / os.fsdecode(b"caf\xe9.png")).touch()
+    (tmp_path / "train" / os.fsdecode(b"caf\xe9")).mkdir()
+    (tmp_path / "train" / os.fsdecode(b"caf\xe9") / "a.png").touch()
+    source = read(tmp_path)
+    assert source.labels == [composed, "b"]
+    assert len(source.rows) == 4
+    image_of = dict(zip(source.rows["path"], source.rows["image_id"], strict=True))
+    stored = f"test/{decomposed}/person00_{decomposed.lower()}.png"
+    assert image_of[stored] == f"test/{composed}/person00_{composed.lower()}.png" != stored
+    assert sorted(path for path, _ in source.quarantined) == ["train/b/caf\\xe9.png", "train/caf\\xe9/a.png"]
+
+
+def test_one_name_in_two_forms_is_two_files_of_one_name(tmp_path):
+    write_folder(tmp_path, images_each=1)
+    for form in ("NFC", "NFD"):
+        write_picture(tmp_path / "NORMAL" / unicodedata.normalize(form, "ä.png"), 5)
+    source = read(tmp_path)
+    assert len(source.rows) == 3
+    ((_, reason),) = source.quarantined
+    assert "a second file of this name" in reason
+
+
+def test_links_out_are_not_read(tmp_path):
+    root = tmp_path / "xrays"
+    write_folder(root, images_each=2)
+    write_picture(tmp_path / "elsewhere/secret.png", 1)
+    (root / "NORMAL/link.png").symlink_to(tmp_path / "elsewhere/secret.png")
+    source = read(root)
+    assert source.quarantined == [("NORMAL/link.png", "is a link that leads out of the data set's folder")]
+    (root / "TB").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="TB: is a link that leads out of"):
+        read(root)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda root: None, "xrays: no such folder; set data.root"),
+        (lambda root: root.mkdir(), "xrays: folders of images: 2 or more labels are needed, there is none"),
+        (lambda root: write_folder(root, classes=("images",)), "2 or more labels are needed, there is images"),
+        (
+            lambda root: (write_folder(root), (root / "TB/deep").mkdir(parents=True)),
+            "TB: no image in it; a folder there is a class",
+        ),
+        (
+            lambda root: (write_folder(root, sides=("train", "test")), (root / "train/TB").mkdir()),
+            "train/TB: no image in it",
+        ),
+        (
+            lambda root: (
+                write_folder(root, sides=("train",)),
+                write_folder(root, sides=("test",), classes=("Normal", "PNEUMONIA")),
+            ),
+            "'NORMAL' and 'Normal' differ only in case",
+        ),
+    ],
+)
+def test_a_folder_without_classes_says_so(tmp_path, write, message):
+    root = tmp_path / "xrays"
+    write(root)
+    with pytest.raises(UserError, match=message):
+        read(root)
+
+
+def test_a_class_that_one_side_lacks_is_no_mistake(tmp_path):
+    write_folder(tmp_path, sides=("train", "test"), images_each=1)
+    (tmp_path / "test/PNEUMONIA/person10_pneumonia.png").unlink()
+    source = read(tmp_path)
+    assert source.labels == ["NORMAL", "PNEUMONIA"]
+    assert len(source.rows) == 3

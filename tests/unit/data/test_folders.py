@@ -1,0 +1,102 @@
+"""The index of a data set's files: all that is there, and nothing outside."""
+
+import os
+import unicodedata
+
+import pytest
+
+from medistill.data.folders import Files, find_files, is_image_name, list_images
+from medistill.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "root"
+    for path in ("a/1.png", "a/2.png", "a/deep/3.png", "b/1.png", "top.txt"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(path)
+    return folder
+
+
+def test_keys_are_paths_or_names(root):
+    by_path = find_files(root, ["a", "b"])
+    assert by_path.usable == {path: path for path in ("a/1.png", "a/2.png", "b/1.png")}
+    by_name = find_files(root, ["a", "b"], by="name")
+    assert by_name.usable == {"1.png": "a/1.png", "2.png": "a/2.png"}
+    assert by_name.surplus == [("b/1.png", "a second file of this name, the first is a/1.png")]
+
+
+def test_folders_below_are_entered_only_where_asked(root):
+    assert set(find_files(root, ["."]).usable) == {"top.txt"}
+    everything = {"a/1.png", "a/2.png", "a/deep/3.png", "b/1.png", "top.txt"}
+    assert set(find_files(root, ["."], recursive=True).usable) == everything
+
+
+def test_links_lead_nowhere_outside(root, tmp_path):
+    (tmp_path / "secret.png").write_text("secret")
+    (root / "a" / "out.png").symlink_to(tmp_path / "secret.png")
+    (root / "a" / "in.png").symlink_to(root / "b" / "1.png")
+    (root / "a" / "loop").symlink_to(root)
+    (root / "a" / "broken.png").symlink_to(root / "nowhere.png")
+    files = find_files(root, ["."], recursive=True)
+    outside = "is a link that leads out of the data set's folder"
+    assert files.refused == {"a/out.png": ("a/out.png", outside)}
+    assert {"a/in.png", "a/broken.png"} <= set(files.usable)  # the latter is reported when it is read
+    assert not [path for path in files.usable if path.startswith("a/loop")]
+
+
+def test_a_folder_that_leads_out_is_an_error(root, tmp_path):
+    (tmp_path / "outside").mkdir()
+    (root / "c").symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match="c: is a link that leads out of"):
+        find_files(root, ["c"])
+    with pytest.raises(UserError, match="leads out of"):
+        find_files(root, ["../outside"])
+    (root / "a" / "d").symlink_to(tmp_path / "outside")  # what lies there would vanish without a word
+    with pytest.raises(UserError, match="a/d: is a link that leads out of"):
+        find_files(root, ["a"], recursive=True)
+
+
+def test_names_that_are_no_text_are_refused_and_can_be_written_down(root):
+    name = b"M\xfcller.png"  # Latin-1
+    with open(os.path.join(os.fsencode(root / "a"), name), "wb"):
+        pass
+    files = find_files(root, ["a"])
+    assert files.refused == {"a/M\\xfcller.png": ("a/M\\xfcller.png", "its name is not valid UTF-8; rename the file")}
+    files.path("a/M\\xfcller.png").encode("utf-8")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_both_forms_of_a_name_have_one_key_and_keep_their_path(root, form):
+    name = unicodedata.normalize(form, "M\u00fcller \u03b2.png")
+    (root / "a" / name).touch()
+    assert find_files(root, ["a"], by="name").usable["M\u00fcller \u03b2.png"] == f"a/{name}"
+
+
+def test_what_looks_like_an_image():
+    names = ["x.PNG", "x.jpeg", "x.dcm", "x.dicom", "x.tif", "Thumbs.db", "x.csv", "x", ".png"]
+    assert [is_image_name(name) for name in names] == [True] * 5 + [False] * 4
+
+
+def test_hidden_folders_below_are_not_entered(root):
+    for path in (".cache/1.png", "a/.thumbnails/1.png", "__MACOSX/a/._1.png"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    everything = {"a/1.png", "a/2.png", "a/deep/3.png", "b/1.png", "top.txt"}
+    assert set(find_files(root, ["."], recursive=True).usable) == everything
+
+
+def test_a_link_to_itself_is_left_to_the_reader(root):
+    (root / "a" / "self.png").symlink_to("self.png")
+    assert "a/self.png" in find_files(root, ["."], recursive=True).usable
+
+
+def test_images_without_a_table_are_all_accounted_for():
+    files = Files(
+        usable={"a.png": "a.png", "ä.png": "a\u0308.png", "a.txt": "a.txt"},
+        refused={"b.png": ("b.png", "is a link"), "b": ("b", "is a link")},
+        surplus=[("c.jpg", "a second file"), ("c.db", "a second file")],
+    )
+    usable, others = list_images(files)
+    assert usable == {"a.png": "a.png", "ä.png": "a\u0308.png"}
+    assert others == [("b.png", "is a link"), ("c.jpg", "a second file")]

@@ -88,9 +88,8 @@ def find_files(root: Path, folders: Iterable[str], *, recursive: bool = False, b
                     if recursive and not is_hidden(entry.name):
                         waiting.append(path)
                     continue
-                if (
-                    recursive and entry.is_symlink() and Path(entry).is_dir()
-                ):  # entry.is_dir() fails for a link to itself
+                # entry.is_dir() fails for a link to itself
+                if recursive and entry.is_symlink() and Path(entry).is_dir():
                     _require_inside(root, path, real_root)
                 _add(files, entry, path, real_root, by)
     return files

@@ -186,7 +186,7 @@ def join_files(
             image.isin(variants.index[variants > 1]),
             f"rows of {name} contradict each other about this image (<line>)",
         )
-        give(image.duplicated(), f"<line> of {name} repeats an earlier row")
+        give(image.duplicated(), f"<line> repeats an earlier row of {name}")
     if files.refused:
         refused = image.map({key: reason for key, (_, reason) in files.refused.items()})
         reasons = reasons.where(reasons.notna() | refused.isna(), refused)

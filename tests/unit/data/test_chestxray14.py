@@ -148,7 +148,7 @@ def test_repeated_rows_are_left_out_and_contradicting_ones_altogether(tmp_path):
     source = read(write(tmp_path, same, other, same, other | {"labels": "Hernia"}, {}))
     assert source.rows["image_id"].tolist() == ["a.png", "00000004_000.png"]
     assert sorted(source.quarantined) == [
-        ("images/a.png", "line 4 of Data_Entry_2017.csv repeats an earlier row"),
+        ("images/a.png", "line 4 repeats an earlier row of Data_Entry_2017.csv"),
         ("images/b.png", "rows of Data_Entry_2017.csv contradict each other about this image (line 3)"),
         ("images/b.png", "rows of Data_Entry_2017.csv contradict each other about this image (line 5)"),
     ]

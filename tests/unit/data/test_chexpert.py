@@ -299,7 +299,7 @@ def test_repeated_rows_are_left_out_and_contradicting_ones_altogether(tmp_path):
     source = read(write_chexpert_table(tmp_path, rows))
     assert source.rows["path"].tolist() == [ONE]
     assert sorted(source.quarantined) == [
-        (ONE, "line 3 of train.csv of the tables repeats an earlier row"),
+        (ONE, "line 3 of train.csv repeats an earlier row of the tables"),
         (TWO, "rows of the tables contradict each other about this image (line 4 of train.csv)"),
         (TWO, "rows of the tables contradict each other about this image (line 5 of train.csv)"),
     ]

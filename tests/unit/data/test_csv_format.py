@@ -272,7 +272,7 @@ def test_rows_and_files_that_do_not_meet_are_all_named(tmp_path):
             ("link.png", "is a link that leads out of the data set's folder"),
             ("b.png", "rows of table.csv contradict each other about this image (line 8)"),
             ("b.png", "rows of table.csv contradict each other about this image (line 9)"),
-            ("a.png", "line 10 of table.csv repeats an earlier row"),
+            ("a.png", "line 10 repeats an earlier row of table.csv"),
             ("extra.png", "no row of table.csv names this image"),
             ("caf\\xe9.png", "its name is not valid UTF-8; rename the file"),
         ]

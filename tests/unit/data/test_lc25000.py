@@ -96,7 +96,7 @@ def test_rows_without_a_file_and_repeated_rows_are_left_out(lung):
     reasons = dict(source.quarantined)
     assert reasons[f"{LUNG}/lung_n/lungn3.jpeg"] == "listed in groups.csv (line 36), but there is no such file"
     assert reasons["../secret.jpeg"] == "listed in groups.csv (line 98), but there is no such file"
-    assert reasons[f"{LUNG}/lung_scc/lungscc1.jpeg"] == "line 99 of groups.csv repeats an earlier row"
+    assert reasons[f"{LUNG}/lung_scc/lungscc1.jpeg"] == "line 99 repeats an earlier row of groups.csv"
 
 
 @pytest.mark.parametrize(

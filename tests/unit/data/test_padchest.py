@@ -370,7 +370,7 @@ def test_missing_unlisted_and_repeated_files_are_left_out_with_the_reason(tmp_pa
     source = read(tmp_path)
     assert source.rows["image_id"].tolist() == ["a.png", "f.png"]
     assert sorted(source.quarantined) == [
-        ("0/a.png", f"line 4 of {PADCHEST_TABLE} repeats an earlier row"),
+        ("0/a.png", f"line 4 repeats an earlier row of {PADCHEST_TABLE}"),
         ("0/e.png", f"rows of {PADCHEST_TABLE} contradict each other about this image (line 5)"),
         ("0/e.png", f"rows of {PADCHEST_TABLE} contradict each other about this image (line 6)"),
         ("3/extra.png", f"no row of {PADCHEST_TABLE} names this image"),

@@ -151,7 +151,7 @@ def test_every_row_and_every_file_ends_in_one_place():
     }
     assert sorted(joined.quarantined) == [
         ("images/../x.png", "listed in t.csv (line 8), but there is no such file"),
-        ("images/b.png", "line 4 of t.csv repeats an earlier row"),
+        ("images/b.png", "line 4 repeats an earlier row of t.csv"),
         ("images/c.png", "rows of t.csv contradict each other about this image (line 5)"),
         ("images/c.png", "rows of t.csv contradict each other about this image (line 6)"),
         ("images/gone.png", "listed in t.csv (line 7), but there is no such file"),

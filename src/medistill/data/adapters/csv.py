@@ -23,7 +23,6 @@ The table may be separated by comma, semicolon, tab or bar, be UTF-8 or UTF-16, 
 import re
 import unicodedata
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -142,7 +141,7 @@ def read(root: Path, options: Options) -> Source:
         lost = (mask != "") & table["mask"].isna() & unclear.isna()
         refused = {key: f"its mask {reason}" for key, (_, reason) in masks.refused.items()}
         unclear[lost] = mask[lost].map(refused).fillna("its mask " + mask[lost].map(repr) + " is not there")
-        files = _without(files, set(mask) - set(table["image"]))
+        files = files.without(set(mask) - set(table["image"]))
     for option in ("patient", "group", "study", "view", "sex", "age", "source", "split"):
         column = getattr(options, option)
         if column:
@@ -186,15 +185,6 @@ def _within(root: Path, name: str, option: str) -> Path:
     if not (root / name).resolve().is_relative_to(root.resolve()):
         raise UserError(f"{root / name}: lies outside of data.root; set data.options.{option} to something in it")
     return root / name
-
-
-def _without(files: Files, keys: set[str]) -> Files:
-    """`files` without those of `keys`."""
-    return replace(
-        files,
-        usable={key: path for key, path in files.usable.items() if key not in keys},
-        refused={key: found for key, found in files.refused.items() if key not in keys},
-    )
 
 
 def _keys_of(raw: pd.DataFrame, file: Path, column: str, files: Files, folder: str) -> pd.Series:

@@ -13,8 +13,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -26,17 +25,14 @@ from medistill.errors import UserError
 from medistill.files import atomic, write_json
 from medistill.images import Fit, ImageError, read, to_frame
 
-BLOCK = 1024
-"""Images a block: what is in memory at once, and what a kill can lose."""
-
-_CHUNK = 16
-"""Images a task of the pool: large enough that the transport costs nothing."""
+BLOCK = 128
+"""Images a block at most: what a worker has in memory at once, and what a kill can lose of its work."""
 
 _VERSION = 1
 """Part of every key; raise it when `medistill.images` starts to give other pixels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where a decoded frame lies, and the size of its upright source image in pixels."""
 
@@ -90,7 +86,8 @@ def decode_all(
         channels: 1 or 3.
         fit: how an image becomes square.
         workers: processes that decode; 1 decodes in this one.
-        executor: decodes in its workers instead, which must see the same folders, and is left open.
+        executor: decodes in its workers instead (threads, or processes of this or other machines), which must see
+            `root` and `cache` at the same place; it is left open.
         check: is shown all failures (path -> reason) after each block, and may raise to stop early.
 
     Raises:
@@ -110,34 +107,26 @@ def decode_all(
     cached = _read_blocks(folder, (channels, size, size))
     places = {path: cached[key] for path, key in keys.items() if key in cached}
     missing = [path for path in keys if path not in places]
-    decode = functools.partial(_decode_chunk, root, size=size, channels=channels, fit=fit)
+    # a worker writes what it decodes: pixels do not travel between processes
+    decode = functools.partial(_decode_block, folder, root, size=size, channels=channels, fit=fit)
+    step = min(BLOCK, max(1, len(missing) // (4 * workers)))  # so that all workers end at about the same time
+    blocks = [[(path, keys[path]) for path in missing[at : at + step]] for at in range(0, len(missing), step)]
     with (
-        _executor(executor, workers if len(missing) > _CHUNK else 1) as executor,
+        _executor(executor, workers if len(blocks) > 1 else 1) as executor,
         tqdm(total=len(keys), initial=len(places), desc="decode", unit="image", disable=None) as bar,
     ):
-        for start in range(0, len(missing), BLOCK):  # block by block bounds what waits in memory
-            block = missing[start : start + BLOCK]
-            frames, index = np.empty((len(block), channels, size, size), np.uint8), []
-            try:
-                chunks = [block[first : first + _CHUNK] for first in range(0, len(block), _CHUNK)]
-                for outcome in (executor.map if executor else map)(decode, chunks):
-                    for path, frame, detail in outcome:
-                        if frame is None:
-                            failures[path] = detail
-                        else:
-                            frames[len(index)] = frame
-                            index.append([path, keys[path], *detail])
-                    bar.update(len(outcome))
-            except BrokenProcessPool:
-                raise UserError(
-                    "a decoding process died, perhaps for want of memory: set data.workers lower and run again"
-                    " (what was decoded is kept)"
-                ) from None
-            if index:
-                written = _write_block(folder, frames[: len(index)], [entry[1:] for entry in index])
-                for row, (path, _, width, height) in enumerate(index):
-                    places[path] = Place(written, row, width, height)
-            check(failures)
+        try:
+            for block, index, bad in (executor.map if executor else map)(decode, blocks):
+                for row, (path, width, height) in enumerate(index):
+                    places[path] = Place(block, row, width, height)
+                failures |= bad
+                bar.update(len(index) + len(bad))
+                check(failures)
+        except BrokenExecutor:
+            raise UserError(
+                "a decoding process died, perhaps for want of memory: set data.workers lower and run again"
+                " (what was decoded is kept)"
+            ) from None
     used = {place.block for place in places.values()}
     for block in {place.block for place in cached.values()} - used:
         shutil.rmtree(block)  # the images were replaced or removed
@@ -175,27 +164,32 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _decode_chunk(
-    root: Path, paths: Sequence[str], *, size: int, channels: int, fit: Fit
-) -> list[tuple[str, np.ndarray, tuple[int, int]] | tuple[str, None, str]]:
-    """Per path its frame and the size of its source, or None and the reason."""
-    outcome: list = []
-    for path in paths:
+def _decode_block(
+    folder: Path, root: Path, block: Sequence[tuple[str, str]], *, size: int, channels: int, fit: Fit
+) -> tuple[Path, list[tuple[str, int, int]], dict[str, str]]:
+    """Decode the images of a block, given as (path, key), and write it.
+
+    Returns:
+        Where it is; path, width and height of each of its rows; and the reason of each image that is not in it.
+    """
+    frames = np.empty((len(block), channels, size, size), np.uint8)
+    index, keys, failures = [], [], {}
+    for path, key in block:
         try:
             image = read(root / path)
-            outcome.append((path, to_frame(image, size=size, channels=channels, fit=fit), image.size))
+            frames[len(index)] = to_frame(image, size=size, channels=channels, fit=fit)
         except ImageError as error:
-            outcome.append((path, None, error.reason))
-    return outcome
-
-
-def _write_block(folder: Path, frames: np.ndarray, index: list[list]) -> Path:
-    name = hashlib.sha256(json.dumps(index).encode()).hexdigest()[:16]
-    with atomic(folder / name) as temporary:
-        temporary.mkdir()
-        np.save(temporary / "pixels.npy", frames)
-        write_json(temporary / "index.json", index)
-    return folder / name
+            failures[path] = error.reason
+        else:
+            index.append((path, *image.size))
+            keys.append([key, *image.size])
+    name = hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]
+    if index:
+        with atomic(folder / name) as temporary:
+            temporary.mkdir()
+            np.save(temporary / "pixels.npy", frames[: len(index)])
+            write_json(temporary / "index.json", keys)
+    return folder / name, index, failures
 
 
 def _read_blocks(folder: Path, shape: tuple[int, int, int]) -> dict[str, Place]:

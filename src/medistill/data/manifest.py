@@ -87,11 +87,7 @@ def ingest(
         check=lambda failures: _limit([*quarantined, *failures.items()], source.entries, data, cache),
     )
     masks = _decode_masks(rows, data, cache, executor)
-    bad_masks = rows[rows["mask"].isin(masks.failures.keys())]
-    failures = frames.failures | {
-        path: f"its mask {mask}: {masks.failures[mask]}"
-        for path, mask in zip(bad_masks["path"], bad_masks["mask"], strict=True)
-    }
+    failures = frames.failures | _bad_masks(rows, frames, masks)
     quarantined += failures.items()
     _limit(quarantined, source.entries, data, cache)
     rows = rows[~rows["path"].isin(failures.keys())].sort_values("image_id", ignore_index=True)
@@ -169,6 +165,22 @@ def _decode_masks(rows: pd.DataFrame, data: Data, cache: Path, executor: Executo
     )
 
 
+def _bad_masks(rows: pd.DataFrame, frames: Frames, masks: Frames) -> dict[str, str]:
+    """Path -> reason of images whose mask cannot be read or has another shape than they have."""
+    bad = {}
+    masked = rows[rows["mask"].notna()]
+    for path, mask in zip(masked["path"], masked["mask"], strict=True):
+        if mask in masks.failures:
+            bad[path] = f"its mask {mask}: {masks.failures[mask]}"
+        elif path in frames.places:
+            one, other = frames.places[path], masks.places[mask]
+            # a mask may be smaller than its image; a pixel more or less is rounding
+            if abs(one.width * other.height - one.height * other.width) > max(one.width, one.height):
+                shapes = f"{other.width}x{other.height} pixels, the image {one.width}x{one.height}"
+                bad[path] = f"its mask {mask} has another shape: {shapes}"
+    return bad
+
+
 def _limit(quarantined: list[tuple[str, str]], entries: int, data: Data, cache: Path) -> None:
     """Stop where more is left out than the settings allow."""
     if len(quarantined) <= quarantine_limit(data.max_quarantined, entries):
@@ -220,7 +232,9 @@ def _write_masks(rows: pd.DataFrame, masks: Frames, folder: Path) -> None:
     paths = rows["mask"].dropna().tolist()
     for shard, start in enumerate(range(0, len(paths), SHARD)):
         pixels = masks.gather(paths[start : start + SHARD])
-        np.save(folder / f"masks-{shard:05d}.npy", (pixels[:, 0] >= 128).astype(np.uint8))
+        # white may be 255 or 1
+        white = pixels.max(axis=(1, 2, 3), keepdims=True)
+        np.save(folder / f"masks-{shard:05d}.npy", ((white > 0) & (pixels >= white / 2))[:, 0].astype(np.uint8))
 
 
 def _boxes_in_frames(boxes: pd.DataFrame, manifest: pd.DataFrame, data: Data) -> pd.DataFrame:

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -180,7 +182,7 @@ def test_what_was_decoded_before_a_kill_is_not_decoded_again(folder, tmp_path, w
                     os.kill(os.getpid(), signal.SIGKILL)
 
             if __name__ == "__main__":
-                cache.BLOCK = 16
+                cache.BLOCK = 4
                 cache.decode_all(Path({str(root)!r}), {paths!r}, Path({str(tmp_path / "cache")!r}), workers={workers},
                                  check=check, **{OPTIONS!r})
             """
@@ -188,7 +190,7 @@ def test_what_was_decoded_before_a_kill_is_not_decoded_again(folder, tmp_path, w
     )
     killed = subprocess.run([sys.executable, str(script)], capture_output=True, timeout=60)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    spoil(root, paths[:32])
+    spoil(root, paths[:8])
     frames = run(root, paths, tmp_path)
     assert frames.failures == {}
     assert np.array_equal(frames.gather(paths), truth)
@@ -208,3 +210,32 @@ def test_images_of_all_shapes_share_a_block(tmp_path):
     frames = run(root, ["tall.png", "wide.png"], tmp_path)
     assert frames.places["tall.png"].height == 30
     assert np.array_equal(frames.gather(["wide.png"])[0, 0].T, frames.gather(["tall.png"])[0, 0])
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_any_executor_will_do_and_is_left_open(folder, tmp_path, workers):
+    root, paths = folder
+    truth = expected(root, paths)
+    (root / paths[7]).write_bytes(b"")
+    threads = set()
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *arguments, **more):
+            future = super().submit(*arguments, **more)
+            future.add_done_callback(lambda _: threads.add(threading.current_thread().name))
+            return future
+
+    with Pool(2, thread_name_prefix="given") as executor:
+        frames = run(root, paths, tmp_path, workers, executor=executor)
+        assert executor.submit(int, "7").result() == 7
+    assert frames.failures == {paths[7]: "the file is empty"}
+    good = [path for path in paths if path != paths[7]]
+    assert np.array_equal(frames.gather(good), np.delete(truth, 7, axis=0))
+    assert any(name.startswith("given") for name in threads)
+
+
+def test_a_process_that_dies_is_one_line(folder, tmp_path):
+    root, paths = folder
+    executor = ProcessPoolExecutor(1, initializer=os._exit, initargs=(1,))
+    with executor, pytest.raises(UserError, match="a decoding process died"):
+        run(root, paths, tmp_path, executor=executor)

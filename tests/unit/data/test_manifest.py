@@ -364,6 +364,31 @@ def test_an_image_whose_mask_is_damaged_is_left_out(tmp_path):
     ]
 
 
+def test_a_mask_of_another_shape_is_no_mask_and_a_smaller_one_is(tmp_path):
+    drawn = Drawn(tmp_path / "root")
+    Image.new("L", (48, 48), 255).save(tmp_path / "root" / "masks" / "01.png")
+    Image.fromarray(drawn.masks["02.png"]).resize((24, 12), 0).save(tmp_path / "root" / "masks" / "02.png")
+    ingest(settings(tmp_path / "root"), tmp_path / "out", tmp_path / "cache", source=drawn.source)
+    quarantine = pd.read_csv(tmp_path / "out" / "quarantine.csv")
+    reason = "its mask masks/01.png has another shape: 48x48 pixels, the image 48x24"
+    assert quarantine.to_dict("records") == [{"path": "pictures/01.png", "reason": reason}]
+    data = Dataset.open(tmp_path / "out")
+    (mask,) = data.masks(data.manifest[data.manifest["image_id"] == "02.png"])
+    assert mask.sum() == pytest.approx((drawn.masks["02.png"] > 0).sum() * 4 / 9, rel=0.3)
+
+
+def test_white_may_be_one(tmp_path):
+    drawn = Drawn(tmp_path / "root")
+    for name, mask in drawn.masks.items():
+        Image.fromarray(mask // 255 if name != "04.png" else mask * 0).save(tmp_path / "root" / "masks" / name)
+    ingest(settings(tmp_path / "root"), tmp_path / "out", tmp_path / "cache", source=drawn.source)
+    data = Dataset.open(tmp_path / "out")
+    rows = data.manifest[data.manifest["mask_row"] >= 0]
+    for name, mask in zip(rows["image_id"], data.masks(rows), strict=True):
+        expected = 0 if name == "04.png" else (drawn.masks[name] > 0).sum() * 4 / 9
+        assert mask.sum() == pytest.approx(expected, rel=0.15)
+
+
 def test_augmented_copies_are_not_split_blindly(tmp_path):
     drawn = Drawn(tmp_path / "root", copies=True, official=None)
     data = settings(tmp_path / "root", split="patient", splits=tmp_path / "splits")

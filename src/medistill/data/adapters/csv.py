@@ -78,8 +78,8 @@ class Options(Settings):
     split: str | None = None
     """The side, for `data.split: official`: train, val (also valid, validation) or test."""
     mask: str | None = None
-    """A picture of the findings, white (128 and above) where they are: named like `path`, within `masks`; blank where
-    there is none."""
+    """A picture of the findings, white (at least half of its brightest value) where they are: named like `path`, within
+    `masks`; blank where there is none."""
     masks: str = "."
     """Folder of the masks, relative to the root."""
 

@@ -1,0 +1,236 @@
+"""How fast and in how much memory a data set is read: `python -m benchmarks.ingest decode|join|memory`.
+
+`decode`: images a second of the decode stage and of the whole of `ingest`, over what the same two processes reach with
+nothing but opening, converting and resizing with Pillow, results dropped. The three are measured in turn, so that what
+else the machine does falls on all of them; the ratio is of one round. Needs real X-rays (`--data`, or
+MEDISTILL_TEST_DATA): as they are at 256 px, and enlarged to 1024 px with a little noise, as NIH ships them.
+
+`join`: seconds to read and join the label file of ChestX-ray14 (112,120 rows, with lists and boxes) and of CheXpert
+(223,414 rows) with as many files, which are empty.
+
+`memory`: peak resident memory of `ingest` at 1,000, 10,000 and 100,000 images of 32 px.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import Executor, ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / ".cache" / "benchmark-ingest"
+SIZE = 224
+WORKERS = 2
+ROUNDS = 5
+
+
+def bare(paths: list[str]) -> int:
+    """Open, convert and resize, and nothing else."""
+    for path in paths:
+        with Image.open(path) as image:
+            image.convert("L").resize((SIZE, SIZE), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return len(paths)
+
+
+def settings(root: Path, **changed):
+    from medistill.config import Data
+
+    defaults = {"format": "chestxray14", "root": root, "split": "patient", "val_fraction": 0.1, "test_fraction": 0.2}
+    defaults |= {"seed": 0, "image_size": SIZE, "channels": 1, "fit": "pad", "max_quarantined": 0.0, "workers": WORKERS}
+    return Data(**(defaults | changed))
+
+
+def decode(data: Path) -> None:
+    """Print images a second and ratios for files of 256 and of 1024 px."""
+    small = data / "nih1000_256"
+    large = FOLDER / "large"
+    if not large.is_dir():
+        enlarge(small, large)
+    with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as executor:
+        list(executor.map(bare, [[str(next((small / "images").iterdir()))]] * 2 * WORKERS))  # warm
+        print(f"{WORKERS} processes on {os.cpu_count()} cores, frames of {SIZE} px, {ROUNDS} rounds in turn\n")
+        print("| files | bare, images/s | decode stage / bare | whole ingest / bare |\n|---|---|---|---|")
+        for name, root in (("256 px", small), ("1024 px", large)):
+            rounds = [one_round(root, executor) for _ in range(ROUNDS)]
+            ratios = [[bare_s / seconds for bare_s, *own in rounds for seconds in own[k : k + 1]] for k in range(2)]
+            images = len(list((root / "images").iterdir()))
+            rates = [images / bare_s for bare_s, *_ in rounds]
+            print(f"| {images} of {name} | {spread(rates, 0)} | {spread(ratios[0], 2)} | {spread(ratios[1], 2)} |")
+
+
+def one_round(root: Path, executor: Executor) -> tuple[float, float, float]:
+    """Seconds of bare decoding, of the decode stage, and of the whole of ingest, each from nothing."""
+    from medistill.data.cache import decode_all
+    from medistill.data.manifest import ingest
+
+    paths = sorted(f"images/{file.name}" for file in (root / "images").iterdir())
+    chunks = [[str(root / path) for path in paths[start : start + 16]] for start in range(0, len(paths), 16)]
+
+    def bare_all() -> None:
+        sum(executor.map(bare, chunks))
+
+    def decode_stage() -> None:
+        decode_all(root, paths, out / "a", size=SIZE, channels=1, fit="pad", workers=WORKERS, executor=executor)
+
+    def whole() -> None:
+        ingest(settings(root), out / "processed", out / "b", executor=executor)
+
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        out = Path(folder)
+        return seconds(bare_all), seconds(decode_stage), seconds(whole)
+
+
+def seconds(task) -> float:
+    start = time.perf_counter()
+    task()
+    return time.perf_counter() - start
+
+
+def spread(values: list[float], digits: int) -> str:
+    return f"{median(values):.{digits}f} ({min(values):.{digits}f} … {max(values):.{digits}f})"
+
+
+def enlarge(small: Path, large: Path, images: int = 400) -> None:
+    """Write the first of the X-rays at 1024 px with noise, in a data set of their own."""
+    (large / "images").mkdir(parents=True)
+    names = sorted(file.name for file in (small / "images").iterdir())[:images]
+    for number, name in enumerate(names):
+        with Image.open(small / "images" / name) as image:
+            pixels = np.asarray(image.convert("L").resize((1024, 1024), Image.Resampling.BICUBIC), np.float32)
+        noise = np.random.default_rng(number).normal(0, 2, pixels.shape)
+        Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8)).save(large / "images" / name)
+    header, *lines = (small / "Data_Entry_2017.csv").read_text().splitlines()
+    kept = [line for line in lines if line.split(",")[0] in set(names)]
+    (large / "Data_Entry_2017.csv").write_text("\n".join([header, *kept]) + "\n")
+
+
+def join(data: Path) -> None:
+    """Print seconds to read and join label files at true scale."""
+    from medistill.data.adapters import read_source
+
+    print("| label file | rows | seconds |\n|---|---|---|")
+    memory = Path("/dev/shm")  # removing half a million files takes minutes elsewhere
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        for format, write in (("chestxray14", write_nih), ("chexpert", write_chexpert)):
+            root = Path(folder) / format
+            write(root, data)
+            times = []
+            for _ in range(ROUNDS):
+                start = time.perf_counter()
+                rows = len(read_source(format, root, {}).rows)
+                times.append(time.perf_counter() - start)
+            print(f"| {format} | {rows:,} | {spread(times, 2)} |")
+
+
+def write_nih(root: Path, data: Path) -> None:
+    """The real label files, and an empty file an image."""
+    (root / "images").mkdir(parents=True)
+    for file in (data / "nih_label_files").iterdir():
+        if file.name.startswith(("Data_Entry", "BBox")):
+            (root / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
+        elif file.name in ("train_val_list.txt", "test_list.txt"):
+            shutil.copy(file, root)
+    for line in (root / "Data_Entry_2017_v2020.csv").read_text().splitlines()[1:]:
+        (root / "images" / line.partition(",")[0]).touch()
+
+
+def write_chexpert(root: Path, data: Path) -> None:
+    """Tables of CheXpert's size with cells at random, and an empty file an image."""
+    from medistill.data.adapters.chexpert import LABELS
+
+    random = np.random.default_rng(0)
+    prefix = "CheXpert-v1.0-small"
+    header = ",".join(["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *LABELS])
+    for table, rows, patients in (("train", 223_414, 64_540), ("valid", 234, 200)):
+        patient = np.sort(np.append(np.arange(patients), random.integers(0, patients, rows - patients)))
+        cells = random.choice(["1.0", "0.0", "-1.0", ""], (rows, len(LABELS)), p=[0.15, 0.1, 0.05, 0.7])
+        lines, seen = [header], 0
+        for row in range(rows):
+            seen = seen + 1 if row and patient[row] == patient[row - 1] else 0
+            offset = 0 if table == "train" else 64_540
+            path = f"{table}/patient{patient[row] + 1 + offset:05d}/study{seen // 2 + 1}/view{seen % 2 + 1}_frontal.jpg"
+            file = root / path
+            if seen % 2 == 0:
+                file.parent.mkdir(parents=True)
+            file.touch()
+            lines.append(f"{prefix}/{path},Female,68,Frontal,AP," + ",".join(cells[row]))
+        (root / f"{table}.csv").write_text("\n".join(lines) + "\n")
+
+
+def memory() -> None:
+    """Print the peak resident memory of `ingest`, and what an image adds to it."""
+    counts = (1_000, 10_000, 100_000)
+    print("| images | peak memory | of a worker | pixels |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        root = Path(folder) / "data"
+        write_tiny(root, max(counts))
+        table = (root / "Data_Entry_2017.csv").read_text().splitlines()
+        peaks = []
+        for count in counts:
+            (root / "images").rename(root / "all")
+            (root / "images").mkdir()
+            for line in table[1 : count + 1]:
+                name = line.partition(",")[0]
+                os.link(root / "all" / name, root / "images" / name)
+            (root / "Data_Entry_2017.csv").write_text("\n".join(table[: count + 1]) + "\n")
+            command = [sys.executable, "-m", "benchmarks.ingest", "one", str(root)]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+            own, worker = json.loads(done.stdout.splitlines()[-1])
+            peaks.append(own)
+            print(f"| {count:,} | {own / 1e6:.0f} MB | {worker / 1e6:.0f} MB | {count * 32 * 32 / 1e6:.0f} MB |")
+            shutil.rmtree(root / "images")
+            (root / "all").rename(root / "images")
+        print(f"\n{(peaks[-1] - peaks[0]) / (counts[-1] - counts[0]):,.0f} bytes an image")
+
+
+def write_tiny(root: Path, count: int) -> None:
+    (root / "images").mkdir(parents=True)
+    lines = ["Image Index,Finding Labels,Patient ID,Patient Age,Patient Gender,View Position"]
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 255, (32, 32), np.uint8)
+        name = f"{number // 4:08d}_{number % 4:03d}.png"
+        Image.fromarray(pixels).save(root / "images" / name, compress_level=1)
+        lines.append(f"{name},Mass|Effusion,{number // 4},58,F,PA")
+    (root / "Data_Entry_2017.csv").write_text("\n".join(lines) + "\n")
+
+
+def one(root: Path) -> None:
+    """Ingest, and print the peak resident memory of this process and of its largest worker, in bytes."""
+    from medistill.data.manifest import ingest
+
+    with tempfile.TemporaryDirectory(dir=root.parent) as out:
+        ingest(settings(root, image_size=32), Path(out) / "processed", Path(out) / "cache")
+    own, workers = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(json.dumps([own * 1024, workers * 1024]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["decode", "join", "memory", "one"], metavar="decode|join|memory")
+    parser.add_argument("root", nargs="?", type=Path, help=argparse.SUPPRESS)
+    default = os.environ.get("MEDISTILL_TEST_DATA") or ROOT.parent / "shared" / "data"
+    parser.add_argument("--data", type=Path, default=Path(default), help="folder of real X-rays and label files")
+    arguments = parser.parse_args()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    if arguments.what == "one":
+        one(arguments.root)
+    elif arguments.what == "memory":
+        memory()
+    else:
+        {"decode": decode, "join": join}[arguments.what](arguments.data)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,7 @@
 """How fast and in how much memory a data set is read: `python -m benchmarks.ingest decode|join|memory`.
 
+Each writes its table into docs/data.md.
+
 `decode`: images a second of the decode stage and of the whole of `ingest`, over what the same two processes reach with
 nothing but opening, converting and resizing with Pillow, results dropped. The three are measured in turn, so that what
 else the machine does falls on all of them; the ratio is of one round. Needs real X-rays (`--data`, or
@@ -13,7 +15,6 @@ MEDISTILL_TEST_DATA): as they are at 256 px, and enlarged to 1024 px with a litt
 
 import argparse
 import gzip
-import json
 import os
 import resource
 import shutil
@@ -30,6 +31,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs" / "data.md"
 FOLDER = ROOT / ".cache" / "benchmark-ingest"
 SIZE = 224
 WORKERS = 2
@@ -60,14 +62,16 @@ def decode(data: Path) -> None:
         enlarge(small, large)
     with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as executor:
         list(executor.map(bare, [[str(next((small / "images").iterdir()))]] * 2 * WORKERS))  # warm
-        print(f"{WORKERS} processes on {os.cpu_count()} cores, frames of {SIZE} px, {ROUNDS} rounds in turn\n")
-        print("| files | bare, images/s | decode stage / bare | whole ingest / bare |\n|---|---|---|---|")
+        lines = ["| decoding to 224 px | bare Pillow, images/s | decode stage / bare | whole `ingest` / bare |"]
         for name, root in (("256 px", small), ("1024 px", large)):
             rounds = [one_round(root, executor) for _ in range(ROUNDS)]
             ratios = [[bare_s / seconds for bare_s, *own in rounds for seconds in own[k : k + 1]] for k in range(2)]
             images = len(list((root / "images").iterdir()))
             rates = [images / bare_s for bare_s, *_ in rounds]
-            print(f"| {images} of {name} | {spread(rates, 0)} | {spread(ratios[0], 2)} | {spread(ratios[1], 2)} |")
+            lines.append(
+                f"| {images:,} PNG of {name} | {spread(rates, 0)} | {spread(ratios[0], 2)} | {spread(ratios[1], 2)} |"
+            )
+    publish("decode", lines)
 
 
 def one_round(root: Path, executor: Executor) -> tuple[float, float, float]:
@@ -120,7 +124,7 @@ def join(data: Path) -> None:
     """Print seconds to read and join label files at true scale."""
     from medistill.data.adapters import read_source
 
-    print("| label file | rows | seconds |\n|---|---|---|")
+    lines = ["| reading and joining tables and files | images | seconds |"]
     memory = Path("/dev/shm")  # removing half a million files takes minutes elsewhere
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         for format, write in (("chestxray14", write_nih), ("chexpert", write_chexpert)):
@@ -131,7 +135,8 @@ def join(data: Path) -> None:
                 start = time.perf_counter()
                 rows = len(read_source(format, root, {}).rows)
                 times.append(time.perf_counter() - start)
-            print(f"| {format} | {rows:,} | {spread(times, 2)} |")
+            lines.append(f"| `{format}` | {rows:,} | {spread(times, 2)} |")
+    publish("join", lines)
 
 
 def write_nih(root: Path, data: Path) -> None:
@@ -172,7 +177,7 @@ def write_chexpert(root: Path, data: Path) -> None:
 def memory() -> None:
     """Print the peak resident memory of `ingest`, and what an image adds to it."""
     counts = (1_000, 10_000, 100_000)
-    print("| images | peak memory | of a worker | pixels |\n|---|---|---|---|")
+    lines = ["| images | peak memory of `ingest` | their pixels |"]
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
         root = Path(folder) / "data"
         write_tiny(root, max(counts))
@@ -187,12 +192,12 @@ def memory() -> None:
             (root / "Data_Entry_2017.csv").write_text("\n".join(table[: count + 1]) + "\n")
             command = [sys.executable, "-m", "benchmarks.ingest", "one", str(root)]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-            own, worker = json.loads(done.stdout.splitlines()[-1])
-            peaks.append(own)
-            print(f"| {count:,} | {own / 1e6:.0f} MB | {worker / 1e6:.0f} MB | {count * 32 * 32 / 1e6:.0f} MB |")
+            peaks.append(int(done.stdout.splitlines()[-1]))
+            lines.append(f"| {count:,} | {peaks[-1] / 1e6:.0f} MB | {count * 32 * 32 / 1e6:.0f} MB |")
             shutil.rmtree(root / "images")
             (root / "all").rename(root / "images")
-        print(f"\n{(peaks[-1] - peaks[0]) / (counts[-1] - counts[0]):,.0f} bytes an image")
+    lines.append(f"| each more | {(peaks[-1] - peaks[0]) / (counts[-1] - counts[0]) / 1e3:.1f} kB | 1.0 kB |")
+    publish("memory", lines)
 
 
 def write_tiny(root: Path, count: int) -> None:
@@ -207,13 +212,22 @@ def write_tiny(root: Path, count: int) -> None:
 
 
 def one(root: Path) -> None:
-    """Ingest, and print the peak resident memory of this process and of its largest worker, in bytes."""
+    """Ingest, and print the peak resident memory of this process in bytes."""
     from medistill.data.manifest import ingest
 
     with tempfile.TemporaryDirectory(dir=root.parent) as out:
         ingest(settings(root, image_size=32), Path(out) / "processed", Path(out) / "cache")
-    own, workers = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    print(json.dumps([own * 1024, workers * 1024]))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def publish(name: str, lines: list[str]) -> None:
+    """Print a table and put it into docs/data.md, between the marks that name it."""
+    head, *rows = lines
+    table = "\n".join([head, "|---" * (head.count("|") - 1) + "|", *rows])
+    print(table)
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = DOCS.read_text(encoding="utf-8").partition(begin)
+    DOCS.write_text(f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
 def main() -> None:

@@ -16,7 +16,8 @@ from medistill.data.manifest import ingest
 @pytest.fixture
 def own_format(root, tmp_path, monkeypatch):
     """The name of the format, for as long as the test runs."""
-    (code,) = re.findall(r"```python\n(.*?)```", (root / "docs" / "data.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (root / "docs" / "data.md").read_text(), re.DOTALL)
+    (code,) = [block for block in blocks if "def read(" in block]
     (tmp_path / "adapters").mkdir()
     (tmp_path / "adapters" / "named_files.py").write_text(code)
     monkeypatch.setattr(adapters, "__path__", [*adapters.__path__, str(tmp_path / "adapters")])

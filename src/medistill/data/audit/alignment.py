@@ -19,9 +19,9 @@ SIDE = 128
 """Images are compared at this height and width in pixels; smaller ones are enlarged to it."""
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601
-_SIGMA = 2.5  # pixels: the window of local contrast in a correlation
 _NOISE = 5.0  # grey levels: where an image varies by less, local contrast does not blow noise up into structure
 _RIM = 3  # pixels at the border of the overlap that are left out: filters see half a neighbourhood there
+_FLAT = 1e-6  # variance of local contrast that is rounding and nothing else
 _LEAST_OVERLAP = 0.1  # of the frame: on less, a correlation says little
 _KEYPOINTS = 150
 _SCALE = 512  # of descriptors of length 1, when they are kept as bytes
@@ -44,7 +44,8 @@ class Picture:
     Attributes:
         pixels: grey uint8 (s, s).
         points: keypoints, float32 (k, 2): x, y in pixels.
-        descriptors: square roots of their SIFT descriptors (Arandjelovic and Zisserman 2012), times 512: uint8 (k, 128).
+        descriptors: square roots of their SIFT descriptors (RootSIFT, Arandjelovic and Zisserman 2012), times 512:
+            uint8 (k, 128).
     """
 
     pixels: np.ndarray
@@ -64,7 +65,8 @@ def grey(frames: np.ndarray, side: int = SIDE) -> np.ndarray:
 
 def picture(pixels: np.ndarray) -> Picture:
     """Find the keypoints of a grey image uint8 (s, s)."""
-    sift = cv2.SIFT_create(nfeatures=_KEYPOINTS, contrastThreshold=0.003)  # X-rays have little contrast
+    # X-rays have little contrast; without precise upscaling, keypoints lie half a pixel beside what they show
+    sift = cv2.SIFT_create(nfeatures=_KEYPOINTS, contrastThreshold=0.003, enable_precise_upscale=True)
     keypoints, descriptors = sift.detectAndCompute(pixels, None)
     if descriptors is None:
         return Picture(pixels, np.empty((0, 2), np.float32), np.empty((0, 128), np.uint8))
@@ -94,7 +96,7 @@ def compare(first: Picture, second: Picture, *, mirrored: bool) -> tuple[float, 
     large, small = np.linalg.svd(transform[:, :2])[1]
     if large > _ZOOM or small < 1 / _ZOOM or large > _STRETCH * small:
         return 0.0, 0.0
-    return aligned_correlation(first.pixels, second.pixels, transform), float(exact.mean())
+    return aligned_correlation(first.pixels, second.pixels, transform, sigma=2.5), float(exact.mean())
 
 
 def _partners(first: Picture, second: Picture, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -128,13 +130,14 @@ def local_contrast(image: np.ndarray, sigma: float) -> np.ndarray:
     return (image - mean) / np.sqrt(variance + _NOISE**2)
 
 
-def aligned_correlation(first: np.ndarray, second: np.ndarray, transform: np.ndarray) -> float:
+def aligned_correlation(first: np.ndarray, second: np.ndarray, transform: np.ndarray, *, sigma: float) -> float:
     """Pearson correlation of two images' local contrast where they overlap; 0 where they hardly do.
 
     Args:
         first: grey uint8 (s, s).
         second: grey uint8 (s, s).
         transform: affine (2, 3); carries x, y of a pixel of `first` to its place in `second`.
+        sigma: of the window of local contrast, in pixels.
     """
     shape, inverse = first.shape[::-1], cv2.WARP_INVERSE_MAP
     inside = np.zeros_like(first)
@@ -142,9 +145,9 @@ def aligned_correlation(first: np.ndarray, second: np.ndarray, transform: np.nda
     overlap = (inside & cv2.warpAffine(inside, transform, shape, flags=inverse | cv2.INTER_NEAREST)) > 0
     if overlap.mean() < _LEAST_OVERLAP:
         return 0.0
-    here = local_contrast(first, _SIGMA)[overlap]
-    there = local_contrast(second, _SIGMA)
+    here = local_contrast(first, sigma)[overlap]
+    there = local_contrast(second, sigma)
     there = cv2.warpAffine(there, transform, shape, flags=inverse | cv2.INTER_LINEAR)[overlap]
     here, there = here - here.mean(), there - there.mean()
     scale = float(np.sqrt((here @ here) * (there @ there)))
-    return float(here @ there) / scale if scale > 0 else 0.0
+    return float(here @ there) / scale if scale > _FLAT * len(here) else 0.0

@@ -8,7 +8,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from medistill.data.audit.duplicates import near_duplicates
-from medistill.data.audit.shortcuts import border_features, probe_shortcuts
+from medistill.data.audit.shortcuts import CUES, border_features, probe_shortcuts
 from medistill.data.dataset import SPLITS, Dataset
 
 SHORTCUT = 0.65
@@ -125,8 +125,8 @@ def _shortcuts(table: pd.DataFrame) -> list[dict[str, Any]]:
     findings = []
     for row in table[table["lower"] > SHORTCUT].itertuples():
         text = (
-            f"{row.label} can be told from {row.cue} alone: AUROC {row.auroc:.2f} [{row.lower:.2f}, {row.upper:.2f}],"
-            f" {row.images} images"
+            f"{row.label} can be told from {CUES[row.cue]} alone:"
+            f" AUROC {row.auroc:.2f} [{row.lower:.2f}, {row.upper:.2f}], {row.images} images"
         )
         findings.append(_finding("shortcut", "warning", text))
     return findings

@@ -2,7 +2,7 @@
 
 Candidates come from a perceptual descriptor: the low frequencies (DCT) of a thumbnail's local contrast. That is what a
 perceptual hash cuts down to bits; uncut, a copy that was cropped or equalised is still told from 100,000 other chests.
-Each pair of candidates is then aligned and correlated.
+Each pair of candidates is then aligned, first roughly and then by keypoints.
 """
 
 import hashlib
@@ -13,27 +13,37 @@ import pandas as pd
 from scipy.fft import dctn
 from tqdm import tqdm
 
-from medistill.data.audit.alignment import Frames, aligned_correlation, grey, local_contrast
+from medistill.data.audit.alignment import (
+    Frames,
+    Picture,
+    aligned_correlation,
+    compare,
+    grey,
+    local_contrast,
+    picture,
+)
 
-CORRELATION = 0.75
-"""Aligned correlation from which two images are near-duplicates. Chosen on half of the patients of 1,000 images of
-ChestX-ray14: between the highest of two films of one patient (0.67) and the lowest of the copies that must be found
-(0.84). `benchmarks/audit.py` measures it on the other half."""
-
-NEIGHBOURS = 10
-"""Candidates an image: the most similar ones, if they reach `SIMILARITY`. It bounds how many pairs are aligned."""
+LIKENESS = 0.6
+"""Correlation times agreement from which two images are near-duplicates. Chosen on half of the patients of 1,000 images
+of ChestX-ray14 as the highest at which each copy that must be found was found (lowest: 0.61; highest of two patients:
+0.10, of two films of one patient: 0.35). `benchmarks/audit.py` measures it on the others."""
 
 SIMILARITY = 0.6
-"""Least similarity of candidates, a cosine. On the same half: a little less than the lowest of those copies (0.63)."""
+"""Least similarity of the descriptors of candidates, a cosine."""
+
+NEIGHBOURS = 10
+"""Candidates an image, its most similar ones: it bounds how many pairs are aligned."""
 
 KINDS = ("copy", "mirrored", "negative")
 
+_ROUGHLY = 0.55  # least correlation of small images before keypoints are looked for
+_ROUGH_SIDE = 64
 _THUMBNAIL = 32
 _FREQUENCIES = 16
 _CROP = 0.02  # of the side, at each edge: a second description, so that copies that were cropped are candidates
 _BLANK = 2.0  # grey levels: with less standard deviation an image shows nothing, and is a copy of nothing
-_FAR = 0.1  # of the side: how far a corner may move in alignment
 _BATCH = 256
+_KEPT = 4096  # pictures, with their keypoints: 150 MB
 
 
 def near_duplicates(frames: Frames, count: int) -> pd.DataFrame:
@@ -41,60 +51,70 @@ def near_duplicates(frames: Frames, count: int) -> pd.DataFrame:
 
     Found are copies after JPEG, scaling, changes of brightness, contrast and gamma, equalised histograms, crops to 97 %
     and shifts by 2 %, also as negatives or mirrored. Copies that are turned by more than a few degrees, zoomed or
-    flipped upside down are not: see `medistill.data.audit.groups`. Two films that one patient had within minutes may be
-    as alike as a copy. Blank images are left out. Of n images with the same pixels the first is paired with each of the
-    others, and stands for them in all other pairs.
-
-    The search takes count² steps of 1 kB (arithmetic at full speed: minutes for 112,000), the alignment at most
-    `NEIGHBOURS` × count of about 2 ms; memory is 3 kB an image, and half a gigabyte for 112,000 similarities at a time.
+    upside down are not (see `medistill.data.audit.groups`); nor, below 64 px, are crops and shifts. Blank images are left out.
+    Of n images with the same pixels the first is paired with each of the others, and stands for them in other pairs.
 
     Args:
         frames: frames of some images; all have one shape.
-        count: number of images; `frames` is asked for positions 0 to count - 1, 256 or 512 at a time.
+        count: number of images; `frames` is asked for positions 0 to count - 1, at most 512 at a time.
 
     Returns:
-        A row a pair, sorted: `i` < `j`, positions of the images; `correlation`, `CORRELATION` to 1; `kind`, one of
-        `KINDS`: how the second image is a copy of the first.
+        A row a pair, sorted: `i` < `j`, positions of the images; `correlation` and `agreement` once aligned (see
+        `medistill.data.audit.alignment.compare`), whose product is at least `LIKENESS`; `kind`, one of `KINDS`: how the
+        second image is a copy of the first.
     """
     positions, plain, cropped, rows = _describe(frames, count)
     candidates = _candidates(plain, cropped)
     candidates[:, :2] = positions[candidates[:, :2]]
+    pictures: dict[tuple[int, bool], Picture] = {}
     with tqdm(total=len(candidates), desc="align", unit="pair", disable=None) as bar:
         for start in range(0, len(candidates), _BATCH):
             batch = candidates[start : start + _BATCH]
-            needed, places = np.unique(batch[:, :2], return_inverse=True)
-            images = grey(frames(needed))
-            for (i, j, kind), (one, other) in zip(batch.tolist(), places.reshape(-1, 2), strict=True):
-                correlation = copy_correlation(images[one], _as(KINDS[kind], images[other]))
-                if correlation >= CORRELATION:
-                    rows.append((i, j, correlation, KINDS[kind]))
+            rows += _confirmed(frames, batch, pictures)
+            if len(pictures) > _KEPT:
+                pictures.clear()
             bar.update(len(batch))
-    table = pd.DataFrame(rows, columns=["i", "j", "correlation", "kind"])
-    table = table.astype({"i": np.int64, "j": np.int64, "correlation": np.float64, "kind": "str"})
-    best = table.sort_values("correlation", ascending=False, kind="stable").drop_duplicates(["i", "j"])
+    table = pd.DataFrame(rows, columns=["i", "j", "correlation", "agreement", "kind"])
+    types = {"i": np.int64, "j": np.int64, "correlation": np.float64, "agreement": np.float64, "kind": "str"}
+    best = table.astype(types).sort_values("correlation", ascending=False, kind="stable").drop_duplicates(["i", "j"])
     return best.sort_values(["i", "j"], ignore_index=True)
 
 
-def copy_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Correlation of two grey images uint8 (s, s) once the second lies on the first as well as it can.
+def _confirmed(
+    frames: Frames, candidates: np.ndarray, pictures: dict[tuple[int, bool], Picture]
+) -> list[tuple[int, int, float, float, str]]:
+    """Those of some candidates that are near-duplicates, as rows of the result.
 
-    The alignment is affine and small: no corner moves by more than a tenth of the side. 0 where there is none.
+    `pictures` holds what was computed before, by position and whether of the negative; what is missing is added.
     """
-    side = first.shape[0]
-    coarse = side // 2 if side > 64 else side  # half the size first: faster, and not caught in fine structure
-    transform = np.eye(2, 3, dtype=np.float32)
+    needed, places = np.unique(candidates[:, :2], return_inverse=True)
+    images = frames(needed)
+    small, large = grey(images, _ROUGH_SIDE), grey(images)
+    rows = []
+    for (i, j, number), (one, other) in zip(candidates.tolist(), places.reshape(-1, 2).tolist(), strict=True):
+        kind = KINDS[number]
+        if not _roughly_alike(small[one], _as(kind, small[other])):
+            continue
+        first, second = (i, False), (j, kind == "negative")
+        for key, pixels in ((first, large[one]), (second, large[other])):
+            if key not in pictures:
+                pictures[key] = picture(255 - pixels if key[1] else pixels)
+        correlation, agreement = compare(pictures[first], pictures[second], mirrored=kind == "mirrored")
+        if correlation * agreement >= LIKENESS:
+            rows.append((i, j, correlation, agreement, kind))
+    return rows
+
+
+def _roughly_alike(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two small grey images uint8 (s, s) correlate once the second was moved and stretched a little."""
+    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-3)
+    pair = [local_contrast(image, 3) for image in (first, second)]
+    start = np.eye(2, 3, dtype=np.float32)
     try:
-        for size, steps in {coarse: 50, side: 10 if coarse < side else 50}.items():
-            pair = [local_contrast(grey(image[None, None], size)[0], 3) for image in (first, second)]
-            transform[:, 2] *= size / coarse
-            stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, steps, 1e-3)
-            _, transform = cv2.findTransformECC(*pair, transform, cv2.MOTION_AFFINE, stop, None, 5)
+        _, transform = cv2.findTransformECC(*pair, start, cv2.MOTION_AFFINE, stop, None, 5)
     except cv2.error:  # no small step makes them more alike
-        return 0.0
-    corners = np.array([[0, 0, 1], [0, side, 1], [side, 0, 1], [side, side, 1]], np.float32)
-    if np.abs(corners @ transform.T - corners[:, :2]).max() > _FAR * side:
-        return 0.0
-    return aligned_correlation(first, second, transform)
+        return False
+    return aligned_correlation(first, second, transform, sigma=1.5) >= _ROUGHLY
 
 
 def _as(kind: str, image: np.ndarray) -> np.ndarray:
@@ -120,7 +140,7 @@ def _describe(frames: Frames, count: int) -> tuple[np.ndarray, np.ndarray, np.nd
                     continue
                 earlier = first.setdefault(hashlib.blake2b(frame.tobytes(), digest_size=16).digest(), position)
                 if earlier < position:
-                    same.append((earlier, position, 1.0, "copy"))
+                    same.append((earlier, position, 1.0, 1.0, "copy"))
                     continue
                 edge = max(1, round(_CROP * image.shape[0]))
                 plain.append(_frequencies(image))

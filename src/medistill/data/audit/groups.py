@@ -93,23 +93,24 @@ def _candidates(pictures: list[Picture]) -> np.ndarray:
 def _bags(pictures: list[Picture]) -> sparse.csr_array:
     """Bags of visual words, weighted by tf-idf, of length 1: float32 (N, W).
 
-    Words are keypoints drawn from the images; a word and its mirror image count as one.
+    Words are descriptors drawn from the images; a word and its mirror image count as one.
     """
-    owner = np.repeat(np.arange(len(pictures)), [len(each.points) for each in pictures])
-    keypoints = np.concatenate([each.descriptors for each in pictures])
-    count = max(1, min(_WORDS, len(keypoints) // _PER_WORD))
-    words = np.random.default_rng(0).permutation(keypoints)[:count].astype(np.float32)
+    ends = np.cumsum([len(each.points) for each in pictures])
+    count = min(_WORDS, int(ends[-1]) // _PER_WORD)
+    if not count:
+        return sparse.csr_array((len(pictures), 1), dtype=np.float32)
+    chosen = np.random.default_rng(0).choice(ends[-1], count, replace=False)
+    owners = np.searchsorted(ends, chosen, side="right")
+    words = [pictures[owner].descriptors[at - ends[owner]] for owner, at in zip(owners, chosen, strict=True)]
+    words = np.array(words, np.float32)
     words = np.concatenate([words, words[:, MIRROR]])
     half_square = (words**2).sum(axis=1) / 2
-    word = np.empty(len(keypoints), np.int64)
-    with tqdm(total=len(pictures), desc="words", unit="image", disable=None) as bar:
-        start = 0
-        for each in pictures:
-            end = start + len(each.points)
-            word[start:end] = (each.descriptors.astype(np.float32) @ words.T - half_square).argmax(axis=1) % count
-            start = end
-            bar.update()
-    bags = sparse.csr_array((np.ones(len(word), np.float32), (owner, word)), (len(pictures), count))
+    word = [
+        (each.descriptors.astype(np.float32) @ words.T - half_square).argmax(axis=1) % count
+        for each in tqdm(pictures, desc="words", unit="image", disable=None)
+    ]
+    word = np.concatenate(word)
+    bags = sparse.csr_array((np.ones(len(word), np.float32), word, np.concatenate([[0], ends])), (len(pictures), count))
     bags.sum_duplicates()
     images = np.maximum(np.bincount(bags.indices, minlength=count), 1)
     bags.data = np.sqrt(bags.data) * np.log1p(len(pictures) / images).astype(np.float32)[bags.indices]

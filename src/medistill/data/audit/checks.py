@@ -125,7 +125,7 @@ def _shortcuts(table: pd.DataFrame) -> list[dict[str, Any]]:
     findings = []
     for row in table[table["lower"] > SHORTCUT].itertuples():
         text = (
-            f"{row.label} can be told from {CUES[row.cue]} alone:"
+            f"{row.label} can be told from nothing but {CUES[row.cue]}:"
             f" AUROC {row.auroc:.2f} [{row.lower:.2f}, {row.upper:.2f}], {row.images} images"
         )
         findings.append(_finding("shortcut", "warning", text))

@@ -51,8 +51,9 @@ def near_duplicates(frames: Frames, count: int) -> pd.DataFrame:
 
     Found are copies after JPEG, scaling, changes of brightness, contrast and gamma, equalised histograms, crops to 97 %
     and shifts by 2 %, also as negatives or mirrored. Copies that are turned by more than a few degrees, zoomed or
-    upside down are not (see `medistill.data.audit.groups`); nor, below 64 px, are crops and shifts. Blank images are left out.
-    Of n images with the same pixels the first is paired with each of the others, and stands for them in other pairs.
+    upside down are not (see `medistill.data.audit.groups`); nor, below 64 px, are crops and shifts. Blank images are
+    left out. Of n images with the same pixels the first is paired with each of the others, and stands for them in
+    other pairs.
 
     Args:
         frames: frames of some images; all have one shape.

@@ -28,6 +28,9 @@ from medistill.images import Fit, ImageError, read, to_frame
 BLOCK = 128
 """Images a block at most: what a worker has in memory at once, and what a kill can lose of its work."""
 
+_LEAST = 16
+"""Images a block at least, as long as there are as many."""
+
 _VERSION = 1
 """Part of every key; raise it when `medistill.images` starts to give other pixels."""
 
@@ -109,7 +112,8 @@ def decode_all(
     missing = [path for path in keys if path not in places]
     # a worker writes what it decodes: pixels do not travel between processes
     decode = functools.partial(_decode_block, folder, root, size=size, channels=channels, fit=fit)
-    step = min(BLOCK, max(1, len(missing) // (4 * workers)))  # so that all workers end at about the same time
+    # so that all workers end at about the same time; a few images are not worth a block each, nor starting processes
+    step = min(BLOCK, max(_LEAST, len(missing) // (4 * workers)))
     blocks = [[(path, keys[path]) for path in missing[at : at + step]] for at in range(0, len(missing), step)]
     with (
         _executor(executor, workers if len(blocks) > 1 else 1) as executor,

@@ -74,6 +74,8 @@ def ingest(
     rows, quarantined = _split(source, data)
     _limit(quarantined, source.entries, data, cache)
     splits.require_all(rows["split"])
+    # the cache's blocks in the order of the shards: in another, each shard would take its frames from all blocks
+    rows = rows.sort_values("image_id", ignore_index=True)
 
     frames = decode_all(
         data.root,
@@ -90,7 +92,7 @@ def ingest(
     failures = frames.failures | _bad_masks(rows, frames, masks)
     quarantined += failures.items()
     _limit(quarantined, source.entries, data, cache)
-    rows = rows[~rows["path"].isin(failures.keys())].sort_values("image_id", ignore_index=True)
+    rows = rows[~rows["path"].isin(failures.keys())].reset_index(drop=True)
     splits.require_all(rows["split"])
     if len(rows) + len(quarantined) != source.entries:
         raise AssertionError(f"{source.entries} entries in, {len(rows)} + {len(quarantined)} out")

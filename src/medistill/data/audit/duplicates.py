@@ -20,6 +20,7 @@ from medistill.data.audit.alignment import (
     compare,
     grey,
     local_contrast,
+    one_thread,
     picture,
 )
 
@@ -46,6 +47,7 @@ _BATCH = 256
 _KEPT = 4096  # pictures, with their keypoints: 150 MB
 
 
+@one_thread()
 def near_duplicates(frames: Frames, count: int) -> pd.DataFrame:
     """Find pairs of images that are copies of each other.
 

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import sparse
 from tqdm import tqdm
 
-from medistill.data.audit.alignment import MIRROR, Frames, Picture, compare, grey, picture
+from medistill.data.audit.alignment import MIRROR, Frames, Picture, compare, grey, one_thread, picture
 
 LIKENESS = 0.5
 """Correlation times agreement from which two images are linked."""
@@ -22,12 +22,13 @@ LIKENESS = 0.5
 NEIGHBOURS = 25
 """Images that each image is aligned with."""
 
-_SHARE = 1 / 3  # of the pairs aligned between two groups: how many must be linked for them to be one
+_ONE_IN = 3  # pairs that were aligned between two groups must be linked for them to be one
 _WORDS = 4096
 _PER_WORD = 16  # keypoints, at least, so that words are seen more than once in small data sets
 _BATCH = 256
 
 
+@one_thread()
 def discover_groups(frames: Frames, count: int) -> np.ndarray:
     """Find out which images are augmented copies of one source.
 
@@ -150,7 +151,7 @@ def _join(pairs: np.ndarray, likeness: np.ndarray, count: int) -> np.ndarray:
             if small == large:
                 continue
             links, aligned = between[small][large]
-            if links < max(_SHARE * aligned, min(2, len(members[small]) * len(members[large]))):
+            if _ONE_IN * links < aligned or links < min(2, len(members[small]) * len(members[large])):
                 waiting.append([i, j])
                 continue
             joined = True

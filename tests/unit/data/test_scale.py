@@ -1,0 +1,70 @@
+"""What must not grow with the number of images: the memory pixels take, and the blocks a shard is made of."""
+
+import json
+import shutil
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medistill.config import Data
+from medistill.data import cache, manifest
+from medistill.data.manifest import ingest
+from medistill.data.source import Source
+
+
+def shuffled(root, picture, count):
+    """A source of `count` pictures in random order, all the same picture."""
+    root.mkdir()
+    picture.save(root / "0.png")
+    for number in range(1, count):
+        shutil.copy(root / "0.png", root / f"{number}.png")
+    numbers = np.random.default_rng(0).permutation(count)
+    paths = [f"{number}.png" for number in numbers]
+    columns = {
+        "image_id": paths,
+        "path": paths,
+        "group_id": [str(number // 2) for number in numbers],
+        "label:Mass": np.float32(numbers % 2),
+    }
+    return Source(["Mass"], "multilabel", pd.DataFrame(columns), count, [])
+
+
+def settings(root, size, channels):
+    options = {"val_fraction": 0.2, "test_fraction": 0.2, "seed": 0, "max_quarantined": 0.0, "workers": 2}
+    return Data(
+        format="csv", root=root, split="patient", image_size=size, channels=channels, fit="pad", splits=root, **options
+    )
+
+
+def test_pixels_do_not_wait_in_memory(tmp_path, make_picture, monkeypatch):
+    monkeypatch.setattr(cache, "BLOCK", 32)
+    monkeypatch.setattr(manifest, "SHARD", 128)
+    few, many, frame = 400, 1600, 96 * 96 * 3
+    peaks = []
+    for count in (64, few, many):  # the first run imports
+        source = shuffled(tmp_path / f"{count}", make_picture(1), count)
+        tracemalloc.start()
+        with ThreadPoolExecutor(2) as executor:  # what processes hold would not be seen
+            data = settings(tmp_path / f"{count}", 96, 3)
+            ingest(data, tmp_path / "out", tmp_path / "cache", executor=executor, source=source)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] > 128 * frame  # a shard, so that pixels are seen at all
+    assert (peaks[2] - peaks[1]) / (many - few) < frame / 8
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_shard_takes_its_frames_from_few_blocks_whatever_the_order_of_the_table(
+    tmp_path, make_picture, monkeypatch, workers
+):
+    monkeypatch.setattr(cache, "BLOCK", 10)
+    source = shuffled(tmp_path / "root", make_picture(1), 100)
+    data = settings(tmp_path / "root", 32, 1).model_copy(update={"workers": workers})
+    ingest(data, tmp_path / "out", tmp_path / "cache", source=source)
+    blocks = [json.loads(index.read_text()) for index in (tmp_path / "cache").rglob("index.json")]
+    ids = sorted([key.split(":")[0] for key, _, _ in block] for block in blocks)
+    ordered = sorted(source.rows["image_id"])
+    assert ids == [ordered[start : start + 10] for start in range(0, 100, 10)]

@@ -80,8 +80,8 @@ def _explain(
     folder: Path, dataset: Dataset, findings: list[Finding], images: NDArray[np.uint8], bar: tqdm
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """One model's maps (N, h, w) and the probability (N,) of each finding's label."""
-    provenance.refuse_overlap(folder / provenance.FILE, dataset)
     model = load_model(folder)
+    provenance.refuse_overlap(folder / provenance.FILE, dataset)
     if model.config["labels"] != dataset.labels:
         raise UserError(f"{folder / 'config.json'}: labels differ from the data set's; train it again with dvc repro")
     model.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from medistill.config import Network
+from medistill.data import provenance
 from medistill.errors import UserError
 from medistill.files import write_json
 from medistill.models.zoo import create_classifier, load_model, map_size, save_model
@@ -43,6 +44,7 @@ def write_project(folder, root, *, size: int, boxes: bool) -> None:
             "shard": np.int32(0),
             "row": np.arange(48, dtype=np.int32),
             "group_id": [f"p{k // 2}" for k in range(48)],
+            "sha256": [f"{k:064x}" for k in range(48)],
             "split": ["train"] * 8 + ["val"] * 16 + ["test"] * 24,
             "sex": ["F", None] * 24,
             "age": [50.0, np.nan] * 24,
@@ -62,13 +64,17 @@ def write_project(folder, root, *, size: int, boxes: bool) -> None:
     ]
     pd.DataFrame(rows, columns=["image_id", "label", "x", "y", "w", "h"]).to_parquet(processed / "boxes.parquet")
     facts = {"task": "multilabel", "labels": LABELS, "image_size": size, "channels": 1, "fit": "pad"}
-    write_json(processed / "dataset.json", {"name": "made <up>", "fingerprint": "0", **facts})
+    write_json(
+        processed / "dataset.json", {"name": "made <up>", "fingerprint": "0", "source": {"format": "folder"}, **facts}
+    )
 
     for seed, name in enumerate([f"teachers/{name}" for name in TEACHERS] + [f"students/{name}" for name in STUDENTS]):
         torch.manual_seed(0 if name.endswith("kd-0") else seed)  # the distilled one is its teacher's twin
         model = create_classifier(NETWORK, labels=LABELS)
         (folder / "models" / name).mkdir(parents=True)
         save_model(folder / "models" / name, model, model.config | facts | {"map_size": map_size(model, size)})
+        nothing = np.array([], np.uint64)
+        provenance.write_ids(folder / "models" / name / provenance.FILE, provenance.TrainIds(nothing, nothing))
 
 
 @pytest.fixture(scope="module")

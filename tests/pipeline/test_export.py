@@ -37,7 +37,7 @@ def project(root, tmp_path_factory) -> Path:
     numbers = range(len(pixels))
     manifest = {"image_id": map(str, numbers), "shard": 0, "row": numbers, "group_id": map(str, numbers)}
     pd.DataFrame({**manifest, "split": ["train"] * 2 + ["val"] * 4}).to_parquet(data / "manifest.parquet")
-    write_json(data / "dataset.json", {"name": "noise", "fingerprint": "da7a", **shape})
+    write_json(data / "dataset.json", {"name": "noise", "fingerprint": "da7a", "source": {"format": "folder"}, **shape})
 
     torch.manual_seed(0)
     model = create_classifier(Network(arch="test_efficientnet"), labels=shape["labels"]).eval()

@@ -22,7 +22,7 @@ def dataset(folder, boxes: list[tuple] = (), images: int = 40) -> Dataset:
     }
     manifest = pd.DataFrame(rows | {f"label:{name}": np.arange(images) % 4 == k for k, name in enumerate(LABELS)})
     manifest = manifest.astype({f"label:{name}": np.float32 for name in LABELS})
-    return Dataset(folder / "processed", "made up", "multilabel", LABELS, 32, 1, "pad", "", manifest)
+    return Dataset(folder / "processed", "made up", "folder", "multilabel", LABELS, 32, 1, "pad", "", manifest)
 
 
 def box(image: int, label: str, x: float = 0.1) -> tuple:

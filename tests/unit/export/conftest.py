@@ -52,7 +52,7 @@ def dataset(tmp_path_factory) -> Dataset:
     )
     manifest.to_parquet(folder / "manifest.parquet")
     meta = {"task": "multilabel", "labels": LABELS, "image_size": SIZE, "channels": 1, "fit": "pad"}
-    write_json(folder / "dataset.json", {"name": "tiny", "fingerprint": "da7a", **meta})
+    write_json(folder / "dataset.json", {"name": "tiny", "fingerprint": "da7a", "source": {"format": "folder"}, **meta})
     return Dataset.open(folder)
 
 

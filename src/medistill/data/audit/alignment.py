@@ -6,8 +6,7 @@ share of keypoints whose partner the transform hits exactly. Chests of different
 letters burned into films give exact partners, but seldom both.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -52,17 +51,6 @@ class Picture:
     pixels: np.ndarray
     points: np.ndarray
     descriptors: np.ndarray
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """OpenCV with one thread: on images this small its threads wait for each other, and take twice as long."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 def grey(frames: np.ndarray, side: int = SIDE) -> np.ndarray:

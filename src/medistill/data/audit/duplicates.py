@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pandas as pd
 from scipy.fft import dctn
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from medistill.data.audit.alignment import (
@@ -20,7 +21,6 @@ from medistill.data.audit.alignment import (
     compare,
     grey,
     local_contrast,
-    one_thread,
     picture,
 )
 
@@ -47,7 +47,6 @@ _BATCH = 256
 _KEPT = 4096  # pictures, with their keypoints: 150 MB
 
 
-@one_thread()
 def near_duplicates(frames: Frames, count: int) -> pd.DataFrame:
     """Find pairs of images that are copies of each other.
 
@@ -70,7 +69,10 @@ def near_duplicates(frames: Frames, count: int) -> pd.DataFrame:
     candidates = _candidates(plain, cropped)
     candidates[:, :2] = positions[candidates[:, :2]]
     pictures: dict[tuple[int, bool], Picture] = {}
-    with tqdm(total=len(candidates), desc="align", unit="pair", disable=None) as bar:
+    with (
+        threadpool_limits(1, user_api="blas"),  # products are small: its threads would wait for each other
+        tqdm(total=len(candidates), desc="align", unit="pair", disable=None) as bar,
+    ):
         for start in range(0, len(candidates), _BATCH):
             batch = candidates[start : start + _BATCH]
             rows += _confirmed(frames, batch, pictures)

@@ -12,9 +12,10 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from medistill.data.audit.alignment import MIRROR, Frames, Picture, compare, grey, one_thread, picture
+from medistill.data.audit.alignment import MIRROR, Frames, Picture, compare, grey, picture
 
 LIKENESS = 0.5
 """Correlation times agreement from which two images are linked."""
@@ -28,7 +29,7 @@ _PER_WORD = 16  # keypoints, at least, so that words are seen more than once in 
 _BATCH = 256
 
 
-@one_thread()
+@threadpool_limits.wrap(limits=1, user_api="blas")  # products are small: its threads would wait for each other
 def discover_groups(frames: Frames, count: int) -> np.ndarray:
     """Find out which images are augmented copies of one source.
 

@@ -30,8 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     from medistill.evaluation.predictions import align, read_logits
 
     models = params.model_folders()
-    configs = {name: read_json(folder / "config.json") for name, folder in models.items()}
-    for folder in models.values():
+    configs = {}
+    for name, folder in models.items():
+        configs[name] = read_json(folder / "config.json")
         provenance.refuse_overlap(folder / provenance.FILE, dataset)
     files = {name: folder / "predictions.parquet" for name, folder in models.items()}
     logits = {name: read_logits(path, name, dataset.labels) for name, path in files.items()}

@@ -27,6 +27,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from medistill.data.audit.alignment import Frames
 from medistill.data.audit.duplicates import near_duplicates
@@ -35,7 +36,7 @@ from medistill.data.phantom import write_phantom
 from medistill.images import decode
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIES = 150  # of each kind
+POOL, COPIES = 500, 100  # images that copies are sought among, and copies of each kind
 SIZES = [2_500, 5_000, 10_000]
 BLACK, EDGE = cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE
 
@@ -194,21 +195,21 @@ def duplicates(data: Path) -> None:
     rows: dict[str, list[str]] = {kind: [] for kind in KINDS}
     none = ["images", "pairs of two patients", "pairs of one patient", "seconds"]
     rows |= {name: [] for name in none}
-    for images, owners, size in columns.values():
+    for name, (images, owners, size) in columns.items():
         frames = shrunk(images, size)
         took, table = seconds(lambda frames=frames: near_duplicates(of(frames[:, None]), len(frames)))
         two = int((owners[table["i"]] != owners[table["j"]]).sum())
-        for name, value in zip(none, (len(frames), two, len(table) - two, f"{took:.0f}"), strict=True):
-            rows[name].append(str(value))
+        for row, value in zip(none, (len(frames), two, len(table) - two, f"{took:.0f}"), strict=True):
+            rows[row].append(str(value))
         generator = np.random.default_rng(1)
-        chosen = generator.permutation(len(images))[:COPIES]
-        for kind, copy in KINDS.items():
-            copies = shrunk(np.stack([copy(images[number], generator) for number in chosen]), size)
-            together = np.concatenate([frames, copies])[:, None]
+        pool = generator.permutation(len(images))[:POOL]
+        for kind, copy in tqdm(KINDS.items(), desc=name, disable=None):
+            copies = shrunk(np.stack([copy(images[number], generator) for number in pool[:COPIES]]), size)
+            together = np.concatenate([frames[pool], copies])[:, None]
             table = near_duplicates(of(together), len(together))
             found = set(zip(table["i"].tolist(), table["j"].tolist(), strict=True))
-            true = sum((number, len(frames) + place) in found for place, number in enumerate(chosen.tolist()))
-            rows[kind].append(f"{true / len(chosen):.3f}")
+            true = sum((number, len(pool) + number) in found for number in range(COPIES))
+            rows[kind].append(f"{true / COPIES:.2f}")
     show(["", *columns], [[name, *values] for name, values in rows.items()])
 
 

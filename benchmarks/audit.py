@@ -1,6 +1,6 @@
 """What the audit finds, and what it costs: `python -m benchmarks.audit duplicates|groups|scale`.
 
-Each prints a table. Real images are needed (`--data`, or MEDISTILL_TEST_DATA).
+Each prints a table and writes it into docs/data.md. Real images are needed (`--data`, or MEDISTILL_TEST_DATA).
 
 `duplicates`: the share of copies that `near_duplicates` finds, by how they were made, and pairs that are no copies, in
 real X-rays and in the phantom. Its thresholds were chosen on the first half of the patients of the 1,000 images of
@@ -29,6 +29,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from benchmarks.ingest import publish
 from medistill.data.audit.alignment import Frames
 from medistill.data.audit.duplicates import near_duplicates
 from medistill.data.audit.groups import discover_groups
@@ -210,7 +211,7 @@ def duplicates(data: Path) -> None:
             found = set(zip(table["i"].tolist(), table["j"].tolist(), strict=True))
             true = sum((number, len(pool) + number) in found for number in range(COPIES))
             rows[kind].append(f"{true / COPIES:.2f}")
-    show(["", *columns], [[name, *values] for name, values in rows.items()])
+    show("copies", ["", *columns], [[name, *values] for name, values in rows.items()])
 
 
 def groups(data: Path) -> None:
@@ -239,7 +240,7 @@ def groups(data: Path) -> None:
         figures = agreement(np.unique(truth, return_inverse=True)[1], found)
         rows.append([name, *figures, f"{1000 * took / len(found):.0f}"])
     head = ["images", "groups", "found", "largest", "pairs: precision", "recall", "B-cubed: precision", "recall"]
-    show(["", *head, "exact", "ms an image"], rows)
+    show("groups", ["", *head, "exact", "ms an image"], rows)
 
 
 def agreement(truth: np.ndarray, found: np.ndarray) -> list[str]:
@@ -265,7 +266,7 @@ def scale(data: Path) -> None:
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
         rows.append(done.stdout.split(";"))
     head = ["images", "`near_duplicates`, s", "peak, MB", "`discover_groups`, s", "peak, MB", "precision", "recall"]
-    show(head, rows)
+    show("audit", head, rows)
 
 
 def one(data: Path, count: int) -> None:
@@ -284,9 +285,8 @@ def one(data: Path, count: int) -> None:
     print(";".join([*cells, *agreement(truth, result)[4:6]]))
 
 
-def show(head: list[str], rows: list[list[str]]) -> None:
-    for cells in (head, ["---", *["---:"] * (len(head) - 1)], *rows):
-        print(f"| {' | '.join(cell.strip() for cell in cells)} |")
+def show(name: str, head: list[str], rows: list[list[str]]) -> None:
+    publish(name, [f"| {' | '.join(cell.strip() for cell in cells)} |" for cells in (head, *rows)])
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ class ExpectGroupOnOneSide(gxe.ExpectColumnValuesToBeInSet):
     """No patient on two sides: what is learnt of her would be tested on her."""
 
     column: str = "sides_of_group"
-    value_set: list = [1]  # noqa: RUF012  (a pydantic field)
+    value_set: list = [""]  # noqa: RUF012  (a pydantic field)
     description: str = "Every patient (group) is in one split only"
 
 
@@ -59,7 +59,7 @@ class ExpectPixelsOnOneSide(gxe.ExpectColumnValuesToBeInSet):
     """No image on two sides under two names."""
 
     column: str = "sides_of_pixels"
-    value_set: list = [1]  # noqa: RUF012
+    value_set: list = [""]  # noqa: RUF012
     description: str = "Images that are identical pixel for pixel are in one split only"
 
 
@@ -67,7 +67,7 @@ class ExpectPixelsOnce(gxe.ExpectColumnValuesToBeInSet):
     """An image that is there twice counts twice."""
 
     column: str = "copies_of_pixels"
-    value_set: list = [1]  # noqa: RUF012
+    value_set: list = [""]  # noqa: RUF012
     description: str = "No side has an image twice, pixel for pixel"
 
 
@@ -75,7 +75,7 @@ class ExpectNoNearDuplicates(gxe.ExpectColumnValuesToBeInSet):
     """Copies that were scaled, cropped or compressed again leak from side to side as well as identical ones."""
 
     column: str = "near_duplicates"
-    value_set: list = [0]  # noqa: RUF012
+    value_set: list = [""]  # noqa: RUF012
     description: str = "No image is nearly the same as one of another group on another side"
 
 
@@ -132,7 +132,7 @@ class ExpectWeightsUnseen(gxe.ExpectColumnValuesToBeInSet):
     """A network that has seen the test side cannot be tested there."""
 
     column: str = "seen"
-    value_set: list = [0]  # noqa: RUF012
+    value_set: list = [""]  # noqa: RUF012
     description: str = "A user's own weights were trained on no group and no image of the val and test side"
 
 
@@ -232,17 +232,37 @@ def _images(dataset: Dataset, near_duplicates: list[dict[str, Any]] | None) -> p
     """The manifest with the derived columns that its columns allow."""
     images = dataset.manifest.copy()
     if {"group_id", "split"} <= set(images):
-        images["sides_of_group"] = images.groupby("group_id")["split"].transform("nunique")
-    if {"sha256", "split"} <= set(images):
-        images["sides_of_pixels"] = images.groupby("sha256")["split"].transform("nunique")
-        images["copies_of_pixels"] = images.groupby(["sha256", "split"])["split"].transform("size")
+        images["sides_of_group"] = ""
+        for group, part in _torn(images, "group_id"):
+            sides = " and ".join(str(side) for side in part["split"].unique())
+            images.loc[part.index, "sides_of_group"] = f"{group} is in {sides}"
+    if {"image_id", "sha256", "split"} <= set(images):
+        images["sides_of_pixels"] = images["copies_of_pixels"] = ""
+        for _, part in _torn(images, "sha256"):
+            first = {side: name for name, side in zip(part["image_id"][::-1], part["split"][::-1], strict=True)}
+            for row, side in part["split"].items():
+                others = [f"{name} in {other}" for other, name in first.items() if other != side]
+                images.loc[row, "sides_of_pixels"] = f"{side}, as {others[-1]}"
+        twice = images[images.duplicated(["sha256", "split"], keep=False)]
+        for _, part in twice.groupby(["sha256", "split"]):
+            names = part["image_id"].tolist()
+            images.loc[part.index, "copies_of_pixels"] = [f"as {names[0]}"] * len(part)
+            images.loc[part.index[0], "copies_of_pixels"] = f"as {names[1]}"
     if near_duplicates is not None and "image_id" in images:
-        across = [pair for pair in near_duplicates if len(pair["splits"]) == 2]
-        found = pd.Series([image for pair in across for image in (pair["image_id"], pair["other"])], dtype="str")
-        images["near_duplicates"] = images["image_id"].map(found.value_counts()).fillna(0).astype(int)
+        like: dict[str, str] = {}
+        for pair in near_duplicates:
+            if len(pair["splits"]) == 2:
+                one, other = pair["image_id"], pair["other"]
+                like = {one: f"like {other}", other: f"like {one}"} | like
+        images["near_duplicates"] = images["image_id"].map(like).fillna("")
     if {"shard", "row"} <= set(images):
         images = pd.concat([images, _measure_pixels(dataset, images)], axis=1)
     return images
+
+
+def _torn(images: pd.DataFrame, column: str) -> Any:
+    """The images of each value of a column that is on several sides."""
+    return images[images.groupby(column)["split"].transform("nunique") > 1].groupby(column)
 
 
 def _measure_pixels(dataset: Dataset, images: pd.DataFrame) -> pd.DataFrame:
@@ -281,9 +301,8 @@ def _weights(
     for network, file in weights.items():
         ids = Path(file).parent / provenance.FILE
         found = provenance.overlaps(provenance.read_ids(ids), dataset) if ids.exists() else None
-        seen = None if found is None else sum(groups + images for _, groups, images in found)
-        rows.append((network, seen, 0 if found is None else sum(part.groups for part in found)))
-    table = pd.DataFrame(rows, columns=["network", "seen", "groups"]).astype({"seen": "Float64"})
+        rows.append((network, None if found is None else provenance.describe_overlaps(found)))
+    table = pd.DataFrame(rows, columns=["network", "seen"])
     suite = [ExpectWeightsUnseen(), ExpectWeightsKnown(severity="warning")]
     return table, ["network"], len(table), suite
 

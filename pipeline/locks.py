@@ -1,12 +1,11 @@
 """One at a time: locks that the kernel drops when their holder ends, however it ends."""
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from medistill.errors import UserError
+from medistill.files import locked
 
 
 @contextlib.contextmanager
@@ -24,17 +23,6 @@ def exclusive(root: Path, name: str, *, wait: bool) -> Iterator[None]:
     if not (root / ".dvc").is_dir():
         raise UserError(f"{root}: not a DVC repository (no .dvc folder); run this in the repository's root")
     path = root / ".dvc" / "tmp" / f"{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise UserError(
-                f"another {name} (process {holder}) is at work in this checkout; wait until it ends, or use a clone"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    taken = f"another {name} (process {{holder}}) is at work in this checkout; wait until it ends, or use a clone"
+    with locked(path, taken=None if wait else taken):
         yield

@@ -15,7 +15,9 @@ def main(argv: list[str] | None = None) -> int:
 
     summary = ingest(load_params().data, OUT, cache=Path(".cache/ingest"))
     sides = ", ".join(f"{side} {count['images']} ({count['groups']})" for side, count in summary["counts"].items())
-    print(f"{summary['name']}: images (patients): {sides}; {summary['boxes']} boxes")
+    print(f"{summary['name']}: images (groups): {sides}; {summary['boxes']} boxes")
+    for note in summary["notes"]:
+        print(f"note: {note}", file=sys.stderr)
     if summary["quarantined"]:
         print(
             f"{summary['quarantined']} of {summary['entries']} left out; see {OUT / 'quarantine.csv'}", file=sys.stderr

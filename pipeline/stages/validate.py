@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from medistill.config import load_params
+from medistill.errors import UserError
 from medistill.files import read_json, write_json
 from pipeline.stage import run_stage
 
@@ -16,13 +17,16 @@ def main(argv: list[str] | None = None) -> int:
 
     from pipeline.expectations import validate
 
+    audit = read_json(FOLDER / "audit.json")
+    if not isinstance(audit, dict) or not {"near_duplicates", "shortcuts"} <= set(audit):
+        raise UserError(f"{FOLDER / 'audit.json'}: damaged; run the audit stage again")
     networks = {f"teachers.{name}": network for name, network in params.teachers.items()}
     networks |= {f"students.{name}": network for name, network in params.students.items()}
     result = validate(
         Path("data/processed"),
         docs=FOLDER / "data_docs",
         max_quarantined=params.data.max_quarantined,
-        audit=read_json(FOLDER / "audit.json"),
+        audit=audit,
         weights={name: network.weights for name, network in networks.items() if network.weights},
     )
     write_json(FOLDER / "validation.json", result)

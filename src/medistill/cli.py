@@ -141,11 +141,18 @@ def check(
         str | None, typer.Option(help="official or patient; by default official where the data set has one.")
     ] = None,
     splits: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder with your own groups.csv and sides.csv, if any.")
-    ] = Path("splits"),
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder with your own groups.csv and sides.csv, if any; by default --write-splits, or splits.",
+        ),
+    ] = None,
     write_splits: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write groups.csv (groups found) and sides.csv (stratified) there."),
+        typer.Option(
+            metavar="DIR",
+            help="Write sides.csv (stratified), and groups.csv where copies were found, there; audit those.",
+        ),
     ] = None,
     find_groups: Annotated[
         bool, typer.Option("--find-groups", help="Look for augmented copies (turned, mirrored, zoomed) in any format.")
@@ -157,7 +164,9 @@ def check(
     """Say what is wrong with a data set, before anything is trained on it.
 
     Reads it as `ingest` would, and looks for what is left out, images or patients on two sides, near-duplicates, and
-    labels that view, size, source or the border give away.
+    labels that view, size, source or the border give away. Where there is no official split and no sides.csv, patients
+    are dealt 65 % to train, 15 % to val and 20 % to test; params.yaml is not read. Ages, views, prevalences, and blank,
+    white or inverted images are judged by the stage `validate`.
     """
     try:
         from medistill.data.audit import check as checking

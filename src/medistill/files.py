@@ -34,6 +34,32 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def locked(path: Path, *, taken: str | None) -> Iterator[None]:
+    """Hold a lock that the kernel drops when its holder ends, however it ends; the file stays.
+
+    Args:
+        path: the file that is locked; it holds the process id of who has locked it.
+        taken: what to say where another process holds it, `{holder}` its process id; None: wait for it.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    import fcntl  # POSIX only, as is all that trains; a device that only predicts may have another system
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if taken else 0))
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(taken.replace("{holder}", file.read().strip() or "unknown")) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON in UTF-8, atomically; NaN and infinity are refused (`ValueError`)."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -63,8 +63,10 @@ def decode(path: Path, *, size: int, channels: int, fit: Fit) -> np.ndarray:
 def read(path: Path) -> Image.Image:
     """Read an image file upright (EXIF orientation applied), as 8-bit grey (mode `L`) or colour (mode `RGB`).
 
-    Images with more than 8 bits are scaled by their stored range: their lowest value becomes 0, their highest 255, as
-    many are stored with 10 or 12 of 16 bits. What is transparent becomes black. Of several pages the first is read.
+    Grey images with more than 8 bits are scaled by their stored range: their lowest value becomes 0, their highest 255,
+    as many are stored with 10 or 12 of 16 bits. Pillow has no such colours: it would drop the lower 8 bits, and with
+    them most of a picture of 10 or 12 bits, so those of PNG and TIFF are refused, grey with transparency as well. What
+    is transparent becomes black. Of several pages the first is read.
 
     DICOM files are recognised by their content. Their greys are those that a viewer shows first (DICOM PS3.3 C.11):
     modality LUT, then VOI LUT or the first window; where there is neither, the stored range as above, padding apart.
@@ -105,9 +107,15 @@ def _read_picture(file: BinaryIO) -> Image.Image:
         except Image.DecompressionBombError:
             raise Refused(too_large("the image")) from None
         except Image.UnidentifiedImageError:
+            file.seek(0)
+            if _begins_like_dicom(file.read(8)):
+                raise Refused("a DICOM file without its preamble, which is not read") from None
             raise Refused("not an image, or in a format that is not read") from None
         if image.width * image.height > MAX_PIXELS:
             raise Refused(too_large(f"{image.width}x{image.height} pixels"))
+        stored = str([tile.args for tile in image.tile])  # `RGB;16B`, where `BGR;16` is 16 bits for all three
+        if image.mode[0] not in "IF" and re.search(";16[BLN]", stored):
+            raise Refused("colour or transparency with 16 bits a sample is not read; convert it to 8 bits")
         image.load()
         if image.format == "JPEG2000":  # cut off between two tiles, it is decoded as if the others were black
             file.seek(0)
@@ -115,6 +123,13 @@ def _read_picture(file: BinaryIO) -> Image.Image:
             if content.rfind(b"\xff\xd9") < content.rfind(b"\xff\x90"):  # end of the stream, start of a tile
                 raise ValueError("image file is truncated")
         return _to_8_bit(ImageOps.exif_transpose(image))
+
+
+def _begins_like_dicom(head: bytes) -> bool:
+    """Whether a file begins with a data element of DICOM's group 0002 or 0008, with a VR or a length below 65,536."""
+    return head[:4] == b"DICM" or (
+        head[:2] in (b"\x02\x00", b"\x08\x00") and (head[4:6].isupper() or head[6:8] == b"\x00\x00")
+    )
 
 
 def _in_one_line(error: Exception) -> str:
@@ -144,7 +159,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
-    if image.mode in ("L", "1", "LA"):
+    if image.mode in ("L", "1"):
         return image.convert("L")
     return image.convert("RGB")
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from medistill.data.audit.check import parse_options
 from medistill.data.phantom import write_phantom
 
 
@@ -68,7 +69,7 @@ def test_copies_on_two_sides_are_found(root, tmp_path):
     report = json.loads(done.stdout)
     (error,) = [finding for finding in report["findings"] if finding["severity"] == "error"]
     assert error["check"] == "identical_pixels"
-    assert error["message"].startswith("2 images in 1 sets are identical pixel for pixel and on two sides")
+    assert error["message"].startswith("2 images in 1 set are identical pixel for pixel and on two sides")
     (example,) = error["examples"]
     assert train[0] in example
     assert f"{test[0]} (test)" in example
@@ -111,6 +112,9 @@ def test_sides_are_written_and_ingest_reads_them(root, tmp_path):
         (["--set", "lists=mine"], "--set: lists: input should be 'official' or 'chexnet'"),
         (["--set", "colour=1"], "--set: key colour is unknown"),
         (["--split", "random"], "--split: input should be 'official' or 'patient'"),
+        (["--set", "lists=chexnet", "--set", "lists.a=1"], "--set lists.a=1: lists has been given a value already"),
+        (["--write-splits", "my data/test_list.txt/x"], "--write-splits my data/test_list.txt/x: my data/test_list"),
+        (["--cache", "my data/test_list.txt"], "--cache my data/test_list.txt: my data/test_list.txt is no folder"),
     ],
 )
 def test_mistakes_are_one_line(root, tmp_path, arguments, message):
@@ -119,6 +123,85 @@ def test_mistakes_are_one_line(root, tmp_path, arguments, message):
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"error: {message}")
+
+
+def test_a_data_set_of_damaged_images_says_so(root, tmp_path):
+    for file in (root / "images").iterdir():
+        file.write_bytes(b"<html>")
+    done = run(root, tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "none of 150 entries can be used; the first: images/" in done.stderr
+    assert "quarantine.csv" in done.stderr
+
+
+def test_sides_that_are_written_keep_copies_together_and_are_what_is_audited(root, tmp_path):
+    train, test = lists(root)
+    for one, other in zip(train[:4], test[:4], strict=True):
+        shutil.copy(root / "images" / one, root / "images" / other)
+    drawn = json.loads(run(root, tmp_path, "--write-splits", "mine", "--json").stdout)
+    assert [Path(file).name for file in drawn["written"]] == ["groups.csv", "sides.csv"]
+    assert [finding for finding in drawn["findings"] if finding["severity"] == "error"] == []
+    assert "sides are drawn anew, whatever the official split says" in drawn["notes"]
+    sides = pd.read_csv(tmp_path / "mine" / "sides.csv", dtype=str).set_index("group_id")["split"]
+    groups = pd.read_csv(tmp_path / "mine" / "groups.csv", dtype=str).set_index("path")["group_id"]
+    for one, other in zip(train[:4], test[:4], strict=True):
+        assert groups[f"images/{one}"] == groups[f"images/{other}"]
+    done = run(root, tmp_path, "--splits", "mine", "--json")
+    assert done.returncode == 0, done.stderr
+    again = json.loads(done.stdout)
+    assert (again["sides"], again["groups"]) == (drawn["sides"], drawn["groups"])
+    assert len(sides) == again["groups"]
+
+
+def test_sides_that_are_fixed_stay_wherever_new_ones_are_written(root, tmp_path):
+    (tmp_path / "hand").mkdir()
+    patients = pd.read_csv(root / "Data_Entry_2017.csv", dtype=str)["Patient ID"].str.lstrip("0").unique()
+    fixed = dict(zip(patients[:12], ["val", "test"] * 6, strict=True))
+    lines = "".join(f"{patient},{side}\n" for patient, side in fixed.items())
+    (tmp_path / "hand" / "sides.csv").write_text("group_id,split\n" + lines + "nobody,test\n")
+    report = json.loads(run(root, tmp_path, "--splits", "hand", "--write-splits", "new", "--json").stdout)
+    sides = pd.read_csv(tmp_path / "new" / "sides.csv", dtype=str).set_index("group_id")["split"]
+    assert sides[list(fixed)].to_dict() == fixed
+    unknown = "hand/sides.csv: 1 of 13 names in column 'group_id' are not in the data set: nobody"
+    assert unknown in report["notes"]
+    refused = run(root, tmp_path, "--splits", "hand", "--write-splits", "new")
+    assert refused.returncode == 2
+    assert "new/sides.csv: is there already; keep its sides by --splits new" in refused.stderr
+    (tmp_path / "hand" / "sides.csv").write_text("group_id,split\nnobody,test\n")
+    done = run(root, tmp_path, "--splits", "hand")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "1 of 1 names in column 'group_id' are not in the data set: nobody" in done.stderr
+
+
+def test_copies_that_an_official_split_tears_apart_are_an_error(root, tmp_path):
+    train, test = lists(root)
+    pixels = np.asarray(Image.open(root / "images" / train[3]))
+    turned = Image.fromarray(pixels).rotate(12, Image.Resampling.BILINEAR)
+    turned.save(root / "images" / test[3])
+    report = json.loads(run(root, tmp_path, "--find-groups", "--json").stdout)
+    (error,) = [finding for finding in report["findings"] if finding["check"] == "groups"]
+    assert error["severity"] == "error"
+    named = [example for example in error["examples"] if train[3] in example]
+    assert named
+    assert f"{test[3]} (test)" in named[0]
+
+
+def test_no_patients_is_worth_a_note(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        file = tmp_path / "root" / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (32, 32), np.uint8)).save(file)
+    done = run(tmp_path / "root", tmp_path, format="folder")
+    assert done.returncode == 0, done.stderr
+    assert "  note: no patient ids: each image is a group of its own" in done.stdout
+    assert "  note: split by patient: " in done.stdout
+
+
+def test_values_are_yaml_but_a_bar_is_a_bar():
+    options = parse_options(["separator=|", "labels=[a, b]", "u.x=ones", "u.y=zeros", "empty="])
+    assert options == {"separator": "|", "labels": ["a", "b"], "u": {"x": "ones", "y": "zeros"}, "empty": ""}
 
 
 def test_a_folder_that_is_no_data_set_is_one_line(tmp_path):

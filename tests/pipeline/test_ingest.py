@@ -51,7 +51,7 @@ def test_the_phantom_is_ingested(project, ingest):
     assert sum(side["images"] for side in summary["counts"].values()) == 60
     assert summary["quarantined"] == 0
     assert summary["boxes"] > 0
-    assert done.stdout.startswith("phantom: images (patients): train ")
+    assert done.stdout.startswith("phantom: images (groups): train ")
     assert done.stderr == ""  # no bar where there is no terminal
 
 
@@ -118,7 +118,7 @@ def spoil_many(project: Path) -> None:
         (drop_column, "Data_Entry_2017.csv: column 'Patient ID' is missing"),
         (unknown_label, "Data_Entry_2017.csv: line 6 ("),
         (tear_a_patient_apart, " is on two sides, train and test"),
-        (empty_the_test_list, "the test split is empty"),
+        (empty_the_test_list, "no image on the side test"),
         (spoil_many, "5 of 60 entries cannot be used, more than data.max_quarantined (0.01) allows"),
         (lambda project: set_data(project, root="nowhere"), "nowhere: no such folder; set data.root"),
         (lambda project: set_data(project, format="dicom"), "params.yaml: data.format: "),

@@ -444,10 +444,14 @@ def test_other_files_are_no_dicom(path, content):
     assert refusal(path, content) == "not an image, or in a format that is not read"
 
 
-def test_without_the_preamble_it_is_no_dicom(path):
+def test_dicom_without_its_preamble_is_named(path):
     save(path, dataset(EIGHT))
-    assert refusal(path, path.read_bytes()[128:]) == "not an image, or in a format that is not read"
-    assert refusal(path, path.read_bytes()[4:]) == "not an image, or in a format that is not read"
+    content, reason = path.read_bytes(), "a DICOM file without its preamble, which is not read"
+    assert refusal(path, content[128:]) == reason
+    assert refusal(path, content[132:]) == reason  # from the group 0002 on
+    assert refusal(path, b"\x08\0\x05\0\x0a\0\0\0ISO_IR 100" + bytes(200)) == reason  # 0008, implicit VR
+    assert refusal(path, content[100:]) == "not an image, or in a format that is not read"
+    assert refusal(path, b"\x08\0\x05\0\x0a\0\0\x99" + bytes(200)) == "not an image, or in a format that is not read"
 
 
 def without(made, name):

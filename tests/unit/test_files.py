@@ -1,9 +1,13 @@
 """A reader sees the old file or the new one, never a part."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from medistill.errors import UserError
-from medistill.files import atomic, read_json, write_json
+from medistill.files import atomic, locked, read_json, write_json
 
 
 def test_a_file_and_a_folder_replace_what_was_there(tmp_path):
@@ -43,3 +47,21 @@ def test_json(tmp_path):
         read_json(tmp_path / "a.json")
     with pytest.raises(UserError, match=r"b\.json: no such file"):
         read_json(tmp_path / "b.json")
+
+
+def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):
+    file = tmp_path / "cache" / "lock"
+    code = (
+        f"from medistill.files import locked; from pathlib import Path; held = locked(Path({str(file)!r}), taken='x')"
+    )
+    code += "; held.__enter__(); print('held', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(UserError, match=f"process {other.pid} is here"),
+            locked(file, taken="process {holder} is here"),
+        ):
+            pass
+        other.kill()
+    with locked(file, taken="process {holder} is here"):
+        assert file.read_text() == str(os.getpid())

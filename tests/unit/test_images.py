@@ -93,6 +93,55 @@ def test_sixteen_bits_are_scaled_by_their_stored_range(tmp_path, name):
     assert np.abs(decode(path, size=32, channels=1, fit="pad")[0] - exact).max() <= 0.5 + 1e-9
 
 
+def write_png(path, colour_type, samples):
+    """PNG with 16 bits a sample, by hand: Pillow writes none but grey ones."""
+    height, width = samples.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))]
+    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return path
+
+
+@pytest.mark.parametrize(("colour_type", "samples"), [(2, 3), (4, 2), (6, 4)])
+def test_sixteen_bit_colour_and_transparency_are_refused(tmp_path, colour_type, samples):
+    """Pillow keeps the upper 8 bits: of a picture with 12 of 16 it would be nearly black."""
+    path = write_png(tmp_path / "x.png", colour_type, np.stack([GREY.astype(np.uint16) * 16] * samples, -1))
+    with pytest.raises(ImageError, match=r"x\.png: colour or transparency with 16 bits a sample is not read; convert"):
+        read(path)
+    grey = write_png(tmp_path / "grey.png", 0, GREY.astype(np.uint16) * 16)
+    assert np.asarray(read(grey)).max() == 255
+
+
+@pytest.mark.parametrize("compression", [1, 8])
+def test_sixteen_bit_colour_of_tiff_is_refused(tmp_path, compression):
+    """1: none, 8: deflate, which another decoder reads; TIFF 6.0, a header and ten entries."""
+    content = (COLOUR.astype(np.uint16) * 16).astype("<u2").tobytes()
+    content = zlib.compress(content) if compression == 8 else content
+    bits_at = 8 + 2 + 10 * 12 + 4
+    entries = [(256, 3, 1, 32), (257, 3, 1, 32), (258, 3, 3, bits_at), (259, 3, 1, compression), (262, 3, 1, 2)]
+    entries += [(273, 4, 1, bits_at + 6), (277, 3, 1, 3), (278, 3, 1, 32), (279, 4, 1, len(content)), (284, 3, 1, 1)]
+    head = b"II*\0" + struct.pack("<IH", 8, 10) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    path = tmp_path / "x.tif"
+    path.write_bytes(head + struct.pack("<IHHH", 0, 16, 16, 16) + content)
+    with pytest.raises(ImageError, match=r"x\.tif: colour or transparency with 16 bits a sample is not read"):
+        read(path)
+
+
+def test_colour_whose_file_says_how_many_bits_it_has_is_read(tmp_path):
+    path = tmp_path / "twelve.ppm"
+    path.write_bytes(b"P6 32 32 4095\n" + (COLOUR.astype(np.uint16) * 16).astype(">u2").tobytes())
+    assert np.abs(np.asarray(read(path)).astype(int) - COLOUR).max() <= 1
+    pixels = np.arange(0, 32_768, 512, dtype="<u2").reshape(8, 8)  # 5 bits each for red, green and blue
+    head = struct.pack("<IiiHHIIiiII", 40, 8, -8, 1, 16, 0, 128, 0, 0, 0, 0)
+    path = tmp_path / "five.bmp"
+    path.write_bytes(b"BM" + struct.pack("<IHHI", 54 + 128, 0, 0, 54) + head + pixels.tobytes())
+    assert np.array_equal(np.asarray(read(path))[..., 0], (pixels >> 10) * 255 // 31)
+
+
 def test_a_constant_sixteen_bit_image_is_black(tmp_path):
     path = save(tmp_path / "flat.png", Image.fromarray(np.full((32, 32), 3000, np.uint16)))
     assert not decode(path, size=32, channels=1, fit="pad").any()

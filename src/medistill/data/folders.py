@@ -3,15 +3,17 @@
 import os
 import unicodedata
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from medistill.errors import UserError
 
 IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".dcm", ".dicom"}
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tif", ".tiff"}
+    | {".bmp", ".gif", ".webp", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".dcm", ".dicom"}
 )
-"""A file that no row names is worth a line in the quarantine if it ends so, unlike `Thumbs.db` and the like."""
+"""What the formats end in that `medistill.images` reads. A file that no row names is worth a line in the quarantine if
+it ends so or, whatever its name, is a DICOM file; unlike `Thumbs.db` and the like."""
 
 _OUTSIDE = "is a link that leads out of the data set's folder"
 _NOT_TEXT = "its name is not valid UTF-8; rename the file"
@@ -25,11 +27,13 @@ class Files:
         usable: key -> path relative to the root (POSIX). The key is the path, or the bare name; see `find_files`.
         refused: key -> (path, reason) of files that must not or cannot be read.
         surplus: (path, reason) of files whose key another file has already.
+        dicom: paths of DICOM files whose name does not end like an image's, as `IM0001` and `1.2.840.99`.
     """
 
     usable: dict[str, str]
     refused: dict[str, tuple[str, str]]
     surplus: list[tuple[str, str]]
+    dicom: set[str] = field(default_factory=set)
 
     def keys(self) -> set[str]:
         """Of all files, usable or not."""
@@ -39,21 +43,30 @@ class Files:
         """Path of a file, usable or not."""
         return self.usable[key] if key in self.usable else self.refused[key][0]
 
+    def is_image(self, path: str) -> bool:
+        """Whether a file looks like an image, by its name or its content."""
+        return is_image_name(path) or path in self.dicom
+
     def without(self, keys: Collection[str]) -> "Files":
         """The others: for files of which a table says that they are not wanted."""
         return Files(
             {key: path for key, path in self.usable.items() if key not in keys},
             {key: found for key, found in self.refused.items() if key not in keys},
             self.surplus,
+            self.dicom,
         )
 
 
 def require_folder(root: Path) -> Path:
-    """`root` as a path; `UserError` if it is no folder."""
+    """`root` as a path; `UserError` if it is no folder, or one that must not be read."""
     root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; set data.root to the data set's folder")
-    return root
+    try:
+        with os.scandir(root):
+            return root
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{root}: no such folder; set data.root to the data set's folder") from None
+    except OSError as error:
+        raise UserError(f"{root}: the folder cannot be read: {error.strerror}") from None
 
 
 def find_files(root: Path, folders: Iterable[str], *, recursive: bool = False, by: str = "path") -> Files:
@@ -65,11 +78,12 @@ def find_files(root: Path, folders: Iterable[str], *, recursive: bool = False, b
     Args:
         root: the data set's folder.
         folders: folders to look into, relative to `root`, in order; `.` for the root itself.
-        recursive: also look into the folders below them, but into none that is hidden, is `__MACOSX`, or is a link.
+        recursive: also look into the folders below them, but into none that is hidden or `__MACOSX`.
         by: what a key is: `path`, relative to the root, or `name`, where folders only spread out the files.
 
     Raises:
-        UserError: one of the folders, or below them a link to a folder, leads out of `root`.
+        UserError: one of the folders leads out of `root` or cannot be read, or below them is a link to a folder: to
+            follow it might read an image twice, to pass it over might lose some.
     """
     root = Path(root)
     real_root = root.resolve()
@@ -80,8 +94,11 @@ def find_files(root: Path, folders: Iterable[str], *, recursive: bool = False, b
         while waiting:
             current = waiting.pop()
             prefix = "" if current == "." else f"{current}/"
-            with os.scandir(f"{root}/{current}") as scan:  # root / current takes as long as reading the folder
-                found = sorted(scan, key=lambda entry: entry.name)
+            try:
+                with os.scandir(f"{root}/{current}") as scan:  # root / current takes as long as reading the folder
+                    found = sorted(scan, key=lambda entry: entry.name)
+            except OSError as error:
+                raise UserError(f"{root / current}: the folder cannot be read: {error.strerror}") from None
             for entry in found:
                 path = prefix + entry.name
                 if entry.is_dir(follow_symlinks=False):
@@ -89,8 +106,11 @@ def find_files(root: Path, folders: Iterable[str], *, recursive: bool = False, b
                         waiting.append(path)
                     continue
                 # entry.is_dir() fails for a link to itself
-                if recursive and entry.is_symlink() and Path(entry).is_dir():
+                if recursive and entry.is_symlink() and not is_hidden(entry.name) and Path(entry).is_dir():
                     _require_inside(root, path, real_root)
+                    raise UserError(
+                        f"{root / path}: is a link to a folder; put the folder itself there, or remove the link"
+                    )
                 _add(files, entry, path, real_root, by)
     return files
 
@@ -117,6 +137,8 @@ def _add(files: Files, entry: os.DirEntry, path: str, real_root: Path, by: str) 
             reason = _OUTSIDE
         elif target.is_dir():
             return
+    if not is_image_name(path) and reason != _OUTSIDE and _is_dicom(entry):
+        files.dicom.add(path)
     key = path if by == "path" else path.rpartition("/")[2]
     key = key if key.isascii() else unicodedata.normalize("NFC", key)
     if key in files.usable or key in files.refused:
@@ -129,7 +151,19 @@ def _add(files: Files, entry: os.DirEntry, path: str, real_root: Path, by: str) 
 
 def is_image_name(name: str) -> bool:
     """Whether a file of this name looks like an image; see `IMAGE_SUFFIXES`."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _is_dicom(file: os.DirEntry) -> bool:
+    if file.name == "DICOMDIR":  # the table of contents of a disc
+        return False
+    try:
+        if not file.is_file():  # to open a pipe would wait for ever
+            return False
+        with open(file, "rb", buffering=0) as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def list_images(files: Files) -> tuple[dict[str, str], list[tuple[str, str]]]:
@@ -138,6 +172,6 @@ def list_images(files: Files) -> tuple[dict[str, str], list[tuple[str, str]]]:
     Returns:
         Key -> path of those that may be read; (path, reason) of the others.
     """
-    usable = {key: path for key, path in files.usable.items() if is_image_name(path)}
+    usable = {key: path for key, path in files.usable.items() if files.is_image(path)}
     others = [*files.refused.values(), *files.surplus]
-    return usable, [(path, reason) for path, reason in others if is_image_name(path)]
+    return usable, [(path, reason) for path, reason in others if files.is_image(path)]

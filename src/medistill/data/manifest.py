@@ -16,7 +16,7 @@ from medistill.data.cache import Frames, decode_all
 from medistill.data.dataset import LABEL_PREFIX, SPLITS
 from medistill.data.source import DETAILS, Source
 from medistill.errors import UserError
-from medistill.files import atomic, write_json
+from medistill.files import atomic, locked, write_json
 from medistill.images import fit_boxes
 
 SHARD = 1024
@@ -46,7 +46,13 @@ _FIND = "find them by `medistill check {root} --format {format} --write-splits {
 
 
 def ingest(
-    data: Data, out: Path, cache: Path, *, executor: Executor | None = None, source: Source | None = None
+    data: Data,
+    out: Path,
+    cache: Path,
+    *,
+    executor: Executor | None = None,
+    source: Source | None = None,
+    empty_sides: bool = False,
 ) -> dict[str, Any]:
     """Read, split, decode and write a data set.
 
@@ -60,20 +66,38 @@ def ingest(
         cache: folder that keeps decoded images between runs; may be deleted at any time.
         executor: decodes in its workers, which must see the same folders; None: `data.workers` processes here.
         source: what `data.format` reads from `data.root`, where the caller has read it already.
+        empty_sides: whether a side may be empty.
 
     Returns:
         What `dataset.json` says: name, task, labels, image_size, channels, fit, fingerprint, source, boxes, counts by
-        split, and how much was left out.
+        split, how much was left out, and `notes`, what the user should know of how it was read, a sentence each.
 
     Raises:
-        UserError: the source is not what its format promises, a patient is on two sides, a split is empty, or more than
+        UserError: the source is not what its format promises, a group is on two sides, a side is empty, or more than
             `data.max_quarantined` of the entries must be left out (they are then listed in `cache/quarantine.csv`).
     """
     cache = Path(cache)
+    # it removes blocks that it does not need: another would lose those that it does
+    taken = f"{cache}: process {{holder}} decodes into this folder; wait until it ends"
+    with locked(cache / "lock", taken=taken):
+        return _ingest(data, out, cache, executor, source, empty_sides)
+
+
+def _ingest(
+    data: Data, out: Path, cache: Path, executor: Executor | None, source: Source | None, empty_sides: bool
+) -> dict[str, Any]:
     source = source or read_source(data.format, data.root, data.options)
-    rows, quarantined = _split(source, data)
+    rows, quarantined, notes = _split(source, data)
     _limit(quarantined, source.entries, data, cache)
-    splits.require_all(rows["split"])
+
+    def require(rows: pd.DataFrame) -> None:
+        if rows.empty:
+            left_out = _list_left_out(quarantined, cache) if quarantined else "there are none"
+            raise UserError(f"{data.root}: none of {source.entries} entries can be used; {left_out}")
+        if not empty_sides:
+            splits.require_all(rows["split"])
+
+    require(rows)
     # the cache's blocks in the order of the shards: in another, each shard would take its frames from all blocks
     rows = rows.sort_values("image_id", ignore_index=True)
 
@@ -93,7 +117,7 @@ def ingest(
     quarantined += failures.items()
     _limit(quarantined, source.entries, data, cache)
     rows = rows[~rows["path"].isin(failures.keys())].reset_index(drop=True)
-    splits.require_all(rows["split"])
+    require(rows)
     if len(rows) + len(quarantined) != source.entries:
         raise AssertionError(f"{source.entries} entries in, {len(rows)} + {len(quarantined)} out")
 
@@ -102,7 +126,7 @@ def ingest(
         manifest = _write_shards(rows, frames, folder, source.labels)
         _write_masks(rows, masks, folder)
         boxes = _boxes_in_frames(source.boxes, manifest, data)
-        summary = _summarise(manifest, boxes, len(quarantined), source, data)
+        summary = _summarise(manifest, boxes, len(quarantined), source, data) | {"notes": notes}
         manifest.to_parquet(folder / "manifest.parquet", index=False)
         boxes.to_parquet(folder / "boxes.parquet", index=False)
         _write_quarantine(folder / "quarantine.csv", quarantined)
@@ -110,45 +134,78 @@ def ingest(
     return summary
 
 
-def _split(source: Source, data: Data) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    """Rows with all columns and a `split`, and all that is left out so far."""
+def _split(source: Source, data: Data) -> tuple[pd.DataFrame, list[tuple[str, str]], list[str]]:
+    """Rows with all columns and a `split`, all that is left out so far, and what the user should know of it."""
     rows, quarantined = source.rows.copy(), list(source.quarantined)
     for column in DETAILS:
         rows[column] = rows[column].astype("str") if column in rows else pd.Series(None, index=rows.index, dtype="str")
     rows["age"] = rows["age"].astype("float64") if "age" in rows else np.nan
-    groups_file, sides_file = data.splits / splits.GROUPS_FILE, data.splits / splits.SIDES_FILE
-    find = _FIND.format(format=data.format, root=data.root, splits=data.splits)
-    if groups_file.is_file():
-        listed = splits.read_groups(groups_file)
-        unlisted = rows["path"][~rows["path"].isin(listed.index)]
-        if source.copies and len(unlisted):
-            raise UserError(
-                f"{groups_file}: {len(unlisted)} images are not in it, the first {unlisted.iloc[0]}; {find}"
-            )
-        rows["group_id"] = splits.merge_groups(rows["group_id"], rows["path"], listed)
-    elif source.copies:
-        raise UserError(f"{data.root}: holds augmented copies of its pictures, and nothing says of which; {find}")
+    own = rows["group_id"]
+    rows["group_id"], listed, notes = _groups(source, data, rows["path"], own)
+    notes = [f"{count:,} rows not asked for: {what}" for what, count in source.unwanted.items()] + source.notes + notes
+    unknown = int(rows["patient_id"].isna().sum())
+    if unknown == len(rows) == rows["group_id"].nunique():
+        notes.append("no patient ids: each image is a group of its own, and one person may be on two sides")
+    elif 0 < unknown < len(rows):
+        notes.append(f"{unknown:,} of {len(rows):,} images have no patient id")
+    sides_file = data.splits / splits.SIDES_FILE
     if data.split == "patient":
+        sides = None
+        if sides_file.is_file():
+            named = splits.read_sides(sides_file)
+            sides, unused = splits.sides_of_groups(named, rows["group_id"], own, listed)
+            notes += _unused(sides_file, unused, len(named), "group_id")
         split = splits.by_group(
             rows["group_id"],
             val_fraction=data.val_fraction,
             test_fraction=data.test_fraction,
             seed=data.seed,
-            sides=splits.read_sides(sides_file) if sides_file.is_file() else None,
+            sides=sides,
         )
-        return rows.assign(split=split), quarantined
+        return rows.assign(split=split), quarantined, notes
     if sides_file.is_file():
         raise UserError(f"{sides_file}: data.split is official; set data.split: patient, or remove the file")
     if source.official is None:
         raise UserError(
             f"{data.root}: data.split is official, but {source.official_files} are not there; set data.split: patient"
         )
-    listed = source.official.notna()
-    quarantined += [(path, f"in none of {source.official_files}") for path in rows["path"][~listed]]
-    rows, lists = rows[listed], source.official[listed]
+    known = source.official.notna()
+    quarantined += [(path, f"in none of {source.official_files}") for path in rows["path"][~known]]
+    rows, lists = rows[known], source.official[known]
     files = f"{data.root}: {source.official_files}"
     split = splits.official(rows["group_id"], lists, val_fraction=data.val_fraction, seed=data.seed, files=files)
-    return rows.assign(split=split), quarantined
+    return rows.assign(split=split), quarantined, notes
+
+
+def _groups(source: Source, data: Data, paths: pd.Series, own: pd.Series) -> tuple[pd.Series, pd.Series, list[str]]:
+    """Groups with those of groups.csv joined, the group of each image there, and what the user should know of it."""
+    file = data.splits / splits.GROUPS_FILE
+    find = _FIND.format(format=data.format, root=data.root, splits=data.splits)
+    if not file.is_file():
+        if source.copies:
+            raise UserError(f"{data.root}: holds augmented copies of its pictures, and nothing says of which; {find}")
+        return own, pd.Series(None, index=own.index, dtype="str"), []
+    table = splits.read_groups(file)
+    spelt = paths.map(splits.compose)
+    listed = spelt.map(table)
+    if source.copies and listed.isna().any():
+        missing = paths[listed.isna()]
+        raise UserError(f"{file}: {len(missing)} images are not in it, the first {missing.iloc[0]}; {find}")
+    there = set(spelt) | {splits.compose(path) for path, _ in source.quarantined}
+    unused = [path for path in table.index if path not in there]
+    # who has copies has no patients that a listed group could be taken for
+    groups = listed if source.copies else splits.merge_groups(own, paths, table)
+    return groups, listed, _unused(file, unused, len(table), "path")
+
+
+def _unused(file: Path, names: list[str], total: int, column: str) -> list[str]:
+    """What to say of names in the user's own table that mean nothing here; an error where none does."""
+    if not names:
+        return []
+    text = f"{file}: {len(names):,} of {total:,} names in column {column!r} are not in the data set: {names[0]}"
+    if len(names) == total:
+        raise UserError(f"{text}; write them as medistill check --write-splits does")
+    return [text + (" ..." if len(names) > 1 else "")]
 
 
 def _decode_masks(rows: pd.DataFrame, data: Data, cache: Path, executor: Executor | None) -> Frames:
@@ -187,13 +244,16 @@ def _limit(quarantined: list[tuple[str, str]], entries: int, data: Data, cache: 
     """Stop where more is left out than the settings allow."""
     if len(quarantined) <= quarantine_limit(data.max_quarantined, entries):
         return
+    what = f"{len(quarantined)} of {entries} entries cannot be used, more than data.max_quarantined"
+    raise UserError(f"{data.root}: {what} ({data.max_quarantined:g}) allows; {_list_left_out(quarantined, cache)}")
+
+
+def _list_left_out(quarantined: list[tuple[str, str]], cache: Path) -> str:
+    """Write what is left out to the cache, and name the first of it."""
     listing = cache / "quarantine.csv"
     _write_quarantine(listing, quarantined)
     path, reason = min(quarantined)
-    raise UserError(
-        f"{data.root}: {len(quarantined)} of {entries} entries cannot be used, more than data.max_quarantined"
-        f" ({data.max_quarantined:g}) allows; the first: {path}: {reason}; all: {listing}"
-    )
+    return f"the first: {path}: {reason}; all: {listing}"
 
 
 def quarantine_limit(share: float, entries: int) -> int:

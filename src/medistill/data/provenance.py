@@ -1,8 +1,9 @@
 """What a model has been trained on, without its ids: enough to refuse a test of what it has seen.
 
-`train_ids.npz` lies beside a model's weights: `groups` and `images`, uint64 each, sorted and unique. A group is hashed
-together with the data set's format, since patient 13 of one data set is not patient 13 of another; an image is its
-ingested pixels.
+`train_ids.npz` lies beside a model's weights: `groups` and `images`, uint64 each, sorted and unique. A group is a
+patient, or where there is none the picture an image was made from, and what groups.csv joined them to: that table may
+grow, and a patient stays who she is. It is hashed together with the data set, since patient 13 of one is not patient 13
+of another. An image is its ingested pixels.
 """
 
 import hashlib
@@ -15,8 +16,13 @@ import pandas as pd
 
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
+from medistill.text import counted
 
 FILE = "train_ids.npz"
+
+
+_ANY_DATA = ("csv", "folder")
+"""Formats that many data sets have, whose ids say something only together with the data set's name."""
 
 
 class TrainIds(NamedTuple):
@@ -31,12 +37,23 @@ class TrainIds(NamedTuple):
 
 
 def ids_of(dataset: Dataset, split: str) -> TrainIds:
-    """The ids of one split: the first eight bytes of the SHA-256 of format and group id, and of the pixels."""
+    """The ids of one split: the first eight bytes of the SHA-256 of data set and group, and of the pixels."""
     rows = dataset.split(split)
-    names = pd.unique(rows["group_id"])
-    groups = [hashlib.sha256(f"{dataset.format}\n{group}".encode()).digest()[:8] for group in names]
-    images = [bytes.fromhex(digest[:16]) for digest in pd.unique(rows["sha256"])]
-    return TrainIds(*(np.sort(np.frombuffer(b"".join(found), ">u8").astype("<u8")) for found in (groups, images)))
+    return TrainIds(np.unique(_groups(dataset, rows)), np.unique(_images(rows)))
+
+
+def _groups(dataset: Dataset, rows: pd.DataFrame) -> np.ndarray:
+    """Hashes of what each image belongs to, uint64 (N, 2): its group, and its patient or else itself."""
+    origin = dataset.format + (f"\n{dataset.name}" if dataset.format in _ANY_DATA else "")
+    person = rows["patient_id"].fillna(rows["image_id"])
+    codes, names = pd.factorize(pd.concat([rows["group_id"], person]))
+    digests = b"".join(hashlib.sha256(f"{origin}\n{name}".encode()).digest()[:8] for name in names)
+    return np.frombuffer(digests, ">u8").astype("<u8")[codes].reshape(2, -1).T
+
+
+def _images(rows: pd.DataFrame) -> np.ndarray:
+    """Hashes of images' pixels, uint64 (N,)."""
+    return np.frombuffer(bytes.fromhex("".join(digest[:16] for digest in rows["sha256"])), ">u8").astype("<u8")
 
 
 def write_ids(file: Path, ids: TrainIds) -> None:
@@ -52,11 +69,14 @@ def read_ids(file: Path) -> TrainIds:
     """
     try:
         with np.load(file, allow_pickle=False) as content:
-            return TrainIds(content["groups"], content["images"])
+            ids = TrainIds(content["groups"], content["images"])
     except FileNotFoundError:
         raise UserError(f"{file}: no such file, so nobody knows what the model has seen; train it again") from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         raise UserError(f"{file}: damaged; train the model again") from None
+    if any(part.dtype != np.uint64 or part.ndim != 1 for part in ids):
+        raise UserError(f"{file}: damaged; train the model again")
+    return ids
 
 
 class Overlap(NamedTuple):
@@ -71,11 +91,20 @@ def overlaps(ids: TrainIds, dataset: Dataset) -> list[Overlap]:
     """What of val and of test the owner of `ids` was trained on; a side of which it knows nothing is not listed."""
     found = []
     for split in ("val", "test"):
-        held_out = ids_of(dataset, split)
-        groups, images = (len(np.intersect1d(a, b)) for a, b in zip(ids, held_out, strict=True))
+        rows = dataset.split(split)
+        seen = np.isin(_groups(dataset, rows), ids.groups).any(axis=1)
+        groups, images = rows["group_id"][seen].nunique(), len(np.intersect1d(_images(rows), ids.images))
         if groups or images:
             found.append(Overlap(split, groups, images))
     return found
+
+
+def describe_overlaps(found: list[Overlap]) -> str:
+    """`3 groups and 5 images of the test side`."""
+    return " and ".join(
+        f"{counted(groups, 'group')} and {counted(images, 'image')} of the {split} side"
+        for split, groups, images in found
+    )
 
 
 def refuse_overlap(file: Path, dataset: Dataset) -> TrainIds:
@@ -87,8 +116,7 @@ def refuse_overlap(file: Path, dataset: Dataset) -> TrainIds:
     ids = read_ids(file)
     found = overlaps(ids, dataset)
     if found:
-        sides = " and ".join(
-            f"{groups} groups and {images} images of the {split} side" for split, groups, images in found
+        raise UserError(
+            f"{file}: the model was trained on {describe_overlaps(found)}; it cannot be judged there, nor teach who is"
         )
-        raise UserError(f"{file}: the model was trained on {sides}; it cannot be judged there, nor teach who is")
     return ids

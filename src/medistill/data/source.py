@@ -39,8 +39,13 @@ class Source:
         official: the data set's own split of `rows`, same index: `train`, `val`, `test`, null for an image in none;
             None where the data set has none.
         official_files: what the official split is read from, for messages.
+        unwanted: what is there but was not asked for -> how many rows or images, as `lateral views (views: frontal)`;
+            no part of `entries`.
         copies: the data set holds augmented copies of its pictures and `rows` do not say of which: `group_id` must be
             found before anything can be split.
+        unwanted: rows of the label table that the options do not ask for, such as lateral views: what they are, and how
+            many. They are no entries.
+        notes: what else the user should know of how the tables were read, a sentence each.
     """
 
     labels: list[str]
@@ -51,7 +56,11 @@ class Source:
     boxes: pd.DataFrame = field(default_factory=no_boxes)
     official: pd.Series | None = None
     official_files: str = "lists of an official split"
+    unwanted: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     copies: bool = False
+    unwanted: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def collect_labels(names: Iterable[str], where: str, *, least: int = 2) -> list[str]:

@@ -1,6 +1,7 @@
 """Which images belong together, and which side each such group is on: train, val or test; never two."""
 
 import hashlib
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,10 @@ from medistill.errors import UserError
 GROUPS_FILE = "groups.csv"
 SIDES_FILE = "sides.csv"
 
+LISTED = "listed "
+"""Stands before the name of a group that a list has joined: a list may count its groups 1, 2, 3 where the data set so
+counts its patients, and a group's name must not depend on who else is there."""
+
 
 def read_groups(file: Path) -> pd.Series:
     """Read which images belong together.
@@ -23,7 +28,7 @@ def read_groups(file: Path) -> pd.Series:
         file: columns `path` (also `file`; relative to the data set's root) and `group_id`.
 
     Returns:
-        str, group by path.
+        str, group by path; paths in Unicode's composed form (NFC).
 
     Raises:
         UserError: a column is missing, a field is empty, a path has two groups.
@@ -53,8 +58,10 @@ def read_sides(file: Path) -> pd.Series:
 
 
 def _read_map(file: Path, columns: dict[str, tuple[str, ...]]) -> pd.Series:
-    table = read_table(file, columns).drop_duplicates(list(columns))
     key, value = columns
+    table = read_table(file, columns)
+    table[key] = table[key].map(compose)
+    table = table.drop_duplicates(list(columns))
     empty = table[(table[key] == "") | (table[value] == "")]
     if len(empty):
         raise UserError(f"{file}: line {empty['line'].iloc[0]}: {key} or {value} is empty")
@@ -62,6 +69,11 @@ def _read_map(file: Path, columns: dict[str, tuple[str, ...]]) -> pd.Series:
     if len(twice):
         raise UserError(f"{file}: line {twice['line'].iloc[0]}: {twice[key].iloc[0]} has a second {value}")
     return table.set_index(key)[value]
+
+
+def compose(text: str) -> str:
+    """Text in Unicode's composed form (NFC), in which names are compared: the same one may be stored either way."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def merge_groups(groups: pd.Series, paths: pd.Series, listed: pd.Series) -> pd.Series:
@@ -73,10 +85,10 @@ def merge_groups(groups: pd.Series, paths: pd.Series, listed: pd.Series) -> pd.S
         listed: group by path, as `read_groups` gives it; paths that are not in `paths` are ignored.
 
     Returns:
-        str (N,) with the index of `groups`: where a list joins groups, the first (in order of text) listed one, with
-        `listed ` before it where that is also the name of a group that is not joined.
+        str (N,) with the index of `groups`: where an image is listed, the group's name is `LISTED` and the first (in
+        order of text) of the listed groups that are joined to it.
     """
-    other = paths.map(listed)
+    other = paths.map(compose).map(listed)
     there = other.notna()
     if not there.any():
         return groups
@@ -86,10 +98,39 @@ def merge_groups(groups: pd.Series, paths: pd.Series, listed: pd.Series) -> pd.S
     edges = coo_matrix((np.ones(len(second)), (code[there], len(names) + second)), shape=(size, size))
     _, component = connected_components(edges, directed=False)
     name_of = pd.Series(others, index=component[len(names) :]).groupby(level=0).min()
-    joined = pd.Series(component[code], index=groups.index).map(name_of)
-    # a list may count its groups 1, 2, 3 where the data set so counts its patients
-    taken = joined.isin(groups[joined.isna()])
-    return joined.where(~taken, "listed " + joined).fillna(groups).astype("str")
+    joined = LISTED + pd.Series(component[code], index=groups.index).map(name_of)
+    return joined.fillna(groups).astype("str")
+
+
+def sides_of_groups(sides: pd.Series, groups: pd.Series, *others: pd.Series) -> tuple[pd.Series, list[str]]:
+    """Which side a list fixes for each group, whatever name the list knows the group by.
+
+    Args:
+        sides: side by name, as `read_sides` gives it.
+        groups: str (N,), the group of each image.
+        others: str (N,) each, same index: other names of it (its patient, its group in a list), null where there is
+            none. A name that means several things means what comes first here.
+
+    Returns:
+        Side by group, and the names in `sides` that mean none of them.
+
+    Raises:
+        UserError: a group is fixed on two sides.
+    """
+    left = sides
+    found = [pd.DataFrame({"group": [], "name": []}, dtype="str")]
+    names_of = (groups, *others)
+    for names in (*names_of, *(names.str.removeprefix(LISTED) for names in names_of)):
+        here = names.isin(left.index)
+        found.append(pd.DataFrame({"group": groups[here], "name": names[here]}).drop_duplicates())
+        left = left.drop(names[here].unique())
+    table = pd.concat(found)
+    table["side"] = table["name"].map(sides)
+    for group, part in table.groupby("group"):
+        if part["side"].nunique() > 1:
+            told = " and ".join(f"{name} on {side}" for name, side in zip(part["name"], part["side"], strict=True))
+            raise UserError(f"{SIDES_FILE}: {told}, but they are one group, {group}; give them one side")
+    return table.drop_duplicates("group").set_index("group")["side"], left.index.tolist()
 
 
 def by_group(
@@ -192,10 +233,10 @@ def official(groups: pd.Series, lists: pd.Series, *, val_fraction: float, seed: 
     sides = lists.groupby(groups).nunique()
     torn = sides.index[sides > 1]
     if len(torn):
-        more = f" and {len(torn) - 1} more" if len(torn) > 1 else ""
+        more = f", and so are {len(torn) - 1} more" if len(torn) > 1 else ""
         found = " and ".join(side for side in SPLITS if side in set(lists[groups == torn[0]]))
         raise UserError(
-            f"{files}: patient {torn[0]}{more} is on two sides, {found}; mend the lists or set data.split: patient"
+            f"{files}: group {torn[0]} is on two sides, {found}{more}; mend the lists or set data.split: patient"
         )
     if (lists == "val").any():
         return lists.astype("str")
@@ -207,7 +248,7 @@ def require_all(split: pd.Series) -> None:
     empty = [side for side in SPLITS if not (split == side).any()]
     if empty:
         raise UserError(
-            f"the {' and '.join(empty)} split is empty ({len(split)} images in all);"
+            f"no image on the side {' and '.join(empty)} (of {len(split)} in all);"
             " change data.split, data.val_fraction, data.test_fraction or data.seed in params.yaml"
         )
 

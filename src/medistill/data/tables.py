@@ -1,6 +1,7 @@
 """Label tables: reading them whatever their dialect, and joining their rows with the files that are there."""
 
 import codecs
+import csv
 import gzip
 import io
 import math
@@ -9,13 +10,16 @@ import unicodedata
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from medistill.data.folders import Files, is_image_name
+from medistill.data.folders import Files
 from medistill.errors import UserError
+from medistill.text import counted
 
 _DELIMITERS = ",;\t|"
 _FLOAT_ID = r"[0-9]+\.0+"
@@ -23,31 +27,31 @@ _RUINED_ID = r"[0-9]+(\.[0-9]+)?[eE]\+[0-9]+"
 _YEARS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
-def read_table(
-    path: Path, columns: Mapping[str, tuple[str, ...]] | None = None, *, optional: Collection[str] = ()
-) -> pd.DataFrame:
-    """Read a table of text with a header; nothing in it is turned into a number or a missing value.
+def read_table(path: Path, columns: Mapping[str, tuple[str, ...]], *, optional: Collection[str] = ()) -> pd.DataFrame:
+    """Read columns of a table of text with a header; nothing in it is turned into a number or a missing value.
 
     UTF-8 or UTF-16, with or without byte order mark; separated by comma, semicolon, tab or bar, whichever the header
-    has most of; any line ends; `.gz` is unpacked. Rows may have more or fewer fields than the header.
+    has most of, or as the line `sep=;` says that spreadsheets put above it; any line ends; `.gz` is unpacked. Rows may
+    have more fields than the header; blank rows are passed over.
 
     Args:
         path: the file.
-        columns: column -> other spellings of it. They are found whatever their case, blanks and signs, and only they
-            are returned, in this order; without it all columns are returned as they are named.
+        columns: column -> other spellings of it, in the order in which they are returned. A name is found as it is,
+            else whatever its case, blanks and signs.
         optional: those of `columns` that may be missing; they are then empty.
 
     Returns:
-        str columns, stripped of blanks, empty where a row has no such field; and `line`, int, the line of the file in
-        which a row begins (from 1).
+        str columns, stripped of blanks; and `line`, int, the line of the file in which a row begins (from 1).
 
     Raises:
-        UserError: the file is missing, is not such a table, has no rows, or lacks a column.
+        UserError: the file is missing, is not such a table, has no rows, lacks a column or has it twice, or a row ends
+            before one that is not optional: an empty cell may mean something, one that was cut off does not.
     """
-    text = _read_text(path)
-    header = text.lstrip("\r\n").split("\n", 1)[0]
-    delimiter = max(_DELIMITERS, key=header.count)  # the comma where none occurs
+    text, delimiter, first = _from_header_on(path)
     try:
+        reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+        header = [name.strip() for name in next(reader)]
+        begins, fields = _measure_rows(reader)
         with warnings.catch_warnings():  # rows may end in one comma more than the header; index_col=False lets them
             warnings.simplefilter("ignore", pd.errors.ParserWarning)
             raw = pd.read_csv(
@@ -58,24 +62,85 @@ def read_table(
                 sep=delimiter,
                 skip_blank_lines=False,
             )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+    except (csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"{path}: not a readable CSV file: {' '.join(str(error).split())}") from None
-    raw = raw.fillna("")
-    raw.columns = [str(name).strip() for name in raw.columns]
-    # A quoted field may hold line ends; they are looked for only where the count of lines says so
-    breaks = np.zeros(len(raw), np.int64)
-    if text.count("\n") > len(raw) + 1:
-        breaks = sum(raw[name].str.count("\n").to_numpy() for name in raw)
-    lines = 2 + np.arange(len(raw)) + np.concatenate([[0], np.cumsum(breaks)[:-1]])[: len(raw)]
-    if columns is not None:
-        found = _find_columns(path, list(raw.columns), columns, optional)
-        raw = pd.DataFrame({column: raw[name] if name else "" for column, name in found.items()}, index=raw.index)
-    table = raw.apply(lambda column: column.str.strip())
-    table["line"] = lines.astype(np.int64)
+    if len(raw) != len(begins):
+        raise UserError(f"{path}: not a readable CSV file: its quotes are not in pairs")
+    raw.columns = range(raw.shape[1])  # pandas renames a name that is there twice
+    lines = first + begins
+    places = _find_columns(path, header, columns, optional)
+    for column, place in places.items():
+        if place is not None and column not in optional:
+            _require_field(path, column, raw[fields <= place], lines[fields <= place])
+    table = pd.DataFrame({c: "" if place is None else raw[place] for c, place in places.items()}, index=raw.index)
+    table = table.apply(lambda column: column.str.strip())
+    table["line"] = lines
     table = table[(table.drop(columns="line") != "").any(axis=1)].reset_index(drop=True)
     if table.empty:
         raise UserError(f"{path}: no rows below the header")
     return table
+
+
+def read_header(path: Path) -> list[str]:
+    """Names of a table's columns, stripped of blanks; `UserError` as for `read_table`."""
+    return read_fields(path, rows=1)[0][1]
+
+
+def read_fields(path: Path, *, rows: int | None = None) -> list[tuple[int, list[str]]]:
+    """Rows of a table whose header does not say which field is which: line of the file, fields stripped of blanks.
+
+    The header comes first; blank rows are left out. Dialects and `UserError` as for `read_table`.
+
+    `rows`: read no more than these.
+    """
+    text, delimiter, first = _from_header_on(path)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+    try:
+        found = [(first - 1 + reader.line_num, [field.strip() for field in row]) for row in islice(reader, rows)]
+    except csv.Error as error:
+        raise UserError(f"{path}: not a readable CSV file: {error}") from None
+    found = [(line, row) for line, row in found if any(row)]
+    if not found:
+        raise UserError(f"{path}: not a readable CSV file: it has no header")
+    return found
+
+
+def _from_header_on(path: Path) -> tuple[str, str, int]:
+    """The text of a table from its header on, its delimiter, and the line of the file in which the header begins."""
+    text = _read_text(path)
+    table = text.lstrip("\n")
+    declared = re.match(r'"?sep=(.)"?\n', table, re.IGNORECASE)
+    if declared:
+        table = table[declared.end() :].lstrip("\n")
+    if not table:
+        raise UserError(f"{path}: not a readable CSV file: it is empty")
+    header = table.split("\n", 1)[0]
+    delimiter = declared[1] if declared else max(_DELIMITERS, key=header.count)  # the comma where none occurs
+    return table, delimiter, 1 + text.count("\n") - table.count("\n")
+
+
+def _measure_rows(reader: Any) -> tuple[np.ndarray, np.ndarray]:
+    """For each row that a `csv.reader` still has: the lines before it, the header's among them, and its fields.
+
+    pandas does not say how many fields a row has: it fills up those that are too short.
+    """
+    ends, fields = [reader.line_num], []
+    for row in reader:
+        ends.append(reader.line_num)  # a quoted field may hold line ends
+        fields.append(len(row))
+    return np.array(ends[:-1], np.int64), np.array(fields, np.int64)
+
+
+def _require_field(path: Path, column: str, short: pd.DataFrame, lines: np.ndarray) -> None:
+    """Refuse rows that end before a column, unless they are blank."""
+    told = np.zeros(len(short), bool)
+    for place in short:
+        told |= (short[place].str.strip() != "").to_numpy()
+    if told.any():
+        raise UserError(
+            f"{path}: line {lines[told.argmax()]} ends before column {column!r}: the file is cut off, or the row"
+            " lacks fields"
+        )
 
 
 def _read_text(path: Path) -> str:
@@ -101,19 +166,25 @@ def _read_text(path: Path) -> str:
 
 def _find_columns(
     path: Path, header: list[str], columns: Mapping[str, tuple[str, ...]], optional: Collection[str]
-) -> dict[str, str | None]:
-    """The name in the header of each of `columns`; None for an optional one that is not there."""
+) -> dict[str, int | None]:
+    """The place in the header of each of `columns`; None for an optional one that is not there."""
 
     def plain(name: str) -> str:
         return re.sub(r"[^a-z0-9]", "", name.lower())
 
-    known = {plain(name): name for name in reversed(header)}
-    found = {}
+    places = {}
     for column, spellings in columns.items():
-        found[column] = next((known[plain(name)] for name in (column, *spellings) if plain(name) in known), None)
-        if found[column] is None and column not in optional:
+        alike: list[int] = []
+        for name in (column, *spellings):
+            alike = alike or [place for place, found in enumerate(header) if found == name]
+            alike = alike or [place for place, found in enumerate(header) if plain(found) == plain(name)]
+        if len(alike) > 1:
+            names = " or ".join(dict.fromkeys(repr(header[place]) for place in alike))
+            raise UserError(f"{path}: {len(alike)} columns are named {names}; keep one of them")
+        if not alike and column not in optional:
             raise UserError(f"{path}: column {column!r} is missing; it has {', '.join(header)}")
-    return found
+        places[column] = alike[0] if alike else None
+    return places
 
 
 def identifiers(values: pd.Series, path: Path, column: str) -> pd.Series:
@@ -138,8 +209,17 @@ def identifiers(values: pd.Series, path: Path, column: str) -> pd.Series:
 
 def years(text: str) -> float:
     """An age in years: `58`, `58.5`, `58,5`, or as DICOM has it, `058Y`, `006M`, `010D`; NaN for anything else."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([YMWD]?)", text.upper().replace(",", "."))
+    match = re.fullmatch(r"(-?[0-9]+(?:\.[0-9]+)?)\s*([YMWD]?)", text.upper().replace(",", "."))
     return float(match[1]) * _YEARS[match[2]] if match else math.nan
+
+
+def ages(cells: pd.Series, column: str) -> tuple[pd.Series, list[str]]:
+    """A column of ages in years, float64, NaN where there is none; and a sentence on cells that are no age."""
+    found = cells.fillna("").map({text: years(text) for text in cells.fillna("").unique()}).astype("float64")
+    strange = cells[found.isna() & (cells.fillna("") != "")]
+    if strange.empty:
+        return found, []
+    return found, [f"{counted(len(strange), 'cell')} in column {column!r} without an age: {strange.iloc[0]!r}"]
 
 
 @dataclass(frozen=True)
@@ -202,10 +282,10 @@ def join_files(
         for key, reason in zip(image[left_out], reasons[left_out], strict=True)
     ]
     listed = set(image)
-    unlisted = [key for key in sorted(there - listed) if is_image_name(key)]
+    unlisted = [key for key in sorted(there - listed) if files.is_image(files.path(key))]
     unnamed = f"no row of {name} names this image"
     quarantined += [files.refused.get(key, (files.path(key), unnamed)) for key in unlisted]
-    surplus = [(path, reason) for path, reason in files.surplus if is_image_name(path)]
+    surplus = [(path, reason) for path, reason in files.surplus if files.is_image(path)]
     quarantined += surplus
     rows = table[~left_out].assign(path=path[~left_out].astype("str")).reset_index(drop=True)
     return Joined(rows, len(table) + len(unlisted) + len(surplus), quarantined)

@@ -84,11 +84,17 @@ def test_every_header_variant_is_read(tmp_path, variant):
         ("002W", 14 / 365.25),
         ("0", 0),
         ("", math.nan),
+        ("-1", -1),
         ("old", math.nan),
     ],
 )
 def test_ages_are_years(tmp_path, text, years):
     assert read(write(tmp_path, {"age": text})).rows["age"].tolist() == pytest.approx([years], nan_ok=True)
+
+
+def test_what_is_no_age_is_noted(tmp_path):
+    source = read(write(tmp_path, {"age": "old"}, {"age": "58"}, {"age": ""}))
+    assert source.notes == ["1 cell in column 'Patient Age' without an age: 'old'"]
 
 
 def test_an_image_without_a_patient_is_its_own_group_and_blanks_are_unknown(tmp_path):
@@ -235,6 +241,27 @@ def test_boxes_are_fractions_of_the_release_frame(tmp_path, end):
     ]
 
 
+@pytest.mark.parametrize("first", ["", "sep=;\n"])
+def test_boxes_in_another_dialect(tmp_path, first):
+    """As a spreadsheet saves them where the comma is decimal."""
+    write(tmp_path, {}, {})
+    text = f"{first}{BOXES.replace(',', ';')}\r\n00000001_000.png;Mass;256;512,5;128;64;;;\r\n"
+    (tmp_path / "BBox_List_2017.csv").write_text(text, encoding="utf-16")
+    boxes = read(tmp_path).boxes
+    assert boxes[["x", "y", "w", "h"]].to_numpy().tolist() == [[0.25, 512.5 / 1024, 0.125, 0.0625]]
+
+
+def test_boxes_may_reach_beyond_the_image_and_be_of_images_that_are_not_there(tmp_path):
+    write(tmp_path, {}, {})
+    lines = [BOXES, "00000001_000.png,Mass,-10,1000,5000,50"]
+    (tmp_path / "BBox_List_2017.csv").write_text("\n".join(lines))
+    assert read(tmp_path).boxes[["x", "w"]].to_numpy().tolist() == [[-10 / 1024, 5000 / 1024]]
+    (tmp_path / "images/00000001_000.png").unlink()
+    assert read(tmp_path).boxes.empty  # the full list beside a part of the images
+    (tmp_path / "BBox_List_2017.csv").write_text(BOXES)
+    assert read(tmp_path).boxes.empty
+
+
 def test_no_box_file_means_no_boxes(tmp_path):
     boxes = read(write(tmp_path, {})).boxes
     assert boxes.empty
@@ -244,12 +271,17 @@ def test_no_box_file_means_no_boxes(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"{BOXES}\na.png,Cough,1,2,3,4", r"row 1 \(line 2, a.png\): unknown label 'Cough'"),
-        (f"{BOXES}\na.png,Mass,1,2,3,4\nb.png,Mass,1,two,3,4", r"row 2 \(line 3, b.png\): x, y, w, h must be numbers"),
+        (f"{BOXES}\na.png,Cough,1,2,3,4", r"line 2 \(a.png\): unknown label 'Cough'"),
+        (f"{BOXES}\na.png,Mass,1,2,3,4\nb.png,Mass,1,two,3,4", r"line 3 \(b.png\): x, y, w, h must be numbers"),
         (f"{BOXES}\na.png,Mass,1,2,0,4", "w and h positive"),
         (f"{BOXES}\na.png,Mass,1,2,3", "must be numbers"),
         ("Image Index,Label,Bbox [x,y,w,h]\na.png,Mass,1,2,3,4", "column 'Finding Label' is missing"),
-        ("", "column 'Image Index' is missing"),
+        ("Image\na.png", "column 'Image Index' is missing"),
+        ("", "not a readable CSV file"),
+        (f"{BOXES}\n\na.png,Mass,1,2,nan,4", r"line 3 \(a.png\): x, y, w, h must be numbers"),
+        (f"{BOXES}\na.png,Mass,1024,2,3,4", r"line 2 \(a.png\): the box 1024, 2, 3, 4 lies outside of the image, 1024"),
+        (f"{BOXES}\na.png,Mass,-3,2,3,4", "the box -3, 2, 3, 4 lies outside of the image"),
+        (f"{BOXES}\na.png,Mass,1,2,3,4\nb.png,Mass,1,2,3,4", "none of its images is in the label table; .* a.png"),
     ],
 )
 def test_a_bad_box_file_is_named_with_its_row(tmp_path, text, message):
@@ -327,6 +359,6 @@ def test_patients_that_became_floats_are_themselves_again(tmp_path):
 
 def test_a_box_file_in_another_encoding_is_named(tmp_path):
     write(tmp_path, {})
-    (tmp_path / "BBox_List_2017.csv").write_bytes(b"\xff\xfeI\x00")
-    with pytest.raises(UserError, match=r"BBox_List_2017\.csv: not valid UTF-8"):
+    (tmp_path / "BBox_List_2017.csv").write_bytes(f"{BOXES}\n\xe4.png".encode("latin-1"))
+    with pytest.raises(UserError, match=r"BBox_List_2017\.csv: line 2 is not valid UTF-8"):
         read(tmp_path)

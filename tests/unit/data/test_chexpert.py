@@ -85,7 +85,10 @@ def test_every_label_has_its_own_policy(tmp_path):
     ("options", "message"),
     [
         ({"uncertainty": "maybe"}, r"uncertainty\.default: input should be 'ones', 'zeros' or 'ignore'"),
-        ({"uncertainty": {"Effusion": "ones"}}, r"uncertainty\.Effusion.*'Pleural Effusion'"),
+        (
+            {"uncertainty": {"Effusion": "ones"}},
+            "uncertainty: 'Effusion' is no label; known are No Finding, .*, Pleural Effusion, .* and default$",
+        ),
         ({"uncertainty": {"Edema": -1}}, r"uncertainty\.Edema: input should be 'ones'"),
         ({"blank": "ones"}, "blank: input should be 'zeros' or 'ignore'"),
         ({"views": "lateral"}, "views: input should be 'frontal' or 'all'"),
@@ -189,6 +192,17 @@ def test_laterals_are_no_entries_unless_asked_for(tmp_path):
     # neither the row nor the file of a lateral image that is not asked for is an entry
     assert (frontal.entries, frontal.quarantined) == (5, [])
     assert (every.entries, every.quarantined) == (6, [])
+    assert (frontal.unwanted, every.unwanted) == ({"lateral views (views: frontal)": 1}, {})
+
+
+def test_a_table_that_is_cut_off_is_refused(tmp_path):
+    """Its last row would have blanks, and a blank counts as 0: the finding is certainly absent."""
+    write_chexpert_table(tmp_path, [chexpert_row(ONE), chexpert_row(LATERAL, Support_Devices="1.0")])
+    text = (tmp_path / "train.csv").read_text()
+    for cut, column in ((5, "Support Devices"), (7, "Pleural Other")):
+        (tmp_path / "train.csv").write_text(text[:-cut])
+        with pytest.raises(UserError, match=rf"train\.csv: line 3 ends before column '({column})"):
+            read(tmp_path)
 
 
 def test_a_missing_lateral_is_missed_only_if_asked_for(tmp_path):
@@ -279,7 +293,7 @@ def test_a_patient_in_two_tables_is_named(tmp_path):
     write_chexpert_table(tmp_path, [chexpert_row(ONE)])
     write_chexpert_table(tmp_path, [chexpert_row(ONE.replace("train", "valid"))], name="valid.csv")
     source = read(tmp_path)
-    with pytest.raises(UserError, match=r"train\.csv and valid\.csv: patient patient00001 is on two sides"):
+    with pytest.raises(UserError, match=r"train\.csv and valid\.csv: group patient00001 is on two sides"):
         splits.official(source.rows["group_id"], source.official, val_fraction=0.1, seed=0, files=source.official_files)
 
 

@@ -109,17 +109,44 @@ def test_of_two_pictures_of_one_name_the_identical_one_gives_its_mask(root):
     assert masks["Test/COVID-19/images/test_1.png"] == f"{INFECTION}/Val/COVID-19/infection masks/test_1.png"
 
 
-def test_a_missing_mask_is_null_and_the_image_stays(root):
-    (root / INFECTION / "Train/COVID-19/infection masks/train_0.png").unlink()
-    shutil.rmtree(root / INFECTION / "Train/Normal/infection masks")
+def test_an_image_whose_mask_is_lost_is_left_out(root):
+    lost = "Train/COVID-19/infection masks/train_0.png"
+    (root / INFECTION / lost).unlink()
+    shutil.rmtree(root / INFECTION / "Train/Normal/infection masks")  # nothing is infected there
+    shutil.rmtree(root / INFECTION / "Val/COVID-19/infection masks")
     source = read(root, part="infection")
     assert source.entries == 18
+    reason = f"its mask is missing: {INFECTION}/"
+    assert dict(source.quarantined) == {
+        f"{INFECTION}/Train/COVID-19/images/train_0.png": reason + lost,
+        **{
+            f"{INFECTION}/Val/COVID-19/images/{name}": f"{reason}Val/COVID-19/infection masks/{name}"
+            for name in ("test_0.png", "test_1.png")
+        },
+    }
     assert set(source.rows["image_id"][source.rows["mask"].isna()]) == {
-        "Train/COVID-19/images/train_0.png",
         "Train/Normal/images/train_0.png",
         "Train/Normal/images/train_1.png",
     }
-    assert read(root).rows["mask"].notna().sum() == 18 - 3
+    whole = read(root)  # most images of the lung part have none
+    assert (len(whole.rows), whole.rows["mask"].notna().sum(), whole.quarantined) == (36, 18 - 5, [])
+
+
+@pytest.mark.parametrize("part", ["lung", "infection"])
+def test_a_mask_without_an_image_is_told(root, part):
+    write_mask(root / INFECTION / "Val/Non-COVID/infection masks/orphan.png", (0, 0, 9, 9))
+    (root / INFECTION / "Val/Non-COVID/infection masks/Thumbs.db").touch()
+    source = read(root, part=part)
+    orphan = f"{INFECTION}/Val/Non-COVID/infection masks/orphan.png"
+    assert source.quarantined == [(orphan, "an infection mask without an image")]
+    assert len(source.rows) == (36 if part == "lung" else 18)
+
+
+def test_images_of_the_part_that_is_not_asked_for_are_counted(root):
+    assert read(root, part="infection").unwanted == {"images of Lung Segmentation Data (part: infection)": 36}
+    assert read(root, part="lung").unwanted == {}
+    shutil.rmtree(root / LUNG)
+    assert read(root, part="infection").unwanted == {}
 
 
 def test_without_the_infection_part_nothing_has_a_mask(tmp_path):

@@ -301,9 +301,9 @@ def test_groups_and_patients_are_both_kept_together(tmp_path):
     table(tmp_path, "\n".join(["file,Mass,patient,family", *rows]), *(f"{name}.png" for name in "abcdefg"))
     rows = read(tmp_path, labels=["Mass"], patient="patient", group="family").rows.set_index("path")
     assert rows["group_id"].to_dict() == {
-        **dict.fromkeys(("a.png", "b.png", "c.png"), "f1"),
+        **dict.fromkeys(("a.png", "b.png", "c.png"), "listed f1"),
         **dict.fromkeys(("d.png", "e.png"), "p3"),
-        "f.png": "f2",
+        "f.png": "listed f2",
         "g.png": "g.png",
     }
     assert rows["patient_id"].fillna("").tolist() == ["p1", "p1", "p2", "p3", "p3", "", ""]
@@ -355,6 +355,12 @@ def test_sides_of_a_column(tmp_path):
             r"table\.csv: data\.options\.patient names the column 'id', which is not",
         ),
         ({"labels": ["Mass"], "path": "line"}, r"data\.options\.path names the column 'line', which is not there"),
+        (
+            {"labels": ["Mass"], "patient": False},
+            r"options: patient: no, yes, .* are no text in YAML; put the name in quotes$",
+        ),
+        ({"labels": [True, "Mass"]}, r"options: labels: no, yes, .* are no text in YAML; put the name in quotes$"),
+        ({"labels": "Mass", "separator": "|", "negative": "M"}, "negative: input should be a valid list$"),
         ({"labels": ["Mass"], "images": "png"}, r"png: no such folder; set data\.options\.images"),
         ({"labels": ["Mass"], "images": ".."}, r"lies outside of data\.root; set data\.options\.images"),
         ({"labels": ["Mass"], "table": "../other.csv"}, r"lies outside of data\.root; set data\.options\.table"),
@@ -366,6 +372,39 @@ def test_a_wrong_option_is_named_in_one_line(tmp_path, options, message):
     with pytest.raises(UserError, match=message) as error:
         read(tmp_path / "root", **options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "options", "message"),
+    [
+        ("file,Mass,Mass", "a.png,1,0", {}, "2 columns are named 'Mass'; keep one of them"),
+        (
+            "file,Mass,line",
+            "a.png,1,0",
+            {"patient": "line"},
+            r"data\.options\.patient: a column cannot be called 'line'",
+        ),
+        ("file,note,Mass", "a.png,x", {}, "line 3 ends before column 'Mass': the file is cut off"),
+    ],
+)
+def test_columns_that_cannot_be_told(tmp_path, header, row, options, message):
+    root = table(tmp_path / "root", f"{header}\nb.png,1,1\n{row}\n", "a.png", "b.png")
+    with pytest.raises(UserError, match=message):
+        read(root, labels=["Mass"], **options)
+
+
+def test_columns_that_are_not_asked_for_may_be_short_double_or_named_line(tmp_path):
+    root = table(tmp_path / "root", "file,Mass,line,note,note\na.png,1,77\nb.png,0,78,x,y\n", "a.png", "b.png")
+    assert targets(read(root, labels=["Mass"])) == [[1], [0]]
+
+
+def test_dicom_files_without_a_suffix_are_found_and_missed(tmp_path):
+    root = table(tmp_path / "root", "file,Mass\nIM0001,1\n1.2.840.7,0\n")
+    for name in ("IM0001", "1.2.840.7", "1.2.840.8"):
+        (root / name).write_bytes(b"\0" * 128 + b"DICM")
+    source = read(root, labels=["Mass"])
+    assert sorted(source.rows["path"]) == ["1.2.840.7", "IM0001"]
+    assert source.quarantined == [("1.2.840.8", "no row of table.csv names this image")]
 
 
 def test_the_table_must_be_clear(tmp_path):

@@ -69,7 +69,9 @@ def test_groups_from_a_list_keep_a_person_on_one_side(tmp_path):
     (splits / "groups.csv").write_text("path,group_id\n" + "".join(f"{p},{g}\n" for p, g in person.items()))
     ingest(settings("folder", root, splits=splits), tmp_path / "out", tmp_path / "cache")
     manifest = Dataset.open(tmp_path / "out").manifest
-    assert dict(zip(manifest["path"], manifest["group_id"], strict=True)) == person
+    assert dict(zip(manifest["path"], manifest["group_id"], strict=True)) == {
+        path: f"listed {name}" for path, name in person.items()
+    }
     assert manifest["group_id"].nunique() == 12
     assert manifest.groupby("group_id")["split"].nunique().eq(1).all()
 
@@ -180,6 +182,28 @@ def test_a_folder_without_classes_says_so(tmp_path, write, message):
     write(root)
     with pytest.raises(UserError, match=message):
         read(root)
+
+
+def test_a_class_that_is_a_link_says_so(tmp_path):
+    root = tmp_path / "xrays"
+    write_folder(root, classes=("NORMAL", ".store"), images_each=1)
+    (root / "TB").symlink_to(root / ".store")
+    with pytest.raises(UserError, match="TB: is a link to a folder; put the folder itself there"):
+        read(root)
+
+
+def test_images_of_every_format_and_nameless_dicom_are_images(tmp_path):
+    write_folder(tmp_path, images_each=1)
+    names = ("a.jfif", "b.JPE", "c.pgm", "d.j2k")
+    for name in names:
+        (tmp_path / "NORMAL" / name).touch()
+    (tmp_path / "PNEUMONIA/IM0001").write_bytes(b"\0" * 128 + b"DICM")
+    (tmp_path / "PNEUMONIA/checksums").write_bytes(b"\0" * 200)
+    classes = classes_of(read(tmp_path))
+    assert {path: label for path, label in classes.items() if not path.endswith(".png")} == {
+        **{f"NORMAL/{name}": "NORMAL" for name in names},
+        "PNEUMONIA/IM0001": "PNEUMONIA",
+    }
 
 
 def test_a_class_that_one_side_lacks_is_no_mistake(tmp_path):

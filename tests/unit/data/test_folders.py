@@ -4,8 +4,10 @@ import os
 import unicodedata
 
 import pytest
+from PIL import Image
 
-from medistill.data.folders import Files, find_files, is_image_name, list_images
+from medistill import images
+from medistill.data.folders import IMAGE_SUFFIXES, Files, find_files, is_image_name, list_images, require_folder
 from medistill.errors import UserError
 
 
@@ -36,13 +38,11 @@ def test_links_lead_nowhere_outside(root, tmp_path):
     (tmp_path / "secret.png").write_text("secret")
     (root / "a" / "out.png").symlink_to(tmp_path / "secret.png")
     (root / "a" / "in.png").symlink_to(root / "b" / "1.png")
-    (root / "a" / "loop").symlink_to(root)
     (root / "a" / "broken.png").symlink_to(root / "nowhere.png")
     files = find_files(root, ["."], recursive=True)
     outside = "is a link that leads out of the data set's folder"
     assert files.refused == {"a/out.png": ("a/out.png", outside)}
     assert {"a/in.png", "a/broken.png"} <= set(files.usable)  # the latter is reported when it is read
-    assert not [path for path in files.usable if path.startswith("a/loop")]
 
 
 def test_a_folder_that_leads_out_is_an_error(root, tmp_path):
@@ -55,6 +55,35 @@ def test_a_folder_that_leads_out_is_an_error(root, tmp_path):
     (root / "a" / "d").symlink_to(tmp_path / "outside")  # what lies there would vanish without a word
     with pytest.raises(UserError, match="a/d: is a link that leads out of"):
         find_files(root, ["a"], recursive=True)
+
+
+def test_a_link_to_a_folder_inside_is_an_error_too(root):
+    """Not followed, it would lose images without a word; followed, it could read them twice, or for ever."""
+    (root / "a" / ".loop").symlink_to(root)  # hidden ones are passed over, as folders are
+    (root / "c").symlink_to(root / "a")
+    assert set(find_files(root, ["c"]).usable) == {"c/1.png", "c/2.png"}  # named, it may be a link
+    assert set(find_files(root, ["a"], recursive=True).usable) == {"a/1.png", "a/2.png", "a/deep/3.png"}
+    with pytest.raises(UserError, match="root/c: is a link to a folder; put the folder itself there, or remove the"):
+        find_files(root, ["."], recursive=True)
+
+
+def test_a_folder_that_must_not_be_read_is_named(tmp_path_factory):
+    root = tmp_path_factory.mktemp("locked")
+    (root / "a" / "deep").mkdir(parents=True)
+    (root / "a" / "deep").chmod(0)
+    user = os.geteuid()
+    for folder in (root, root.parent, root.parent.parent) if user == 0 else ():
+        folder.chmod(0o755)
+    try:
+        if user == 0:  # who may read everything
+            os.seteuid(65534)
+        with pytest.raises(UserError, match="locked0/a/deep: the folder cannot be read: Permission denied"):
+            find_files(root, ["."], recursive=True)
+        with pytest.raises(UserError, match="a/deep: the folder cannot be read: Permission denied"):
+            require_folder(root / "a" / "deep")
+    finally:
+        os.seteuid(user)
+        (root / "a" / "deep").chmod(0o700)
 
 
 def test_names_that_are_no_text_are_refused_and_can_be_written_down(root):
@@ -76,6 +105,32 @@ def test_both_forms_of_a_name_have_one_key_and_keep_their_path(root, form):
 def test_what_looks_like_an_image():
     names = ["x.PNG", "x.jpeg", "x.dcm", "x.dicom", "x.tif", "Thumbs.db", "x.csv", "x", ".png"]
     assert [is_image_name(name) for name in names] == [True] * 5 + [False] * 4
+    Image.init()
+    assert {end for end, kind in Image.registered_extensions().items() if kind in images.FORMATS} <= IMAGE_SUFFIXES
+
+
+@pytest.mark.parametrize("name", ["IM0001", "1.2.840.99", "image.ima", "x.dcm"])
+def test_dicom_is_known_by_its_content(root, name):
+    (root / "a" / name).write_bytes(b"\0" * 128 + b"DICM and more")
+    (root / "a" / "late").write_bytes(b"\0" * 129 + b"DICM")
+    (root / "a" / "short").write_bytes(b"DICM")
+    (root / "a" / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM, a table of contents")
+    os.mkfifo(root / "a" / "pipe")  # to read it would wait for ever
+    files = find_files(root, ["."], recursive=True)
+    assert files.is_image(f"a/{name}")
+    usable, others = list_images(files)
+    assert set(usable) == {"a/1.png", "a/2.png", "a/deep/3.png", "b/1.png", f"a/{name}"}
+    assert others == []
+
+
+def test_dicom_of_one_name_or_of_no_text_is_not_lost(root, tmp_path):
+    content = b"\0" * 128 + b"DICM"
+    for folder in ("a", "b"):
+        (root / folder / "IM0001").write_bytes(content)
+    (root / "a" / os.fsdecode(b"M\xfcller")).write_bytes(content)
+    usable, others = list_images(find_files(root, ["a", "b"], by="name"))
+    assert usable["IM0001"] == "a/IM0001"
+    assert {path for path, _ in others} == {"b/1.png", "b/IM0001", "a/M\\xfcller"}
 
 
 def test_hidden_folders_below_are_not_entered(root):

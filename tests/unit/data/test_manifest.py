@@ -220,20 +220,20 @@ def test_a_patient_on_two_sides_is_named(nih, tmp_path):
     (nih / "test_list.txt").write_text("\n".join(others))
     with (nih / "train_val_list.txt").open("a") as stream:
         stream.write("\n" + first)
-    with pytest.raises(UserError, match=r"train_val_list.txt and test_list.txt: patient 21 is on two sides"):
+    with pytest.raises(UserError, match=r"train_val_list.txt and test_list.txt: group 21 is on two sides"):
         run(nih, tmp_path)
 
 
 def test_an_empty_split_is_named(nih, tmp_path):
     (nih / "test_list.txt").write_text("")
-    with pytest.raises(UserError, match="the test split is empty"):
+    with pytest.raises(UserError, match=r"no image on the side test"):
         run(nih, tmp_path, max_quarantined=1)
 
 
 def test_a_split_that_quarantine_empties_is_named(nih, tmp_path):
     for name in (nih / "test_list.txt").read_text().split():
         (nih / "images" / name).write_text("not an image")
-    with pytest.raises(UserError, match=r"the test split is empty \(40 images in all\)"):
+    with pytest.raises(UserError, match=r"no image on the side test \(of 40 in all\)"):
         run(nih, tmp_path, max_quarantined=0.5)
 
 
@@ -281,7 +281,7 @@ def test_listed_groups_are_joined_before_anything_is_split(nih, tmp_path):
     patients = after.loc[apart, "patient_id"]
     joined = after["patient_id"].isin(patients)
     assert joined.sum() == 24  # the other image of each of the twelve patients comes along
-    assert set(after["group_id"][joined]) == {"same picture"}
+    assert set(after["group_id"][joined]) == {"listed same picture"}
     assert after["split"][joined].nunique() == 1
     assert after.loc[~joined, "split"].equals(before.loc[~joined, "split"])
 
@@ -290,7 +290,7 @@ def test_listed_groups_that_tear_the_official_lists_are_named(nih, tmp_path):
     folder = write_splits(
         tmp_path, "groups.csv", "path,group_id\nimages/00000001_000.png,x\nimages/00000030_000.png,x\n"
     )
-    with pytest.raises(UserError, match="x is on two sides, train and test"):
+    with pytest.raises(UserError, match="group listed x is on two sides, train and test"):
         run(nih, tmp_path, splits=folder)
 
 

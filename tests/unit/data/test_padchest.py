@@ -205,6 +205,8 @@ def test_projections_are_views_and_what_is_not_asked_for_is_no_entry(tmp_path):
     assert every.rows["view"].tolist() == ["PA", "AP", "AP", "L"]
     assert (frontal.entries, frontal.quarantined) == (3, [])
     assert (every.entries, every.quarantined) == (4, [])
+    ribs = {"views of the ribs, and images marked exclude": 2}
+    assert (frontal.unwanted, every.unwanted) == ({"lateral views (views: frontal)": 1} | ribs, ribs)
     for image in ("d.png", "e.png", "f.png"):
         (root / "0" / image).unlink()
     assert read(root).quarantined == []
@@ -224,6 +226,7 @@ def test_excluded_images_are_no_entries(tmp_path):
     source = read(write(tmp_path, "['exclude']", "['pneumonia']", "['Exclude', 'unchanged']"))
     assert source.rows["image_id"].tolist() == ["b.png"]
     assert (source.entries, source.quarantined) == (1, [])
+    assert source.unwanted == {"views of the ribs, and images marked exclude": 2}
 
 
 def test_an_image_that_one_row_excludes_and_another_does_not_contradicts_itself(tmp_path):

@@ -41,7 +41,7 @@ def test_groups_and_images_of_each_side_are_counted(tiny_dataset, tmp_path):
     file = tmp_path / provenance.FILE
     write_ids(file, ids_of(tiny_dataset, "train") | seen)
     assert overlaps(read_ids(file), tiny_dataset) == [("val", 0, 1), ("test", 3, 5)]
-    text = "trained on 0 groups and 1 images of the val side and 3 groups and 5 images of the test side"
+    text = "trained on 0 groups and 1 image of the val side and 3 groups and 5 images of the test side"
     with pytest.raises(UserError, match=re.escape(f"{file}: the model was {text}")):
         refuse_overlap(file, tiny_dataset)
 
@@ -53,8 +53,31 @@ def test_patients_of_another_data_set_are_others(tiny_dataset):
     assert overlaps(pixels_apart, tiny_dataset) == []
 
 
+def test_hospitals_count_their_patients_alike(tiny_dataset):
+    here = Dataset(**(vars(tiny_dataset) | {"format": "csv", "name": "here"}))
+    there = Dataset(**(vars(here) | {"name": "there"}))
+    pixels_apart = ids_of(here, "test")._replace(images=np.array([], np.uint64))
+    assert overlaps(pixels_apart, there) == []
+    assert overlaps(pixels_apart, here) == [("test", len(pixels_apart.groups), 0)]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_patient_is_found_whatever_groups_she_was_joined_to(tiny_dataset, known):
+    """groups.csv was added after the model was trained, and images are of another size: neither hash is the same."""
+    manifest = tiny_dataset.manifest
+    if not known:  # no patients: the images themselves
+        manifest = manifest.assign(patient_id=None, group_id=manifest["image_id"])
+    before = Dataset(**(vars(tiny_dataset) | {"manifest": manifest}))
+    joined = manifest.assign(group_id="listed 1", sha256=manifest["sha256"].str[::-1])
+    joined.loc[joined["split"] == "test", "group_id"] = "listed 2"
+    after = Dataset(**(vars(tiny_dataset) | {"manifest": joined}))
+    assert overlaps(ids_of(before, "test"), after) == [("test", 1, 0)]
+    assert overlaps(ids_of(before, "train"), after) == []
+
+
 def test_the_same_pixels_are_found_under_other_names(tiny_dataset):
-    renamed = tiny_dataset.manifest.assign(group_id="x" + tiny_dataset.manifest["group_id"].astype(str))
+    manifest = tiny_dataset.manifest
+    renamed = manifest.assign(group_id="x" + manifest["group_id"], patient_id="x" + manifest["patient_id"])
     other = Dataset(**(vars(tiny_dataset) | {"manifest": renamed}))
     images = tiny_dataset.split("test")["sha256"].nunique()
     assert overlaps(ids_of(other, "test"), tiny_dataset) == [("test", 0, images)]

@@ -65,13 +65,13 @@ def test_official_keeps_the_test_side_and_carves_validation_by_group():
 
 def test_a_patient_whom_the_lists_tear_apart_is_named():
     groups = pd.Series(["7", "8", "8"])
-    with pytest.raises(UserError, match=r"the lists: patient 8 is on two sides"):
+    with pytest.raises(UserError, match=r"the lists: group 8 is on two sides, train and test; mend"):
         official(groups, pd.Series(["train", "train", "test"]))
 
 
 def test_an_empty_side_is_named():
     splits.require_all(pd.Series(["train", "val", "test"]))
-    with pytest.raises(UserError, match=r"the val and test split is empty \(2 images in all\)"):
+    with pytest.raises(UserError, match=r"no image on the side val and test \(of 2 in all\)"):
         splits.require_all(pd.Series(["train", "train"]))
 
 
@@ -86,7 +86,7 @@ def test_listed_groups_join_and_never_part_what_belonged_together():
     listed = pd.Series({"b": "x", "c": "x", "f": "z", "gone": "y", "d": "y"})
     merged = splits.merge_groups(groups, paths, listed)
     # b and c are listed as one, so all of p1 and p2 are; e belongs to f by its patient
-    assert merged.tolist() == ["x", "x", "x", "y", "z", "z"]
+    assert merged.tolist() == ["listed x"] * 3 + ["listed y"] + ["listed z"] * 2
     assert splits.merge_groups(groups, paths, pd.Series({"gone": "y"}, dtype="str")).equals(groups)
 
 
@@ -95,7 +95,7 @@ def test_chains_of_groups_are_one_and_the_order_does_not_matter():
     groups = pd.Series(["p0", "p0", "p1", "p1", "p2", "p2", "p3", "p3"])
     listed = pd.Series({"i1": "b", "i2": "b", "i3": "a", "i4": "a"})
     merged = splits.merge_groups(groups, paths, listed)
-    assert merged.tolist() == ["a"] * 6 + ["p3"] * 2
+    assert merged.tolist() == ["listed a"] * 6 + ["p3"] * 2
     order = groups.sample(frac=1, random_state=1).index
     shuffled = splits.merge_groups(groups[order], paths[order], listed[::-1])
     assert shuffled.sort_index().tolist() == merged.tolist()
@@ -106,6 +106,39 @@ def test_a_group_name_in_the_list_may_also_be_a_patients():
         pd.Series(["1", "2", "3"]), pd.Series(["a", "b", "c"]), pd.Series({"b": "1", "c": "1"})
     )
     assert merged.tolist() == ["1", "listed 1", "listed 1"]
+
+
+def test_a_listed_groups_name_does_not_depend_on_who_else_is_there():
+    groups, paths = pd.Series(["1", "2"]), pd.Series(["a", "b"])
+    listed = pd.Series({"a": "3", "b": "3"})
+    before = splits.merge_groups(groups, paths, listed)
+    more = splits.merge_groups(pd.Series(["1", "2", "3"]), pd.Series(["a", "b", "c"]), listed)
+    assert more.tolist() == [*before, "3"]
+
+
+def test_names_are_the_same_however_unicode_spells_them(tmp_path):
+    file = table(tmp_path, "path,group_id\nr\u00e9.png,g\nz.png,g\n")
+    paths = pd.Series(["re\u0301.png", "z.png"])  # as a Mac stores it
+    merged = splits.merge_groups(pd.Series(["1", "2"]), paths, splits.read_groups(file))
+    assert merged.tolist() == ["listed g"] * 2
+
+
+def test_a_side_holds_for_a_group_by_any_of_its_names():
+    own = pd.Series(["1", "1", "2", "3", "4"])
+    listed = pd.Series(["g", None, "g", None, "1"])  # a list may name a group as the data set names a patient
+    groups = pd.Series(["listed g", "listed g", "listed g", "3", "listed 1"])
+
+    def resolve(**named):
+        fixed, unused = splits.sides_of_groups(pd.Series(named), groups, own, listed)
+        return fixed.to_dict(), unused
+
+    assert resolve(**{"2": "test", "3": "val", "9": "train"}) == ({"listed g": "test", "3": "val"}, ["9"])
+    assert resolve(**{"g": "test", "2": "test"}) == ({"listed g": "test"}, [])
+    assert resolve(**{"listed g": "val"}) == ({"listed g": "val"}, [])
+    assert resolve(**{"1": "test"}) == ({"listed g": "test"}, [])  # the patient, as before there was a list
+    assert resolve(**{"listed 1": "test"}) == ({"listed 1": "test"}, [])
+    with pytest.raises(UserError, match=r"sides\.csv: 2 on test and g on train, but they are one group, listed g"):
+        resolve(**{"g": "train", "2": "test"})
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from medistill.data.folders import Files
-from medistill.data.tables import identifiers, join_files, read_table
+from medistill.data.tables import identifiers, join_files, read_fields, read_header, read_table
 from medistill.errors import UserError
 
+COLUMNS = {"image": (), "patient": (), "note": ()}
 ROWS = "image,patient,note\na.png,007,1e5\nb.png,NA,\n"
 
 
@@ -34,11 +35,13 @@ def write(folder, content, name="table.csv"):
         ("quoted", b'"image","patient","note"\n"a.png","007","1e5"\n"b.png","NA",""\n'),
         ("blanks", b"image, patient ,note\n a.png , 007,1e5\nb.png,NA,\n"),
         ("comma at the end of rows", b"image,patient,note\na.png,007,1e5,\nb.png,NA,,\n"),
-        ("fields missing", b"image,patient,note\na.png,007,1e5\nb.png,NA\n"),
+        ("more columns", b"image,patient,,note,\na.png,007,x,1e5\nb.png,NA,,\n"),
     ],
 )
 def test_every_dialect_gives_the_same_text(tmp_path, name, content):
-    table = read_table(write(tmp_path, content))
+    file = write(tmp_path, content)
+    assert read_header(file)[:2] == ["image", "patient"]
+    table = read_table(file, COLUMNS)
     assert table.to_dict("list") == {
         "image": ["a.png", "b.png"],
         "patient": ["007", "NA"],  # neither a number nor missing
@@ -49,11 +52,12 @@ def test_every_dialect_gives_the_same_text(tmp_path, name, content):
 
 def test_gz_is_unpacked(tmp_path):
     file = write(tmp_path, gzip.compress(ROWS.encode()), "table.csv.gz")
-    assert read_table(file)["patient"].tolist() == ["007", "NA"]
+    assert read_table(file, COLUMNS)["patient"].tolist() == ["007", "NA"]
 
 
 def test_line_numbers_count_lines_of_the_file(tmp_path):
-    table = read_table(write(tmp_path, 'image,report\na.png,"two\nlines"\n\n,\nb.png,"three\n\nlines"\nc.png,one\n'))
+    file = write(tmp_path, 'image,report\na.png,"two\nlines"\n\n,\nb.png,"three\n\nlines"\nc.png,one\n')
+    table = read_table(file, {"image": (), "report": ()})
     assert table["image"].tolist() == ["a.png", "b.png", "c.png"]
     assert table["line"].tolist() == [2, 6, 9]  # line 5, `,`, says nothing
     assert table["report"][1] == "three\n\nlines"
@@ -69,6 +73,76 @@ def test_columns_are_found_whatever_their_spelling(tmp_path):
         UserError, match=r"table\.csv: column 'View' is missing; it has Patient-ID, IMAGE index, Patient"
     ):
         read_table(file, {"View": ()})
+
+
+def test_a_header_may_stand_below_blank_lines_and_span_lines(tmp_path):
+    table = read_table(write(tmp_path, '\n\nimage,"note of\nthe reader"\na.png,x\n'), {"image": ()})
+    assert table.to_dict("list") == {"image": ["a.png"], "line": [5]}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("first", ["sep=;", "SEP=;", '"sep=;"'])
+def test_the_first_line_that_excel_puts_there_names_the_delimiter(tmp_path, first, end):
+    rows = [first, "image;size,x,y,z", "a.png;1", "b.png;2"]  # the header has more commas than semicolons
+    file = write(tmp_path, end.join(rows))
+    assert read_header(file) == ["image", "size,x,y,z"]
+    assert read_table(file, {"image": ()}).to_dict("list") == {"image": ["a.png", "b.png"], "line": [3, 4]}
+    assert read_fields(file)[1] == (3, ["a.png", "1"])
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("image,Mass,Mass", "2 columns are named 'Mass'; keep one of them"),
+        ("image,mass,MASS", "2 columns are named 'mass' or 'MASS'; keep one of them"),
+    ],
+)
+def test_a_column_that_is_there_twice_is_refused_where_it_is_wanted(tmp_path, header, message):
+    file = write(tmp_path, f"{header}\na.png,1,0\n")
+    with pytest.raises(UserError, match=rf"table\.csv: {message}"):
+        read_table(file, {"image": (), "Mass": ()})
+    assert read_table(file, {"image": ()})["image"].tolist() == ["a.png"]
+
+
+def test_a_name_as_it_is_goes_before_one_that_is_alike(tmp_path):
+    file = write(tmp_path, "mass,Mass,Mass.1\n1,2,3\n")
+    assert read_table(file, {"Mass": (), "Mass.1": ()}).iloc[0].tolist() == ["2", "3", 2]
+
+
+@pytest.mark.parametrize(
+    ("last", "line"),
+    [
+        ("b.png,0", 3),  # cut off
+        ("b.png,0\n", 3),
+        ("b.png", 3),
+        ('"b.\npng",1,1\nc.png,1', 5),
+        ("b.png,1,1\n\n,\nc.png,1\nd.png,1,1\n", 6),
+    ],
+)
+def test_a_row_that_ends_before_a_wanted_column_is_refused(tmp_path, last, line):
+    file = write(tmp_path, f"image,Mass,Edema\na.png,1,1\n{last}")
+    wanted = {"image": (), "Edema": ()}
+    with pytest.raises(
+        UserError, match=rf"table\.csv: line {line} ends before column 'Edema': the file is cut off, or"
+    ):
+        read_table(file, wanted)
+    assert read_table(file, wanted, optional=["Edema"])["Edema"].iloc[0] == "1"
+    assert read_table(file, {"image": ()})["image"].iloc[0] == "a.png"
+
+
+def test_a_row_that_ends_before_all_wanted_columns_is_refused_too(tmp_path):
+    with pytest.raises(UserError, match="line 3 ends before column 'image'"):
+        read_table(write(tmp_path, "number,image\n0,a.png\n1"), {"image": ()})
+
+
+def test_blank_rows_are_passed_over_however_short(tmp_path):
+    table = read_table(write(tmp_path, "image,Mass,Edema\na.png,1,1\n\n,\n  \n,,\nb.png,1,1\n\n"), {"Edema": ()})
+    assert table["line"].tolist() == [2, 7]
+
+
+def test_fields_are_read_by_place(tmp_path):
+    file = write(tmp_path, "\ufeffimage;box [x;y]\r\n a.png;1;2;;\r\n;;\r\nb.png\r\n")
+    assert read_fields(file) == [(1, ["image", "box [x", "y]"]), (2, ["a.png", "1", "2", "", ""]), (4, ["b.png"])]
 
 
 def test_optional_columns_may_be_missing(tmp_path):
@@ -94,15 +168,23 @@ def test_optional_columns_may_be_missing(tmp_path):
 def test_what_is_no_table_is_named(tmp_path, content, message):
     file = tmp_path / "table.csv" if content is None else write(tmp_path, content)
     with pytest.raises(UserError, match=message) as caught:
-        read_table(file)
+        read_table(file, {"image": ()})
     assert str(caught.value).startswith(str(file))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", ";;\n;;\n", "sep=;\n", '"' + "x" * 200_000])
+def test_a_file_without_a_header_is_named(tmp_path, content):
+    file = write(tmp_path, content)
+    for read in (read_header, read_fields):
+        with pytest.raises(UserError, match=r"table\.csv: not a readable CSV file: "):
+            read(file)
 
 
 def test_a_damaged_gz_is_named(tmp_path):
     file = write(tmp_path, gzip.compress(ROWS.encode())[:-9], "table.csv.gz")
     with pytest.raises(UserError, match="cannot be read"):
-        read_table(file)
+        read_table(file, COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -165,11 +247,22 @@ def test_every_row_and_every_file_ends_in_one_place():
 def test_unwanted_files_are_neither_listed_nor_unlisted():
     usable, refused = {"a.png": "a.png", "b.png": "b.png"}, {"c.png": ("c.png", "is a link"), "d.png": ("d.png", "x")}
     surplus = [("more/a.png", "a second file")]
+    assert Files({}, {}, [], {"IM1"}).without({"a.png"}).dicom == {"IM1"}
     files = Files(usable, refused, surplus).without({"b.png", "c.png", "gone.png"})
     assert files == Files({"a.png": "a.png"}, {"d.png": ("d.png", "x")}, surplus)
     assert (len(usable), len(refused)) == (2, 2)
     joined = join_files(rows_of(image=["a.png"]), files, "t.csv")
     assert (joined.entries, {path for path, _ in joined.quarantined}) == (3, {"d.png", "more/a.png"})
+
+
+def test_dicom_files_that_no_row_names_are_told_whatever_their_name():
+    paths = ("a/IM1", "a/IM2", "a/notes", "a/1.2.840.99")
+    surplus = [("b/IM1", "a second file"), ("b/notes", "a second file")]
+    files = Files({path[2:]: path for path in paths}, {}, surplus, {"a/IM1", "a/IM2", "a/1.2.840.99", "b/IM1"})
+    joined = join_files(rows_of(image=["IM2"]), files, "t.csv")
+    assert joined.rows["path"].tolist() == ["a/IM2"]
+    assert {path for path, _ in joined.quarantined} == {"a/IM1", "a/1.2.840.99", "b/IM1"}
+    assert joined.entries == 4
 
 
 def test_bad_rows_keep_their_reason_and_names_are_fit_for_one_line():

@@ -7,7 +7,7 @@ train_val_list.txt, test_list.txt                    the official split; needed 
 images/*.png, or images_001/images/*.png ...         flat, or as Kaggle unpacks the twelve archives
 """
 
-import csv
+import math
 import re
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,7 @@ from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.folders import Files, find_files, require_folder
 from medistill.data.nih import BOX_FRAME, LABELS
 from medistill.data.source import Source, no_boxes
-from medistill.data.tables import identifiers, join_files, read_table, years
+from medistill.data.tables import ages, identifiers, join_files, read_fields, read_table
 from medistill.errors import UserError
 
 NO_FINDING = "No Finding"
@@ -57,8 +57,8 @@ def read(root: Path, options: Options) -> Source:
     each other), rows without a label or with `No Finding` beside one, images that no row names.
 
     Raises:
-        UserError: a file or column is missing, a label is unknown, a box is not four numbers, an image is in two
-            lists; the message names file and row.
+        UserError: a file or column is missing, a label is unknown, a box is not four numbers or lies outside of
+            the image, no box is of an image in the table, an image is in two lists; the message names file and row.
     """
     root = require_folder(root)
     label_file = next((root / name for name in LABEL_FILES if (root / name).is_file()), None)
@@ -74,6 +74,7 @@ def read(root: Path, options: Options) -> Source:
         line, combination = table["line"][row], table["labels"][row]
         unclear[row] = f"line {line} of {label_file.name} has the contradictory or empty labels {combination!r}"
     table = pd.concat([table, pd.DataFrame(values, columns=names, index=table.index)], axis=1)
+    table["age"], notes = ages(table["age"], "Patient Age")
     joined = join_files(table, _find_images(root), label_file.name, bad=unclear, missing="images/{image}")
     rows = _describe(joined.rows)
     official, official_files = _read_split(root, rows["image_id"], options)
@@ -81,11 +82,12 @@ def read(root: Path, options: Options) -> Source:
         labels=list(LABELS),
         task="multilabel",
         rows=rows,
-        boxes=_read_boxes(root / BOX_FILE, rows["image_id"]),
+        boxes=_read_boxes(root / BOX_FILE, rows["image_id"], table["image"]),
         official=official,
         official_files=official_files,
         entries=joined.entries,
         quarantined=joined.quarantined,
+        notes=notes,
     )
 
 
@@ -123,7 +125,6 @@ def _describe(table: pd.DataFrame) -> pd.DataFrame:
     # 00000013 and 13 are one patient
     patient = table["patient"].str.lstrip("0").where(table["patient"].str.fullmatch("0*[1-9][0-9]*"), table["patient"])
     patient = patient.where(patient != "", None)
-    ages = {text: years(text) for text in table["age"].unique()}
     rows = pd.DataFrame(
         {
             "image_id": table["image"],
@@ -132,49 +133,47 @@ def _describe(table: pd.DataFrame) -> pd.DataFrame:
             "patient_id": patient,
             "view": table["view"].str.upper().where(table["view"] != "", None),
             "sex": table["sex"].str.upper().where(table["sex"] != "", None),
-            "age": table["age"].map(ages).astype("float64"),
+            "age": table["age"],
         }
     )
     return pd.concat([rows, table.filter(like=LABEL_PREFIX)], axis=1)
 
 
-def _read_boxes(path: Path, image_ids: pd.Series) -> pd.DataFrame:
-    """Boxes of the images in `image_ids` as fractions; the full list beside a part of the images is common."""
-    numbers = ["x", "y", "w", "h"]
+def _read_boxes(path: Path, image_ids: pd.Series, listed: pd.Series) -> pd.DataFrame:
+    """Boxes of the images in `image_ids` as fractions; the full list beside a part of the images is common.
+
+    `listed`: the images of the label table. Boxes may reach beyond the image.
+    """
     if not path.is_file():
         return no_boxes()
     # The header `Bbox [x,y,w,h],,,` is nine fields, rows have six or nine: read by place
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            header, *fields = list(csv.reader(stream)) or [[]]
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not valid UTF-8; save the file as UTF-8") from None
-    header = [name.strip() for name in header]
+    (_, header), *rows = read_fields(path)
     for place, column in enumerate(("Image Index", "Finding Label", "Bbox [x")):
         if len(header) <= place or re.sub(r"\W", "", header[place]).lower() != re.sub(r"\W", "", column).lower():
             raise UserError(f"{path}: column {column!r} is missing; the header is {','.join(header)}")
-    fields = [row for row in fields if any(row)]
-    raw = pd.DataFrame([[*row, *[""] * 6][:6] for row in fields], columns=range(6), dtype="str")
-    boxes = raw[[0, 1]].set_axis(["image_id", "label"], axis=1).apply(lambda column: column.str.strip())
-    boxes["label"] = boxes["label"].replace("Infiltrate", "Infiltration")
-    values = raw[[2, 3, 4, 5]].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    bad = ~boxes["label"].isin(LABELS).to_numpy()
-    if bad.any():
-        line = int(np.argmax(bad))
-        raise UserError(
-            f"{path}: row {line + 1} (line {line + 2}, {boxes['image_id'][line]}):"
-            f" unknown label {boxes['label'][line]!r}; known are {', '.join(LABELS)}"
-        )
-    bad = ~np.isfinite(values).all(axis=1) | (values[:, 2:] <= 0).any(axis=1)
-    if bad.any():
-        line = int(np.argmax(bad))
-        raise UserError(
-            f"{path}: row {line + 1} (line {line + 2}, {boxes['image_id'][line]}): x, y, w, h must be numbers, w and h"
-            f" positive, not {', '.join(map(repr, raw.loc[line, [2, 3, 4, 5]]))}"
-        )
-    boxes[numbers] = values / BOX_FRAME
-    kept = image_ids[image_ids.isin(boxes["image_id"])]
-    return boxes[boxes["image_id"].isin(kept)].reset_index(drop=True)
+    boxes = []
+    for line, row in rows:
+        image, label, *numbers = [*row, *[""] * 6][:6]
+        label = "Infiltration" if label == "Infiltrate" else label
+        where = f"{path}: line {line} ({image})"
+        if label not in LABELS:
+            raise UserError(f"{where}: unknown label {label!r}; known are {', '.join(LABELS)}")
+        try:
+            x, y, w, h = (float(number.replace(",", ".")) / BOX_FRAME for number in numbers)
+        except ValueError:
+            x = y = w = h = math.nan
+        if not (math.isfinite(x + y) and 0 < w < math.inf and 0 < h < math.inf):
+            given = ", ".join(map(repr, numbers))
+            raise UserError(f"{where}: x, y, w, h must be numbers, w and h positive, not {given}")
+        if x >= 1 or y >= 1 or x + w <= 0 or y + h <= 0:
+            given = ", ".join(numbers)
+            raise UserError(f"{where}: the box {given} lies outside of the image, {BOX_FRAME} pixels wide and high")
+        boxes.append((image, label, x, y, w, h))
+    if boxes and not listed.isin([image for image, *_ in boxes]).any():
+        raise UserError(f"{path}: none of its images is in the label table; the first is {boxes[0][0]}")
+    table = pd.DataFrame(boxes, columns=list(no_boxes().columns)).astype(no_boxes().dtypes)
+    kept = image_ids[image_ids.isin(table["image_id"])]  # of the larger side no list is made
+    return table[table["image_id"].isin(kept)].reset_index(drop=True)
 
 
 def _read_split(root: Path, image_ids: pd.Series, options: Options) -> tuple[pd.Series | None, str]:

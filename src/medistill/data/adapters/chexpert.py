@@ -70,7 +70,7 @@ Policy = Literal["ones", "zeros", "ignore"]
 class Options(Settings):
     """What `data.options` may say."""
 
-    uncertainty: dict[Literal["default", *LABELS], Policy] = Field(default={"default": "ignore"})
+    uncertainty: dict[str, Policy] = Field(default={"default": "ignore"})
     """What -1 counts as: `ones`, `zeros`, or `ignore`: unknown. One word for all labels, or a word for some and for the
     others: `{Atelectasis: ones, default: zeros}`; `default` is `ignore` where it is not there."""
     blank: Literal["zeros", "ignore"] = "zeros"
@@ -83,9 +83,12 @@ class Options(Settings):
     @field_validator("uncertainty", mode="before")
     @classmethod
     def _by_label(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {str(label).replace("_", " "): policy for label, policy in value.items()}
-        return {"default": value} if isinstance(value, str) else value
+        if not isinstance(value, dict):
+            return {"default": value} if isinstance(value, str) else value
+        for label in value:
+            if str(label).replace("_", " ") not in ("default", *LABELS):
+                raise ValueError(f"{label!r} is no label; known are {', '.join(LABELS)} and default")
+        return {str(label).replace("_", " "): policy for label, policy in value.items()}
 
 
 def read(root: Path, options: Options) -> Source:
@@ -115,11 +118,13 @@ def read(root: Path, options: Options) -> Source:
     folders = [prefix + folder for folder in TABLES if (root / base / folder).is_dir()]
     files = find_files(root, folders, recursive=True)
     unclear = pd.Series(None, index=table.index, dtype=object)
+    unwanted = {}
     unclear[table["patient"].isna()] = "its path is not train/patient00001/study1/view1_frontal.jpg or alike"
     if options.views == "frontal":
         unclear[table["plane"].isna() & unclear.isna()] = "neither frontal nor lateral"
         wanted = (table["plane"] != "lateral").groupby(table["image"]).transform("any")
         files = files.without(set(table["image"][~wanted]))
+        unwanted = {"lateral views (views: frontal)": int((~wanted).sum())}
         table, unclear = table[wanted], unclear[wanted]
     names = " and ".join(file.name for file in tables.values())
     # every row says which table it is from
@@ -133,6 +138,7 @@ def read(root: Path, options: Options) -> Source:
         quarantined=joined.quarantined,
         official=joined.rows["side"] if len(tables) > 1 else None,
         official_files=names if len(tables) > 1 else "train.csv and valid.csv",
+        unwanted={what: count for what, count in unwanted.items() if count},
     )
 
 

@@ -42,6 +42,9 @@ def read(root: Path, options: Options) -> Source:
     An image of the infection part has the infection mask of its name. An image of the lung part has the mask of the
     same bytes under the same name and class there, on whatever side. Without one, `mask` is null.
 
+    Left out with a reason: images of the infection part whose mask is missing, unless there is no folder of masks
+    beside them and they show no COVID-19; infection masks without an image.
+
     Raises:
         UserError: one of the nine folders of images is missing or holds none.
     """
@@ -54,17 +57,26 @@ def read(root: Path, options: Options) -> Source:
 
     infection = _find_part(root, "infection")
     masks = _find_files(root, infection, MASKS) if infection else Files({}, {}, [])
+    twins = _find_files(root, infection, "images") if infection else Files({}, {}, [])
+    masked, pictured = masks.keys(), {_mask_of(key) for key in twins.keys()}  # noqa: SIM118 (it is no dict)
     if options.part == "infection":
         mask_of = {key: _mask_of(key) for key in images}
     else:
-        twins = _find_files(root, infection, "images").usable if infection else {}
-        masked = masks.keys()
-        twins = {key: path for key, path in twins.items() if _mask_of(key) in masked}
-        mask_of = _masks_of_twins(root, images, twins)
-    refused = {key: masks.refused[mask] for key, mask in mask_of.items() if mask in masks.refused}
-    quarantined += [(images[key], f"its mask {reason}") for key, (_, reason) in refused.items()]
+        mask_of = _masks_of_twins(
+            root, images, {key: path for key, path in twins.usable.items() if _mask_of(key) in masked}
+        )
+    bad = {key: masks.refused[mask][1] for key, mask in mask_of.items() if mask in masks.refused}
+    with_masks = {mask.rpartition("/")[0] for mask in masked}  # folders
+    for key, mask in mask_of.items():
+        promised = mask.rpartition("/")[0] in with_masks or f"/{LABELS[0]}/" in key
+        if promised and mask not in masked:
+            bad[key] = f"is missing: {mask}"
+    orphans = [masks.path(mask) for mask in sorted(masked - pictured) if masks.is_image(masks.path(mask))]
+    quarantined += [(images[key], f"its mask {reason}") for key, reason in bad.items()]
+    quarantined += [(path, "an infection mask without an image") for path in orphans]
+    entries += len(orphans)
 
-    keys = pd.Series([key for key in images if key not in refused], dtype="str")
+    keys = pd.Series([key for key in images if key not in bad], dtype="str")
     image_id = keys.str.removeprefix(f"{part}/")
     side, label = (image_id.str.split("/").str[place] for place in (0, 1))
     rows = pd.DataFrame(
@@ -83,12 +95,20 @@ def read(root: Path, options: Options) -> Source:
         quarantined=quarantined,
         official=side.map(SIDES),
         official_files="the folders Train, Val and Test",
+        unwanted=_count_unwanted(root) if options.part == "infection" else {},
     )
 
 
 def _find_part(root: Path, part: str) -> str | None:
     name = PARTS[part]
     return next((folder for folder in (f"{name}/{name}", name) if (root / folder / "Train").is_dir()), None)
+
+
+def _count_unwanted(root: Path) -> dict[str, int]:
+    """Images of the lung part, where only the infection part is asked for."""
+    lung = _find_part(root, "lung")
+    count = len(list_images(_find_files(root, lung, "images"))[0]) if lung else 0
+    return {f"images of {PARTS['lung']} (part: infection)": count} if count else {}
 
 
 def _find_files(root: Path, part: str, name: str) -> Files:

@@ -24,17 +24,18 @@ import re
 import unicodedata
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from medistill.config import Settings
 from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.folders import Files, find_files, is_image_name, require_folder
 from medistill.data.source import SIDE_NAMES, Source, collect_labels, one_hot
-from medistill.data.splits import merge_groups
-from medistill.data.tables import identifiers, join_files, read_table, years
+from medistill.data.splits import compose, merge_groups
+from medistill.data.tables import ages, identifiers, join_files, read_header, read_table
 from medistill.errors import UserError
 
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -62,7 +63,7 @@ class Options(Settings):
     name of a label; or, with `separator`, one column of names."""
     separator: str | None = Field(default=None, min_length=1)
     """What stands between the names in the column `labels`."""
-    negative: tuple[str, ...] = ()
+    negative: list[str] = Field(default=[])
     """Names in the column `labels` that mean none of the findings; an empty one, "", for a blank."""
     patient: str | None = None
     """All images of a patient are on one side."""
@@ -82,6 +83,13 @@ class Options(Settings):
     `masks`; blank where there is none."""
     masks: str = "."
     """Folder of the masks, relative to the root."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_a_word_of_yaml(cls, value: Any) -> Any:
+        if any(isinstance(item, bool) for item in (value if isinstance(value, list) else [value])):
+            raise ValueError("no, yes, on, off, true and false are no text in YAML; put the name in quotes")
+        return value
 
     @model_validator(mode="after")
     def _one_kind_of_label(self) -> "Options":
@@ -122,14 +130,16 @@ def read(root: Path, options: Options) -> Source:
     """
     root = require_folder(root)
     file = _find_table(root, options.table)
-    raw = read_table(file)
-    known = [column for column in raw.columns if column != "line"]
-    for option, column in options.columns().items():
+    wanted, known = options.columns(), read_header(file)
+    for option, column in wanted.items():
         if column not in known:
             raise UserError(
                 f"{file}: data.options.{option} names the column {column!r}, which is not there;"
                 f" its columns are {', '.join(known)}"
             )
+        if column == "line":  # as `read_table` calls the number of a row
+            raise UserError(f"{file}: data.options.{option}: a column cannot be called 'line'; rename it in the table")
+    raw = read_table(file, dict.fromkeys(wanted.values(), ()))
     labels, values, unclear = _read_labels(raw, file, options)
 
     files = _find_files(root, options.images, "images")
@@ -148,8 +158,9 @@ def read(root: Path, options: Options) -> Source:
             table[option] = identifiers(raw[column], file, column)
     if options.split:
         table["split"] = _sides(table["split"], raw, file, options.split)
+    notes: list[str] = []
     if options.age:
-        table["age"] = _ages(table["age"], raw, file, options.age)
+        table["age"], notes = _ages(table["age"], raw, file, options.age)
 
     joined = join_files(pd.concat([table, values], axis=1), files, file.name, bad=unclear)
     rows = joined.rows
@@ -159,6 +170,7 @@ def read(root: Path, options: Options) -> Source:
         rows=_describe(rows, options),
         entries=joined.entries,
         quarantined=joined.quarantined,
+        notes=notes,
         official=rows["split"] if options.split else None,
         official_files=f"the sides of column {options.split!r}" if options.split else "sides (data.options.split)",
     )
@@ -263,7 +275,7 @@ def _read_flags(raw: pd.DataFrame, file: Path, column: str) -> pd.Series:
 
 
 def _read_names(
-    raw: pd.DataFrame, file: Path, column: str, separator: str, negative: tuple[str, ...]
+    raw: pd.DataFrame, file: Path, column: str, separator: str, negative: list[str]
 ) -> tuple[list[str], pd.DataFrame, pd.Series]:
     codes, cells = pd.factorize(raw[column])
     named = [{name.strip() for name in cell.split(separator)} - {""} or {""} for cell in cells]  # `Mass|` is Mass
@@ -299,12 +311,12 @@ def _sides(cells: pd.Series, raw: pd.DataFrame, file: Path, column: str) -> pd.S
     return sides
 
 
-def _ages(cells: pd.Series, raw: pd.DataFrame, file: Path, column: str) -> pd.Series:
-    ages = cells.fillna("").map(years)
-    if cells.notna().any() and ages.isna().all():
+def _ages(cells: pd.Series, raw: pd.DataFrame, file: Path, column: str) -> tuple[pd.Series, list[str]]:
+    found, notes = ages(cells, column)
+    if cells.notna().any() and found.isna().all():
         line, cell = raw["line"][cells.notna()].iloc[0], cells.dropna().iloc[0]
         raise UserError(f"{file}: line {line}: column {column!r} has {cell!r}, and no age in any row; ages are years")
-    return ages
+    return found, notes
 
 
 def _describe(table: pd.DataFrame, options: Options) -> pd.DataFrame:
@@ -315,14 +327,15 @@ def _describe(table: pd.DataFrame, options: Options) -> pd.DataFrame:
         name: table[name] if name in table else pd.Series(None, index=table.index, dtype="str")
         for name in ("patient", "group", "study", "view", "sex", "source", "mask")
     }
-    patient = text["patient"].fillna(image_id)
-    group_of = text["group"].set_axis(table["path"]).dropna()
+    groups = text["patient" if options.patient else "group"].fillna(image_id)
+    if options.patient and options.group:
+        groups = merge_groups(groups, table["path"], text["group"].set_axis(table["path"].map(compose)).dropna())
     sex = text["sex"].str.upper()
     rows = pd.DataFrame(
         {
             "image_id": image_id,
             "path": table["path"],
-            "group_id": merge_groups(patient, table["path"], group_of),
+            "group_id": groups,
             "patient_id": text["patient"],
             "study_id": text["study"],
             "view": text["view"].str.upper(),

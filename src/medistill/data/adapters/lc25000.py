@@ -22,7 +22,7 @@ from medistill.config import Settings
 from medistill.data.folders import Files, find_files, list_images, require_folder
 from medistill.data.source import Source, one_hot
 from medistill.data.splits import GROUPS_FILE, read_groups
-from medistill.data.tables import Joined, join_files, read_table
+from medistill.data.tables import Joined, join_files, read_header, read_table
 from medistill.errors import UserError
 
 CLASSES = {"lung_image_sets": ("lung_aca", "lung_n", "lung_scc"), "colon_image_sets": ("colon_aca", "colon_n")}
@@ -89,7 +89,7 @@ def _join_groups(file: Path, files: Files, images: dict[str, str]) -> Joined:
             " list every image, or remove the file and find the groups by `medistill check`"
         )
     columns = {"path": ("file", "image"), "group_id": ("group",)}
-    labelled = "label" in read_table(file)
+    labelled = "label" in read_header(file)
     table = read_table(file, columns | ({"label": ()} if labelled else {})).rename(columns={"path": "image"})
     if labelled:
         folder = table["image"].str.rpartition("/")[0].str.rpartition("/")[2]

@@ -79,8 +79,13 @@ def read(root: Path, options: Options) -> Source:
     complaints[unknown] = "has the unknown projection " + raw["Projection"][unknown].map(repr)
     unclear = "line " + raw["line"].astype(str) + f" of {file.name} " + complaints
 
-    unwanted = excluded | projection.isin([*UNWANTED, *(LATERAL if options.views == "frontal" else ())])
+    unusable = excluded | projection.isin(UNWANTED)
+    unwanted = unusable | projection.isin(LATERAL if options.views == "frontal" else ())
     wanted = ~unwanted.groupby(raw["ImageID"]).transform("all")
+    left = {
+        "lateral views (views: frontal)": int((~wanted & ~unusable).sum()),
+        "views of the ribs, and images marked exclude": int((~wanted & unusable).sum()),
+    }
     table = pd.concat([_read_details(raw, file), values], axis=1)
     files = find_files(root, ["."], recursive=True, by="name").without(set(table["image"][~wanted]))
     joined = join_files(table[wanted], files, file.name, bad=unclear[wanted])
@@ -92,6 +97,7 @@ def read(root: Path, options: Options) -> Source:
         rows=rows.drop(columns="line"),
         entries=joined.entries,
         quarantined=joined.quarantined,
+        unwanted={what: count for what, count in left.items() if count},
     )
 
 

@@ -1,6 +1,7 @@
 """The command `medistill check`: from a folder to a report on the data set, without a params.yaml."""
 
 import dataclasses
+import hashlib
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -21,6 +22,7 @@ from medistill.data.source import Source
 from medistill.errors import UserError
 from medistill.files import atomic
 from medistill.images import ImageError, read
+from medistill.text import counted
 
 SIZE = 128
 """Height and width in pixels of the frames that are compared."""
@@ -38,7 +40,7 @@ def check(
     *,
     options: dict[str, Any],
     split: str | None,
-    splits: Path,
+    splits: Path | None,
     write_splits: Path | None,
     find_groups: bool,
     workers: int,
@@ -46,48 +48,69 @@ def check(
 ) -> dict[str, Any]:
     """Read a data set as `ingest` would, and audit it.
 
+    Where sides are written, those are what is audited.
+
     Args:
         root: the data set's folder.
         format: one of `FORMATS`.
         options: of the format.
         split: `official` or `patient`; None: official where the data set has such a split.
-        splits: folder with the user's groups.csv and sides.csv.
-        write_splits: folder for groups.csv (where groups were looked for) and sides.csv; None: nothing is written.
+        splits: folder with the user's groups.csv and sides.csv; None: `write_splits`, else `splits`.
+        write_splits: folder for sides.csv, and for groups.csv where images were joined; None: nothing is written.
         find_groups: look for augmented copies even if the format does not say that it holds some.
         workers: processes that decode.
         cache: folder that keeps decoded images.
 
     Returns:
         A JSON-ready dict: `name`, `format`, `split`, `task`, `entries`, `images`, `groups`, `sides` (split → images and
-        groups), `labels` (label → positive and known images), `quarantined` (path and reason each), `findings`,
-        `near_duplicates` and `shortcuts` as `audit` gives them, `groups_found` (None where none were looked for), and
-        `written`, the files that were written.
+        groups), `labels` (label → positive and known images), `notes`, `quarantined` (path and reason each),
+        `findings`, `near_duplicates` and `shortcuts` as `audit` gives them, `groups_found` (of more than one image;
+        None where none were looked for), and `written`, the files that were written.
 
     Raises:
         UserError: the data set cannot be read at all.
     """
     if format not in FORMATS:
         raise UserError(f"--format: {format!r} is unknown; known are {', '.join(FORMATS)}")
+    splits = splits or write_splits or Path("splits")
+    _require_free("--write-splits", write_splits)
+    _require_free("--cache", cache)
+    if write_splits and write_splits.resolve() != splits.resolve() and (write_splits / sides.SIDES_FILE).exists():
+        raise UserError(
+            f"{write_splits / sides.SIDES_FILE}: is there already; keep its sides by --splits {write_splits}"
+        )
     source = read_source(format, root, options, given="--set")
     look = find_groups or (source.copies and not (splits / sides.GROUPS_FILE).is_file())
     data = _settings(root, format, options, split, splits, workers, source)
     with tempfile.TemporaryDirectory(prefix="medistill-check-") as folder:
         # groups that nobody knows yet are found below, from the images that ingest decodes
         known = dataclasses.replace(source, copies=source.copies and not look)
-        summary = ingest(data, Path(folder) / "processed", cache, source=known)
+        # a folder for each data set: in one for all, each would remove what another has decoded
+        own_cache = cache / hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+        summary = ingest(data, Path(folder) / "processed", own_cache, source=known, empty_sides=True)
         dataset = Dataset.open(Path(folder) / "processed")
         quarantined = pd.read_csv(dataset.folder / "quarantine.csv", keep_default_na=False)
-        listed = None
+        notes = summary["notes"]
+        if split is None and source.official is None:
+            notes.append(f"split by patient: {source.official_files} are not there")
+        if write_splits and source.official is not None:
+            notes.append("sides are drawn anew, whatever the official split says")
+        own, found_groups = dataset.manifest["group_id"], None
         if look:
             listed = find_groups_of(dataset)
-            dataset = _regroup(dataset, listed, data)
+            found_groups = int((listed.value_counts() > 1).sum())
+            dataset = _regroup(dataset, listed, data, source)
+        if write_splits:
+            # copies of a picture stay together, else the sides that are written would be refused
+            dataset = _regroup(dataset, _first_of(dataset.manifest, "sha256"), data, source)
+            dataset, tables = _draw_splits(dataset, own, data, write_splits, whole=source.copies)
         found = audit(dataset)
-    written = _write_splits(write_splits, dataset, data, listed) if write_splits else []
+    written = _write_tables(write_splits, tables) if write_splits else []
     manifest, targets = dataset.manifest, dataset.targets(dataset.manifest)
     return {
         "name": dataset.name,
         "format": format,
-        "split": data.split,
+        "split": "patient" if write_splits else data.split,
         "task": dataset.task,
         "entries": summary["entries"],
         "images": len(manifest),
@@ -100,9 +123,10 @@ def check(
             label: {"positive": int((targets[:, k] == 1).sum()), "known": int((~np.isnan(targets[:, k])).sum())}
             for k, label in enumerate(dataset.labels)
         },
+        "notes": notes,
         "quarantined": quarantined.to_dict("records"),
         **found,
-        "groups_found": None if listed is None else int(listed.nunique()),
+        "groups_found": found_groups,
         "written": [str(file) for file in written],
     }
 
@@ -111,7 +135,7 @@ def parse_options(settings: list[str]) -> dict[str, Any]:
     """`KEY=VALUE` each, the value as in params.yaml; `A.B=VALUE` is a key within a key.
 
     Raises:
-        UserError: there is no `=`, or the value is not YAML.
+        UserError: there is no `=`, the value is not YAML, or a key is both a value and a parent.
     """
     options: dict[str, Any] = {}
     for setting in settings:
@@ -122,10 +146,13 @@ def parse_options(settings: list[str]) -> dict[str, Any]:
         place = options
         for parent in parents:
             place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise UserError(f"--set {setting}: {parent} has been given a value already")
         try:
-            place[last] = yaml.safe_load(value)
+            parsed = yaml.safe_load(value)
         except yaml.YAMLError:
             raise UserError(f"--set {setting}: the value is not YAML") from None
+        place[last] = value if parsed in (None, "") else parsed  # `|` alone is YAML for an empty text
     return options
 
 
@@ -166,61 +193,105 @@ def _channels(root: Path, paths: pd.Series) -> int:
     return 1
 
 
-def _regroup(dataset: Dataset, listed: pd.Series, data: Data) -> Dataset:
-    """The data set with found groups joined to its own, and split by them."""
+def _require_free(option: str, folder: Path | None) -> None:
+    """Raise `UserError` where a file stands in the way of a folder that is to be written."""
+    for place in (folder, *folder.parents) if folder else ():
+        if place.exists():
+            if not place.is_dir():
+                raise UserError(f"{option} {folder}: {place} is no folder")
+            return
+
+
+def _first_of(manifest: pd.DataFrame, column: str) -> pd.Series:
+    """The first image, in order of `image_id`, of those that have the same value: str (N,)."""
+    return manifest.groupby(column)["image_id"].transform("min").astype("str")
+
+
+def _regroup(dataset: Dataset, found: pd.Series, data: Data, source: Source) -> Dataset:
+    """The data set with found groups, str (N,), joined to its own, and split by them unless its split is official.
+
+    Groups of one image say nothing and leave the image's own group its name.
+    """
     manifest = dataset.manifest
-    named = pd.Series(listed.to_numpy(), index=manifest["path"])
-    groups = sides.merge_groups(manifest["group_id"], manifest["path"], named)
+    listed = found.set_axis(manifest["path"].map(sides.compose))
+    groups = sides.merge_groups(manifest["group_id"], manifest["path"], listed[listed.duplicated(keep=False)])
+    if source.copies:
+        groups = groups.str.removeprefix(sides.LISTED)  # as ingest will name them
     if data.split == "official":
         return dataclasses.replace(dataset, manifest=manifest.assign(group_id=groups))
-    split = sides.by_group(groups, **FRACTIONS, seed=data.seed, sides=_read_sides(data.splits))
+    split = sides.by_group(groups, **FRACTIONS, seed=data.seed, sides=_fixed_sides(data.splits, manifest, groups))
     return dataclasses.replace(dataset, manifest=manifest.assign(group_id=groups, split=split))
 
 
-def _read_sides(folder: Path) -> pd.Series | None:
+def _fixed_sides(folder: Path, manifest: pd.DataFrame, groups: pd.Series) -> pd.Series | None:
+    """Sides that sides.csv in `folder` fixes, by group."""
     file = folder / sides.SIDES_FILE
-    return sides.read_sides(file) if file.is_file() else None
+    if not file.is_file():
+        return None
+    others = [manifest[column] for column in ("group_id", "image_id", "patient_id")]
+    return sides.sides_of_groups(sides.read_sides(file), groups, *others)[0]
 
 
-def _write_splits(folder: Path, dataset: Dataset, data: Data, listed: pd.Series | None) -> list[Path]:
+def _draw_splits(
+    dataset: Dataset, own: pd.Series, data: Data, folder: Path, *, whole: bool
+) -> tuple[Dataset, dict[str, pd.DataFrame]]:
+    """The data set with sides that are drawn up anew, and the tables that say so, by name of their file.
+
+    Args:
+        dataset: the data set with its groups.
+        own: str (N,), its groups as they were before others were joined to them.
+        data: settings; sides that `data.splits` fixes are kept.
+        folder: the tables are for; an older groups.csv there keeps its rows of images that are not here.
+        whole: list the images that were not joined to others, too.
+    """
     manifest = dataset.manifest
-    tables = {}
-    if listed is not None:
-        tables[sides.GROUPS_FILE] = manifest[["path", "group_id"]].sort_values("path")
-    drawn = sides.stratified(
-        manifest["group_id"], dataset.targets(manifest), **FRACTIONS, seed=data.seed, sides=_read_sides(folder)
-    )
+    groups, tables = manifest["group_id"], {}
+    joined = manifest[(groups != own) | groups.str.startswith(sides.LISTED) | whole]
+    if len(joined):
+        names = joined["group_id"].str.removeprefix(sides.LISTED)
+        table = pd.DataFrame({"path": joined["path"], "group_id": names})
+        for file in (folder / sides.GROUPS_FILE, data.splits / sides.GROUPS_FILE):
+            if file.is_file():
+                older = sides.read_groups(file)
+                older = older[~older.index.isin(manifest["path"].map(sides.compose))]
+                table = pd.concat([table, older.rename_axis("path").reset_index()]).drop_duplicates("path")
+        tables[sides.GROUPS_FILE] = table.sort_values("path")
+    fixed = _fixed_sides(data.splits, manifest, groups)
+    drawn = sides.stratified(groups, dataset.targets(manifest), **FRACTIONS, seed=data.seed, sides=fixed)
     tables[sides.SIDES_FILE] = drawn.rename("split").rename_axis("group_id").reset_index()
-    written = []
+    return dataclasses.replace(dataset, manifest=manifest.assign(split=groups.map(drawn))), tables
+
+
+def _write_tables(folder: Path, tables: dict[str, pd.DataFrame]) -> list[Path]:
     for name, table in tables.items():
         with atomic(folder / name) as file:
             table.to_csv(file, index=False, lineterminator="\n")
-        written.append(folder / name)
-    return written
+    return [folder / name for name in tables]
 
 
 def describe(report: dict[str, Any]) -> str:
     """The report in a few lines for people."""
     lines = [
-        f"{report['name']} ({report['format']}): {report['images']:,} images of {report['groups']:,} groups,"
-        f" {len(report['labels'])} labels, {report['task']}"
+        f"{report['name']} ({report['format']}): {counted(report['images'], 'image')} of"
+        f" {counted(report['groups'], 'group')}, {len(report['labels'])} labels, {report['task']}"
     ]
     parts = [f"{side} {part['images']:,} ({part['groups']:,})" for side, part in report["sides"].items()]
     lines.append(f"  split {report['split']}, images (groups): {', '.join(parts)}")
     if report["groups_found"] is not None:
-        lines.append(f"  groups found by likeness: {report['groups_found']:,}")
+        lines.append(f"  groups of several images found by likeness: {report['groups_found']:,}")
     shares = []
     for label, count in report["labels"].items():
         unknown = report["images"] - count["known"]
         shares.append(f"{label} {count['positive']:,}" + (f" ({unknown:,} unknown)" if unknown else ""))
     lines.append(f"  positive: {', '.join(shares)}")
     lines += _describe_quarantine(report)
+    lines += [f"  note: {note}" for note in report["notes"]]
     for finding in report["findings"]:
         more = finding["count"] - len(finding["examples"])
         examples = finding["examples"] + ([f"and {more:,} more"] if more else [])
         lines.append(f"{finding['severity']}: {finding['message']}" + (f": {'; '.join(examples)}" if examples else ""))
     count = Counter(finding["severity"] for finding in report["findings"])
-    lines.append(f"{count['error']} errors, {count['warning']} warnings")
+    lines.append(f"{counted(count['error'], 'error')}, {counted(count['warning'], 'warning')}")
     lines += [f"wrote {file}" for file in report["written"]]
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from medistill.data.audit.duplicates import near_duplicates
 from medistill.data.audit.shortcuts import CUES, border_features, probe_shortcuts
 from medistill.data.dataset import SPLITS, Dataset
+from medistill.text import counted
 
 SHORTCUT = 0.65
 """A label whose AUROC from a cue alone is above this, at the lower end of its interval, is worth a warning."""
@@ -23,16 +24,16 @@ def audit(dataset: Dataset) -> dict[str, Any]:
     """Look for copies across sides and for shortcuts.
 
     Returns:
-        A JSON-ready dict: `findings`, a list of `check` (`identical_pixels`, `near_duplicates`, `shortcut`), `severity`
-        (`error` or `warning`), `message` (one line), `count` and `examples`; `near_duplicates`, the confirmed pairs of
-        images of different groups (`image_id`, `other`, `splits`, `correlation`, `kind`); `shortcuts`, what
-        `probe_shortcuts` measured.
+        A JSON-ready dict: `findings`, a list of `check` (`groups`, `identical_pixels`, `near_duplicates`, `shortcut`),
+        `severity` (`error` or `warning`), `message` (one line), `count` and `examples`; `near_duplicates`, the
+        confirmed pairs of images of different groups (`image_id`, `other`, `splits`, `correlation`, `kind`);
+        `shortcuts`, what `probe_shortcuts` measured.
     """
     manifest = dataset.manifest
     pairs = _pairs(dataset)
     shortcuts = probe_shortcuts(manifest, dataset.targets(manifest), dataset.labels, _borders(dataset))
     return {
-        "findings": [*_identical(manifest), *_near(pairs), *_shortcuts(shortcuts)],
+        "findings": [*_torn(manifest), *_identical(manifest), *_near(pairs), *_shortcuts(shortcuts)],
         "near_duplicates": pairs,
         "shortcuts": [_plain(row) for row in shortcuts.to_dict("records")],
     }
@@ -64,6 +65,17 @@ def _borders(dataset: Dataset) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def _torn(manifest: pd.DataFrame) -> list[dict[str, Any]]:
+    """Groups with images on two sides."""
+    torn = manifest[manifest.groupby("group_id")["split"].transform("nunique") > 1]
+    named = [
+        f"{group}: {', '.join(f'{row.image_id} ({row.split})' for row in rows.drop_duplicates('split').itertuples())}"
+        for group, rows in torn.groupby("group_id")
+    ]
+    text = f"{counted(len(named), 'group')} of images that belong together on two sides"
+    return [_finding("groups", "error", text, named)] if named else []
+
+
 def _identical(manifest: pd.DataFrame) -> list[dict[str, Any]]:
     """Images that are the same pixel for pixel: an error on two sides, else a warning, as they count twice."""
     copies = manifest[manifest["sha256"].duplicated(keep=False)]
@@ -74,7 +86,7 @@ def _identical(manifest: pd.DataFrame) -> list[dict[str, Any]]:
         sets = list(part.groupby("sha256", sort=False))
         if sets:
             named = [", ".join(f"{row.image_id} ({row.split})" for row in rows.itertuples()) for _, rows in sets]
-            text = f"{len(part)} images in {len(sets)} sets are identical pixel for pixel and {where}"
+            text = f"{len(part)} images in {counted(len(sets), 'set')} are identical pixel for pixel and {where}"
             findings.append(_finding("identical_pixels", severity, text, named))
     return findings
 
@@ -116,7 +128,7 @@ def _near(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 f"{pair['image_id']} and {pair['other']} ({pair['kind']}, {' and '.join(pair['splits'])})"
                 for pair in part
             ]
-            text = f"{len(part)} pairs of images of different groups are nearly the same and {where}"
+            text = f"{counted(len(part), 'pair')} of images of different groups are nearly the same and {where}"
             findings.append(_finding("near_duplicates", "warning", text, named))
     return findings
 

@@ -6,6 +6,7 @@ Each pair of candidates is then aligned, first roughly and then by keypoints.
 """
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -37,13 +38,14 @@ NEIGHBOURS = 10
 
 KINDS = ("copy", "mirrored", "negative")
 
-_ROUGHLY = 0.55  # least correlation of small images before keypoints are looked for
+_ROUGHLY = 0.65  # least correlation of small images before keypoints are looked for; copies: 0.72 and more
 _ROUGH_SIDE = 64
 _THUMBNAIL = 32
 _FREQUENCIES = 16
 _CROP = 0.02  # of the side, at each edge: a second description, so that copies that were cropped are candidates
 _BLANK = 2.0  # grey levels: with less standard deviation an image shows nothing, and is a copy of nothing
 _BATCH = 256
+_ROWS = 64  # of similarities at a time: three of them for 100,000 images take 80 MB
 _KEPT = 4096  # pictures, with their keypoints: 150 MB
 
 
@@ -71,11 +73,12 @@ def near_duplicates(frames: Frames, count: int) -> pd.DataFrame:
     pictures: dict[tuple[int, bool], Picture] = {}
     with (
         threadpool_limits(1, user_api="blas"),  # products are small: its threads would wait for each other
+        ThreadPoolExecutor() as pool,
         tqdm(total=len(candidates), desc="align", unit="pair", disable=None) as bar,
     ):
         for start in range(0, len(candidates), _BATCH):
             batch = candidates[start : start + _BATCH]
-            rows += _confirmed(frames, batch, pictures)
+            rows += _confirmed(frames, batch, pictures, pool)
             if len(pictures) > _KEPT:
                 pictures.clear()
             bar.update(len(batch))
@@ -86,7 +89,7 @@ def near_duplicates(frames: Frames, count: int) -> pd.DataFrame:
 
 
 def _confirmed(
-    frames: Frames, candidates: np.ndarray, pictures: dict[tuple[int, bool], Picture]
+    frames: Frames, candidates: np.ndarray, pictures: dict[tuple[int, bool], Picture], pool: ThreadPoolExecutor
 ) -> list[tuple[int, int, float, float, str]]:
     """Those of some candidates that are near-duplicates, as rows of the result.
 
@@ -95,18 +98,21 @@ def _confirmed(
     needed, places = np.unique(candidates[:, :2], return_inverse=True)
     images = frames(needed)
     small, large = grey(images, _ROUGH_SIDE), grey(images)
+    kinds = [KINDS[number] for number in candidates[:, 2]]
+    pairs = [(*both, kind) for both, kind in zip(places.reshape(-1, 2).tolist(), kinds, strict=True)]
+    alike = list(pool.map(lambda pair: _roughly_alike(small[pair[0]], _as(pair[2], small[pair[1]])), pairs))
+    pairs = [pair for pair, passed in zip(pairs, alike, strict=True) if passed]
+
+    keys = [[(needed[one], False), (needed[other], kind == "negative")] for one, other, kind in pairs]
+    missing = list({key: None for both in keys for key in both if key not in pictures})
+    place = {position: place for place, position in enumerate(needed)}
+    found = pool.map(lambda key: picture(255 - large[place[key[0]]] if key[1] else large[place[key[0]]]), missing)
+    pictures.update(zip(missing, found, strict=True))
     rows = []
-    for (i, j, number), (one, other) in zip(candidates.tolist(), places.reshape(-1, 2).tolist(), strict=True):
-        kind = KINDS[number]
-        if not _roughly_alike(small[one], _as(kind, small[other])):
-            continue
-        first, second = (i, False), (j, kind == "negative")
-        for key, pixels in ((first, large[one]), (second, large[other])):
-            if key not in pictures:
-                pictures[key] = picture(255 - pixels if key[1] else pixels)
+    for (first, second), (_, _, kind) in zip(keys, pairs, strict=True):
         correlation, agreement = compare(pictures[first], pictures[second], mirrored=kind == "mirrored")
         if correlation * agreement >= LIKENESS:
-            rows.append((i, j, correlation, agreement, kind))
+            rows.append((first[0], second[0], correlation, agreement, kind))
     return rows
 
 
@@ -172,8 +178,8 @@ def _candidates(plain: np.ndarray, cropped: np.ndarray) -> np.ndarray:
     mirror = np.tile([1, -1], _FREQUENCIES**2 // 2)[1:].astype(np.float32)  # odd frequencies in x change their sign
     found = [np.empty((0, 3), np.int64)]
     with tqdm(total=len(plain), desc="search", unit="image", disable=None) as bar:
-        for start in range(0, len(plain), _BATCH):
-            some = plain[start : start + _BATCH]
+        for start in range(0, len(plain), _ROWS):
+            some = plain[start : start + _ROWS]
             alike = some @ plain.T
             negative = -alike
             np.maximum(alike, some @ cropped.T, out=alike)

@@ -1,35 +1,141 @@
-"""Losses as pure functions of logits.
+"""Losses as pure functions.
 
-All take logits of shape (N, L), compute in float32 whatever comes in, let no gradient reach the teacher, and return a
-scalar: the mean over the entries (image, label) that `mask` keeps. With nothing kept the loss is 0, with gradient 0.
+All compute in float32 whatever comes in, let no gradient reach the teacher, and return a scalar: the mean over what
+`mask` keeps, an entry (image, label) or an image. With nothing kept the loss is 0, with gradient 0. What the teacher
+says where `mask` is false may be anything, NaN included.
+
+`TRAITS` says of each loss what it does and does not see. A softmax over labels, for one, cannot see a constant added to
+all logits of an image; where labels are not exclusive, that constant ranks the images.
 """
+
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_ABSENT = -1e9  # logit of a class that the teacher does not know; not -inf, which times 0 is NaN
+_EPS = 1e-8
+
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of `values` (N, L) where the boolean `mask` (N, L) is true; 0 where it is nowhere true."""
+    """Mean of `values` where the boolean `mask`, of the same shape, is true; 0 where it is nowhere true."""
     if mask is None:
         return values.mean()
     # `where` and not a product: a masked entry may be NaN, and NaN * 0 is NaN.
     return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
 
 
-def binary_cross_entropy(student: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy per label against 0/1 targets (N, L); NaN targets are unknown and left out.
+# Hard losses: logits against labels.
+
+
+def binary_cross_entropy(
+    student: Tensor, target: Tensor, *, positive_weight: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Binary cross-entropy per label against 0/1 targets; NaN targets are unknown and left out.
 
     Args:
         student: logits (N, L).
-        target: 1, 0, or NaN where unknown.
-        mask: further entries to leave out, where false.
+        target: (N, L): 1, 0, or NaN where unknown.
+        positive_weight: (L,), factor of the positive targets' loss.
+        mask: boolean (N, L), further entries to leave out, where false.
     """
-    known = ~torch.isnan(target)
-    mask = known if mask is None else known & mask
-    target = torch.where(known, target, 0).float()
-    loss = F.binary_cross_entropy_with_logits(student.float(), target, reduction="none")
+    target, mask = _known(target, mask)
+    loss = F.binary_cross_entropy_with_logits(student.float(), target, pos_weight=positive_weight, reduction="none")
     return masked_mean(loss, mask)
+
+
+def focal_bce(
+    student: Tensor,
+    target: Tensor,
+    *,
+    gamma: float = 2.0,
+    positive_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Focal binary cross-entropy: `−(1 − p)^γ y ln p − p^γ (1 − y) ln(1 − p)`, p = σ(student).
+
+    Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 4, without α.
+
+    Args:
+        student: logits (N, L).
+        target: (N, L): 1, 0, or NaN where unknown.
+        gamma: γ ≥ 0; 0 is `binary_cross_entropy`.
+        positive_weight: (L,), factor of the positive targets' loss.
+        mask: boolean (N, L), further entries to leave out, where false.
+
+    Raises:
+        ValueError: `gamma` is negative.
+    """
+    _require(gamma >= 0, f"gamma must not be negative, is {gamma}")
+    target, mask = _known(target, mask)
+    student = student.float()
+    wrong = torch.sigmoid(torch.where(target > 0.5, -student, student))  # the probability of the other answer
+    loss = F.binary_cross_entropy_with_logits(student, target, pos_weight=positive_weight, reduction="none")
+    return masked_mean(wrong**gamma * loss, mask)
+
+
+def asymmetric_bce(
+    student: Tensor,
+    target: Tensor,
+    *,
+    gamma_negative: float = 4.0,
+    gamma_positive: float = 1.0,
+    clip: float = 0.05,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Asymmetric loss: `−(1 − p)^γ₊ y ln p − q^γ₋ (1 − y) ln(1 − q)`, p = σ(student), q = max(p − clip, 0).
+
+    Easy negatives, most of a rare label's images, cost nothing. The mean over entries, where the paper has the sum.
+
+    Source: Ben-Baruch et al., "Asymmetric Loss For Multi-Label Classification", ICCV 2021 (arXiv 2009.14119), eqs. 4-7.
+
+    Args:
+        student: logits (N, L).
+        target: (N, L): 1, 0, or NaN where unknown.
+        gamma_negative: γ₋ ≥ 0.
+        gamma_positive: γ₊ ≥ 0.
+        clip: in 0 … 1, the probability below which a negative is easy.
+        mask: boolean (N, L), further entries to leave out, where false.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+    _require(min(gamma_negative, gamma_positive) >= 0, "gamma_negative and gamma_positive must not be negative")
+    _require(0 <= clip < 1, f"clip must be in 0 … 1, is {clip}")
+    target, mask = _known(target, mask)
+    student = student.float()
+    p = torch.sigmoid(student)
+    positive = -((1 - p) ** gamma_positive) * F.logsigmoid(student)
+    q = (p - clip).clamp(min=0)
+    # without a clip, ln(1 - p) of a sure p would be ln 0
+    negative = -(q**gamma_negative) * (torch.log1p(-q) if clip else F.logsigmoid(-student))
+    return masked_mean(torch.where(target > 0.5, positive, negative), mask)
+
+
+def cross_entropy(
+    student: Tensor, target: Tensor, *, class_weight: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of exclusive classes; images with a NaN target are unknown and left out.
+
+    Args:
+        student: logits (N, L).
+        target: (N, L): 1 for the class, 0 for the others, or NaN.
+        class_weight: (L,), the weight of each class's images, by whose sum the loss is divided, as torch does.
+        mask: boolean (N,), further images to leave out, where false.
+
+    Raises:
+        ValueError: an image has not just one class.
+    """
+    known, number = _classes(target, mask)
+    loss = F.cross_entropy(student.float(), number, reduction="none")
+    if class_weight is None:
+        return masked_mean(loss, known)
+    weight = torch.where(known, class_weight.float()[number], 0)
+    return (torch.where(known, loss, 0) * weight).sum() / weight.sum().clamp(min=_EPS)
+
+
+# Distillation: logits against a teacher's logits.
 
 
 def sigmoid_kd(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
@@ -46,17 +152,453 @@ def sigmoid_kd(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, ma
         student: logits (N, L).
         teacher: logits (N, L).
         temperature: T > 0.
-        mask: entries for which the teacher has an answer; no label is needed.
+        mask: boolean (N, L), entries for which the teacher has an answer; no label is needed.
 
     Raises:
         ValueError: `temperature` is not positive.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, is {temperature}")
-    if mask is not None:
-        teacher = torch.where(mask, teacher, 0)  # an unknown answer may be NaN, which would reach the gradient
-    student, teacher = student.float() / temperature, teacher.detach().float() / temperature
+    _require_positive(temperature)
+    student, teacher = _answers(student, teacher, mask)
+    student, teacher = student / temperature, teacher / temperature
     p = torch.sigmoid(teacher)
     # In logits, KL = p·(t − s) + softplus(s) − softplus(t): no logarithm of a probability that may round to 0.
     divergence = p * (teacher - student) + F.softplus(student) - F.softplus(teacher)
     return temperature**2 * masked_mean(divergence, mask)
+
+
+def softmax_kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0, mask: Tensor | None = None) -> Tensor:
+    """`T² · KL(softmax(teacher/T) ‖ softmax(student/T))`, for exclusive classes: the mean over images.
+
+    Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015 (arXiv 1503.02531), section 2.
+
+    Args:
+        student: logits (N, L).
+        teacher: logits (N, L).
+        temperature: T > 0.
+        mask: boolean (N, L), classes for which the teacher has an answer: the softmax is over these. Images with fewer
+            than two are left out.
+
+    Raises:
+        ValueError: `temperature` is not positive.
+    """
+    _require_positive(temperature)
+    student, teacher = _answers(student, teacher, mask)
+    return _softmax_divergence(student, teacher, temperature, mask)
+
+
+def mse_kd(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    space: Literal["sigmoid", "logits", "softmax"] = "sigmoid",
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """`T² · (a(student/T) − a(teacher/T))²`, the mean over entries; a is the sigmoid, nothing, or a softmax.
+
+    Args:
+        student: logits (N, L).
+        teacher: logits (N, L).
+        space: where they are compared. `softmax` is blind to a constant added to all logits of an image.
+        temperature: T > 0; in the space of logits it has no effect.
+        mask: boolean (N, L), entries for which the teacher has an answer; a softmax is over these.
+
+    Raises:
+        ValueError: `temperature` is not positive, or `space` is unknown.
+    """
+    _require_positive(temperature)
+    _require(space in ("sigmoid", "logits", "softmax"), f"space must be sigmoid, logits or softmax, is {space!r}")
+    student, teacher = _answers(student, teacher, mask)
+    student, teacher = student / temperature, teacher / temperature
+    if space == "sigmoid":
+        student, teacher = torch.sigmoid(student), torch.sigmoid(teacher)
+    elif space == "softmax":
+        student, teacher = _among(student, mask).softmax(-1), _among(teacher, mask).softmax(-1)
+    return temperature**2 * masked_mean((student - teacher) ** 2, mask)
+
+
+def bckd(student: Tensor, teacher: Tensor, *, beta: float = 1.0, mask: Tensor | None = None) -> Tensor:
+    """`|p − q|^β · BCE(q, p)`, p and q the teacher's and the student's sigmoid: the mean over entries.
+
+    Where the two agree it costs nothing, so that the many easy negatives of rare labels leave the rest its weight.
+
+    Source: Yang et al., "Bridging Cross-task Protocol Inconsistency for Distillation in Dense Object Detection", ICCV
+    2023 (arXiv 2308.14286), equation 8; there the sum over labels.
+
+    Args:
+        student: logits (N, L).
+        teacher: logits (N, L).
+        beta: β ≥ 1; below, the gradient has no bound.
+        mask: boolean (N, L), entries for which the teacher has an answer.
+
+    Raises:
+        ValueError: `beta` is less than 1.
+    """
+    _require(beta >= 1, f"beta must be at least 1, is {beta}")
+    student, teacher = _answers(student, teacher, mask)
+    p = torch.sigmoid(teacher)
+    loss = F.binary_cross_entropy_with_logits(student, p, reduction="none")
+    return masked_mean((p - torch.sigmoid(student)).abs() ** beta * loss, mask)
+
+
+def dkd(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    target: Tensor,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: float = 4.0,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Decoupled distillation of exclusive classes: α · (class or not) + β · (which of the others), times T².
+
+    Source: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022 (arXiv 2203.08679), equation 7. With two labels
+    the second term is 0, so that it means nothing where labels are not exclusive.
+
+    Args:
+        student: logits (N, L).
+        teacher: logits (N, L).
+        target: (N, L): 1 for the class, 0 for the others, or NaN where unknown; such images are left out.
+        alpha: weight of the divergence between the probabilities of the class.
+        beta: weight of the divergence among the other classes.
+        temperature: T > 0.
+        mask: boolean (N,), images for which the teacher has an answer.
+
+    Raises:
+        ValueError: `temperature` is not positive, or an image has not just one class.
+    """
+    _require_positive(temperature)
+    known, number = _classes(target, mask)
+    student, teacher = _answers(student, teacher, known[:, None].expand_as(teacher))
+    student, teacher = student / temperature, teacher / temperature
+    of_class = F.one_hot(number, student.shape[1]).bool()
+    # the class against all others as one: the logit of its probability
+    logits = [
+        (values.gather(1, number[:, None]) - values.masked_fill(of_class, _ABSENT).logsumexp(1, keepdim=True))[:, 0]
+        for values in (student, teacher)
+    ]
+    p = torch.sigmoid(logits[1])
+    whether = p * (logits[1] - logits[0]) + F.softplus(logits[0]) - F.softplus(logits[1])
+    which = _divergence(student, teacher, ~of_class)
+    return temperature**2 * masked_mean(alpha * whether + beta * which, known)
+
+
+def logit_standardized_kd(
+    student: Tensor, teacher: Tensor, *, temperature: float = 2.0, mask: Tensor | None = None
+) -> Tensor:
+    """`softmax_kd` of logits from which each image's mean was taken, over their standard deviation.
+
+    The student need not have the teacher's range of logits.
+
+    Source: Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024 (arXiv 2403.01427), algorithm 1.
+
+    Args:
+        student: logits (N, L) of exclusive classes.
+        teacher: logits (N, L).
+        temperature: T > 0.
+        mask: boolean (N, L), classes for which the teacher has an answer. Images with fewer than two are left out.
+
+    Raises:
+        ValueError: `temperature` is not positive.
+    """
+    _require_positive(temperature)
+    student, teacher = _answers(student, teacher, mask)
+    student, teacher = _standardized(student, mask), _standardized(teacher, mask)
+    return _softmax_divergence(student, teacher, temperature, mask)
+
+
+def dist(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    activation: Literal["softmax", "sigmoid"] = "softmax",
+    inter: float = 1.0,
+    intra: float = 1.0,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """`T² · (inter · (1 − ρ over an image's labels) + intra · (1 − ρ over a label's images))`, ρ Pearson's.
+
+    Only relations are asked for, as a large teacher's probabilities may be out of a small student's reach. With
+    `sigmoid` and `inter` 0 it is a loss of multi-label data that ranks each label's images as the teacher does; it
+    needs batches in which teachers' answers differ. Relations of fewer than two entries, or on which the teacher
+    says the same of all, are left out.
+
+    Source: Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022 (arXiv 2205.10536), equations
+    8-10; the form with the sigmoid is ours.
+
+    Args:
+        student: logits (N, L).
+        teacher: logits (N, L).
+        activation: what makes probabilities of them.
+        inter: weight of the relation within an image.
+        intra: weight of the relation within a label.
+        temperature: T > 0.
+        mask: boolean (N, L), entries for which the teacher has an answer.
+
+    Raises:
+        ValueError: `temperature` is not positive, or `activation` is unknown.
+    """
+    _require_positive(temperature)
+    _require(activation in ("softmax", "sigmoid"), f"activation must be softmax or sigmoid, is {activation!r}")
+    student, teacher = _answers(student, teacher, mask)
+    student, teacher = student / temperature, teacher / temperature
+    if activation == "softmax":
+        student, teacher = _among(student, mask).softmax(-1), _among(teacher, mask).softmax(-1)
+    else:
+        student, teacher = torch.sigmoid(student), torch.sigmoid(teacher)
+    kept = torch.ones_like(student, dtype=torch.bool) if mask is None else mask
+    loss = inter * _unrelated(student, teacher, kept) + intra * _unrelated(student.T, teacher.T, kept.T)
+    return temperature**2 * loss
+
+
+# Distillation: features and maps.
+
+
+def attention_transfer(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Squared difference of attention: where, not what. The mean over images and places.
+
+    Attention is the mean of the squared channels, of length 1 over an image's places.
+
+    Source: Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017 (arXiv 1612.03928), equation 2 with
+    p = 2.
+
+    Args:
+        student: feature maps (N, K, h, w).
+        teacher: feature maps (N, K', h', w'); the larger of the two is pooled to the smaller.
+        mask: boolean (N,), images to keep.
+    """
+    student, teacher = _answers(student, teacher, None if mask is None else mask[:, None, None, None])
+    size = [min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True)]
+    attention = [
+        F.normalize(F.adaptive_avg_pool2d(maps, size).pow(2).mean(1).flatten(1), dim=1) for maps in (student, teacher)
+    ]
+    return masked_mean((attention[0] - attention[1]).pow(2).mean(1), mask)
+
+
+def rkd(
+    student: Tensor, teacher: Tensor, *, distance: float = 1.0, angle: float = 2.0, mask: Tensor | None = None
+) -> Tensor:
+    """Relations between the images of a batch: distances over their mean, and angles, by Huber's loss.
+
+    The mean over pairs and triples; so it depends on which images share a batch.
+
+    Source: Park et al., "Relational Knowledge Distillation", CVPR 2019 (arXiv 1904.05068), equations 5-9.
+
+    Args:
+        student: features (N, D).
+        teacher: features (N, D').
+        distance: weight of the distances.
+        angle: weight of the angles; they take N³ memory.
+        mask: boolean (N,), images to keep.
+    """
+    student, teacher = student.float(), teacher.detach().float()
+    if mask is not None:
+        student, teacher = student[mask], teacher[mask]
+    if len(student) < 2:
+        return 0 * student.sum()
+    loss = distance * F.smooth_l1_loss(_distances(student), _distances(teacher))
+    if angle:
+        loss = loss + angle * F.smooth_l1_loss(_angles(student), _angles(teacher))
+    return loss
+
+
+def cosine_similarity(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """1 − cosine of the features, the mean over images.
+
+    Args:
+        student: features (N, D), those of another width after a projection.
+        teacher: features (N, D).
+        mask: boolean (N,), images to keep.
+    """
+    student, teacher = _answers(student, teacher, None if mask is None else mask[:, None])
+    return masked_mean(1 - F.cosine_similarity(student, teacher, dim=1), mask)
+
+
+def feature_mse(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Squared difference of the features, the mean over images and features.
+
+    Source: Romero et al., "FitNets", ICLR 2015 (arXiv 1412.6550), equation 3, on pooled features.
+
+    Args:
+        student: features (N, D), those of another width after a projection.
+        teacher: features (N, D).
+        mask: boolean (N,), images to keep.
+    """
+    student, teacher = _answers(student, teacher, None if mask is None else mask[:, None])
+    return masked_mean((student - teacher).pow(2).mean(1), mask)
+
+
+def cam_kd(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Squared distance of class activation maps of length 1, the mean over (image, label).
+
+    Maps are signed: what speaks against a label counts as what speaks for it. The smaller map is resized to the larger.
+
+    Source: "Class Activation Map based Knowledge Distillation for multi-label" (arXiv 2303.08360); it takes the labels
+    that an image has.
+
+    Args:
+        student: maps (N, L, h, w).
+        teacher: maps (N, L, h', w').
+        mask: boolean (N, L), maps to compare: as a rule labels that are present. A teacher's map without anything in it
+            is left out, as it has no direction.
+    """
+    student, teacher, kept = _maps(student, teacher, mask)
+    squared = (F.normalize(student, dim=2) - F.normalize(teacher, dim=2)).pow(2).sum(2)
+    return masked_mean(squared, kept)
+
+
+def explanation_kd(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """1 − cosine of two explanations, the mean over (image, label); evidence against a label is left out (ReLU).
+
+    Source: Parchami-Araghi et al., "Good Teachers Explain: Explanation-Enhanced Knowledge Distillation", ECCV 2024
+    (arXiv 2402.03119), equation 2, there for one class an image.
+
+    Args:
+        student: maps (N, L, h, w), Grad-CAM as a rule, with their graph.
+        teacher: maps (N, L, h', w'). The smaller map is resized to the larger.
+        mask: boolean (N, L), maps to compare. A teacher's map without positive evidence is left out.
+    """
+    student, teacher, kept = _maps(student.relu(), teacher.relu(), mask)
+    return masked_mean(1 - F.cosine_similarity(student, teacher, dim=2), kept)
+
+
+# What the losses share.
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
+
+
+def _require_positive(temperature: float) -> None:
+    _require(temperature > 0, f"temperature must be positive, is {temperature}")
+
+
+def _known(target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Targets with 0 where unknown, float32, and where they are known and kept."""
+    known = ~torch.isnan(target)
+    return torch.where(known, target, 0).float(), known if mask is None else known & mask
+
+
+def _classes(target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Of one-hot targets (N, L): images that are known and kept, boolean (N,), and the number of their class (N,)."""
+    known = ~torch.isnan(target).any(1)
+    one = (target == 1).sum(1) == 1
+    _require(bool((one | ~known).all()), "classes are exclusive here: an image has none or several")
+    known = known if mask is None else known & mask
+    return known, torch.where(known[:, None], target, 0).argmax(1)
+
+
+def _answers(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Both in float32, the teacher's without gradient, and 0 where it has no answer: a NaN would reach the gradient."""
+    teacher = teacher.detach().float()
+    return student.float(), teacher if mask is None else torch.where(mask, teacher, 0)
+
+
+def _among(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Logits whose softmax is over the classes that `mask` keeps."""
+    return logits if mask is None else torch.where(mask, logits, _ABSENT)
+
+
+def _divergence(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    """KL(softmax(teacher) ‖ softmax(student)) of each image among the classes that `mask` keeps: (N,)."""
+    teacher = _among(teacher, mask).log_softmax(1)
+    return (teacher.exp() * (teacher - _among(student, mask).log_softmax(1))).sum(1)
+
+
+def _softmax_divergence(student: Tensor, teacher: Tensor, temperature: float, mask: Tensor | None) -> Tensor:
+    divergence = _divergence(student / temperature, teacher / temperature, mask)
+    return temperature**2 * masked_mean(divergence, None if mask is None else mask.sum(1) > 1)
+
+
+def _standardized(logits: Tensor, mask: Tensor | None) -> Tensor:
+    kept = torch.ones_like(logits, dtype=torch.bool) if mask is None else mask
+    count = kept.sum(1, keepdim=True)
+    centred = torch.where(kept, logits - torch.where(kept, logits, 0).sum(1, keepdim=True) / count.clamp(min=1), 0)
+    # a root's gradient at 0 has no bound
+    deviation = (centred.pow(2).sum(1, keepdim=True) / (count - 1).clamp(min=1)).clamp(min=_EPS**2).sqrt()
+    return centred / (deviation + 1e-7)
+
+
+def _unrelated(student: Tensor, teacher: Tensor, kept: Tensor) -> Tensor:
+    """Mean over rows of 1 − Pearson's correlation of the entries that are kept."""
+    count = kept.sum(1, keepdim=True)
+    centred = [
+        torch.where(kept, values - torch.where(kept, values, 0).sum(1, keepdim=True) / count.clamp(min=1), 0)
+        for values in (student, teacher)
+    ]
+    related = (count[:, 0] > 1) & (centred[1].abs().amax(1) > _EPS)
+    return masked_mean(1 - F.cosine_similarity(*centred, dim=1, eps=_EPS), related)
+
+
+def _distances(features: Tensor) -> Tensor:
+    distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances / masked_mean(distances, distances > 0).clamp(min=_EPS)
+
+
+def _angles(features: Tensor) -> Tensor:
+    """Cosine of the angle at each image between each two others: (N, N, N)."""
+    towards = F.normalize(features[None] - features[:, None], dim=2)
+    return towards @ towards.transpose(1, 2)
+
+
+def _maps(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Maps of one size, (N, L, h·w) each, and which are compared, boolean (N, L)."""
+    student, teacher = _answers(student, teacher, None if mask is None else mask[:, :, None, None])
+    size = [max(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True)]
+    student, teacher = (
+        F.interpolate(maps, size, mode="bilinear").flatten(2) if list(maps.shape[2:]) != size else maps.flatten(2)
+        for maps in (student, teacher)
+    )
+    shown = teacher.abs().amax(2) > 0
+    return student, teacher, shown if mask is None else shown & mask
+
+
+class Traits(NamedTuple):
+    """What a loss does and does not see.
+
+    Attributes:
+        inputs: `targets` and `logits` are (N, L), `features` (N, D), `maps` (N, K, h, w), `label_maps` (N, L, h, w).
+        zero_at_equality: it is 0 where the student's answer is the teacher's.
+        image_offset: a constant added to all the student says of an image changes nothing.
+        label_offset: a constant added to a label (feature, channel) of all images changes nothing.
+        scale: a positive factor of all the student says changes nothing.
+        batch_size: the mean over the halves of a batch is the batch's; if not, it compares images with each other.
+        exclusive: for exclusive classes only.
+    """
+
+    inputs: Literal["targets", "logits", "features", "maps", "label_maps"]
+    zero_at_equality: bool
+    image_offset: bool
+    label_offset: bool
+    scale: bool
+    batch_size: bool
+    exclusive: bool
+
+
+TRAITS: list[tuple[str, dict[str, Any], Traits]] = [
+    # loss, options                                   inputs       zero    image  label  scale  batch  exclusive
+    ("binary_cross_entropy", {}, Traits("targets", False, False, False, False, True, False)),
+    ("focal_bce", {}, Traits("targets", False, False, False, False, True, False)),
+    ("asymmetric_bce", {}, Traits("targets", False, False, False, False, True, False)),
+    ("cross_entropy", {}, Traits("targets", False, True, False, False, True, True)),
+    ("sigmoid_kd", {}, Traits("logits", True, False, False, False, True, False)),
+    ("softmax_kd", {}, Traits("logits", True, True, False, False, True, True)),
+    ("mse_kd", {"space": "sigmoid"}, Traits("logits", True, False, False, False, True, False)),
+    ("mse_kd", {"space": "logits"}, Traits("logits", True, False, False, False, True, False)),
+    ("mse_kd", {"space": "softmax"}, Traits("logits", True, True, False, False, True, True)),
+    ("bckd", {}, Traits("logits", True, False, False, False, True, False)),
+    ("dkd", {}, Traits("logits", True, True, False, False, True, True)),
+    ("logit_standardized_kd", {}, Traits("logits", True, True, False, True, True, True)),
+    ("dist", {"activation": "softmax"}, Traits("logits", True, True, False, False, False, True)),
+    ("dist", {"activation": "sigmoid"}, Traits("logits", True, False, False, False, False, False)),
+    ("attention_transfer", {}, Traits("maps", True, False, False, True, True, False)),
+    ("rkd", {}, Traits("features", True, False, True, True, False, False)),
+    ("cosine_similarity", {}, Traits("features", True, False, False, True, True, False)),
+    ("feature_mse", {}, Traits("features", True, False, False, False, True, False)),
+    ("cam_kd", {}, Traits("label_maps", True, False, False, True, True, False)),
+    ("explanation_kd", {}, Traits("label_maps", True, False, False, True, True, False)),
+]
+"""Each loss's traits. None lets a gradient reach the teacher, and what `mask` leaves out changes none of them."""

@@ -4,9 +4,31 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.distributions import Bernoulli, kl_divergence
+from scipy.spatial.distance import pdist, squareform
+from scipy.special import expit, softmax
+from sklearn.metrics.pairwise import cosine_similarity as sklearn_cosine
+from torch.distributions import Bernoulli, Categorical, kl_divergence
 
-from medistill.distillation.functional import binary_cross_entropy, masked_mean, sigmoid_kd
+from medistill.distillation.functional import (
+    asymmetric_bce,
+    attention_transfer,
+    bckd,
+    binary_cross_entropy,
+    cam_kd,
+    cosine_similarity,
+    cross_entropy,
+    dist,
+    dkd,
+    explanation_kd,
+    feature_mse,
+    focal_bce,
+    logit_standardized_kd,
+    masked_mean,
+    mse_kd,
+    rkd,
+    sigmoid_kd,
+    softmax_kd,
+)
 
 
 @pytest.fixture
@@ -99,3 +121,222 @@ def test_nothing_known_costs_nothing():
     assert loss.item() == 0
     assert (student.grad == 0).all()
     assert masked_mean(torch.ones(2, 2), torch.zeros(2, 2, dtype=torch.bool)) == 0
+
+
+@pytest.fixture
+def labels():
+    target = (torch.rand(16, 5, generator=torch.Generator().manual_seed(2)) < 0.3).float()
+    target[0, 0] = target[3, 4] = float("nan")
+    return target
+
+
+def test_focal_bce_is_its_formula(logits, labels):
+    p, y = expit(logits[0].double().numpy()), labels.numpy()
+    for gamma in (0.0, 2.0, 0.5):
+        expected = np.nanmean(-((1 - p) ** gamma) * y * np.log(p) - p**gamma * (1 - y) * np.log(1 - p))
+        assert focal_bce(logits[0], labels, gamma=gamma).item() == pytest.approx(expected, rel=1e-5)
+    assert focal_bce(logits[0], labels, gamma=0).item() == pytest.approx(
+        binary_cross_entropy(logits[0], labels).item(), rel=1e-6
+    )
+    with pytest.raises(ValueError, match="gamma must not be negative"):
+        focal_bce(logits[0], labels, gamma=-1)
+
+
+@pytest.mark.parametrize(("negative", "positive", "clip"), [(4, 1, 0.05), (2, 0, 0.0), (0, 0, 0.0)])
+def test_asymmetric_bce_is_its_formula(logits, labels, negative, positive, clip):
+    p, y = expit(logits[0].double().numpy()), labels.numpy()
+    q = np.maximum(p - clip, 0)
+    expected = np.nanmean(-y * (1 - p) ** positive * np.log(p) - (1 - y) * q**negative * np.log(1 - q))
+    options = {"gamma_negative": negative, "gamma_positive": positive, "clip": clip}
+    assert asymmetric_bce(logits[0], labels, **options).item() == pytest.approx(expected, rel=1e-5)
+    easy = torch.tensor([[-6.0]], requires_grad=True)  # a probability below the clip
+    loss = asymmetric_bce(easy, torch.zeros(1, 1), gamma_negative=4, clip=0.05)
+    loss.backward()
+    assert (loss, easy.grad) == (0, 0)
+
+
+def test_positive_weights_are_torchs(logits, labels):
+    weight = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
+    known = ~torch.isnan(labels)
+    every = F.binary_cross_entropy_with_logits(logits[0], labels.nan_to_num(), pos_weight=weight, reduction="none")
+    expected = every[known].mean().item()
+    assert binary_cross_entropy(logits[0], labels, positive_weight=weight).item() == pytest.approx(expected, rel=1e-6)
+    assert focal_bce(logits[0], labels, gamma=0, positive_weight=weight).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_cross_entropy_is_torchs_and_leaves_unknown_images_out(logits):
+    number = torch.arange(16) % 5
+    target = F.one_hot(number, 5).float()
+    target[3] = float("nan")
+    known = torch.arange(16) != 3
+    for weight in (None, torch.tensor([1.0, 0.5, 2.0, 3.0, 0.1])):
+        expected = F.cross_entropy(logits[0][known], number[known], weight=weight).item()
+        assert cross_entropy(logits[0], target, class_weight=weight).item() == pytest.approx(expected, rel=1e-5)
+    target[5] = 1
+    with pytest.raises(ValueError, match="an image has none or several"):
+        cross_entropy(logits[0], target)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_softmax_kd_is_the_divergence_of_categories(logits, temperature):
+    p, q = (Categorical(logits=value.double() / temperature) for value in reversed(logits))
+    expected = temperature**2 * kl_divergence(p, q).mean().item()
+    assert softmax_kd(*logits, temperature=temperature).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_softmax_kd_is_among_the_classes_that_the_teacher_knows(logits):
+    student, teacher = logits
+    mask = torch.ones(16, 5, dtype=torch.bool)
+    mask[:, 2] = False
+    mask[4] = torch.tensor([True, False, False, False, False])  # one class is no choice
+    rows = torch.arange(16) != 4
+    few = [value[rows][:, [0, 1, 3, 4]] for value in logits]
+    assert softmax_kd(student, teacher, mask=mask).item() == pytest.approx(softmax_kd(*few).item(), rel=1e-6)
+
+
+def test_mse_kd_in_three_spaces(logits):
+    student, teacher = (value.double().numpy() / 2 for value in logits)
+    for space, activation in (("sigmoid", expit), ("logits", lambda z: z), ("softmax", lambda z: softmax(z, axis=1))):
+        expected = 4 * np.mean((activation(student) - activation(teacher)) ** 2)
+        assert mse_kd(*logits, space=space, temperature=2.0).item() == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="space must be sigmoid, logits or softmax, is 'tanh'"):
+        mse_kd(*logits, space="tanh")
+
+
+def test_bckd_is_its_formula(logits):
+    z, p = logits[0].double(), torch.sigmoid(logits[1].double())
+    q = torch.sigmoid(z)
+    for beta in (1.0, 2.0):
+        expected = ((p - q).abs() ** beta * -(p * q.log() + (1 - p) * (1 - q).log())).mean().item()
+        assert bckd(*logits, beta=beta).item() == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="beta must be at least 1"):
+        bckd(*logits, beta=0.5)
+
+
+def test_dkd_is_two_parts_of_the_divergence(logits):
+    """KL(teacher ‖ student) = the class against the others + (1 − p of the class) · KL among the others."""
+    student, teacher = logits
+    target = F.one_hot(torch.arange(16) % 5, 5).float()
+    for row in range(16):
+        one = [value[row : row + 1] for value in (student, teacher)]
+        here = target[row : row + 1]
+        others = 1 - teacher[row].double().softmax(-1)[row % 5].item()
+        both = dkd(*one, target=here, alpha=1, beta=others, temperature=1).item()
+        assert both == pytest.approx(softmax_kd(*one, temperature=1).item(), rel=1e-4)
+    rest = [value[:, 1:] for value in logits]  # class 0 for all: what is left is a softmax over the rest
+    first = F.one_hot(torch.zeros(16, dtype=torch.long), 5).float()
+    among = dkd(*logits, target=first, alpha=0, beta=2, temperature=3).item()
+    assert among == pytest.approx(2 * softmax_kd(*rest, temperature=3).item(), rel=1e-4)
+
+
+def test_logit_standardized_kd_is_softmax_kd_of_z_scores(logits):
+    scores = [
+        (z - z.mean(1, keepdims=True)) / z.std(1, ddof=1, keepdims=True) for z in (v.double().numpy() for v in logits)
+    ]
+    expected = softmax_kd(*map(torch.from_numpy, scores), temperature=2.0).item()
+    assert logit_standardized_kd(*logits, temperature=2.0).item() == pytest.approx(expected, rel=1e-4)
+    mask = torch.ones(16, 5, dtype=torch.bool)
+    mask[:, 0] = False
+    rest = logit_standardized_kd(*(value[:, 1:] for value in logits)).item()
+    assert logit_standardized_kd(*logits, mask=mask).item() == pytest.approx(rest, rel=1e-5)
+
+
+@pytest.mark.parametrize(("activation", "function"), [("softmax", lambda z: softmax(z, axis=1)), ("sigmoid", expit)])
+def test_dist_is_of_correlations(logits, activation, function):
+    p, q = (function(value.double().numpy() / 2) for value in logits)
+    inter = np.mean([1 - np.corrcoef(p[row], q[row])[0, 1] for row in range(16)])
+    intra = np.mean([1 - np.corrcoef(p[:, label], q[:, label])[0, 1] for label in range(5)])
+    loss = dist(*logits, activation=activation, inter=2.0, intra=3.0, temperature=2.0)
+    assert loss.item() == pytest.approx(4 * (2 * inter + 3 * intra), rel=1e-4)
+    if activation == "sigmoid":
+        mask = torch.rand(16, 5, generator=torch.Generator().manual_seed(5)) < 0.7
+        mask[:, 1] = False
+        kept = mask.numpy()
+        intra = [1 - np.corrcoef(p[kept[:, k], k], q[kept[:, k], k])[0, 1] for k in (0, 2, 3, 4)]
+        loss = dist(*logits, activation="sigmoid", inter=0, temperature=2.0, mask=mask)
+        assert loss.item() == pytest.approx(4 * np.mean(intra), rel=1e-4)
+
+
+def test_dist_leaves_out_what_the_teacher_does_not_tell_apart(logits):
+    student, teacher = logits[0], logits[1].clone()
+    teacher[:, 2] = -3.0
+    rest = [value[:, [0, 1, 3, 4]] for value in (student, teacher)]
+    loss, expected = (dist(*pair, activation="sigmoid", inter=0).item() for pair in ((student, teacher), rest))
+    assert loss == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.fixture
+def features():
+    generator = torch.Generator().manual_seed(4)
+    return torch.randn(9, 6, generator=generator), torch.randn(9, 6, generator=generator)
+
+
+def test_rkd_is_of_distances_and_angles(features):
+    def huber(a, b):
+        d = np.abs(a - b)
+        return np.where(d < 1, d**2 / 2, d - 0.5).mean()
+
+    def angles(x):
+        out = np.zeros((len(x),) * 3)
+        for i in range(len(x)):
+            for j in range(len(x)):
+                for k in range(len(x)):
+                    a, b = x[j] - x[i], x[k] - x[i]
+                    length = np.linalg.norm(a) * np.linalg.norm(b)
+                    out[i, j, k] = a @ b / length if length else 0
+        return out
+
+    s, t = (value.double().numpy() for value in features)
+    t = np.hstack([t, t[:, :2] ** 2])  # as many features as the teacher likes
+    wide = torch.from_numpy(t)
+    distances = [squareform(pdist(x)) / pdist(x).mean() for x in (s, t)]
+    assert rkd(features[0], wide, distance=1, angle=0).item() == pytest.approx(huber(*distances), rel=1e-5)
+    expected = 25 * huber(*distances) + 50 * huber(angles(s), angles(t))
+    assert rkd(features[0], wide, distance=25, angle=50).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_features_are_compared_by_cosine_and_square(features):
+    s, t = (value.double().numpy() for value in features)
+    expected = 1 - np.diag(sklearn_cosine(s, t)).mean()
+    assert cosine_similarity(*features).item() == pytest.approx(expected, rel=1e-5)
+    assert feature_mse(*features).item() == pytest.approx(np.mean((s - t) ** 2), rel=1e-6)
+
+
+def test_attention_transfer_is_where_not_what():
+    generator = torch.Generator().manual_seed(6)
+    student = torch.randn(3, 4, 5, 5, generator=generator)
+    teacher = torch.randn(3, 8, 10, 10, generator=generator)
+    expected = 0.0
+    for image in range(3):
+        pooled = teacher[image].numpy().reshape(8, 5, 2, 5, 2).mean((2, 4))
+        a, b = ((maps**2).mean(0).ravel() for maps in (student[image].numpy(), pooled))
+        expected += np.mean((a / np.linalg.norm(a) - b / np.linalg.norm(b)) ** 2) / 3
+    assert attention_transfer(student, teacher).item() == pytest.approx(expected, rel=1e-5)
+    shuffled = student[:, [2, 0, 3, 1]]
+    assert attention_transfer(shuffled, teacher).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_maps_of_labels_are_compared_by_direction():
+    generator = torch.Generator().manual_seed(8)
+    student, teacher = (torch.randn(4, 3, 5, 5, generator=generator) for _ in range(2))
+    teacher[1, 2] = 0  # nothing to imitate
+    teacher[2, 0] = -teacher[2, 0].abs()  # nothing that speaks for the label
+    signed, positive = [], []
+    for image, label in np.ndindex(4, 3):
+        a, b = (maps[image, label].double().numpy().ravel() for maps in (student, teacher))
+        if b.any():
+            signed.append(2 - 2 * a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+        a, b = a.clip(0), b.clip(0)
+        if b.any():
+            positive.append(1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+    assert (len(signed), len(positive)) == (11, 10)
+    assert cam_kd(student, teacher).item() == pytest.approx(np.mean(signed), rel=1e-5)
+    assert explanation_kd(student, teacher).item() == pytest.approx(np.mean(positive), rel=1e-5)
+
+
+def test_a_map_is_resized_to_the_larger():
+    ramp = torch.linspace(0, 1, 4).expand(1, 1, 4, 4)
+    fine = F.interpolate(ramp, (8, 8), mode="bilinear")
+    assert cam_kd(ramp, fine).item() == pytest.approx(0, abs=1e-6)
+    assert cam_kd(fine, ramp).item() == pytest.approx(0, abs=1e-6)
+    assert cam_kd(ramp, fine.flip(-1)).item() > 0.3

@@ -1,0 +1,214 @@
+"""Every loss sees what its row in `TRAITS` says, and nothing else."""
+
+import inspect
+
+import pytest
+import torch
+
+from medistill.distillation import functional
+from medistill.distillation.functional import TRAITS, Traits
+
+N, L, K, SIZE = 12, 5, 7, 6
+SHAPES = {
+    "targets": (N, L),
+    "logits": (N, L),
+    "features": (N, K),
+    "maps": (N, K, SIZE, SIZE),
+    "label_maps": (N, L, SIZE, SIZE),
+}
+
+
+def draw(traits: Traits, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, dict]:
+    """What a student and a teacher (or the labels) say of a batch, in float64, and what else the loss needs."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = SHAPES[traits.inputs]
+    student, teacher = (2 * torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    one_hot = torch.eye(L, dtype=torch.float64)[torch.randint(L, (N,), generator=generator)]
+    if traits.inputs == "targets":
+        teacher = one_hot if traits.exclusive else (teacher > 0).double()
+    return student, teacher, {"target": one_hot}
+
+
+@pytest.fixture(params=TRAITS, ids=lambda row: "-".join([row[0], *map(str, row[1].values())]))
+def case(request):
+    name, options, traits = request.param
+    function = getattr(functional, name)
+
+    def loss(student, teacher, rows=slice(None), **more):
+        if "target" in inspect.signature(function).parameters and name == "dkd":
+            more = {"target": extra["target"][rows]} | more
+        return function(student, teacher, **options, **more)
+
+    student, teacher, extra = draw(traits)
+    return name, traits, loss, student, teacher, extra
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return abs(a.item() - b.item()) < 1e-4 * max(1e-2, abs(a.item()))
+
+
+def test_every_public_loss_has_its_traits():
+    losses = {
+        name
+        for name, value in vars(functional).items()
+        if inspect.isfunction(value) and value.__module__ == functional.__name__ and not name.startswith("_")
+    }
+    assert losses - {"masked_mean"} == {name for name, _, _ in TRAITS}
+    assert len(TRAITS) == len({(name, *map(str, options.values())) for name, options, _ in TRAITS})
+
+
+def test_zero_at_equality(case):
+    _, traits, loss, student, teacher, _ = case
+    if traits.inputs == "targets":
+        return
+    assert (loss(teacher, teacher).abs() < 1e-6) == traits.zero_at_equality
+    assert loss(student, teacher) > 1e-3  # and nowhere by chance
+
+
+def shifted_by_image(student):
+    return student + torch.linspace(-2, 2, N).view(-1, *[1] * (student.ndim - 1)).double()
+
+
+def shifted_by_label(student):
+    return student + torch.linspace(-2, 2, student.shape[1]).view(1, -1, *[1] * (student.ndim - 2)).double()
+
+
+@pytest.mark.parametrize(
+    ("trait", "change"),
+    [
+        ("image_offset", shifted_by_image),
+        ("label_offset", shifted_by_label),
+        ("scale", lambda student: 1.7 * student),
+    ],
+)
+def test_what_changes_nothing_and_what_does(case, trait, change):
+    _, traits, loss, student, teacher, _ = case
+    before, after = loss(student, teacher), loss(change(student), teacher)
+    assert same(before, after) == getattr(traits, trait)
+
+
+def test_batch_size(case):
+    _, traits, loss, student, teacher, _ = case
+    whole = loss(student, teacher)
+    halves = [loss(student[rows], teacher[rows], rows=rows) for rows in (slice(0, N, 2), slice(1, N, 2))]
+    assert same(whole, (halves[0] + halves[1]) / 2) == traits.batch_size
+
+
+def test_a_batch_twice_is_the_batch(case):
+    name, _, loss, student, teacher, extra = case
+    twice = {"target": extra["target"].repeat(2, 1)} if name == "dkd" else {}
+    after = loss(student.repeat(2, *[1] * (student.ndim - 1)), teacher.repeat(2, *[1] * (teacher.ndim - 1)), **twice)
+    assert same(loss(student, teacher), after)
+
+
+def test_no_gradient_reaches_the_teacher_and_one_reaches_the_student(case):
+    _, traits, loss, student, teacher, _ = case
+    student.requires_grad_()
+    if traits.inputs != "targets":
+        teacher.requires_grad_()
+    loss(student, teacher).backward()
+    assert teacher.grad is None
+    assert torch.isfinite(student.grad).all()
+    assert (student.grad != 0).any()
+
+
+def test_the_gradient_is_that_of_finite_differences(case):
+    _, _, loss, student, teacher, _ = case
+    student = student.float().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(student, teacher), student)
+    generator = torch.Generator().manual_seed(7)
+    direction = torch.randn(student.shape, generator=generator)
+    direction /= direction.norm()
+    step = 1e-2
+    ahead, behind = (loss(student.detach() + sign * step * direction, teacher) for sign in (1, -1))
+    assert (gradient * direction).sum().item() == pytest.approx(
+        (ahead - behind).item() / (2 * step), rel=3e-2, abs=1e-4
+    )
+
+
+def masks(traits: Traits, name: str) -> torch.Tensor:
+    """By image, or by image and label."""
+    generator = torch.Generator().manual_seed(3)
+    by_image = traits.inputs in ("features", "maps") or name in ("cross_entropy", "dkd")
+    mask = torch.rand((N,) if by_image else (N, L), generator=generator) < 0.6
+    assert mask.any()
+    assert not mask.all()
+    return mask
+
+
+def test_what_is_masked_changes_nothing(case):
+    name, traits, loss, student, teacher, _ = case
+    mask = masks(traits, name)
+    wide = mask.view(*mask.shape, *[1] * (student.ndim - mask.ndim))
+    other_student = torch.where(wide, student, student + 3 * torch.randn_like(student))
+    before = loss(student, teacher, mask=mask)
+    assert before > 0
+    assert same(before, loss(other_student, teacher, mask=mask))
+    assert not same(before, loss(student, teacher))
+    if traits.inputs == "targets":
+        return
+    unknown = torch.where(wide, teacher, float("nan"))
+    student.requires_grad_()
+    after = loss(student, unknown, mask=mask)
+    after.backward()
+    assert same(before, after)
+    assert torch.isfinite(student.grad).all()
+    assert (student.grad[~mask] == 0).all()
+
+
+def test_nothing_kept_costs_nothing(case):
+    name, traits, loss, student, teacher, _ = case
+    student.requires_grad_()
+    value = loss(student, teacher, mask=torch.zeros_like(masks(traits, name)))
+    value.backward()
+    assert value == 0
+    assert (student.grad == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_single(case, dtype):
+    _, _, loss, student, teacher, _ = case
+    student, teacher = 10 * student.to(dtype), teacher.to(dtype)  # logits to ±50
+    value = loss(student, teacher)
+    assert value.dtype == torch.float32
+    assert value.shape == ()
+    assert same(loss(student.float(), teacher.float()), value)
+
+
+def test_sure_answers_stay_finite(case):
+    _, traits, loss, student, teacher, _ = case
+    student = (40 * student.sign()).requires_grad_()
+    value = loss(student, teacher if traits.inputs == "targets" else -40 * teacher.sign())
+    value.backward()
+    assert torch.isfinite(value)
+    assert torch.isfinite(student.grad).all()
+
+
+def test_a_batch_of_one_is_defined(case):
+    _, _, loss, student, teacher, _ = case
+    student = student[:1].requires_grad_()
+    value = loss(student, teacher[:1], rows=slice(1))
+    value.backward()
+    assert torch.isfinite(value)
+    assert torch.isfinite(student.grad).all()
+
+
+def test_a_student_that_says_the_same_of_all_has_a_gradient_without_nan(case):
+    _, _, loss, student, teacher, _ = case
+    student = torch.zeros_like(student).requires_grad_()
+    value = loss(student, teacher)
+    value.backward()
+    assert torch.isfinite(value)
+    assert torch.isfinite(student.grad).all()
+
+
+def test_softmax_over_labels_lets_a_macro_auroc_fall_unseen():
+    """A constant an image destroys the ranking of images by each label, and no loss with a softmax sees it."""
+    generator = torch.Generator().manual_seed(0)
+    teacher = torch.randn(2000, 14, generator=generator)
+    ruined = teacher + 3 * torch.randn(2000, 1, generator=generator)
+    for name, options, traits in TRAITS:
+        if traits.inputs != "logits" or name == "dkd":
+            continue
+        value = getattr(functional, name)(ruined, teacher, **options).item()
+        assert (value < 1e-6) == traits.exclusive, name

@@ -324,7 +324,7 @@ def _settings(config: dict[str, Any], recorded: dict[str, Any]) -> dict[str, str
     network = next((value for key, value in recorded.items() if key.startswith(("teachers.", "students."))), {})
     recipe = next((value for key, value in recorded.items() if key.startswith("recipes.")), {})
     facts = ("arch", "args", "initialisation", "image_size", "channels", "fit")
-    facts += ("student", "recipe", "seed", "teachers", "temperature", "weight")
+    facts += ("student", "recipe", "seed", "teachers", "combine", "terms")
     settings = {
         **recorded.get("training", {}),
         **network.get("training", {}),

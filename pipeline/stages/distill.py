@@ -26,7 +26,7 @@ def main(argv: list[str] | None) -> int:
     dataset = Dataset.open()
 
     from medistill.distillation.knowledge import Knowledge
-    from medistill.distillation.objective import distilled, supervised
+    from medistill.distillation.objective import build_objective
     from medistill.training.run import train
 
     folders = [Path("data/knowledge") / name for name in recipe.teachers]
@@ -35,9 +35,9 @@ def main(argv: list[str] | None) -> int:
         Path("models/students") / model.name,
         params.students[model.student],
         dataset,
-        distilled(recipe, teachers) if teachers else supervised,
+        build_objective(recipe, dataset, teachers),
         params,
-        facts={"role": "student", "name": model.name, **vars(arguments), **recipe.model_dump()},
+        facts={"role": "student", "name": model.name, **vars(arguments), **recipe.model_dump(mode="json")},
         seed=model.seed,
         view_seed=params.teach.view_seed,
         views=params.teach.views if recipe.views == "cached" else None,

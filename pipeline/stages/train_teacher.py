@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from medistill.config import load_params
+from medistill.config import Recipe, load_params
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from pipeline.stage import run_stage
@@ -20,14 +20,14 @@ def main(argv: list[str] | None) -> int:
     teacher = params.teachers[name]
     dataset = Dataset.open()
 
-    from medistill.distillation.objective import supervised
+    from medistill.distillation.objective import build_objective
     from medistill.training.run import train
 
     train(
         Path("models/teachers") / name,
         teacher,
         dataset,
-        supervised,
+        build_objective(Recipe(), dataset),
         params,
         facts={"role": "teacher", "name": name, "teachers": [], "seed": teacher.seed},
         seed=teacher.seed,

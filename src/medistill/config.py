@@ -4,21 +4,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from medistill.data.adapters import FORMATS
+from medistill.distillation.terms import AnyTerm, DistillationTerm
 from medistill.errors import UserError
+from medistill.settings import Settings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
 """A name that becomes part of a file and a stage name; `-` is kept for joining student, recipe and seed."""
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-
-
-class Settings(BaseModel):
-    """Base of all sections: unknown keys are errors, values never change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Phantom(Settings):
@@ -143,17 +139,20 @@ class Recipe(Settings):
     """How a student is taught. Without teachers it is the same-budget baseline."""
 
     teachers: list[Name] = []
-    """The teachers whose logits are averaged."""
-    temperature: float = Field(default=1.0, gt=0)
-    weight: float = Field(default=0.0, ge=0, le=1)
-    """Share of the distillation term; the hard loss has the rest."""
+    """The teachers whose logits are combined."""
+    combine: Literal["mean", "entropy", "confidence"] = "mean"
+    """How much each counts: alike; the surer the more; the nearer to the label the more. For each image and label."""
+    terms: list[AnyTerm] = []
+    """Losses whose weighted sum is minimised; none: the usual loss of the data set's task."""
     views: Literal["cached", "fresh"] = "cached"
     """`cached`: the views the teachers answered, in turn; `fresh`: a new view each epoch (no teachers)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        if bool(self.teachers) != (self.weight > 0):
-            raise ValueError("teachers and weight > 0 go together: set both or neither")
+        if bool(self.teachers) != any(isinstance(term, DistillationTerm) for term in self.terms):
+            raise ValueError("teachers and terms of distillation, such as sigmoid_kd, go together: set both or neither")
+        if self.combine != "mean" and len(self.teachers) < 2:
+            raise ValueError(f"combine: {self.combine} needs several teachers")
         if self.teachers and self.views == "fresh":
             raise ValueError("views: fresh needs a recipe without teachers, whose answers are cached")
         return self
@@ -317,6 +316,10 @@ def describe_error(item: Any) -> str:
         return f"key {key} is missing"
     if item["type"] == "extra_forbidden":
         return f"key {key} is unknown"
+    if item["type"] == "union_tag_not_found":
+        return f"key {key}.loss is missing"
+    if item["type"] == "union_tag_invalid":
+        return f"{key}.loss: {item['ctx']['tag']!r} is unknown; known are {item['ctx']['expected_tags']}"
     message = item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"{key}: {message}" if key else message

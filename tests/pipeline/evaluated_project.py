@@ -109,7 +109,7 @@ def write_model(root: Path, params: Params, name: str, logits: np.ndarray) -> No
     if student:
         recipe = params.recipes[student.recipe]
         config |= {"student": student.student, "recipe": student.recipe, "seed": student.seed}
-        config |= {"teachers": recipe.teachers, "temperature": recipe.temperature, "weight": recipe.weight}
+        config |= recipe.model_dump(mode="json", include={"teachers", "combine", "terms"})
     write_json(folder / "config.json", config)
     nothing = np.array([], np.uint64)
     np.savez(folder / "train_ids.npz", groups=nothing, images=nothing)

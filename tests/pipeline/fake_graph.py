@@ -121,7 +121,7 @@ elif stage in ("train_teacher", "distill"):
         student, recipe, seed = model.split("-")
         settings = params["recipes"][recipe]
         config |= {"student": student, "recipe": recipe, "seed": int(seed), "teachers": settings.get("teachers", []),
-                   "temperature": settings.get("temperature", 1.0), "weight": settings.get("weight", 0.0)}
+                   "combine": "mean", "terms": settings.get("terms", [])}
     write(folder / "config.json", config)
     history = "epoch,step,train_loss,val_macro_auroc\\n1,10,0.7,0.6\\n2,20,0.5,{val}\\n"
     write(folder / "history.csv", history.format(**numbers))
@@ -192,7 +192,7 @@ def build(root: Path, numbers: dict[str, Any] = NUMBERS) -> Path:
     params |= {
         "teachers": {"big": {"arch": "tiny"}},
         "students": {"small": {"arch": "tiny", "training": {"epochs": 2}}},
-        "recipes": {"baseline": {}, "kd": {"teachers": ["big"], "temperature": 2.0, "weight": 0.5}},
+        "recipes": {"baseline": {}, "kd": {"teachers": ["big"], "terms": [{"loss": "sigmoid_kd", "temperature": 2.0}]}},
         "run": {"teachers": ["big"], "students": ["small"], "recipes": ["baseline", "kd"], "seeds": [0]},
         "promote": PROMOTE,
     }

@@ -28,7 +28,7 @@ def write_project(folder, root, *, size: int, boxes: bool) -> None:
     params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
     network = {"arch": NETWORK.arch, "args": NETWORK.args}
     params |= {"teachers": dict.fromkeys(TEACHERS, network), "students": {"small": network}}
-    params["recipes"] = {"baseline": {}, "kd": {"teachers": ["wide"], "weight": 0.5}}
+    params["recipes"] = {"baseline": {}, "kd": {"teachers": ["wide"], "terms": [{"loss": "sigmoid_kd"}]}}
     params["run"] = {"teachers": [*TEACHERS], "students": ["small"], "recipes": ["baseline", "kd"], "seeds": [0]}
     params["explain"] = {"gallery": 6, "max_images": 20}
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")

@@ -42,7 +42,13 @@ def project(root, tmp_path_factory) -> Path:
     torch.manual_seed(0)
     model = create_classifier(Network(arch="test_efficientnet"), labels=shape["labels"]).eval()
     facts = {"name": NAME, "role": "student", "student": "eeea_net_c2", "recipe": "kd", "seed": 0, "teachers": ["big"]}
-    facts |= {"temperature": 1.0, "weight": 0.9, "dataset_fingerprint": "da7a", "fingerprint": "f00d", "versions": {}}
+    facts |= {
+        "combine": "mean",
+        "terms": [{"loss": "sigmoid_kd", "weight": 0.9}],
+        "dataset_fingerprint": "da7a",
+        "fingerprint": "f00d",
+        "versions": {},
+    }
     folder = project / "models" / "students" / NAME
     folder.mkdir(parents=True)
     counts = {"params": count_params(model), "macs": count_macs(model, 32)}

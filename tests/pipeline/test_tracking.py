@@ -46,7 +46,8 @@ def test_shows_every_model_with_params_figures_curves_and_provenance(
     run = found["small-kd-0"][0]
     assert run.info.status == "FINISHED"
     params = yaml.safe_load((repository / "params.yaml").read_text())
-    expected = {"arch": "tiny", "recipe": "kd", "temperature": "2.0", "weight": "0.5", "teachers": '["big"]'}
+    expected = {"arch": "tiny", "recipe": "kd", "teachers": '["big"]'}
+    expected["terms"] = '[{"loss": "sigmoid_kd", "temperature": 2.0}]'
     expected |= {"epochs": "2", "batch_size": str(params["training"]["batch_size"]), "args": '{"width": 2}'}
     expected |= {"views": str(params["teach"]["views"]), "augmentation.flip": "false"}
     assert expected.items() <= run.data.params.items()

@@ -93,6 +93,7 @@ class Knowledge:
     checksum: str
     _rows: dict[str, int]
     _logits: np.ndarray
+    _columns: list[int | None]
 
     @classmethod
     def open(
@@ -100,8 +101,11 @@ class Knowledge:
     ) -> "Knowledge":
         """Open a teacher's answers for distillation on `dataset` in `views` views drawn from `augmentation`.
 
+        A teacher may know other labels: those that both have are told by their names.
+
         Raises:
-            UserError: a file is missing or damaged, or the answers are to other images, labels or views.
+            UserError: a file is missing or damaged, the answers are to other images or views, or the teacher knows none
+                of the data set's labels.
         """
         meta = read_json(folder / "knowledge.json")
         try:
@@ -113,7 +117,6 @@ class Knowledge:
         if damaged:
             raise UserError(f"{folder}: the teacher's answers are damaged; run the teach stage again")
         for key, value in (
-            ("labels", dataset.labels),
             ("augmentation", augmentation.model_dump()),
             ("views", views),
             ("view_seed", view_seed),
@@ -121,14 +124,25 @@ class Knowledge:
         ):
             if meta[key] != value:
                 raise UserError(f"{folder}: the teacher answered for another {key}; run the teach stage again")
+        columns = [meta["labels"].index(label) if label in meta["labels"] else None for label in dataset.labels]
+        if columns.count(None) == len(columns):
+            wanted, known = ", ".join(dataset.labels), ", ".join(meta["labels"])
+            raise UserError(f"{folder}: the teacher knows none of the labels {wanted}, but {known}")
         rows = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
-        return cls(meta["teacher"], meta["views"], meta["view_seed"], meta["checksum"], rows, logits)
+        return cls(meta["teacher"], meta["views"], meta["view_seed"], meta["checksum"], rows, logits, columns)
 
     def logits(self, image_ids: Sequence[str], view: int) -> np.ndarray:
-        """The teacher's logits for images in a view: float32 (N, L), in the order of `image_ids`.
+        """The teacher's logits for images in a view: float32 (N, L), NaN for labels that it does not know.
+
+        In the order of `image_ids` and of the data set's labels.
 
         Raises:
             KeyError: the teacher was not asked about an image.
         """
         rows = np.array([self._rows[image_id] for image_id in image_ids])
-        return self._logits[view][rows].astype(np.float32)
+        answers = self._logits[view][rows].astype(np.float32)
+        out = np.full((len(rows), len(self._columns)), np.nan, np.float32)
+        for label, column in enumerate(self._columns):
+            if column is not None:
+                out[:, label] = answers[:, column]
+        return out

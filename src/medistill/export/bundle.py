@@ -20,7 +20,7 @@ from medistill.runtime.bundle import BUNDLE_FILE, BUNDLE_VERSION, DISCLAIMER
 ONNX_FILE = "model.onnx"
 
 _TRAINING = (
-    *("role", "student", "recipe", "seed", "arch", "args", "initialisation", "teachers", "temperature", "weight"),
+    *("role", "student", "recipe", "seed", "arch", "args", "initialisation", "teachers", "combine", "terms"),
     *("views", "training", "dataset_fingerprint", "fingerprint", "versions"),
 )
 """Keys of config.json that say how the model came about."""

@@ -93,10 +93,15 @@ def _recipe(config: dict[str, Any]) -> str:
     recipe, teachers = config.get("recipe", config["role"]), config.get("teachers") or []
     if not teachers:
         return f"{recipe}, without a teacher"
-    return (
-        f"{recipe}: distilled from {', '.join(teachers)} (temperature {config['temperature']}, "
-        f"weight of the teachers' answers {config['weight']})"
-    )
+    terms = " + ".join(_term(term) for term in config["terms"])
+    together = f", by {config['combine']}" if len(teachers) > 1 else ""
+    return f"{recipe}: {terms}; distilled from {', '.join(teachers)}{together}"
+
+
+def _term(term: dict[str, Any]) -> str:
+    """A weighted loss: `0.5 sigmoid_kd (temperature 1.0)`."""
+    options = ", ".join(f"{key} {value}" for key, value in term.items() if key not in ("loss", "weight"))
+    return f"{term['weight']:g} {term['loss']}" + (f" ({options})" if options else "")
 
 
 def _table(head: tuple[str, str], rows: list[tuple[str, Any]]) -> list[str]:

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from medistill.config import Augmentation, Network, Recipe
+from medistill.data.dataset import Dataset
 from medistill.distillation.functional import binary_cross_entropy, sigmoid_kd
 from medistill.distillation.knowledge import Knowledge, write_knowledge
-from medistill.distillation.objective import distilled
+from medistill.distillation.objective import build_objective
 from medistill.errors import UserError
 from medistill.models.zoo import create_classifier
 from medistill.training.loop import Batch
@@ -57,7 +58,7 @@ def test_damage_is_noticed(tiny_dataset, folder):
         Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
 
 
-@pytest.mark.parametrize("key", ["labels", "augmentation", "views", "view_seed", "dataset_fingerprint"])
+@pytest.mark.parametrize("key", ["augmentation", "views", "view_seed", "dataset_fingerprint"])
 def test_answers_to_another_question_are_refused(tiny_dataset, folder, key):
     file = folder / "knowledge.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: ["other"]}))
@@ -65,15 +66,29 @@ def test_answers_to_another_question_are_refused(tiny_dataset, folder, key):
         Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
 
 
-def test_the_objective_weighs_hard_loss_and_mean_of_the_teachers(tiny_dataset, folder):
+def test_labels_are_told_by_their_names(tiny_dataset, folder):
+    same = Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
+    ids = tiny_dataset.split("train")["image_id"].tolist()[:6]
+    one, other = tiny_dataset.labels
+    student = Dataset(**(vars(tiny_dataset) | {"labels": ["new", other, one]}))
+    answers = Knowledge.open(folder, student, AUGMENTATION, views=3, view_seed=5).logits(ids, 2)
+    assert np.isnan(answers[:, 0]).all()
+    assert np.array_equal(answers[:, [2, 1]], same.logits(ids, 2))
+    stranger = Dataset(**(vars(tiny_dataset) | {"labels": ["new", "newer"]}))
+    with pytest.raises(UserError, match=f"knows none of the labels new, newer, but {one}, {other}"):
+        Knowledge.open(folder, stranger, AUGMENTATION, views=3, view_seed=5)
+
+
+def test_the_objective_weighs_its_terms_and_takes_the_mean_of_the_teachers(tiny_dataset, folder):
     first = Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
-    second = Knowledge("other", 3, 5, "", first._rows, first._logits + np.float16(1))
+    second = Knowledge("other", 3, 5, "", first._rows, first._logits + np.float16(1), first._columns)
     ids = tiny_dataset.split("train")["image_id"].tolist()[:6]
     logits = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
     targets = torch.tensor([[1.0, 0.0]] * 6)
-    recipe = Recipe(teachers=["first", "second"], temperature=2.0, weight=0.7)
-    terms = distilled(recipe, [first, second])(logits, Batch(ids, 1, targets))
+    terms = [{"loss": "binary_cross_entropy", "weight": 0.3}, {"loss": "sigmoid_kd", "weight": 0.7, "temperature": 2}]
+    recipe = Recipe(teachers=["first", "second"], terms=terms)
+    terms = build_objective(recipe, tiny_dataset, [first, second])(logits, Batch(ids, 1, targets))
     mean = torch.from_numpy((first.logits(ids, 1) + second.logits(ids, 1)) / 2)
     hard, soft = binary_cross_entropy(logits, targets), sigmoid_kd(logits, mean, temperature=2.0)
     assert terms["loss"].item() == pytest.approx((0.3 * hard + 0.7 * soft).item(), rel=1e-6)
-    assert terms["distillation"].item() == pytest.approx(soft.item(), rel=1e-6)
+    assert terms["sigmoid_kd"].item() == pytest.approx(soft.item(), rel=1e-6)

@@ -70,7 +70,8 @@ def save_network(dataset):
             **{"name": folder.name, "role": "student", "task": "multilabel", "fit": "pad"},
             **{"image_size": size, "channels": 1},
             **{"params": count_params(model), "macs": count_macs(model, size), "map_size": map_size(model, size)},
-            **{"student": arch, "recipe": "kd", "seed": 0, "teachers": ["densenet"], "temperature": 2.0, "weight": 0.9},
+            **{"student": arch, "recipe": "kd", "seed": 0, "teachers": ["densenet"], "combine": "mean"},
+            "terms": [{"loss": "sigmoid_kd", "weight": 0.9, "temperature": 2.0}],
             **{"dataset_fingerprint": dataset.fingerprint, "fingerprint": "f00d", "versions": {"torch": "any"}},
         }
         folder.mkdir(parents=True)

@@ -46,7 +46,7 @@ def test_the_bundle_tells_a_device_what_it_must_know(exported, source):
     assert bundle["file"] == "model.onnx"
     assert bundle["sha256"] == hashlib.sha256((exported / "model.onnx").read_bytes()).hexdigest()
     assert (bundle["params"], bundle["macs"]) == (config["params"], config["macs"])
-    for key in ("student", "recipe", "seed", "teachers", "temperature", "weight", "initialisation", "fingerprint"):
+    for key in ("student", "recipe", "seed", "teachers", "combine", "terms", "initialisation", "fingerprint"):
         assert bundle["training"][key] == config[key]
     assert "not a medical device" in bundle["disclaimer"]
 
@@ -55,7 +55,13 @@ def test_the_card_tells_a_person(exported):
     card = (exported / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert card.startswith("# tiny-kd-0\n")
     assert "Research use only, not a medical device" in card
-    for fact in ("test_efficientnet", "| random |", "densenet (temperature 2.0", "answers 0.9)", "tiny", "`da7a`"):
+    for fact in (
+        "test_efficientnet",
+        "| random |",
+        "0.9 sigmoid_kd (temperature 2.0); distilled from densenet",
+        "tiny",
+        "`da7a`",
+    ):
         assert fact in card
     assert "trained on 12 images of 6 patients" in card
     assert "| val_macro_auroc | 0.7124 |" in card.replace("\\", "")

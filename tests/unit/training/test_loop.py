@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from medistill.config import Augmentation, Network, Training
-from medistill.distillation.objective import supervised
+from medistill.config import Augmentation, Network, Recipe, Training
+from medistill.distillation.objective import build_objective
 from medistill.errors import UserError
 from medistill.models.zoo import create_classifier
 from medistill.training.checkpoint import Checkpoint, fingerprint
@@ -28,13 +28,13 @@ STILL = Augmentation(rotation=5, translation=0.02, scale=0.05, brightness=0.05, 
 NETWORK = Network(arch="resnet10t", args={"drop_rate": 0.1})
 
 
-def train(dataset, folder, *, training=TRAINING, objective=supervised, on_step=lambda report: None):
+def train(dataset, folder, *, training=TRAINING, objective=None, on_step=lambda report: None):
     torch.manual_seed(0)
     model = create_classifier(NETWORK, labels=dataset.labels)
     result = fit(
         model,
         dataset,
-        objective,
+        objective or build_objective(Recipe(), dataset),
         training,
         STILL,
         seed=0,

@@ -1,0 +1,146 @@
+"""The terms of a recipe: which losses, with which options, and with what weight.
+
+A term is named after its function in `medistill.distillation.functional`, where formulas, sources and the meaning of
+the options are. This file needs no torch, so that params.yaml is checked at once.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from medistill.settings import Settings
+
+
+class Term(Settings):
+    """What all terms have."""
+
+    weight: float = Field(default=1.0, gt=0)
+    """The loss of a recipe is the sum of its terms, each times its weight."""
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of the function."""
+        return self.model_dump(exclude={"loss", "weight", "balanced", "allow_offset_blind"})
+
+
+class HardTerm(Term):
+    """A loss against the labels."""
+
+
+class DistillationTerm(Term):
+    """A loss against the teachers' answers."""
+
+
+class BinaryCrossEntropy(HardTerm):
+    """The usual loss of labels that are not exclusive."""
+
+    loss: Literal["binary_cross_entropy"]
+    balanced: bool = False
+    """Positive labels weigh as many times more as they are rarer in training than negative ones."""
+
+
+class FocalBce(HardTerm):
+    """That of system A."""
+
+    loss: Literal["focal_bce"]
+    gamma: float = Field(default=2.0, ge=0)
+    balanced: bool = False
+
+
+class AsymmetricBce(HardTerm):
+    """Easy negatives cost nothing."""
+
+    loss: Literal["asymmetric_bce"]
+    gamma_negative: float = Field(default=4.0, ge=0)
+    gamma_positive: float = Field(default=1.0, ge=0)
+    clip: float = Field(default=0.05, ge=0, lt=1)
+
+
+class CrossEntropy(HardTerm):
+    """The usual loss of exclusive classes."""
+
+    loss: Literal["cross_entropy"]
+    balanced: bool = False
+    """Images weigh in inverse proportion to how often their class is in training."""
+
+
+class SigmoidKd(DistillationTerm):
+    """Divergence label by label."""
+
+    loss: Literal["sigmoid_kd"]
+    temperature: float = Field(default=1.0, gt=0)
+
+
+class SoftmaxKd(DistillationTerm):
+    """Divergence over exclusive classes."""
+
+    loss: Literal["softmax_kd"]
+    temperature: float = Field(default=4.0, gt=0)
+    allow_offset_blind: bool = False
+
+
+class MseKd(DistillationTerm):
+    """That of system A."""
+
+    loss: Literal["mse_kd"]
+    space: Literal["sigmoid", "logits", "softmax"] = "sigmoid"
+    temperature: float = Field(default=1.0, gt=0)
+    allow_offset_blind: bool = False
+    """A softmax over labels that are not exclusive is refused otherwise: it cannot see a constant added to all logits
+    of an image."""
+
+
+class Bckd(DistillationTerm):
+    """Weighed by disagreement."""
+
+    loss: Literal["bckd"]
+    beta: float = Field(default=1.0, ge=1)
+
+
+class Dkd(DistillationTerm):
+    """For exclusive classes."""
+
+    loss: Literal["dkd"]
+    alpha: float = Field(default=1.0, ge=0)
+    beta: float = Field(default=8.0, ge=0)
+    temperature: float = Field(default=4.0, gt=0)
+
+
+class LogitStandardizedKd(DistillationTerm):
+    """For exclusive classes."""
+
+    loss: Literal["logit_standardized_kd"]
+    temperature: float = Field(default=2.0, gt=0)
+
+
+class Dist(DistillationTerm):
+    """Correlations; `activation: sigmoid` with `inter: 0` for labels that are not exclusive."""
+
+    loss: Literal["dist"]
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+    inter: float = Field(default=1.0, ge=0)
+    intra: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=1.0, gt=0)
+    allow_offset_blind: bool = False
+
+
+AnyTerm = Annotated[
+    BinaryCrossEntropy
+    | FocalBce
+    | AsymmetricBce
+    | CrossEntropy
+    | SigmoidKd
+    | SoftmaxKd
+    | MseKd
+    | Bckd
+    | Dkd
+    | LogitStandardizedKd
+    | Dist,
+    Field(discriminator="loss"),
+]
+"""One term; `loss` says which."""
+
+HARD_LOSS = {
+    "multilabel": BinaryCrossEntropy(loss="binary_cross_entropy"),
+    "multiclass": CrossEntropy(loss="cross_entropy"),
+}
+"""The hard loss of a recipe that names no term, by task."""

@@ -1,0 +1,90 @@
+"""Teachers are weighed by what they know, and their weights sum to one."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit, softmax
+from scipy.stats import entropy
+
+from medistill.distillation.teachers import combine_answers, teacher_weights
+
+T, N, L = 3, 7, 4
+UNKNOWN = float("nan")
+
+
+@pytest.fixture
+def answers():
+    return 3 * torch.randn(T, N, L, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def targets():
+    targets = (torch.rand(N, L, generator=torch.Generator().manual_seed(1)) < 0.4).float()
+    targets[2, 1] = UNKNOWN
+    return targets
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("how", ["mean", "entropy", "confidence"])
+def test_weights_sum_to_one_over_those_that_know(answers, targets, how, exclusive):
+    if exclusive:
+        targets = torch.eye(L)[torch.arange(N) % L]
+    answers[0, :, 3] = UNKNOWN  # one teacher does not know a label
+    answers[:2, :, 2] = UNKNOWN  # one teacher alone does
+    answers[:, :, 0] = UNKNOWN  # none does
+    weights = teacher_weights(answers, targets, how=how, exclusive=exclusive)
+    assert torch.isfinite(weights).all()
+    assert (weights >= 0).all()
+    assert (weights[torch.isnan(answers)] == 0).all()
+    total = weights.sum(0)
+    assert (total[:, 0] == 0).all()
+    assert torch.allclose(total[:, 1:], torch.ones(N, L - 1))
+    assert (weights[2, :, 2] == 1).all()
+    combined, known = combine_answers(answers, targets, how=how, exclusive=exclusive)
+    assert known.tolist() == [[False, True, True, True]] * N
+    assert (combined[:, 0] == 0).all()
+    assert torch.equal(combined[:, 2], answers[2, :, 2])
+
+
+@pytest.mark.parametrize("how", ["mean", "entropy", "confidence"])
+def test_one_teacher_is_that_teacher(answers, targets, how):
+    combined, known = combine_answers(answers[:1], targets, how=how)
+    assert torch.equal(combined, answers[0])
+    assert known.all()
+
+
+def test_the_mean_is_the_mean(answers, targets):
+    assert torch.allclose(combine_answers(answers, targets)[0], answers.mean(0), atol=1e-6)
+
+
+def test_the_surer_counts_more(answers, targets):
+    p = expit(answers.double().numpy())
+    doubt = entropy(np.stack([p, 1 - p]), axis=0)
+    expected = (1 - doubt / doubt.sum(0)) / (T - 1)
+    weights = teacher_weights(answers, targets, how="entropy", exclusive=False)
+    np.testing.assert_allclose(weights, expected, rtol=1e-4)
+    doubt = entropy(softmax(answers.double().numpy(), axis=2), axis=2)[:, :, None]
+    expected = np.broadcast_to((1 - doubt / doubt.sum(0)) / (T - 1), (T, N, L))
+    weights = teacher_weights(answers, targets, how="entropy", exclusive=True)
+    np.testing.assert_allclose(weights, expected, rtol=1e-4)
+
+
+def test_the_nearer_to_the_label_counts_more(answers, targets):
+    p, y = expit(answers.double().numpy()), targets.double().numpy()
+    error = -(y * np.log(p) + (1 - y) * np.log(1 - p))
+    expected = (1 - softmax(error, axis=0)) / (T - 1)
+    weights = teacher_weights(answers, targets, how="confidence", exclusive=False).numpy()
+    labelled = ~np.isnan(y)
+    np.testing.assert_allclose(weights[:, labelled], expected[:, labelled], rtol=1e-4, atol=1e-6)
+    fallback = teacher_weights(answers, targets, how="entropy", exclusive=False).numpy()
+    assert (weights[:, ~labelled] == fallback[:, ~labelled]).all()
+    one_hot = torch.eye(L)[torch.arange(N) % L]
+    error = -np.log(softmax(answers.double().numpy(), axis=2))[:, np.arange(N), np.arange(N) % L]
+    expected = (1 - softmax(error, axis=0)) / (T - 1)
+    weights = teacher_weights(answers, one_hot, how="confidence", exclusive=True)
+    np.testing.assert_allclose(weights, np.broadcast_to(expected[:, :, None], (T, N, L)), rtol=1e-4, atol=1e-6)
+
+
+def test_sure_teachers_count_alike(targets):
+    sure = torch.stack([torch.full((N, L), 200.0), torch.full((N, L), -200.0)])
+    assert torch.allclose(combine_answers(sure, targets, how="entropy")[0], torch.zeros(N, L))

@@ -59,6 +59,7 @@ def write_dataset(root: Path, images: int, random: np.random.Generator) -> np.nd
         {
             "image_id": [f"i{k:05d}" for k in range(2 * images)],
             "group_id": patients,
+            "patient_id": patients,
             "split": split,
             "sha256": [f"{k:064x}" for k in range(2 * images)],
         }

@@ -44,6 +44,7 @@ def write_project(folder, root, *, size: int, boxes: bool) -> None:
             "shard": np.int32(0),
             "row": np.arange(48, dtype=np.int32),
             "group_id": [f"p{k // 2}" for k in range(48)],
+            "patient_id": [f"p{k // 2}" for k in range(48)],
             "sha256": [f"{k:064x}" for k in range(48)],
             "split": ["train"] * 8 + ["val"] * 16 + ["test"] * 24,
             "sex": ["F", None] * 24,

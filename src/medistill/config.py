@@ -92,8 +92,12 @@ class Training(Settings):
     """Share of the steps in which the learning rate rises linearly."""
     clip_norm: float = Field(gt=0)
     """Gradients are clipped to this global L2 norm."""
-    precision: Literal["no", "bf16"]
+    precision: Literal["no", "bf16", "fp16"]
     """accelerate's mixed precision; `no` is float32."""
+    ema: float = Field(default=0, ge=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is then validated and kept; 0 for none."""
+    patience: int | None = Field(default=None, ge=1)
+    """Training ends after so many epochs without a better validation macro AUROC."""
 
 
 class TrainingOverrides(Settings):
@@ -105,7 +109,9 @@ class TrainingOverrides(Settings):
     weight_decay: float | None = Field(default=None, ge=0)
     warmup: float | None = Field(default=None, ge=0, lt=1)
     clip_norm: float | None = Field(default=None, gt=0)
-    precision: Literal["no", "bf16"] | None = None
+    precision: Literal["no", "bf16", "fp16"] | None = None
+    ema: float | None = Field(default=None, ge=0, lt=1)
+    patience: int | None = Field(default=None, ge=1)
 
 
 class Network(Settings):

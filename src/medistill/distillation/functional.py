@@ -19,11 +19,22 @@ _EPS = 1e-8
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of `values` where the boolean `mask`, of the same shape, is true; 0 where it is nowhere true."""
-    if mask is None:
+    """Mean of `values` where the boolean `mask`, of the same shape, is true; 0 where it is nowhere true.
+
+    Where several processes train together, each has a part of the batch: the sum is divided by a process's share of
+    what all of them keep, so that the mean of their gradients is the gradient of the whole batch.
+    """
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if mask is None and not several:
         return values.mean()
     # `where` and not a product: a masked entry may be NaN, and NaN * 0 is NaN.
-    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
+    total = values.sum() if mask is None else torch.where(mask, values, 0).sum()
+    count = torch.tensor(float(values.numel())).to(values.device) if mask is None else mask.sum()
+    if several:
+        count = count.float()
+        torch.distributed.all_reduce(count)
+        return total * torch.distributed.get_world_size() / count.clamp(min=1)
+    return total / count.clamp(min=1)
 
 
 # Hard losses: logits against labels.
@@ -132,7 +143,8 @@ def cross_entropy(
     if class_weight is None:
         return masked_mean(loss, known)
     weight = torch.where(known, class_weight.float()[number], 0)
-    return (torch.where(known, loss, 0) * weight).sum() / weight.sum().clamp(min=_EPS)
+    # torch divides by the sum of the weights: the mean of the weighted loss over the mean weight
+    return masked_mean(weight * loss, known) / masked_mean(weight, known).clamp(min=_EPS)
 
 
 # Distillation: logits against a teacher's logits.

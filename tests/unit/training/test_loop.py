@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from sklearn.metrics import roc_auc_score
 
 from medistill.config import Augmentation, Network, Recipe, Training
@@ -28,9 +29,9 @@ STILL = Augmentation(rotation=5, translation=0.02, scale=0.05, brightness=0.05, 
 NETWORK = Network(arch="resnet10t", args={"drop_rate": 0.1})
 
 
-def train(dataset, folder, *, training=TRAINING, objective=None, on_step=lambda report: None):
+def train(dataset, folder, *, training=TRAINING, objective=None, on_step=lambda report: None, network=NETWORK):
     torch.manual_seed(0)
-    model = create_classifier(NETWORK, labels=dataset.labels)
+    model = create_classifier(network, labels=dataset.labels)
     result = fit(
         model,
         dataset,
@@ -98,8 +99,102 @@ def test_a_loss_that_is_not_finite_stops_with_the_images(tiny_dataset, tmp_path)
     def broken(logits, batch):
         return {"loss": logits.sum() * float("nan")}
 
-    with pytest.raises(UserError, match=r"not finite in epoch 1, step 1 .*lower learning_rate.*\.png"):
+    with pytest.raises(UserError, match=r"not finite in epoch 1, step 1, for the sum .*lower learning_rate.*\.png"):
         train(tiny_dataset, tmp_path, objective=broken)
+
+
+def test_the_images_whose_logits_are_not_finite_are_named(tiny_dataset, tmp_path):
+    shown = []
+
+    def broken(logits, batch):
+        shown.extend(batch.image_ids)
+        logits.data[3, 1] = float("inf")
+        return {"loss": logits.sum(), "kind": logits.mean(), "other": logits[0].mean()}
+
+    with pytest.raises(UserError, match=r"for kind \(loss inf, kind inf, other .*look at images") as error:
+        train(tiny_dataset, tmp_path, objective=broken)
+    assert str(error.value).endswith(f"look at images {shown[3]}")
+
+
+def test_running_out_of_memory_says_what_to_lower(tiny_dataset, tmp_path):
+    def huge(logits, batch):
+        return {"loss": (logits.sum() * torch.empty(2**46)).sum()}  # 256 TiB
+
+    with pytest.raises(UserError, match=r"batch_size lower than 8, or data\.image_size lower than 32"):
+        train(tiny_dataset, tmp_path, objective=huge)
+
+
+@pytest.fixture
+def another_precision():
+    """Accelerate allows one a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("another_precision")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns_and_is_resumed(tiny_dataset, tmp_path, precision):
+    training = TRAINING.model_copy(update={"precision": precision, "epochs": 3})
+
+    def interrupt(report):
+        if report["step"] == 6:
+            raise KeyboardInterrupt
+
+    model, result = train(tiny_dataset, tmp_path / "a", training=training)
+    assert result.history["train_loss"].iloc[-1] < 0.8 * result.history["train_loss"].iloc[0]
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_dataset, tmp_path / "b", training=training, on_step=interrupt)
+    again, _ = train(tiny_dataset, tmp_path / "b", training=training)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_the_moving_average_is_kept_and_resumed(tiny_dataset, tmp_path):
+    averaged = TRAINING.model_copy(update={"ema": 0.9, "epochs": 2})
+    model = create_classifier(NETWORK, labels=tiny_dataset.labels)
+    seen: list[dict] = []
+
+    def follow(report):
+        seen.append({name: value.clone() for name, value in model.backbone.state_dict().items()})
+
+    def fit_it(folder, on_step):
+        torch.manual_seed(0)
+        model.backbone.load_state_dict(create_classifier(NETWORK, labels=tiny_dataset.labels).backbone.state_dict())
+        seen.append({name: value.clone() for name, value in model.backbone.state_dict().items()})
+        objective = build_objective(Recipe(), tiny_dataset)
+        options = {"seed": 0, "view_seed": 0, "views": 2, "checkpoint": Checkpoint(folder, "x"), "on_step": on_step}
+        return fit(model, tiny_dataset, objective, averaged, STILL, **options)
+
+    result = fit_it(tmp_path / "a", follow)
+    per_epoch = len(tiny_dataset.split("train")) // averaged.batch_size
+    name = "conv1.0.weight"
+    average = seen[0][name].double()
+    for step, state in enumerate(seen[1 : 1 + result.best_epoch * per_epoch]):
+        decay = min(0.9, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * state[name].double()
+    whole = {key: value.clone() for key, value in model.backbone.state_dict().items()}
+    assert torch.allclose(whole[name].double(), average, atol=1e-6)
+    assert not torch.equal(whole[name], seen[result.best_epoch * per_epoch][name])
+
+    def interrupt(report):
+        if report["step"] == per_epoch + 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_it(tmp_path / "b", interrupt)
+    again = fit_it(tmp_path / "b", lambda report: None)
+    assert again.val_macro_auroc == result.val_macro_auroc
+    assert all(torch.equal(value, model.backbone.state_dict()[key]) for key, value in whole.items())
+
+
+def test_training_ends_when_it_gets_no_better(tiny_dataset, tmp_path):
+    still = TRAINING.model_copy(update={"learning_rate": 1e-12, "patience": 2, "epochs": 9})
+    network = Network(arch="test_convnext")  # without batch statistics, which move although nothing is learnt
+    _, result = train(tiny_dataset, tmp_path, training=still, network=network)
+    assert (result.best_epoch, len(result.history)) == (1, 3)
+    _, again = train(tiny_dataset, tmp_path, training=still, network=network)
+    assert len(again.history) == 3
 
 
 def test_predict_follows_the_order_of_rows_and_leaves_the_mode(tiny_dataset, trained):

@@ -1,0 +1,69 @@
+"""Two processes that share each batch train the network that one process trains."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from medistill.data.dataset import Dataset
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import numpy as np
+import torch
+from medistill.config import Augmentation, Network, Recipe, Training
+from medistill.data.dataset import Dataset
+from medistill.distillation.objective import build_objective
+from medistill.models.zoo import create_classifier
+from medistill.training.checkpoint import Checkpoint
+from medistill.training.loop import fit
+
+torch.use_deterministic_algorithms(True)
+folder, out = map(Path, sys.argv[1:])
+dataset = Dataset.open(folder)
+manifest = dataset.manifest
+rng = np.random.default_rng(0)
+for label in dataset.labels:  # unknown labels fall unevenly on the two processes
+    known = (rng.random(len(manifest)) < 0.7) | (manifest["split"] != "train")
+    manifest[f"label:{label}"] = manifest[f"label:{label}"].where(known)
+
+
+class Answers:
+    def logits(self, image_ids, view):
+        return np.array([[len(i) % 3 - 1, np.nan if i[-5] in "13" else int(i[-5]) / 5] for i in image_ids], np.float32)
+
+
+torch.manual_seed(0)
+model = create_classifier(Network(arch="test_convnext"), labels=dataset.labels)  # layer norm: no image sees another
+terms = [{"loss": "binary_cross_entropy", "weight": 0.5, "balanced": True}, {"loss": "sigmoid_kd", "weight": 2}]
+training = Training(
+    epochs=2, batch_size=9, learning_rate=0.002, weight_decay=0.01, warmup=0.1, clip_norm=1, precision="no"
+)
+still = Augmentation(rotation=5, translation=0.02, scale=0.05, brightness=0.05, contrast=0.1, flip=False)
+objective = build_objective(Recipe(teachers=["a"], terms=terms), dataset, [Answers()])
+result = fit(model, dataset, objective, training, still, seed=0, view_seed=0, views=2, checkpoint=Checkpoint(out, "x"))
+if int(__import__("os").environ.get("RANK", 0)) == 0:
+    torch.save({"weights": model.backbone.state_dict(), "loss": result.history["train_loss"].tolist()}, out / "end.pt")
+"""
+
+
+def train(dataset: Dataset, folder: Path, processes: int) -> dict:
+    folder.mkdir()
+    (folder / "train.py").write_text(SCRIPT)
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    command = [sys.executable, *launch, str(folder / "train.py"), str(dataset.folder), str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return torch.load(folder / "end.pt", weights_only=True)
+
+
+def test_two_processes_train_what_one_does(tiny_dataset, tmp_path):
+    one, two = train(tiny_dataset, tmp_path / "one", 1), train(tiny_dataset, tmp_path / "two", 2)
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    for name, value in one["weights"].items():
+        assert torch.allclose(value, two["weights"][name], atol=2e-4), name

@@ -35,6 +35,25 @@ Workers = Annotated[int, typer.Option(min=1, help="Stages at once; those that ne
 
 
 @app.command()
+def preset(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="paper-a-chestxray14, paper-b-lc25000 …; see below.")],
+    root: Annotated[Path | None, typer.Option(metavar="ROOT", help="The data set's folder.")] = None,
+) -> None:
+    """Write params.yaml for a paper's system, or for the phantom again; an older one is kept.
+
+    \b
+    paper-a-chestxray14, paper-a-chexpert, paper-a-padchest   EEEA-Net-C2 taught by five teachers
+    paper-b-covid-qu-ex, paper-b-lc25000                      OFA-595 taught by three
+    phantom                                                   the built-in data set
+      python -m pipeline preset paper-a-chestxray14 --root /data/ChestX-ray14
+    """
+    from pipeline.presets import BEFORE, write_preset
+
+    kept = write_preset(name, root, Path.cwd())
+    typer.echo("wrote params.yaml" + (f"; the one before is {BEFORE}" if kept else ""))
+
+
+@app.command()
 def track() -> None:
     """Bring MLflow to the state of the graph: one run a trained model.
 

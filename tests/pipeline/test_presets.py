@@ -1,0 +1,101 @@
+"""Presets are the papers' systems, and writing one loses nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from medistill.config import Params, load_params
+from medistill.distillation.functional import TRAITS
+from medistill.distillation.terms import HardTerm
+from pipeline.presets import PRESETS, preset_text
+
+PAPERS = [name for name in PRESETS if name != "phantom"]
+
+
+def params_of(name: str, tmp_path: Path) -> Params:
+    (tmp_path / "params.yaml").write_text(preset_text(name, None if name == "phantom" else Path("/data/set")))
+    return load_params(tmp_path / "params.yaml")
+
+
+def preset(folder: Path, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline", "preset", *arguments]
+    environment = {"PYTHONPATH": f"{root}:{root / 'src'}", "PATH": ""}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_the_phantoms_preset_is_the_repositorys_params(root):
+    assert preset_text("phantom", None) == (root / "params.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in PAPERS if name.startswith("paper-a")])
+def test_system_a_is_the_papers(name, tmp_path):
+    params = params_of(name, tmp_path)
+    archs = {teacher.arch for teacher in params.teachers.values()}
+    assert archs == {"densenet161", "ofa_595", "eeea_net_c2", "visformer_small", "swin_s3_tiny_224"}
+    assert [student.arch for student in params.students.values()] == ["eeea_net_c2"]
+    assert params.data.image_size == 224
+    for recipe in params.recipes.values():
+        hard = [term for term in recipe.terms if isinstance(term, HardTerm)]
+        assert [term.loss for term in hard] == ["focal_bce"]  # the baseline's is the distilled students'
+        soft = [term for term in recipe.terms if term not in hard]
+        assert [(term.loss, term.space) for term in soft] == ([("mse_kd", "sigmoid")] if recipe.teachers else [])
+
+
+@pytest.mark.parametrize("name", [name for name in PAPERS if name.startswith("paper-b")])
+def test_system_b_is_the_papers(name, tmp_path):
+    params = params_of(name, tmp_path)
+    assert {teacher.arch for teacher in params.teachers.values()} == {"vgg19_bn", "visformer_small", "swin_s3_tiny_224"}
+    assert [student.arch for student in params.students.values()] == ["ofa_595"]
+    assert params.recipes["kd_all"].teachers == list(params.teachers)
+    exclusive = {loss for loss, _, traits in TRAITS if traits.exclusive}
+    assert {term.loss for recipe in params.recipes.values() for term in recipe.terms} <= exclusive
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_every_recipe_and_teacher_is_run_and_baselines_stand_beside(name, tmp_path):
+    params = params_of(name, tmp_path)
+    assert params.run.teachers == list(params.teachers)
+    assert params.run.recipes == list(params.recipes)
+    assert params.recipes["baseline_fresh"].views == "fresh"
+    assert params.data.root == Path("/data/set")
+
+
+def test_a_root_is_written_as_it_is(tmp_path):
+    text = preset_text("paper-b-lc25000", Path('my "set": é #1'))
+    assert yaml.safe_load(text)["data"]["root"] == 'my "set": é #1'
+
+
+def test_what_was_there_is_kept(root, tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "params.yaml").write_text("mine: 1\n")
+    done = preset(tmp_path, root, "paper-a-padchest", "--root", "set")
+    assert (done.returncode, done.stdout) == (0, "wrote params.yaml; the one before is params.yaml.before\n")
+    assert (tmp_path / "params.yaml.before").read_text() == "mine: 1\n"
+    assert load_params(tmp_path / "params.yaml").data.format == "padchest"
+    again = preset(tmp_path, root, "paper-a-padchest", "--root", "set")  # the same: nothing to keep
+    assert (again.returncode, again.stdout) == (0, "wrote params.yaml\n")
+    written = (tmp_path / "params.yaml").read_text()
+    refused = preset(tmp_path, root, "phantom")
+    assert refused.returncode == 2
+    assert "params.yaml.before is there already" in refused.stderr
+    assert (tmp_path / "params.yaml").read_text() == written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["paper-c", "--root", "."], "preset 'paper-c' is unknown; known are paper-a-chestxray14"),
+        (["paper-a-chexpert"], "preset paper-a-chexpert: --root is missing"),
+        (["phantom", "--root", "."], "preset phantom: --root is not needed"),
+        (["paper-a-chexpert", "--root", "nowhere"], "--root nowhere: no such folder"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(root, tmp_path, arguments, message):
+    done = preset(tmp_path, root, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1
+    assert not any(tmp_path.iterdir())

@@ -27,9 +27,7 @@ def main(argv: list[str] | None) -> int:
     teacher = load_model(Path("models/teachers") / name).to(Accelerator().device)
     with atomic(Path("data/knowledge") / name) as folder:
         folder.mkdir()
-        write_knowledge(
-            folder, teacher, dataset, params.augmentation, views=params.teach.views, view_seed=params.teach.view_seed
-        )
+        write_knowledge(folder, teacher, dataset, params.augmentation, **params.teach.model_dump())
         provenance.write_ids(folder / provenance.FILE, ids)  # what the teacher has seen, its students have in part
     return 0
 

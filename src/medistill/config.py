@@ -180,6 +180,10 @@ class Teach(Settings):
     """Augmented views of each training image."""
     view_seed: int = Field(ge=0)
     """Seed of the views, the same for teachers and students, whatever the student's own seed."""
+    cams: bool = False
+    """Also class activation maps of each label, for cam_kd and explanation_kd."""
+    features: bool = False
+    """Also pooled features, for rkd."""
 
 
 class Evaluate(Settings):
@@ -256,6 +260,11 @@ class Params(Settings):
             for teacher in self.recipes[recipe].teachers:
                 if teacher not in self.run.teachers:
                     raise ValueError(f"recipes.{recipe}.teachers names {teacher!r}, which run.teachers does not train")
+        for recipe in self.run.recipes:
+            for term in self.recipes[recipe].terms:
+                needs = getattr(term, "needs", "logits")
+                if needs != "logits" and not getattr(self.teach, needs):
+                    raise ValueError(f"recipes.{recipe}: {term.loss} needs teach.{needs}: true")
         if not any(not self.recipes[name].teachers for name in self.run.recipes):
             raise ValueError("run.recipes has no baseline (a recipe without teachers); no result is shown without one")
         return self

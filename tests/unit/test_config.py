@@ -66,6 +66,10 @@ def test_a_network_overrides_single_keys_of_training(params, tmp_path):
             "terms.2.loss: 'kld' is unknown; known are 'bi",
         ),
         (lambda p: p["recipes"]["kd"]["terms"][1].pop("loss"), "key recipes.kd.terms.1.loss is missing"),
+        (
+            lambda p: p["recipes"]["kd"]["terms"].append({"loss": "cam_kd"}),
+            "recipes.kd: cam_kd needs teach.cams: true",
+        ),
         (lambda p: p["recipes"]["kd"]["terms"].pop(), "recipes.kd: teachers and terms of distillation"),
         (lambda p: p["recipes"]["kd"].update(teachers=[]), "recipes.kd: teachers and terms of distillation"),
         (lambda p: p["recipes"]["kd"].update(combine="entropy"), "recipes.kd: combine: entropy needs several teachers"),

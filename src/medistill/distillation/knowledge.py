@@ -10,17 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from medistill.config import Augmentation
 from medistill.data.dataset import Dataset
+from medistill.distillation.maps import class_maps
 from medistill.errors import UserError
 from medistill.files import read_json, write_json
 from medistill.models.zoo import Classifier
 from medistill.training.views import render_views, view_parameters
 
 
-@torch.inference_mode()
 def write_knowledge(
     folder: Path,
     teacher: Classifier,
@@ -29,19 +30,21 @@ def write_knowledge(
     *,
     views: int,
     view_seed: int,
+    cams: bool = False,
+    features: bool = False,
     batch_size: int = 64,
 ) -> None:
     """Let `teacher` answer all training images in views 0 … `views` − 1.
 
-    Writes into an existing folder: `logits.npy` float16 (V, N, L), `image_ids.npy` (N), `knowledge.json`.
+    Writes into an existing folder: `image_ids.npy` (N), `knowledge.json`, and float16 `logits.npy` (V, N, L); where
+    they are asked for, `cams.npy` (V, N, L, h, w), signed class activation maps whose largest entry is 1, as only their
+    direction counts, and `features.npy` (V, N, K), the feature map's mean.
     """
     device = next(teacher.parameters()).device
     teacher.to(memory_format=torch.channels_last).eval()
     rows = dataset.split("train")
     image_ids = rows["image_id"].to_numpy(str)
-    logits = np.lib.format.open_memmap(
-        folder / "logits.npy", mode="w+", dtype=np.float16, shape=(views, len(rows), len(teacher.config["labels"]))
-    )
+    arrays: dict[str, np.ndarray] = {}
     with tqdm(total=views * len(rows), unit="img", desc=f"teach {teacher.config['name']}", disable=None) as bar:
         for start in range(0, len(rows), batch_size):
             chosen = slice(start, start + batch_size)
@@ -49,9 +52,16 @@ def write_knowledge(
             for view in range(views):
                 parameters = torch.from_numpy(view_parameters(image_ids[chosen], view, view_seed, augmentation))
                 images = render_views(pixels, parameters.to(device)).contiguous(memory_format=torch.channels_last)
-                logits[view, chosen] = teacher(images).float().cpu().numpy()
+                for name, values in _answer(teacher, images, cams=cams, features=features).items():
+                    if name not in arrays:
+                        shape = (views, len(rows), *values.shape[1:])
+                        arrays[name] = np.lib.format.open_memmap(
+                            folder / f"{name}.npy", mode="w+", dtype=np.float16, shape=shape
+                        )
+                    arrays[name][view, chosen] = values.float().cpu().numpy()
                 bar.update(len(pixels))
-    logits.flush()
+    for array in arrays.values():
+        array.flush()
     np.save(folder / "image_ids.npy", image_ids)
     write_json(
         folder / "knowledge.json",
@@ -60,6 +70,8 @@ def write_knowledge(
             "labels": teacher.config["labels"],
             "views": views,
             "view_seed": view_seed,
+            "cams": cams,
+            "features": features,
             "augmentation": augmentation.model_dump(),
             "dataset_fingerprint": dataset.fingerprint,
             "teacher_fingerprint": teacher.config["fingerprint"],
@@ -68,9 +80,39 @@ def write_knowledge(
     )
 
 
+def _answer(teacher: Classifier, images: Tensor, *, cams: bool, features: bool) -> dict[str, Tensor]:
+    """`logits` (N, L), and `cams` (N, L, h, w) and `features` (N, K) where they are asked for."""
+    seen: list[Tensor] = []
+
+    def start_graph(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        seen.append(output.detach().requires_grad_(cams))
+        return seen[0]
+
+    handle = teacher.cam_layer().register_forward_hook(start_graph)
+    trained = [parameter for parameter in teacher.parameters() if parameter.requires_grad]
+    for parameter in trained:  # nothing but the way from the feature map to the logits is differentiated
+        parameter.requires_grad_(False)
+    try:
+        with torch.set_grad_enabled(cams):
+            logits = teacher(images)
+            answers = {"logits": logits.detach()}
+            if cams:
+                maps = class_maps(logits, seen[0], range(logits.shape[1]), create_graph=False).detach()
+                answers["cams"] = maps / maps.abs().amax((2, 3), keepdim=True).clamp(min=1e-30)
+            if features:
+                answers["features"] = seen[0].detach().mean((2, 3))
+    finally:
+        handle.remove()
+        for parameter in trained:
+            parameter.requires_grad_(True)
+    return answers
+
+
 def _checksum(folder: Path) -> str:
     digest = hashlib.sha256()
-    for name in ("image_ids.npy", "logits.npy"):
+    for name in ("image_ids.npy", "logits.npy", "cams.npy", "features.npy"):
+        if not (folder / name).exists() and name not in ("image_ids.npy", "logits.npy"):
+            continue
         with open(folder / name, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
@@ -94,10 +136,20 @@ class Knowledge:
     _rows: dict[str, int]
     _logits: np.ndarray
     _columns: list[int | None]
+    _cams: np.ndarray | None = None
+    _features: np.ndarray | None = None
 
     @classmethod
     def open(
-        cls, folder: Path, dataset: Dataset, augmentation: Augmentation, *, views: int, view_seed: int
+        cls,
+        folder: Path,
+        dataset: Dataset,
+        augmentation: Augmentation,
+        *,
+        views: int,
+        view_seed: int,
+        cams: bool = False,
+        features: bool = False,
     ) -> "Knowledge":
         """Open a teacher's answers for distillation on `dataset` in `views` views drawn from `augmentation`.
 
@@ -111,8 +163,10 @@ class Knowledge:
         try:
             image_ids = np.load(folder / "image_ids.npy")
             logits = np.load(folder / "logits.npy", mmap_mode="r")
+            maps = np.load(folder / "cams.npy", mmap_mode="r") if cams and meta["cams"] else None
+            pooled = np.load(folder / "features.npy", mmap_mode="r") if features and meta["features"] else None
             damaged = _checksum(folder) != meta["checksum"]
-        except (OSError, ValueError):
+        except (OSError, ValueError, KeyError):
             damaged = True
         if damaged:
             raise UserError(f"{folder}: the teacher's answers are damaged; run the teach stage again")
@@ -120,6 +174,8 @@ class Knowledge:
             ("augmentation", augmentation.model_dump()),
             ("views", views),
             ("view_seed", view_seed),
+            ("cams", cams),
+            ("features", features),
             ("dataset_fingerprint", dataset.fingerprint),
         ):
             if meta[key] != value:
@@ -129,7 +185,9 @@ class Knowledge:
             wanted, known = ", ".join(dataset.labels), ", ".join(meta["labels"])
             raise UserError(f"{folder}: the teacher knows none of the labels {wanted}, but {known}")
         rows = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
-        return cls(meta["teacher"], meta["views"], meta["view_seed"], meta["checksum"], rows, logits, columns)
+        return cls(
+            meta["teacher"], meta["views"], meta["view_seed"], meta["checksum"], rows, logits, columns, maps, pooled
+        )
 
     def logits(self, image_ids: Sequence[str], view: int) -> np.ndarray:
         """The teacher's logits for images in a view: float32 (N, L), NaN for labels that it does not know.
@@ -139,9 +197,22 @@ class Knowledge:
         Raises:
             KeyError: the teacher was not asked about an image.
         """
-        rows = np.array([self._rows[image_id] for image_id in image_ids])
-        answers = self._logits[view][rows].astype(np.float32)
-        out = np.full((len(rows), len(self._columns)), np.nan, np.float32)
+        return self._by_label(self._logits, image_ids, view)
+
+    def cams(self, image_ids: Sequence[str], view: int) -> np.ndarray:
+        """The teacher's signed class activation maps: float32 (N, L, h, w), NaN for labels that it does not know."""
+        return self._by_label(self._cams, image_ids, view)
+
+    def features(self, image_ids: Sequence[str], view: int) -> np.ndarray:
+        """The teacher's pooled features: float32 (N, K)."""
+        return self._features[view][self._places(image_ids)].astype(np.float32)
+
+    def _places(self, image_ids: Sequence[str]) -> np.ndarray:
+        return np.array([self._rows[image_id] for image_id in image_ids])
+
+    def _by_label(self, array: np.ndarray, image_ids: Sequence[str], view: int) -> np.ndarray:
+        answers = array[view][self._places(image_ids)].astype(np.float32)
+        out = np.full((len(answers), len(self._columns), *answers.shape[2:]), np.nan, np.float32)
         for label, column in enumerate(self._columns):
             if column is not None:
                 out[:, label] = answers[:, column]

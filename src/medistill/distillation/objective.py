@@ -12,6 +12,7 @@ from medistill.config import Recipe
 from medistill.data.dataset import Dataset
 from medistill.distillation import functional
 from medistill.distillation.knowledge import Knowledge
+from medistill.distillation.maps import class_maps
 from medistill.distillation.teachers import combine_answers
 from medistill.distillation.terms import HARD_LOSS, HardTerm, Term
 from medistill.errors import UserError
@@ -36,7 +37,9 @@ def build_objective(recipe: Recipe, dataset: Dataset, teachers: Sequence[Knowled
     """
     terms = recipe.terms or [HARD_LOSS[dataset.task]]
     exclusive = dataset.task == "multiclass"
-    prepared = [(name, term, _prepare(term, dataset)) for name, term in zip(_names(terms), terms, strict=True)]
+    prepared = [
+        (name, term, _prepare(term, dataset, teachers)) for name, term in zip(_names(terms), terms, strict=True)
+    ]
 
     def objective(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         answer, known = logits, None
@@ -49,7 +52,7 @@ def build_objective(recipe: Recipe, dataset: Dataset, teachers: Sequence[Knowled
             values[name] = (
                 loss(logits, batch.targets)
                 if isinstance(term, HardTerm)
-                else loss(logits, answer, targets=batch.targets, known=known)
+                else loss(logits, answer, batch=batch, known=known)
             )
         return {"loss": sum(term.weight * values[name] for name, term, _ in prepared)} | values
 
@@ -66,7 +69,7 @@ def _names(terms: Sequence[Term]) -> list[str]:
     return names
 
 
-def _prepare(term: Term, dataset: Dataset) -> Loss:
+def _prepare(term: Term, dataset: Dataset, teachers: Sequence[Knowledge]) -> Loss:
     """The term's function with its options."""
     function, options = getattr(functional, term.loss), term.options()
     _require_task(term, dataset.task)
@@ -74,11 +77,49 @@ def _prepare(term: Term, dataset: Dataset) -> Loss:
         if getattr(term, "balanced", False):
             options |= _balance(term, dataset)
         return lambda logits, targets: function(logits, targets, **_on(options, logits))
-    if "target" in inspect.signature(function).parameters:
-        return lambda logits, answer, *, targets, known: function(
-            logits, answer, target=targets, mask=known.all(1), **options
+    if term.needs == "features":
+        return lambda logits, answer, *, batch, known: _of_features(function, options, teachers, batch)
+    if term.needs == "cams":
+        likeliest = term.loss == "explanation_kd"
+        return lambda logits, answer, *, batch, known: _of_maps(
+            function, teachers, logits, batch, _explained(batch.targets, answer, known, likeliest)
         )
-    return lambda logits, answer, *, targets, known: function(logits, answer, mask=known, **options)
+    if "target" in inspect.signature(function).parameters:
+        return lambda logits, answer, *, batch, known: function(
+            logits, answer, target=batch.targets, mask=known.all(1), **options
+        )
+    return lambda logits, answer, *, batch, known: function(logits, answer, mask=known, **options)
+
+
+def _of_features(function: Loss, options: dict, teachers: Sequence[Knowledge], batch: Batch) -> Tensor:
+    """The mean over teachers of a loss of pooled features."""
+    pooled = batch.features.mean((2, 3))
+    answers = [
+        torch.from_numpy(teacher.features(batch.image_ids, batch.view)).to(pooled.device) for teacher in teachers
+    ]
+    return sum(function(pooled, answer, **options) for answer in answers) / len(teachers)
+
+
+def _explained(targets: Tensor, answer: Tensor, known: Tensor, likeliest: bool) -> Tensor:
+    """Whose maps are compared, boolean (N, L): the labels of an image, and the one that the teachers find likeliest."""
+    explained = (targets == 1) & known
+    if likeliest:
+        top = torch.where(known, answer, -torch.inf).argmax(1, keepdim=True)
+        explained = explained | (torch.zeros_like(known).scatter(1, top, True) & known)
+    return explained
+
+
+def _of_maps(function: Loss, teachers: Sequence[Knowledge], logits: Tensor, batch: Batch, explained: Tensor) -> Tensor:
+    """The mean over teachers of a loss of class activation maps."""
+    labels = torch.nonzero(explained.any(0))[:, 0].tolist()
+    if not labels:
+        return 0 * logits.sum()
+    maps = class_maps(logits, batch.features, labels, create_graph=True)
+    total = torch.zeros((), device=logits.device)
+    for teacher in teachers:
+        answer = torch.from_numpy(teacher.cams(batch.image_ids, batch.view)[:, labels]).to(logits.device)
+        total = total + function(maps, answer, mask=explained[:, labels] & ~torch.isnan(answer[:, :, 0, 0]))
+    return total / len(teachers)
 
 
 def _require_task(term: Term, task: str) -> None:

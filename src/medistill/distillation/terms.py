@@ -4,7 +4,7 @@ A term is named after its function in `medistill.distillation.functional`, where
 the options are. This file needs no torch, so that params.yaml is checked at once.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,9 @@ class HardTerm(Term):
 
 class DistillationTerm(Term):
     """A loss against the teachers' answers."""
+
+    needs: ClassVar[Literal["logits", "cams", "features"]] = "logits"
+    """What the teachers must have been asked for, beside logits a key of `teach`."""
 
 
 class BinaryCrossEntropy(HardTerm):
@@ -123,6 +126,29 @@ class Dist(DistillationTerm):
     allow_offset_blind: bool = False
 
 
+class CamKd(DistillationTerm):
+    """Where the teacher looks, for the labels that an image has."""
+
+    loss: Literal["cam_kd"]
+    needs: ClassVar[Literal["logits", "cams", "features"]] = "cams"
+
+
+class ExplanationKd(DistillationTerm):
+    """Where the teacher looks, for the labels that an image has and the one that the teacher finds likeliest."""
+
+    loss: Literal["explanation_kd"]
+    needs: ClassVar[Literal["logits", "cams", "features"]] = "cams"
+
+
+class Rkd(DistillationTerm):
+    """Relations between the images of a batch."""
+
+    loss: Literal["rkd"]
+    distance: float = Field(default=1.0, ge=0)
+    angle: float = Field(default=2.0, ge=0)
+    needs: ClassVar[Literal["logits", "cams", "features"]] = "features"
+
+
 AnyTerm = Annotated[
     BinaryCrossEntropy
     | FocalBce
@@ -134,7 +160,10 @@ AnyTerm = Annotated[
     | Bckd
     | Dkd
     | LogitStandardizedKd
-    | Dist,
+    | Dist
+    | CamKd
+    | ExplanationKd
+    | Rkd,
     Field(discriminator="loss"),
 ]
 """One term; `loss` says which."""

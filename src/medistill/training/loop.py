@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -34,11 +34,13 @@ class Batch:
         image_ids: N ids.
         view: number of the view that the network saw.
         targets: float32 (N, L); 1, 0, NaN where unknown.
+        features: the network's last feature map (N, K, h, w), with its graph.
     """
 
     image_ids: list[str]
     view: int
     targets: Tensor
+    features: Tensor | None = None
 
 
 Objective = Callable[[Tensor, Batch], dict[str, Tensor]]
@@ -163,9 +165,9 @@ def fit(
             parameters = torch.from_numpy(view_parameters(batch.image_ids, view, view_seed, augmentation))
             images = render_views(pixels[chosen].to(device), parameters.to(device))
             with _memory(training, dataset):
-                with accelerator.autocast():
+                with accelerator.autocast(), _watch(model) as seen:
                     logits = network(images.contiguous(memory_format=torch.channels_last))
-                terms = objective(logits.float(), batch)
+                terms = objective(logits.float(), replace(batch, features=seen[0]))
                 _require_finite(terms, logits, batch, epoch + 1, i + 1)
                 accelerator.backward(terms["loss"])
                 accelerator.clip_grad_norm_(model.parameters(), training.clip_norm)
@@ -266,6 +268,17 @@ def _memory(training: Training, dataset: Dataset) -> Iterator[None]:
             f"memory has run out; set training.batch_size lower than {training.batch_size},"
             f" or data.image_size lower than {dataset.image_size}"
         ) from None
+
+
+@contextlib.contextmanager
+def _watch(model: Classifier) -> Iterator[list[Tensor]]:
+    """A list that will hold the feature map of a forward pass within the block."""
+    seen: list[Tensor] = []
+    handle = model.cam_layer().register_forward_hook(lambda module, inputs, output: seen.append(output))
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 def _require_finite(terms: dict[str, Tensor], logits: Tensor, batch: Batch, epoch: int, step: int) -> None:

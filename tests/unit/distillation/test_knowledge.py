@@ -66,6 +66,31 @@ def test_answers_to_another_question_are_refused(tiny_dataset, folder, key):
         Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
 
 
+def test_maps_and_features_are_the_teachers_on_the_very_view(tiny_dataset, teacher, tmp_path):
+    asked = {"views": 2, "view_seed": 5, "cams": True, "features": True}
+    write_knowledge(tmp_path, teacher, tiny_dataset, AUGMENTATION, **asked, batch_size=7)
+    knowledge = Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, **asked)
+    rows = tiny_dataset.split("train").sample(6, random_state=0)
+    ids = rows["image_id"].tolist()
+    parameters = torch.from_numpy(view_parameters(ids, 1, 5, AUGMENTATION))
+    images = render_views(torch.from_numpy(tiny_dataset.images(rows)), parameters)
+    with torch.no_grad():
+        features = teacher.backbone.forward_features((images - teacher.mean) / teacher.std)
+    np.testing.assert_allclose(knowledge.features(ids, 1), features.mean((2, 3)), rtol=2e-3, atol=2e-3)
+    # resnet10t ends in a mean over the map and a linear layer: its maps are Zhou's
+    expected = torch.einsum("lk,nkhw->nlhw", teacher.backbone.fc.weight.detach(), features)
+    expected /= expected.abs().amax((2, 3), keepdim=True)
+    np.testing.assert_allclose(knowledge.cams(ids, 1), expected, atol=2e-3)
+    assert knowledge.logits(ids, 1).shape == (6, 2)
+    assert all(parameter.requires_grad for parameter in teacher.parameters())
+    with pytest.raises(UserError, match="another cams; run the teach stage again"):
+        Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, views=2, view_seed=5)
+    file = tmp_path / "cams.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match="answers are damaged"):
+        Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, **asked)
+
+
 def test_labels_are_told_by_their_names(tiny_dataset, folder):
     same = Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
     ids = tiny_dataset.split("train")["image_id"].tolist()[:6]

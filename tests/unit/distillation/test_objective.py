@@ -1,5 +1,7 @@
 """A recipe's loss is the weighted sum of its terms, and only those that fit the task."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch.nn.functional as F
 
 from medistill.config import Recipe
 from medistill.data.dataset import Dataset
-from medistill.distillation.functional import dkd, softmax_kd
+from medistill.distillation.functional import dkd, rkd, softmax_kd
 from medistill.distillation.objective import build_objective
 from medistill.errors import UserError
 from medistill.training.loop import Batch
@@ -16,11 +18,17 @@ from medistill.training.loop import Batch
 class Answers:
     """A teacher that says the same whatever it is asked."""
 
-    def __init__(self, logits: np.ndarray) -> None:
-        self._logits = logits
+    def __init__(self, logits: np.ndarray, cams: np.ndarray | None = None, features: np.ndarray | None = None) -> None:
+        self._logits, self._cams, self._features = logits, cams, features
 
     def logits(self, image_ids, view):
         return self._logits
+
+    def cams(self, image_ids, view):
+        return self._cams
+
+    def features(self, image_ids, view):
+        return self._features
 
 
 @pytest.fixture
@@ -137,3 +145,93 @@ def test_labels_that_no_teacher_knows_have_the_hard_loss_alone(tiny_dataset):
     values["loss"].backward()
     assert (logits.grad[:, 0] != 0).all()
     assert (logits.grad[:, 1] == 0).all()
+
+
+class Student(torch.nn.Module):
+    """A feature map, and a head that is not linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = torch.nn.Conv2d(1, 4, 3, padding=1)
+        self.head = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2))
+
+    def forward(self, images):
+        features = self.backbone(images)
+        return self.head(features.mean((2, 3))), features
+
+
+def maps_of(student, images):
+    """Maps by the definition, image by image and label by label."""
+    out = torch.zeros(len(images), 2, *images.shape[2:])
+    for image, label in np.ndindex(len(images), 2):
+        _, features = student(images[image : image + 1])
+        features = features.detach().requires_grad_()
+        student.head(features.mean((2, 3)))[0, label].backward()
+        weight = features.grad.mean((2, 3), keepdim=True)
+        out[image, label] = (weight * features.detach()).sum(1)[0]
+    return out
+
+
+@pytest.mark.parametrize("loss", ["cam_kd", "explanation_kd"])
+def test_maps_are_compared_for_the_labels_of_an_image(tiny_dataset, loss):
+    student, images = Student(), torch.randn(6, 1, 5, 5, generator=torch.Generator().manual_seed(1))
+    rng = np.random.default_rng(0)
+    teachers = [
+        Answers(rng.normal(size=(6, 2)).astype(np.float32), rng.normal(size=(6, 2, 5, 5)).astype(np.float32))
+        for _ in range(2)
+    ]
+    targets = torch.tensor([[1, 0], [0, 0], [1, 1], [np.nan, 1], [0, 0], [0, 0]]).float()
+    logits, features = student(images)
+    seen = replace(batch(targets), features=features)
+    value = build_objective(recipe({"loss": loss}, teachers=2), tiny_dataset, teachers)(logits, seen)["loss"]
+
+    explained = {(0, 0), (2, 0), (2, 1), (3, 1)}
+    if loss == "explanation_kd":
+        mean = (teachers[0].logits([], 0) + teachers[1].logits([], 0)) / 2
+        explained |= {(image, int(mean[image].argmax())) for image in range(6)}
+    own = maps_of(student, images).numpy().astype(float)
+    expected = []
+    for teacher in teachers:
+        for image, label in explained:
+            a, b = own[image, label].ravel(), teacher.cams([], 0)[image, label].ravel()
+            if loss == "explanation_kd":
+                a, b = a.clip(0), b.clip(0)
+            cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+            expected.append(1 - cosine if loss == "explanation_kd" else 2 - 2 * cosine)
+    assert value.item() == pytest.approx(np.mean(expected), rel=1e-4)
+
+    value.backward()
+    weight = student.backbone.weight
+    index, step = (2, 0, 1, 1), 1e-3
+    moved = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight[index] += sign * step
+        logits, features = student(images)
+        seen = replace(batch(targets), features=features)
+        moved.append(build_objective(recipe({"loss": loss}, teachers=2), tiny_dataset, teachers)(logits, seen)["loss"])
+        with torch.no_grad():
+            weight[index] -= sign * step
+    slope = (moved[0] - moved[1]).item() / (2 * step)
+    assert weight.grad[index].item() == pytest.approx(slope, rel=2e-2, abs=1e-3)
+
+
+def test_without_labels_to_explain_maps_cost_nothing(tiny_dataset):
+    student, images = Student(), torch.randn(6, 1, 5, 5)
+    teacher = Answers(np.zeros((6, 2), np.float32), np.ones((6, 2, 5, 5), np.float32))
+    logits, features = student(images)
+    seen = replace(batch(torch.zeros(6, 2)), features=features)
+    value = build_objective(recipe({"loss": "cam_kd"}), tiny_dataset, [teacher])(logits, seen)["loss"]
+    value.backward()
+    assert value == 0
+
+
+def test_relations_are_of_pooled_features(tiny_dataset):
+    features = torch.randn(6, 4, 3, 3)
+    answers = np.random.default_rng(0).normal(size=(6, 9)).astype(np.float32)
+    teacher = Answers(np.zeros((6, 2), np.float32), features=answers)
+    seen = replace(batch(torch.zeros(6, 2)), features=features)
+    value = build_objective(recipe({"loss": "rkd", "angle": 3}), tiny_dataset, [teacher])(torch.zeros(6, 2), seen)
+    expected = rkd(features.mean((2, 3)), torch.from_numpy(answers), angle=3)
+    assert value["loss"].item() == pytest.approx(expected.item(), rel=1e-6)

@@ -212,3 +212,14 @@ def test_softmax_over_labels_lets_a_macro_auroc_fall_unseen():
             continue
         value = getattr(functional, name)(ruined, teacher, **options).item()
         assert (value < 1e-6) == traits.exclusive, name
+
+
+def test_the_table_in_the_documentation_is_this_one(root):
+    text = (root / "docs" / "distillation.md").read_text()
+    table = text.partition("<!-- traits: begin -->\n")[2].partition("\n<!-- traits: end -->")[0]
+    rows = []
+    for name, options, traits in TRAITS:
+        shown = f"`{name}`" + (f" ({', '.join(map(str, options.values()))})" if options else "")
+        cells = [shown, traits.inputs.replace("_", " "), *("yes" if value else "" for value in traits[1:])]
+        rows.append(f"| {' | '.join(cells)} |")
+    assert table.splitlines()[2:] == rows

@@ -1,0 +1,234 @@
+"""What an epoch of distillation costs: `python -m benchmarks.distillation`.
+
+One run on the same images, with the same student and batch: the student alone, with three teachers whose answers
+are cached, with timm's distillation task and DenseNet161 live, and with all three teachers live. Conditions take turns
+in each round; ratios are of one round. Writes its tables into docs/distillation.md.
+"""
+
+import argparse
+import copy
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from timm.task import LogitDistillationTask
+from tqdm import tqdm
+
+from medistill.config import Augmentation, Data, Network, Recipe, Training
+from medistill.data.dataset import Dataset
+from medistill.data.manifest import ingest
+from medistill.data.phantom import write_phantom
+from medistill.distillation.functional import binary_cross_entropy, sigmoid_kd
+from medistill.distillation.knowledge import Knowledge, write_knowledge
+from medistill.distillation.objective import build_objective
+from medistill.models.zoo import Classifier, create_classifier
+from medistill.training.checkpoint import Checkpoint
+from medistill.training.loop import fit
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs" / "distillation.md"
+SIZE, BATCH, ROUNDS = 224, 16, 3
+TEACHERS = ["densenet161", "visformer_small", "swin_s3_tiny_224"]
+VIEWS, EPOCHS = 8, 30  # of the presets: what teaching costs, and over how many epochs
+AUGMENTATION = Augmentation(rotation=7, translation=0.05, scale=0.1, brightness=0.05, contrast=0.1, flip=False)
+TRAINING = Training(
+    epochs=1, batch_size=BATCH, learning_rate=1e-3, weight_decay=0.05, warmup=0, clip_norm=1, precision="no"
+)
+TERMS = [{"loss": "binary_cross_entropy", "weight": 0.5}, {"loss": "sigmoid_kd", "weight": 0.5}]
+
+
+def prepare(folder: Path, images: int) -> Dataset:
+    """The phantom at 224 px, of which seven tenths train."""
+    write_phantom(folder / "phantom", images=images, size=SIZE, seed=0, prevalence="balanced")
+    data = Data(
+        format="chestxray14",
+        root=folder / "phantom",
+        split="patient",
+        splits=folder / "none",
+        val_fraction=0.15,
+        test_fraction=0.15,
+        seed=0,
+        image_size=SIZE,
+        channels=1,
+        fit="pad",
+        max_quarantined=0,
+        workers=2,
+    )
+    ingest(data, folder / "processed", folder / "cache")
+    return Dataset.open(folder / "processed")
+
+
+def build(arch: str, dataset: Dataset, device: torch.device) -> Classifier:
+    torch.manual_seed(0)
+    model = create_classifier(Network(arch=arch), labels=dataset.labels, image_size=SIZE)
+    model.config |= {"name": arch, "fingerprint": ""}
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def seconds(task: Callable[[], None], device: torch.device) -> float:
+    """Of one call, until the device has nothing left to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    task()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def measure(folder: Path, images: int, rounds: int) -> list[dict[str, float]]:
+    """Seconds an image of each condition, in each round."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dataset = prepare(folder, images)
+    student = build("eeea_net_c2", dataset, device)
+    teachers = [build(arch, dataset, device).eval() for arch in TEACHERS]
+    for teacher in teachers:
+        (folder / teacher.config["name"]).mkdir()
+        write_knowledge(folder / teacher.config["name"], teacher, dataset, AUGMENTATION, views=1, view_seed=0)
+    knowledge = [Knowledge.open(folder / arch, dataset, AUGMENTATION, views=1, view_seed=0) for arch in TEACHERS]
+    alone = build_objective(Recipe(), dataset)
+    distilled = build_objective(Recipe(teachers=["a", "b", "c"], terms=TERMS), dataset, knowledge)
+
+    rows = dataset.split("train").iloc[:BATCH]
+    batch = (torch.from_numpy(dataset.images(rows)).float() / 255).repeat(1, 3, 1, 1)
+    batch = batch.to(device).contiguous(memory_format=torch.channels_last)
+    targets = torch.from_numpy(dataset.targets(rows)).to(device)
+    steps = len(dataset.split("train")) // BATCH
+
+    def loop(objective: Callable) -> Callable[[], None]:
+        """An epoch of the real loop, without its validation."""
+
+        def task() -> None:
+            checkpoint = Checkpoint(folder / "checkpoints", str(time.time()))
+            options = {"seed": 0, "view_seed": 0, "views": 1, "checkpoint": checkpoint}
+            model = copy.deepcopy(student)
+            result = fit(model, dataset, objective, TRAINING, AUGMENTATION, **options)
+            rates.append(float(result.history["images_per_second"].iloc[0]))
+
+        return task
+
+    def bare(loss: Callable[[torch.nn.Module], torch.Tensor], model: torch.nn.Module) -> Callable[[], None]:
+        """As many steps on one batch in memory."""
+        model.train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+
+        def task() -> None:
+            for _ in range(steps):
+                loss(model).backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+
+        return task
+
+    def live(model: torch.nn.Module) -> torch.Tensor:
+        logits = model(batch)
+        with torch.no_grad():
+            answer = torch.stack([teacher(batch) for teacher in teachers]).mean(0)
+        return 0.5 * binary_cross_entropy(logits, targets) + 0.5 * sigmoid_kd(logits, answer)
+
+    def answers(models: list[Classifier]) -> Callable[[], None]:
+        @torch.no_grad()
+        def task() -> None:
+            for _ in range(steps):
+                for model in models:
+                    model(batch)
+
+        return task
+
+    own = copy.deepcopy(student)
+    task = LogitDistillationTask(
+        own.backbone,
+        teachers[0].backbone,
+        torch.nn.BCEWithLogitsLoss(),
+        task_loss_weight=0.5,
+        device=device,
+        verbose=False,
+    )
+    timm_step = bare(lambda model: task(batch, targets)["loss"], own.backbone)
+    rates: list[float] = []
+    conditions = {
+        "loop, student alone": loop(alone),
+        "loop, three cached teachers": loop(distilled),
+        "step, student alone": bare(lambda model: binary_cross_entropy(model(batch), targets), copy.deepcopy(student)),
+        "step, timm's task, DenseNet161 live": timm_step,
+        "step, three live teachers": bare(live, copy.deepcopy(student)),
+        "answers of DenseNet161": answers(teachers[:1]),
+        "answers of all three": answers(teachers),
+    }
+    results = []
+    for number in tqdm(range(rounds + 1), desc="rounds"):  # the first warms up
+        row = {}
+        for name, condition in conditions.items():
+            rates.clear()
+            took = seconds(condition, device) / (steps * BATCH)
+            row[name] = 1 / rates[0] if rates else took
+        if number:
+            results.append(row)
+    return results
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    return f"{np.median(values):.{digits}f} ({min(values):.{digits}f} … {max(values):.{digits}f})"
+
+
+def report(results: list[dict[str, float]]) -> list[str]:
+    """Two tables: what each condition takes, and what follows."""
+    head = ["| condition | images/s |", "|---|---|"]
+    rows = [f"| {name} | {spread([1 / row[name] for row in results], 1)} |" for name in results[0]]
+
+    def ratios(of: Callable[[dict[str, float]], float]) -> str:
+        return spread([of(row) for row in results])
+
+    one, three, alone = "answers of DenseNet161", "answers of all three", "step, student alone"
+    cached = "loop, three cached teachers"
+    timm, live = "step, timm's task, DenseNet161 live", "step, three live teachers"
+    bound1, bound3 = (lambda row, key=key: 1 + row[key] / row[alone] for key in (one, three))
+    wanted = [
+        ("epoch with three cached teachers / epoch without", lambda row: row[cached] / row["loop, student alone"]),
+        ("timm's task with DenseNet161 live / three cached teachers", lambda row: row[timm] / row[cached]),
+        ("its bound, 1 + teacher / student", bound1),
+        ("share of the bound", lambda row: row[timm] / row[cached] / bound1(row)),
+        ("three live teachers / three cached", lambda row: row[live] / row[cached]),
+        ("its bound, 1 + teachers / student", bound3),
+        ("share of the bound", lambda row: row[live] / row[cached] / bound3(row)),
+        ("loop / step on a batch in memory, images/s", lambda row: row[alone] / row["loop, student alone"]),
+        (
+            f"{EPOCHS} epochs with three live teachers / cached, {VIEWS} views taught",
+            lambda row: EPOCHS * row[live] / (EPOCHS * row[cached] + VIEWS * row[three]),
+        ),
+        (
+            f"break-even, in epochs ({VIEWS} views)",
+            lambda row: VIEWS * row[three] / (row[live] - row[cached]),
+        ),
+    ]
+    return [
+        *head,
+        *rows,
+        "",
+        "| ratio within a round | |",
+        "|---|---|",
+        *(f"| {n} | {ratios(of)} |" for n, of in wanted),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=90, help="of the phantom; seven tenths train")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        lines = report(measure(Path(folder), arguments.images, arguments.rounds))
+    table = "\n".join(lines)
+    print(table)
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    begin, end = f"<!-- speed {place}: begin -->", f"<!-- speed {place}: end -->"
+    before, _, rest = DOCS.read_text(encoding="utf-8").partition(begin)
+    DOCS.write_text(f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

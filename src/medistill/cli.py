@@ -188,6 +188,32 @@ def check(
     raise typer.Exit(1 if any(finding["severity"] == "error" for finding in report["findings"]) else 0)
 
 
+@app.command(
+    epilog="Examples:\n\n"
+    "\b\n"
+    "  medistill models\n"
+    "  medistill models --labels 5 --size 64 --json > models.json\n\n"
+    "Any other network of timm that ends in a feature map can be a teacher or a student as well."
+)
+def models(
+    labels: Annotated[int, typer.Option(min=1, help="Number of labels, which parameters depend on.")] = 14,
+    size: Annotated[int, typer.Option(min=32, help="Height and width of the images in pixels.")] = 224,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object a network.")] = False,
+) -> None:
+    """List the teachers and students of systems A and B, and compact networks to set beside them.
+
+    A is arXiv 2305.06244, B arXiv 2508.15251. Parameters, multiply-accumulates of one image and the size of the last
+    feature map are counted; `pretrained: true` takes ImageNet weights from where the last column says.
+    """
+    try:
+        from medistill.models import systems
+    except ModuleNotFoundError as error:
+        raise UserError(f"models needs {error.name}: pip install 'medistill[train]'") from None
+
+    measured = [systems.measure(network, labels=labels, size=size) for network in systems.NETWORKS]
+    print(json.dumps(measured, indent=2) if as_json else systems.describe(measured))
+
+
 def _as_json(prediction: "Prediction", model: str, disclaimer: str) -> dict[str, Any]:
     answer: dict[str, Any] = {"image": str(prediction.image), "model": model, "disclaimer": disclaimer}
     if prediction.error is not None:

@@ -34,11 +34,11 @@ def test_help_names_the_commands(flag):
     done = run(flag)
     assert done.returncode == 0
     assert "not a medical device" in done.stdout
-    for command in ("phantom", "check", "predict"):
+    for command in ("phantom", "check", "models", "predict"):
         assert f"  {command} " in done.stdout
 
 
-@pytest.mark.parametrize("command", ["phantom", "check", "predict"])
+@pytest.mark.parametrize("command", ["phantom", "check", "models", "predict"])
 def test_help_of_a_command_has_examples(command):
     done = run(command, "--help")
     assert done.returncode == 0

@@ -3,6 +3,7 @@
 import difflib
 import importlib.metadata
 import importlib.util
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from timm.models import PretrainedCfg, get_pretrained_cfg
 from torch import Tensor, nn
 
 import medistill.models  # noqa: F401  (registers eeea_net_c2 and ofa_595)
 from medistill.config import Network
 from medistill.errors import UserError
 from medistill.files import read_json, write_json
+from medistill.text import counted
 
 # Registry packages that carry ImageNet weights (Apache-2.0), in timm's order and shapes: (module, distribution).
 _WEIGHT_PACKAGES = {
@@ -28,7 +31,8 @@ _WEIGHT_PACKAGES = {
 class Classifier(nn.Module):
     """A timm network with its own normalisation: images in 0..1 in, logits out.
 
-    The feature map passes an identity, `feature_map`, so that explanations have one place to look at in every network.
+    The feature map passes an identity, `feature_map`, with channels first whatever the backbone's own order is, so that
+    explanations have one place to look at in every network.
     """
 
     def __init__(self, backbone: nn.Module, config: dict[str, Any]) -> None:
@@ -37,6 +41,8 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.config = config
         self.feature_map = nn.Identity()
+        # Swin and its kin; networks that do not say have channels first.
+        self._channels_come_last = getattr(backbone, "output_fmt", None) == "NHWC"
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
 
@@ -44,51 +50,68 @@ class Classifier(nn.Module):
         """Logits (N, L) of float images (N, C, H, W) in 0..1; one channel is read as grey."""
         # Broadcasting one channel against the three of mean and std makes the grey image a colour image.
         features = self.backbone.forward_features((images - self.mean) / self.std)
-        return self.backbone.forward_head(self.feature_map(features))
+        if self._channels_come_last:
+            features = self.feature_map(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        else:
+            features = self.feature_map(features)
+        return self.backbone.forward_head(features)
 
     def cam_layer(self) -> nn.Module:
         """The module whose output is the last spatial feature map, (N, K, h, w)."""
         return self.feature_map
 
 
-def create_classifier(network: Network, *, labels: list[str]) -> Classifier:
+def create_classifier(network: Network, *, labels: list[str], image_size: int | None = None) -> Classifier:
     """Build a network with one logit a label and the initialisation that `network` asks for.
 
     The result's `config` has `arch`, `args`, `initialisation`, `mean`, `std` and `labels`.
 
+    Args:
+        network: what to build.
+        labels: in the order of the logits.
+        image_size: height and width in pixels, for networks that are built for one size (position embeddings, windows);
+            None: the size that timm has them for.
+
     Raises:
-        UserError: timm does not know the architecture or its arguments, or weights are missing or do not fit.
+        UserError: timm does not know the architecture, its arguments or how to build it for this size, or weights are
+            missing, do not fit or were trained on other labels.
     """
-    if not timm.is_model(network.arch):
-        near = difflib.get_close_matches(network.arch, timm.list_models(), n=3)
+    arch = network.arch
+    if not timm.is_model(arch):
+        near = difflib.get_close_matches(arch, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()"
-        raise UserError(f"params.yaml: arch {network.arch!r} is not known to timm{hint}")
+        raise UserError(f"params.yaml: arch {arch!r} is not known to timm{hint}")
     for key in ("in_chans", "num_classes"):
         if key in network.args:
-            raise UserError(f"params.yaml: args of {network.arch}: {key} is not yours to set; it follows from the data")
-    package = _WEIGHT_PACKAGES.get(network.arch) if network.pretrained else None
-    if network.pretrained and package is None and not timm.models.get_pretrained_cfg(network.arch).has_weights:
-        raise UserError(f"params.yaml: there are no pretrained weights for {network.arch}; set pretrained: false")
+            raise UserError(f"params.yaml: args of {arch}: {key} is not yours to set; it follows from the data")
+    package = _WEIGHT_PACKAGES.get(arch) if network.pretrained else None
+    args = network.args
     try:
+        known = _pretrained_cfg(arch)
+        if network.pretrained and package is None and not known.has_weights:
+            raise UserError(f"params.yaml: there are no pretrained weights for {arch}; set pretrained: false")
+        if image_size is not None and known.fixed_input_size and image_size != known.input_size[-1]:
+            args = {"img_size": image_size} | args
         backbone = timm.create_model(
-            network.arch, pretrained=network.pretrained and package is None, num_classes=len(labels), **network.args
+            arch, pretrained=network.pretrained and package is None, num_classes=len(labels), **args
         )
     except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"params.yaml: timm cannot build {network.arch} with args {network.args}: {reason}") from None
+        raise UserError(f"params.yaml: timm cannot build {arch} with args {args}: {reason}") from None
     except OSError as error:
-        raise UserError(f"weights of {network.arch} could not be downloaded: {str(error).splitlines()[0]}") from None
+        raise UserError(f"weights of {arch} could not be downloaded: {str(error).splitlines()[0]}") from None
     initialisation = "random"
     if package:
-        initialisation = _load_package(backbone, network.arch, *package)
+        initialisation = _load_package(backbone, arch, *package)
     elif network.pretrained:
         initialisation = f"pretrained ({backbone.pretrained_cfg['tag'] or 'timm'})"
     elif network.weights:
+        _refuse_other_labels(network.weights, labels)
         load_weights(backbone, network.weights)
         initialisation = f"file ({network.weights.name})"
     config = {
-        "arch": network.arch,
-        "args": network.args,
+        "arch": arch,
+        "args": args,
         "initialisation": initialisation,
         "labels": labels,
         "mean": list(backbone.pretrained_cfg["mean"]),
@@ -97,7 +120,7 @@ def create_classifier(network: Network, *, labels: list[str]) -> Classifier:
     return Classifier(backbone, config)
 
 
-def start_at_prevalence(model: Classifier, prevalence: np.ndarray) -> None:
+def start_at_prevalence(model: Classifier, prevalence: np.ndarray, *, exclusive: bool = False) -> None:
     """Let a new classifier answer every image with each label's prevalence, whatever its backbone says.
 
     timm scales a new classifier by its outputs: with few labels its weights are so large that the first epochs only
@@ -105,16 +128,33 @@ def start_at_prevalence(model: Classifier, prevalence: np.ndarray) -> None:
     Detection", ICCV 2017, section 4.1.
 
     Args:
-        model: with a linear classifier; others (several heads) are left as they are.
+        model: every layer of its classifier with an output and a bias for each label is set (timm averages several).
         prevalence: (L,), in 0..1; kept away from both ends.
+        exclusive: one label an image, for a softmax over the logits; otherwise a sigmoid of each.
     """
-    head = model.backbone.get_classifier()
-    if not isinstance(head, nn.Linear):
-        return
-    prior = torch.from_numpy(np.clip(prevalence, 1e-3, 1 - 1e-3)).to(head.bias)
-    with torch.no_grad():
-        nn.init.normal_(head.weight, std=0.01)
-        head.bias.copy_(torch.logit(prior))
+    prior = torch.from_numpy(np.clip(prevalence, 1e-3, 1 - 1e-3))
+    bias = prior.log() if exclusive else prior.logit()
+    heads = model.backbone.get_classifier()
+    for head in heads if isinstance(heads, tuple) else (heads,):
+        for layer in head.modules():
+            # A classifier is linear, a 1x1 convolution, or either behind layers of its own.
+            if isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None and len(layer.bias) == len(bias):
+                with torch.no_grad():
+                    nn.init.normal_(layer.weight, std=0.01)
+                    layer.bias.copy_(bias)
+
+
+def imagenet_weights(arch: str) -> str:
+    """Where `pretrained: true` takes the weights of a network from: a registry package, timm's download, or `none`."""
+    if arch in _WEIGHT_PACKAGES:
+        return f"package {_WEIGHT_PACKAGES[arch][1]}"
+    known = _pretrained_cfg(arch)
+    return f"timm downloads {known.architecture}.{known.tag}" if known.has_weights else "none"
+
+
+def _pretrained_cfg(arch: str) -> PretrainedCfg:
+    """What timm knows of an architecture's weights and image size; its defaults where it knows nothing."""
+    return get_pretrained_cfg(arch) or PretrainedCfg()
 
 
 def _load_package(backbone: nn.Module, arch: str, module: str, distribution: str) -> str:
@@ -139,6 +179,22 @@ def _classifier_keys(backbone: nn.Module) -> list[str]:
     return [key for key in backbone.state_dict() if key.startswith(tuple(f"{name}." for name in names))]
 
 
+def _refuse_other_labels(file: Path, labels: list[str]) -> None:
+    """Refuse weights with a config.json beside them that names other labels than `labels`, or another order."""
+    beside = file.parent / "config.json"
+    config = read_json(beside) if beside.exists() else None
+    theirs = config.get("labels") if isinstance(config, dict) else None
+    if not isinstance(theirs, list) or theirs == labels:
+        return
+    pairs = enumerate(zip_longest(theirs, labels, fillvalue="missing"), start=1)
+    number, (there, here) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+    what = "the data set's labels in another order" if sorted(map(str, theirs)) == sorted(labels) else "other labels"
+    raise UserError(
+        f"{file}: config.json beside it says that it was trained on {what}: label {number} is {there} there, {here} in "
+        "the data set; take weights that were trained on these labels in this order"
+    )
+
+
 def load_weights(backbone: nn.Module, file: Path) -> None:
     """Load a safetensors file into `backbone`, strictly.
 
@@ -154,11 +210,18 @@ def load_weights(backbone: nn.Module, file: Path) -> None:
     except SafetensorError as error:
         raise UserError(f"{file}: not a safetensors file ({error})") from None
     target = backbone.state_dict()
+    classifier = set(_classifier_keys(backbone))
+    outputs = backbone.num_classes
     for name, value in target.items():
         if name not in source:
             raise UserError(f"{file}: tensor {name} is missing; is it another architecture?")
         if source[name].shape != value.shape:
-            raise UserError(f"{file}: tensor {name} has shape {list(source[name].shape)}, needs {list(value.shape)}")
+            hint = ""
+            if name in classifier and list(value.shape[:1]) == [outputs] != list(source[name].shape[:1]):
+                hint = f"; its classifier must have {counted(outputs, 'output')}, one a label"
+            raise UserError(
+                f"{file}: tensor {name} has shape {list(source[name].shape)}, needs {list(value.shape)}{hint}"
+            )
     for name in source.keys() - target.keys():
         raise UserError(f"{file}: tensor {name} is unknown; is it another architecture?")
     backbone.load_state_dict(source)
@@ -208,20 +271,21 @@ def map_size(model: Classifier, size: int) -> list[int]:
         UserError: the network does not take this size, or its features are not a map (N, K, h, w).
     """
     arch = model.config["arch"]
-    shape: list[int] = []
-    handle = model.cam_layer().register_forward_hook(lambda module, args, output: shape.extend(output.shape))
+    features: list[Any] = []
+    handle = model.cam_layer().register_forward_hook(lambda module, args, output: features.append(output))
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
             model(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
-    except (AssertionError, RuntimeError) as error:
+    except (AssertionError, RuntimeError, ValueError) as error:
         raise UserError(f"{arch} does not take images of {size} px: {' '.join(str(error).split())}") from None
     finally:
         handle.remove()
         model.train(was_training)
-    if len(shape) != 4 or shape[1] != model.backbone.num_features:
-        raise UserError(
-            f"{arch}: its features have the shape {shape}, not a map with channels first; take another arch"
-        )
+    shape = list(features[0].shape) if isinstance(features[0], Tensor) else []
+    # Images are square, and so are their maps: this also tells a map whose channels come last.
+    if len(shape) != 4 or shape[2] != shape[3]:
+        found = f"have the shape {shape}" if shape else "are several tensors"
+        raise UserError(f"{arch}: its features {found}, not a map (N, K, h, w) to explain with; take another arch")
     return shape[2:]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from tqdm import tqdm
 
 from medistill.config import Network, Params
@@ -66,18 +67,20 @@ def train(
         }
     )
     torch.manual_seed(seed)  # initialisation
-    model = create_classifier(network, labels=dataset.labels)
+    model = create_classifier(network, labels=dataset.labels, image_size=dataset.image_size)
     map_size(model, dataset.image_size)  # what cannot be explained later is refused now
     rows = dataset.split("train")
     if network.pretrained:  # a random backbone learns faster from timm's large classifier; a file brings its own
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a label that is nowhere known has no mean
             prevalence = np.nanmean(dataset.targets(rows), axis=0)
-        start_at_prevalence(model, np.nan_to_num(prevalence, nan=0.5))
+        exclusive = dataset.task == "multiclass"
+        start_at_prevalence(model, np.nan_to_num(prevalence, nan=0.5), exclusive=exclusive)
     images = len(rows)
     total = training.epochs * steps_per_epoch(images, training.batch_size) * min(images, training.batch_size)
     checkpoint = Checkpoint(checkpoints / facts["role"] / facts["name"], identity)
-    with tqdm(total=total, unit="img", desc=facts["name"], disable=None) as bar:
+    first = PartialState().is_main_process  # of those that train together, one shows and writes
+    with tqdm(total=total, unit="img", desc=facts["name"], disable=None if first else True) as bar:
 
         def show(report: dict[str, Any]) -> None:
             bar.update(report["step"] * report["images"] - bar.n)
@@ -96,5 +99,6 @@ def train(
             on_step=show,
         )
     facts = {**facts, "fingerprint": identity, "training": training.model_dump()}
-    write_outputs(folder, model, dataset, result, facts, inherited)
-    checkpoint.remove()
+    if first:
+        write_outputs(folder, model, dataset, result, facts, inherited)
+        checkpoint.remove()

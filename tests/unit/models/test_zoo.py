@@ -48,6 +48,22 @@ def test_macs_of_hand_counted_layers():
     assert count_macs(model, 16) == 8 * 8 * 8 * 3 * 9 + 8 * 5
 
 
+def test_macs_of_attention_are_its_two_products():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.project = nn.Conv2d(3, 6, 1)
+
+        def forward(self, images):
+            queries = self.project(images).flatten(2).transpose(1, 2)
+            return nn.functional.scaled_dot_product_attention(queries[None], queries[None], queries[None])
+
+    tokens = 8 * 8
+    by_hand = tokens * 3 * 6 + 2 * tokens * tokens * 6
+    assert count_macs(Attention(), 8) == by_hand
+    assert count_macs(Attention().to("meta"), 8) == by_hand
+
+
 @pytest.mark.parametrize("name", ["eeea_net_c2", "ofa_595"])
 def test_behaves_as_any_timm_model(name):
     model = timm.create_model(name, num_classes=14, in_chans=1).eval()
@@ -133,14 +149,42 @@ def test_classifier_normalises_and_reads_one_channel_as_grey():
     assert map_size(model, 128) == [4, 4]
 
 
-@pytest.mark.parametrize("arch", ["eeea_net_c2", "resnet10t"])
+def test_channels_that_come_last_are_brought_first_and_back():
+    torch.manual_seed(0)
+    tiny = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1]}
+    model = create_classifier(Network(arch="swin_s3_tiny_224", args=tiny), labels=["a", "b"], image_size=64).eval()
+    seen = []
+    model.cam_layer().register_forward_hook(lambda module, args, output: seen.append(output))
+    images = torch.rand(3, 3, 64, 64)
+    with torch.inference_mode():
+        normalised = (images - model.mean) / model.std
+        assert torch.allclose(model(images), model.backbone(normalised), atol=1e-6)
+        assert torch.equal(seen[0], model.backbone.forward_features(normalised).permute(0, 3, 1, 2))
+    assert seen[0].shape == (3, 128, 2, 2)
+
+
+# Heads: linear; linear behind a hidden layer; a 1x1 convolution; a batch norm and a linear layer, twice, averaged.
+HEADS = ["resnet10t", "eeea_net_c2", "dla46_c", "repvit_m0_9"]
+
+
+@pytest.mark.parametrize("arch", HEADS)
 def test_a_new_classifier_starts_at_the_prevalence(arch):
     torch.manual_seed(0)
     model = create_classifier(Network(arch=arch), labels=["a", "b", "c"])
     start_at_prevalence(model, np.array([0.2, 0.0, 1.0]))
     with torch.inference_mode():
-        answers = torch.sigmoid(model.eval()(torch.rand(4, 1, 32, 32))).numpy()
+        answers = torch.sigmoid(model.train()(torch.rand(4, 1, 64, 64))).numpy()
     np.testing.assert_allclose(answers, [[0.2, 0.001, 0.999]] * 4, rtol=0.2, atol=1e-3)
+
+
+@pytest.mark.parametrize("arch", HEADS)
+def test_a_new_classifier_of_exclusive_classes_starts_at_their_shares(arch):
+    torch.manual_seed(0)
+    model = create_classifier(Network(arch=arch), labels=["a", "b", "c"])
+    start_at_prevalence(model, np.array([0.2, 0.7, 0.1]), exclusive=True)
+    with torch.inference_mode():
+        answers = torch.softmax(model.train()(torch.rand(4, 1, 64, 64)), dim=1).numpy()
+    np.testing.assert_allclose(answers, [[0.2, 0.7, 0.1]] * 4, rtol=0.3)
 
 
 def test_saved_models_come_back(tmp_path):
@@ -183,10 +227,52 @@ def test_own_weights(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        (["a", "c", "b"], "the data set's labels in another order: label 2 is c there, b in the data set"),
+        (["a", "b", "d"], "other labels: label 3 is d there, c in the data set"),
+        (["a", "b"], "other labels: label 3 is missing there, c in the data set"),
+        (["a", "b", "c", "d"], "other labels: label 4 is d there, missing in the data set"),
+    ],
+)
+def test_weights_of_other_labels_are_refused(tmp_path, theirs, message):
+    file = tmp_path / "model.safetensors"
+    model = create_classifier(Network(arch="test_resnet"), labels=theirs)
+    save_model(tmp_path, model, model.config)
+    with pytest.raises(UserError) as refusal:
+        create_classifier(Network(arch="test_resnet", weights=file), labels=["a", "b", "c"])
+    (line,) = str(refusal.value).splitlines()
+    assert line.startswith(f"{file}: config.json beside it says that it was trained on {message}; ")
+
+
+@pytest.mark.parametrize("content", ['{"labels": ["a", "b"]}', '{"architecture": "test_resnet"}', "[]"])
+def test_weights_of_the_same_labels_or_of_unnamed_ones_are_taken(tmp_path, content):
+    source = timm.create_model("test_resnet", num_classes=2)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    (tmp_path / "config.json").write_text(content)
+    model = create_classifier(Network(arch="test_resnet", weights=tmp_path / "w.safetensors"), labels=["a", "b"])
+    assert torch.equal(model.backbone.fc.weight, source.fc.weight)
+
+
+def test_weights_with_imagenets_classes_are_told_how_many_outputs_they_need(tmp_path):
+    file = tmp_path / "imagenet.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=1000).state_dict(), file)
+    message = (
+        r"tensor fc.weight has shape \[1000, 96\], needs \[2, 96\]; its classifier must have 2 outputs, one a label$"
+    )
+    with pytest.raises(UserError, match=message):
+        create_classifier(Network(arch="test_resnet", weights=file), labels=["a", "b"])
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda state: state.pop("fc.bias"), "tensor fc.bias is missing"),
         (lambda state: state.update({"fc.bias": torch.zeros(7)}), r"tensor fc.bias has shape \[7\], needs \[2\]"),
+        (
+            lambda state: state.update({"conv1.0.weight": torch.zeros(7, 3, 3, 3)}),
+            r"tensor conv1.0.weight has shape \[7, 3, 3, 3\], needs \[24, 3, 3, 3\]$",
+        ),
         (lambda state: state.update(other=torch.zeros(1)), "tensor other is unknown"),
     ],
 )
@@ -216,6 +302,7 @@ def test_files_that_are_not_weights_are_named(tmp_path):
         ({"arch": "resnet10t", "args": {"depth": 3}}, "cannot build resnet10t with args .*depth"),
         ({"arch": "resnet10t", "args": {"act_layer": "nope"}}, "cannot build resnet10t with args .*nope"),
         ({"arch": "resnet10t.nope"}, "cannot build resnet10t.nope"),
+        ({"arch": "resnet10t.nope", "pretrained": True}, "cannot build resnet10t.nope"),
         ({"arch": "resnet10t", "args": {"in_chans": 1}}, "args of resnet10t: in_chans is not yours to set"),
     ],
 )
@@ -229,13 +316,30 @@ def test_unknown_networks_are_named(network, message):
     [
         ("test_vit", 160, r"test_vit: its features have the shape \[1, \d+, 64\], not a map"),
         ("swin_tiny_patch4_window7_224", 96, "swin_tiny_patch4_window7_224 does not take images of 96 px"),
-        ("swin_tiny_patch4_window7_224", 224, r"shape \[1, 7, 7, 768\], not a map with channels first"),
     ],
 )
 def test_networks_without_a_feature_map_are_refused(arch, size, message):
     model = create_classifier(Network(arch=arch), labels=["a"])
     with pytest.raises(UserError, match=message):
         map_size(model, size)
+
+
+@pytest.mark.parametrize(("arch", "size"), [("swin_s3_tiny_224", 96), ("visformer_tiny", 64)])
+def test_networks_for_one_size_are_built_for_the_data_sets_and_come_back(tmp_path, arch, size):
+    model = create_classifier(Network(arch=arch), labels=["a"], image_size=size).eval()
+    assert model.config["args"] == {"img_size": size}
+    assert map_size(model, size) == [size // 32, size // 32]
+    save_model(tmp_path, model, model.config)
+    images = torch.rand(1, 1, size, size)
+    with torch.inference_mode():
+        assert torch.equal(load_model(tmp_path)(images), model(images))
+
+
+def test_only_networks_for_one_size_need_to_know_it_and_the_user_has_the_last_word():
+    assert create_classifier(Network(arch="test_resnet"), labels=["a"], image_size=96).config["args"] == {}
+    own = {"img_size": 128}
+    assert create_classifier(Network(arch="test_vit", args=own), labels=["a"], image_size=96).config["args"] == own
+    assert create_classifier(Network(arch="test_vit"), labels=["a"], image_size=160).config["args"] == {}
 
 
 def test_gradients_reach_every_parameter():

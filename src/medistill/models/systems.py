@@ -1,0 +1,90 @@
+"""The networks of systems A and B by name, and the usual compact ones to set beside them.
+
+System A is arXiv 2305.06244, system B arXiv 2508.15251. Any other network of timm that ends in a feature map serves as
+well; these are the ones that the two papers, and those who compare with them, speak of.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from medistill.config import Network
+from medistill.models.zoo import count_macs, count_params, create_classifier, imagenet_weights, map_size
+
+
+@dataclass(frozen=True)
+class NamedNetwork:
+    """A network as the literature calls it, and as timm does."""
+
+    name: str
+    arch: str
+    roles: tuple[tuple[str | None, str], ...]
+    """(system, role): system A, B or None for neither; teacher or student."""
+
+
+NETWORKS = (
+    NamedNetwork("DenseNet161", "densenet161", (("A", "teacher"),)),
+    NamedNetwork("OFA-595", "ofa_595", (("A", "teacher"), ("B", "student"))),
+    NamedNetwork("EEEA-Net-C2", "eeea_net_c2", (("A", "student"), ("A", "teacher"))),  # it also teaches itself
+    NamedNetwork("Visformer-S", "visformer_small", (("A", "teacher"), ("B", "teacher"))),
+    NamedNetwork("AutoFormerV2-T", "swin_s3_tiny_224", (("A", "teacher"), ("B", "teacher"))),
+    # Which of the two system B means is not known.
+    NamedNetwork("VGG19", "vgg19", (("B", "teacher"),)),
+    NamedNetwork("VGG19-BN", "vgg19_bn", (("B", "teacher"),)),
+    NamedNetwork("DenseNet121", "densenet121", ((None, "teacher"),)),
+    NamedNetwork("EfficientNet-Lite2", "tf_efficientnet_lite2", ((None, "teacher"),)),
+    NamedNetwork("EfficientNet-Lite0", "tf_efficientnet_lite0", ((None, "student"),)),
+    NamedNetwork("EfficientNet-B0", "efficientnet_b0", ((None, "student"),)),
+    NamedNetwork("MobileNetV3 small", "mobilenetv3_small_100", ((None, "student"),)),
+    NamedNetwork("MobileNetV3 large", "mobilenetv3_large_100", ((None, "student"),)),
+    NamedNetwork("MobileNetV4 conv small", "mobilenetv4_conv_small", ((None, "student"),)),
+)
+
+
+def measure(network: NamedNetwork, *, labels: int, size: int) -> dict[str, Any]:
+    """What a network costs with so many labels on RGB images of `size` pixels, counted and not looked up.
+
+    Returns:
+        `name`, `arch`, `roles` (a list of `system`, `role`), `params`, `macs`, `map_size` (height, width of the last
+        feature map), `imagenet_weights`.
+
+    Raises:
+        UserError: the network does not take this size.
+    """
+    # Shapes without numbers: nothing is allocated or multiplied, and all networks together take seconds.
+    with torch.device("meta"):
+        model = create_classifier(Network(arch=network.arch), labels=[""] * labels, image_size=size)
+        height_width = map_size(model, size)  # first, for it refuses sizes
+        return {
+            "name": network.name,
+            "arch": network.arch,
+            "roles": [{"system": system, "role": role} for system, role in network.roles],
+            "params": count_params(model),
+            "macs": count_macs(model, size),
+            "map_size": height_width,
+            "imagenet_weights": imagenet_weights(network.arch),
+        }
+
+
+def describe(measured: list[dict[str, Any]]) -> str:
+    """The result of `measure` for several networks as a table for people."""
+    rows = [("network", "arch", "roles", "parameters", "MACs", "map", "ImageNet weights")]
+    rows += [
+        (
+            entry["name"],
+            entry["arch"],
+            ", ".join(" ".join(filter(None, (role["system"], role["role"]))) for role in entry["roles"]),
+            f"{entry['params']:,}",
+            f"{entry['macs'] / 1e9:.3f} G",
+            "x".join(map(str, entry["map_size"])),
+            entry["imagenet_weights"],
+        )
+        for entry in measured
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    numbers = {3, 4}
+    return "\n".join(
+        "  ".join(f"{cell:{'>' if i in numbers else '<'}{widths[i]}}" for i, cell in enumerate(row)).rstrip()
+        for row in rows
+    )

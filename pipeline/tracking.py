@@ -56,7 +56,7 @@ class Projection:
         params: settings it was trained with, from dvc.lock and its config.json.
         metrics: final figures by name.
         curves: (name, epoch, value) of history.csv.
-        tags: role, student, recipe, seed, provenance.
+        tags: role, student, recipe, seed, task, provenance.
         artifacts: (file, folder in the run).
         dataset: name and fingerprint.
     """
@@ -291,6 +291,7 @@ def _project(
     tags = {
         "role": config["role"],
         **{key: str(config[key]) for key in ("student", "recipe", "seed") if key in config},
+        "task": config["task"],
         "arch": config["arch"],
         "initialisation": config["initialisation"],
         "dataset": dataset,

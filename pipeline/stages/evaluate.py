@@ -7,7 +7,6 @@ from typing import Any
 from medistill.config import Params, load_params
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
-from medistill.errors import UserError
 from medistill.files import atomic, read_json, write_json
 from pipeline.stage import run_stage
 
@@ -20,8 +19,6 @@ def main(argv: list[str] | None = None) -> int:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     params = load_params()
     dataset = Dataset.open()
-    if dataset.task != "multilabel":
-        raise UserError(f"data/processed/dataset.json: evaluate needs task multilabel, not {dataset.task!r}")
 
     import pandas as pd
     from tqdm import tqdm
@@ -47,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
                 rows["group_id"].to_numpy(),
                 params.evaluate.resamples,
                 params.evaluate.seed,
+                dataset.task,
             )
             aligned = {
                 name: align(table, split_name, rows["image_id"], files[name], name) for name, table in logits.items()
@@ -101,21 +99,17 @@ def baselines(params: Params, model: Any) -> list[str]:
 
 def numbers_of(described: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """The entry of a model in metrics.json: what is undefined is left out, since DVC metrics are numbers."""
+    from medistill.evaluation.comparison import OVERALL
+
     entry: dict[str, Any] = {"params": config["params"], "macs": config["macs"]}
     for split in SPLITS:
         figures = described[split]
-        entry[split] = _defined(
-            {
-                "macro_auroc": figures["macro_auroc"]["estimate"],
-                "macro_auroc_lower": figures["macro_auroc"]["lower"],
-                "macro_auroc_upper": figures["macro_auroc"]["upper"],
-                "macro_auprc": figures["macro_auprc"]["estimate"],
-                "macro_auprc_lower": figures["macro_auprc"]["lower"],
-                "macro_auprc_upper": figures["macro_auprc"]["upper"],
-                "macro_ece": figures["macro_ece"],
-                "eligible_labels": len(figures["labels"]),
-            }
-        )
+        numbers = {}
+        for key in ("macro_auroc", "macro_auprc", *OVERALL):
+            if key in figures:  # accuracy is for exclusive classes
+                numbers |= _bounded(key, figures[key])
+        numbers |= {"macro_ece": figures["macro_ece"], "eligible_labels": len(figures["labels"])}
+        entry[split] = _defined(numbers)
     return entry
 
 
@@ -131,10 +125,12 @@ def add_differences(numbers: dict[str, Any], params: Params, measured: dict[str,
                 continue
             for split, models in measured.items():
                 estimate, _ = difference(models[model.name], models[reference], "auroc")
-                key = f"difference_{relation}"
-                numbers[model.name][split] |= _defined(
-                    {key: estimate.estimate, f"{key}_lower": estimate.lower, f"{key}_upper": estimate.upper}
-                )
+                numbers[model.name][split] |= _defined(_bounded(f"difference_{relation}", estimate.to_dict()))
+
+
+def _bounded(key: str, figure: dict[str, Any]) -> dict[str, Any]:
+    """An estimate with its bounds as three entries."""
+    return {key: figure["estimate"], f"{key}_lower": figure["lower"], f"{key}_upper": figure["upper"]}
 
 
 def _defined(figures: dict[str, Any]) -> dict[str, Any]:

@@ -11,14 +11,16 @@ from tqdm import tqdm
 
 from medistill.config import Params, load_params
 from medistill.data import provenance
-from medistill.data.dataset import Dataset
+from medistill.data.dataset import LABEL_PREFIX, Dataset
 from medistill.errors import UserError
+from medistill.evaluation.predictions import align, read_logits
 from medistill.explain import gallery, localisation, selection
 from medistill.explain.agreement import agreement
 from medistill.explain.cam import grad_cam, upsample
 from medistill.explain.selection import Finding
 from medistill.files import atomic, write_json
 from medistill.models.zoo import load_model
+from medistill.runtime.probabilities import probabilities
 from pipeline.stage import run_stage
 
 OUT = Path("reports/explain")
@@ -35,22 +37,26 @@ def main(argv: list[str] | None = None) -> int:
     if not measured:
         raise UserError(f"{dataset.folder}: neither a box nor a test image with a positive label; change data.split")
     labels = [label for label in dataset.labels if any(finding.label == label for finding in measured)]
-    absent = selection.absent_findings(dataset, labels, params.explain.gallery // 4)
+    few = params.explain.gallery // 4
+    if dataset.task == "multiclass":  # no image lacks all classes, but it may be taken for a wrong one
+        absent = selection.mistaken_findings(dataset, _predicted(params, dataset), labels, few)
+    else:
+        absent = selection.absent_findings(dataset, labels, few)
     present = selection.spread(measured, dataset.labels, params.explain.gallery - len(absent))
     findings = measured + absent
     images = _images(dataset, findings)
 
     folders = params.model_folders()
     maps: dict[str, NDArray[np.float32]] = {}
-    probabilities: dict[str, NDArray[np.float32]] = {}
+    answers: dict[str, NDArray[np.float64]] = {}
     with tqdm(total=len(folders) * len(findings), desc="explain", unit="map", disable=None) as bar:
         for name, folder in folders.items():
-            maps[name], probabilities[name] = _explain(folder, dataset, findings, images, bar)
+            maps[name], answers[name] = _explain(folder, dataset, findings, images, bar)
 
     metrics, scores = _measure(params, dataset, measured, maps, with_boxes=bool(boxed))
     shown = [findings.index(finding) for finding in present + absent]
-    rows = _rows(dataset, findings, shown, images, maps, probabilities, scores)
-    page = gallery.render(dataset.name, dataset.labels, _roles(params), metrics, rows)
+    rows = _rows(dataset, findings, shown, images, maps, answers, scores)
+    page = gallery.render(dataset.name, dataset.task, dataset.labels, _roles(params), metrics, rows)
     with atomic(OUT) as temporary:
         temporary.mkdir()
         write_json(temporary / "metrics.json", metrics)
@@ -70,6 +76,16 @@ def _references(params: Params) -> dict[str, list[str]]:
     return {model.name: params.recipes[model.recipe].teachers or everyone for model in params.student_models()}
 
 
+def _predicted(params: Params, dataset: Dataset) -> dict[str, NDArray[np.intp]]:
+    """The class that each model names on each test image: indices (N,)."""
+    files = {name: folder / "predictions.parquet" for name, folder in params.model_folders().items()}
+    image_ids = dataset.split("test")["image_id"]
+    return {
+        name: align(read_logits(path, name, dataset.labels), "test", image_ids, path, name).argmax(axis=1)
+        for name, path in files.items()
+    }
+
+
 def _images(dataset: Dataset, findings: list[Finding]) -> NDArray[np.uint8]:
     """The image of each finding: uint8 (N, C, S, S)."""
     rows = dataset.manifest.set_index("image_id").loc[[finding.image_id for finding in findings]]
@@ -78,25 +94,23 @@ def _images(dataset: Dataset, findings: list[Finding]) -> NDArray[np.uint8]:
 
 def _explain(
     folder: Path, dataset: Dataset, findings: list[Finding], images: NDArray[np.uint8], bar: tqdm
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """One model's maps (N, h, w) and the probability (N,) of each finding's label."""
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """One model's maps (N, h, w) of the findings' labels, and the probabilities (N, L) of all labels."""
     model = load_model(folder)
     provenance.refuse_overlap(folder / provenance.FILE, dataset)
     if model.config["labels"] != dataset.labels:
         raise UserError(f"{folder / 'config.json'}: labels differ from the data set's; train it again with dvc repro")
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     labels = np.array([dataset.labels.index(finding.label) for finding in findings])
-    maps, probabilities = [], []
+    maps, answers = [], []
     for start in range(0, len(findings), BATCH):
         here = slice(start, start + BATCH)
         batch = torch.from_numpy(images[here]).float() / 255
         cams, logits = grad_cam(model, batch, labels[here])
-        answers = torch.from_numpy(logits)
-        answers = answers.softmax(1) if dataset.task == "multiclass" else answers.sigmoid()
         maps.append(cams)
-        probabilities.append(answers.numpy()[np.arange(len(cams)), labels[here]])
+        answers.append(probabilities(logits, dataset.task))
         bar.update(len(cams))
-    return np.concatenate(maps), np.concatenate(probabilities)
+    return np.concatenate(maps), np.concatenate(answers)
 
 
 def _measure(
@@ -134,11 +148,12 @@ def _rows(
     shown: list[int],
     images: NDArray[np.uint8],
     maps: dict[str, NDArray[np.float32]],
-    probabilities: dict[str, NDArray[np.float32]],
+    answers: dict[str, NDArray[np.float64]],
     scores: dict[str, localisation.Scores],
 ) -> list[gallery.Row]:
     """What the gallery shows; a model's scale for a label is its largest value on the findings that are present."""
     people = dataset.manifest.set_index("image_id")
+    exclusive = dataset.task == "multiclass"
     rows = []
     for at in shown:
         finding = findings[at]
@@ -150,19 +165,22 @@ def _rows(
             overlays.append(
                 gallery.Overlay(
                     model=name,
-                    probability=float(probabilities[name][at]),
+                    probability=float(answers[name][at, dataset.labels.index(finding.label)]),
                     heat=frame / top if top > 0 else frame,
                     peak=localisation.peak(frame),
                     hit=bool(scores[name].hits[at]) if finding.boxes else None,
+                    predicted=dataset.labels[answers[name][at].argmax()] if exclusive else None,
                 )
             )
-        rows.append(gallery.Row(finding, images[at], _facts(people.loc[finding.image_id]), overlays))
+        person = people.loc[finding.image_id]
+        truth = [f"true class {label}" for label in dataset.labels if exclusive and person[LABEL_PREFIX + label] == 1]
+        rows.append(gallery.Row(finding, images[at], ", ".join([*truth, *_facts(person)]), overlays))
     return rows
 
 
-def _facts(person: Any) -> str:
+def _facts(person: Any) -> list[str]:
     age = f"{person['age']:.0f} years" if person["age"] == person["age"] else None
-    return ", ".join(fact for fact in (person["sex"], age, person["view"]) if isinstance(fact, str))
+    return [fact for fact in (person["sex"], age, person["view"]) if isinstance(fact, str)]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,13 @@ RARE = "Hernia"
 """Has three positives a split, too few to be eligible."""
 
 
-def write_project(root: Path, images: int = 240, resamples: int = 200, change: dict[str, Any] | None = None) -> Params:
+def write_project(
+    root: Path,
+    images: int = 240,
+    resamples: int = 200,
+    change: dict[str, Any] | None = None,
+    task: str = "multilabel",
+) -> Params:
     """Write params.yaml, data/processed, models and predictions under `root`; two images a patient.
 
     By construction distilled students are better than the teachers, and baselines worse by far more than the margin.
@@ -25,6 +31,7 @@ def write_project(root: Path, images: int = 240, resamples: int = 200, change: d
     Args:
         images: number in each of val and test; train has none, since nothing here reads it.
         change: sections of params.yaml to update, such as `{"run": {"seeds": [0, 1]}}`.
+        task: `multilabel` or `multiclass`; then logits have a constant of its own per image, which says nothing.
     """
     raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     raw["evaluate"] = {"resamples": resamples, "seed": 0}
@@ -33,18 +40,20 @@ def write_project(root: Path, images: int = 240, resamples: int = 200, change: d
     (root / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
     params = load_params(root / "params.yaml")
     random = np.random.default_rng(7)
-    targets = write_dataset(root, images, random)
+    targets = write_dataset(root, images, random, task)
     strengths = dict.fromkeys(params.run.teachers, 2.0)
     strengths |= {
         model.name: 2.4 if params.recipes[model.recipe].teachers else 1.2 for model in params.student_models()
     }
     for name, strength in strengths.items():
         logits = strength * np.nan_to_num(targets) - 2 + random.normal(size=targets.shape)
+        if task == "multiclass":
+            logits += random.normal(0, 5, (len(logits), 1))
         write_model(root, params, name, logits)
     return params
 
 
-def write_dataset(root: Path, images: int, random: np.random.Generator) -> np.ndarray:
+def write_dataset(root: Path, images: int, random: np.random.Generator, task: str = "multilabel") -> np.ndarray:
     """Write data/processed without pixels; return the targets, (2 × images, L)."""
     folder = root / "data" / "processed"
     folder.mkdir(parents=True)
@@ -54,6 +63,10 @@ def write_dataset(root: Path, images: int, random: np.random.Generator) -> np.nd
     rare = LABELS.index(RARE)
     targets[:, rare] = 0
     targets[[0, 2, 4, images, images + 2, images + 4], rare] = 1
+    if task == "multiclass":
+        common = [k for k in range(len(LABELS)) if k != rare]
+        targets[:, common] = np.eye(len(common))[random.choice(len(common), len(targets), p=[0.5, 0.3, 0.2])]
+        targets[targets[:, rare] == 1] = np.eye(len(LABELS))[rare]
     targets[random.random(len(targets)) < 0.05, 0] = np.nan
     manifest = pd.DataFrame(
         {
@@ -78,7 +91,7 @@ def write_dataset(root: Path, images: int, random: np.random.Generator) -> np.nd
     }
     meta = {
         "name": "toy <b>set</b>",
-        "task": "multilabel",
+        "task": task,
         "labels": LABELS,
         "image_size": 32,
         "channels": 1,

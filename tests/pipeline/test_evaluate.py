@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from dvc.repo import Repo
 from evaluated_project import HOSTILE, LABELS, RARE, ROOT, write_model, write_project
-from sklearn.metrics import average_precision_score, roc_auc_score
+from scipy.special import softmax
+from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from medistill.config import load_params
 from medistill.errors import UserError
@@ -70,6 +71,29 @@ def test_macro_figures_are_those_of_scikit_learn(project, model, split):
     assert entry["macro_auprc"] == pytest.approx(oracle(project, model, split, average_precision_score), abs=1e-12)
     assert entry["macro_auroc_lower"] < entry["macro_auroc"] < entry["macro_auroc_upper"]
     assert entry["eligible_labels"] == 3
+
+
+def test_exclusive_classes_are_measured_on_the_softmax_and_have_an_accuracy(tmp_path):
+    write_project(tmp_path, task="multiclass")
+    run(tmp_path)
+    for model in ("densenet", "eeea_net_c2-kd-0"):
+        for split in ("val", "test"):
+            truth, predicted = truth_and_logits(tmp_path, model, split)
+            targets = truth[[f"label:{label}" for label in LABELS]].to_numpy()
+            known = ~np.isnan(targets).any(axis=1)
+            logits = predicted[[f"logit:{label}" for label in LABELS]].to_numpy(np.float64)
+            targets, chances = targets[known], softmax(logits[known], axis=1)
+            classes, named = targets.argmax(axis=1), chances.argmax(axis=1)
+            eligible = [LABELS.index(label) for label in ELIGIBLE]
+            entry = metrics(tmp_path)[model][split]
+            expected = roc_auc_score(targets[:, eligible], chances[:, eligible])
+            assert entry["macro_auroc"] == pytest.approx(expected, abs=1e-12)
+            assert entry["accuracy"] == pytest.approx(accuracy_score(classes, named), abs=1e-12)
+            assert entry["accuracy_lower"] < entry["accuracy"] < entry["accuracy_upper"]
+            assert entry["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(classes, named), abs=1e-12)
+    table = pd.read_csv(tmp_path / "reports" / "comparisons.csv")
+    assert {"macro_auroc", "accuracy", "balanced_accuracy", "label:Mass"} <= set(table["metric"])
+    assert f"label:{RARE}" not in set(table["metric"])
 
 
 def test_metrics_hold_numbers_only_for_every_model(project):

@@ -1,5 +1,6 @@
 """Stage `explain` from outside: a made-up data set, tiny networks saved as trained ones are, and what it writes."""
 
+import html
 import json
 import re
 import shutil
@@ -12,9 +13,12 @@ import yaml
 
 from medistill.config import Network
 from medistill.data import provenance
+from medistill.data.dataset import Dataset
 from medistill.errors import UserError
+from medistill.explain.selection import boxed_findings
 from medistill.files import write_json
 from medistill.models.zoo import create_classifier, load_model, map_size, save_model
+from medistill.training.outputs import predictions
 from pipeline.stages.explain import main
 
 LABELS = ["Mass", "<script>Nodule"]
@@ -23,7 +27,7 @@ STUDENTS = ("small-baseline-0", "small-kd-0")
 NETWORK = Network(arch="resnet10t", args={"stem_width": 8, "channels": [8, 8, 8, 16]})
 
 
-def write_project(folder, root, *, size: int, boxes: bool) -> None:
+def write_project(folder, root, *, size: int, boxes: bool, task: str = "multilabel") -> None:
     """params.yaml, data/processed (48 images of 24 patients) and four networks with random weights."""
     params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
     network = {"arch": NETWORK.arch, "args": NETWORK.args}
@@ -54,6 +58,8 @@ def write_project(folder, root, *, size: int, boxes: bool) -> None:
             "label:<script>Nodule": np.float32([0, 1, 1, 0] * 12),
         }
     )
+    if task == "multiclass":
+        manifest[f"label:{LABELS[1]}"] = 1 - manifest[f"label:{LABELS[0]}"]
     manifest.to_parquet(processed / "manifest.parquet")
     rows = [
         (image_id, label, 0.5, 0.25, 0.25, 0.5)
@@ -64,7 +70,7 @@ def write_project(folder, root, *, size: int, boxes: bool) -> None:
         if value and boxes
     ]
     pd.DataFrame(rows, columns=["image_id", "label", "x", "y", "w", "h"]).to_parquet(processed / "boxes.parquet")
-    facts = {"task": "multilabel", "labels": LABELS, "image_size": size, "channels": 1, "fit": "pad"}
+    facts = {"task": task, "labels": LABELS, "image_size": size, "channels": 1, "fit": "pad"}
     write_json(
         processed / "dataset.json", {"name": "made <up>", "fingerprint": "0", "source": {"format": "folder"}, **facts}
     )
@@ -76,6 +82,8 @@ def write_project(folder, root, *, size: int, boxes: bool) -> None:
         save_model(folder / "models" / name, model, model.config | facts | {"map_size": map_size(model, size)})
         nothing = np.array([], np.uint64)
         provenance.write_ids(folder / "models" / name / provenance.FILE, provenance.TrainIds(nothing, nothing))
+        if task == "multiclass":
+            predictions(model, Dataset.open(processed)).to_parquet(folder / "models" / name / "predictions.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +147,6 @@ def test_energy_against_a_computation_of_its_own(project):
         frame = torch.nn.functional.interpolate(cells[None, None], size=(128, 128), mode="bilinear")[0, 0]
         total = frame.sum().item()
         energies[image_id, label] = frame[32:96, 64:96].sum().item() / total if total else 0.0
-    from medistill.data.dataset import Dataset
-    from medistill.explain.selection import boxed_findings
-
     chosen = boxed_findings(Dataset.open(project / "data/processed"), 20)
     expected = np.mean([energies[f.image_id, f.label] for f in chosen])
     assert metrics["other"]["energy"]["estimate"] == pytest.approx(expected, rel=1e-3)
@@ -186,6 +191,39 @@ def test_without_boxes_there_is_still_a_gallery(root, tmp_path):
     assert "Localisation is absent" in text
     assert text.count("<article>") == 6
     assert "✓ hit" not in text
+
+
+def test_exclusive_classes_explain_the_true_class_and_one_that_is_named_in_its_place(root, tmp_path):
+    write_project(tmp_path, root, size=128, boxes=False, task="multiclass")
+    agreement = run(tmp_path)["small-kd-0"]["agreement_teacher"]["wide"]
+    assert agreement["findings"] + agreement["zero_maps"] == 20  # the true class of params.explain.max_images
+    text = html.unescape((tmp_path / "reports/explain/index.html").read_text(encoding="utf-8")).replace("<wbr>", "")
+    manifest = pd.read_parquet(tmp_path / "data/processed/manifest.parquet").set_index("image_id")
+    articles = re.findall(r"<article>.*?</article>", text, re.DOTALL)
+    assert len(articles) == 6  # params.explain.gallery
+    wrong = 0
+    for article in articles:
+        head = (
+            r"<h3>(.*?)( \(absent\))? <span class=muted>image (i\d\d) · test · true class ([^,]*?)(, .*)?</span></h3>"
+        )
+        label, absent, image_id, truth, _ = re.search(head, article).groups()
+        assert manifest.at[image_id, f"label:{truth}"] == 1
+        assert (label == truth) == (absent is None)
+        wrong += absent is not None
+        named = {}
+        for caption in article.split("<figcaption>")[2:]:  # the first is the image's own
+            figures = r"(\S+)<br>probability (\d\.\d\d), peak \d+%, predicts (.*)"
+            model, chance, rest = re.match(figures, caption).groups()
+            named[model] = next(name for name in LABELS if rest.startswith(name))
+            folder = tmp_path / "models" / ("teachers" if model in TEACHERS else "students") / model
+            row = pd.read_parquet(folder / "predictions.parquet").set_index("image_id").loc[image_id]
+            logits = {name: row[f"logit:{name}"] for name in LABELS}
+            assert named[model] == max(LABELS, key=logits.get)
+            expected = np.exp(logits[label]) / sum(np.exp(value) for value in logits.values())
+            assert float(chance) == pytest.approx(expected, abs=0.0051)
+        assert set(named) == {*TEACHERS, *STUDENTS}
+        assert absent is None or label in named.values()
+    assert wrong == 1  # a quarter of the gallery
 
 
 def test_mistakes_leave_the_last_report(project, tmp_path, monkeypatch):

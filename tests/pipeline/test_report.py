@@ -127,6 +127,24 @@ def test_page_names_the_best_teacher_and_the_first_in_rank(project, page):
     assert "2 of 4 students pass the gate. First in rank is " in page.text
 
 
+def test_page_of_exclusive_classes_names_the_task_and_shows_accuracy(tmp_path, page):
+    make(tmp_path, task="multiclass")
+    other = Page((tmp_path / "reports" / "index.html").read_text(encoding="utf-8"))
+    assert "4 classes, one an image (multiclass)" in other.text
+    assert "probabilities are the softmax of the logits" in other.text
+    for model, entry in numbers(tmp_path).items():
+        figures = entry["test"]
+        interval = f"[{shown(figures['accuracy_lower'])}, {shown(figures['accuracy_upper'])}]"
+        assert f"{shown(figures['accuracy'])}{interval}{shown(figures['balanced_accuracy'])}" in other.text, model
+    first = re.search(r"First in rank is (\S+) with", other.text)[1]
+    assert f"; accuracy on test {shown(numbers(tmp_path)[first]['test']['accuracy'])} [" in other.text
+    for head in ("Test accuracy", "Test balanced accuracy", "Accuracy on test"):
+        assert head in other.text
+        assert head not in page.text
+    assert "4 labels (multilabel)" in page.text
+    assert "probabilities are sigmoids of the logits" in page.text
+
+
 def test_page_names_eligible_and_skipped_labels(page):
     assert f"Skipped: {RARE} (3 positives, fewer than 10)." in page.text
 

@@ -74,7 +74,7 @@ def test_shows_every_model_with_params_figures_curves_and_provenance(
     lock = yaml.safe_load((repository / "dvc.lock").read_text())["stages"]["distill@small-kd-0"]
     tags = {"role": "student", "student": "small", "recipe": "kd", "seed": "0", "initialisation": "random"}
     tags |= {"dvc.stage": "distill@small-kd-0", "dvc.out_md5": lock["outs"][0]["md5"], "current": "true"}
-    tags |= {"dataset": "fake", "dataset_fingerprint": "f" * 64}
+    tags |= {"dataset": "fake", "dataset_fingerprint": "f" * 64, "task": "multilabel"}
     assert tags.items() <= run.data.tags.items()
     assert [(item.dataset.name, item.dataset.digest) for item in run.inputs.dataset_inputs] == [("fake", "f" * 36)]
     client = open_store(repository)

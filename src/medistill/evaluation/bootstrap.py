@@ -4,13 +4,13 @@ Images of one patient are not independent, so whole groups are drawn with replac
 so that the difference of two models is paired.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medistill.evaluation.metrics import FloatArray, RankedLabel
+from medistill.evaluation.metrics import CountedClasses, FloatArray, RankedLabel
 
 CONFIDENCE = 0.95
 MAX_DROPPED = 0.05
@@ -83,17 +83,45 @@ def measure(
     ranked = [RankedLabel.of(targets[:, k], scores[:, k], groups, group_count) for k in range(labels)]
     auroc, precision = np.empty((columns, labels)), np.empty((columns, labels))
     rows = max([group_count, *(label.negatives.shape[0] for label in ranked)])
-    chunk = max(1, int(_CHUNK_BYTES / (8 * rows)))
     reported = 0
-    for start in range(0, columns, chunk):
-        stop = min(start + chunk, columns)
-        weights = counts[:, start:stop].astype(np.float64)
+    for part, weights in _weightings(counts, rows):
         for k, label in enumerate(ranked):
-            auroc[start:stop, k], precision[start:stop, k] = label.measure(weights)
-        while on_label and reported < labels * stop // columns:
+            auroc[part, k], precision[part, k] = label.measure(weights)
+        while on_label and reported < labels * part.stop // columns:
             on_label()
             reported += 1
     return auroc, precision
+
+
+def measure_accuracy(
+    targets: NDArray, scores: NDArray, groups: NDArray, counts: NDArray
+) -> tuple[FloatArray, FloatArray]:
+    """Accuracy and balanced accuracy of exclusive classes in every resample.
+
+    Args:
+        targets: (N, L), 1 for the true class and 0 for the others; an image with a NaN is left out.
+        scores: (N, L), finite; the highest is the answer.
+        groups: (N,) int, 0..G-1.
+        counts: (G, 1 + R), from `draw`.
+
+    Returns:
+        Accuracy (1 + R,) and balanced accuracy (1 + R,), the first on the data themselves; NaN where undefined: a
+        resample without one of the classes that occur in the data has no balanced accuracy.
+    """
+    group_count, columns = counts.shape
+    classes = CountedClasses.of(targets, scores, groups, group_count)
+    accuracy, balanced = np.empty(columns), np.empty(columns)
+    for part, weights in _weightings(counts, group_count):
+        accuracy[part], balanced[part] = classes.measure(weights)
+    return accuracy, balanced
+
+
+def _weightings(counts: NDArray, rows: int) -> Iterator[tuple[slice, FloatArray]]:
+    """Draws as float64 weights, a few columns at a time, so that arrays of `rows` rows stay small."""
+    chunk = max(1, int(_CHUNK_BYTES / (8 * rows)))
+    for start in range(0, counts.shape[1], chunk):
+        part = slice(start, min(start + chunk, counts.shape[1]))
+        yield part, counts[:, part].astype(np.float64)
 
 
 def summarise(values: FloatArray, *, reflected: bool = False) -> Estimate:

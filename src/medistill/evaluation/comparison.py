@@ -10,12 +10,16 @@ from numpy.typing import NDArray
 from medistill.evaluation import bootstrap, metrics
 from medistill.evaluation.bootstrap import Estimate
 from medistill.evaluation.metrics import FloatArray
+from medistill.runtime.probabilities import probabilities
 
 COLUMNS = (
     "split", "model", "reference", "relation", "metric",
     "estimate", "lower", "upper", "p", "p_holm", "resamples", "dropped",
 )  # fmt: skip
 """Columns of `reports/comparisons.csv`."""
+
+OVERALL = ("accuracy", "balanced_accuracy")
+"""Figures over all classes at once, where these are exclusive."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Split:
         groups: (N,) int, 0..G-1.
         counts: (G, 1 + R), from `bootstrap.draw`.
         skipped: why a label is not eligible, by name.
+        task: `multilabel`, or `multiclass` where the labels are exclusive classes.
     """
 
     labels: list[str]
@@ -35,22 +40,34 @@ class Split:
     groups: NDArray
     counts: NDArray
     skipped: dict[str, str]
+    task: str
 
     @classmethod
-    def of(cls, labels: list[str], targets: NDArray, group_ids: NDArray, resamples: int, seed: int) -> "Split":
+    def of(
+        cls,
+        labels: list[str],
+        targets: NDArray,
+        group_ids: NDArray,
+        resamples: int,
+        seed: int,
+        task: str = "multilabel",
+    ) -> "Split":
         """Draw the resamples of a split and find its eligible labels.
 
         Args:
             labels: L names.
-            targets: (N, L) float, 1, 0, or NaN where unknown.
+            targets: (N, L) float, 1, 0, or NaN where unknown; of exclusive classes, a row with a NaN is unknown.
             group_ids: (N,), the group (patient) of each image.
             resamples: R.
             seed: of the draws.
+            task: `multilabel` or `multiclass`.
         """
+        if task == "multiclass":
+            targets = np.where(np.isnan(targets).any(axis=1, keepdims=True), np.nan, targets)
         names, groups = np.unique(group_ids, return_inverse=True)
         reasons = {label: bootstrap.ineligible(targets[:, k], groups) for k, label in enumerate(labels)}
         skipped = {label: reason for label, reason in reasons.items() if reason}
-        return cls(labels, targets, groups, bootstrap.draw(len(names), resamples, seed), skipped)
+        return cls(labels, targets, groups, bootstrap.draw(len(names), resamples, seed), skipped, task)
 
     @property
     def eligible(self) -> list[str]:
@@ -69,12 +86,24 @@ class Split:
 
 @dataclass(frozen=True)
 class Measured:
-    """One model on one split: (1 + R, L) AUROC and average precision, row 0 on the data themselves, and the logits."""
+    """One model on one split.
+
+    Attributes:
+        split: the truth.
+        logits: (N, L).
+        scores: (N, L), what ranks the images: the logits, which a sigmoid keeps in order; of exclusive classes the
+            softmax probabilities.
+        auroc: (1 + R, L), row 0 on the data themselves.
+        auprc: (1 + R, L), average precision.
+        overall: of exclusive classes `accuracy` and `balanced_accuracy`, (1 + R,) each; else empty.
+    """
 
     split: Split
     logits: NDArray
+    scores: NDArray
     auroc: FloatArray
     auprc: FloatArray
+    overall: dict[str, FloatArray]
 
     @classmethod
     def of(cls, split: Split, logits: NDArray, on_label: Callable[[], object] | None = None) -> "Measured":
@@ -85,7 +114,13 @@ class Measured:
             logits: (N, L) finite, rows as in `split.targets`.
             on_label: called L times while the work goes on.
         """
-        return cls(split, logits, *bootstrap.measure(split.targets, logits, split.groups, split.counts, on_label))
+        scores, overall = logits, {}
+        if split.task == "multiclass":
+            scores = probabilities(logits, split.task)
+            values = bootstrap.measure_accuracy(split.targets, logits, split.groups, split.counts)
+            overall = dict(zip(OVERALL, values, strict=True))
+        auroc, auprc = bootstrap.measure(split.targets, scores, split.groups, split.counts, on_label)
+        return cls(split, logits, scores, auroc, auprc, overall)
 
     def macro(self, metric: str) -> FloatArray:
         """Mean of `auroc` or `auprc` over eligible labels, (1 + R,); NaN where one is undefined or there is none."""
@@ -93,15 +128,18 @@ class Measured:
         return values.mean(axis=1) if values.shape[1] else np.full(len(values), np.nan)
 
     def describe(self) -> dict[str, Any]:
-        """All figures, for `reports/evaluation/<model>.json`: macro, which labels they hold, and per label."""
+        """All figures, for `reports/evaluation/<model>.json`: macro, which labels they hold, and per label.
+
+        Exclusive classes have `accuracy` and `balanced_accuracy` as well.
+        """
         split = self.split
-        probabilities = metrics.sigmoid(self.logits)
+        probability = probabilities(self.logits, split.task)
         labels = {}
         for k, label in enumerate(split.labels):
             targets = split.targets[:, k]
             positive, negative = targets == 1, targets == 0
             known = int(positive.sum() + negative.sum())
-            ece = metrics.expected_calibration_error(targets, probabilities[:, k])
+            ece = metrics.expected_calibration_error(targets, probability[:, k])
             labels[label] = {
                 "eligible": label not in split.skipped,
                 "positives": int(positive.sum()),
@@ -123,13 +161,14 @@ class Measured:
             "macro_auroc": bootstrap.summarise(self.macro("auroc")).to_dict(),
             "macro_auprc": bootstrap.summarise(self.macro("auprc"), reflected=True).to_dict(),
             "macro_ece": float(np.mean(calibration)) if calibration else None,
+            **{name: bootstrap.summarise(values).to_dict() for name, values in self.overall.items()},
             "per_label": labels,
         }
 
     def roc(self) -> tuple[FloatArray, FloatArray]:
         """Macro-average ROC curve over eligible labels, see `metrics.macro_roc`; empty where there are none."""
         columns = self.split.columns()
-        return metrics.macro_roc(self.split.targets[:, columns], self.logits[:, columns])
+        return metrics.macro_roc(self.split.targets[:, columns], self.scores[:, columns])
 
 
 def difference(model: Measured, reference: Measured, metric: str) -> tuple[Estimate, float | None]:
@@ -141,18 +180,21 @@ def difference(model: Measured, reference: Measured, metric: str) -> tuple[Estim
 def compare(model: Measured, reference: Measured) -> list[dict[str, Any]]:
     """Paired differences model − reference: macro AUROC, macro AUPRC, then AUROC of each eligible label.
 
-    p-values of labels are adjusted for testing all eligible labels (Holm); the macro rows have no `p_holm`.
+    Of exclusive classes accuracy and balanced accuracy stand before the labels.
+
+    p-values of labels are adjusted for testing all eligible labels (Holm); the rows before have no `p_holm`.
 
     Returns:
-        Rows with the columns `metric` to `dropped` of `COLUMNS`; empty where no label is eligible.
+        Rows with the columns `metric` to `dropped` of `COLUMNS`; where no label is eligible only those of accuracy.
     """
     split = model.split
-    if not split.eligible:
-        return []
     rows = []
-    for metric in ("auroc", "auprc"):
+    for metric in ("auroc", "auprc") if split.eligible else ():
         estimate, p = difference(model, reference, metric)
         rows.append(_row(split, f"macro_{metric}", estimate, p, None))
+    for name, own in model.overall.items():
+        values = own - reference.overall[name]
+        rows.append(_row(split, name, bootstrap.summarise(values), bootstrap.p_value(values), None))
     per_label = [model.auroc[:, k] - reference.auroc[:, k] for k in split.columns()]
     p_values = [bootstrap.p_value(values) for values in per_label]
     for label, values, p, p_holm in zip(split.eligible, per_label, p_values, bootstrap.holm(p_values), strict=True):

@@ -1,6 +1,9 @@
-"""Ranking and calibration metrics of one binary label, exact with ties and fast over thousands of resamples.
+"""Ranking and calibration metrics of one binary label, and accuracy of exclusive classes.
 
-Definitions are those of scikit-learn's `roc_auc_score` and `average_precision_score` with `sample_weight`.
+Exact with ties, and fast over thousands of resamples. Definitions are those of scikit-learn's `roc_auc_score`,
+`average_precision_score`, `accuracy_score` and `balanced_accuracy_score` with `sample_weight`. A class of several
+exclusive ones is a binary label, itself against the rest, scored by its softmax probability: its logit alone says
+nothing, since a constant added to all logits of an image changes no prediction but the image's rank.
 """
 
 from dataclasses import dataclass
@@ -117,9 +120,65 @@ def _measure(targets: NDArray, scores: NDArray, weights: NDArray | None) -> tupl
     return float(area[0]), float(precision[0])
 
 
-def sigmoid(logits: NDArray) -> FloatArray:
-    """1 / (1 + exp(-logit)), elementwise, without overflow."""
-    return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(logits, np.float64)))
+@dataclass(frozen=True)
+class CountedClasses:
+    """Exclusive classes of one model, reduced to what accuracy needs, ready for many weightings at once.
+
+    Attributes:
+        right: (L, G), the number of images of class l in group g that the model names rightly.
+        images: (L, G), the number of images of class l in group g.
+    """
+
+    right: sparse.csr_array
+    images: sparse.csr_array
+
+    @classmethod
+    def of(cls, targets: NDArray, scores: NDArray, groups: NDArray, group_count: int) -> "CountedClasses":
+        """Count right answers; the answer is the class of the highest score, the first of equals.
+
+        Args:
+            targets: (N, L), 1 for the true class and 0 for the others; an image with a NaN is left out.
+            scores: (N, L), finite.
+            groups: (N,) int, the group of each image, 0..G-1.
+            group_count: G.
+        """
+        known = ~np.isnan(targets).any(axis=1)
+        truth, groups = targets[known].argmax(axis=1), groups[known]
+        right = truth == scores[known].argmax(axis=1)
+        shape = (targets.shape[1], group_count)
+        return cls(_counts(truth[right], groups[right], shape), _counts(truth, groups, shape))
+
+    def measure(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Accuracy and balanced accuracy under each weighting.
+
+        Args:
+            weights: (G, R) float64, the weight of each group.
+
+        Returns:
+            Accuracy (R,), the share of right answers, and balanced accuracy (R,), its mean over the classes that occur
+            in the data, 0..1; NaN where no image, or for the latter none of one of these classes, has a weight.
+        """
+        right, images = self.right @ weights, self.images @ weights  # (L, R)
+        occurring = self.images.sum(axis=1) > 0
+        with np.errstate(invalid="ignore"):
+            accuracy = right.sum(axis=0) / images.sum(axis=0)
+            recall = right[occurring] / images[occurring]
+            return accuracy, recall.sum(axis=0) / occurring.sum()
+
+
+def accuracy(targets: NDArray, scores: NDArray) -> tuple[float, float]:
+    """Accuracy and balanced accuracy (mean recall of the classes that occur) of exclusive classes.
+
+    Args:
+        targets: (N, L), 1 for the true class and 0 for the others; an image with a NaN is left out.
+        scores: (N, L), logits or probabilities.
+
+    Returns:
+        0..1 each, NaN without a known image.
+    """
+    counted = CountedClasses.of(np.asarray(targets), np.asarray(scores), np.zeros(len(targets), int), 1)
+    share, balanced = counted.measure(np.ones((1, 1)))
+    return float(share[0]), float(balanced[0])
 
 
 def expected_calibration_error(targets: NDArray, probabilities: NDArray, bins: int = 15) -> float:

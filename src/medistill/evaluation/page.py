@@ -110,10 +110,20 @@ def _summary(content: Content) -> str:
     images = sum(split["images"] for split in counts.values())
     groups = sum(split["groups"] for split in counts.values())
     facts = (
-        f"{images:,} images of {groups:,} groups (patients), {len(content.dataset['labels'])} labels, "
+        f"{images:,} images of {groups:,} groups (patients), {_task(content)}, "
         f"{content.dataset['image_size']} px. Research use only, not a medical device."
     )
     return f'<p class="soft">{facts}</p>{_headline(content)}'
+
+
+def _exclusive(content: Content) -> bool:
+    """Whether the labels are exclusive classes."""
+    return content.dataset["task"] == "multiclass"
+
+
+def _task(content: Content) -> str:
+    count = len(content.dataset["labels"])
+    return f"{count} classes, one an image (multiclass)" if _exclusive(content) else f"{count} labels (multilabel)"
 
 
 def _headline(content: Content) -> str:
@@ -131,6 +141,8 @@ def _headline(content: Content) -> str:
     for relation, words in (("teacher", "best teacher"), ("baseline", "baseline")):
         if f"difference_{relation}" in test:
             sentence += f", {_interval_of(test, f'difference_{relation}', signed=True)} against its {words}"
+    if "accuracy" in test:
+        sentence += f"; accuracy on test {_interval_of(test, 'accuracy')}"
     return f'<p class="notice good">{passed}{sentence.replace("its best", "the best")}.</p>'
 
 
@@ -160,9 +172,12 @@ def _gate(content: Content) -> str:
 
 
 def _models(content: Content) -> str:
+    accuracies = {"Test accuracy": "accuracy", "Test balanced accuracy": "balanced_accuracy"}
+    accuracies = accuracies if _exclusive(content) else {}
     heads = [
         "Model", "Role", "Network, initialisation", "Parameters, MACs", "Validation AUROC", "Test AUROC",
-        "Test AUROC − baseline", "Test AUROC − best teacher", "Test AUPRC", "Test ECE", "Latency p50, p95; ONNX",
+        "Test AUROC − baseline", "Test AUROC − best teacher", *accuracies, "Test AUPRC", "Test ECE",
+        "Latency p50, p95; ONNX",
     ]  # fmt: skip
     rows = []
     for model in content.models:
@@ -178,6 +193,7 @@ def _models(content: Content) -> str:
                     _stacked(test, "macro_auroc"),
                     _stacked(test, "difference_baseline", signed=True),
                     _stacked(test, "difference_teacher", signed=True),
+                    *(_stacked(test, key) for key in accuracies.values()),
                     _stacked(test, "macro_auprc"),
                     _number(test.get("macro_ece")),
                     _runtime(model),
@@ -258,16 +274,17 @@ def _differences(content: Content) -> str:
         "<p>Student minus reference in macro AUROC, paired: both models in every resample. An interval that holds 0 "
         "means that no difference was shown, not that there is none.</p>"
     )
-    folded = {
-        "Validation, which the gate reads": _forest(content, "val"),
-        "Per label on test, with Holm's adjustment": _label_differences(content),
-    }
+    folded = {"Validation, which the gate reads": _forest(content, "val")}
+    if _exclusive(content):
+        folded["Accuracy on test"] = _forest(content, "test", "accuracy")
+        folded["Balanced accuracy on test"] = _forest(content, "test", "balanced_accuracy")
+    folded["Per label on test, with Holm's adjustment"] = _label_differences(content)
     details = "".join(f"<details><summary>{title}</summary>{table}</details>" for title, table in folded.items())
     return f"{intro}<h3>Test</h3>{_forest(content, 'test')}{details}"
 
 
-def _forest(content: Content, split: str) -> str:
-    chosen = [row for row in content.comparisons if row["split"] == split and row["metric"] == "macro_auroc"]
+def _forest(content: Content, split: str, metric: str = "macro_auroc") -> str:
+    chosen = [row for row in content.comparisons if row["split"] == split and row["metric"] == metric]
     if not chosen:
         return f'<p class="notice">No label is eligible on {split}.</p>'
     bounds = [row[key] for row in chosen for key in ("estimate", "lower", "upper") if row[key] is not None]
@@ -514,6 +531,11 @@ def _quarantine(content: Content) -> str:
 
 def _method(content: Content) -> str:
     figures = content.models[0].evaluation["test"]
+    exclusive = (
+        "A class is measured against the rest, by its softmax probability. An image's prediction is its most probable "
+        "class: accuracy is the share of right ones, balanced accuracy its mean over the classes that occur. Images "
+        "whose class is unknown are left out."
+    )
     items = [
         f"95 % intervals: percentiles (AUPRC: reflected) of {figures['resamples']:,} resamples of patients, "
         "not of images: images of one patient are not independent.",
@@ -526,7 +548,9 @@ def _method(content: Content) -> str:
         "A baseline is the same student with the same seed and the same budget, without teachers. Where there are two, "
         "the better one on validation is quoted; so is the best teacher on validation.",
         "ECE: mean over images of |observed rate − mean probability| in 15 bins of equal width, per label, then the "
-        "mean over eligible labels; probabilities are sigmoids of the logits, without recalibration.",
+        f"mean over eligible labels; probabilities are {'the softmax' if _exclusive(content) else 'sigmoids'} of the "
+        "logits, without recalibration.",
+        *([exclusive] if _exclusive(content) else []),
         "Intervals hold the sampling of patients, not the randomness of training: that is what several seeds show.",
     ]
     return f"<ul>{''.join(f'<li>{_text(item)}</li>' for item in items)}</ul>"

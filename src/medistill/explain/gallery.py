@@ -1,4 +1,4 @@
-"""One offline page: X-rays with their boxes, every model's map over them, and the figures on top."""
+"""One offline page: images with their boxes, every model's map over them, and the figures on top."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from medistill.explain.selection import Finding
 
 COLOURS = "inferno"
 OPACITY = 0.75
-"""Of the strongest evidence; it falls to 0 with the root of it: weak evidence shows, none leaves the X-ray as it is."""
+"""Of the strongest evidence; it falls to 0 with the root of it: weak evidence shows, none leaves the image as it is."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Overlay:
         heat: float32 (S, S), the map in the frame; 0 is no evidence and 1 the top of the model's scale for this label.
         peak: row and column in pixels; None for a flat map.
         hit: whether the peak is inside a box; None where the finding has no boxes.
+        predicted: the class that the model names, where classes are exclusive; else None.
     """
 
     model: str
@@ -36,6 +37,7 @@ class Overlay:
     heat: NDArray[np.float32]
     peak: tuple[int, int] | None
     hit: bool | None
+    predicted: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,14 @@ class Row:
     overlays: list[Overlay]
 
 
-def render(dataset: str, labels: list[str], roles: dict[str, str], metrics: dict[str, Any], rows: list[Row]) -> str:
+def render(
+    dataset: str, task: str, labels: list[str], roles: dict[str, str], metrics: dict[str, Any], rows: list[Row]
+) -> str:
     """The page as one self-contained HTML text; everything that comes from data is escaped.
 
     Args:
         dataset: the data set's name.
+        task: `multilabel` or `multiclass`.
         labels: its labels, in order.
         roles: role of each model (`teacher`, `baseline`, `student`), in the order of the page.
         metrics: content of metrics.json.
@@ -78,8 +83,7 @@ def render(dataset: str, labels: list[str], roles: dict[str, str], metrics: dict
         _summary(roles, metrics),
         _per_label(labels, roles, metrics),
         _legend(),
-        *_section("Findings that are present", present),
-        *_section("Findings that are absent", absent),
+        *_sections(task, present, absent),
         "</main></body></html>",
     ]
     return "\n".join(part for part in parts if part) + "\n"
@@ -189,17 +193,27 @@ def _legend() -> str:
     )
 
 
-def _section(title: str, rows: list[Row]) -> Iterable[str]:
+def _sections(task: str, present: list[Row], absent: list[Row]) -> Iterable[str]:
+    if task == "multiclass":
+        yield from _section("The true class", present)
+        note = "Test images that at least one model takes for another class, and the evidence for that class."
+        yield from _section("A class that is named in place of the true one", absent, note)
+    else:
+        yield from _section("Findings that are present", present)
+        yield from _section("Findings that are absent", absent)
+
+
+def _section(title: str, rows: list[Row], note: str = "") -> Iterable[str]:
     if rows:
-        yield f"<h2>{title}</h2>"
+        yield f"<h2>{title}</h2>" + (f"<p>{note}</p>" if note else "")
     for place, row in enumerate(rows):
         finding = row.finding
         key = f"{'present' if finding.present else 'absent'}-{place}"
         size = row.pixels.shape[-1]
         facts = " · ".join(escape(text) for text in (f"image {finding.image_id}", finding.split, row.facts) if text)
         state = "" if finding.present else " (absent)"
-        xray = f'<image id="{key}" width="{size}" height="{size}" href="{_png(_grey_or_rgb(row.pixels))}"/>'
-        figures = [_figure("X-ray", "", finding, size, xray, None)]
+        image = f'<image id="{key}" width="{size}" height="{size}" href="{_png(_grey_or_rgb(row.pixels))}"/>'
+        figures = [_figure("Image", "", finding, size, image, None)]
         for overlay in row.overlays:
             layers = (
                 f'<use href="#{key}"/><image class=heat width="{size}" height="{size}" href="{_heat(overlay.heat)}"/>'
@@ -214,6 +228,8 @@ def _section(title: str, rows: list[Row]) -> Iterable[str]:
 
 def _verdict(overlay: Overlay) -> str:
     text = f"probability {overlay.probability:.2f}, peak {overlay.heat.max():.0%}"
+    if overlay.predicted is not None:
+        text += f", predicts {_name(overlay.predicted)}"
     if overlay.hit is not None:
         text += " <b class=hit>✓ hit</b>" if overlay.hit else " <b class=miss>✗ miss</b>"
     if overlay.peak is None:
@@ -259,7 +275,7 @@ def _interval(value: dict[str, float | None] | None, form: str = ".2f") -> str:
 def _palette() -> NDArray[np.uint8]:
     """RGBA, uint8 (256, 4), of a value from 0 to 1."""
     value = np.linspace(0, 1, 256)
-    colours = colormaps[COLOURS](0.3 + 0.7 * value)  # its darkest part would look like shadow in the X-ray
+    colours = colormaps[COLOURS](0.3 + 0.7 * value)  # its darkest part would look like shadow in the image
     colours[:, 3] = OPACITY * np.sqrt(value)
     return np.uint8(np.round(colours * 255))
 

@@ -1,12 +1,13 @@
 """Which findings on which images are explained: chosen by a hash of the image id, never by how well a model does."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import cycle
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
@@ -28,7 +29,7 @@ class Finding:
         group_id: whom the image is of; the unit of the bootstrap.
         split: `val` or `test`.
         boxes: where the finding is; empty where the data set does not say.
-        present: False where the label is known to be absent.
+        present: False where the label is known to be absent, or another class is the true one.
     """
 
     image_id: str
@@ -86,6 +87,33 @@ def absent_findings(dataset: Dataset, labels: list[str], count: int) -> list[Fin
         Finding(image_id, label, free.at[image_id, "group_id"], "test", present=False)
         for image_id, label in zip(_by_hash(free.index)[:count], cycle(labels), strict=False)
     ]
+
+
+def mistaken_findings(
+    dataset: Dataset, predicted: Mapping[str, NDArray[np.integer]], labels: list[str], count: int
+) -> list[Finding]:
+    """At most `count` test images that a model takes for another class, each with the class that it is taken for.
+
+    For exclusive classes, where no image lacks all of them. Chosen as by `spread`.
+
+    Args:
+        dataset: the ingested data set.
+        predicted: the class that each model names, (N,) indices, rows as in the test split.
+        labels: the classes that may be shown.
+        count: findings at most.
+    """
+    rows, targets = _side(dataset, "test")
+    places = np.arange(len(rows))
+    wrong = {
+        (int(place), int(classes[place]))
+        for classes in predicted.values()
+        for place in np.flatnonzero(targets[places, classes] == 0)
+    }
+    findings = [
+        Finding(rows["image_id"][place], dataset.labels[k], rows["group_id"][place], "test", present=False)
+        for place, k in sorted(wrong)
+    ]
+    return spread(findings, labels, count)
 
 
 def spread(findings: list[Finding], labels: list[str], count: int) -> list[Finding]:

@@ -9,6 +9,8 @@ import numpy as np
 from medistill.config import Export
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
+from medistill.evaluation.metrics import accuracy
+from medistill.evaluation.predictions import align, read_logits
 from medistill.export.card import model_card
 from medistill.export.latency import measure_latency
 from medistill.export.onnx import export_onnx
@@ -47,13 +49,14 @@ def export_model(source: Path, dataset: Dataset, target: Path, settings: Export)
         raise UserError(f"{source}: no such model; train it first (dvc repro)")
     classifier = load_model(source)
     config = classifier.config
-    for key in ("labels", "image_size", "channels", "fit"):
+    for key in ("task", "labels", "image_size", "channels", "fit"):
         if config[key] != getattr(dataset, key):
             raise UserError(
                 f"{source / 'config.json'}: {key} is {config[key]}, but {dataset.folder} has {getattr(dataset, key)}; "
                 "train the model again (dvc repro)"
             )
     images = _spread(dataset, settings.parity_images)
+    figures = read_json(source / "metrics.json") | _accuracy(source, dataset)
     with atomic(target) as folder:
         folder.mkdir()
         model = folder / ONNX_FILE
@@ -63,8 +66,7 @@ def export_model(source: Path, dataset: Dataset, target: Path, settings: Export)
         write_json(folder / "parity.json", parity)
         write_json(folder / "latency.json", latency)
         write_json(folder / BUNDLE_FILE, describe(config, model))
-        card = model_card(config, read_json(source / "metrics.json"), dataset)
-        (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+        (folder / "MODEL_CARD.md").write_text(model_card(config, figures, dataset), encoding="utf-8")
     return {"parity": parity, "latency": latency}
 
 
@@ -83,6 +85,16 @@ def describe(config: dict[str, Any], model: Path) -> dict[str, Any]:
         "macs": config["macs"],
         "training": {key: config[key] for key in _TRAINING if key in config},
     }
+
+
+def _accuracy(source: Path, dataset: Dataset) -> dict[str, float]:
+    """Accuracy on validation of a model of exclusive classes, from what it predicted; of others there is none."""
+    if dataset.task != "multiclass":
+        return {}
+    path, rows = source / "predictions.parquet", dataset.split("val")
+    table = read_logits(path, source.name, dataset.labels)
+    share, balanced = accuracy(dataset.targets(rows), align(table, "val", rows["image_id"], path, source.name))
+    return {"val_accuracy": share, "val_balanced_accuracy": balanced}
 
 
 def _spread(dataset: Dataset, count: int) -> np.ndarray:

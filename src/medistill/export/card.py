@@ -17,7 +17,7 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any], dataset: Dataset
 
     Args:
         config: the model folder's config.json.
-        metrics: its metrics.json.
+        metrics: its metrics.json, with what else was measured on validation.
         dataset: the ingested data.
     """
     train, val = dataset.split("train"), dataset.split("val")
@@ -25,6 +25,7 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any], dataset: Dataset
     colour = "grey" if config["channels"] == 1 else "RGB"
     size = config["image_size"]
     facts = {
+        "Task": "multiclass, one of several classes" if multiclass else "multilabel, each label on its own",
         "Architecture": config["arch"],
         "Parameters": f"{config['params']:,}",
         "Multiply-accumulates": f"{config['macs'] / 1e6:,.1f} M an image of {size} px",
@@ -33,6 +34,11 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any], dataset: Dataset
         "Seed": config.get("seed"),
         "Fingerprint": config["fingerprint"],
     }
+    scope = (
+        "It knows the classes above and nothing else, and always names one: its probabilities sum to 1."
+        if multiclass
+        else "It knows the labels above and nothing else; a low probability everywhere does not mean a healthy image."
+    )
     figures = {key: value for key, value in metrics.items() if key.startswith("val_") or key == "best_epoch"}
     lines = [
         f"# {_text(config['name'])}",
@@ -80,7 +86,7 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any], dataset: Dataset
         "",
         "## Limits",
         "",
-        "- It knows the labels above and nothing else; a low probability everywhere does not mean a healthy image.",
+        f"- {scope}",
         "- It answers for any image, also for one of a kind that it has never seen.",
         "- Nothing is known of its quality on other devices, hospitals, projections, ages or prevalences.",
         "- Labels of public data sets are often read from reports by a program, and contain that program's errors.",
@@ -100,7 +106,7 @@ def _recipe(config: dict[str, Any]) -> str:
 
 def _term(term: dict[str, Any]) -> str:
     """A weighted loss: `0.5 sigmoid_kd (temperature 1.0)`."""
-    options = ", ".join(f"{key} {value}" for key, value in term.items() if key not in ("loss", "weight"))
+    options = ", ".join(f"{key} {value}" for key, value in term.items() if key not in ("loss", "weight") and value is not False)
     return f"{term['weight']:g} {term['loss']}" + (f" ({options})" if options else "")
 
 

@@ -11,6 +11,7 @@ import onnxruntime
 from medistill.errors import UserError
 from medistill.images import ImageError, decode
 from medistill.runtime.bundle import INPUT, OUTPUT, read_bundle
+from medistill.runtime.probabilities import probabilities
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Prediction:
 
     Attributes:
         image: the path as it was given.
-        probabilities: one in 0..1 a label, in the order of the model's labels; None where the image could not be read.
+        probabilities: one in 0..1 a label, in the order of the model's labels; they sum to 1 where the classes are
+            exclusive (bundle.json: task multiclass). None where the image could not be read.
         error: the reason; None where the image could be read.
     """
 
@@ -128,14 +130,3 @@ def run(session: onnxruntime.InferenceSession, frames: np.ndarray) -> np.ndarray
     """Logits, float32 (N, L), of frames, uint8 (N, C, S, S)."""
     (logits,) = session.run([OUTPUT], {INPUT: frames})
     return logits
-
-
-def probabilities(logits: np.ndarray, task: str) -> np.ndarray:
-    """Probabilities, float64 (N, L), of logits (N, L): a sigmoid a label, or for `multiclass` a softmax over labels."""
-    logits = logits.astype(np.float64)
-    if task == "multiclass":
-        exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return exponents / exponents.sum(axis=1, keepdims=True)
-    # exp of a negative number only, so that nothing overflows.
-    small = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, 1, small) / (1 + small)

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import accuracy_score, average_precision_score, recall_score, roc_auc_score
 
 from medistill.evaluation import bootstrap
 
@@ -32,6 +32,28 @@ def test_every_resample_is_what_scikit_learn_says_of_the_images_drawn():
             assert precision[row, label] == pytest.approx(average_precision_score(y, s), abs=1e-12)
 
 
+def test_accuracies_of_every_resample_are_those_of_the_images_drawn():
+    random = np.random.default_rng(4)
+    truth, groups = random.choice(3, 60, p=[0.7, 0.27, 0.03]), random.integers(0, 20, 60)
+    targets, scores = np.eye(3)[truth], np.eye(3)[truth] + random.normal(size=(60, 3))
+    unknown = random.random(60) < 0.1
+    targets[unknown] = np.nan
+    counts = bootstrap.draw(20, 40, seed=2)
+    accuracy, balanced = bootstrap.measure_accuracy(targets, scores, groups, counts)
+    undefined = 0
+    for row in range(41):
+        drawn = np.repeat(np.arange(60), counts[groups, row])
+        y, predicted = (values[drawn[~unknown[drawn]]] for values in (truth, scores.argmax(axis=1)))
+        assert accuracy[row] == pytest.approx(accuracy_score(y, predicted), abs=1e-12)
+        if len(np.unique(y)) < 3:
+            undefined += 1
+            assert np.isnan(balanced[row])
+        else:
+            expected = recall_score(y, predicted, average=None, labels=[0, 1, 2]).mean()
+            assert balanced[row] == pytest.approx(expected, abs=1e-12)
+    assert 0 < undefined < 40
+
+
 def test_draws_are_whole_samples_of_groups_repeatable_and_different():
     counts = bootstrap.draw(40, 500, seed=0)
     assert counts.shape == (40, 501)
@@ -47,11 +69,14 @@ def test_a_chunk_is_an_implementation_detail(monkeypatch):
     targets, scores, groups = problem()
     counts = bootstrap.draw(30, 64, seed=0)
     whole = bootstrap.measure(targets, scores, groups, counts)
+    whole_accuracies = bootstrap.measure_accuracy(targets, scores, groups, counts)
     monkeypatch.setattr(bootstrap, "_CHUNK_BYTES", 8 * 181 * 7)
     calls = []
     parts = bootstrap.measure(targets, scores, groups, counts, on_label=lambda: calls.append(1))
+    accuracies = bootstrap.measure_accuracy(targets, scores, groups, counts)
     np.testing.assert_allclose(parts[0], whole[0], atol=1e-14)
     np.testing.assert_allclose(parts[1], whole[1], atol=1e-14)
+    np.testing.assert_allclose(accuracies, whole_accuracies, atol=1e-14)
     assert len(calls) == 3
 
 

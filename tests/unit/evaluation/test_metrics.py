@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from medistill.evaluation import metrics
@@ -78,7 +78,7 @@ def test_unknown_targets_are_left_out():
     assert metrics.auroc(masked, scores) == pytest.approx(roc_auc_score(targets[~unknown], scores[~unknown]), abs=1e-13)
     expected = average_precision_score(targets[~unknown], scores[~unknown])
     assert metrics.average_precision(masked, scores) == pytest.approx(expected, abs=1e-13)
-    probabilities = metrics.sigmoid(scores)
+    probabilities = 1 / (1 + np.exp(-scores))
     known = metrics.expected_calibration_error(targets[~unknown], probabilities[~unknown])
     assert metrics.expected_calibration_error(masked, probabilities) == known
 
@@ -111,11 +111,65 @@ def test_calibration_error_is_small_where_probabilities_are_true_and_large_where
     assert metrics.expected_calibration_error(targets, probabilities**2) == pytest.approx(1 / 6, abs=0.01)
 
 
-def test_sigmoid_is_exact_and_does_not_overflow():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        values = metrics.sigmoid(np.array([-1e4, -2.0, 0.0, 2.0, 1e4], np.float32))
-    assert values == pytest.approx([0, 1 / (1 + np.exp(2)), 0.5, 1 / (1 + np.exp(-2)), 1])
+def classes(seed: int, count: int = 150) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The true class of each image, of four of unequal size, as a number and one-hot, and scores with ties."""
+    random = np.random.default_rng(seed)
+    truth = random.choice(4, count, p=[0.6, 0.25, 0.1, 0.05])
+    one_hot = np.eye(4, dtype=np.float32)[truth]
+    return truth, one_hot, np.round(one_hot + random.normal(size=(count, 4)), 1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_accuracies_of_many_weightings_are_those_of_scikit_learn(seed):
+    truth, targets, scores = classes(seed)
+    predicted = scores.argmax(axis=1)
+    assert metrics.accuracy(targets, scores) == pytest.approx(
+        (accuracy_score(truth, predicted), balanced_accuracy_score(truth, predicted)), abs=1e-13
+    )
+    groups = np.random.default_rng(seed).integers(0, 30, len(truth))
+    weights = np.random.default_rng(9).integers(0, 4, (30, 20)).astype(np.float64) + 0.5
+    accuracy, balanced = metrics.CountedClasses.of(targets, scores, groups, 30).measure(weights)
+    for column in range(20):
+        spread = weights[groups, column]
+        assert accuracy[column] == pytest.approx(accuracy_score(truth, predicted, sample_weight=spread), abs=1e-13)
+        expected = balanced_accuracy_score(truth, predicted, sample_weight=spread)
+        assert balanced[column] == pytest.approx(expected, abs=1e-13)
+
+
+def test_accuracies_by_hand():
+    # Class 0: right, wrong; class 1: right (of two equal scores the first is the answer); class 2 does not occur.
+    targets = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0]], float)
+    scores = np.array([[3, 1, 2], [0, 0, 5], [1, 4, 4]], float)
+    assert metrics.accuracy(targets, scores) == pytest.approx((2 / 3, (1 / 2 + 1) / 2))
+
+
+def test_images_of_unknown_class_are_left_out_of_accuracies():
+    truth, targets, scores = classes(7)
+    unknown = np.random.default_rng(0).random(len(truth)) < 0.3
+    targets[unknown, 2] = np.nan  # one class unknown is enough
+    predicted = scores.argmax(axis=1)
+    assert metrics.accuracy(targets, scores) == pytest.approx(
+        (
+            accuracy_score(truth[~unknown], predicted[~unknown]),
+            balanced_accuracy_score(truth[~unknown], predicted[~unknown]),
+        ),
+        abs=1e-13,
+    )
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("count", [0, 3])
+def test_without_a_known_class_there_is_no_accuracy_and_no_warning(count):
+    assert np.isnan(metrics.accuracy(np.full((count, 3), np.nan), np.zeros((count, 3)))).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_weighting_without_a_class_that_occurs_has_no_balanced_accuracy():
+    targets, scores = np.eye(2), np.array([[1.0, 0.0], [1.0, 0.0]])
+    counted = metrics.CountedClasses.of(targets, scores, np.arange(2), 2)
+    accuracy, balanced = counted.measure(np.array([[1.0, 2.0], [1.0, 0.0]]))
+    np.testing.assert_allclose(accuracy, [0.5, 1])
+    np.testing.assert_allclose(balanced, [0.5, np.nan])
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -39,12 +40,12 @@ def row(*, present=True, heat=None, pixels=None, hit=True) -> Row:
     return Row(finding, pixels, "F, 50 years", overlays)
 
 
-def page(rows, **changes) -> str:
+def page(rows, task="multilabel", **changes) -> str:
     lead = {"pointing_game": {"estimate": -0.125, "lower": -0.25, "upper": 0.0625}}
     against = {"agreement_teacher": {"teacher&1": agreed()}, "difference_teacher": {"teacher&1": lead}}
     roles = {"teacher&1": "teacher", "a-kd-0": "student"}
     metrics = {"teacher&1": entry(**changes), "a-kd-0": entry(**against, **changes)}
-    return render(EVIL, [EVIL], roles, metrics, rows)
+    return render(EVIL, task, [EVIL], roles, metrics, rows)
 
 
 def agreed() -> dict:
@@ -111,6 +112,17 @@ def test_figures_and_marks():
     assert "4×4" in text
 
 
+def test_exclusive_classes_show_what_each_model_predicts():
+    shown = row(present=False)
+    overlays = [replace(overlay, predicted=f"class {EVIL}") for overlay in shown.overlays]
+    text = page([row(), replace(shown, overlays=overlays)], task="multiclass")
+    assert "<h2>The true class</h2>" in text
+    assert "<h2>A class that is named in place of the true one</h2>" in text
+    assert text.count("predicts class &lt;script&gt;") == 2
+    assert "Findings that are" not in text
+    assert "predicts" not in page([row(), row(present=False)])
+
+
 def test_inconclusive_figures_say_why():
     text = page([row()], conclusive=False, conclusion="none: map of 2×2 cells, smaller than 4×4")
     assert "none: map of 2×2 cells, smaller than 4×4" in text
@@ -136,7 +148,7 @@ def test_no_evidence_leaves_the_xray_as_it_is_and_the_most_covers_it_most():
 def test_xray_is_embedded_once_and_pixel_for_pixel():
     pixels = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE), dtype=np.uint8)
     found = pictures(page([row(pixels=pixels)]))
-    assert len(found) == 3  # the X-ray, and a map for each of the two models
+    assert len(found) == 3  # the image, and a map for each of the two models
     np.testing.assert_array_equal(np.asarray(found[0]), pixels[0])
     colour = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE), dtype=np.uint8)
     np.testing.assert_array_equal(np.asarray(pictures(page([row(pixels=colour)]))[0]), colour.transpose(1, 2, 0))

@@ -4,7 +4,7 @@ import pytest
 
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
-from medistill.explain.selection import absent_findings, boxed_findings, positive_findings, spread
+from medistill.explain.selection import absent_findings, boxed_findings, mistaken_findings, positive_findings, spread
 
 LABELS = ["Mass", "Nodule", "Hernia"]
 
@@ -90,6 +90,47 @@ def test_unknown_labels_are_not_absent(tmp_path):
     data = dataset(tmp_path)
     data.manifest.loc[np.arange(40) % 4 == 3, "label:Hernia"] = np.nan
     assert absent_findings(data, LABELS, 3) == []
+
+
+def exclusive(folder) -> Dataset:
+    """As `dataset`, with Hernia for the images that had none of the three."""
+    data = dataset(folder)
+    data.manifest.loc[np.arange(40) % 4 == 3, "label:Hernia"] = 1
+    return data
+
+
+def test_of_exclusive_classes_the_true_one_is_explained(tmp_path):
+    data = exclusive(tmp_path)
+    findings = positive_findings(data, 100)
+    test = data.manifest[data.manifest["split"] == "test"]
+    assert [f.image_id for f in findings] == list(test["image_id"])  # one an image
+    for finding in findings:
+        assert test.set_index("image_id").at[finding.image_id, f"label:{finding.label}"] == 1
+    assert absent_findings(data, LABELS, 10) == []
+
+
+def test_mistaken_findings_are_the_wrong_classes_that_models_name(tmp_path):
+    data = exclusive(tmp_path)
+    rows = data.split("test")
+    truth = data.targets(rows).argmax(axis=1)
+    first, second = truth.copy(), truth.copy()
+    mass, hernia = LABELS.index("Mass"), LABELS.index("Hernia")
+    first[2] = second[2] = second[9] = mass  # i10 is Hernia, i25 Nodule
+    first[5] = hernia  # i13 is Nodule
+    findings = mistaken_findings(data, {"a": first, "b": second, "right": truth}, LABELS, 10)
+    assert {(f.image_id, f.label) for f in findings} == {("i10", "Mass"), ("i13", "Hernia"), ("i25", "Mass")}
+    assert not any(f.present or f.boxes for f in findings)
+    assert all(f.split == "test" and f.group_id == f"p{int(f.image_id[1:]) // 2}" for f in findings)
+    assert len(mistaken_findings(data, {"a": first, "b": second}, LABELS, 2)) == 2
+    assert [f.image_id for f in mistaken_findings(data, {"a": first, "b": second}, ["Hernia"], 10)] == ["i13"]
+    assert mistaken_findings(data, {"right": truth}, LABELS, 10) == []
+
+
+def test_an_image_of_unknown_class_is_no_mistake(tmp_path):
+    data = exclusive(tmp_path)
+    data.manifest.loc[data.manifest["split"] == "test", [f"label:{label}" for label in LABELS]] = np.nan
+    wrong = np.zeros(len(data.split("test")), int)
+    assert mistaken_findings(data, {"a": wrong}, LABELS, 10) == []
 
 
 def test_spread_gives_every_label_a_turn_and_no_image_twice(tmp_path):

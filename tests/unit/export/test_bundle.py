@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import balanced_accuracy_score
 
 from medistill.config import Export
 from medistill.data.dataset import Dataset
@@ -18,6 +19,7 @@ from medistill.export.bundle import export_model
 from medistill.files import read_json, write_json
 from medistill.images import decode
 from medistill.models.zoo import load_model
+from medistill.runtime.predictor import Predictor
 
 FILES = ["MODEL_CARD.md", "bundle.json", "latency.json", "model.onnx", "parity.json"]
 
@@ -56,6 +58,7 @@ def test_the_card_tells_a_person(exported):
     assert card.startswith("# tiny-kd-0\n")
     assert "Research use only, not a medical device" in card
     for fact in (
+        "| Task | multilabel, each label on its own |",
         "test_efficientnet",
         "| random |",
         "0.9 sigmoid_kd (temperature 2.0); distilled from densenet",
@@ -68,6 +71,33 @@ def test_the_card_tells_a_person(exported):
     assert "train_seconds" not in card
     assert "3. Épanchement \\| \\<b\\>\n" in card
     assert "diagnos" not in card.lower()
+
+
+def test_the_card_of_exclusive_classes_names_the_task_and_shows_accuracy(source, dataset, settings, tmp_path):
+    truth = np.random.default_rng(0).integers(0, 3, len(dataset.manifest))
+    manifest = dataset.manifest.assign(
+        **{f"label:{label}": np.float32(truth == k) for k, label in enumerate(dataset.labels)}
+    )
+    exclusive = dataclasses.replace(dataset, task="multiclass", manifest=manifest)
+    model = shutil.copytree(source, tmp_path / source.name)
+    write_json(model / "config.json", {**read_json(source / "config.json"), "task": "multiclass"})
+    predicted = (truth + (np.arange(len(truth)) % 4 == 0)) % 3  # one in four is wrong
+    logits = {f"logit:{label}": np.float32(predicted == k) for k, label in enumerate(dataset.labels)}
+    manifest[["image_id", "split"]].assign(**logits).to_parquet(model / "predictions.parquet")
+    export_model(model, exclusive, tmp_path / "out", settings)
+    card = (tmp_path / "out" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "A single-label image classifier" in card
+    assert "| Task | multiclass, one of several classes |" in card
+    assert "| val_accuracy | 0.7500 |" in card
+    val = (manifest["split"] == "val").to_numpy()
+    expected = balanced_accuracy_score(truth[val], predicted[val])
+    assert f"| val_balanced_accuracy | {expected:.4f} |" in card
+    assert "its probabilities sum to 1" in card
+    assert read_json(tmp_path / "out" / "bundle.json")["task"] == "multiclass"
+    images = dataset.images(dataset.split("val"))
+    with torch.no_grad():
+        expected = load_model(model)(torch.from_numpy(images) / 255).numpy()
+    np.testing.assert_allclose(Predictor(tmp_path / "out").logits(images), expected, atol=1e-4)  # logits as before
 
 
 def test_a_second_export_is_the_same_but_for_the_time_it_took(exported, source, dataset, settings, tmp_path):
@@ -89,7 +119,14 @@ def test_a_failure_leaves_the_older_export_as_it_was(exported, source, dataset, 
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("image_size", 64), ("channels", 3), ("fit", "crop"), ("labels", ["Effusion", "Nodule", "Mass"])]
+    ("key", "value"),
+    [
+        ("task", "multiclass"),
+        ("image_size", 64),
+        ("channels", 3),
+        ("fit", "crop"),
+        ("labels", ["Effusion", "Nodule", "Mass"]),
+    ],
 )
 def test_data_that_the_model_was_not_trained_for_are_refused(source, dataset, settings, tmp_path, key, value):
     with pytest.raises(UserError, match=rf"config\.json: {key} is .* but .*processed"):

@@ -36,6 +36,17 @@ def test_the_most_probable_label_comes_first(make_bundle, grey):
     ]
 
 
+def test_probabilities_of_exclusive_classes_sum_to_one(make_bundle, grey):
+    image, folder = grey(255), make_bundle(task="multiclass")
+    (answer,) = json.loads(predict(image, "--model", folder, "--json").stdout)
+    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-12)
+    shown = [line.split() for line in predict(image, "--model", folder).stdout.splitlines()[2:]]
+    # Logits by hand: 2, -3, 0.5.
+    total = math.exp(2) + math.exp(-3) + math.exp(0.5)
+    by_hand = [(label, math.exp(logit) / total) for label, logit in (("Effusion", 2), ("Nodule", 0.5), ("Mass", -3))]
+    assert shown == [[label, f"{value:.3f}"] for label, value in by_hand]
+
+
 def test_a_program_reads_json(make_bundle, grey):
     image = grey(255)
     done = predict(image, "--model", make_bundle(), "--json")

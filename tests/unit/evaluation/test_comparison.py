@@ -1,0 +1,131 @@
+"""Exclusive classes: one against the rest on the softmax, accuracy, and what a constant per image must not change."""
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, roc_auc_score
+
+from medistill.evaluation.comparison import Measured, Split, compare, difference
+
+LABELS = ["a", "b", "c"]
+
+
+def problem(images: int = 240, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """True classes, one-hot targets, patients of two images each, and logits with a constant of its own per image."""
+    random = np.random.default_rng(seed)
+    truth = random.choice(3, images, p=[0.5, 0.3, 0.2])
+    targets = np.eye(3, dtype=np.float32)[truth]
+    logits = 1.5 * targets + random.normal(size=targets.shape) + random.normal(0, 6, (images, 1))
+    return truth, targets, np.arange(images) // 2, logits.astype(np.float32)
+
+
+def measure(targets, patients, logits, task: str = "multiclass", resamples: int = 200) -> Measured:
+    return Measured.of(Split.of(LABELS, targets, patients, resamples, 0, task), logits)
+
+
+def test_figures_are_those_of_scikit_learn():
+    truth, targets, patients, logits = problem()
+    report = measure(targets, patients, logits).describe()
+    chances = softmax(logits.astype(np.float64), axis=1)
+    expected = roc_auc_score(truth, chances, multi_class="ovr", average="macro")
+    assert report["macro_auroc"]["estimate"] == pytest.approx(expected, abs=1e-12)
+    assert report["macro_auprc"]["estimate"] == pytest.approx(average_precision_score(targets, chances), abs=1e-12)
+    predicted = chances.argmax(axis=1)
+    assert report["accuracy"]["estimate"] == pytest.approx(accuracy_score(truth, predicted), abs=1e-12)
+    assert report["balanced_accuracy"]["estimate"] == pytest.approx(balanced_accuracy_score(truth, predicted))
+    for k, label in enumerate(LABELS):
+        entry = report["per_label"][label]
+        assert entry["auroc"]["estimate"] == pytest.approx(roc_auc_score(targets[:, k], chances[:, k]), abs=1e-12)
+        assert entry["prevalence"] == pytest.approx((truth == k).mean())
+        assert entry["ece"] == pytest.approx(calibration_error(targets[:, k], chances[:, k]), abs=1e-12)
+    assert report["macro_ece"] == pytest.approx(np.mean([entry["ece"] for entry in report["per_label"].values()]))
+
+
+def calibration_error(targets: np.ndarray, chances: np.ndarray) -> float:
+    """Bin by bin, as the definition reads."""
+    error, bins = 0.0, np.minimum((chances * 15).astype(int), 14)
+    for b in np.unique(bins):
+        inside = bins == b
+        error += inside.mean() * abs(targets[inside].mean(dtype=np.float64) - chances[inside].mean())
+    return error
+
+
+def test_a_constant_added_to_an_image_changes_no_figure():
+    _, targets, patients, logits = problem()
+    moved = logits.astype(np.float64) + np.random.default_rng(5).normal(0, 20, (len(logits), 1))
+    first, second = measure(targets, patients, logits), measure(targets, patients, moved)
+    np.testing.assert_allclose(second.auroc, first.auroc, atol=1e-9)
+    np.testing.assert_allclose(second.auprc, first.auprc, atol=1e-9)
+    for name in ("accuracy", "balanced_accuracy"):
+        np.testing.assert_array_equal(second.overall[name], first.overall[name])
+    np.testing.assert_allclose(second.roc(), first.roc(), atol=1e-9)
+    # Taken for labels that are not exclusive, the same logits rank the images otherwise.
+    assert np.abs(measure(targets, patients, moved, "multilabel").macro("auroc") - first.macro("auroc")).max() > 0.05
+
+
+def test_an_image_of_unknown_class_is_left_out():
+    _, targets, patients, logits = problem()
+    unknown = np.random.default_rng(1).random(len(targets)) < 0.2
+    partly = targets.copy()
+    partly[unknown, 0] = np.nan
+    report = measure(partly, patients, logits).describe()
+    expected = measure(targets[~unknown], patients[~unknown], logits[~unknown]).describe()
+    for key in ("macro_auroc", "macro_auprc", "accuracy", "balanced_accuracy"):
+        assert report[key]["estimate"] == pytest.approx(expected[key]["estimate"], abs=1e-12)
+    assert report["macro_ece"] == pytest.approx(expected["macro_ece"], abs=1e-12)
+    assert [entry["positives"] for entry in report["per_label"].values()] == [
+        entry["positives"] for entry in expected["per_label"].values()
+    ]
+
+
+def test_the_interval_of_accuracy_is_over_patients():
+    """Every patient of 30 has eight images, all right or all wrong: the interval is that of 30 coin tosses."""
+    random = np.random.default_rng(2)
+    truth = np.tile([0, 1, 2, 0, 1, 2, 0, 1], 30)
+    patients = np.repeat(np.arange(30), 8)
+    right = random.permutation(np.repeat([True, False], 15))[patients]
+    logits = np.eye(3)[np.where(right, truth, (truth + 1) % 3)]
+    figure = measure(np.eye(3)[truth], patients, logits, resamples=2000).describe()["accuracy"]
+    assert figure["estimate"] == 0.5
+    assert figure["upper"] - figure["lower"] == pytest.approx(2 * 1.96 * (0.25 / 30) ** 0.5, abs=0.04)
+
+
+def test_models_are_compared_in_accuracy_on_the_same_resamples():
+    _, targets, patients, logits = problem()
+    split = Split.of(LABELS, targets, patients, 200, 0, "multiclass")
+    other = problem(seed=3)[3] + 2 * targets
+    first, second = Measured.of(split, logits), Measured.of(split, other)
+    rows = {row["metric"]: row for row in compare(second, first)}
+    assert list(rows) == [
+        *("macro_auroc", "macro_auprc", "accuracy", "balanced_accuracy", "label:a", "label:b", "label:c")
+    ]
+    for name in ("accuracy", "balanced_accuracy"):
+        values = second.overall[name] - first.overall[name]
+        assert rows[name]["estimate"] == values[0]
+        assert (rows[name]["lower"], rows[name]["upper"]) == pytest.approx(
+            tuple(np.quantile(values[1:], [0.025, 0.975]))
+        )
+        assert rows[name]["p_holm"] is None
+    assert rows["macro_auroc"]["estimate"] == difference(second, first, "auroc")[0].estimate
+    same = {row["metric"]: row for row in compare(first, first)}
+    assert (same["accuracy"]["estimate"], same["accuracy"]["p"]) == (0, 1)
+
+
+def test_accuracy_is_compared_where_no_class_is_eligible():
+    _, targets, patients, logits = problem(images=18)  # nine patients
+    model = measure(targets, patients, logits)
+    assert model.split.eligible == []
+    assert [row["metric"] for row in compare(model, model)] == ["accuracy", "balanced_accuracy"]
+    assert compare(*[measure(targets, patients, logits, "multilabel")] * 2) == []
+
+
+def test_labels_that_are_not_exclusive_have_no_accuracy():
+    _, targets, patients, logits = problem()
+    model = measure(targets, patients, logits, "multilabel")
+    assert model.overall == {}
+    assert "accuracy" not in model.describe()
+    assert {row["metric"] for row in compare(model, model)} == {
+        *("macro_auroc", "macro_auprc", "label:a", "label:b", "label:c")
+    }
+    chances = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    assert model.describe()["per_label"]["a"]["ece"] == pytest.approx(calibration_error(targets[:, 0], chances[:, 0]))

@@ -106,7 +106,8 @@ def _recipe(config: dict[str, Any]) -> str:
 
 def _term(term: dict[str, Any]) -> str:
     """A weighted loss: `0.5 sigmoid_kd (temperature 1.0)`."""
-    options = ", ".join(f"{key} {value}" for key, value in term.items() if key not in ("loss", "weight") and value is not False)
+    said = {key: value for key, value in term.items() if key not in ("loss", "weight") and value is not False}
+    options = ", ".join(f"{key} {value}" for key, value in said.items())
     return f"{term['weight']:g} {term['loss']}" + (f" ({options})" if options else "")
 
 

@@ -21,7 +21,7 @@ from great_expectations.data_context.types.base import ProgressBarsConfig
 from tqdm import tqdm
 
 from medistill.data import provenance
-from medistill.data.audit.checks import SHORTCUT
+from medistill.data.audit.checks import SHORTCUT, torn
 from medistill.data.dataset import LABEL_PREFIX, SPLITS, Dataset
 from medistill.data.manifest import COLUMNS, quarantine_limit
 from medistill.files import atomic, read_json
@@ -233,12 +233,12 @@ def _images(dataset: Dataset, near_duplicates: list[dict[str, Any]] | None) -> p
     images = dataset.manifest.copy()
     if {"group_id", "split"} <= set(images):
         images["sides_of_group"] = ""
-        for group, part in _torn(images, "group_id"):
+        for group, part in torn(images, "group_id"):
             sides = " and ".join(str(side) for side in part["split"].unique())
             images.loc[part.index, "sides_of_group"] = f"{group} is in {sides}"
     if {"image_id", "sha256", "split"} <= set(images):
         images["sides_of_pixels"] = images["copies_of_pixels"] = ""
-        for _, part in _torn(images, "sha256"):
+        for _, part in torn(images, "sha256"):
             first = {side: name for name, side in zip(part["image_id"][::-1], part["split"][::-1], strict=True)}
             for row, side in part["split"].items():
                 others = [f"{name} in {other}" for other, name in first.items() if other != side]
@@ -253,16 +253,12 @@ def _images(dataset: Dataset, near_duplicates: list[dict[str, Any]] | None) -> p
         for pair in near_duplicates:
             if len(pair["splits"]) == 2:
                 one, other = pair["image_id"], pair["other"]
-                like = {one: f"like {other}", other: f"like {one}"} | like
+                like.setdefault(one, f"like {other}")
+                like.setdefault(other, f"like {one}")
         images["near_duplicates"] = images["image_id"].map(like).fillna("")
     if {"shard", "row"} <= set(images):
         images = pd.concat([images, _measure_pixels(dataset, images)], axis=1)
     return images
-
-
-def _torn(images: pd.DataFrame, column: str) -> Any:
-    """The images of each value of a column that is on several sides."""
-    return images[images.groupby(column)["split"].transform("nunique") > 1].groupby(column)
 
 
 def _measure_pixels(dataset: Dataset, images: pd.DataFrame) -> pd.DataFrame:

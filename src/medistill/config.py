@@ -262,9 +262,8 @@ class Params(Settings):
                     raise ValueError(f"recipes.{recipe}.teachers names {teacher!r}, which run.teachers does not train")
         for recipe in self.run.recipes:
             for term in self.recipes[recipe].terms:
-                needs = getattr(term, "needs", "logits")
-                if needs != "logits" and not getattr(self.teach, needs):
-                    raise ValueError(f"recipes.{recipe}: {term.loss} needs teach.{needs}: true")
+                if term.needs != "logits" and not getattr(self.teach, term.needs):
+                    raise ValueError(f"recipes.{recipe}: {term.loss} needs teach.{term.needs}: true")
         if not any(not self.recipes[name].teachers for name in self.run.recipes):
             raise ValueError("run.recipes has no baseline (a recipe without teachers); no result is shown without one")
         return self

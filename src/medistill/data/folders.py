@@ -19,6 +19,11 @@ _OUTSIDE = "is a link that leads out of the data set's folder"
 _NOT_TEXT = "its name is not valid UTF-8; rename the file"
 
 
+def compose(text: str) -> str:
+    """Text in Unicode's composed form (NFC), in which names are compared: the same one may be stored either way."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
 @dataclass(frozen=True)
 class Files:
     """What lies in the folders of a data set.
@@ -139,8 +144,7 @@ def _add(files: Files, entry: os.DirEntry, path: str, real_root: Path, by: str) 
             return
     if not is_image_name(path) and reason != _OUTSIDE and _is_dicom(entry):
         files.dicom.add(path)
-    key = path if by == "path" else path.rpartition("/")[2]
-    key = key if key.isascii() else unicodedata.normalize("NFC", key)
+    key = compose(path if by == "path" else path.rpartition("/")[2])
     if key in files.usable or key in files.refused:
         files.surplus.append((path, f"a second file of this name, the first is {files.path(key)}"))
     elif reason is None:

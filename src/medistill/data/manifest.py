@@ -14,6 +14,7 @@ from medistill.data import splits
 from medistill.data.adapters import read_source
 from medistill.data.cache import Frames, decode_all
 from medistill.data.dataset import LABEL_PREFIX, SPLITS
+from medistill.data.folders import compose
 from medistill.data.source import DETAILS, Source
 from medistill.errors import UserError
 from medistill.files import atomic, locked, write_json
@@ -186,12 +187,12 @@ def _groups(source: Source, data: Data, paths: pd.Series, own: pd.Series) -> tup
             raise UserError(f"{data.root}: holds augmented copies of its pictures, and nothing says of which; {find}")
         return own, pd.Series(None, index=own.index, dtype="str"), []
     table = splits.read_groups(file)
-    spelt = paths.map(splits.compose)
+    spelt = paths.map(compose)
     listed = spelt.map(table)
     if source.copies and listed.isna().any():
         missing = paths[listed.isna()]
         raise UserError(f"{file}: {len(missing)} images are not in it, the first {missing.iloc[0]}; {find}")
-    there = set(spelt) | {splits.compose(path) for path, _ in source.quarantined}
+    there = set(spelt) | {compose(path) for path, _ in source.quarantined}
     unused = [path for path in table.index if path not in there]
     # who has copies has no patients that a listed group could be taken for
     groups = listed if source.copies else splits.merge_groups(own, paths, table)

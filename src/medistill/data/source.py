@@ -39,12 +39,10 @@ class Source:
         official: the data set's own split of `rows`, same index: `train`, `val`, `test`, null for an image in none;
             None where the data set has none.
         official_files: what the official split is read from, for messages.
-        unwanted: what is there but was not asked for -> how many rows or images, as `lateral views (views: frontal)`;
-            no part of `entries`.
         copies: the data set holds augmented copies of its pictures and `rows` do not say of which: `group_id` must be
             found before anything can be split.
-        unwanted: rows of the label table that the options do not ask for, such as lateral views: what they are, and how
-            many. They are no entries.
+        unwanted: what is there but was not asked for -> how many rows or images, as `lateral views (views: frontal)`;
+            no part of `entries`.
         notes: what else the user should know of how the tables were read, a sentence each.
     """
 
@@ -56,8 +54,6 @@ class Source:
     boxes: pd.DataFrame = field(default_factory=no_boxes)
     official: pd.Series | None = None
     official_files: str = "lists of an official split"
-    unwanted: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
     copies: bool = False
     unwanted: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

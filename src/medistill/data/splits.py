@@ -1,7 +1,6 @@
 """Which images belong together, and which side each such group is on: train, val or test; never two."""
 
 import hashlib
-import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from medistill.data.dataset import SPLITS
+from medistill.data.folders import compose
 from medistill.data.tables import read_table
 from medistill.errors import UserError
 
@@ -69,11 +69,6 @@ def _read_map(file: Path, columns: dict[str, tuple[str, ...]]) -> pd.Series:
     if len(twice):
         raise UserError(f"{file}: line {twice['line'].iloc[0]}: {twice[key].iloc[0]} has a second {value}")
     return table.set_index(key)[value]
-
-
-def compose(text: str) -> str:
-    """Text in Unicode's composed form (NFC), in which names are compared: the same one may be stored either way."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def merge_groups(groups: pd.Series, paths: pd.Series, listed: pd.Series) -> pd.Series:

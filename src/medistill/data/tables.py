@@ -6,7 +6,6 @@ import gzip
 import io
 import math
 import re
-import unicodedata
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medistill.data.folders import Files
+from medistill.data.folders import Files, compose
 from medistill.errors import UserError
 from medistill.text import counted
 
@@ -251,7 +250,7 @@ def join_files(
         `rows`: rows of `table` with `path` added, a new index; `entries`: rows of the table plus files that no row
         names; `quarantined`: (path, reason).
     """
-    image = table["image"].map(lambda key: key if key.isascii() else unicodedata.normalize("NFC", key))
+    image = table["image"].map(compose)
     reasons = pd.Series(None, index=table.index, dtype=object)
 
     def give(holds: pd.Series, text: str) -> None:

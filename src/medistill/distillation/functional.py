@@ -525,10 +525,15 @@ def _softmax_divergence(student: Tensor, teacher: Tensor, temperature: float, ma
     return temperature**2 * masked_mean(divergence, None if mask is None else mask.sum(1) > 1)
 
 
+def _centred(values: Tensor, kept: Tensor) -> Tensor:
+    """Values less the mean over their row's entries that are kept; 0 where they are not."""
+    mean = torch.where(kept, values, 0).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
+    return torch.where(kept, values - mean, 0)
+
+
 def _standardized(logits: Tensor, mask: Tensor | None) -> Tensor:
     kept = torch.ones_like(logits, dtype=torch.bool) if mask is None else mask
-    count = kept.sum(1, keepdim=True)
-    centred = torch.where(kept, logits - torch.where(kept, logits, 0).sum(1, keepdim=True) / count.clamp(min=1), 0)
+    count, centred = kept.sum(1, keepdim=True), _centred(logits, kept)
     # a root's gradient at 0 has no bound
     deviation = (centred.pow(2).sum(1, keepdim=True) / (count - 1).clamp(min=1)).clamp(min=_EPS**2).sqrt()
     return centred / (deviation + 1e-7)
@@ -536,12 +541,8 @@ def _standardized(logits: Tensor, mask: Tensor | None) -> Tensor:
 
 def _unrelated(student: Tensor, teacher: Tensor, kept: Tensor) -> Tensor:
     """Mean over rows of 1 − Pearson's correlation of the entries that are kept."""
-    count = kept.sum(1, keepdim=True)
-    centred = [
-        torch.where(kept, values - torch.where(kept, values, 0).sum(1, keepdim=True) / count.clamp(min=1), 0)
-        for values in (student, teacher)
-    ]
-    related = (count[:, 0] > 1) & (centred[1].abs().amax(1) > _EPS)
+    centred = [_centred(values, kept) for values in (student, teacher)]
+    related = (kept.sum(1) > 1) & (centred[1].abs().amax(1) > _EPS)
     return masked_mean(1 - F.cosine_similarity(*centred, dim=1, eps=_EPS), related)
 
 

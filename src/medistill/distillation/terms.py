@@ -14,6 +14,8 @@ from medistill.settings import Settings
 class Term(Settings):
     """What all terms have."""
 
+    needs: ClassVar[Literal["logits", "cams", "features"]] = "logits"
+    """What the teachers must have been asked for, beside logits a key of `teach`."""
     weight: float = Field(default=1.0, gt=0)
     """The loss of a recipe is the sum of its terms, each times its weight."""
 
@@ -28,9 +30,6 @@ class HardTerm(Term):
 
 class DistillationTerm(Term):
     """A loss against the teachers' answers."""
-
-    needs: ClassVar[Literal["logits", "cams", "features"]] = "logits"
-    """What the teachers must have been asked for, beside logits a key of `teach`."""
 
 
 class BinaryCrossEntropy(HardTerm):
@@ -130,14 +129,14 @@ class CamKd(DistillationTerm):
     """Where the teacher looks, for the labels that an image has."""
 
     loss: Literal["cam_kd"]
-    needs: ClassVar[Literal["logits", "cams", "features"]] = "cams"
+    needs = "cams"
 
 
 class ExplanationKd(DistillationTerm):
     """Where the teacher looks, for the labels that an image has and the one that the teacher finds likeliest."""
 
     loss: Literal["explanation_kd"]
-    needs: ClassVar[Literal["logits", "cams", "features"]] = "cams"
+    needs = "cams"
 
 
 class Rkd(DistillationTerm):
@@ -146,7 +145,7 @@ class Rkd(DistillationTerm):
     loss: Literal["rkd"]
     distance: float = Field(default=1.0, ge=0)
     angle: float = Field(default=2.0, ge=0)
-    needs: ClassVar[Literal["logits", "cams", "features"]] = "features"
+    needs = "features"
 
 
 AnyTerm = Annotated[

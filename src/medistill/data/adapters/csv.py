@@ -21,7 +21,6 @@ The table may be separated by comma, semicolon, tab or bar, be UTF-8 or UTF-16, 
 """
 
 import re
-import unicodedata
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,9 +31,9 @@ from pydantic import Field, field_validator, model_validator
 
 from medistill.config import Settings
 from medistill.data.dataset import LABEL_PREFIX
-from medistill.data.folders import Files, find_files, is_image_name, require_folder
+from medistill.data.folders import Files, compose, find_files, is_image_name, require_folder
 from medistill.data.source import SIDE_NAMES, Source, collect_labels, one_hot
-from medistill.data.splits import compose, merge_groups
+from medistill.data.splits import merge_groups
 from medistill.data.tables import ages, identifiers, join_files, read_header, read_table
 from medistill.errors import UserError
 
@@ -223,7 +222,7 @@ def _keys_of(raw: pd.DataFrame, file: Path, column: str, files: Files, folder: s
     cells = identifiers(raw[column], file, column).fillna("")
     key_of = {"": ""}
     for cell in cells[cells != ""].unique():
-        spelt = unicodedata.normalize("NFC", cell)
+        spelt = compose(cell)
         if spelt not in by_path:
             spelt = spelt.replace("\\", "/").removeprefix("./")  # tables come from Windows, too
         found = sorted(by_name.get(spelt, ())) if spelt not in by_path else [by_path[spelt]]

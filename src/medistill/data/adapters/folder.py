@@ -9,13 +9,12 @@ the root, and `group_id`).
 """
 
 import os
-import unicodedata
 from pathlib import Path
 
 import pandas as pd
 
 from medistill.config import Settings
-from medistill.data.folders import find_files, is_hidden, list_images, require_folder
+from medistill.data.folders import compose, find_files, is_hidden, list_images, require_folder
 from medistill.data.source import SIDE_NAMES, Source, collect_labels, one_hot
 from medistill.errors import UserError
 
@@ -49,7 +48,7 @@ def read(root: Path, options: Options) -> Source:
     rows, parts = table[placed].reset_index(drop=True), parts[placed].reset_index(drop=True)
     label = parts.str[depth].astype("str")
 
-    left_out = [unicodedata.normalize("NFC", path).split("/") for path, _ in quarantined]
+    left_out = [compose(path).split("/") for path, _ in quarantined]
     filled = set(label) | {path[depth] for path in left_out if len(path) > depth + 1}
     for parent in sides or ["."]:
         empty = next((name for name in _folders(root / parent) if name not in filled), None)
@@ -70,4 +69,4 @@ def read(root: Path, options: Options) -> Source:
 def _folders(folder: Path) -> list[str]:
     """Names of the folders in a folder, without hidden ones and those whose name is not text."""
     names = sorted(entry.name for entry in os.scandir(folder) if Path(entry).is_dir() and not is_hidden(entry.name))
-    return [unicodedata.normalize("NFC", name) for name in names if name.isprintable()]
+    return [compose(name) for name in names if name.isprintable()]

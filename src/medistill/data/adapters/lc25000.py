@@ -13,13 +13,12 @@ copies of nearly every test picture into training. So the groups must be known b
 `medistill check`, in the folder of `data.splits`.
 """
 
-import unicodedata
 from pathlib import Path
 
 import pandas as pd
 
 from medistill.config import Settings
-from medistill.data.folders import Files, find_files, list_images, require_folder
+from medistill.data.folders import Files, compose, find_files, list_images, require_folder
 from medistill.data.source import Source, one_hot
 from medistill.data.splits import GROUPS_FILE, read_groups
 from medistill.data.tables import Joined, join_files, read_header, read_table
@@ -56,7 +55,7 @@ def read(root: Path, options: Options) -> Source:
     else:
         paths, entries = pd.Series(images.values(), dtype="str"), len(found)
     above = folders[next(iter(folders))].count("/")
-    image_id = paths.map(lambda path: unicodedata.normalize("NFC", path)).str.split("/", n=above).str[above]
+    image_id = paths.map(compose).str.split("/", n=above).str[above]
     label = image_id.str.split("/").str[0]
     rows = pd.DataFrame({"image_id": image_id, "path": paths, "group_id": groups if listed else image_id})
     return Source(
@@ -81,8 +80,7 @@ def _find_classes(root: Path) -> dict[str, str]:
 def _join_groups(file: Path, files: Files, images: dict[str, str]) -> Joined:
     """The rows of `groups.csv` with their files: `path`, `group_id`."""
     groups = read_groups(file)  # refuses empty fields and a second group of an image
-    listed = {unicodedata.normalize("NFC", path) for path in groups.index}
-    unlisted = [path for key, path in images.items() if key not in listed]
+    unlisted = [path for key, path in images.items() if key not in groups.index]
     if unlisted:
         raise UserError(
             f"{file}: {len(unlisted)} images are not in it, the first {unlisted[0]};"

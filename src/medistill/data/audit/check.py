@@ -17,6 +17,7 @@ from medistill.data import splits as sides
 from medistill.data.adapters import FORMATS, read_source
 from medistill.data.audit.checks import audit, find_groups_of
 from medistill.data.dataset import SPLITS, Dataset
+from medistill.data.folders import compose
 from medistill.data.manifest import ingest
 from medistill.data.source import Source
 from medistill.errors import UserError
@@ -213,7 +214,7 @@ def _regroup(dataset: Dataset, found: pd.Series, data: Data, source: Source) -> 
     Groups of one image say nothing and leave the image's own group its name.
     """
     manifest = dataset.manifest
-    listed = found.set_axis(manifest["path"].map(sides.compose))
+    listed = found.set_axis(manifest["path"].map(compose))
     groups = sides.merge_groups(manifest["group_id"], manifest["path"], listed[listed.duplicated(keep=False)])
     if source.copies:
         groups = groups.str.removeprefix(sides.LISTED)  # as ingest will name them
@@ -253,7 +254,7 @@ def _draw_splits(
         for file in (folder / sides.GROUPS_FILE, data.splits / sides.GROUPS_FILE):
             if file.is_file():
                 older = sides.read_groups(file)
-                older = older[~older.index.isin(manifest["path"].map(sides.compose))]
+                older = older[~older.index.isin(manifest["path"].map(compose))]
                 table = pd.concat([table, older.rename_axis("path").reset_index()]).drop_duplicates("path")
         tables[sides.GROUPS_FILE] = table.sort_values("path")
     fixed = _fixed_sides(data.splits, manifest, groups)

@@ -1,6 +1,6 @@
 """All checks of the audit on an ingested data set, as `medistill check` prints and the gate reads them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ def audit(dataset: Dataset) -> dict[str, Any]:
     pairs = _pairs(dataset)
     shortcuts = probe_shortcuts(manifest, dataset.targets(manifest), dataset.labels, _borders(dataset))
     return {
-        "findings": [*_torn(manifest), *_identical(manifest), *_near(pairs), *_shortcuts(shortcuts)],
+        "findings": [*_on_two_sides(manifest), *_identical(manifest), *_near(pairs), *_shortcuts(shortcuts)],
         "near_duplicates": pairs,
         "shortcuts": [_plain(row) for row in shortcuts.to_dict("records")],
     }
@@ -65,12 +65,16 @@ def _borders(dataset: Dataset) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _torn(manifest: pd.DataFrame) -> list[dict[str, Any]]:
+def torn(manifest: pd.DataFrame, column: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each value of a column that is on several sides, and its images."""
+    yield from manifest[manifest.groupby(column)["split"].transform("nunique") > 1].groupby(column)
+
+
+def _on_two_sides(manifest: pd.DataFrame) -> list[dict[str, Any]]:
     """Groups with images on two sides."""
-    torn = manifest[manifest.groupby("group_id")["split"].transform("nunique") > 1]
     named = [
         f"{group}: {', '.join(f'{row.image_id} ({row.split})' for row in rows.drop_duplicates('split').itertuples())}"
-        for group, rows in torn.groupby("group_id")
+        for group, rows in torn(manifest, "group_id")
     ]
     text = f"{counted(len(named), 'group')} of images that belong together on two sides"
     return [_finding("groups", "error", text, named)] if named else []

@@ -31,7 +31,7 @@ def main(argv: list[str] | None) -> int:
         params,
         facts={"role": "teacher", "name": name, "teachers": [], "seed": teacher.seed},
         seed=teacher.seed,
-        view_seed=teacher.seed,
+        view_seed=teacher.seed + 1_000_003,  # never the views that it will answer, whatever teach.view_seed
         views=None,
     )
     return 0

@@ -23,7 +23,7 @@ from medistill.data.manifest import ingest
 from medistill.data.phantom import write_phantom
 from medistill.distillation.functional import binary_cross_entropy, sigmoid_kd
 from medistill.distillation.knowledge import Knowledge, write_knowledge
-from medistill.distillation.objective import build_objective
+from medistill.distillation.objective import RecipeObjective
 from medistill.models.zoo import Classifier, create_classifier
 from medistill.training.checkpoint import Checkpoint
 from medistill.training.loop import fit
@@ -89,8 +89,8 @@ def measure(folder: Path, images: int, rounds: int) -> list[dict[str, float]]:
         (folder / teacher.config["name"]).mkdir()
         write_knowledge(folder / teacher.config["name"], teacher, dataset, AUGMENTATION, views=1, view_seed=0)
     knowledge = [Knowledge.open(folder / arch, dataset, AUGMENTATION, views=1, view_seed=0) for arch in TEACHERS]
-    alone = build_objective(Recipe(), dataset)
-    distilled = build_objective(Recipe(teachers=["a", "b", "c"], terms=TERMS), dataset, knowledge)
+    alone = RecipeObjective(Recipe(), dataset)
+    distilled = RecipeObjective(Recipe(teachers=["a", "b", "c"], terms=TERMS), dataset, knowledge)
 
     rows = dataset.split("train").iloc[:BATCH]
     batch = (torch.from_numpy(dataset.images(rows)).float() / 255).repeat(1, 3, 1, 1)

@@ -7,6 +7,7 @@ from medistill.config import StudentModel, load_params
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
+from medistill.files import read_json
 from pipeline.stage import run_stage
 
 
@@ -25,23 +26,34 @@ def main(argv: list[str] | None) -> int:
     recipe = params.recipes[model.recipe]
     dataset = Dataset.open()
 
+    from medistill.distillation.answers import LiveTeacher
     from medistill.distillation.knowledge import Knowledge
-    from medistill.distillation.objective import build_objective
+    from medistill.distillation.objective import RecipeObjective
+    from medistill.models.zoo import load_model, map_shape
     from medistill.training.run import train
 
-    folders = [Path("data/knowledge") / name for name in recipe.teachers]
-    teachers = [Knowledge.open(folder, dataset, params.augmentation, **params.teach.model_dump()) for folder in folders]
+    live = recipe.views == "live"
+    folders = [Path("models/teachers" if live else "data/knowledge") / name for name in recipe.teachers]
+    if live:
+        teachers = [LiveTeacher(load_model(folder), dataset.labels) for folder in folders]
+        knowledge = [read_json(folder / "config.json")["fingerprint"] for folder in folders]
+    else:
+        asked = params.teach.model_dump()
+        teachers = [Knowledge.open(folder, dataset, params.augmentation, **asked) for folder in folders]
+        knowledge = [teacher.checksum for teacher in teachers]
     train(
         Path("models/students") / model.name,
         params.students[model.student],
         dataset,
-        build_objective(recipe, dataset, teachers),
+        lambda student: RecipeObjective(recipe, dataset, teachers, width=map_shape(student, dataset.image_size)[0]),
         params,
         facts={"role": "student", "name": model.name, **vars(arguments), **recipe.model_dump(mode="json")},
         seed=model.seed,
         view_seed=params.teach.view_seed,
         views=params.teach.views if recipe.views == "cached" else None,
-        knowledge=[teacher.checksum for teacher in teachers],
+        unlabelled=recipe.unlabelled,
+        whole_frames=live,
+        knowledge=knowledge,
         inherited=[provenance.read_ids(folder / provenance.FILE) for folder in folders],
     )
     return 0

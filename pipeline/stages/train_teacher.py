@@ -20,14 +20,14 @@ def main(argv: list[str] | None) -> int:
     teacher = params.teachers[name]
     dataset = Dataset.open()
 
-    from medistill.distillation.objective import build_objective
+    from medistill.distillation.objective import RecipeObjective
     from medistill.training.run import train
 
     train(
         Path("models/teachers") / name,
         teacher,
         dataset,
-        build_objective(Recipe(), dataset),
+        lambda model: RecipeObjective(Recipe(), dataset),
         params,
         facts={"role": "teacher", "name": name, "teachers": [], "seed": teacher.seed},
         seed=teacher.seed,

@@ -125,12 +125,23 @@ class Network(Settings):
     """ImageNet weights: from a registry package where one is installed, else timm downloads them."""
     weights: Path | None = None
     """A safetensors file with the user's own weights."""
+    input_size: int | None = Field(default=None, ge=16)
+    """Height and width that the network sees: frames are resized to it, in its ONNX file too. None: data.image_size."""
+    channels: Literal[1, 3] = 3
+    """What the network takes; grey frames become colour, colour frames grey."""
+    mean: list[float] | None = None
+    """Subtracted from intensities in 0..1, channel by channel. None: what timm has for the network."""
+    std: list[Annotated[float, Field(gt=0)]] | None = None
+    """What they are then divided by."""
     training: TrainingOverrides = TrainingOverrides()
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Network":
         if self.pretrained and self.weights:
             raise ValueError("set either pretrained: true or weights: FILE, not both")
+        for name in ("mean", "std"):
+            if getattr(self, name) and len(getattr(self, name)) != self.channels:
+                raise ValueError(f"{name} must have a number for each of {self.channels} channels")
         return self
 
 
@@ -150,8 +161,11 @@ class Recipe(Settings):
     """How much each counts: alike; the surer the more; the nearer to the label the more. For each image and label."""
     terms: list[AnyTerm] = []
     """Losses whose weighted sum is minimised; none: the usual loss of the data set's task."""
-    views: Literal["cached", "fresh"] = "cached"
-    """`cached`: the views the teachers answered, in turn; `fresh`: a new view each epoch (no teachers)."""
+    views: Literal["cached", "fresh", "live"] = "cached"
+    """`cached`: the views the teachers answered, in turn; `fresh`: a new view each epoch (no teachers); `live`: a new
+    view each epoch, about which the teachers are asked then and there."""
+    unlabelled: bool = False
+    """Also learn from training images without any label, about which the teachers' answers alone say something."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
@@ -160,7 +174,10 @@ class Recipe(Settings):
         if self.combine != "mean" and len(self.teachers) < 2:
             raise ValueError(f"combine: {self.combine} needs several teachers")
         if self.teachers and self.views == "fresh":
-            raise ValueError("views: fresh needs a recipe without teachers, whose answers are cached")
+            raise ValueError("views: fresh is for recipes without teachers; views: live is the same with them")
+        for key, asked in (("views: live", self.views == "live"), ("unlabelled: true", self.unlabelled)):
+            if asked and not self.teachers:
+                raise ValueError(f"{key} needs teachers")
         return self
 
 
@@ -180,10 +197,12 @@ class Teach(Settings):
     """Augmented views of each training image."""
     view_seed: int = Field(ge=0)
     """Seed of the views, the same for teachers and students, whatever the student's own seed."""
+    attention: bool = False
+    """Also where features are strong, for attention_transfer."""
     cams: bool = False
     """Also class activation maps of each label, for cam_kd and explanation_kd."""
     features: bool = False
-    """Also pooled features, for rkd."""
+    """Also pooled features, for rkd, cosine_similarity and feature_mse."""
 
 
 class Evaluate(Settings):
@@ -262,7 +281,8 @@ class Params(Settings):
                     raise ValueError(f"recipes.{recipe}.teachers names {teacher!r}, which run.teachers does not train")
         for recipe in self.run.recipes:
             for term in self.recipes[recipe].terms:
-                if term.needs != "logits" and not getattr(self.teach, term.needs):
+                cached = self.recipes[recipe].views == "cached"
+                if cached and term.needs != "logits" and not getattr(self.teach, term.needs):
                     raise ValueError(f"recipes.{recipe}: {term.loss} needs teach.{term.needs}: true")
         if not any(not self.recipes[name].teachers for name in self.run.recipes):
             raise ValueError("run.recipes has no baseline (a recipe without teachers); no result is shown without one")

@@ -371,20 +371,21 @@ def dist(
 def attention_transfer(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Squared difference of attention: where, not what. The mean over images and places.
 
-    Attention is the mean of the squared channels, of length 1 over an image's places.
+    Attention is the mean of the squared channels, of length 1 over an image's places; so a map of one channel, the root
+    of that mean, does for a teacher's.
 
     Source: Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017 (arXiv 1612.03928), equation 2 with
     p = 2.
 
     Args:
         student: feature maps (N, K, h, w).
-        teacher: feature maps (N, K', h', w'); the larger of the two is pooled to the smaller.
+        teacher: feature maps (N, K', h', w'); of two sizes the larger attention is pooled to the smaller.
         mask: boolean (N,), images to keep.
     """
     student, teacher = _answers(student, teacher, None if mask is None else mask[:, None, None, None])
     size = [min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True)]
     attention = [
-        F.normalize(F.adaptive_avg_pool2d(maps, size).pow(2).mean(1).flatten(1), dim=1) for maps in (student, teacher)
+        F.normalize(F.adaptive_avg_pool2d(maps.pow(2).mean(1), size).flatten(1), dim=1) for maps in (student, teacher)
     ]
     return masked_mean((attention[0] - attention[1]).pow(2).mean(1), mask)
 

@@ -5,21 +5,26 @@ A distillation epoch then costs what training without a teacher costs, however m
 
 import hashlib
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from medistill.config import Augmentation
 from medistill.data.dataset import Dataset
-from medistill.distillation.maps import class_maps
+from medistill.distillation.answers import ask, label_columns
 from medistill.errors import UserError
 from medistill.files import read_json, write_json
 from medistill.models.zoo import Classifier
-from medistill.training.views import render_views, view_parameters
+from medistill.training.loop import Batch
+from medistill.training.views import render_views, resize_frames, view_parameters
+
+EXTRAS = ("attention", "cams", "features")
+"""What teachers answer besides logits where `teach` asks for it."""
 
 
 def write_knowledge(
@@ -30,6 +35,7 @@ def write_knowledge(
     *,
     views: int,
     view_seed: int,
+    attention: bool = False,
     cams: bool = False,
     features: bool = False,
     batch_size: int = 64,
@@ -37,9 +43,10 @@ def write_knowledge(
     """Let `teacher` answer all training images in views 0 … `views` − 1.
 
     Writes into an existing folder: `image_ids.npy` (N), `knowledge.json`, and float16 `logits.npy` (V, N, L); where
-    they are asked for, `cams.npy` (V, N, L, h, w), signed class activation maps whose largest entry is 1, as only their
-    direction counts, and `features.npy` (V, N, K), the feature map's mean.
+    they are asked for, `attention.npy` (V, N, h, w), `cams.npy` (V, N, L, h, w) and `features.npy` (V, N, K), as `ask`
+    gives them.
     """
+    needs = set(_needs(attention=attention, cams=cams, features=features))
     device = next(teacher.parameters()).device
     teacher.to(memory_format=torch.channels_last).eval()
     rows = dataset.split("train")
@@ -48,11 +55,11 @@ def write_knowledge(
     with tqdm(total=views * len(rows), unit="img", desc=f"teach {teacher.config['name']}", disable=None) as bar:
         for start in range(0, len(rows), batch_size):
             chosen = slice(start, start + batch_size)
-            pixels = torch.from_numpy(dataset.images(rows.iloc[chosen])).to(device)
+            pixels = resize_frames(dataset.images(rows.iloc[chosen]), teacher.input_size).to(device)
             for view in range(views):
                 parameters = torch.from_numpy(view_parameters(image_ids[chosen], view, view_seed, augmentation))
                 images = render_views(pixels, parameters.to(device)).contiguous(memory_format=torch.channels_last)
-                for name, values in _answer(teacher, images, cams=cams, features=features).items():
+                for name, values in ask(teacher, images, needs).items():
                     if name not in arrays:
                         shape = (views, len(rows), *values.shape[1:])
                         arrays[name] = np.lib.format.open_memmap(
@@ -70,8 +77,10 @@ def write_knowledge(
             "labels": teacher.config["labels"],
             "views": views,
             "view_seed": view_seed,
+            "attention": attention,
             "cams": cams,
             "features": features,
+            "feature_width": teacher.backbone.num_features,
             "augmentation": augmentation.model_dump(),
             "dataset_fingerprint": dataset.fingerprint,
             "teacher_fingerprint": teacher.config["fingerprint"],
@@ -80,38 +89,14 @@ def write_knowledge(
     )
 
 
-def _answer(teacher: Classifier, images: Tensor, *, cams: bool, features: bool) -> dict[str, Tensor]:
-    """`logits` (N, L), and `cams` (N, L, h, w) and `features` (N, K) where they are asked for."""
-    seen: list[Tensor] = []
-
-    def start_graph(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        seen.append(output.detach().requires_grad_(cams))
-        return seen[0]
-
-    handle = teacher.cam_layer().register_forward_hook(start_graph)
-    trained = [parameter for parameter in teacher.parameters() if parameter.requires_grad]
-    for parameter in trained:  # nothing but the way from the feature map to the logits is differentiated
-        parameter.requires_grad_(False)
-    try:
-        with torch.set_grad_enabled(cams):
-            logits = teacher(images)
-            answers = {"logits": logits.detach()}
-            if cams:
-                maps = class_maps(logits, seen[0], range(logits.shape[1]), create_graph=False).detach()
-                answers["cams"] = maps / maps.abs().amax((2, 3), keepdim=True).clamp(min=1e-30)
-            if features:
-                answers["features"] = seen[0].detach().mean((2, 3))
-    finally:
-        handle.remove()
-        for parameter in trained:
-            parameter.requires_grad_(True)
-    return answers
+def _needs(**asked: bool) -> list[str]:
+    return [name for name, wanted in asked.items() if wanted]
 
 
 def _checksum(folder: Path) -> str:
     digest = hashlib.sha256()
-    for name in ("image_ids.npy", "logits.npy", "cams.npy", "features.npy"):
-        if not (folder / name).exists() and name not in ("image_ids.npy", "logits.npy"):
+    for name in ("image_ids.npy", "logits.npy", *(f"{name}.npy" for name in EXTRAS)):
+        if name.removesuffix(".npy") in EXTRAS and not (folder / name).exists():
             continue
         with open(folder / name, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -126,18 +111,18 @@ class Knowledge:
         teacher: its name.
         views: how many views of each image were answered.
         view_seed: the seed of the views.
-        checksum: of ids and logits.
+        checksum: of all answers.
+        feature_width: K of its features.
     """
 
     teacher: str
     views: int
     view_seed: int
     checksum: str
+    feature_width: int
     _rows: dict[str, int]
-    _logits: np.ndarray
     _columns: list[int | None]
-    _cams: np.ndarray | None = None
-    _features: np.ndarray | None = None
+    _arrays: dict[str, np.ndarray]
 
     @classmethod
     def open(
@@ -148,6 +133,7 @@ class Knowledge:
         *,
         views: int,
         view_seed: int,
+        attention: bool = False,
         cams: bool = False,
         features: bool = False,
     ) -> "Knowledge":
@@ -159,12 +145,12 @@ class Knowledge:
             UserError: a file is missing or damaged, the answers are to other images or views, or the teacher knows none
                 of the data set's labels.
         """
+        asked = {"attention": attention, "cams": cams, "features": features}
         meta = read_json(folder / "knowledge.json")
         try:
             image_ids = np.load(folder / "image_ids.npy")
-            logits = np.load(folder / "logits.npy", mmap_mode="r")
-            maps = np.load(folder / "cams.npy", mmap_mode="r") if cams and meta["cams"] else None
-            pooled = np.load(folder / "features.npy", mmap_mode="r") if features and meta["features"] else None
+            given = ["logits", *(name for name in _needs(**asked) if meta[name])]
+            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in given}
             damaged = _checksum(folder) != meta["checksum"]
         except (OSError, ValueError, KeyError):
             damaged = True
@@ -174,20 +160,20 @@ class Knowledge:
             ("augmentation", augmentation.model_dump()),
             ("views", views),
             ("view_seed", view_seed),
-            ("cams", cams),
-            ("features", features),
+            *asked.items(),
             ("dataset_fingerprint", dataset.fingerprint),
         ):
             if meta[key] != value:
                 raise UserError(f"{folder}: the teacher answered for another {key}; run the teach stage again")
-        columns = [meta["labels"].index(label) if label in meta["labels"] else None for label in dataset.labels]
-        if columns.count(None) == len(columns):
-            wanted, known = ", ".join(dataset.labels), ", ".join(meta["labels"])
-            raise UserError(f"{folder}: the teacher knows none of the labels {wanted}, but {known}")
+        columns = label_columns(meta["labels"], dataset.labels, str(folder))
         rows = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
-        return cls(
-            meta["teacher"], meta["views"], meta["view_seed"], meta["checksum"], rows, logits, columns, maps, pooled
-        )
+        facts = (meta[key] for key in ("teacher", "views", "view_seed", "checksum", "feature_width"))
+        return cls(*facts, rows, columns, arrays)
+
+    def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:
+        """What the teacher answered about a batch's images in its view, on the device of its targets; see `Teacher`."""
+        answers = {name: getattr(self, name)(batch.image_ids, batch.view) for name in {"logits", *needs}}
+        return {name: torch.from_numpy(values).to(batch.targets.device) for name, values in answers.items()}
 
     def logits(self, image_ids: Sequence[str], view: int) -> np.ndarray:
         """The teacher's logits for images in a view: float32 (N, L), NaN for labels that it does not know.
@@ -197,21 +183,25 @@ class Knowledge:
         Raises:
             KeyError: the teacher was not asked about an image.
         """
-        return self._by_label(self._logits, image_ids, view)
+        return self._by_label("logits", image_ids, view)
+
+    def attention(self, image_ids: Sequence[str], view: int) -> np.ndarray:
+        """How strongly the teacher's feature map answers, place by place: float32 (N, h, w)."""
+        return self._arrays["attention"][view][self._places(image_ids)].astype(np.float32)
 
     def cams(self, image_ids: Sequence[str], view: int) -> np.ndarray:
         """The teacher's signed class activation maps: float32 (N, L, h, w), NaN for labels that it does not know."""
-        return self._by_label(self._cams, image_ids, view)
+        return self._by_label("cams", image_ids, view)
 
     def features(self, image_ids: Sequence[str], view: int) -> np.ndarray:
         """The teacher's pooled features: float32 (N, K)."""
-        return self._features[view][self._places(image_ids)].astype(np.float32)
+        return self._arrays["features"][view][self._places(image_ids)].astype(np.float32)
 
     def _places(self, image_ids: Sequence[str]) -> np.ndarray:
         return np.array([self._rows[image_id] for image_id in image_ids])
 
-    def _by_label(self, array: np.ndarray, image_ids: Sequence[str], view: int) -> np.ndarray:
-        answers = array[view][self._places(image_ids)].astype(np.float32)
+    def _by_label(self, name: str, image_ids: Sequence[str], view: int) -> np.ndarray:
+        answers = self._arrays[name][view][self._places(image_ids)].astype(np.float32)
         out = np.full((len(answers), len(self._columns), *answers.shape[2:]), np.nan, np.float32)
         for label, column in enumerate(self._columns):
             if column is not None:

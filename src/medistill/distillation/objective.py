@@ -2,61 +2,90 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medistill.config import Recipe
 from medistill.data.dataset import Dataset
 from medistill.distillation import functional
-from medistill.distillation.knowledge import Knowledge
+from medistill.distillation.answers import Teacher
 from medistill.distillation.maps import class_maps
 from medistill.distillation.teachers import combine_answers
 from medistill.distillation.terms import HARD_LOSS, HardTerm, Term
 from medistill.errors import UserError
-from medistill.training.loop import Batch, Objective
+from medistill.training.loop import Batch
 
-Loss = Callable[..., Tensor]
+Answers = list[dict[str, Tensor]]
+"""Of each teacher for a batch, see `Teacher.answer`."""
 
 
-def build_objective(recipe: Recipe, dataset: Dataset, teachers: Sequence[Knowledge] = ()) -> Objective:
-    """The loss of a recipe: the sum of its terms, each times its weight.
+class RecipeObjective(nn.Module):
+    """The loss of a recipe: the sum of its terms, each times its weight."""
 
-    Args:
-        recipe: its terms; without any, the usual loss of the data set's task.
-        dataset: its task, and the training labels that balanced terms count.
-        teachers: the answers of the recipe's teachers.
+    def __init__(
+        self, recipe: Recipe, dataset: Dataset, teachers: Sequence[Teacher] = (), *, width: int | None = None
+    ) -> None:
+        """Prepare the loss of `recipe`.
 
-    Returns:
-        A function of logits (N, L) and their batch: `loss`, and the value of each term by name, before its weight.
+        Args:
+            recipe: its terms; without any, the usual loss of the data set's task.
+            dataset: its task, and the training labels that balanced terms count.
+            teachers: those of the recipe, in its order.
+            width: K of the student's features, where a term projects them.
 
-    Raises:
-        UserError: a term does not fit the data set's task, or no teacher knows any of its labels.
-    """
-    terms = recipe.terms or [HARD_LOSS[dataset.task]]
-    exclusive = dataset.task == "multiclass"
-    prepared = [
-        (name, term, _prepare(term, dataset, teachers)) for name, term in zip(_names(terms), terms, strict=True)
-    ]
+        Raises:
+            UserError: a term does not fit the data set's task.
+        """
+        super().__init__()
+        terms = recipe.terms or [HARD_LOSS[dataset.task]]
+        for term in terms:
+            _require_task(term, dataset.task)
+        self._terms = dict(zip(_names(terms), terms, strict=True))
+        self._options = {name: _options(term, dataset) for name, term in self._terms.items()}
+        self._teachers = list(teachers)
+        self._needs = {term.needs for term in terms} - {"logits"}
+        self._combine, self._exclusive = recipe.combine, dataset.task == "multiclass"
+        self.projections = nn.ModuleDict(
+            {
+                name: nn.ModuleList(nn.Linear(width, teacher.feature_width) for teacher in teachers)
+                for name, term in self._terms.items()
+                if term.projected
+            }
+        )
 
-    def objective(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        answer, known = logits, None
-        if teachers:
-            answers = np.stack([teacher.logits(batch.image_ids, batch.view) for teacher in teachers])
-            answers = torch.from_numpy(answers).to(logits.device)
-            answer, known = combine_answers(answers, batch.targets, how=recipe.combine, exclusive=exclusive)
-        values = {}
-        for name, term, loss in prepared:
-            values[name] = (
-                loss(logits, batch.targets)
-                if isinstance(term, HardTerm)
-                else loss(logits, answer, batch=batch, known=known)
-            )
-        return {"loss": sum(term.weight * values[name] for name, term, _ in prepared)} | values
+    def forward(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """`loss`, and the value of each term by name, before its weight, for logits (N, L)."""
+        answers = [teacher.answer(batch, self._needs) for teacher in self._teachers]
+        combined, known = logits, None
+        if answers:
+            stacked = torch.stack([answer["logits"] for answer in answers])
+            combined, known = combine_answers(stacked, batch.targets, how=self._combine, exclusive=self._exclusive)
+        values = {
+            name: self._value(name, term, logits, batch, answers, combined, known) for name, term in self._terms.items()
+        }
+        return {"loss": sum(term.weight * values[name] for name, term in self._terms.items())} | values
 
-    return objective
+    def _value(
+        self, name: str, term: Term, logits: Tensor, batch: Batch, answers: Answers, combined: Tensor, known: Tensor
+    ) -> Tensor:
+        function, options = getattr(functional, term.loss), _on(self._options[name], logits)
+        if isinstance(term, HardTerm):
+            return function(logits, batch.targets, **options)
+        if term.needs == "attention":
+            return _mean(function(batch.features, answer["attention"][:, None]) for answer in answers)
+        if term.needs == "features":
+            pooled = batch.features.float().mean((2, 3))
+            own = [project(pooled) for project in self.projections[name]] if term.projected else [pooled] * len(answers)
+            return _mean(function(*pair, **options) for pair in zip(own, (a["features"] for a in answers), strict=True))
+        if term.needs == "cams":
+            explained = _explained(batch.targets, combined, known, likeliest=term.loss == "explanation_kd")
+            return _of_maps(function, answers, logits, batch, explained)
+        if "target" in inspect.signature(function).parameters:
+            return function(logits, combined, target=batch.targets, mask=known.all(1), **options)
+        return function(logits, combined, mask=known, **options)
 
 
 def _names(terms: Sequence[Term]) -> list[str]:
@@ -69,38 +98,17 @@ def _names(terms: Sequence[Term]) -> list[str]:
     return names
 
 
-def _prepare(term: Term, dataset: Dataset, teachers: Sequence[Knowledge]) -> Loss:
-    """The term's function with its options."""
-    function, options = getattr(functional, term.loss), term.options()
-    _require_task(term, dataset.task)
-    if isinstance(term, HardTerm):
-        if getattr(term, "balanced", False):
-            options |= _balance(term, dataset)
-        return lambda logits, targets: function(logits, targets, **_on(options, logits))
-    if term.needs == "features":
-        return lambda logits, answer, *, batch, known: _of_features(function, options, teachers, batch)
-    if term.needs == "cams":
-        likeliest = term.loss == "explanation_kd"
-        return lambda logits, answer, *, batch, known: _of_maps(
-            function, teachers, logits, batch, _explained(batch.targets, answer, known, likeliest)
-        )
-    if "target" in inspect.signature(function).parameters:
-        return lambda logits, answer, *, batch, known: function(
-            logits, answer, target=batch.targets, mask=known.all(1), **options
-        )
-    return lambda logits, answer, *, batch, known: function(logits, answer, mask=known, **options)
+def _options(term: Term, dataset: Dataset) -> dict:
+    """Keyword arguments of the term's function, weights from the training labels among them."""
+    return term.options() | (_balance(term, dataset) if getattr(term, "balanced", False) else {})
 
 
-def _of_features(function: Loss, options: dict, teachers: Sequence[Knowledge], batch: Batch) -> Tensor:
-    """The mean over teachers of a loss of pooled features."""
-    pooled = batch.features.mean((2, 3))
-    answers = [
-        torch.from_numpy(teacher.features(batch.image_ids, batch.view)).to(pooled.device) for teacher in teachers
-    ]
-    return sum(function(pooled, answer, **options) for answer in answers) / len(teachers)
+def _mean(values: Iterable[Tensor]) -> Tensor:
+    """Over teachers."""
+    return torch.stack(list(values)).mean()
 
 
-def _explained(targets: Tensor, answer: Tensor, known: Tensor, likeliest: bool) -> Tensor:
+def _explained(targets: Tensor, answer: Tensor, known: Tensor, *, likeliest: bool) -> Tensor:
     """Whose maps are compared, boolean (N, L): the labels of an image, and the one that the teachers find likeliest."""
     explained = (targets == 1) & known
     if likeliest:
@@ -109,17 +117,16 @@ def _explained(targets: Tensor, answer: Tensor, known: Tensor, likeliest: bool) 
     return explained
 
 
-def _of_maps(function: Loss, teachers: Sequence[Knowledge], logits: Tensor, batch: Batch, explained: Tensor) -> Tensor:
+def _of_maps(
+    function: Callable[..., Tensor], answers: Answers, logits: Tensor, batch: Batch, explained: Tensor
+) -> Tensor:
     """The mean over teachers of a loss of class activation maps."""
     labels = torch.nonzero(explained.any(0))[:, 0].tolist()
     if not labels:
         return 0 * logits.sum()
     maps = class_maps(logits, batch.features, labels, create_graph=True)
-    total = torch.zeros((), device=logits.device)
-    for teacher in teachers:
-        answer = torch.from_numpy(teacher.cams(batch.image_ids, batch.view)[:, labels]).to(logits.device)
-        total = total + function(maps, answer, mask=explained[:, labels] & ~torch.isnan(answer[:, :, 0, 0]))
-    return total / len(teachers)
+    theirs = [answer["cams"][:, labels] for answer in answers]
+    return _mean(function(maps, map, mask=explained[:, labels] & ~torch.isnan(map[:, :, 0, 0])) for map in theirs)
 
 
 def _require_task(term: Term, task: str) -> None:

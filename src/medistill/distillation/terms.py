@@ -14,8 +14,10 @@ from medistill.settings import Settings
 class Term(Settings):
     """What all terms have."""
 
-    needs: ClassVar[Literal["logits", "cams", "features"]] = "logits"
+    needs: ClassVar[Literal["logits", "attention", "cams", "features"]] = "logits"
     """What the teachers must have been asked for, beside logits a key of `teach`."""
+    projected: ClassVar[bool] = False
+    """The student's features pass a linear layer that is learnt with it, one a teacher, into the teacher's width."""
     weight: float = Field(default=1.0, gt=0)
     """The loss of a recipe is the sum of its terms, each times its weight."""
 
@@ -125,6 +127,13 @@ class Dist(DistillationTerm):
     allow_offset_blind: bool = False
 
 
+class AttentionTransfer(DistillationTerm):
+    """Where the teacher's features are strong, whatever they stand for."""
+
+    loss: Literal["attention_transfer"]
+    needs = "attention"
+
+
 class CamKd(DistillationTerm):
     """Where the teacher looks, for the labels that an image has."""
 
@@ -148,6 +157,22 @@ class Rkd(DistillationTerm):
     needs = "features"
 
 
+class CosineSimilarity(DistillationTerm):
+    """The direction of the features."""
+
+    loss: Literal["cosine_similarity"]
+    needs = "features"
+    projected = True
+
+
+class FeatureMse(DistillationTerm):
+    """The features themselves."""
+
+    loss: Literal["feature_mse"]
+    needs = "features"
+    projected = True
+
+
 AnyTerm = Annotated[
     BinaryCrossEntropy
     | FocalBce
@@ -160,9 +185,12 @@ AnyTerm = Annotated[
     | Dkd
     | LogitStandardizedKd
     | Dist
+    | AttentionTransfer
     | CamKd
     | ExplanationKd
-    | Rkd,
+    | Rkd
+    | CosineSimilarity
+    | FeatureMse,
     Field(discriminator="loss"),
 ]
 """One term; `loss` says which."""

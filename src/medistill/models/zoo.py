@@ -3,6 +3,7 @@
 import difflib
 import importlib.metadata
 import importlib.util
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.models import PretrainedCfg, get_pretrained_cfg
@@ -27,27 +29,42 @@ _WEIGHT_PACKAGES = {
     for i in range(3)
 }
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in grey (ITU-R BT.601), as where `ingest` makes frames grey."""
+
 
 class Classifier(nn.Module):
-    """A timm network with its own normalisation: images in 0..1 in, logits out.
+    """A timm network with its own size, channels and normalisation: images in 0..1 in, logits out.
 
-    The feature map passes an identity, `feature_map`, with channels first whatever the backbone's own order is, so that
-    explanations have one place to look at in every network.
+    So networks of all kinds are asked about the very same frames. The feature map passes an identity, `feature_map`,
+    with channels first whatever the backbone's own order is: explanations have one place to look at in every network.
     """
 
     def __init__(self, backbone: nn.Module, config: dict[str, Any]) -> None:
-        """Wrap `backbone`; `config` is the content of config.json and needs at least `mean` and `std`."""
+        """Wrap `backbone`; `config` is the content of config.json and needs at least `mean` and `std`.
+
+        `input_size` in it, unless it is None, is the height and width that the backbone sees.
+        """
         super().__init__()
         self.backbone = backbone
         self.config = config
         self.feature_map = nn.Identity()
         # Swin and its kin; networks that do not say have channels first.
         self._channels_come_last = getattr(backbone, "output_fmt", None) == "NHWC"
-        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config["std"]).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("luma", torch.tensor(LUMA).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def input_size(self) -> int | None:
+        """Height and width that the backbone sees; None: those of the images it is given."""
+        return self.config.get("input_size")
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, L) of float images (N, C, H, W) in 0..1; one channel is read as grey."""
+        images = resize(images, self.input_size)
+        if self.mean.shape[1] == 1 and images.shape[1] == 3:
+            images = (images * self.luma).sum(1, keepdim=True)
         # Broadcasting one channel against the three of mean and std makes the grey image a colour image.
         features = self.backbone.forward_features((images - self.mean) / self.std)
         if self._channels_come_last:
@@ -61,16 +78,23 @@ class Classifier(nn.Module):
         return self.feature_map
 
 
+def resize(images: Tensor, size: int | None) -> Tensor:
+    """Float images (N, C, H, W) at `size` x `size`, bilinear, without aliasing where they shrink; None: as they are."""
+    if size is None or images.shape[-1] == size:
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+
+
 def create_classifier(network: Network, *, labels: list[str], image_size: int | None = None) -> Classifier:
     """Build a network with one logit a label and the initialisation that `network` asks for.
 
-    The result's `config` has `arch`, `args`, `initialisation`, `mean`, `std` and `labels`.
+    The result's `config` has `arch`, `args`, `initialisation`, `input_size`, `mean`, `std` and `labels`.
 
     Args:
         network: what to build.
         labels: in the order of the logits.
-        image_size: height and width in pixels, for networks that are built for one size (position embeddings, windows);
-            None: the size that timm has them for.
+        image_size: height and width of the frames in pixels, for networks that are built for one size (position
+            embeddings, windows) and have no `input_size`; None: the size that timm has them for.
 
     Raises:
         UserError: timm does not know the architecture, its arguments or how to build it for this size, or weights are
@@ -81,11 +105,12 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
         near = difflib.get_close_matches(arch, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()"
         raise UserError(f"params.yaml: arch {arch!r} is not known to timm{hint}")
-    for key in ("in_chans", "num_classes"):
+    for key, instead in (("in_chans", "set channels: 1 beside arch"), ("num_classes", "it follows from the labels")):
         if key in network.args:
-            raise UserError(f"params.yaml: args of {arch}: {key} is not yours to set; it follows from the data")
+            raise UserError(f"params.yaml: args of {arch}: {key} is not to be set; {instead}")
     package = _WEIGHT_PACKAGES.get(arch) if network.pretrained else None
-    args = network.args
+    args = network.args if network.channels == 3 else {"in_chans": network.channels} | network.args
+    image_size = network.input_size or image_size
     try:
         known = _pretrained_cfg(arch)
         if network.pretrained and package is None and not known.has_weights:
@@ -101,6 +126,8 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
     except OSError as error:
         raise UserError(f"weights of {arch} could not be downloaded: {str(error).splitlines()[0]}") from None
     initialisation = "random"
+    if package and network.channels != 3:
+        raise UserError(f"params.yaml: the weights of {arch} in {package[1]} are for 3 channels; leave channels out")
     if package:
         initialisation = _load_package(backbone, arch, *package)
     elif network.pretrained:
@@ -113,9 +140,10 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
         "arch": arch,
         "args": args,
         "initialisation": initialisation,
+        "input_size": network.input_size,
         "labels": labels,
-        "mean": list(backbone.pretrained_cfg["mean"]),
-        "std": list(backbone.pretrained_cfg["std"]),
+        "mean": network.mean or _of_channels(backbone.pretrained_cfg["mean"], network.channels),
+        "std": network.std or _of_channels(backbone.pretrained_cfg["std"], network.channels),
     }
     return Classifier(backbone, config)
 
@@ -150,6 +178,11 @@ def imagenet_weights(arch: str) -> str:
         return f"package {_WEIGHT_PACKAGES[arch][1]}"
     known = _pretrained_cfg(arch)
     return f"timm downloads {known.architecture}.{known.tag}" if known.has_weights else "none"
+
+
+def _of_channels(values: Sequence[float], channels: int) -> list[float]:
+    """timm's mean or deviation of three channels for as many; for one, the mean of the three."""
+    return list(values) if len(values) == channels else [sum(values) / len(values)] * channels
 
 
 def _pretrained_cfg(arch: str) -> PretrainedCfg:
@@ -265,7 +298,12 @@ def count_macs(model: nn.Module, size: int) -> int:
 
 
 def map_size(model: Classifier, size: int) -> list[int]:
-    """Height and width of the last feature map for images of `size` pixels.
+    """Height and width of the last feature map for images of `size` pixels; see `map_shape`."""
+    return map_shape(model, size)[1:]
+
+
+def map_shape(model: Classifier, size: int) -> list[int]:
+    """Channels, height and width of the last feature map for images of `size` pixels.
 
     Raises:
         UserError: the network does not take this size, or its features are not a map (N, K, h, w).
@@ -288,4 +326,4 @@ def map_size(model: Classifier, size: int) -> list[int]:
     if len(shape) != 4 or shape[2] != shape[3]:
         found = f"have the shape {shape}" if shape else "are several tensors"
         raise UserError(f"{arch}: its features {found}, not a map (N, K, h, w) to explain with; take another arch")
-    return shape[2:]
+    return shape[1:]

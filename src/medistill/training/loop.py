@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from scipy.special import log_softmax
 from timm.optim import param_groups_weight_decay
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from medistill.config import Augmentation, Training
@@ -23,7 +23,7 @@ from medistill.evaluation.bootstrap import ineligible
 from medistill.evaluation.metrics import auroc
 from medistill.models.zoo import Classifier
 from medistill.training.checkpoint import Checkpoint
-from medistill.training.views import render_plain, render_views, view_parameters
+from medistill.training.views import render_plain, render_views, resize_frames, view_parameters
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,22 @@ class Batch:
         image_ids: N ids.
         view: number of the view that the network saw.
         targets: float32 (N, L); 1, 0, NaN where unknown.
+        images: the view itself, float32 (N, C, H, W); the whole frame's where teachers are asked live.
         features: the network's last feature map (N, K, h, w), with its graph.
     """
 
     image_ids: list[str]
     view: int
     targets: Tensor
+    images: Tensor | None = None
     features: Tensor | None = None
 
 
 Objective = Callable[[Tensor, Batch], dict[str, Tensor]]
-"""Logits (N, L) and their batch to named scalars; `loss` is the one that is minimised."""
+"""Logits (N, L) and their batch to named scalars; `loss` is the one that is minimised.
+
+One that is a module with parameters, such as projections of features, is trained along.
+"""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,8 @@ def fit(
     seed: int,
     view_seed: int,
     views: int | None,
+    unlabelled: bool = False,
+    whole_frames: bool = False,
     checkpoint: Checkpoint,
     on_step: Callable[[dict[str, Any]], None] = lambda report: None,
 ) -> Fit:
@@ -104,6 +111,9 @@ def fit(
         seed: order of images and dropout.
         view_seed: seed of the augmented views; the teachers' where their answers are used.
         views: epoch e shows view e mod `views`; None: a view of its own.
+        unlabelled: train on images without any label, too: with teachers, who answer for all.
+        whole_frames: draw views from whole frames although the network sees smaller ones: for teachers that are asked
+            live and see larger ones.
         checkpoint: where the state after each epoch is kept.
         on_step: called after each step with `epoch`, `step`, `steps`, `images`, `loss`, `learning_rate`.
 
@@ -113,8 +123,8 @@ def fit(
     """
     accelerator = _accelerator(training)
     device, processes = accelerator.device, accelerator.num_processes
-    rows, val = dataset.split("train"), dataset.split("val")
-    pixels = torch.from_numpy(dataset.images(rows))
+    rows, val = training_rows(dataset, unlabelled), dataset.split("val")
+    pixels = resize_frames(dataset.images(rows), None if whole_frames else model.input_size)
     targets = torch.from_numpy(dataset.targets(rows))
     image_ids = rows["image_id"].to_numpy()
     val_targets = dataset.targets(val)
@@ -127,6 +137,9 @@ def fit(
     model.to(device, memory_format=torch.channels_last)
     groups = param_groups_weight_decay(model, training.weight_decay)
     # fused is a tenth faster on CPU, too
+    along = objective.to(device) if isinstance(objective, nn.Module) else nn.Module()
+    if list(along.parameters()):
+        groups.append({"params": list(along.parameters()), "weight_decay": training.weight_decay})
     optimizer = accelerator.prepare(torch.optim.AdamW(groups, lr=training.learning_rate, fused=True))
     network = DistributedDataParallel(model) if processes > 1 else model
     batch_size = min(training.batch_size, len(rows))
@@ -139,6 +152,7 @@ def fit(
     seconds = 0.0
     if state := checkpoint.load():
         model.backbone.load_state_dict(state["weights"])
+        along.load_state_dict(state["along"])
         optimizer.load_state_dict(state["optimizer"])
         history, best, seconds, average = state["history"], state["best"], state["seconds"], state["average"]
         average = average and {name: value.to(device) for name, value in average.items()}
@@ -167,10 +181,12 @@ def fit(
             with _memory(training, dataset):
                 with accelerator.autocast(), _watch(model) as seen:
                     logits = network(images.contiguous(memory_format=torch.channels_last))
-                terms = objective(logits.float(), replace(batch, features=seen[0]))
+                terms = objective(logits.float(), replace(batch, images=images, features=seen[0]))
                 _require_finite(terms, logits, batch, epoch + 1, i + 1)
                 accelerator.backward(terms["loss"])
-                accelerator.clip_grad_norm_(model.parameters(), training.clip_norm)
+                for parameter in along.parameters():  # outside of the network, whose gradients are averaged already
+                    parameter.grad = accelerator.reduce(parameter.grad, "mean")
+                accelerator.clip_grad_norm_([*model.parameters(), *along.parameters()], training.clip_norm)
                 optimizer.step()
                 optimizer.zero_grad()
             if average is not None:
@@ -216,6 +232,7 @@ def fit(
             checkpoint.save(
                 {
                     "weights": model.backbone.state_dict(),
+                    "along": along.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "history": history,
                     "best": best,
@@ -227,6 +244,19 @@ def fit(
         accelerator.wait_for_everyone()
     model.backbone.load_state_dict(best["weights"])
     return Fit(pd.DataFrame(history), best["epoch"], best["auroc"], seconds)
+
+
+def training_rows(dataset: Dataset, unlabelled: bool) -> pd.DataFrame:
+    """Rows of the training split: those with a label that is known, or all.
+
+    Raises:
+        UserError: none has a label.
+    """
+    rows = dataset.split("train")
+    labelled = ~np.isnan(dataset.targets(rows)).all(axis=1)
+    if not labelled.any():
+        raise UserError(f"{dataset.folder / 'manifest.parquet'}: no image of the train split has a label")
+    return rows if unlabelled else rows[labelled].reset_index(drop=True)
 
 
 def measured_labels(targets: np.ndarray, group_ids: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """A whole training: build the network, fit it, write its folder; resumable until the folder stands."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from tqdm import tqdm
 from medistill.config import Network, Params
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
-from medistill.models.zoo import create_classifier, map_size, start_at_prevalence
+from medistill.models.zoo import Classifier, create_classifier, map_size, start_at_prevalence
 from medistill.training.checkpoint import Checkpoint, fingerprint
-from medistill.training.loop import Objective, fit, steps_per_epoch
+from medistill.training.loop import Objective, fit, steps_per_epoch, training_rows
 from medistill.training.outputs import write_outputs
 
 
@@ -23,13 +23,15 @@ def train(
     folder: Path,
     network: Network,
     dataset: Dataset,
-    objective: Objective,
+    objective_for: Callable[[Classifier], Objective],
     params: Params,
     *,
     facts: dict[str, Any],
     seed: int,
     view_seed: int,
     views: int | None,
+    unlabelled: bool = False,
+    whole_frames: bool = False,
     knowledge: Sequence[str] = (),
     inherited: Sequence[provenance.TrainIds] = (),
     checkpoints: Path = Path(".checkpoints"),
@@ -38,10 +40,12 @@ def train(
 
     Args:
         folder: the model's folder, replaced as a whole at the end.
+        objective_for: builds the objective for the network that it will train.
         facts: what config.json says beyond architecture and data; needs `name`.
         seed: initialisation, order of images, dropout.
         view_seed: seed of the augmented views.
         views: number of views in turn; None: a new one each epoch.
+        unlabelled, whole_frames: as for `fit`.
         knowledge: checksums of the teachers' answers, part of the training's identity.
         inherited: what the teachers were trained on.
         checkpoints: states of unfinished trainings; what is there for this very training is resumed.
@@ -61,7 +65,7 @@ def train(
             "augmentation": params.augmentation.model_dump(),
             "facts": facts,
             "seed": seed,
-            "views": [view_seed, views],
+            "views": [view_seed, views, unlabelled, whole_frames],
             "dataset": dataset.fingerprint,
             "knowledge": list(knowledge),
         }
@@ -69,7 +73,7 @@ def train(
     torch.manual_seed(seed)  # initialisation
     model = create_classifier(network, labels=dataset.labels, image_size=dataset.image_size)
     map_size(model, dataset.image_size)  # what cannot be explained later is refused now
-    rows = dataset.split("train")
+    rows = training_rows(dataset, unlabelled)
     if network.pretrained:  # a random backbone learns faster from timm's large classifier; a file brings its own
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a label that is nowhere known has no mean
@@ -89,12 +93,14 @@ def train(
         result = fit(
             model,
             dataset,
-            objective,
+            objective_for(model),
             training,
             params.augmentation,
             seed=seed,
             view_seed=view_seed,
             views=views,
+            unlabelled=unlabelled,
+            whole_frames=whole_frames,
             checkpoint=checkpoint,
             on_step=show,
         )

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medistill.config import Augmentation
+from medistill.models.zoo import resize
 
 _PARAMETERS = 7  # rotation, translation x, translation y, scale, brightness, contrast, flip
 
@@ -43,6 +44,17 @@ def view_parameters(image_ids: Sequence[str], view: int, seed: int, augmentation
     out[:, 5] += 1
     out[:, 6] = augmentation.flip & (centred[:, 6] < 0)
     return out
+
+
+def resize_frames(frames: np.ndarray, size: int | None) -> Tensor:
+    """Frames, uint8 (N, C, H, W), at the size that a network sees, before any view is drawn; None: as they are.
+
+    A view of small frames is the same crop as that of large ones, at a fraction of the cost.
+    """
+    pixels = torch.from_numpy(frames)
+    if size is None or pixels.shape[-1] == size:
+        return pixels
+    return torch.cat([resize(part.float(), size).round().clamp(0, 255).byte() for part in pixels.split(64)])
 
 
 def render_views(images: Tensor, parameters: Tensor) -> Tensor:

@@ -321,7 +321,7 @@ def test_a_pretrained_lite2_finds_it_neither_trivial_nor_hopeless(default: Writt
     from medistill.config import Recipe, load_params
     from medistill.data.dataset import Dataset
     from medistill.data.manifest import ingest
-    from medistill.distillation.objective import build_objective
+    from medistill.distillation.objective import RecipeObjective
     from medistill.training.run import train
 
     params = load_params(root / "params.yaml")
@@ -332,7 +332,7 @@ def test_a_pretrained_lite2_finds_it_neither_trivial_nor_hopeless(default: Writt
         tmp_path / "lite2",
         params.teachers["efficientnet_lite2"],
         dataset,
-        build_objective(Recipe(), dataset),
+        RecipeObjective(Recipe(), dataset),
         params,
         facts={"role": "teacher", "name": "lite2", "teachers": [], "seed": 0},
         seed=0,

@@ -308,12 +308,14 @@ def test_attention_transfer_is_where_not_what():
     teacher = torch.randn(3, 8, 10, 10, generator=generator)
     expected = 0.0
     for image in range(3):
-        pooled = teacher[image].numpy().reshape(8, 5, 2, 5, 2).mean((2, 4))
-        a, b = ((maps**2).mean(0).ravel() for maps in (student[image].numpy(), pooled))
+        a = (student[image].numpy() ** 2).mean(0).ravel()
+        b = (teacher[image].numpy() ** 2).mean(0).reshape(5, 2, 5, 2).mean((1, 3)).ravel()
         expected += np.mean((a / np.linalg.norm(a) - b / np.linalg.norm(b)) ** 2) / 3
     assert attention_transfer(student, teacher).item() == pytest.approx(expected, rel=1e-5)
     shuffled = student[:, [2, 0, 3, 1]]
     assert attention_transfer(shuffled, teacher).item() == pytest.approx(expected, rel=1e-5)
+    root = teacher.pow(2).mean(1, keepdim=True).sqrt()
+    assert attention_transfer(student, root).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_maps_of_labels_are_compared_by_direction():

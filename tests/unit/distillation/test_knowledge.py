@@ -1,6 +1,7 @@
 """Teachers' answers come back by id and view, and only where they fit."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import torch
 
 from medistill.config import Augmentation, Network, Recipe
 from medistill.data.dataset import Dataset
+from medistill.distillation.answers import LiveTeacher
 from medistill.distillation.functional import binary_cross_entropy, sigmoid_kd
 from medistill.distillation.knowledge import Knowledge, write_knowledge
-from medistill.distillation.objective import build_objective
+from medistill.distillation.objective import RecipeObjective
 from medistill.errors import UserError
 from medistill.models.zoo import create_classifier
 from medistill.training.loop import Batch
@@ -67,7 +69,7 @@ def test_answers_to_another_question_are_refused(tiny_dataset, folder, key):
 
 
 def test_maps_and_features_are_the_teachers_on_the_very_view(tiny_dataset, teacher, tmp_path):
-    asked = {"views": 2, "view_seed": 5, "cams": True, "features": True}
+    asked = {"views": 2, "view_seed": 5, "attention": True, "cams": True, "features": True}
     write_knowledge(tmp_path, teacher, tiny_dataset, AUGMENTATION, **asked, batch_size=7)
     knowledge = Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, **asked)
     rows = tiny_dataset.split("train").sample(6, random_state=0)
@@ -77,13 +79,16 @@ def test_maps_and_features_are_the_teachers_on_the_very_view(tiny_dataset, teach
     with torch.no_grad():
         features = teacher.backbone.forward_features((images - teacher.mean) / teacher.std)
     np.testing.assert_allclose(knowledge.features(ids, 1), features.mean((2, 3)), rtol=2e-3, atol=2e-3)
+    attention = features.pow(2).mean(1).sqrt()
+    np.testing.assert_allclose(knowledge.attention(ids, 1), attention / attention.amax((1, 2), keepdim=True), atol=2e-3)
+    assert knowledge.feature_width == features.shape[1]
     # resnet10t ends in a mean over the map and a linear layer: its maps are Zhou's
     expected = torch.einsum("lk,nkhw->nlhw", teacher.backbone.fc.weight.detach(), features)
     expected /= expected.abs().amax((2, 3), keepdim=True)
     np.testing.assert_allclose(knowledge.cams(ids, 1), expected, atol=2e-3)
     assert knowledge.logits(ids, 1).shape == (6, 2)
     assert all(parameter.requires_grad for parameter in teacher.parameters())
-    with pytest.raises(UserError, match="another cams; run the teach stage again"):
+    with pytest.raises(UserError, match="another attention; run the teach stage again"):
         Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, views=2, view_seed=5)
     file = tmp_path / "cams.npy"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
@@ -106,14 +111,57 @@ def test_labels_are_told_by_their_names(tiny_dataset, folder):
 
 def test_the_objective_weighs_its_terms_and_takes_the_mean_of_the_teachers(tiny_dataset, folder):
     first = Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
-    second = Knowledge("other", 3, 5, "", first._rows, first._logits + np.float16(1), first._columns)
+    louder = {"logits": first._arrays["logits"] + np.float16(1)}
+    second = replace(first, teacher="other", _arrays=louder)
     ids = tiny_dataset.split("train")["image_id"].tolist()[:6]
     logits = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
     targets = torch.tensor([[1.0, 0.0]] * 6)
     terms = [{"loss": "binary_cross_entropy", "weight": 0.3}, {"loss": "sigmoid_kd", "weight": 0.7, "temperature": 2}]
     recipe = Recipe(teachers=["first", "second"], terms=terms)
-    terms = build_objective(recipe, tiny_dataset, [first, second])(logits, Batch(ids, 1, targets))
+    terms = RecipeObjective(recipe, tiny_dataset, [first, second])(logits, Batch(ids, 1, targets))
     mean = torch.from_numpy((first.logits(ids, 1) + second.logits(ids, 1)) / 2)
     hard, soft = binary_cross_entropy(logits, targets), sigmoid_kd(logits, mean, temperature=2.0)
     assert terms["loss"].item() == pytest.approx((0.3 * hard + 0.7 * soft).item(), rel=1e-6)
     assert terms["sigmoid_kd"].item() == pytest.approx(soft.item(), rel=1e-6)
+
+
+def test_asked_live_a_teacher_says_the_same(tiny_dataset, teacher, tmp_path):
+    asked = {"attention": True, "cams": True, "features": True}
+    write_knowledge(tmp_path, teacher, tiny_dataset, AUGMENTATION, views=2, view_seed=5, **asked)
+    one, other = tiny_dataset.labels
+    renamed = Dataset(**(vars(tiny_dataset) | {"labels": [other, "new", one]}))
+    knowledge = Knowledge.open(tmp_path, renamed, AUGMENTATION, views=2, view_seed=5, **asked)
+    live = LiveTeacher(teacher, renamed.labels)
+    rows = tiny_dataset.split("train").sample(6, random_state=0)
+    ids = rows["image_id"].tolist()
+    parameters = torch.from_numpy(view_parameters(ids, 1, 5, AUGMENTATION))
+    images = render_views(torch.from_numpy(tiny_dataset.images(rows)), parameters)
+    batch = Batch(ids, 1, torch.zeros(6, 3), images)
+    needs = {"attention", "cams", "features"}
+    said, written = live.answer(batch, needs), knowledge.answer(batch, needs)
+    assert said.keys() == written.keys() == {"logits", *needs}
+    for name in said:
+        np.testing.assert_allclose(said[name], written[name], rtol=2e-3, atol=2e-3)
+    assert not any(values.requires_grad for values in said.values())
+    assert live.feature_width == knowledge.feature_width
+    with pytest.raises(UserError, match=f"teacher teacher: the teacher knows none of the labels x, but {one}, {other}"):
+        LiveTeacher(teacher, ["x"])
+
+
+@pytest.mark.parametrize("network", [{"input_size": 48}, {"input_size": 16, "channels": 1}])
+def test_a_teacher_of_another_size_and_channels_sees_the_same_crop(tiny_dataset, tmp_path, network):
+    torch.manual_seed(3)
+    model = create_classifier(Network(arch="resnet10t", **network), labels=tiny_dataset.labels).eval()
+    model.config |= {"name": "teacher", "fingerprint": "f"}
+    size = network["input_size"]
+    assert model.backbone.conv1[0].weight.shape[1] == network.get("channels", 3)
+    write_knowledge(tmp_path, model, tiny_dataset, AUGMENTATION, views=2, view_seed=5)
+    rows = tiny_dataset.split("train").head(6)
+    ids = rows["image_id"].tolist()
+    images = torch.from_numpy(tiny_dataset.images(rows))
+    small = torch.nn.functional.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True)
+    views = render_views(small, torch.from_numpy(view_parameters(ids, 1, 5, AUGMENTATION)))
+    with torch.inference_mode():
+        expected = model(views).numpy()
+    answers = Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, views=2, view_seed=5).logits(ids, 1)
+    np.testing.assert_allclose(answers, expected, rtol=5e-3, atol=5e-3)  # float16, and whole grey levels

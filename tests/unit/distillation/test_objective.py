@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from medistill.config import Recipe
 from medistill.data.dataset import Dataset
 from medistill.distillation.functional import dkd, rkd, softmax_kd
-from medistill.distillation.objective import build_objective
+from medistill.distillation.objective import RecipeObjective
 from medistill.errors import UserError
 from medistill.training.loop import Batch
 
@@ -18,17 +18,12 @@ from medistill.training.loop import Batch
 class Answers:
     """A teacher that says the same whatever it is asked."""
 
-    def __init__(self, logits: np.ndarray, cams: np.ndarray | None = None, features: np.ndarray | None = None) -> None:
-        self._logits, self._cams, self._features = logits, cams, features
+    def __init__(self, logits: np.ndarray, **more: np.ndarray) -> None:
+        self.said = {"logits": logits} | more
+        self.feature_width = more["features"].shape[1] if "features" in more else 0
 
-    def logits(self, image_ids, view):
-        return self._logits
-
-    def cams(self, image_ids, view):
-        return self._cams
-
-    def features(self, image_ids, view):
-        return self._features
+    def answer(self, batch, needs):
+        return {name: torch.from_numpy(self.said[name]) for name in {"logits", *needs}}
 
 
 @pytest.fixture
@@ -51,11 +46,11 @@ def recipe(*terms: dict, teachers: int = 1) -> Recipe:
 def test_a_recipe_without_terms_is_the_tasks_loss(tiny_dataset, classes):
     logits = torch.randn(6, 2)
     targets = torch.tensor([[1.0, 0.0]] * 6)
-    values = build_objective(Recipe(), tiny_dataset)(logits, batch(targets))
+    values = RecipeObjective(Recipe(), tiny_dataset)(logits, batch(targets))
     assert values["loss"].item() == pytest.approx(F.binary_cross_entropy_with_logits(logits, targets).item())
     assert set(values) == {"loss", "binary_cross_entropy"}
     logits, number = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
-    values = build_objective(Recipe(), classes)(logits, batch(F.one_hot(number, 3).float()))
+    values = RecipeObjective(Recipe(), classes)(logits, batch(F.one_hot(number, 3).float()))
     assert values["loss"].item() == pytest.approx(F.cross_entropy(logits, number).item(), rel=1e-6)
 
 
@@ -69,7 +64,7 @@ def test_the_loss_of_exclusive_classes_is_the_sum_of_its_terms(classes):
         {"loss": "dkd", "weight": 2.0, "beta": 4},
         {"loss": "softmax_kd"},
     ]
-    values = build_objective(recipe(*terms), classes, [Answers(teacher)])(logits, batch(targets))
+    values = RecipeObjective(recipe(*terms), classes, [Answers(teacher)])(logits, batch(targets))
     answer = torch.from_numpy(teacher)
     parts = [
         0.1 * F.cross_entropy(logits, number),
@@ -86,13 +81,13 @@ def test_balanced_terms_count_the_training_labels(tiny_dataset, classes):
     train = tiny_dataset.targets(tiny_dataset.split("train"))
     ratio = torch.from_numpy((train == 0).sum(0) / (train == 1).sum(0)).float()
     logits, targets = torch.randn(6, 2), torch.tensor([[1.0, 0.0], [0.0, 1.0]] * 3)
-    objective = build_objective(recipe({"loss": "binary_cross_entropy", "balanced": True}, teachers=0), tiny_dataset)
+    objective = RecipeObjective(recipe({"loss": "binary_cross_entropy", "balanced": True}, teachers=0), tiny_dataset)
     expected = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=ratio)
     assert objective(logits, batch(targets))["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
 
     counts = torch.from_numpy(classes.targets(classes.split("train")).sum(0))
     logits, number = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
-    objective = build_objective(recipe({"loss": "cross_entropy", "balanced": True}, teachers=0), classes)
+    objective = RecipeObjective(recipe({"loss": "cross_entropy", "balanced": True}, teachers=0), classes)
     expected = F.cross_entropy(logits, number, weight=counts.sum() / counts)
     value = objective(logits, batch(F.one_hot(number, 3).float()))["loss"]
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -110,7 +105,7 @@ def test_balanced_terms_count_the_training_labels(tiny_dataset, classes):
 )
 def test_what_cannot_see_an_offset_is_refused_where_labels_are_not_exclusive(tiny_dataset, term, message):
     with pytest.raises(UserError, match=message):
-        build_objective(recipe(term), tiny_dataset, [Answers(np.zeros((6, 2)))])
+        RecipeObjective(recipe(term), tiny_dataset, [Answers(np.zeros((6, 2)))])
 
 
 @pytest.mark.parametrize(
@@ -124,15 +119,15 @@ def test_what_cannot_see_an_offset_is_refused_where_labels_are_not_exclusive(tin
 )
 def test_what_can_or_was_asked_for_is_taken(tiny_dataset, term):
     teacher = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
-    objective = build_objective(recipe(term), tiny_dataset, [Answers(teacher)])
+    objective = RecipeObjective(recipe(term), tiny_dataset, [Answers(teacher)])
     assert objective(torch.zeros(6, 2), batch(torch.zeros(6, 2)))["loss"] > 0
 
 
 def test_a_hard_loss_of_the_other_task_is_refused(tiny_dataset, classes):
     with pytest.raises(UserError, match="cross_entropy is for exclusive classes"):
-        build_objective(recipe({"loss": "cross_entropy"}, teachers=0), tiny_dataset)
+        RecipeObjective(recipe({"loss": "cross_entropy"}, teachers=0), tiny_dataset)
     with pytest.raises(UserError, match="focal_bce is for labels that are not exclusive; take cross_entropy"):
-        build_objective(recipe({"loss": "focal_bce"}, teachers=0), classes)
+        RecipeObjective(recipe({"loss": "focal_bce"}, teachers=0), classes)
 
 
 def test_labels_that_no_teacher_knows_have_the_hard_loss_alone(tiny_dataset):
@@ -141,7 +136,7 @@ def test_labels_that_no_teacher_knows_have_the_hard_loss_alone(tiny_dataset):
     terms = [{"loss": "binary_cross_entropy"}, {"loss": "sigmoid_kd"}]
     logits = torch.randn(6, 2, requires_grad=True)
     targets = torch.full((6, 2), float("nan"))
-    values = build_objective(recipe(*terms), tiny_dataset, [Answers(teacher)])(logits, batch(targets))
+    values = RecipeObjective(recipe(*terms), tiny_dataset, [Answers(teacher)])(logits, batch(targets))
     values["loss"].backward()
     assert (logits.grad[:, 0] != 0).all()
     assert (logits.grad[:, 1] == 0).all()
@@ -178,23 +173,23 @@ def test_maps_are_compared_for_the_labels_of_an_image(tiny_dataset, loss):
     student, images = Student(), torch.randn(6, 1, 5, 5, generator=torch.Generator().manual_seed(1))
     rng = np.random.default_rng(0)
     teachers = [
-        Answers(rng.normal(size=(6, 2)).astype(np.float32), rng.normal(size=(6, 2, 5, 5)).astype(np.float32))
+        Answers(rng.normal(size=(6, 2)).astype(np.float32), cams=rng.normal(size=(6, 2, 5, 5)).astype(np.float32))
         for _ in range(2)
     ]
     targets = torch.tensor([[1, 0], [0, 0], [1, 1], [np.nan, 1], [0, 0], [0, 0]]).float()
     logits, features = student(images)
     seen = replace(batch(targets), features=features)
-    value = build_objective(recipe({"loss": loss}, teachers=2), tiny_dataset, teachers)(logits, seen)["loss"]
+    value = RecipeObjective(recipe({"loss": loss}, teachers=2), tiny_dataset, teachers)(logits, seen)["loss"]
 
     explained = {(0, 0), (2, 0), (2, 1), (3, 1)}
     if loss == "explanation_kd":
-        mean = (teachers[0].logits([], 0) + teachers[1].logits([], 0)) / 2
+        mean = (teachers[0].said["logits"] + teachers[1].said["logits"]) / 2
         explained |= {(image, int(mean[image].argmax())) for image in range(6)}
     own = maps_of(student, images).numpy().astype(float)
     expected = []
     for teacher in teachers:
         for image, label in explained:
-            a, b = own[image, label].ravel(), teacher.cams([], 0)[image, label].ravel()
+            a, b = own[image, label].ravel(), teacher.said["cams"][image, label].ravel()
             if loss == "explanation_kd":
                 a, b = a.clip(0), b.clip(0)
             cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
@@ -210,7 +205,7 @@ def test_maps_are_compared_for_the_labels_of_an_image(tiny_dataset, loss):
             weight[index] += sign * step
         logits, features = student(images)
         seen = replace(batch(targets), features=features)
-        moved.append(build_objective(recipe({"loss": loss}, teachers=2), tiny_dataset, teachers)(logits, seen)["loss"])
+        moved.append(RecipeObjective(recipe({"loss": loss}, teachers=2), tiny_dataset, teachers)(logits, seen)["loss"])
         with torch.no_grad():
             weight[index] -= sign * step
     slope = (moved[0] - moved[1]).item() / (2 * step)
@@ -219,10 +214,10 @@ def test_maps_are_compared_for_the_labels_of_an_image(tiny_dataset, loss):
 
 def test_without_labels_to_explain_maps_cost_nothing(tiny_dataset):
     student, images = Student(), torch.randn(6, 1, 5, 5)
-    teacher = Answers(np.zeros((6, 2), np.float32), np.ones((6, 2, 5, 5), np.float32))
+    teacher = Answers(np.zeros((6, 2), np.float32), cams=np.ones((6, 2, 5, 5), np.float32))
     logits, features = student(images)
     seen = replace(batch(torch.zeros(6, 2)), features=features)
-    value = build_objective(recipe({"loss": "cam_kd"}), tiny_dataset, [teacher])(logits, seen)["loss"]
+    value = RecipeObjective(recipe({"loss": "cam_kd"}), tiny_dataset, [teacher])(logits, seen)["loss"]
     value.backward()
     assert value == 0
 
@@ -232,6 +227,52 @@ def test_relations_are_of_pooled_features(tiny_dataset):
     answers = np.random.default_rng(0).normal(size=(6, 9)).astype(np.float32)
     teacher = Answers(np.zeros((6, 2), np.float32), features=answers)
     seen = replace(batch(torch.zeros(6, 2)), features=features)
-    value = build_objective(recipe({"loss": "rkd", "angle": 3}), tiny_dataset, [teacher])(torch.zeros(6, 2), seen)
+    value = RecipeObjective(recipe({"loss": "rkd", "angle": 3}), tiny_dataset, [teacher])(torch.zeros(6, 2), seen)
     expected = rkd(features.mean((2, 3)), torch.from_numpy(answers), angle=3)
     assert value["loss"].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_attention_is_compared_with_each_teachers(tiny_dataset):
+    student = torch.randn(6, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    rng = np.random.default_rng(0)
+    sizes = (5, 10)
+    teachers = [
+        Answers(np.zeros((6, 2), np.float32), attention=rng.random((6, size, size), np.float32)) for size in sizes
+    ]
+    seen = replace(batch(torch.zeros(6, 2)), features=student)
+    objective = RecipeObjective(recipe({"loss": "attention_transfer"}, teachers=2), tiny_dataset, teachers)
+    own = student.pow(2).mean(1).flatten(1).double().numpy()
+    expected = []
+    for teacher, size in zip(teachers, sizes, strict=True):
+        energy = teacher.said["attention"].astype(float) ** 2
+        theirs = energy.reshape(6, 5, size // 5, 5, size // 5).mean((2, 4)).reshape(6, 25)
+        a, b = (maps / np.linalg.norm(maps, axis=1, keepdims=True) for maps in (own, theirs))
+        expected.append(np.mean((a - b) ** 2))
+    value = objective(torch.zeros(6, 2), seen)["loss"].item()
+    assert value == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["feature_mse", "cosine_similarity"])
+def test_features_are_projected_into_each_teachers_width(tiny_dataset, loss):
+    features = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    rng = np.random.default_rng(0)
+    teachers = [
+        Answers(np.zeros((6, 2), np.float32), features=rng.normal(size=(6, width)).astype(np.float32))
+        for width in (3, 7)
+    ]
+    objective = RecipeObjective(recipe({"loss": loss}, teachers=2), tiny_dataset, teachers, width=4)
+    pooled = features.mean((2, 3)).numpy()
+    expected = []
+    for teacher, project in zip(teachers, objective.projections[loss], strict=True):
+        own = pooled @ project.weight.detach().numpy().T + project.bias.detach().numpy()
+        theirs = teacher.said["features"]
+        if loss == "feature_mse":
+            expected.append(np.mean((own - theirs) ** 2))
+        else:
+            norms = np.linalg.norm(own, axis=1) * np.linalg.norm(theirs, axis=1)
+            expected.append(np.mean(1 - (own * theirs).sum(1) / norms))
+    value = objective(torch.zeros(6, 2), replace(batch(torch.zeros(6, 2)), features=features))["loss"]
+    assert value.item() == pytest.approx(np.mean(expected), rel=1e-5)
+    value.backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in objective.parameters())
+    assert len(list(objective.parameters())) == 4

@@ -24,14 +24,9 @@ def test_a_terms_options_and_defaults_are_its_functions(term):
     assert term(loss=name).options() == options
 
 
-def test_every_loss_but_those_that_need_more_than_a_mean_is_a_term():
-    """Attention needs maps of all channels, and features of another width a projection that is learnt."""
+def test_every_loss_is_a_term():
     named = {get_args(term.model_fields["loss"].annotation)[0] for term in TERMS}
-    assert {name for name, _, _ in functional.TRAITS} - named == {
-        "attention_transfer",
-        "cosine_similarity",
-        "feature_mse",
-    }
+    assert {name for name, _, _ in functional.TRAITS} == named
 
 
 def test_a_recipe_without_terms_takes_the_tasks_loss():

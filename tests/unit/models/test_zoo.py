@@ -303,7 +303,10 @@ def test_files_that_are_not_weights_are_named(tmp_path):
         ({"arch": "resnet10t", "args": {"act_layer": "nope"}}, "cannot build resnet10t with args .*nope"),
         ({"arch": "resnet10t.nope"}, "cannot build resnet10t.nope"),
         ({"arch": "resnet10t.nope", "pretrained": True}, "cannot build resnet10t.nope"),
-        ({"arch": "resnet10t", "args": {"in_chans": 1}}, "args of resnet10t: in_chans is not yours to set"),
+        (
+            {"arch": "resnet10t", "args": {"in_chans": 1}},
+            "args of resnet10t: in_chans is not to be set",
+        ),
     ],
 )
 def test_unknown_networks_are_named(network, message):

@@ -1,6 +1,7 @@
 """The loop learns, and an interrupted training ends as if it had not been interrupted."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from accelerate.state import AcceleratorState
 from sklearn.metrics import roc_auc_score
 
 from medistill.config import Augmentation, Network, Recipe, Training
-from medistill.distillation.objective import build_objective
+from medistill.distillation.objective import RecipeObjective
 from medistill.errors import UserError
 from medistill.models.zoo import create_classifier
 from medistill.training.checkpoint import Checkpoint, fingerprint
@@ -35,7 +36,7 @@ def train(dataset, folder, *, training=TRAINING, objective=None, on_step=lambda 
     result = fit(
         model,
         dataset,
-        objective or build_objective(Recipe(), dataset),
+        objective or RecipeObjective(Recipe(), dataset),
         training,
         STILL,
         seed=0,
@@ -93,6 +94,75 @@ def test_resumed_training_ends_with_the_same_weights(tiny_dataset, trained, tmp_
         assert torch.equal(value, model.state_dict()[name]), name
     columns = ["epoch", "step", "learning_rate", "train_loss", "val_macro_auroc"]
     assert result.history[columns].equals(expected.history[columns])
+
+
+class Constant:
+    """A teacher whose features say the image's patient."""
+
+    feature_width = 3
+
+    def answer(self, batch, needs):
+        patients = torch.tensor([int(image_id[:5]) for image_id in batch.image_ids])
+        return {"logits": torch.zeros(len(patients), 2), "features": torch.stack([patients / 30] * 3, 1)}
+
+
+def test_projections_are_trained_and_resumed(tiny_dataset, tmp_path):
+    recipe = Recipe(teachers=["a"], terms=[{"loss": "binary_cross_entropy"}, {"loss": "feature_mse"}])
+
+    def objective():
+        torch.manual_seed(1)
+        return RecipeObjective(recipe, tiny_dataset, [Constant()], width=512)
+
+    def interrupt(report):
+        if report["step"] == 7:
+            raise KeyboardInterrupt
+
+    start, whole, stopped, again = (objective() for _ in range(4))
+    model, result = train(tiny_dataset, tmp_path / "a", objective=whole)
+    assert result.history["train_feature_mse"].iloc[-1] < 0.5 * result.history["train_feature_mse"].iloc[0]
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_dataset, tmp_path / "b", objective=stopped, on_step=interrupt)
+    resumed, _ = train(tiny_dataset, tmp_path / "b", objective=again)
+    for one, other in ((whole, again), (model, resumed)):
+        assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+    assert not any(torch.equal(value, whole.state_dict()[name]) for name, value in start.state_dict().items())
+
+
+def shown(dataset, folder, network=NETWORK, **options):
+    """Ids and sizes of the views of one epoch."""
+    seen = []
+
+    def objective(logits, batch):
+        seen.append((batch.image_ids, batch.images.shape[-1]))
+        return {"loss": logits.pow(2).mean()}
+
+    training = TRAINING.model_copy(update={"epochs": 1, "batch_size": 4})
+    options |= {"seed": 0, "view_seed": 0, "views": None, "checkpoint": Checkpoint(folder, "x")}
+    fit(create_classifier(network, labels=dataset.labels), dataset, objective, training, STILL, **options)
+    return {image_id for ids, _ in seen for image_id in ids}, {size for _, size in seen}
+
+
+def test_a_network_of_its_own_size_is_trained_at_it(tiny_dataset, tmp_path):
+    small = Network(arch="resnet10t", input_size=16)
+    assert shown(tiny_dataset, tmp_path / "a", small)[1] == {16}
+    assert shown(tiny_dataset, tmp_path / "b", small, whole_frames=True)[1] == {32}
+    assert shown(tiny_dataset, tmp_path / "c")[1] == {32}
+
+
+def test_images_without_labels_are_for_those_who_ask_for_them(tiny_dataset, tmp_path):
+    manifest = tiny_dataset.manifest.copy()
+    train_ids = manifest["image_id"][manifest["split"] == "train"]
+    without = set(train_ids.iloc[::3])
+    for label in tiny_dataset.labels:
+        manifest[f"label:{label}"] = manifest[f"label:{label}"].mask(manifest["image_id"].isin(without))
+    partly = replace(tiny_dataset, manifest=manifest)
+    assert (len(train_ids) % 4, len(without) % 4) == (0, 0)  # whole batches of both
+    assert shown(partly, tmp_path / "a")[0] == set(train_ids) - without
+    assert shown(partly, tmp_path / "b", unlabelled=True)[0] == set(train_ids)
+    for label in tiny_dataset.labels:
+        manifest[f"label:{label}"] = manifest[f"label:{label}"].mask(manifest["split"] == "train")
+    with pytest.raises(UserError, match=r"manifest.parquet: no image of the train split has a label"):
+        shown(replace(tiny_dataset, manifest=manifest), tmp_path / "c")
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_images(tiny_dataset, tmp_path):
@@ -162,7 +232,7 @@ def test_the_moving_average_is_kept_and_resumed(tiny_dataset, tmp_path):
         torch.manual_seed(0)
         model.backbone.load_state_dict(create_classifier(NETWORK, labels=tiny_dataset.labels).backbone.state_dict())
         seen.append({name: value.clone() for name, value in model.backbone.state_dict().items()})
-        objective = build_objective(Recipe(), tiny_dataset)
+        objective = RecipeObjective(Recipe(), tiny_dataset)
         options = {"seed": 0, "view_seed": 0, "views": 2, "checkpoint": Checkpoint(folder, "x"), "on_step": on_step}
         return fit(model, tiny_dataset, objective, averaged, STILL, **options)
 

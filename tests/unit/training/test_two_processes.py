@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from medistill.config import Augmentation, Network, Recipe, Training
 from medistill.data.dataset import Dataset
-from medistill.distillation.objective import build_objective
+from medistill.distillation.objective import RecipeObjective
 from medistill.models.zoo import create_classifier
 from medistill.training.checkpoint import Checkpoint
 from medistill.training.loop import fit
@@ -33,21 +33,28 @@ for label in dataset.labels:  # unknown labels fall unevenly on the two processe
 
 
 class Answers:
-    def logits(self, image_ids, view):
-        return np.array([[len(i) % 3 - 1, np.nan if i[-5] in "13" else int(i[-5]) / 5] for i in image_ids], np.float32)
+    feature_width = 3
+
+    def answer(self, batch, needs):
+        said = [[len(i) % 3 - 1, np.nan if i[-5] in "13" else int(i[-5]) / 5] for i in batch.image_ids]
+        features = [[int(i[4]), int(i[-5]), 1] for i in batch.image_ids]
+        return {"logits": torch.tensor(said).float(), "features": torch.tensor(features).float()}
 
 
 torch.manual_seed(0)
 model = create_classifier(Network(arch="test_convnext"), labels=dataset.labels)  # layer norm: no image sees another
 terms = [{"loss": "binary_cross_entropy", "weight": 0.5, "balanced": True}, {"loss": "sigmoid_kd", "weight": 2}]
+terms.append({"loss": "feature_mse"})  # its projection is outside of the network that is kept equal
 training = Training(
     epochs=2, batch_size=9, learning_rate=0.002, weight_decay=0.01, warmup=0.1, clip_norm=1, precision="no"
 )
 still = Augmentation(rotation=5, translation=0.02, scale=0.05, brightness=0.05, contrast=0.1, flip=False)
-objective = build_objective(Recipe(teachers=["a"], terms=terms), dataset, [Answers()])
+recipe = Recipe(teachers=["a"], terms=terms)
+objective = RecipeObjective(recipe, dataset, [Answers()], width=model.backbone.num_features)
 result = fit(model, dataset, objective, training, still, seed=0, view_seed=0, views=2, checkpoint=Checkpoint(out, "x"))
 if int(__import__("os").environ.get("RANK", 0)) == 0:
-    torch.save({"weights": model.backbone.state_dict(), "loss": result.history["train_loss"].tolist()}, out / "end.pt")
+    weights = model.backbone.state_dict() | objective.state_dict()
+    torch.save({"weights": weights, "loss": result.history["train_loss"].tolist()}, out / "end.pt")
 """
 
 

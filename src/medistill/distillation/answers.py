@@ -1,0 +1,127 @@
+"""What teachers are asked: logits, and where a recipe needs them maps and features; live or from `knowledge`."""
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from medistill.distillation.maps import class_maps
+from medistill.errors import UserError
+from medistill.models.zoo import Classifier
+from medistill.training.loop import Batch
+
+
+class Teacher(Protocol):
+    """Whoever answers for a batch.
+
+    Attributes:
+        feature_width: K of its features.
+    """
+
+    feature_width: int
+
+    def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:
+        """Its `logits` for the images in their view, and what `needs` names, in the order of the data set's labels.
+
+        Args:
+            batch: its `image_ids` and `view`, or its `images`.
+            needs: of `attention`, `cams`, `features`.
+
+        Returns:
+            float32: `logits` (N, L), `attention` (N, h, w), `cams` (N, L, h, w), `features` (N, K); NaN for labels that
+            the teacher does not know.
+        """
+        ...
+
+
+class LiveTeacher:
+    """A teacher that is asked about every batch anew: the plain way, at the price of its forward pass."""
+
+    def __init__(self, model: Classifier, labels: Sequence[str]) -> None:
+        """Ask `model`, a network that stays as it is, about the data set's `labels`.
+
+        Raises:
+            UserError: it knows none of them.
+        """
+        self._model = model.eval().requires_grad_(False)
+        self._columns = label_columns(model.config["labels"], labels, f"teacher {model.config['name']}")
+        self.feature_width = model.backbone.num_features
+
+    def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:
+        """As `Teacher` says."""
+        self._model.to(batch.images.device)
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        answers = {name: values.float() for name, values in ask(self._model, images, needs).items()}
+        for name in answers.keys() & {"logits", "cams"}:
+            answers[name] = _by_label(answers[name], self._columns)
+        return answers
+
+
+def ask(teacher: Classifier, images: Tensor, needs: AbstractSet[str]) -> dict[str, Tensor]:
+    """A network's answers about images, and nothing that has a gradient.
+
+    Args:
+        teacher: in evaluation mode; its labels are the L of the answers.
+        images: float32 (N, C, H, W) in 0..1.
+        needs: what is wanted besides the logits.
+
+    Returns:
+        `logits` (N, L); `attention` (N, h, w), the root of the mean squared channel; `cams` (N, L, h, w), signed class
+        activation maps; both with a largest magnitude of 1, as only their direction counts; `features` (N, K), the
+        feature map's mean.
+    """
+    seen: list[Tensor] = []
+    cams = "cams" in needs
+
+    def start_graph(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        seen.append(output.detach().requires_grad_(cams))
+        return seen[0]
+
+    handle = teacher.cam_layer().register_forward_hook(start_graph)
+    trained = [parameter for parameter in teacher.parameters() if parameter.requires_grad]
+    for parameter in trained:  # nothing but the way from the feature map to the logits is differentiated
+        parameter.requires_grad_(False)
+    try:
+        with torch.set_grad_enabled(cams):
+            logits = teacher(images)
+            answers = {"logits": logits.detach()}
+            if cams:
+                maps = class_maps(logits, seen[0], range(logits.shape[1]), create_graph=False).detach()
+                answers["cams"] = _largest_one(maps)
+        features = seen[0].detach().float()
+        if "attention" in needs:
+            answers["attention"] = _largest_one(features.pow(2).mean(1).sqrt())
+        if "features" in needs:
+            answers["features"] = features.mean((2, 3))
+    finally:
+        handle.remove()
+        for parameter in trained:
+            parameter.requires_grad_(True)
+    return answers
+
+
+def label_columns(known: Sequence[str], wanted: Sequence[str], who: str) -> list[int | None]:
+    """Where each of the `wanted` labels is among the `known` ones of a teacher, None where it is not.
+
+    Raises:
+        UserError: none is; the message begins with `who`.
+    """
+    columns = [known.index(label) if label in known else None for label in wanted]
+    if columns.count(None) == len(columns):
+        raise UserError(f"{who}: the teacher knows none of the labels {', '.join(wanted)}, but {', '.join(known)}")
+    return columns
+
+
+def _by_label(values: Tensor, columns: Sequence[int | None]) -> Tensor:
+    """Values (N, L', …) of a teacher's labels as (N, L, …) of the data set's, NaN where it does not know a label."""
+    out = values.new_full((len(values), len(columns), *values.shape[2:]), torch.nan)
+    for label, column in enumerate(columns):
+        if column is not None:
+            out[:, label] = values[:, column]
+    return out
+
+
+def _largest_one(maps: Tensor) -> Tensor:
+    return maps / maps.abs().amax((-2, -1), keepdim=True).clamp(min=1e-30)

@@ -28,7 +28,7 @@ import yaml
 
 from medistill.config import Params
 from medistill.errors import UserError
-from medistill.files import read_json
+from medistill.files import read_json, sha256
 from pipeline.graph import out_of_date
 from pipeline.locks import exclusive
 from pipeline.processes import server
@@ -136,10 +136,12 @@ def project(params: Params, root: Path) -> list[Projection]:
     """
     lock = read_lock(root)
     folders = {f"train_teacher@{name}": Path("models/teachers", name) for name in params.run.teachers}
+    folders |= {f"train_assistant@{name}": Path("models/teachers", name) for name in params.run.assistants}
     folders |= {f"distill@{model.name}": Path("models/students", model.name) for model in params.student_models()}
     for stage, folder in folders.items():
         if stage not in lock or not (root / folder / "config.json").is_file():
             raise UserError(f"{folder}: not there; run `dvc repro {stage}`, or `dvc pull` where a remote has it")
+        _require_weights(root, params, stage, folder)
     if "evaluate" not in lock or not (root / "reports" / "metrics.json").is_file():
         raise UserError("reports/metrics.json: not there; run `dvc repro evaluate`")
     measured = ["evaluate", "explain", *(f"export@{model.name}" for model in params.student_models())]
@@ -151,6 +153,22 @@ def project(params: Params, root: Path) -> list[Projection]:
         _project(root, lock, stage, folder, metrics.get(folder.name, {}), explained.get(folder.name, {}), dataset)
         for stage, folder in folders.items()
     ]
+
+
+def _require_weights(root: Path, params: Params, stage: str, folder: Path) -> None:
+    """Refuse a model whose own initial weights have changed since: they lie where the user has them, DVC does not look.
+
+    Raises:
+        UserError: names the file, and the command that trains the model again.
+    """
+    config = read_json(root / folder / "config.json")
+    network = (params.students if config["role"] == "student" else params.teachers)[
+        config.get("student", config["name"])
+    ]
+    if network.weights and sha256(root / network.weights) != config.get("weights_sha256"):
+        raise UserError(
+            f"{network.weights}: not the file that {config['name']} was trained from; run `dvc repro --force {stage}`"
+        )
 
 
 def read_lock(root: Path) -> dict[str, Any]:

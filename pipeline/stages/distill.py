@@ -4,10 +4,8 @@ import argparse
 from pathlib import Path
 
 from medistill.config import StudentModel, load_params
-from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
-from medistill.files import read_json
 from pipeline.stage import run_stage
 
 
@@ -23,38 +21,18 @@ def main(argv: list[str] | None) -> int:
         if name not in getattr(params, kind):
             raise UserError(f"params.yaml: {kind} has no {name!r}, only {', '.join(getattr(params, kind))}")
     model = StudentModel(**vars(arguments))
-    recipe = params.recipes[model.recipe]
     dataset = Dataset.open()
 
-    from medistill.distillation.answers import LiveTeacher
-    from medistill.distillation.knowledge import Knowledge
-    from medistill.distillation.objective import RecipeObjective
-    from medistill.models.zoo import load_model, map_shape
-    from medistill.training.run import train
+    from pipeline.recipes import train_by_recipe
 
-    live = recipe.views == "live"
-    folders = [Path("models/teachers" if live else "data/knowledge") / name for name in recipe.teachers]
-    if live:
-        teachers = [LiveTeacher(load_model(folder), dataset.labels) for folder in folders]
-        knowledge = [read_json(folder / "config.json")["fingerprint"] for folder in folders]
-    else:
-        asked = params.teach.model_dump()
-        teachers = [Knowledge.open(folder, dataset, params.augmentation, **asked) for folder in folders]
-        knowledge = [teacher.checksum for teacher in teachers]
-    train(
+    train_by_recipe(
         Path("models/students") / model.name,
         params.students[model.student],
+        params.recipes[model.recipe],
         dataset,
-        lambda student: RecipeObjective(recipe, dataset, teachers, width=map_shape(student, dataset.image_size)[0]),
         params,
-        facts={"role": "student", "name": model.name, **vars(arguments), **recipe.model_dump(mode="json")},
+        facts={"role": "student", "name": model.name, **vars(arguments)},
         seed=model.seed,
-        view_seed=params.teach.view_seed,
-        views=params.teach.views if recipe.views == "cached" else None,
-        unlabelled=recipe.unlabelled,
-        whole_frames=live,
-        knowledge=knowledge,
-        inherited=[provenance.read_ids(folder / provenance.FILE) for folder in folders],
     )
     return 0
 

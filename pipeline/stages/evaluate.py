@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         configs[name] = read_json(folder / "config.json")
         provenance.refuse_overlap(folder / provenance.FILE, dataset)
     files = {name: folder / "predictions.parquet" for name, folder in models.items()}
-    logits = {name: read_logits(path, name, dataset.labels) for name, path in files.items()}
+    known = {name: config["labels"] if config["role"] == "teacher" else None for name, config in configs.items()}
+    logits = {name: read_logits(path, name, dataset.labels, known=known[name]) for name, path in files.items()}
     measured: dict[str, dict[str, comparison.Measured]] = {}
     steps = len(SPLITS) * len(models) * len(dataset.labels)
     with tqdm(total=steps, desc="evaluate", unit="label", disable=None, leave=False) as bar:
@@ -85,7 +86,7 @@ def compare(params: Params, measured: dict[str, dict[str, Any]]) -> list[dict[st
     for split, models in measured.items():
         for model in params.student_models():
             references = [(name, "baseline") for name in baselines(params, model)]
-            references += [(name, "teacher") for name in params.run.teachers]
+            references += [(name, "teacher") for name in params.run.all_teachers]
             for reference, relation in references:
                 key = {"split": split, "model": model.name, "reference": reference, "relation": relation}
                 rows += [key | row for row in pair(models[model.name], models[reference])]
@@ -117,7 +118,7 @@ def add_differences(numbers: dict[str, Any], params: Params, measured: dict[str,
     """Add each student's macro AUROC minus its better baseline's and minus the best teacher's, chosen on validation."""
     from medistill.evaluation.comparison import best, difference
 
-    teacher = best(measured["val"], params.run.teachers)
+    teacher = best(measured["val"], params.run.all_teachers)
     for model in params.student_models():
         baseline = best(measured["val"], baselines(params, model))
         for relation, reference in (("baseline", baseline), ("teacher", teacher)):

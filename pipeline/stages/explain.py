@@ -18,7 +18,7 @@ from medistill.explain import gallery, localisation, selection
 from medistill.explain.agreement import agreement
 from medistill.explain.cam import grad_cam, upsample
 from medistill.explain.selection import Finding
-from medistill.files import atomic, write_json
+from medistill.files import atomic, read_json, write_json
 from medistill.models.zoo import load_model
 from medistill.runtime.probabilities import probabilities
 from pipeline.stage import run_stage
@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     argparse.ArgumentParser(prog="python -m pipeline.stages.explain", description=__doc__).parse_args(argv)
     params = load_params()
     dataset = Dataset.open()
+    folders = _explained(params, dataset)
     boxed = selection.boxed_findings(dataset, params.explain.max_images)
     measured = boxed or selection.positive_findings(dataset, params.explain.max_images)
     if not measured:
@@ -39,24 +40,24 @@ def main(argv: list[str] | None = None) -> int:
     labels = [label for label in dataset.labels if any(finding.label == label for finding in measured)]
     few = params.explain.gallery // 4
     if dataset.task == "multiclass":  # no image lacks all classes, but it may be taken for a wrong one
-        absent = selection.mistaken_findings(dataset, _predicted(params, dataset), labels, few)
+        absent = selection.mistaken_findings(dataset, _predicted(folders, dataset), labels, few)
     else:
         absent = selection.absent_findings(dataset, labels, few)
     present = selection.spread(measured, dataset.labels, params.explain.gallery - len(absent))
     findings = measured + absent
     images = _images(dataset, findings)
 
-    folders = params.model_folders()
     maps: dict[str, NDArray[np.float32]] = {}
     answers: dict[str, NDArray[np.float64]] = {}
     with tqdm(total=len(folders) * len(findings), desc="explain", unit="map", disable=None) as bar:
         for name, folder in folders.items():
             maps[name], answers[name] = _explain(folder, dataset, findings, images, bar)
 
-    metrics, scores = _measure(params, dataset, measured, maps, with_boxes=bool(boxed))
+    metrics, scores = _measure(_references(params, folders), dataset, measured, maps, with_boxes=bool(boxed))
     shown = [findings.index(finding) for finding in present + absent]
     rows = _rows(dataset, findings, shown, images, maps, answers, scores)
-    page = gallery.render(dataset.name, dataset.task, dataset.labels, _roles(params), metrics, rows)
+    roles = {name: role for name, role in _roles(params).items() if name in folders}
+    page = gallery.render(dataset.name, dataset.task, dataset.labels, roles, metrics, rows)
     with atomic(OUT) as temporary:
         temporary.mkdir()
         write_json(temporary / "metrics.json", metrics)
@@ -66,19 +67,37 @@ def main(argv: list[str] | None = None) -> int:
 
 def _roles(params: Params) -> dict[str, str]:
     students = {m.name: "student" if params.recipes[m.recipe].teachers else "baseline" for m in params.student_models()}
-    return dict.fromkeys(params.run.teachers, "teacher") | students
+    return dict.fromkeys(params.run.all_teachers, "teacher") | students
 
 
-def _references(params: Params) -> dict[str, list[str]]:
+def _explained(params: Params, dataset: Dataset) -> dict[str, Path]:
+    """Folder of each model that is explained; a teacher that was taken as it is and lacks a label is left out."""
+    folders = {}
+    for name, folder in params.model_folders().items():
+        labels = read_json(folder / "config.json")["labels"]
+        missing = [label for label in dataset.labels if label not in labels]
+        if name in params.run.all_teachers and missing:
+            tqdm.write(f"explain: {name} does not know {', '.join(missing)}; it is left out")
+        elif labels != dataset.labels and name not in params.run.all_teachers:
+            raise UserError(
+                f"{folder / 'config.json'}: labels differ from the data set's; train it again with dvc repro"
+            )
+        else:
+            folders[name] = folder
+    return folders
+
+
+def _references(params: Params, folders: dict[str, Path]) -> dict[str, list[str]]:
     """The teachers each student is compared with: its recipe's own; for a baseline, those of the run's recipes."""
     used = {teacher for recipe in params.run.recipes for teacher in params.recipes[recipe].teachers}
-    everyone = [teacher for teacher in params.run.teachers if teacher in used]
-    return {model.name: params.recipes[model.recipe].teachers or everyone for model in params.student_models()}
+    everyone = [teacher for teacher in params.run.all_teachers if teacher in used]
+    references = {model.name: params.recipes[model.recipe].teachers or everyone for model in params.student_models()}
+    return {model: [teacher for teacher in teachers if teacher in folders] for model, teachers in references.items()}
 
 
-def _predicted(params: Params, dataset: Dataset) -> dict[str, NDArray[np.intp]]:
+def _predicted(folders: dict[str, Path], dataset: Dataset) -> dict[str, NDArray[np.intp]]:
     """The class that each model names on each test image: indices (N,)."""
-    files = {name: folder / "predictions.parquet" for name, folder in params.model_folders().items()}
+    files = {name: folder / "predictions.parquet" for name, folder in folders.items()}
     image_ids = dataset.split("test")["image_id"]
     return {
         name: align(read_logits(path, name, dataset.labels), "test", image_ids, path, name).argmax(axis=1)
@@ -98,29 +117,33 @@ def _explain(
     """One model's maps (N, h, w) of the findings' labels, and the probabilities (N, L) of all labels."""
     model = load_model(folder)
     provenance.refuse_overlap(folder / provenance.FILE, dataset)
-    if model.config["labels"] != dataset.labels:
-        raise UserError(f"{folder / 'config.json'}: labels differ from the data set's; train it again with dvc repro")
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    labels = np.array([dataset.labels.index(finding.label) for finding in findings])
+    theirs = model.config["labels"]
+    columns = [theirs.index(label) for label in dataset.labels]
+    labels = np.array([theirs.index(finding.label) for finding in findings])
     maps, answers = [], []
     for start in range(0, len(findings), BATCH):
         here = slice(start, start + BATCH)
         batch = torch.from_numpy(images[here]).float() / 255
         cams, logits = grad_cam(model, batch, labels[here])
         maps.append(cams)
-        answers.append(probabilities(logits, dataset.task))
+        answers.append(probabilities(logits[:, columns], dataset.task))
         bar.update(len(cams))
     return np.concatenate(maps), np.concatenate(answers)
 
 
 def _measure(
-    params: Params, dataset: Dataset, findings: list[Finding], maps: dict[str, NDArray[np.float32]], *, with_boxes: bool
+    references: dict[str, list[str]],
+    dataset: Dataset,
+    findings: list[Finding],
+    maps: dict[str, NDArray[np.float32]],
+    *,
+    with_boxes: bool,
 ) -> tuple[dict[str, Any], dict[str, localisation.Scores]]:
     """metrics.json, and each model's scores where there are boxes."""
     size, count = dataset.image_size, len(findings)
     groups = np.array([finding.group_id for finding in findings])
     where = localisation.targets(findings, size) if with_boxes else None
-    references = _references(params)
     metrics: dict[str, Any] = {}
     scores: dict[str, localisation.Scores] = {}
     for name, cams in maps.items():

@@ -11,7 +11,7 @@ from pipeline.stage import run_stage
 
 
 def main(argv: list[str] | None) -> int:
-    """Write data/knowledge/TEACHER/."""
+    """Write data/knowledge/TEACHER/, of an assistant assistants/TEACHER/."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("teacher")
     name = parser.parse_args(argv).teacher
@@ -25,7 +25,7 @@ def main(argv: list[str] | None) -> int:
     from medistill.models.zoo import load_model
 
     teacher = load_model(Path("models/teachers") / name).to(Accelerator().device)
-    with atomic(Path("data/knowledge") / name) as folder:
+    with atomic(params.knowledge_folder(name)) as folder:
         folder.mkdir()
         write_knowledge(folder, teacher, dataset, params.augmentation, **params.teach.model_dump())
         provenance.write_ids(folder / provenance.FILE, ids)  # what the teacher has seen, its students have in part

@@ -1,4 +1,4 @@
-"""Train one teacher: `python -m pipeline.stages.train_teacher TEACHER`."""
+"""Train one teacher or assistant, or take it as it is: `python -m pipeline.stages.train_teacher TEACHER`."""
 
 import argparse
 from pathlib import Path
@@ -18,22 +18,17 @@ def main(argv: list[str] | None) -> int:
     if name not in params.teachers:
         raise UserError(f"params.yaml: teachers has no {name!r}, only {', '.join(params.teachers)}")
     teacher = params.teachers[name]
-    dataset = Dataset.open()
+    folder, dataset = Path("models/teachers") / name, Dataset.open()
 
-    from medistill.distillation.objective import RecipeObjective
-    from medistill.training.run import train
+    from medistill.training.run import adopt
+    from pipeline.recipes import train_by_recipe
 
-    train(
-        Path("models/teachers") / name,
-        teacher,
-        dataset,
-        lambda model: RecipeObjective(Recipe(), dataset),
-        params,
-        facts={"role": "teacher", "name": name, "teachers": [], "seed": teacher.seed},
-        seed=teacher.seed,
-        view_seed=teacher.seed + 1_000_003,  # never the views that it will answer, whatever teach.view_seed
-        views=None,
-    )
+    facts = {"role": "teacher", "name": name, "seed": teacher.seed}
+    if teacher.frozen:
+        adopt(folder, teacher, dataset, facts={**facts, "teachers": []}, labels=teacher.labels)
+        return 0
+    recipe = params.recipes[teacher.recipe] if teacher.recipe else Recipe(views="fresh")
+    train_by_recipe(folder, teacher, recipe, dataset, params, facts=facts, seed=teacher.seed)
     return 0
 
 

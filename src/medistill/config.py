@@ -150,6 +150,25 @@ class Teacher(Network):
 
     seed: int = Field(default=0, ge=0)
     """Initialisation, order of images, dropout."""
+    recipe: Name | None = None
+    """Of an assistant (`run.assistants`): how other teachers teach it, before it teaches students itself."""
+    frozen: bool = False
+    """Take `weights` as they are: nothing is trained."""
+    labels: list[str] | None = Field(default=None, min_length=1)
+    """What a frozen teacher's outputs are, in their order. None: the data set's labels. Labels are told by their names;
+    those that the data set lacks are left out, of those that the teacher lacks it teaches nothing."""
+
+    @model_validator(mode="after")
+    def _frozen_or_trained(self) -> "Teacher":
+        if self.frozen and not self.weights:
+            raise ValueError("frozen: true needs weights: FILE")
+        if self.frozen and self.recipe:
+            raise ValueError("set either frozen: true or recipe, not both")
+        if self.labels and not self.frozen:
+            raise ValueError("labels are for frozen: true; a teacher that is trained has the data set's labels")
+        if self.labels and len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels has a label twice")
+        return self
 
 
 class Recipe(Settings):
@@ -185,9 +204,16 @@ class Run(Settings):
     """What the graph trains: DVC's matrices run over these names."""
 
     teachers: list[Name] = Field(min_length=1)
+    assistants: list[Name] = []
+    """Teachers that are taught by a recipe first (TAKD; a student's own network makes it self-distillation)."""
     students: list[Name] = Field(min_length=1)
     recipes: list[Name] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+
+    @property
+    def all_teachers(self) -> list[str]:
+        """Teachers and assistants."""
+        return [*self.teachers, *self.assistants]
 
 
 class Teach(Settings):
@@ -251,6 +277,9 @@ class Promote(Settings):
     """ONNX Runtime must answer as torch does."""
 
 
+_SECTIONS = ("teachers", "students", "recipes")
+
+
 class Params(Settings):
     """params.yaml as a whole."""
 
@@ -270,16 +299,22 @@ class Params(Settings):
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Params":
-        for kind in ("teachers", "students", "recipes"):
-            known = getattr(self, kind)
+        for kind, section in (*((kind, kind) for kind in _SECTIONS), ("assistants", "teachers")):
+            known = getattr(self, section)
             for name in getattr(self.run, kind):
                 if name not in known:
-                    raise ValueError(f"run.{kind} names {name!r}, but {kind} has only {', '.join(known)}")
+                    raise ValueError(f"run.{kind} names {name!r}, but {section} has only {', '.join(known)}")
+        for name in self.run.teachers:
+            if self.teachers[name].recipe:
+                raise ValueError(f"run.teachers names {name!r}, which has a recipe; name it in run.assistants instead")
+        for name in self.run.assistants:
+            self._taught(f"teachers.{name}", self.teachers[name].recipe)
         for recipe in self.run.recipes:
             for teacher in self.recipes[recipe].teachers:
-                if teacher not in self.run.teachers:
+                if teacher not in self.run.all_teachers:
                     raise ValueError(f"recipes.{recipe}.teachers names {teacher!r}, which run.teachers does not train")
-        for recipe in self.run.recipes:
+        taught = [self.teachers[name].recipe for name in self.run.assistants]
+        for recipe in dict.fromkeys([*self.run.recipes, *taught]):
             for term in self.recipes[recipe].terms:
                 cached = self.recipes[recipe].views == "cached"
                 if cached and term.needs != "logits" and not getattr(self.teach, term.needs):
@@ -287,6 +322,22 @@ class Params(Settings):
         if not any(not self.recipes[name].teachers for name in self.run.recipes):
             raise ValueError("run.recipes has no baseline (a recipe without teachers); no result is shown without one")
         return self
+
+    def _taught(self, assistant: str, recipe: str | None) -> None:
+        """Refuse an assistant whose recipe is missing or is not one of teachers that stand before it."""
+        if recipe is None:
+            raise ValueError(f"{assistant} is in run.assistants and needs a recipe: how it is taught")
+        if recipe not in self.recipes:
+            raise ValueError(f"{assistant}.recipe names {recipe!r}, but recipes has only {', '.join(self.recipes)}")
+        for teacher in self.recipes[recipe].teachers:
+            if teacher not in self.run.teachers:
+                raise ValueError(f"{assistant}: its recipe's teacher {teacher!r} is not in run.teachers")
+        if not self.recipes[recipe].teachers:
+            raise ValueError(f"{assistant}: its recipe {recipe} has no teachers; without one it is a plain teacher")
+
+    def knowledge_folder(self, teacher: str) -> Path:
+        """Where a teacher's answers are; assistants' lie apart, as they are made from the others'."""
+        return Path("assistants" if teacher in self.run.assistants else "data/knowledge") / teacher
 
     def training_of(self, network: Network) -> Training:
         """The settings with which `network` is trained: `training` with the network's own keys on top."""
@@ -299,7 +350,7 @@ class Params(Settings):
 
     def model_folders(self) -> dict[str, Path]:
         """Folder of each model of the run, teachers first; models of earlier runs that lie beside them are left out."""
-        teachers = {name: Path("models/teachers") / name for name in self.run.teachers}
+        teachers = {name: Path("models/teachers") / name for name in self.run.all_teachers}
         return teachers | {model.name: Path("models/students") / model.name for model in self.student_models()}
 
     def baseline_of(self, model: "StudentModel") -> list["StudentModel"]:

@@ -1,6 +1,7 @@
 """Reading and writing files so that a reader never sees half of one."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -79,3 +80,11 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: no such file") from None
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def sha256(path: Path | None) -> str | None:
+    """Checksum of a file's content, hex; None where there is no file."""
+    if path is None or not Path(path).is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

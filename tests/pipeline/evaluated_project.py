@@ -115,6 +115,7 @@ def write_model(root: Path, params: Params, name: str, logits: np.ndarray) -> No
         "role": "student" if student else "teacher",
         "name": name,
         "arch": network.arch,
+        "labels": LABELS,
         "initialisation": "imagenet (somewhere)" if network.pretrained else "random",
         "params": 4_732_838 if student else 20_000_000,
         "macs": 290_000_000 if student else 900_000_000,

@@ -1,5 +1,6 @@
 """The ingested data set as every later stage reads it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,3 +113,15 @@ class Dataset:
     def boxes(self) -> pd.DataFrame:
         """Boxes: `image_id`, `label`, `x`, `y` (top left), `w`, `h`, as fractions of the frame; empty where none."""
         return pd.read_parquet(self.folder / "boxes.parquet")
+
+
+def label_columns(known: Sequence[str], wanted: Sequence[str], who: str) -> list[int | None]:
+    """Where each of the `wanted` labels is among the `known` ones of a teacher, None where it is not.
+
+    Raises:
+        UserError: none is; the message begins with `who`.
+    """
+    columns = [known.index(label) if label in known else None for label in wanted]
+    if columns.count(None) == len(columns):
+        raise UserError(f"{who}: the teacher knows none of the labels {', '.join(wanted)}, but {', '.join(known)}")
+    return columns

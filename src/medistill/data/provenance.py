@@ -36,6 +36,10 @@ class TrainIds(NamedTuple):
         return TrainIds(np.union1d(self.groups, other.groups), np.union1d(self.images, other.images))
 
 
+NOTHING = TrainIds(np.empty(0, np.uint64), np.empty(0, np.uint64))
+"""What a model was trained on of which nobody has said anything."""
+
+
 def ids_of(dataset: Dataset, split: str) -> TrainIds:
     """The ids of one split: the first eight bytes of the SHA-256 of data set and group, and of the pixels."""
     rows = dataset.split(split)

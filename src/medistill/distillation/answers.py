@@ -7,8 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from medistill.data.dataset import label_columns
 from medistill.distillation.maps import class_maps
-from medistill.errors import UserError
 from medistill.models.zoo import Classifier
 from medistill.training.loop import Batch
 
@@ -100,18 +100,6 @@ def ask(teacher: Classifier, images: Tensor, needs: AbstractSet[str]) -> dict[st
         for parameter in trained:
             parameter.requires_grad_(True)
     return answers
-
-
-def label_columns(known: Sequence[str], wanted: Sequence[str], who: str) -> list[int | None]:
-    """Where each of the `wanted` labels is among the `known` ones of a teacher, None where it is not.
-
-    Raises:
-        UserError: none is; the message begins with `who`.
-    """
-    columns = [known.index(label) if label in known else None for label in wanted]
-    if columns.count(None) == len(columns):
-        raise UserError(f"{who}: the teacher knows none of the labels {', '.join(wanted)}, but {', '.join(known)}")
-    return columns
 
 
 def _by_label(values: Tensor, columns: Sequence[int | None]) -> Tensor:

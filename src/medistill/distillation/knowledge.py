@@ -15,8 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medistill.config import Augmentation
-from medistill.data.dataset import Dataset
-from medistill.distillation.answers import ask, label_columns
+from medistill.data.dataset import Dataset, label_columns
+from medistill.distillation.answers import ask
 from medistill.errors import UserError
 from medistill.files import read_json, write_json
 from medistill.models.zoo import Classifier

@@ -111,15 +111,19 @@ class Measured:
 
         Args:
             split: the truth.
-            logits: (N, L) finite, rows as in `split.targets`.
+            logits: (N, L), rows as in `split.targets`; finite, or NaN for a whole label that the model does not know:
+                its figures are undefined, and so are means over labels that it is among.
             on_label: called L times while the work goes on.
         """
-        scores, overall = logits, {}
+        scores, overall, unknown = logits, {}, np.isnan(logits)
         if split.task == "multiclass":
             scores = probabilities(logits, split.task)
-            values = bootstrap.measure_accuracy(split.targets, logits, split.groups, split.counts)
-            overall = dict(zip(OVERALL, values, strict=True))
-        auroc, auprc = bootstrap.measure(split.targets, scores, split.groups, split.counts, on_label)
+            accuracies = (np.full(len(split.counts.T), np.nan),) * 2
+            if not unknown.any():
+                accuracies = bootstrap.measure_accuracy(split.targets, logits, split.groups, split.counts)
+            overall = dict(zip(OVERALL, accuracies, strict=True))
+        targets = np.where(unknown, np.nan, split.targets)
+        auroc, auprc = bootstrap.measure(targets, np.nan_to_num(scores), split.groups, split.counts, on_label)
         return cls(split, logits, scores, auroc, auprc, overall)
 
     def macro(self, metric: str) -> FloatArray:
@@ -139,7 +143,8 @@ class Measured:
             targets = split.targets[:, k]
             positive, negative = targets == 1, targets == 0
             known = int(positive.sum() + negative.sum())
-            ece = metrics.expected_calibration_error(targets, probability[:, k])
+            answered = not np.isnan(probability[:, k]).any()
+            ece = metrics.expected_calibration_error(targets, probability[:, k]) if answered else None
             labels[label] = {
                 "eligible": label not in split.skipped,
                 "positives": int(positive.sum()),
@@ -151,7 +156,7 @@ class Measured:
                 "auprc": bootstrap.summarise(self.auprc[:, k], reflected=True).to_dict(),
                 "ece": ece if known else None,
             }
-        calibration = [labels[label]["ece"] for label in split.eligible]
+        calibration = [labels[label]["ece"] for label in split.eligible if labels[label]["ece"] is not None]
         return {
             "images": len(split.targets),
             "groups": len(split.counts),
@@ -160,14 +165,19 @@ class Measured:
             "skipped": split.skipped,
             "macro_auroc": bootstrap.summarise(self.macro("auroc")).to_dict(),
             "macro_auprc": bootstrap.summarise(self.macro("auprc"), reflected=True).to_dict(),
-            "macro_ece": float(np.mean(calibration)) if calibration else None,
+            "macro_ece": float(np.mean(calibration)) if 0 < len(calibration) == len(split.eligible) else None,
             **{name: bootstrap.summarise(values).to_dict() for name, values in self.overall.items()},
             "per_label": labels,
         }
 
     def roc(self) -> tuple[FloatArray, FloatArray]:
-        """Macro-average ROC curve over eligible labels, see `metrics.macro_roc`; empty where there are none."""
+        """Macro-average ROC curve over eligible labels, see `metrics.macro_roc`; empty where there are none.
+
+        Also where the model does not know one of them.
+        """
         columns = self.split.columns()
+        if np.isnan(self.logits[:, columns]).any():
+            columns = []
         return metrics.macro_roc(self.split.targets[:, columns], self.scores[:, columns])
 
 

@@ -1,5 +1,6 @@
 """Reading what models predicted, checked against the manifest."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +12,25 @@ from medistill.errors import UserError
 LOGIT_PREFIX = "logit:"
 
 
-def read_logits(path: Path, model: str, labels: list[str]) -> pd.DataFrame:
+def read_logits(path: Path, model: str, labels: list[str], *, known: Collection[str] | None = None) -> pd.DataFrame:
     """Read the `predictions.parquet` of a model.
 
     Args:
         path: the file: `image_id`, `split`, and a float column `logit:<label>` each.
         model: its name, for messages.
-        labels: labels that it must have.
+        labels: the data set's.
+        known: those that the model answers for; None: all. A teacher that was taken as it is may lack some.
 
     Returns:
-        float32 columns, one a label in the given order, indexed by `split` and `image_id`.
+        float32 columns, one a label in the given order, indexed by `split` and `image_id`; NaN for labels that are not
+        known.
 
     Raises:
         UserError: the file is missing or damaged, a label is missing, or a logit is not finite.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; train {model} first")
-    columns = [LOGIT_PREFIX + label for label in labels]
+    columns = [LOGIT_PREFIX + label for label in labels if known is None or label in known]
     try:
         frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
@@ -40,7 +43,7 @@ def read_logits(path: Path, model: str, labels: list[str]) -> pd.DataFrame:
     if bad.any():
         count, first = int(bad.sum()), table.index[bad.argmax()][1]
         raise UserError(f"{path}: model {model} has a logit that is not finite for {count} images, first {first}")
-    return table
+    return table.reindex(columns=[LOGIT_PREFIX + label for label in labels])
 
 
 def align(table: pd.DataFrame, split: str, image_ids: pd.Series, path: Path, model: str) -> NDArray[np.float32]:

@@ -1,5 +1,7 @@
 """The folder of a trained model."""
 
+import functools
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,16 +20,17 @@ def write_outputs(
     folder: Path,
     model: Classifier,
     dataset: Dataset,
-    fit: Fit,
+    fit: Fit | None,
     facts: dict[str, Any],
-    inherited: Sequence[provenance.TrainIds] = (),
+    seen: Sequence[provenance.TrainIds] = (),
 ) -> None:
     """Write a trained model with all that later stages need, atomically.
 
     Args:
         folder: replaced as a whole.
+        fit: how it was trained; None where it was taken as it is, which has neither history.csv nor training figures.
         facts: what config.json says beyond architecture and data set: role, name, recipe, fingerprint…
-        inherited: what its initial weights and its teachers were trained on.
+        seen: what it, its initial weights and its teachers were trained on.
     """
     size = dataset.image_size
     config = {
@@ -44,30 +47,27 @@ def write_outputs(
         "dataset_fingerprint": dataset.fingerprint,
         "versions": {"torch": torch.__version__.split("+")[0]},
     }
-    ids = provenance.ids_of(dataset, "train")
-    for other in inherited:
-        ids |= other
+    measured = {"params": config["params"], "macs": config["macs"]}
+    if fit is not None:
+        measured |= {"best_epoch": fit.best_epoch, "val_macro_auroc": fit.val_macro_auroc}
+        measured |= {"train_seconds": round(fit.seconds, 1)}
     with atomic(folder) as temporary:
         temporary.mkdir()
         save_model(temporary, model, config)
-        fit.history.to_csv(temporary / "history.csv", index=False, float_format="%.6g")
-        write_json(
-            temporary / "metrics.json",
-            {
-                "params": config["params"],
-                "macs": config["macs"],
-                "best_epoch": fit.best_epoch,
-                "val_macro_auroc": fit.val_macro_auroc,
-                "train_seconds": round(fit.seconds, 1),
-            },
-        )
+        if fit is not None:
+            fit.history.to_csv(temporary / "history.csv", index=False, float_format="%.6g")
+        write_json(temporary / "metrics.json", measured)
         predictions(model, dataset).to_parquet(temporary / "predictions.parquet", index=False)
-        provenance.write_ids(temporary / provenance.FILE, ids)
+        provenance.write_ids(temporary / provenance.FILE, functools.reduce(operator.or_, seen, provenance.NOTHING))
 
 
 def predictions(model: Classifier, dataset: Dataset) -> pd.DataFrame:
-    """Logits on val and test: `image_id`, `group_id`, `split`, and a float32 column `logit:<label>` each."""
+    """Logits on val and test: `image_id`, `group_id`, `split`, and a float32 column `logit:<label>` each.
+
+    The labels are those that model and data set both have.
+    """
     rows = pd.concat([dataset.split("val"), dataset.split("test")], ignore_index=True)
     logits = predict(model, dataset, rows)
-    columns = {f"logit:{label}": logits[:, i] for i, label in enumerate(dataset.labels)}
+    theirs = model.config["labels"]
+    columns = {f"logit:{label}": logits[:, theirs.index(label)] for label in dataset.labels if label in theirs}
     return pd.concat([rows[["image_id", "group_id", "split"]], pd.DataFrame(columns)], axis=1)

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from medistill.config import Network, Params
 from medistill.data import provenance
-from medistill.data.dataset import Dataset
+from medistill.data.dataset import Dataset, label_columns
+from medistill.files import sha256
 from medistill.models.zoo import Classifier, create_classifier, map_size, start_at_prevalence
 from medistill.training.checkpoint import Checkpoint, fingerprint
 from medistill.training.loop import Objective, fit, steps_per_epoch, training_rows
@@ -54,13 +55,12 @@ def train(
         UserError: the network cannot be built, its loss is not finite, or its initial weights were trained on images
             or groups of the val or test side.
     """
-    inherited = list(inherited)
-    if network.weights and (network.weights.parent / provenance.FILE).exists():
-        inherited.append(provenance.refuse_overlap(network.weights.parent / provenance.FILE, dataset))
+    seen = [provenance.ids_of(dataset, "train"), *inherited, *_seen_by(network, dataset)]
     training = params.training_of(network)
     identity = fingerprint(
         {
             "network": network.model_dump(mode="json"),
+            "weights": sha256(network.weights),
             "training": training.model_dump(),
             "augmentation": params.augmentation.model_dump(),
             "facts": facts,
@@ -104,7 +104,45 @@ def train(
             checkpoint=checkpoint,
             on_step=show,
         )
-    facts = {**facts, "fingerprint": identity, "training": training.model_dump()}
+    facts = {
+        **facts,
+        "fingerprint": identity,
+        "training": training.model_dump(),
+        "weights_sha256": sha256(network.weights),
+    }
     if first:
-        write_outputs(folder, model, dataset, result, facts, inherited)
+        write_outputs(folder, model, dataset, result, facts, seen)
         checkpoint.remove()
+
+
+def adopt(
+    folder: Path, network: Network, dataset: Dataset, *, facts: dict[str, Any], labels: Sequence[str] | None = None
+) -> None:
+    """Write the folder of a network that is taken as it is, with what it answers about val and test.
+
+    Args:
+        folder: the model's folder, replaced as a whole.
+        network: its architecture, and the file of its weights.
+        facts: what config.json says beyond architecture and data; needs `role` and `name`.
+        labels: of its outputs, in their order; None: the data set's.
+
+    Raises:
+        UserError: the weights are missing, do not fit or were trained on images or groups of the val or test side; or
+            none of the labels is the data set's.
+    """
+    seen = _seen_by(network, dataset)
+    labels = list(labels or dataset.labels)
+    label_columns(labels, dataset.labels, f"params.yaml: teachers.{facts['name']}.labels")
+    model = create_classifier(network, labels=labels, image_size=dataset.image_size).eval()
+    map_size(model, dataset.image_size)
+    identity = fingerprint(
+        {"network": network.model_dump(mode="json"), "weights": sha256(network.weights), "facts": facts}
+    )
+    facts = {**facts, "fingerprint": identity, "weights_sha256": sha256(network.weights)}
+    write_outputs(folder, model, dataset, None, facts, seen)
+
+
+def _seen_by(network: Network, dataset: Dataset) -> list[provenance.TrainIds]:
+    """What a user's own weights were trained on, where the file beside them says so."""
+    file = network.weights and network.weights.parent / provenance.FILE
+    return [provenance.refuse_overlap(file, dataset)] if file and file.exists() else []

@@ -1,0 +1,66 @@
+"""From a recipe of params.yaml to a trained network, for students, assistants and teachers alike."""
+
+from pathlib import Path
+from typing import Any
+
+from medistill.config import Network, Params, Recipe
+from medistill.data import provenance
+from medistill.data.dataset import Dataset
+from medistill.distillation.answers import LiveTeacher
+from medistill.distillation.knowledge import Knowledge
+from medistill.distillation.objective import RecipeObjective
+from medistill.files import read_json
+from medistill.models.zoo import load_model, map_shape
+from medistill.training.run import train
+
+OWN_VIEWS = 1_000_003
+"""Apart from any `teach.view_seed`: a teacher never trains on the views that it will answer."""
+
+
+def train_by_recipe(
+    folder: Path,
+    network: Network,
+    recipe: Recipe,
+    dataset: Dataset,
+    params: Params,
+    *,
+    facts: dict[str, Any],
+    seed: int,
+) -> None:
+    """Train `network` as `recipe` says and write its folder.
+
+    Args:
+        folder: the model's folder.
+        network: what is trained.
+        recipe: its teachers have answered, or are asked live.
+        facts: what config.json says besides the recipe: role, name, seed…
+        seed: initialisation, order of images, dropout.
+
+    Raises:
+        UserError: as `train`; or a teacher or its answers are missing, damaged or do not fit.
+    """
+    live = recipe.views == "live"
+    folders = [Path("models/teachers") / name if live else params.knowledge_folder(name) for name in recipe.teachers]
+    if live:
+        teachers = [LiveTeacher(load_model(source), dataset.labels) for source in folders]
+        answered = [read_json(source / "config.json")["fingerprint"] for source in folders]
+    else:
+        asked = params.teach.model_dump()
+        teachers = [Knowledge.open(source, dataset, params.augmentation, **asked) for source in folders]
+        answered = [teacher.checksum for teacher in teachers]
+    own = facts["role"] == "teacher" and not recipe.teachers
+    train(
+        folder,
+        network,
+        dataset,
+        lambda model: RecipeObjective(recipe, dataset, teachers, width=map_shape(model, dataset.image_size)[0]),
+        params,
+        facts=facts | recipe.model_dump(mode="json"),
+        seed=seed,
+        view_seed=seed + OWN_VIEWS if own else params.teach.view_seed,
+        views=params.teach.views if recipe.views == "cached" else None,
+        unlabelled=recipe.unlabelled,
+        whole_frames=live,
+        knowledge=answered,
+        inherited=[provenance.read_ids(source / provenance.FILE) for source in folders],
+    )

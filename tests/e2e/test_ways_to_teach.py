@@ -1,0 +1,114 @@
+"""Assistants, teachers that are taken as they are, live teachers and images without labels, through the whole graph."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from medistill.config import Network
+from medistill.models.zoo import create_classifier, save_model
+
+THEIRS = ["Mass", "Something else", "Effusion"]
+
+
+def write_weights(folder, seed):
+    torch.manual_seed(seed)
+    model = create_classifier(Network(arch="test_resnet"), labels=THEIRS)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(folder, model, {"labels": THEIRS})
+
+
+@pytest.fixture
+def taught(fresh):
+    """A clone in which students were taught in all ways."""
+    write_weights(fresh.folder / "weights", seed=0)
+    params = fresh.params
+    params["teachers"] |= {
+        "friend": {
+            "arch": "test_resnet",
+            "weights": "weights/model.safetensors",
+            "frozen": True,
+            "labels": THEIRS,
+            "input_size": 48,
+        },
+        "assistant": {"arch": "test_efficientnet", "recipe": "kd", "seed": 3},
+    }
+    params["students"] = {"small": {"arch": "test_efficientnet", "input_size": 24, "channels": 1}}
+    hard, soft = {"loss": "binary_cross_entropy"}, {"loss": "sigmoid_kd"}
+    params["teach"] |= {"attention": True, "features": True, "cams": True}
+    params["recipes"] = {
+        "baseline": {},
+        "kd": {"teachers": ["densenet"], "terms": [hard, soft]},
+        "assisted": {"teachers": ["assistant", "densenet"], "terms": [hard, soft, {"loss": "feature_mse"}]},
+        "friendly": {"teachers": ["friend", "densenet"], "terms": [hard, soft, {"loss": "cam_kd"}]},
+        "live": {
+            "teachers": ["densenet", "friend"],
+            "views": "live",
+            "unlabelled": True,
+            "terms": [hard, soft, {"loss": "cosine_similarity"}],
+        },
+    }
+    params["run"] = {
+        "teachers": ["densenet", "friend"],
+        "assistants": ["assistant"],
+        "students": ["small"],
+        "recipes": ["baseline", "assisted", "friendly", "live"],
+        "seeds": [0],
+    }
+    fresh.write_params(params)
+    fresh.run("dvc", "repro")
+    return fresh
+
+
+@pytest.mark.slow
+def test_every_way_to_teach_goes_through_the_whole_graph(taught):
+    folder = taught.folder
+
+    def read(path):
+        return json.loads((folder / path).read_text())
+
+    metrics = read("reports/metrics.json")
+    students = [f"small-{recipe}-0" for recipe in ("baseline", "assisted", "friendly", "live")]
+    assert list(metrics) == ["densenet", "friend", "assistant", *students]
+
+    # the assistant was taught, then answered; its students know it by name
+    assistant = read("models/teachers/assistant/config.json")
+    assert (assistant["role"], assistant["teachers"]) == ("teacher", ["densenet"])
+    assert read("assistants/assistant/knowledge.json")["teacher_fingerprint"] == assistant["fingerprint"]
+    assert not (folder / "data/knowledge/assistant").exists()
+    assert read("models/students/small-assisted-0/config.json")["teachers"] == ["assistant", "densenet"]
+    seen = [np.load(folder / f"models/{name}/train_ids.npz") for name in ("teachers/friend", "students/small-live-0")]
+    assert (len(seen[0]["images"]), len(seen[1]["images"]) > 0) == (0, True)
+
+    # of the friend there are figures for the labels that both have, and no mean
+    manifest = pd.read_parquet(folder / "data/processed/manifest.parquet").set_index("image_id")
+    predictions = pd.read_parquet(folder / "models/teachers/friend/predictions.parquet")
+    assert {name for name in predictions if name.startswith("logit:")} == {"logit:Mass", "logit:Effusion"}
+    test = predictions[predictions["split"] == "test"].set_index("image_id")
+    described = read("reports/evaluation/friend.json")["test"]
+    for label in ("Mass", "Effusion"):
+        expected = roc_auc_score(manifest.loc[test.index, f"label:{label}"], test[f"logit:{label}"])
+        assert described["per_label"][label]["auroc"]["estimate"] == pytest.approx(expected, abs=1e-12)
+    assert described["per_label"]["Nodule"]["auroc"]["estimate"] is None
+    assert "macro_auroc" not in metrics["friend"]["test"]
+    assert "friend" not in read("reports/explain/metrics.json")
+    assert "assistant" in read("reports/explain/metrics.json")
+
+    # each term of each recipe was at work
+    for recipe, term in (("assisted", "feature_mse"), ("friendly", "cam_kd"), ("live", "cosine_similarity")):
+        history = pd.read_csv(folder / f"models/students/small-{recipe}-0/history.csv")
+        assert (history[f"train_{term}"] > 0).all()
+        assert history["train_sigmoid_kd"].iloc[-1] < history["train_sigmoid_kd"].iloc[0]
+        assert read(f"exports/small-{recipe}-0/parity.json")["passed"]
+
+    again = taught.run("dvc", "repro").stdout
+    assert "Running stage" not in again
+    taught.run("python", "-m", "pipeline", "track")
+    taught.run("python", "-m", "pipeline", "promote", "--dry-run", expect=None)
+    write_weights(folder / "weights", seed=1)
+    refused = taught.run("python", "-m", "pipeline", "track", expect=2).stderr
+    assert "weights/model.safetensors: not the file that friend was trained from" in refused
+    assert "dvc repro --force train_teacher@friend" in refused

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from medistill.config import Network, Params, Recipe
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
@@ -12,6 +14,7 @@ from medistill.distillation.objective import RecipeObjective
 from medistill.files import read_json
 from medistill.models.zoo import load_model, map_shape
 from medistill.training.run import train
+from pipeline.live import LiveCurves
 
 OWN_VIEWS = 1_000_003
 """Apart from any `teach.view_seed`: a teacher never trains on the views that it will answer."""
@@ -49,18 +52,21 @@ def train_by_recipe(
         teachers = [Knowledge.open(source, dataset, params.augmentation, **asked) for source in folders]
         answered = [teacher.checksum for teacher in teachers]
     own = facts["role"] == "teacher" and not recipe.teachers
-    train(
-        folder,
-        network,
-        dataset,
-        lambda model: RecipeObjective(recipe, dataset, teachers, width=map_shape(model, dataset.image_size)[0]),
-        params,
-        facts=facts | recipe.model_dump(mode="json"),
-        seed=seed,
-        view_seed=seed + OWN_VIEWS if own else params.teach.view_seed,
-        views=params.teach.views if recipe.views == "cached" else None,
-        unlabelled=recipe.unlabelled,
-        whole_frames=live,
-        knowledge=answered,
-        inherited=[provenance.read_ids(source / provenance.FILE) for source in folders],
-    )
+    with LiveCurves(facts["name"]) as curves:
+        train(
+            folder,
+            network,
+            dataset,
+            lambda model: RecipeObjective(recipe, dataset, teachers, width=map_shape(model, dataset.image_size)[0]),
+            params,
+            facts=facts | recipe.model_dump(mode="json"),
+            seed=seed,
+            view_seed=seed + OWN_VIEWS if own else params.teach.view_seed,
+            views=params.teach.views if recipe.views == "cached" else None,
+            unlabelled=recipe.unlabelled,
+            whole_frames=live,
+            knowledge=answered,
+            on_step=curves.step,
+            inherited=[provenance.read_ids(source / provenance.FILE) for source in folders],
+        )
+        curves.end(pd.read_csv(folder / "history.csv"))

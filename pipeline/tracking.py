@@ -356,6 +356,9 @@ def _settings(config: dict[str, Any], recorded: dict[str, Any]) -> dict[str, str
 
 
 def _curves(path: Path) -> list[tuple[str, int, float]]:
+    """What history.csv says; a teacher that was taken as it is has none."""
+    if not path.is_file():
+        return []
     with path.open(encoding="utf-8", newline="") as file:
         return [
             (name, int(float(row["epoch"])), float(value))

@@ -104,6 +104,10 @@ def test_every_way_to_teach_goes_through_the_whole_graph(taught):
         assert history["train_sigmoid_kd"].iloc[-1] < history["train_sigmoid_kd"].iloc[0]
         assert read(f"exports/small-{recipe}-0/parity.json")["passed"]
 
+    shown = (folder / "reports/live/index.html").read_text()
+    assert all(f"<h2>{name}</h2>" in shown for name in metrics if name != "friend")  # nothing was trained of the friend
+    assert "at work" not in shown
+
     again = taught.run("dvc", "repro").stdout
     assert "Running stage" not in again
     taught.run("python", "-m", "pipeline", "track")

@@ -115,7 +115,8 @@ def fit(
         whole_frames: draw views from whole frames although the network sees smaller ones: for teachers that are asked
             live and see larger ones.
         checkpoint: where the state after each epoch is kept.
-        on_step: called after each step with `epoch`, `step`, `steps`, `images`, `loss`, `learning_rate`.
+        on_step: called after each step with `epoch`, `step`, `steps`, `images`, `loss`, `learning_rate`, and
+            `val_macro_auroc`, a pair (epoch, value) for each epoch that has ended.
 
     Raises:
         UserError: the loss is NaN or infinite, memory runs out, the precision is not to be had here, or no label has
@@ -202,6 +203,7 @@ def fit(
                     "images": len(whole),
                     "loss": values["loss"],
                     "learning_rate": learning_rate,
+                    "val_macro_auroc": [[row["epoch"], row["val_macro_auroc"]] for row in history],
                 }
             )
         trained = perf_counter() - start

@@ -36,6 +36,7 @@ def train(
     knowledge: Sequence[str] = (),
     inherited: Sequence[provenance.TrainIds] = (),
     checkpoints: Path = Path(".checkpoints"),
+    on_step: Callable[[dict[str, Any]], None] = lambda report: None,
 ) -> None:
     """Train `network` and write its folder.
 
@@ -50,6 +51,7 @@ def train(
         knowledge: checksums of the teachers' answers, part of the training's identity.
         inherited: what the teachers were trained on.
         checkpoints: states of unfinished trainings; what is there for this very training is resumed.
+        on_step: as for `fit`; called in the first of several processes only.
 
     Raises:
         UserError: the network cannot be built, its loss is not finite, or its initial weights were trained on images
@@ -87,6 +89,8 @@ def train(
     with tqdm(total=total, unit="img", desc=facts["name"], disable=None if first else True) as bar:
 
         def show(report: dict[str, Any]) -> None:
+            if first:
+                on_step(report)
             bar.update(report["step"] * report["images"] - bar.n)
             bar.set_postfix_str(f"epoch {report['epoch']}/{training.epochs}, loss {report['loss']:.3f}", refresh=False)
 

@@ -1,0 +1,92 @@
+"""The page of the trainings that are at work."""
+
+import json
+import time
+import xml.etree.ElementTree as ElementTree
+
+import pandas as pd
+import pytest
+
+from pipeline import live
+from pipeline.live import POINTS, LiveCurves, page
+
+
+def report(step, steps=10_000, val=()):
+    facts = {"epoch": 1 + step // 100, "step": step, "steps": steps, "images": 16, "learning_rate": 1e-3}
+    return facts | {"loss": 1000.0 / step, "val_macro_auroc": list(val)}
+
+
+def fail(folder, steps, error):
+    with LiveCurves("net", folder) as curves:
+        for step in steps:
+            curves.step(report(step))
+        raise error
+
+
+def state(folder, name):
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def test_a_long_curve_keeps_its_mean_and_its_end(tmp_path):
+    with LiveCurves("net", tmp_path) as curves:
+        for step in range(1, 5 * POINTS + 1):
+            curves.step(report(step))
+    said = state(tmp_path, "net")
+    points, width = said["loss"], said["width"]
+    assert len(points) < POINTS
+    assert points[-1][0] > 5 * POINTS - width
+    steps = range(1, points[-1][0] + 1)
+    assert sum(loss for _, loss in points) / len(points) == pytest.approx(sum(1000 / s for s in steps) / len(steps))
+    assert said["status"] == "done"
+
+
+def test_the_page_shows_each_training_and_how_it_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "EVERY", 0.0)
+    with LiveCurves("first", tmp_path) as curves:
+        for step in (1, 2, 3):
+            curves.step(report(step, val=[[1, 0.6], [2, 0.7]]))
+        text = (tmp_path / "index.html").read_text()
+        assert 'http-equiv="refresh"' in text
+        assert "step 3 of 10000" in text
+        curves.end(pd.DataFrame({"epoch": [1, 2, 3], "val_macro_auroc": [0.6, 0.7, 0.8]}))
+    assert state(tmp_path, "first")["val_macro_auroc"][-1] == [3, 0.8]
+    with pytest.raises(ValueError, match="<bad>"):
+        fail(tmp_path, [1], ValueError("<bad> luck"))
+    text = (tmp_path / "index.html").read_text()
+    body = text[text.index("<main>") : text.index("</main>") + len("</main>")]
+    tree = ElementTree.fromstring(body)  # well-formed, whatever an error says
+    assert [heading.text for heading in tree.iter("h2")] == ["net", "first"]
+    notices = ["".join(notice.itertext()) for notice in tree.iter("p")]
+    assert notices[0].startswith("stopped: <bad> luck")
+    assert notices[1].startswith("done")
+    assert len(list(tree.iter("figure"))) == 2
+    assert 'http-equiv="refresh"' not in text  # nothing is at work any more
+
+
+def test_a_resumed_training_continues_its_curve(tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "EVERY", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        fail(tmp_path, range(1, 31), KeyboardInterrupt())
+    assert state(tmp_path, "net")["status"] == "stopped: KeyboardInterrupt"
+    with LiveCurves("net", tmp_path) as curves:
+        curves.step(report(21))
+    assert [step for step, _ in state(tmp_path, "net")["loss"]] == list(range(1, 22))
+    with LiveCurves("net", tmp_path) as curves:  # from the beginning: another training of that name
+        curves.step(report(1))
+    assert [step for step, _ in state(tmp_path, "net")["loss"]] == [1]
+
+
+def test_a_training_that_was_killed_is_called_silent(tmp_path):
+    with LiveCurves("net", tmp_path) as curves:
+        curves.step(report(1))
+    file = tmp_path / "net.json"
+    file.write_text(json.dumps(state(tmp_path, "net") | {"status": "at work", "time": time.time() - 300}))
+    (tmp_path / "other.json").write_text('{"name": "ha')
+    assert "silent for 5 min" in page(tmp_path)
+    assert 'http-equiv="refresh"' not in page(tmp_path)
+
+
+def test_a_training_that_failed_before_its_first_step_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="no"):
+        fail(tmp_path, [], ValueError("no"))
+    assert not list(tmp_path.iterdir())

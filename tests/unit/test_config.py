@@ -1,5 +1,7 @@
 """params.yaml is checked key by key, and every mistake is one line that names the key."""
 
+import re
+
 import pytest
 import yaml
 
@@ -109,3 +111,90 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "params.yaml").write_text("")
     with pytest.raises(UserError):
         load_params(tmp_path / "params.yaml")
+
+
+ASSISTANT = {"arch": "efficientnet_b0", "recipe": "kd"}
+FROZEN = {"arch": "resnet18", "weights": "w.safetensors", "frozen": True}
+
+
+@pytest.mark.parametrize(
+    ("section", "network", "message"),
+    [
+        ("assistants", {"arch": "resnet18"}, "teachers.new is in run.assistants and needs a recipe: how it is taught"),
+        ("teachers", ASSISTANT, "run.teachers names 'new', which has a recipe; name it in run.assistants instead"),
+        (
+            "assistants",
+            ASSISTANT | {"recipe": "no"},
+            "teachers.new.recipe names 'no', but recipes has only base",
+        ),
+        ("assistants", ASSISTANT | {"recipe": "baseline"}, "teachers.new: its recipe baseline has no teachers"),
+        (
+            "assistants",
+            ASSISTANT | {"recipe": "own"},
+            "teachers.new: its recipe's teacher 'new' is not",
+        ),
+        ("teachers", FROZEN | {"weights": None}, "teachers.new: frozen: true needs weights: FILE"),
+        ("teachers", FROZEN | {"recipe": "kd"}, "teachers.new: set either frozen: true or recipe, not both"),
+        ("teachers", {"arch": "resnet18", "labels": ["a"]}, "teachers.new: labels are for frozen: true"),
+        ("teachers", FROZEN | {"labels": ["a", "a"]}, "teachers.new: labels has a label twice"),
+        (
+            "teachers",
+            {"arch": "resnet18", "mean": [0.5]},
+            "teachers.new: mean must have a number for each of 3",
+        ),
+        ("teachers", {"arch": "resnet18", "channels": 1, "std": [0]}, "teachers.new.std.0: input should be greater"),
+    ],
+)
+def test_mistakes_of_teachers_are_named(params, tmp_path, section, network, message):
+    params["teachers"]["new"] = network
+    params["recipes"]["own"] = {"teachers": ["new"], "terms": [{"loss": "sigmoid_kd"}]}
+    params["run"][section].append("new")
+    with pytest.raises(UserError, match=re.escape(message)):
+        load(params, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"views": "live"}, "views: live needs teachers"),
+        ({"unlabelled": True}, "unlabelled: true needs teachers"),
+        (
+            {"views": "fresh", "teachers": ["densenet"], "terms": [{"loss": "sigmoid_kd"}]},
+            "views: live is the same",
+        ),
+        ({"teachers": ["densenet"], "terms": [{"loss": "feature_mse"}]}, "feature_mse needs teach.features: true"),
+    ],
+)
+def test_mistakes_of_recipes_are_named(params, tmp_path, recipe, message):
+    params["recipes"]["kd"] = recipe
+    with pytest.raises(UserError, match=message):
+        load(params, tmp_path)
+
+
+def test_teachers_that_are_asked_live_need_no_cache_of_features(params, tmp_path):
+    params["recipes"]["kd"] = {"teachers": ["densenet"], "views": "live", "terms": [{"loss": "feature_mse"}]}
+    assert load(params, tmp_path).recipes["kd"].views == "live"
+
+
+def test_assistants_answer_into_a_folder_of_their_own(params, tmp_path):
+    params["teachers"]["new"] = ASSISTANT
+    params["run"]["assistants"] = ["new"]
+    params["recipes"]["by"] = {"teachers": ["new"], "terms": [{"loss": "sigmoid_kd"}]}
+    params["run"]["recipes"].append("by")
+    read = load(params, tmp_path)
+    assert [str(read.knowledge_folder(name)) for name in read.run.all_teachers] == [
+        "data/knowledge/densenet",
+        "data/knowledge/efficientnet_lite2",
+        "assistants/new",
+    ]
+    assert str(read.model_folders()["new"]) == "models/teachers/new"
+
+
+def test_what_the_page_on_distillation_shows_is_valid(root, params, tmp_path):
+    text = (root / "docs" / "distillation.md").read_text(encoding="utf-8")
+    (example,) = (block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "frozen: true" in block)
+    shown = yaml.safe_load(example)
+    for section in ("teachers", "students", "recipes"):
+        params[section] = shown[section]
+    params["run"] |= shown["run"] | {"students": ["small"], "recipes": list(shown["recipes"])}
+    assert load(params, tmp_path).teachers["colleague"].labels == ["Atelectasis", "Cardiomegaly", "Edema"]

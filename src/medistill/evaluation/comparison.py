@@ -112,17 +112,17 @@ class Measured:
         Args:
             split: the truth.
             logits: (N, L), rows as in `split.targets`; finite, or NaN for a whole label that the model does not know:
-                its figures are undefined, and so are means over labels that it is among.
+                its figures are undefined, and so are means over labels that it is among; of exclusive classes all are.
             on_label: called L times while the work goes on.
         """
-        scores, overall, unknown = logits, {}, np.isnan(logits)
+        scores, overall = logits, {}
         if split.task == "multiclass":
             scores = probabilities(logits, split.task)
             accuracies = (np.full(len(split.counts.T), np.nan),) * 2
-            if not unknown.any():
+            if not np.isnan(logits).any():
                 accuracies = bootstrap.measure_accuracy(split.targets, logits, split.groups, split.counts)
             overall = dict(zip(OVERALL, accuracies, strict=True))
-        targets = np.where(unknown, np.nan, split.targets)
+        targets = np.where(np.isnan(scores), np.nan, split.targets)
         auroc, auprc = bootstrap.measure(targets, np.nan_to_num(scores), split.groups, split.counts, on_label)
         return cls(split, logits, scores, auroc, auprc, overall)
 

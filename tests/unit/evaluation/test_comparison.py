@@ -5,7 +5,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, roc_auc_score
 
-from medistill.evaluation.comparison import Measured, Split, compare, difference
+from medistill.evaluation.comparison import Measured, Split, best, compare, difference
 
 LABELS = ["a", "b", "c"]
 
@@ -129,3 +129,31 @@ def test_labels_that_are_not_exclusive_have_no_accuracy():
     }
     chances = 1 / (1 + np.exp(-logits.astype(np.float64)))
     assert model.describe()["per_label"]["a"]["ece"] == pytest.approx(calibration_error(targets[:, 0], chances[:, 0]))
+
+
+@pytest.mark.parametrize("task", ["multilabel", "multiclass"])
+def test_a_label_that_a_model_does_not_know_has_no_figure(task):
+    truth, targets, patients, logits = problem()
+    partial = logits.copy()
+    partial[:, 1] = np.nan
+    whole, part = (measure(targets, patients, answers, task) for answers in (logits, partial))
+    report = part.describe()
+    estimates = [report["per_label"][label]["auroc"]["estimate"] for label in LABELS]
+    if task == "multilabel":
+        expected = [roc_auc_score(targets[:, k], logits[:, k]) for k in (0, 2)]
+        assert [estimates[0], estimates[2]] == pytest.approx(expected, abs=1e-12)
+        assert estimates[1] is None
+        assert report["per_label"]["a"]["ece"] is not None
+    else:  # a class that is not known would have had a share of the softmax
+        assert estimates == [None] * 3
+        assert report["accuracy"]["estimate"] is None
+    assert report["per_label"]["b"]["ece"] is None
+    assert report["per_label"]["b"]["positives"] == (truth == 1).sum()
+    assert report["macro_auroc"]["estimate"] is None
+    assert report["macro_ece"] is None
+    assert part.roc()[0].size == 0
+    rows = {row["metric"]: row for row in compare(whole, part)}
+    assert rows["macro_auroc"]["estimate"] is None
+    assert rows["macro_auroc"]["p"] is None
+    assert best({"part": part, "whole": whole}, ["part", "whole"]) == "whole"
+    assert best({"part": part}, ["part"]) is None

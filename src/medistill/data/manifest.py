@@ -149,6 +149,12 @@ def _split(source: Source, data: Data) -> tuple[pd.DataFrame, list[tuple[str, st
         notes.append("no patient ids: each image is a group of its own, and one person may be on two sides")
     elif 0 < unknown < len(rows):
         notes.append(f"{unknown:,} of {len(rows):,} images have no patient id")
+    columns = [LABEL_PREFIX + label for label in source.labels]
+    labelled = rows[columns].notna().any(axis=1)
+    if not labelled.all():
+        notes.append(f"{(~labelled).sum():,} images have no label; they train recipes with unlabelled: true")
+    # groups without any label have nothing to measure: where the data set does not say otherwise, they train
+    measured = labelled.groupby(rows["group_id"]).transform("any")
     sides_file = data.splits / splits.SIDES_FILE
     if data.split == "patient":
         sides = None
@@ -156,6 +162,8 @@ def _split(source: Source, data: Data) -> tuple[pd.DataFrame, list[tuple[str, st
             named = splits.read_sides(sides_file)
             sides, unused = splits.sides_of_groups(named, rows["group_id"], own, listed)
             notes += _unused(sides_file, unused, len(named), "group_id")
+        idle = pd.Series("train", index=rows["group_id"][~measured].unique())
+        sides = idle if sides is None else sides.combine_first(idle)
         split = splits.by_group(
             rows["group_id"],
             val_fraction=data.val_fraction,
@@ -175,6 +183,7 @@ def _split(source: Source, data: Data) -> tuple[pd.DataFrame, list[tuple[str, st
     rows, lists = rows[known], source.official[known]
     files = f"{data.root}: {source.official_files}"
     split = splits.official(rows["group_id"], lists, val_fraction=data.val_fraction, seed=data.seed, files=files)
+    split = split.where(measured[known] | (lists != "train"), "train")
     return rows.assign(split=split), quarantined, notes
 
 

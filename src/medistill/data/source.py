@@ -82,11 +82,12 @@ def collect_labels(names: Iterable[str], where: str, *, least: int = 2) -> list[
 
 
 def one_hot(classes: pd.Series, labels: list[str]) -> pd.DataFrame:
-    """Label columns of single-label data: float32, 1 for an image's class and 0 for all others.
+    """Label columns of single-label data: float32, 1 for an image's class, 0 for the others, NaN where it is unknown.
 
     Args:
-        classes: str (N,), one of `labels` each.
+        classes: str (N,), one of `labels` each, or null where unknown.
         labels: their order.
     """
-    columns = {LABEL_PREFIX + label: (classes == label).astype(np.float32) for label in labels}
+    known = classes.notna()
+    columns = {LABEL_PREFIX + label: (classes == label).astype(np.float32).where(known) for label in labels}
     return pd.DataFrame(columns, index=classes.index)

@@ -136,6 +136,16 @@ def test_classes_are_sorted_text_and_a_blank_one_is_left_out(tmp_path):
     assert source.quarantined == [("b.png", "line 4 of table.csv has no label")]
 
 
+def test_a_blank_class_is_kept_where_it_is_asked_for(tmp_path):
+    table(tmp_path, "file,grade\n1.png,b\n2.png,\n3.png,a\n", "1.png", "2.png", "3.png")
+    source = read(tmp_path, path="file", label="grade", unlabelled=True)
+    assert source.labels == ["a", "b"]
+    assert source.quarantined == []
+    np.testing.assert_array_equal(targets(source), [[0, 1], [np.nan, np.nan], [1, 0]])
+    with pytest.raises(UserError, match="unlabelled goes with label: COLUMN"):
+        read(tmp_path, path="file", labels=["grade"], unlabelled=True)
+
+
 @pytest.mark.parametrize(
     ("grades", "message"),
     [

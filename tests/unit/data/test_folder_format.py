@@ -3,6 +3,7 @@
 import os
 import unicodedata
 
+import numpy as np
 import pytest
 
 from medistill.data.dataset import Dataset
@@ -212,3 +213,23 @@ def test_a_class_that_one_side_lacks_is_no_mistake(tmp_path):
     source = read(tmp_path)
     assert source.labels == ["NORMAL", "PNEUMONIA"]
     assert len(source.rows) == 3
+
+
+@pytest.mark.parametrize("split", ["patient", "official"])
+def test_a_folder_without_a_class_trains_and_is_of_no_class(tmp_path, split):
+    root = tmp_path / "xrays"
+    sides = ("train", "test") if split == "official" else ()
+    write_folder(root, classes=("COVID", "NORMAL", "someday"), sides=sides, images_each=10)
+    options = {"unlabelled": "someday"}
+    ingest(settings("folder", root, split=split, options=options), tmp_path / "out", tmp_path / "cache")
+    data = Dataset.open(tmp_path / "out")
+    assert (data.labels, data.task) == (["COVID", "NORMAL"], "multiclass")
+    without = data.manifest["path"].str.contains("someday")
+    targets = data.targets(data.manifest)
+    assert (np.isnan(targets).all(axis=1) == without).all()
+    assert (targets[~without].sum(axis=1) == 1).all()
+    free = without & ~data.manifest["path"].str.startswith("test/")
+    assert set(data.manifest["split"][free]) == {"train"}
+    assert set(data.manifest["split"][~without]) == {"train", "val", "test"}
+    with pytest.raises(UserError, match=r"data\.options\.unlabelled: no folder 'nowhere' with images"):
+        read_whole("folder", root, unlabelled="nowhere")

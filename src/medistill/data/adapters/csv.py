@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from medistill.config import Settings
 from medistill.data.dataset import LABEL_PREFIX
@@ -47,7 +47,7 @@ _MEASURE = r"-[0-9.,]+|[0-9]*[.,][0-9]+"
 
 
 class Options(Settings):
-    """What `data.options` may say; every option but the folders, `table`, `separator` and `negative` is a column."""
+    """What `data.options` may say; columns, but for the folders, `table`, `unlabelled`, `separator` and `negative`."""
 
     table: str = ""
     """The table, relative to the root; empty: the only one there."""
@@ -57,6 +57,8 @@ class Options(Settings):
     """The image file: its path within `images`, or its name, with or without suffix, where no other file has it."""
     label: str | None = None
     """One class an image; a row where it is blank is left out."""
+    unlabelled: bool = False
+    """Keep the rows where `label` is blank: for recipes that learn from what teachers say of them."""
     labels: str | list[str] | None = None
     """Any number of findings an image: columns of 1 (also true, yes), 0 (false, no) and blank (unknown), each the
     name of a label; or, with `separator`, one column of names."""
@@ -85,8 +87,9 @@ class Options(Settings):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _not_a_word_of_yaml(cls, value: Any) -> Any:
-        if any(isinstance(item, bool) for item in (value if isinstance(value, list) else [value])):
+    def _not_a_word_of_yaml(cls, value: Any, info: ValidationInfo) -> Any:
+        items = value if isinstance(value, list) else [value]
+        if info.field_name != "unlabelled" and any(isinstance(item, bool) for item in items):
             raise ValueError("no, yes, on, off, true and false are no text in YAML; put the name in quotes")
         return value
 
@@ -96,6 +99,8 @@ class Options(Settings):
             raise ValueError("set either label: COLUMN (one class an image) or labels (any number of findings)")
         if not (self.label or self.labels):
             raise ValueError("label or labels names no column")
+        if self.unlabelled and self.labels:
+            raise ValueError("unlabelled goes with label: COLUMN; in labels a blank is unknown anyway")
         if isinstance(self.labels, str) and self.separator is None:
             raise ValueError(
                 f"labels: {self.labels} needs separator, what stands between the names in that column;"
@@ -109,7 +114,7 @@ class Options(Settings):
 
     def columns(self) -> dict[str, str]:
         """Column of each option that names one."""
-        others = {"table", "images", "masks", "separator", "negative"}
+        others = {"table", "images", "masks", "unlabelled", "separator", "negative"}
         named = {option: value for option, value in self.model_dump(exclude=others).items() if value is not None}
         if isinstance(self.labels, list):
             del named["labels"]
@@ -239,14 +244,16 @@ def _keys_of(raw: pd.DataFrame, file: Path, column: str, files: Files, folder: s
 def _read_labels(raw: pd.DataFrame, file: Path, options: Options) -> tuple[list[str], pd.DataFrame, pd.Series]:
     """Label names, their float32 columns, and why a row has no label, null where it has."""
     if options.label:
-        return _read_classes(raw, file, options.label)
+        return _read_classes(raw, file, options.label, keep_blank=options.unlabelled)
     if isinstance(options.labels, str):
         return _read_names(raw, file, options.labels, options.separator, options.negative)
     values = {LABEL_PREFIX + column: _read_flags(raw, file, column) for column in options.labels}
     return options.labels, pd.DataFrame(values), pd.Series(None, index=raw.index, dtype=object)
 
 
-def _read_classes(raw: pd.DataFrame, file: Path, column: str) -> tuple[list[str], pd.DataFrame, pd.Series]:
+def _read_classes(
+    raw: pd.DataFrame, file: Path, column: str, *, keep_blank: bool
+) -> tuple[list[str], pd.DataFrame, pd.Series]:
     classes = identifiers(raw[column], file, column)
     measured = classes.str.fullmatch(_MEASURE).fillna(False).astype(bool)
     if measured.any():
@@ -254,7 +261,7 @@ def _read_classes(raw: pd.DataFrame, file: Path, column: str) -> tuple[list[str]
         raise UserError(f"{file}: line {line}: column {column!r} has {value!r}, which is a number and no class")
     labels = collect_labels(classes.dropna(), f"{file}: column {column!r}")
     unclear = pd.Series(None, index=raw.index, dtype=object)
-    blank = classes.isna()
+    blank = classes.isna() & (not keep_blank)
     unclear[blank] = [f"line {line} of {file.name} has no label" for line in raw["line"][blank]]
     return labels, one_hot(classes, labels), unclear
 

@@ -20,7 +20,11 @@ from medistill.errors import UserError
 
 
 class Options(Settings):
-    """`data.options` has nothing to say."""
+    """What `data.options` may say."""
+
+    unlabelled: str = ""
+    """The folder, beside those of the classes, whose images have none: for recipes that learn from what teachers say of
+    them."""
 
 
 def read(root: Path, options: Options) -> Source:
@@ -54,7 +58,12 @@ def read(root: Path, options: Options) -> Source:
         empty = next((name for name in _folders(root / parent) if name not in filled), None)
         if empty:
             raise UserError(f"{root / parent / empty}: no image in it; a folder there is a class, so remove or fill it")
-    labels = collect_labels(label, f"{root}: folders of images")
+    if options.unlabelled:
+        without = label == compose(options.unlabelled)
+        if not without.any():
+            raise UserError(f"{root}: data.options.unlabelled: no folder {options.unlabelled!r} with images")
+        label = label.mask(without)
+    labels = collect_labels(label.dropna(), f"{root}: folders of images")
     return Source(
         labels=labels,
         task="multiclass",

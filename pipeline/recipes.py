@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from medistill.config import Network, Params, Recipe
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
@@ -53,7 +51,7 @@ def train_by_recipe(
         answered = [teacher.checksum for teacher in teachers]
     own = facts["role"] == "teacher" and not recipe.teachers
     with LiveCurves(facts["name"]) as curves:
-        train(
+        result = train(
             folder,
             network,
             dataset,
@@ -69,4 +67,4 @@ def train_by_recipe(
             on_step=curves.step,
             inherited=[provenance.read_ids(source / provenance.FILE) for source in folders],
         )
-        curves.end(pd.read_csv(folder / "history.csv"))
+        curves.end(result.history)

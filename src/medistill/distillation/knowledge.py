@@ -21,7 +21,7 @@ from medistill.errors import UserError
 from medistill.files import read_json, write_json
 from medistill.models.zoo import Classifier
 from medistill.training.loop import Batch
-from medistill.training.views import render_views, resize_frames, view_parameters
+from medistill.training.views import read_frames, render_views, view_parameters
 
 EXTRAS = ("attention", "cams", "features")
 """What teachers answer besides logits where `teach` asks for it."""
@@ -55,7 +55,7 @@ def write_knowledge(
     with tqdm(total=views * len(rows), unit="img", desc=f"teach {teacher.config['name']}", disable=None) as bar:
         for start in range(0, len(rows), batch_size):
             chosen = slice(start, start + batch_size)
-            pixels = resize_frames(dataset.images(rows.iloc[chosen]), teacher.input_size).to(device)
+            pixels = read_frames(dataset, rows.iloc[chosen], teacher.input_size).to(device)
             for view in range(views):
                 parameters = torch.from_numpy(view_parameters(image_ids[chosen], view, view_seed, augmentation))
                 images = render_views(pixels, parameters.to(device)).contiguous(memory_format=torch.channels_last)

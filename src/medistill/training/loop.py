@@ -23,7 +23,7 @@ from medistill.evaluation.bootstrap import ineligible
 from medistill.evaluation.metrics import auroc
 from medistill.models.zoo import Classifier
 from medistill.training.checkpoint import Checkpoint
-from medistill.training.views import render_plain, render_views, resize_frames, view_parameters
+from medistill.training.views import read_frames, render_plain, render_views, view_parameters
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def fit(
     accelerator = _accelerator(training)
     device, processes = accelerator.device, accelerator.num_processes
     rows, val = training_rows(dataset, unlabelled), dataset.split("val")
-    pixels = resize_frames(dataset.images(rows), None if whole_frames else model.input_size)
+    pixels = read_frames(dataset, rows, None if whole_frames else model.input_size)
     targets = torch.from_numpy(dataset.targets(rows))
     image_ids = rows["image_id"].to_numpy()
     val_targets = dataset.targets(val)

@@ -16,7 +16,7 @@ from medistill.data.dataset import Dataset, label_columns
 from medistill.files import sha256
 from medistill.models.zoo import Classifier, create_classifier, map_size, start_at_prevalence
 from medistill.training.checkpoint import Checkpoint, fingerprint
-from medistill.training.loop import Objective, fit, steps_per_epoch, training_rows
+from medistill.training.loop import Fit, Objective, fit, steps_per_epoch, training_rows
 from medistill.training.outputs import write_outputs
 
 
@@ -37,7 +37,7 @@ def train(
     inherited: Sequence[provenance.TrainIds] = (),
     checkpoints: Path = Path(".checkpoints"),
     on_step: Callable[[dict[str, Any]], None] = lambda report: None,
-) -> None:
+) -> Fit:
     """Train `network` and write its folder.
 
     Args:
@@ -52,6 +52,9 @@ def train(
         inherited: what the teachers were trained on.
         checkpoints: states of unfinished trainings; what is there for this very training is resumed.
         on_step: as for `fit`; called in the first of several processes only.
+
+    Returns:
+        How the training went.
 
     Raises:
         UserError: the network cannot be built, its loss is not finite, or its initial weights were trained on images
@@ -117,6 +120,7 @@ def train(
     if first:
         write_outputs(folder, model, dataset, result, facts, seen)
         checkpoint.remove()
+    return result
 
 
 def adopt(

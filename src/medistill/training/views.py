@@ -8,11 +8,13 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from medistill.config import Augmentation
+from medistill.data.dataset import Dataset
 from medistill.models.zoo import resize
 
 _PARAMETERS = 7  # rotation, translation x, translation y, scale, brightness, contrast, flip
@@ -46,15 +48,19 @@ def view_parameters(image_ids: Sequence[str], view: int, seed: int, augmentation
     return out
 
 
-def resize_frames(frames: np.ndarray, size: int | None) -> Tensor:
-    """Frames, uint8 (N, C, H, W), at the size that a network sees, before any view is drawn; None: as they are.
+def read_frames(dataset: Dataset, rows: pd.DataFrame, size: int | None) -> Tensor:
+    """Frames of `rows` at the size that a network sees, before any view is drawn: uint8 (N, C, `size`, `size`).
 
-    A view of small frames is the same crop as that of large ones, at a fraction of the cost.
+    A view of small frames is the same crop as that of large ones, at a fraction of the memory and time. None: as
+    they are.
     """
-    pixels = torch.from_numpy(frames)
-    if size is None or pixels.shape[-1] == size:
-        return pixels
-    return torch.cat([resize(part.float(), size).round().clamp(0, 255).byte() for part in pixels.split(64)])
+    if size is None or size == dataset.image_size:
+        return torch.from_numpy(dataset.images(rows))
+    out = torch.empty(len(rows), dataset.channels, size, size, dtype=torch.uint8)
+    for start in range(0, len(rows), 256):  # the large ones never lie in memory all at once
+        frames = torch.from_numpy(dataset.images(rows.iloc[start : start + 256])).float()
+        out[start : start + 256] = resize(frames, size).round().clamp(0, 255).byte()
+    return out
 
 
 def render_views(images: Tensor, parameters: Tensor) -> Tensor:

@@ -210,7 +210,12 @@ def models(
     except ModuleNotFoundError as error:
         raise UserError(f"models needs {error.name}: pip install 'medistill[train]'") from None
 
-    measured = [systems.measure(network, labels=labels, size=size) for network in systems.NETWORKS]
+    measured = []
+    for network in systems.NETWORKS:
+        try:
+            measured.append(systems.measure(network, labels=labels, size=size))
+        except UserError as error:  # a network that does not take this size
+            print(f"note: {error}; it is left out", file=sys.stderr)
     print(json.dumps(measured, indent=2) if as_json else systems.describe(measured))
 
 

@@ -179,12 +179,18 @@ def legend(series: Sequence[Series]) -> str:
 
 
 FOREST_WIDTH = 270
+_FOREST_TEXTS = 5
+"""More texts such as +0.025 side by side would touch."""
 
 
 def forest_axis(scale: Sequence[float]) -> str:
-    """The axis of a column of `forest_interval`s; `scale` are its ticks."""
+    """The axis of a column of `forest_interval`s; `scale` are its ticks, of which every other has a text if many."""
+    zero = min(range(len(scale)), key=lambda k: abs(scale[k]))
+    step = 1 if len(scale) <= _FOREST_TEXTS else 2
     texts = "".join(
-        f'<text x="{_fx(x, scale):.1f}" y="13" text-anchor="middle">{_tick(x, sign=True)}</text>' for x in scale
+        f'<text x="{_fx(x, scale):.1f}" y="13" text-anchor="middle">{_tick(x, sign=True)}</text>'
+        for k, x in enumerate(scale)
+        if (k - zero) % step == 0
     )
     return f'<svg class="forest" viewBox="0 0 {FOREST_WIDTH} 18" aria-hidden="true">{texts}</svg>'
 

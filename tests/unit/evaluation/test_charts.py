@@ -1,5 +1,6 @@
 """Charts: round ticks, and marks where the numbers are."""
 
+import itertools
 import re
 
 import pytest
@@ -78,3 +79,13 @@ def test_dots_of_equal_cost_do_not_hide_each_other():
     dots = [charts.Dot(name, 290, 0.8, 0.7, 0.9, 0) for name in "abc"]
     centres = re.findall(r'cx="([\d.]+)"', charts.dot_chart(dots, "t", "x", "y"))
     assert len(set(centres)) == 3
+
+
+def test_texts_of_a_forest_axis_do_not_touch_and_zero_has_one():
+    for low, high in ((-0.075, 0.075), (-0.02, 0.1), (0, 0.06), (-0.3, 0.0)):
+        scale = charts.ticks(low, high)
+        texts = re.findall(r'x="([\d.]+)"[^>]*>([^<]+)<', charts.forest_axis(scale))
+        places = [float(x) for x, _ in texts]
+        widest = max(len(text) for _, text in texts) * 6.5  # pixels of a digit at 11.5 px, and a little air
+        assert min(b - a for a, b in itertools.pairwise(places)) >= widest
+        assert "0" in [text for _, text in texts]

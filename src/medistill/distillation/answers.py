@@ -45,7 +45,7 @@ class LiveTeacher:
         Raises:
             UserError: it knows none of them.
         """
-        self._model = model.eval().requires_grad_(False)
+        self._model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self._columns = label_columns(model.config["labels"], labels, f"teacher {model.config['name']}")
         self.feature_width = model.backbone.num_features
 

@@ -214,18 +214,23 @@ def _classifier_keys(backbone: nn.Module) -> list[str]:
 
 def _refuse_other_labels(file: Path, labels: list[str]) -> None:
     """Refuse weights with a config.json beside them that names other labels than `labels`, or another order."""
-    beside = file.parent / "config.json"
-    config = read_json(beside) if beside.exists() else None
-    theirs = config.get("labels") if isinstance(config, dict) else None
+    theirs = read_beside(file).get("labels")
     if not isinstance(theirs, list) or theirs == labels:
         return
     pairs = enumerate(zip_longest(theirs, labels, fillvalue="missing"), start=1)
     number, (there, here) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
-    what = "the data set's labels in another order" if sorted(map(str, theirs)) == sorted(labels) else "other labels"
+    what = "the same labels in another order" if sorted(map(str, theirs)) == sorted(labels) else "other labels"
     raise UserError(
-        f"{file}: config.json beside it says that it was trained on {what}: label {number} is {there} there, {here} in "
-        "the data set; take weights that were trained on these labels in this order"
+        f"{file}: config.json beside it says that it was trained on {what}: label {number} is {there} there, {here} "
+        "here; take weights that were trained on these labels in this order"
     )
+
+
+def read_beside(weights: Path) -> dict[str, Any]:
+    """What config.json beside a file of weights says, as medistill writes it; empty where there is none."""
+    file = weights.parent / "config.json"
+    config = read_json(file) if file.exists() else None
+    return config if isinstance(config, dict) else {}
 
 
 def load_weights(backbone: nn.Module, file: Path) -> None:

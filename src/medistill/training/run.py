@@ -13,8 +13,9 @@ from tqdm import tqdm
 from medistill.config import Network, Params
 from medistill.data import provenance
 from medistill.data.dataset import Dataset, label_columns
+from medistill.errors import UserError
 from medistill.files import sha256
-from medistill.models.zoo import Classifier, create_classifier, map_size, start_at_prevalence
+from medistill.models.zoo import Classifier, create_classifier, map_size, read_beside, start_at_prevalence
 from medistill.training.checkpoint import Checkpoint, fingerprint
 from medistill.training.loop import Fit, Objective, fit, steps_per_epoch, training_rows
 from medistill.training.outputs import write_outputs
@@ -132,22 +133,39 @@ def adopt(
         folder: the model's folder, replaced as a whole.
         network: its architecture, and the file of its weights.
         facts: what config.json says beyond architecture and data; needs `role` and `name`.
-        labels: of its outputs, in their order; None: the data set's.
+        labels: of its outputs, in their order; None: those of config.json beside the weights, else the data set's.
 
     Raises:
-        UserError: the weights are missing, do not fit or were trained on images or groups of the val or test side; or
-            none of the labels is the data set's.
+        UserError: the weights are missing, do not fit, were trained at another size or normalisation, or on images or
+            groups of the val or test side; or none of the labels is the data set's.
     """
     seen = _seen_by(network, dataset)
-    labels = list(labels or dataset.labels)
+    beside = read_beside(network.weights)
+    labels = list(labels or beside.get("labels") or dataset.labels)
     label_columns(labels, dataset.labels, f"params.yaml: teachers.{facts['name']}.labels")
     model = create_classifier(network, labels=labels, image_size=dataset.image_size).eval()
     map_size(model, dataset.image_size)
+    _require_same_input(network, model, beside, dataset)
     identity = fingerprint(
         {"network": network.model_dump(mode="json"), "weights": sha256(network.weights), "facts": facts}
     )
     facts = {**facts, "fingerprint": identity, "weights_sha256": sha256(network.weights)}
     write_outputs(folder, model, dataset, None, facts, seen)
+
+
+def _require_same_input(network: Network, model: Classifier, beside: dict[str, Any], dataset: Dataset) -> None:
+    """Refuse to show a network other pixels than it knows, which it would answer all the same, and worse."""
+    size = beside.get("input_size") or beside.get("image_size")
+    here = {"mean": model.config["mean"], "std": model.config["std"]}
+    there = {key: beside.get(key, here[key]) for key in here}
+    if network.input_size is None:
+        here["input_size"], there["input_size"] = dataset.image_size, size or dataset.image_size
+    for key, value in there.items():
+        if value != here[key]:
+            raise UserError(
+                f"{network.weights}: config.json beside it says that it was trained with {key} {value},"
+                f" not {here[key]}; set {key}: {value} beside arch"
+            )
 
 
 def _seen_by(network: Network, dataset: Dataset) -> list[provenance.TrainIds]:

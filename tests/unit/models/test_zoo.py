@@ -229,10 +229,10 @@ def test_own_weights(tmp_path):
 @pytest.mark.parametrize(
     ("theirs", "message"),
     [
-        (["a", "c", "b"], "the data set's labels in another order: label 2 is c there, b in the data set"),
-        (["a", "b", "d"], "other labels: label 3 is d there, c in the data set"),
-        (["a", "b"], "other labels: label 3 is missing there, c in the data set"),
-        (["a", "b", "c", "d"], "other labels: label 4 is d there, missing in the data set"),
+        (["a", "c", "b"], "the same labels in another order: label 2 is c there, b here"),
+        (["a", "b", "d"], "other labels: label 3 is d there, c here"),
+        (["a", "b"], "other labels: label 3 is missing there, c here"),
+        (["a", "b", "c", "d"], "other labels: label 4 is d there, missing here"),
     ],
 )
 def test_weights_of_other_labels_are_refused(tmp_path, theirs, message):

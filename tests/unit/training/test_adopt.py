@@ -1,0 +1,78 @@
+"""A network that is taken as it is: its own labels, its own pixels, and what it was trained on."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from medistill.config import Teacher
+from medistill.data import provenance
+from medistill.errors import UserError
+from medistill.models.zoo import create_classifier, save_model
+from medistill.training.loop import predict
+from medistill.training.run import adopt
+
+FACTS = {"role": "teacher", "name": "friend", "teachers": []}
+
+
+def teacher(folder, **more):
+    return Teacher(arch="resnet10t", weights=folder / "model.safetensors", frozen=True, **more)
+
+
+@pytest.fixture
+def weights(tiny_dataset, tmp_path):
+    """Weights of somebody who knows the data set's second label and another one, and nothing beside them."""
+    torch.manual_seed(0)
+    labels = ["Else", tiny_dataset.labels[1]]
+    model = create_classifier(teacher(tmp_path).model_copy(update={"weights": None}), labels=labels)
+    (tmp_path / "w").mkdir()
+    save_model(tmp_path / "w", model, {"labels": labels, "input_size": 16, "image_size": 64, "mean": [0.1, 0.2, 0.3]})
+    model.config["input_size"] = 16
+    model.mean.copy_(torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1))
+    return tmp_path / "w", labels, model
+
+
+def test_it_answers_for_the_labels_that_both_have(tiny_dataset, weights, tmp_path):
+    folder, labels, model = weights
+    network = teacher(folder, input_size=16, mean=[0.1, 0.2, 0.3])
+    adopt(tmp_path / "out", network, tiny_dataset, facts=FACTS)  # config.json beside the weights has the labels
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["labels"], config["name"], config["input_size"]) == (labels, "friend", 16)
+    predictions = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
+    shared = tiny_dataset.labels[1]
+    assert [name for name in predictions if name.startswith("logit:")] == [f"logit:{shared}"]
+    rows = pd.concat([tiny_dataset.split("val"), tiny_dataset.split("test")])
+    np.testing.assert_allclose(predictions[f"logit:{shared}"], predict(model, tiny_dataset, rows)[:, 1], atol=1e-5)
+    assert not (tmp_path / "out" / "history.csv").exists()
+    seen = provenance.read_ids(tmp_path / "out" / provenance.FILE)
+    assert [len(ids) for ids in seen] == [0, 0]  # nobody has said what it was trained on
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mean": [0.1, 0.2, 0.3]}, "trained with input_size 16, not 32; set input_size: 16 beside arch"),
+        ({"input_size": 16}, r"trained with mean \[0.1, 0.2, 0.3\], not .*; set mean: \[0.1, 0.2, 0.3\] beside arch"),
+        ({"labels": ["Else", "Other"]}, "teachers.friend.labels: the teacher knows none of the labels Left, Right"),
+        (
+            {"labels": ["Right", "Else"]},
+            "the same labels in another order: label 1 is Else there, Right here",
+        ),
+    ],
+)
+def test_what_would_be_answered_wrongly_is_refused(tiny_dataset, weights, tmp_path, options, message):
+    network = teacher(weights[0], **options)
+    with pytest.raises(UserError, match=message):
+        adopt(tmp_path / "out", network, tiny_dataset, facts=FACTS, labels=network.labels)
+    assert not (tmp_path / "out").exists()
+
+
+def test_who_has_seen_the_test_side_is_refused(tiny_dataset, weights, tmp_path):
+    folder = tmp_path / "seen"
+    shutil.copytree(weights[0], folder)
+    provenance.write_ids(folder / provenance.FILE, provenance.ids_of(tiny_dataset, "test"))
+    with pytest.raises(UserError, match=r"the model was trained on .* of the test side"):
+        adopt(tmp_path / "out", teacher(folder, input_size=16), tiny_dataset, facts=FACTS)

@@ -121,9 +121,8 @@ def _of_maps(
     function: Callable[..., Tensor], answers: Answers, logits: Tensor, batch: Batch, explained: Tensor
 ) -> Tensor:
     """The mean over teachers of a loss of class activation maps."""
-    labels = torch.nonzero(explained.any(0))[:, 0].tolist()
-    if not labels:
-        return 0 * logits.sum()
+    # where there is none, one that no image keeps: processes that train together must all come to the loss
+    labels = torch.nonzero(explained.any(0))[:, 0].tolist() or [0]
     maps = class_maps(logits, batch.features, labels, create_graph=True)
     theirs = [answer["cams"][:, labels] for answer in answers]
     return _mean(function(maps, map, mask=explained[:, labels] & ~torch.isnan(map[:, :, 0, 0])) for map in theirs)

@@ -55,7 +55,7 @@ def train_by_recipe(
             folder,
             network,
             dataset,
-            lambda model: RecipeObjective(recipe, dataset, teachers, width=map_shape(model, dataset.image_size)[0]),
+            lambda model: RecipeObjective(recipe, dataset, teachers, map_shape=map_shape(model, dataset.image_size)),
             params,
             facts=facts | recipe.model_dump(mode="json"),
             seed=seed,

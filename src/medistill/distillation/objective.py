@@ -26,7 +26,7 @@ class RecipeObjective(nn.Module):
     """The loss of a recipe: the sum of its terms, each times its weight."""
 
     def __init__(
-        self, recipe: Recipe, dataset: Dataset, teachers: Sequence[Teacher] = (), *, width: int | None = None
+        self, recipe: Recipe, dataset: Dataset, teachers: Sequence[Teacher] = (), *, map_shape: Sequence[int] = ()
     ) -> None:
         """Prepare the loss of `recipe`.
 
@@ -34,15 +34,16 @@ class RecipeObjective(nn.Module):
             recipe: its terms; without any, the usual loss of the data set's task.
             dataset: its task, and the training labels that balanced terms count.
             teachers: those of the recipe, in its order.
-            width: K of the student's features, where a term projects them.
+            map_shape: K, h, w of the student's feature map, for terms that compare features or maps.
 
         Raises:
-            UserError: a term does not fit the data set's task.
+            UserError: a term does not fit the data set's task, or compares maps that have one place only.
         """
         super().__init__()
         terms = recipe.terms or [HARD_LOSS[dataset.task]]
         for term in terms:
             _require_task(term, dataset.task)
+            _require_places(term, map_shape)
         self._terms = dict(zip(_names(terms), terms, strict=True))
         self._options = {name: _options(term, dataset) for name, term in self._terms.items()}
         self._teachers = list(teachers)
@@ -50,7 +51,7 @@ class RecipeObjective(nn.Module):
         self._combine, self._exclusive = recipe.combine, dataset.task == "multiclass"
         self.projections = nn.ModuleDict(
             {
-                name: nn.ModuleList(nn.Linear(width, teacher.feature_width) for teacher in teachers)
+                name: nn.ModuleList(nn.Linear(map_shape[0], teacher.feature_width) for teacher in teachers)
                 for name, term in self._terms.items()
                 if term.projected
             }
@@ -143,6 +144,15 @@ def _require_task(term: Term, task: str) -> None:
         )
     if task == "multiclass" and isinstance(term, HardTerm) and not traits.exclusive:
         raise UserError(f"recipes: {term.loss} is for labels that are not exclusive; take cross_entropy")
+
+
+def _require_places(term: Term, map_shape: Sequence[int]) -> None:
+    """Refuse to compare where networks look where there is but one place to look at."""
+    if term.needs in ("attention", "cams") and tuple(map_shape[1:]) == (1, 1):
+        raise UserError(
+            f"recipes: {term.loss} compares maps, but the student's is 1x1 at this size; raise its input_size,"
+            " or data.image_size"
+        )
 
 
 def _balance(term: Term, dataset: Dataset) -> dict[str, Tensor]:

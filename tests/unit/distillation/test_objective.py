@@ -260,7 +260,7 @@ def test_features_are_projected_into_each_teachers_width(tiny_dataset, loss):
         Answers(np.zeros((6, 2), np.float32), features=rng.normal(size=(6, width)).astype(np.float32))
         for width in (3, 7)
     ]
-    objective = RecipeObjective(recipe({"loss": loss}, teachers=2), tiny_dataset, teachers, width=4)
+    objective = RecipeObjective(recipe({"loss": loss}, teachers=2), tiny_dataset, teachers, map_shape=(4, 3, 3))
     pooled = features.mean((2, 3)).numpy()
     expected = []
     for teacher, project in zip(teachers, objective.projections[loss], strict=True):
@@ -276,3 +276,10 @@ def test_features_are_projected_into_each_teachers_width(tiny_dataset, loss):
     value.backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in objective.parameters())
     assert len(list(objective.parameters())) == 4
+
+
+@pytest.mark.parametrize("loss", ["attention_transfer", "cam_kd", "explanation_kd"])
+def test_maps_of_one_place_cannot_be_compared(tiny_dataset, loss):
+    with pytest.raises(UserError, match=f"{loss} compares maps, but the student's is 1x1 at this size; raise its"):
+        RecipeObjective(recipe({"loss": loss}), tiny_dataset, [Answers(np.zeros((6, 2)))], map_shape=(8, 1, 1))
+    RecipeObjective(recipe({"loss": loss}), tiny_dataset, [Answers(np.zeros((6, 2)))], map_shape=(8, 1, 2))

@@ -111,7 +111,7 @@ def test_projections_are_trained_and_resumed(tiny_dataset, tmp_path):
 
     def objective():
         torch.manual_seed(1)
-        return RecipeObjective(recipe, tiny_dataset, [Constant()], width=512)
+        return RecipeObjective(recipe, tiny_dataset, [Constant()], map_shape=(512, 1, 1))
 
     def interrupt(report):
         if report["step"] == 7:

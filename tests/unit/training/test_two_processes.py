@@ -56,7 +56,7 @@ training = Training(
 )
 still = Augmentation(rotation=5, translation=0.02, scale=0.05, brightness=0.05, contrast=0.1, flip=False)
 recipe = Recipe(teachers=["a"], terms=terms)
-objective = RecipeObjective(recipe, dataset, [Answers()], width=model.backbone.num_features)
+objective = RecipeObjective(recipe, dataset, [Answers()], map_shape=(model.backbone.num_features, 2, 2))
 result = fit(model, dataset, objective, training, still, seed=0, view_seed=0, views=2, checkpoint=Checkpoint(out, "x"))
 if int(__import__("os").environ.get("RANK", 0)) == 0:
     weights = model.backbone.state_dict() | objective.state_dict()

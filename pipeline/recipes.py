@@ -43,7 +43,7 @@ def train_by_recipe(
     live = recipe.views == "live"
     folders = [Path("models/teachers") / name if live else params.knowledge_folder(name) for name in recipe.teachers]
     if live:
-        teachers = [LiveTeacher(load_model(source), dataset.labels) for source in folders]
+        teachers = [LiveTeacher(load_model(source), dataset) for source in folders]
         answered = [read_json(source / "config.json")["fingerprint"] for source in folders]
     else:
         asked = params.teach.model_dump()

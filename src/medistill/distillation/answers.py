@@ -1,15 +1,16 @@
 """What teachers are asked: logits, and where a recipe needs them maps and features; live or from `knowledge`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from medistill.data.dataset import label_columns
+from medistill.data.dataset import Dataset, label_columns
 from medistill.distillation.maps import class_maps
-from medistill.models.zoo import Classifier
+from medistill.errors import UserError
+from medistill.models.zoo import Classifier, map_shape
 from medistill.training.loop import Batch
 
 
@@ -17,10 +18,12 @@ class Teacher(Protocol):
     """Whoever answers for a batch.
 
     Attributes:
-        feature_width: K of its features.
+        map_shape: K, h, w of its feature map.
+        unknown: the data set's labels that it does not know.
     """
 
-    feature_width: int
+    map_shape: Sequence[int]
+    unknown: Sequence[str]
 
     def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:
         """Its `logits` for the images in their view, and what `needs` names, in the order of the data set's labels.
@@ -39,21 +42,24 @@ class Teacher(Protocol):
 class LiveTeacher:
     """A teacher that is asked about every batch anew: the plain way, at the price of its forward pass."""
 
-    def __init__(self, model: Classifier, labels: Sequence[str]) -> None:
-        """Ask `model`, a network that stays as it is, about the data set's `labels`.
+    def __init__(self, model: Classifier, dataset: Dataset) -> None:
+        """Ask `model`, a network that stays as it is, about the labels of `dataset`.
 
         Raises:
             UserError: it knows none of them.
         """
         self._model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self._columns = label_columns(model.config["labels"], labels, f"teacher {model.config['name']}")
-        self.feature_width = model.backbone.num_features
+        self._name = model.config["name"]
+        self._columns = label_columns(model.config["labels"], dataset.labels, f"teacher {self._name}")
+        self.map_shape = map_shape(model, dataset.image_size)
+        self.unknown = [label for label in dataset.labels if label not in model.config["labels"]]
 
     def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:
         """As `Teacher` says."""
         self._model.to(batch.images.device)
         images = batch.images.contiguous(memory_format=torch.channels_last)
         answers = {name: values.float() for name, values in ask(self._model, images, needs).items()}
+        require_finite(answers, batch.image_ids, self._name)
         for name in answers.keys() & {"logits", "cams"}:
             answers[name] = _by_label(answers[name], self._columns)
         return answers
@@ -88,7 +94,8 @@ def ask(teacher: Classifier, images: Tensor, needs: AbstractSet[str]) -> dict[st
             logits = teacher(images)
             answers = {"logits": logits.detach()}
             if cams:
-                maps = class_maps(logits, seen[0], range(logits.shape[1]), create_graph=False).detach()
+                labels = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
+                maps = class_maps(logits, seen[0], labels, create_graph=False).detach()
                 answers["cams"] = _largest_one(maps)
         features = seen[0].detach().float()
         if "attention" in needs:
@@ -100,6 +107,19 @@ def ask(teacher: Classifier, images: Tensor, needs: AbstractSet[str]) -> dict[st
         for parameter in trained:
             parameter.requires_grad_(True)
     return answers
+
+
+def require_finite(answers: Mapping[str, Tensor], image_ids: Sequence[str], teacher: str) -> None:
+    """Refuse an answer that says nothing: a NaN would be taken for a label that the teacher does not know.
+
+    Raises:
+        UserError: names the teacher and the first image.
+    """
+    for name, values in answers.items():
+        bad = ~torch.isfinite(values.flatten(1)).all(1)
+        if bad.any():
+            image = image_ids[int(bad.nonzero()[0])]
+            raise UserError(f"teacher {teacher}: its {name} of image {image} are not finite; train it again")
 
 
 def _by_label(values: Tensor, columns: Sequence[int | None]) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 _ABSENT = -1e9  # logit of a class that the teacher does not know; not -inf, which times 0 is NaN
 _EPS = 1e-8
+_FLAT = 1e-7  # length below which a map is taken for 0: its direction is rounding
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -24,17 +25,18 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     Where several processes train together, each has a part of the batch: the sum is divided by a process's share of
     what all of them keep, so that the mean of their gradients is the gradient of the whole batch.
     """
-    several = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if mask is None and not several:
-        return values.mean()
+    if mask is None:
+        mask = torch.ones_like(values, dtype=torch.bool)
     # `where` and not a product: a masked entry may be NaN, and NaN * 0 is NaN.
-    total = values.sum() if mask is None else torch.where(mask, values, 0).sum()
-    count = torch.tensor(float(values.numel())).to(values.device) if mask is None else mask.sum()
-    if several:
-        count = count.float()
+    return _over_all(torch.where(mask, values, 0).sum(), mask.sum().float(), at_least=1)
+
+
+def _over_all(total: Tensor, count: Tensor, *, at_least: float) -> Tensor:
+    """`total` over `count`, of which several processes have a part each: see `masked_mean`."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(count)
-        return total * torch.distributed.get_world_size() / count.clamp(min=1)
-    return total / count.clamp(min=1)
+        total = total * torch.distributed.get_world_size()
+    return total / count.clamp(min=at_least)
 
 
 # Hard losses: logits against labels.
@@ -83,7 +85,7 @@ def focal_bce(
     student = student.float()
     wrong = torch.sigmoid(torch.where(target > 0.5, -student, student))  # the probability of the other answer
     loss = F.binary_cross_entropy_with_logits(student, target, pos_weight=positive_weight, reduction="none")
-    return masked_mean(wrong**gamma * loss, mask)
+    return masked_mean(_power(wrong, gamma) * loss, mask)
 
 
 def asymmetric_bce(
@@ -93,6 +95,7 @@ def asymmetric_bce(
     gamma_negative: float = 4.0,
     gamma_positive: float = 1.0,
     clip: float = 0.05,
+    positive_weight: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
     """Asymmetric loss: `−(1 − p)^γ₊ y ln p − q^γ₋ (1 − y) ln(1 − q)`, p = σ(student), q = max(p − clip, 0).
@@ -107,6 +110,7 @@ def asymmetric_bce(
         gamma_negative: γ₋ ≥ 0.
         gamma_positive: γ₊ ≥ 0.
         clip: in 0 … 1, the probability below which a negative is easy.
+        positive_weight: (L,), factor of the positive targets' loss.
         mask: boolean (N, L), further entries to leave out, where false.
 
     Raises:
@@ -117,10 +121,12 @@ def asymmetric_bce(
     target, mask = _known(target, mask)
     student = student.float()
     p = torch.sigmoid(student)
-    positive = -((1 - p) ** gamma_positive) * F.logsigmoid(student)
+    positive = -_power(torch.sigmoid(-student), gamma_positive) * F.logsigmoid(student)
+    if positive_weight is not None:
+        positive = positive_weight * positive
     q = (p - clip).clamp(min=0)
     # without a clip, ln(1 - p) of a sure p would be ln 0
-    negative = -(q**gamma_negative) * (torch.log1p(-q) if clip else F.logsigmoid(-student))
+    negative = -_power(q, gamma_negative) * (torch.log1p(-q) if clip else F.logsigmoid(-student))
     return masked_mean(torch.where(target > 0.5, positive, negative), mask)
 
 
@@ -143,8 +149,7 @@ def cross_entropy(
     if class_weight is None:
         return masked_mean(loss, known)
     weight = torch.where(known, class_weight.float()[number], 0)
-    # torch divides by the sum of the weights: the mean of the weighted loss over the mean weight
-    return masked_mean(weight * loss, known) / masked_mean(weight, known).clamp(min=_EPS)
+    return _over_all((weight * loss).sum(), weight.sum(), at_least=_EPS)
 
 
 # Distillation: logits against a teacher's logits.
@@ -458,7 +463,7 @@ def cam_kd(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> T
             is left out, as it has no direction.
     """
     student, teacher, kept = _maps(student, teacher, mask)
-    squared = (F.normalize(student, dim=2) - F.normalize(teacher, dim=2)).pow(2).sum(2)
+    squared = (_direction(student) - _direction(teacher)).pow(2).sum(2)
     return masked_mean(squared, kept)
 
 
@@ -474,7 +479,7 @@ def explanation_kd(student: Tensor, teacher: Tensor, *, mask: Tensor | None = No
         mask: boolean (N, L), maps to compare. A teacher's map without positive evidence is left out.
     """
     student, teacher, kept = _maps(student.relu(), teacher.relu(), mask)
-    return masked_mean(1 - F.cosine_similarity(student, teacher, dim=2), kept)
+    return masked_mean(1 - (_direction(student) * _direction(teacher)).sum(2), kept)
 
 
 # What the losses share.
@@ -487,6 +492,11 @@ def _require(holds: bool, message: str) -> None:
 
 def _require_positive(temperature: float) -> None:
     _require(temperature > 0, f"temperature must be positive, is {temperature}")
+
+
+def _power(probability: Tensor, gamma: float) -> Tensor:
+    """`probability`^γ, whose gradient is finite at 0 for γ below 1 as well."""
+    return probability.clamp(min=_EPS if 0 < gamma < 1 else 0) ** gamma
 
 
 def _known(target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -549,13 +559,22 @@ def _unrelated(student: Tensor, teacher: Tensor, kept: Tensor) -> Tensor:
 
 def _distances(features: Tensor) -> Tensor:
     distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
-    return distances / masked_mean(distances, distances > 0).clamp(min=_EPS)
+    apart = distances > 0
+    # not `masked_mean`: of several processes each compares its own part's images with each other, and no others
+    return distances / (distances.sum() / apart.sum().clamp(min=1)).clamp(min=_EPS)
 
 
 def _angles(features: Tensor) -> Tensor:
     """Cosine of the angle at each image between each two others: (N, N, N)."""
     towards = F.normalize(features[None] - features[:, None], dim=2)
     return towards @ towards.transpose(1, 2)
+
+
+def _direction(maps: Tensor) -> Tensor:
+    """Maps (N, L, P) of length 1; those without anything in them have none, and no gradient, which would be endless."""
+    length = maps.norm(dim=2, keepdim=True)
+    flat = length < _FLAT
+    return torch.where(flat, 0, maps / torch.where(flat, 1, length))
 
 
 def _maps(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -566,7 +585,7 @@ def _maps(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor
         F.interpolate(maps, size, mode="bilinear").flatten(2) if list(maps.shape[2:]) != size else maps.flatten(2)
         for maps in (student, teacher)
     )
-    shown = teacher.abs().amax(2) > 0
+    shown = teacher.norm(dim=2) >= _FLAT
     return student, teacher, shown if mask is None else shown & mask
 
 

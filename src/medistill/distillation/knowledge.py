@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from medistill.config import Augmentation
 from medistill.data.dataset import Dataset, label_columns
-from medistill.distillation.answers import ask
+from medistill.distillation.answers import ask, require_finite
 from medistill.errors import UserError
 from medistill.files import read_json, write_json
-from medistill.models.zoo import Classifier
+from medistill.models.zoo import Classifier, map_shape
 from medistill.training.loop import Batch
 from medistill.training.views import read_frames, render_views, view_parameters
 
@@ -59,13 +59,15 @@ def write_knowledge(
             for view in range(views):
                 parameters = torch.from_numpy(view_parameters(image_ids[chosen], view, view_seed, augmentation))
                 images = render_views(pixels, parameters.to(device)).contiguous(memory_format=torch.channels_last)
-                for name, values in ask(teacher, images, needs).items():
+                answers = {name: values.half().cpu() for name, values in ask(teacher, images, needs).items()}
+                require_finite(answers, image_ids[chosen], teacher.config["name"])
+                for name, values in answers.items():
                     if name not in arrays:
                         shape = (views, len(rows), *values.shape[1:])
                         arrays[name] = np.lib.format.open_memmap(
                             folder / f"{name}.npy", mode="w+", dtype=np.float16, shape=shape
                         )
-                    arrays[name][view, chosen] = values.float().cpu().numpy()
+                    arrays[name][view, chosen] = values.numpy()
                 bar.update(len(pixels))
     for array in arrays.values():
         array.flush()
@@ -80,7 +82,7 @@ def write_knowledge(
             "attention": attention,
             "cams": cams,
             "features": features,
-            "feature_width": teacher.backbone.num_features,
+            "map_shape": map_shape(teacher, dataset.image_size),
             "augmentation": augmentation.model_dump(),
             "dataset_fingerprint": dataset.fingerprint,
             "teacher_fingerprint": teacher.config["fingerprint"],
@@ -112,14 +114,16 @@ class Knowledge:
         views: how many views of each image were answered.
         view_seed: the seed of the views.
         checksum: of all answers.
-        feature_width: K of its features.
+        map_shape: K, h, w of its feature map.
+        unknown: the data set's labels that it does not know.
     """
 
     teacher: str
     views: int
     view_seed: int
     checksum: str
-    feature_width: int
+    map_shape: list[int]
+    unknown: list[str]
     _rows: dict[str, int]
     _columns: list[int | None]
     _arrays: dict[str, np.ndarray]
@@ -167,8 +171,9 @@ class Knowledge:
                 raise UserError(f"{folder}: the teacher answered for another {key}; run the teach stage again")
         columns = label_columns(meta["labels"], dataset.labels, str(folder))
         rows = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
-        facts = (meta[key] for key in ("teacher", "views", "view_seed", "checksum", "feature_width"))
-        return cls(*facts, rows, columns, arrays)
+        unknown = [label for label in dataset.labels if label not in meta["labels"]]
+        facts = (meta[key] for key in ("teacher", "views", "view_seed", "checksum", "map_shape"))
+        return cls(*facts, unknown, rows, columns, arrays)
 
     def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:
         """What the teacher answered about a batch's images in its view, on the device of its targets; see `Teacher`."""

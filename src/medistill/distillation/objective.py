@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medistill.config import Recipe
@@ -37,13 +38,16 @@ class RecipeObjective(nn.Module):
             map_shape: K, h, w of the student's feature map, for terms that compare features or maps.
 
         Raises:
-            UserError: a term does not fit the data set's task, or compares maps that have one place only.
+            UserError: a term does not fit the data set's task, or compares maps that have one place only; or a teacher
+                does not know one of exclusive classes.
         """
         super().__init__()
         terms = recipe.terms or [HARD_LOSS[dataset.task]]
         for term in terms:
             _require_task(term, dataset.task)
-            _require_places(term, map_shape)
+            _require_places(term, map_shape, teachers)
+        if dataset.task == "multiclass":
+            _require_all_classes(recipe, teachers)
         self._terms = dict(zip(_names(terms), terms, strict=True))
         self._options = {name: _options(term, dataset) for name, term in self._terms.items()}
         self._teachers = list(teachers)
@@ -51,7 +55,7 @@ class RecipeObjective(nn.Module):
         self._combine, self._exclusive = recipe.combine, dataset.task == "multiclass"
         self.projections = nn.ModuleDict(
             {
-                name: nn.ModuleList(nn.Linear(map_shape[0], teacher.feature_width) for teacher in teachers)
+                name: nn.ModuleList(nn.Linear(map_shape[0], teacher.map_shape[0]) for teacher in teachers)
                 for name, term in self._terms.items()
                 if term.projected
             }
@@ -121,12 +125,20 @@ def _explained(targets: Tensor, answer: Tensor, known: Tensor, *, likeliest: boo
 def _of_maps(
     function: Callable[..., Tensor], answers: Answers, logits: Tensor, batch: Batch, explained: Tensor
 ) -> Tensor:
-    """The mean over teachers of a loss of class activation maps."""
-    # where there is none, one that no image keeps: processes that train together must all come to the loss
-    labels = torch.nonzero(explained.any(0))[:, 0].tolist() or [0]
-    maps = class_maps(logits, batch.features, labels, create_graph=True)
-    theirs = [answer["cams"][:, labels] for answer in answers]
-    return _mean(function(maps, map, mask=explained[:, labels] & ~torch.isnan(map[:, :, 0, 0])) for map in theirs)
+    """A loss of class activation maps, the mean over all (teacher, image, label) that there are."""
+    # Each image's explained labels first: as many passes back as one image has, not as the batch has. At least one,
+    # which no image keeps: processes that train together must all come to the loss.
+    order = torch.argsort(~explained, dim=1, stable=True)[:, : max(1, int(explained.sum(1).max()))]
+    explained = explained.gather(1, order)
+    maps = class_maps(logits, batch.features, order, create_graph=True)
+    theirs = [
+        answer["cams"].gather(1, order[:, :, None, None].expand(-1, -1, *answer["cams"].shape[2:]))
+        for answer in answers
+    ]
+    largest = [max(size) for size in zip(*(cams.shape[2:] for cams in theirs), strict=True)]
+    theirs = torch.cat([F.interpolate(cams, largest, mode="bilinear") for cams in theirs], 1)
+    kept = explained.repeat(1, len(answers)) & ~torch.isnan(theirs[:, :, 0, 0])
+    return function(maps.repeat(1, len(answers), 1, 1), theirs, mask=kept)
 
 
 def _require_task(term: Term, task: str) -> None:
@@ -146,13 +158,27 @@ def _require_task(term: Term, task: str) -> None:
         raise UserError(f"recipes: {term.loss} is for labels that are not exclusive; take cross_entropy")
 
 
-def _require_places(term: Term, map_shape: Sequence[int]) -> None:
+def _require_places(term: Term, map_shape: Sequence[int], teachers: Sequence[Teacher]) -> None:
     """Refuse to compare where networks look where there is but one place to look at."""
-    if term.needs in ("attention", "cams") and tuple(map_shape[1:]) == (1, 1):
-        raise UserError(
-            f"recipes: {term.loss} compares maps, but the student's is 1x1 at this size; raise its input_size,"
-            " or data.image_size"
-        )
+    if term.needs not in ("attention", "cams"):
+        return
+    shapes = [("the student's", map_shape), *(("a teacher's", teacher.map_shape) for teacher in teachers)]
+    for whose, shape in shapes:
+        if tuple(shape[1:]) == (1, 1):
+            raise UserError(
+                f"recipes: {term.loss} compares maps, but {whose} is 1x1 at this size; raise its input_size,"
+                " or data.image_size"
+            )
+
+
+def _require_all_classes(recipe: Recipe, teachers: Sequence[Teacher]) -> None:
+    """Refuse a teacher that lacks a class: what it says of the others has no level of its own under a softmax."""
+    for name, teacher in zip(recipe.teachers, teachers, strict=True):
+        if teacher.unknown:
+            raise UserError(
+                f"recipes: teacher {name} does not know the class {teacher.unknown[0]}; where classes are exclusive a"
+                " teacher must know them all"
+            )
 
 
 def _balance(term: Term, dataset: Dataset) -> dict[str, Tensor]:

@@ -57,6 +57,7 @@ class AsymmetricBce(HardTerm):
     gamma_negative: float = Field(default=4.0, ge=0)
     gamma_positive: float = Field(default=1.0, ge=0)
     clip: float = Field(default=0.05, ge=0, lt=1)
+    balanced: bool = False
 
 
 class CrossEntropy(HardTerm):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from scipy.special import log_softmax
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
@@ -124,6 +125,8 @@ def fit(
     """
     accelerator = _accelerator(training)
     device, processes = accelerator.device, accelerator.num_processes
+    if training.batch_size < processes:
+        raise UserError(f"training.batch_size is {training.batch_size}, but {processes} processes share each batch")
     rows, val = training_rows(dataset, unlabelled), dataset.split("val")
     pixels = read_frames(dataset, rows, None if whole_frames else model.input_size)
     targets = torch.from_numpy(dataset.targets(rows))
@@ -211,10 +214,16 @@ def fit(
         if average is not None:
             trained_weights = _copy(model.backbone.state_dict())
             model.backbone.load_state_dict(average)
-        answers = predict(model, dataset, val, batch_size=2 * batch_size)
-        if dataset.task == "multiclass":  # a constant added to an image's logits says nothing, and would rank it
-            answers = log_softmax(answers, axis=1)
-        val_auroc = mean_auroc(val_targets, answers, measured)
+        val_auroc = 0.0
+        if accelerator.is_main_process:
+            with _memory(training, dataset):
+                answers = predict(model, dataset, val, batch_size=2 * batch_size)
+            _require_finite_answers(answers, val["image_id"], epoch + 1)
+            if dataset.task == "multiclass":  # a constant added to an image's logits says nothing, and would rank it
+                answers = log_softmax(answers, axis=1)
+            val_auroc = mean_auroc(val_targets, answers, measured)
+        if processes > 1:  # batch norm has other statistics in each: all must agree on the best epoch, and on the end
+            val_auroc = broadcast(torch.tensor(val_auroc, dtype=torch.float64, device=device)).item()
         seconds += perf_counter() - start
         history.append(
             {
@@ -324,6 +333,15 @@ def _require_finite(terms: dict[str, Tensor], logits: Tensor, batch: Batch, epoc
         f"the loss is not finite in epoch {epoch}, step {step}, for {' and '.join(bad) or 'the sum'} ({names});"
         f" lower learning_rate or look at images {', '.join(images)}"
     )
+
+
+def _require_finite_answers(answers: np.ndarray, image_ids: pd.Series, epoch: int) -> None:
+    bad = ~np.isfinite(answers).all(axis=1)
+    if bad.any():
+        raise UserError(
+            f"after epoch {epoch} the network's logits of {int(bad.sum())} validation images are not finite, first"
+            f" {image_ids[bad].iloc[0]}; lower learning_rate"
+        )
 
 
 def _follow(average: dict[str, Tensor], state: dict[str, Tensor], decay: float) -> None:

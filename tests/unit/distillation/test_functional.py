@@ -342,3 +342,40 @@ def test_a_map_is_resized_to_the_larger():
     assert cam_kd(ramp, fine).item() == pytest.approx(0, abs=1e-6)
     assert cam_kd(fine, ramp).item() == pytest.approx(0, abs=1e-6)
     assert cam_kd(ramp, fine.flip(-1)).item() > 0.3
+
+
+@pytest.mark.parametrize("loss", [cam_kd, explanation_kd])
+def test_a_flat_map_of_the_student_has_a_gradient_that_ends(loss):
+    teacher = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    for size in (0.0, 1e-12, 1e-6, 1e-3):
+        student = torch.full((2, 1, 4, 4), size)
+        student[1] += torch.rand(4, 4, generator=torch.Generator().manual_seed(1))
+        student.requires_grad_()
+        value = loss(student, teacher)
+        value.backward()
+        assert torch.isfinite(student.grad).all()
+        assert student.grad[0].abs().max() <= 1e7
+        assert student.grad[1].abs().max() > 0
+        if size < 1e-7:
+            assert (student.grad[0] == 0).all()
+
+
+@pytest.mark.parametrize(("loss", "options"), [(focal_bce, {"gamma": 0.5}), (asymmetric_bce, {"gamma_positive": 0.5})])
+def test_sure_answers_have_a_gradient_for_small_gammas(loss, options):
+    student = torch.tensor([[120.0, -120.0, 20.0, -20.0]], requires_grad=True)
+    loss(student, torch.tensor([[1.0, 0.0, 1.0, 0.0]]), **options).backward()
+    assert torch.isfinite(student.grad).all()
+
+
+def test_positives_weigh_as_much_as_is_said_in_the_asymmetric_loss(logits):
+    student, _ = logits
+    target = (torch.rand(student.shape, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+    weight = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
+    entries = torch.stack(
+        [
+            torch.stack([asymmetric_bce(student[i : i + 1, k : k + 1], target[i : i + 1, k : k + 1]) for k in range(5)])
+            for i in range(len(student))
+        ]
+    )
+    expected = (torch.where(target == 1, weight, 1) * entries).mean()
+    assert asymmetric_bce(student, target, positive_weight=weight).item() == pytest.approx(expected.item(), rel=1e-5)

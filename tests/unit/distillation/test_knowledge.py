@@ -81,7 +81,7 @@ def test_maps_and_features_are_the_teachers_on_the_very_view(tiny_dataset, teach
     np.testing.assert_allclose(knowledge.features(ids, 1), features.mean((2, 3)), rtol=2e-3, atol=2e-3)
     attention = features.pow(2).mean(1).sqrt()
     np.testing.assert_allclose(knowledge.attention(ids, 1), attention / attention.amax((1, 2), keepdim=True), atol=2e-3)
-    assert knowledge.feature_width == features.shape[1]
+    assert knowledge.map_shape == list(features.shape[1:])
     # resnet10t ends in a mean over the map and a linear layer: its maps are Zhou's
     expected = torch.einsum("lk,nkhw->nlhw", teacher.backbone.fc.weight.detach(), features)
     expected /= expected.abs().amax((2, 3), keepdim=True)
@@ -131,7 +131,7 @@ def test_asked_live_a_teacher_says_the_same(tiny_dataset, teacher, tmp_path):
     one, other = tiny_dataset.labels
     renamed = Dataset(**(vars(tiny_dataset) | {"labels": [other, "new", one]}))
     knowledge = Knowledge.open(tmp_path, renamed, AUGMENTATION, views=2, view_seed=5, **asked)
-    live = LiveTeacher(teacher, renamed.labels)
+    live = LiveTeacher(teacher, renamed)
     rows = tiny_dataset.split("train").sample(6, random_state=0)
     ids = rows["image_id"].tolist()
     parameters = torch.from_numpy(view_parameters(ids, 1, 5, AUGMENTATION))
@@ -143,9 +143,9 @@ def test_asked_live_a_teacher_says_the_same(tiny_dataset, teacher, tmp_path):
     for name in said:
         np.testing.assert_allclose(said[name], written[name], rtol=2e-3, atol=2e-3)
     assert not any(values.requires_grad for values in said.values())
-    assert live.feature_width == knowledge.feature_width
+    assert (live.map_shape, live.unknown) == (knowledge.map_shape, ["new"]) == (knowledge.map_shape, knowledge.unknown)
     with pytest.raises(UserError, match=f"teacher teacher: the teacher knows none of the labels x, but {one}, {other}"):
-        LiveTeacher(teacher, ["x"])
+        LiveTeacher(teacher, Dataset(**(vars(tiny_dataset) | {"labels": ["x"]})))
 
 
 @pytest.mark.parametrize("network", [{"input_size": 48}, {"input_size": 16, "channels": 1}])
@@ -165,3 +165,19 @@ def test_a_teacher_of_another_size_and_channels_sees_the_same_crop(tiny_dataset,
         expected = model(views).numpy()
     answers = Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, views=2, view_seed=5).logits(ids, 1)
     np.testing.assert_allclose(answers, expected, rtol=5e-3, atol=5e-3)  # float16, and whole grey levels
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e6])  # the second has no place in float16
+def test_a_teacher_that_says_nothing_is_refused(tiny_dataset, tmp_path, value):
+    torch.manual_seed(3)
+    model = create_classifier(Network(arch="resnet10t"), labels=tiny_dataset.labels).eval()
+    model.config |= {"name": "mute", "fingerprint": "f"}
+    model.backbone.fc.bias.data[1] = value
+    first = tiny_dataset.split("train")["image_id"].iloc[0]
+    message = f"teacher mute: its logits of image {first} are not finite; train it again"
+    with pytest.raises(UserError, match=message):
+        write_knowledge(tmp_path, model, tiny_dataset, AUGMENTATION, views=1, view_seed=5)
+    if np.isnan(value):
+        batch = Batch([first], 0, torch.zeros(1, 2), torch.zeros(1, 1, 32, 32))
+        with pytest.raises(UserError, match=message):
+            LiveTeacher(model, tiny_dataset).answer(batch, set())

@@ -20,7 +20,10 @@ class Answers:
 
     def __init__(self, logits: np.ndarray, **more: np.ndarray) -> None:
         self.said = {"logits": logits} | more
-        self.feature_width = more["features"].shape[1] if "features" in more else 0
+        maps = more.get("attention", more.get("cams"))
+        width = more["features"].shape[1] if "features" in more else 0
+        self.map_shape = (width, *(maps.shape[-2:] if maps is not None else (7, 7)))
+        self.unknown = [str(label) for label in np.flatnonzero(np.isnan(logits).all(axis=0))]
 
     def answer(self, batch, needs):
         return {name: torch.from_numpy(self.said[name]) for name in {"logits", *needs}}
@@ -283,3 +286,27 @@ def test_maps_of_one_place_cannot_be_compared(tiny_dataset, loss):
     with pytest.raises(UserError, match=f"{loss} compares maps, but the student's is 1x1 at this size; raise its"):
         RecipeObjective(recipe({"loss": loss}), tiny_dataset, [Answers(np.zeros((6, 2)))], map_shape=(8, 1, 1))
     RecipeObjective(recipe({"loss": loss}), tiny_dataset, [Answers(np.zeros((6, 2)))], map_shape=(8, 1, 2))
+
+
+def test_a_teacher_that_does_not_know_a_label_leaves_its_maps_to_the_others(tiny_dataset):
+    student, images = Student(), torch.randn(6, 1, 5, 5, generator=torch.Generator().manual_seed(1))
+    rng = np.random.default_rng(0)
+    knows = Answers(np.zeros((6, 2), np.float32), cams=rng.normal(size=(6, 2, 5, 5)).astype(np.float32))
+    half = np.array([[0.0, np.nan]] * 6, np.float32)
+    lacks = Answers(
+        half, cams=np.where(np.isnan(half)[:, :, None, None], np.nan, 1).astype(np.float32).repeat(3, 2).repeat(3, 3)
+    )
+    targets = torch.tensor([[0.0, 1.0]] * 6)  # of all labels that are explained it knows none
+    values = []
+    for teachers in ([knows], [knows, lacks]):
+        logits, features = student(images)
+        objective = RecipeObjective(recipe({"loss": "cam_kd"}, teachers=len(teachers)), tiny_dataset, teachers)
+        values.append(objective(logits, replace(batch(targets), features=features))["loss"].item())
+    assert values[0] > 0
+    assert values[1] == pytest.approx(values[0], rel=1e-6)
+
+
+def test_where_classes_are_exclusive_a_teacher_must_know_them_all(classes):
+    half = np.array([[0.0, np.nan, 1.0]] * 6, np.float32)
+    with pytest.raises(UserError, match="teacher a does not know the class 1; where classes are exclusive"):
+        RecipeObjective(recipe({"loss": "softmax_kd"}), classes, [Answers(half)])

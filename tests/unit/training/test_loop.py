@@ -99,7 +99,7 @@ def test_resumed_training_ends_with_the_same_weights(tiny_dataset, trained, tmp_
 class Constant:
     """A teacher whose features say the image's patient."""
 
-    feature_width = 3
+    map_shape, unknown = (3, 2, 2), ()
 
     def answer(self, batch, needs):
         patients = torch.tensor([int(image_id[:5]) for image_id in batch.image_ids])
@@ -184,6 +184,20 @@ def test_the_images_whose_logits_are_not_finite_are_named(tiny_dataset, tmp_path
     with pytest.raises(UserError, match=r"for kind \(loss inf, kind inf, other .*look at images") as error:
         train(tiny_dataset, tmp_path, objective=broken)
     assert str(error.value).endswith(f"look at images {shown[3]}")
+
+
+def test_a_network_that_breaks_in_the_last_step_is_refused(tiny_dataset, tmp_path):
+    def breaking(report):
+        if report["step"] == report["steps"]:
+            model.backbone.fc.bias.data[0] = float("nan")
+
+    model = create_classifier(NETWORK, labels=tiny_dataset.labels)
+    training = TRAINING.model_copy(update={"epochs": 1})
+    options = {"seed": 0, "view_seed": 0, "views": 2, "checkpoint": Checkpoint(tmp_path, "x"), "on_step": breaking}
+    with pytest.raises(
+        UserError, match=r"logits of 12 validation images are not finite, first 00001_0"
+    ):
+        fit(model, tiny_dataset, RecipeObjective(Recipe(), tiny_dataset), training, STILL, **options)
 
 
 def test_running_out_of_memory_says_what_to_lower(tiny_dataset, tmp_path):

@@ -23,7 +23,7 @@ from medistill.training.checkpoint import Checkpoint
 from medistill.training.loop import fit
 
 torch.use_deterministic_algorithms(True)
-folder, out = map(Path, sys.argv[1:])
+folder, out, arch = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 dataset = Dataset.open(folder)
 manifest = dataset.manifest
 rng = np.random.default_rng(0)
@@ -33,7 +33,7 @@ for label in dataset.labels:  # unknown labels fall unevenly on the two processe
 
 
 class Answers:
-    feature_width = 3
+    map_shape, unknown = (3, 2, 2), ()
 
     def answer(self, batch, needs):
         said = [[len(i) % 3 - 1, np.nan if i[-5] in "13" else int(i[-5]) / 5] for i in batch.image_ids]
@@ -47,7 +47,7 @@ class Answers:
 
 
 torch.manual_seed(0)
-model = create_classifier(Network(arch="test_convnext"), labels=dataset.labels)  # layer norm: no image sees another
+model = create_classifier(Network(arch=arch), labels=dataset.labels)
 terms = [{"loss": "binary_cross_entropy", "weight": 0.5, "balanced": True}, {"loss": "sigmoid_kd", "weight": 2}]
 terms.append({"loss": "feature_mse"})  # its projection is outside of the network that is kept equal
 terms.append({"loss": "cam_kd"})  # on one process there may be no label to explain
@@ -58,25 +58,68 @@ still = Augmentation(rotation=5, translation=0.02, scale=0.05, brightness=0.05, 
 recipe = Recipe(teachers=["a"], terms=terms)
 objective = RecipeObjective(recipe, dataset, [Answers()], map_shape=(model.backbone.num_features, 2, 2))
 result = fit(model, dataset, objective, training, still, seed=0, view_seed=0, views=2, checkpoint=Checkpoint(out, "x"))
-if int(__import__("os").environ.get("RANK", 0)) == 0:
+rank = int(__import__("os").environ.get("RANK", 0))
+(out / f"val-{rank}.txt").write_text(str(result.history["val_macro_auroc"].tolist()))
+if rank == 0:
     weights = model.backbone.state_dict() | objective.state_dict()
     torch.save({"weights": weights, "loss": result.history["train_loss"].tolist()}, out / "end.pt")
 """
 
 
-def train(dataset: Dataset, folder: Path, processes: int) -> dict:
+def train(dataset: Dataset, folder: Path, processes: int, arch: str) -> dict:
     folder.mkdir()
     (folder / "train.py").write_text(SCRIPT)
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launch, str(folder / "train.py"), str(dataset.folder), str(folder)]
+    command = [sys.executable, *launch, str(folder / "train.py"), str(dataset.folder), str(folder), arch]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     return torch.load(folder / "end.pt", weights_only=True)
 
 
 def test_two_processes_train_what_one_does(tiny_dataset, tmp_path):
-    one, two = train(tiny_dataset, tmp_path / "one", 1), train(tiny_dataset, tmp_path / "two", 2)
+    # layer norm: no image sees another
+    one, two = (train(tiny_dataset, tmp_path / str(count), count, "test_convnext") for count in (1, 2))
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
     for name, value in one["weights"].items():
         assert torch.allclose(value, two["weights"][name], atol=2e-4), name
+
+
+def test_processes_agree_on_validation_whatever_their_batch_norm_says(tiny_dataset, tmp_path):
+    train(tiny_dataset, tmp_path / "two", 2, "resnet10t")
+    first, second = ((tmp_path / "two" / f"val-{rank}.txt").read_text() for rank in (0, 1))
+    assert first == second
+
+
+LOSSES = """
+import sys
+import torch
+import torch.nn.functional as F
+from torch import distributed
+from medistill.distillation.functional import cross_entropy, rkd
+
+distributed.init_process_group("gloo")
+rank = distributed.get_rank()
+generator = torch.Generator().manual_seed(0)
+logits, number = torch.randn(7, 3, generator=generator), torch.tensor([0, 1, 2, 0, 0, 1, 2])
+features, answers = (torch.randn(3, 4, generator=generator) for _ in range(2))
+weight = torch.tensor([1.0, 5.0, 0.2])
+mine = cross_entropy(logits[rank::2], F.one_hot(number[rank::2], 3).float(), class_weight=weight)
+distributed.all_reduce(mine)
+whole = F.cross_entropy(logits, number, weight=weight)
+assert torch.allclose(mine / 2, whole), (mine / 2, whole)
+own = rkd(features[rank::2], answers[rank::2]).item()  # two images here, one there
+distributed.destroy_process_group()
+alone = rkd(features[rank::2], answers[rank::2]).item()
+assert own == alone, (own, alone)
+"""
+
+
+def test_weights_are_summed_over_processes_and_relations_stay_within_one(tmp_path):
+    (tmp_path / "losses.py").write_text(LOSSES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(tmp_path / "losses.py")], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -3,19 +3,42 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from medistill.config import Network, Params, Recipe
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.distillation.answers import LiveTeacher
 from medistill.distillation.knowledge import Knowledge
-from medistill.distillation.objective import RecipeObjective
+from medistill.distillation.objective import RecipeObjective, require_task
 from medistill.files import read_json
-from medistill.models.zoo import load_model, map_shape
+from medistill.models.zoo import create_classifier, load_model, map_shape
 from medistill.training.run import train
 from pipeline.live import LiveCurves
 
 OWN_VIEWS = 1_000_003
 """Apart from any `teach.view_seed`: a teacher never trains on the views that it will answer."""
+
+
+def require_run(params: Params, dataset: Dataset) -> None:
+    """Refuse a run whose later stages would fail, before the first network is trained for hours.
+
+    Networks are built without numbers, and losses are held against the data set's task.
+
+    Raises:
+        UserError: a network cannot be built or does not take the size, or a loss does not fit.
+    """
+    networks = [params.teachers[name] for name in params.run.all_teachers]
+    networks += [params.students[name] for name in params.run.students]
+    for network in networks:
+        plain = network.model_copy(update={"pretrained": False, "weights": None})
+        with torch.device("meta"):
+            model = create_classifier(plain, labels=dataset.labels, image_size=dataset.image_size)
+            map_shape(model, dataset.image_size)
+    taught = [params.teachers[name].recipe for name in params.run.assistants]
+    for name in dict.fromkeys([*params.run.recipes, *taught]):
+        for term in params.recipes[name].terms:
+            require_task(term, dataset.task, f"recipes.{name}")
 
 
 def train_by_recipe(
@@ -46,7 +69,7 @@ def train_by_recipe(
         teachers = [LiveTeacher(load_model(source), dataset) for source in folders]
         answered = [read_json(source / "config.json")["fingerprint"] for source in folders]
     else:
-        asked = params.teach.model_dump()
+        asked = params.teach.model_dump(exclude={"batch_size"})
         teachers = [Knowledge.open(source, dataset, params.augmentation, **asked) for source in folders]
         answered = [teacher.checksum for teacher in teachers]
     own = facts["role"] == "teacher" and not recipe.teachers

@@ -21,8 +21,9 @@ def main(argv: list[str] | None) -> int:
     folder, dataset = Path("models/teachers") / name, Dataset.open()
 
     from medistill.training.run import adopt
-    from pipeline.recipes import train_by_recipe
+    from pipeline.recipes import require_run, train_by_recipe
 
+    require_run(params, dataset)
     facts = {"role": "teacher", "name": name, "seed": teacher.seed}
     if teacher.frozen:
         adopt(folder, teacher, dataset, facts={**facts, "teachers": []}, labels=teacher.labels)

@@ -114,6 +114,12 @@ class TrainingOverrides(Settings):
     patience: int | None = Field(default=None, ge=1)
 
 
+def _require_once(key: str, values: list[Any]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{key} names {value!r} more than once")
+
+
 class Network(Settings):
     """A teacher or a student: any network that timm knows."""
 
@@ -129,9 +135,9 @@ class Network(Settings):
     """Height and width that the network sees: frames are resized to it, in its ONNX file too. None: data.image_size."""
     channels: Literal[1, 3] = 3
     """What the network takes; grey frames become colour, colour frames grey."""
-    mean: list[float] | None = None
+    mean: list[Annotated[float, Field(ge=0, le=1)]] | None = Field(default=None, min_length=1)
     """Subtracted from intensities in 0..1, channel by channel. None: what timm has for the network."""
-    std: list[Annotated[float, Field(gt=0)]] | None = None
+    std: list[Annotated[float, Field(gt=0, le=1)]] | None = Field(default=None, min_length=1)
     """What they are then divided by."""
     training: TrainingOverrides = TrainingOverrides()
 
@@ -155,19 +161,18 @@ class Teacher(Network):
     frozen: bool = False
     """Take `weights` as they are: nothing is trained."""
     labels: list[str] | None = Field(default=None, min_length=1)
-    """What a frozen teacher's outputs are, in their order. None: the data set's labels. Labels are told by their names;
-    those that the data set lacks are left out, of those that the teacher lacks it teaches nothing."""
+    """What a frozen teacher's outputs are, in their order. None: as config.json beside its weights says, else the data
+    set's. Labels are told by their names; of those that it lacks it teaches nothing."""
 
     @model_validator(mode="after")
     def _frozen_or_trained(self) -> "Teacher":
         if self.frozen and not self.weights:
             raise ValueError("frozen: true needs weights: FILE")
-        if self.frozen and self.recipe:
-            raise ValueError("set either frozen: true or recipe, not both")
+        if self.frozen and (self.recipe or self.training != TrainingOverrides()):
+            raise ValueError(f"frozen: true is not trained; leave {'recipe' if self.recipe else 'training'} out")
         if self.labels and not self.frozen:
             raise ValueError("labels are for frozen: true; a teacher that is trained has the data set's labels")
-        if self.labels and len(set(self.labels)) < len(self.labels):
-            raise ValueError("labels has a label twice")
+        _require_once("labels", self.labels or [])
         return self
 
 
@@ -188,6 +193,7 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
+        _require_once("teachers", self.teachers)
         if bool(self.teachers) != any(isinstance(term, DistillationTerm) for term in self.terms):
             raise ValueError("teachers and terms of distillation, such as sigmoid_kd, go together: set both or neither")
         if self.combine != "mean" and len(self.teachers) < 2:
@@ -204,11 +210,17 @@ class Run(Settings):
     """What the graph trains: DVC's matrices run over these names."""
 
     teachers: list[Name] = Field(min_length=1)
-    assistants: list[Name] = []
+    assistants: list[Name]
     """Teachers that are taught by a recipe first (TAKD; a student's own network makes it self-distillation)."""
     students: list[Name] = Field(min_length=1)
     recipes: list[Name] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _once(self) -> "Run":
+        for key in ("teachers", "assistants", "students", "recipes", "seeds"):
+            _require_once(key, getattr(self, key))
+        return self
 
     @property
     def all_teachers(self) -> list[str]:
@@ -229,6 +241,8 @@ class Teach(Settings):
     """Also class activation maps of each label, for cam_kd and explanation_kd."""
     features: bool = False
     """Also pooled features, for rkd, cosine_similarity and feature_mse."""
+    batch_size: int = Field(default=64, ge=1)
+    """Images that are answered at once."""
 
 
 class Evaluate(Settings):
@@ -312,7 +326,10 @@ class Params(Settings):
         for recipe in self.run.recipes:
             for teacher in self.recipes[recipe].teachers:
                 if teacher not in self.run.all_teachers:
-                    raise ValueError(f"recipes.{recipe}.teachers names {teacher!r}, which run.teachers does not train")
+                    raise ValueError(
+                        f"recipes.{recipe}.teachers names {teacher!r}, which is neither in run.teachers"
+                        " nor in run.assistants"
+                    )
         taught = [self.teachers[name].recipe for name in self.run.assistants]
         for recipe in dict.fromkeys([*self.run.recipes, *taught]):
             for term in self.recipes[recipe].terms:
@@ -401,6 +418,8 @@ def describe_error(item: Any) -> str:
         return f"key {key} is missing"
     if item["type"] == "extra_forbidden":
         return f"key {key} is unknown"
+    if item["type"] in ("model_type", "model_attributes_type"):
+        return f"{key}: must have keys of its own, such as `key: value`, and is {item['input']!r}"
     if item["type"] == "union_tag_not_found":
         return f"key {key}.loss is missing"
     if item["type"] == "union_tag_invalid":

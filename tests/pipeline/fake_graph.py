@@ -193,7 +193,13 @@ def build(root: Path, numbers: dict[str, Any] = NUMBERS) -> Path:
         "teachers": {"big": {"arch": "tiny"}},
         "students": {"small": {"arch": "tiny", "training": {"epochs": 2}}},
         "recipes": {"baseline": {}, "kd": {"teachers": ["big"], "terms": [{"loss": "sigmoid_kd", "temperature": 2.0}]}},
-        "run": {"teachers": ["big"], "students": ["small"], "recipes": ["baseline", "kd"], "seeds": [0]},
+        "run": {
+            "teachers": ["big"],
+            "assistants": [],
+            "students": ["small"],
+            "recipes": ["baseline", "kd"],
+            "seeds": [0],
+        },
         "promote": PROMOTE,
     }
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")

@@ -33,7 +33,7 @@ def write_project(folder, root, *, size: int, boxes: bool, task: str = "multilab
     network = {"arch": NETWORK.arch, "args": NETWORK.args}
     params |= {"teachers": dict.fromkeys(TEACHERS, network), "students": {"small": network}}
     params["recipes"] = {"baseline": {}, "kd": {"teachers": ["wide"], "terms": [{"loss": "sigmoid_kd"}]}}
-    params["run"] = {"teachers": [*TEACHERS], "students": ["small"], "recipes": ["baseline", "kd"], "seeds": [0]}
+    params["run"] |= {"teachers": [*TEACHERS], "students": ["small"], "recipes": ["baseline", "kd"]}
     params["explain"] = {"gallery": 6, "max_images": 20}
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
 

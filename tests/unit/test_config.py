@@ -134,14 +134,17 @@ FROZEN = {"arch": "resnet18", "weights": "w.safetensors", "frozen": True}
             "teachers.new: its recipe's teacher 'new' is not",
         ),
         ("teachers", FROZEN | {"weights": None}, "teachers.new: frozen: true needs weights: FILE"),
-        ("teachers", FROZEN | {"recipe": "kd"}, "teachers.new: set either frozen: true or recipe, not both"),
+        ("teachers", FROZEN | {"recipe": "kd"}, "teachers.new: frozen: true is not trained; leave recipe out"),
+        ("teachers", FROZEN | {"training": {"epochs": 3}}, "frozen: true is not trained; leave training out"),
         ("teachers", {"arch": "resnet18", "labels": ["a"]}, "teachers.new: labels are for frozen: true"),
-        ("teachers", FROZEN | {"labels": ["a", "a"]}, "teachers.new: labels has a label twice"),
+        ("teachers", FROZEN | {"labels": ["a", "a"]}, "teachers.new: labels names 'a' more than once"),
         (
             "teachers",
             {"arch": "resnet18", "mean": [0.5]},
             "teachers.new: mean must have a number for each of 3",
         ),
+        ("teachers", {"arch": "resnet18", "mean": [123, 116, 103]}, "teachers.new.mean.0: input should be less than"),
+        ("teachers", {"arch": "resnet18", "mean": []}, "teachers.new.mean: list should have at least 1 item"),
         ("teachers", {"arch": "resnet18", "channels": 1, "std": [0]}, "teachers.new.std.0: input should be greater"),
     ],
 )
@@ -156,6 +159,10 @@ def test_mistakes_of_teachers_are_named(params, tmp_path, section, network, mess
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
+        (None, r"recipes.kd: must have keys of its own, such as `key: value`, and is None"),
+        ({"terms": ["sigmoid_kd"]}, r"recipes.kd.terms.0: must have keys of its own, .* and is 'sigmoid_kd'"),
+        ({"teachers": ["densenet"] * 2, "terms": [{"loss": "bckd"}]}, "teachers names 'densenet' more than once"),
+        ({"teachers": ["new"], "terms": [{"loss": "bckd"}]}, "'new', which is neither in run.teachers nor in run.ass"),
         ({"views": "live"}, "views: live needs teachers"),
         ({"unlabelled": True}, "unlabelled: true needs teachers"),
         (
@@ -168,6 +175,13 @@ def test_mistakes_of_teachers_are_named(params, tmp_path, section, network, mess
 def test_mistakes_of_recipes_are_named(params, tmp_path, recipe, message):
     params["recipes"]["kd"] = recipe
     with pytest.raises(UserError, match=message):
+        load(params, tmp_path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("seeds", 0), ("recipes", "kd"), ("students", "eeea_net_c2")])
+def test_what_runs_twice_is_named(params, tmp_path, key, value):
+    params["run"][key].append(value)
+    with pytest.raises(UserError, match=f"run: {key} names {value!r} more than once"):
         load(params, tmp_path)
 
 

@@ -20,7 +20,7 @@ from medistill.distillation.answers import ask, require_finite
 from medistill.errors import UserError
 from medistill.files import read_json, write_json
 from medistill.models.zoo import Classifier, map_shape
-from medistill.training.loop import Batch
+from medistill.training.loop import Batch, say_what_to_lower
 from medistill.training.views import read_frames, render_views, view_parameters
 
 EXTRAS = ("attention", "cams", "features")
@@ -59,7 +59,8 @@ def write_knowledge(
             for view in range(views):
                 parameters = torch.from_numpy(view_parameters(image_ids[chosen], view, view_seed, augmentation))
                 images = render_views(pixels, parameters.to(device)).contiguous(memory_format=torch.channels_last)
-                answers = {name: values.half().cpu() for name, values in ask(teacher, images, needs).items()}
+                with say_what_to_lower(f"teach.batch_size lower than {batch_size}", dataset):
+                    answers = {name: values.half().cpu() for name, values in ask(teacher, images, needs).items()}
                 require_finite(answers, image_ids[chosen], teacher.config["name"])
                 for name, values in answers.items():
                     if name not in arrays:

@@ -44,7 +44,7 @@ class RecipeObjective(nn.Module):
         super().__init__()
         terms = recipe.terms or [HARD_LOSS[dataset.task]]
         for term in terms:
-            _require_task(term, dataset.task)
+            require_task(term, dataset.task)
             _require_places(term, map_shape, teachers)
         if dataset.task == "multiclass":
             _require_all_classes(recipe, teachers)
@@ -141,8 +141,17 @@ def _of_maps(
     return function(maps.repeat(1, len(answers), 1, 1), theirs, mask=kept)
 
 
-def _require_task(term: Term, task: str) -> None:
-    """Refuse a loss for exclusive classes where labels are not, and the other way round."""
+def require_task(term: Term, task: str, recipe: str = "recipes") -> None:
+    """Refuse a loss for exclusive classes where labels are not, and the other way round.
+
+    Args:
+        term: of a recipe.
+        task: `multilabel` or `multiclass`.
+        recipe: where the term stands, for the message.
+
+    Raises:
+        UserError: says what to take instead.
+    """
     (traits,) = [
         traits
         for name, options, traits in functional.TRAITS
@@ -151,11 +160,11 @@ def _require_task(term: Term, task: str) -> None:
     if task == "multilabel" and traits.exclusive and not getattr(term, "allow_offset_blind", False):
         blind = "allow_offset_blind" in type(term).model_fields
         raise UserError(
-            f"recipes: {term.loss} is for exclusive classes, and the labels of this data set are not; "
+            f"{recipe}: {term.loss} is for exclusive classes, and the labels of this data set are not; "
             + ("take the form with the sigmoid, or set allow_offset_blind: true" if blind else "take sigmoid_kd")
         )
     if task == "multiclass" and isinstance(term, HardTerm) and not traits.exclusive:
-        raise UserError(f"recipes: {term.loss} is for labels that are not exclusive; take cross_entropy")
+        raise UserError(f"{recipe}: {term.loss} is for labels that are not exclusive; take cross_entropy")
 
 
 def _require_places(term: Term, map_shape: Sequence[int], teachers: Sequence[Teacher]) -> None:

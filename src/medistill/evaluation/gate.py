@@ -205,7 +205,7 @@ def _margin_teacher(candidate: CandidateFacts, margin: float) -> RuleVerdict:
     difference = _number(candidate.validation.get("difference_teacher"))
     lower = _number(candidate.validation.get("difference_teacher_lower"))
     if difference is None:
-        reason = "validation has no label on which student and teacher can be compared"
+        reason = "no teacher knows all labels that are eligible on validation, or there are none, so nothing compares"
         return RuleVerdict(rule, None, limit, False, reason)
     if lower is None:
         reason = f"the difference to the best teacher on validation is {difference:+.4f}, but it has no interval"

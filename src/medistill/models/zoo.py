@@ -239,6 +239,8 @@ def load_weights(backbone: nn.Module, file: Path) -> None:
     Raises:
         UserError: the file is missing, is not safetensors, or a tensor is missing, unknown or of another shape.
     """
+    if Path(file).is_dir():
+        raise UserError(f"{file}: is a folder; name the file in it, such as {Path(file) / 'model.safetensors'}")
     try:
         source = load_file(file)
     except FileNotFoundError:

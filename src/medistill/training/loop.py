@@ -138,6 +138,9 @@ def fit(
             f"{dataset.folder / 'manifest.parquet'}: no label has both classes on val; raise data.val_fraction"
         )
 
+    def memory() -> contextlib.AbstractContextManager:
+        return say_what_to_lower(f"training.batch_size lower than {training.batch_size}", dataset)
+
     model.to(device, memory_format=torch.channels_last)
     groups = param_groups_weight_decay(model, training.weight_decay)
     # fused is a tenth faster on CPU, too
@@ -182,7 +185,7 @@ def fit(
             batch = Batch(list(image_ids[chosen]), view, targets[chosen].to(device))
             parameters = torch.from_numpy(view_parameters(batch.image_ids, view, view_seed, augmentation))
             images = render_views(pixels[chosen].to(device), parameters.to(device))
-            with _memory(training, dataset):
+            with memory():
                 with accelerator.autocast(), _watch(model) as seen:
                     logits = network(images.contiguous(memory_format=torch.channels_last))
                 terms = objective(logits.float(), replace(batch, images=images, features=seen[0]))
@@ -216,7 +219,7 @@ def fit(
             model.backbone.load_state_dict(average)
         val_auroc = 0.0
         if accelerator.is_main_process:
-            with _memory(training, dataset):
+            with memory():
                 answers = predict(model, dataset, val, batch_size=2 * batch_size)
             _require_finite_answers(answers, val["image_id"], epoch + 1)
             if dataset.task == "multiclass":  # a constant added to an image's logits says nothing, and would rank it
@@ -298,16 +301,20 @@ def _accelerator(training: Training) -> Accelerator:
 
 
 @contextlib.contextmanager
-def _memory(training: Training, dataset: Dataset) -> Iterator[None]:
-    """Say what to lower where memory runs out."""
+def say_what_to_lower(batch_size: str, dataset: Dataset) -> Iterator[None]:
+    """Say what to lower where memory runs out.
+
+    Args:
+        batch_size: the setting and its value, `training.batch_size lower than 16`.
+        dataset: its image size is the other thing to lower.
+    """
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         raise UserError(
-            f"memory has run out; set training.batch_size lower than {training.batch_size},"
-            f" or data.image_size lower than {dataset.image_size}"
+            f"memory has run out; set {batch_size}, or data.image_size lower than {dataset.image_size}"
         ) from None
 
 

@@ -143,9 +143,12 @@ def adopt(
     beside = read_beside(network.weights)
     labels = list(labels or beside.get("labels") or dataset.labels)
     label_columns(labels, dataset.labels, f"params.yaml: teachers.{facts['name']}.labels")
+    if network.input_size is None:  # who types a size may want another
+        _require_same(network, "input_size", beside.get("input_size") or beside.get("image_size"), dataset.image_size)
     model = create_classifier(network, labels=labels, image_size=dataset.image_size).eval()
+    for key in ("mean", "std"):
+        _require_same(network, key, beside.get(key), model.config[key])
     map_size(model, dataset.image_size)
-    _require_same_input(network, model, beside, dataset)
     identity = fingerprint(
         {"network": network.model_dump(mode="json"), "weights": sha256(network.weights), "facts": facts}
     )
@@ -153,19 +156,13 @@ def adopt(
     write_outputs(folder, model, dataset, None, facts, seen)
 
 
-def _require_same_input(network: Network, model: Classifier, beside: dict[str, Any], dataset: Dataset) -> None:
+def _require_same(network: Network, key: str, there: Any, here: Any) -> None:
     """Refuse to show a network other pixels than it knows, which it would answer all the same, and worse."""
-    size = beside.get("input_size") or beside.get("image_size")
-    here = {"mean": model.config["mean"], "std": model.config["std"]}
-    there = {key: beside.get(key, here[key]) for key in here}
-    if network.input_size is None:
-        here["input_size"], there["input_size"] = dataset.image_size, size or dataset.image_size
-    for key, value in there.items():
-        if value != here[key]:
-            raise UserError(
-                f"{network.weights}: config.json beside it says that it was trained with {key} {value},"
-                f" not {here[key]}; set {key}: {value} beside arch"
-            )
+    if there is not None and there != here:
+        raise UserError(
+            f"{network.weights}: config.json beside it says that it was trained with {key} {there}, not {here};"
+            f" set {key}: {there} beside arch"
+        )
 
 
 def _seen_by(network: Network, dataset: Dataset) -> list[provenance.TrainIds]:

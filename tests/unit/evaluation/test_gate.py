@@ -68,7 +68,7 @@ def test_a_good_candidate_passes_every_rule():
         ("max_onnx_mb", {"onnx_mb": None}, "no figure"),
         ("margin_teacher", {"validation": VALIDATION | {"difference_teacher_lower": -0.05}}, "-0.0500"),
         ("margin_teacher", {"validation": without("difference_teacher_lower")}, "no interval"),
-        ("margin_teacher", {"validation": without("difference_teacher", "difference_teacher_lower")}, "no label"),
+        ("margin_teacher", {"validation": without("difference_teacher", "difference_teacher_lower")}, "no teacher"),
         ("max_ece", {"validation": VALIDATION | {"macro_ece": 0.1501}}, "0.1501"),
         ("max_ece", {"validation": without("macro_ece")}, "no figure"),
         ("max_ece", {"validation": VALIDATION | {"macro_ece": float("nan")}}, "no figure"),

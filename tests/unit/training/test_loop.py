@@ -194,9 +194,7 @@ def test_a_network_that_breaks_in_the_last_step_is_refused(tiny_dataset, tmp_pat
     model = create_classifier(NETWORK, labels=tiny_dataset.labels)
     training = TRAINING.model_copy(update={"epochs": 1})
     options = {"seed": 0, "view_seed": 0, "views": 2, "checkpoint": Checkpoint(tmp_path, "x"), "on_step": breaking}
-    with pytest.raises(
-        UserError, match=r"logits of 12 validation images are not finite, first 00001_0"
-    ):
+    with pytest.raises(UserError, match=r"logits of 12 validation images are not finite, first 00001_0"):
         fit(model, tiny_dataset, RecipeObjective(Recipe(), tiny_dataset), training, STILL, **options)
 
 

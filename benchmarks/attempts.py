@@ -49,6 +49,7 @@ class Attempt:
 
 LITE2, DENSENET, LITE0, EEEA = "efficientnet_lite2", "densenet", "tf_efficientnet_lite0", "eeea_net_c2"
 KD = (f"{BCE} 0.1", "sigmoid_kd 0.9 1")
+KD_4 = (f"{BCE} 0.1", "sigmoid_kd 0.9 4")
 
 ATTEMPTS = [
     Attempt("xrays", LITE2, 64, 6, 1e-3),
@@ -63,6 +64,11 @@ ATTEMPTS = [
     Attempt("phantom", EEEA, 96, 24, 2e-3),
     Attempt("phantom", LITE0, 96, 4, 1e-3),
     Attempt("phantom", LITE0, 96, 4, 1e-3, terms=KD, taught_by=((LITE2, 6, 1e-3),)),
+    Attempt("phantom", EEEA, 96, 12, 2e-3, terms=KD_4, taught_by=((LITE2, 6, 1e-3),), views=24),
+    Attempt("phantom", EEEA, 96, 12, 2e-3, terms=KD, taught_by=((LITE2, 6, 1e-3),), views=24),
+    Attempt("xrays", EEEA, 96, 8, 2e-3),
+    Attempt("xrays", EEEA, 96, 8, 2e-3, terms=KD_4, taught_by=((LITE2, 6, 1e-3),)),
+    Attempt("xrays", EEEA, 96, 8, 2e-3, terms=KD, taught_by=((LITE2, 6, 1e-3),)),
 ]
 
 

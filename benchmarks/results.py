@@ -8,7 +8,7 @@ The X-rays are few, so each is tested once in five-fold cross-validation. The lo
 trainings and their levels differ, so that ranking them together would measure how well these happen to agree. An AUROC
 is therefore the share of pairs *within a fold* in which the positive image ranks above the negative one: the mean of
 the folds' AUROCs, each weighted by its number of pairs. Unlike their plain mean it is defined where a rare label is
-absent from a fold, as it is in many bootstrap resamples, and a fold with one positive does not count like one with nine.
+absent from a fold, as it is in many bootstrap resamples, and a fold with one positive counts less than one with nine.
 Ranks normalised within a fold would assume that folds have equally many positives. With one fold it is the usual AUROC.
 """
 

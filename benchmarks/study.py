@@ -194,7 +194,7 @@ class Setting:
                 "views": views,
                 "dataset": self.dataset.fingerprint,
                 "teachers": [teacher.key for teacher in teachers],
-                "taught": self.params.teach.model_dump() if teachers else None,
+                "taught": [self.params.teach.views, self.params.teach.view_seed] if teachers else None,
             }
         )
         return Trained(WORK / "models" / self.place / f"{name}-{key}", key)

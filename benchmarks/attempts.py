@@ -68,7 +68,8 @@ ATTEMPTS = [
     Attempt("phantom", EEEA, 96, 12, 2e-3, terms=KD, taught_by=((LITE2, 6, 1e-3),), views=24),
     Attempt("xrays", EEEA, 96, 8, 2e-3),
     Attempt("xrays", EEEA, 96, 8, 2e-3, terms=KD_4, taught_by=((LITE2, 6, 1e-3),)),
-    Attempt("xrays", EEEA, 96, 8, 2e-3, terms=KD, taught_by=((LITE2, 6, 1e-3),)),
+    Attempt("xrays", LITE0, 96, 4, 1e-3, terms=KD_4, taught_by=((LITE2, 6, 1e-3),)),
+    Attempt("xrays", LITE2, 96, 6, 3e-4),
 ]
 
 

@@ -14,6 +14,7 @@ Ranks normalised within a fold would assume that folds have equally many positiv
 
 import argparse
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -98,20 +99,18 @@ PLANS = {
 
 MAIN = ("baseline", "system_b")
 MORE = ("system_a", "several", "system_b_cam")
+STUDENTS = ("tf_efficientnet_lite0", "eeea_net_c2")
 ORDER = [
-    ("phantom", "tf_efficientnet_lite0", MAIN),
-    ("phantom", "eeea_net_c2", MAIN),
-    ("xrays", "tf_efficientnet_lite0", MAIN),
-    ("xrays", "eeea_net_c2", MAIN),
-    ("phantom", "tf_efficientnet_lite0", MORE),
-    ("phantom", "eeea_net_c2", MORE),
-    ("xrays", "tf_efficientnet_lite0", MORE),
-    ("phantom", None, ()),
-    ("xrays", None, ()),
-    ("xrays", "eeea_net_c2", MORE),
+    ("phantom", STUDENTS, MAIN),
+    ("xrays", STUDENTS, MAIN),
+    ("phantom", STUDENTS, MORE),
+    ("xrays", STUDENTS[:1], MORE),
+    ("phantom", (), ()),
+    ("xrays", (), ()),
+    ("xrays", STUDENTS[1:], MORE),
 ]
-"""What is trained first, so that a run that ends early leaves something whole: a student by some recipes with the
-teachers that these need, or where there is None the teachers' other seeds, which teach nobody."""
+"""What is trained first, so that a run that ends early leaves something whole: students by some recipes, seed by
+seed, with the teachers that these need; or where there are none the teachers' other seeds, which teach nobody."""
 
 
 # What is trained
@@ -128,21 +127,21 @@ class Job:
     seed: int
 
 
-Order = Sequence[tuple[str, str | None, Sequence[str]]]
+Order = Sequence[tuple[str, Sequence[str], Sequence[str]]]
 
 
 def phases(order: Order) -> Iterator[list[Job]]:
     """All jobs in order; those of a phase need only models of phases before it."""
     trained = set()
-    for data, student, recipes in order:
+    for data, students, recipes in order:
         folds = range(PLANS[data].folds)
-        if student is None:
+        if not students:
             yield [Job(data, fold, name, None, seed) for seed in SEEDS[1:] for fold in folds for name in TEACHERS]
             continue
         needed = {(data, name) for recipe in recipes for name in RECIPES[recipe].teachers} - trained
         yield [Job(data, fold, name, None, SEEDS[0]) for fold in folds for _, name in sorted(needed)]
         trained |= needed
-        for seed in SEEDS:
+        for seed, student in itertools.product(SEEDS, students):
             yield [Job(data, fold, student, recipe, seed) for fold in folds for recipe in recipes]
 
 
@@ -378,7 +377,7 @@ def results_of(data: str, xrays: Path | None) -> tuple[str, str]:
     lines = [row(name, "", scores, "") for name, scores in teachers.items()]
     says, missing, seconds = [], [], sum(scores.seconds for scores in teachers.values())
     missing += [f"{name} ({_absent(teachers.get(name))})" for name in TEACHERS if _absent(teachers.get(name))]
-    for student in dict.fromkeys(student for at, student, _ in ORDER if student and at == data):
+    for student in STUDENTS:
         measured = {}
         for recipe in RECIPES:
             scores = scores_of(data, student, recipe, truth, xrays)

@@ -1,173 +1,445 @@
-"""Three seeds of the phantom through the graph, and the README's table of results.
+"""Distilled students against their baselines over three seeds, on the phantom and on real X-rays; see docs/results.md.
 
-    make results
+    python -m benchmarks.results --xrays ROOT     # or `make results` for the phantom alone
 
-Works in .cache/results/, a copy of this repository with more seeds and a second baseline, which shares DVC's cache with
-it: what is trained already is not trained again. Nothing in the table is typed in by hand.
+Trains what is missing, in .cache/results/, and writes the tables of what is complete. A killed run goes on.
+
+The X-rays are few, so each is tested once in five-fold cross-validation. The logits of two folds come from two
+trainings and their levels differ, so that ranking them together would measure how well these happen to agree. An AUROC
+is therefore the share of pairs *within a fold* in which the positive image ranks above the negative one: the mean of
+the folds' AUROCs, each weighted by its number of pairs. Unlike their plain mean it is defined where a rare label is
+absent from a fold, as it is in many bootstrap resamples, and a fold with one positive counts less than one with nine.
+Ranks normalised within a fold would assume that folds have equally many positives. With one fold it is the usual AUROC.
 """
 
-import os
-import shutil
-import subprocess
+import argparse
+import contextlib
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
-import yaml
-from tqdm import tqdm
+import torch
+from numpy.typing import NDArray
 
-from medistill.config import Params, load_params
+from benchmarks.page import write_between
+from benchmarks.study import FOLDS, Setting, Trained, fold_of, open_phantom, open_xrays, read_params
+from medistill.config import Network, Params, Recipe
 from medistill.data.dataset import Dataset
 from medistill.evaluation import bootstrap
-from medistill.evaluation.comparison import Measured, Split
+from medistill.evaluation.comparison import Split
 from medistill.evaluation.predictions import align, read_logits
-from medistill.files import atomic, read_json
+from medistill.files import read_json
 
-ROOT = Path(__file__).resolve().parents[1]
-COPY = ROOT / ".cache" / "results"
-SEEDS = [0, 1, 2]
-FRESH_BASELINE = "baseline_fresh"
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+SEEDS = (0, 1, 2)
+RESAMPLES = 2000
+BOOTSTRAP_SEED = 0
+BATCH_SIZE = 16
+
+# Settings, fixed on validation (table of attempts in docs/results.md) before any test figure was looked at.
+
+BCE, LITE2, DENSENET = "binary_cross_entropy", "efficientnet_lite2", "densenet"
+TEACHERS = (LITE2, DENSENET)
+
+_SYSTEM_A = [{"loss": "focal_bce", "weight": 0.5}, {"loss": "mse_kd", "weight": 0.5, "temperature": 2.0}]
+_SYSTEM_B = [{"loss": BCE, "weight": 0.1}, {"loss": "sigmoid_kd", "weight": 0.9, "temperature": 4.0}]
+
+RECIPES = {
+    "baseline": Recipe(),
+    "system_a": Recipe(teachers=[LITE2], terms=_SYSTEM_A),
+    "system_b": Recipe(teachers=[LITE2], terms=_SYSTEM_B),
+    "several": Recipe(teachers=[LITE2, DENSENET], combine="confidence", terms=_SYSTEM_B),
+    "system_b_cam": Recipe(teachers=[LITE2], terms=[*_SYSTEM_B, {"loss": "cam_kd", "weight": 0.1}]),
+}
+"""As many views are taught as there are epochs: a baseline with `views: fresh` is the same training as `baseline`."""
 
 
-def prepare() -> Params:
-    """Copy the tracked files and ask for more seeds, and for a baseline that sees new views in each epoch.
+@dataclass(frozen=True)
+class Plan:
+    """One data set: sizes, and how long each network is trained.
 
-    A teacher of another seed is a teacher of its own; students are taught by those that their recipe names.
+    Attributes:
+        data: `phantom` or `xrays`.
+        folds: 1 for the data set's own sides.
+        size: of the frames, in pixels.
+        epochs: of each teacher and student, by name; a student that is not named is not trained here.
+        rates: peak learning rates, likewise.
     """
-    COPY.mkdir(parents=True, exist_ok=True)
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, tracked.split("\0")):
-        if name != "dvc.lock" or not (COPY / name).exists():
-            (COPY / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, COPY / name)
-    if not (COPY / ".git").exists():
-        subprocess.run(["git", "init", "--quiet"], cwd=COPY, check=True)
-    cache = os.path.relpath(ROOT / ".dvc" / "cache", COPY / ".dvc")
-    (COPY / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache}\n")
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["recipes"][FRESH_BASELINE] = {"views": "fresh"}
-    params["run"]["recipes"] = [*params["run"]["recipes"], FRESH_BASELINE]
-    params["run"]["seeds"] = SEEDS
-    for name in list(params["run"]["teachers"]):
-        for seed in SEEDS[1:]:
-            params["teachers"][f"{name}_{seed}"] = params["teachers"][name] | {"seed": seed}
-            params["run"]["teachers"].append(f"{name}_{seed}")
-    with atomic(COPY / "params.yaml") as file:
-        file.write_text(yaml.safe_dump(params, sort_keys=False))
-    return load_params(COPY / "params.yaml")
+
+    data: str
+    folds: int
+    size: int
+    epochs: dict[str, int]
+    rates: dict[str, float]
+
+    def params(self, name: str) -> Params:
+        """params.yaml with these settings; a student is taught as many views as it has epochs."""
+        return read_params(training={"batch_size": BATCH_SIZE}, teach={"views": self.epochs[name], "cams": True})
+
+    def network(self, name: str) -> Network:
+        """A teacher or student with its epochs and learning rate."""
+        params = self.params(name)
+        made = (params.teachers | params.students)[name]
+        own = {"epochs": self.epochs[name], "learning_rate": self.rates[name]}
+        return made.model_copy(update={"training": made.training.model_copy(update=own)})
 
 
-def measure(params: Params, split_name: str) -> dict[str, Measured]:
-    """Every model of the run on one split, all on the same resamples."""
-    dataset = Dataset.open(COPY / "data" / "processed")
-    rows = dataset.split(split_name)
-    split = Split.of(
-        dataset.labels,
-        dataset.targets(rows),
-        rows["group_id"].to_numpy(),
-        params.evaluate.resamples,
-        params.evaluate.seed,
-    )
-    measured = {}
-    for name, folder in tqdm(params.model_folders().items(), desc=split_name, disable=None):
-        file = COPY / folder / "predictions.parquet"
-        table = read_logits(file, name, dataset.labels)
-        measured[name] = Measured.of(split, align(table, split_name, rows["image_id"], file, name))
-    return measured
+_RATES = {LITE2: 1e-3, DENSENET: 1e-3, "tf_efficientnet_lite0": 1e-3, "eeea_net_c2": 2e-3}
+
+PLANS = {
+    "phantom": Plan("phantom", 1, 96, {LITE2: 6, DENSENET: 12, "tf_efficientnet_lite0": 6, "eeea_net_c2": 24}, _RATES),
+    "xrays": Plan("xrays", FOLDS, 96, {LITE2: 6, DENSENET: 8, "tf_efficientnet_lite0": 4, "eeea_net_c2": 8}, _RATES),
+}
+"""At 64 px both teachers are worse by several hundredths. EEEA-Net-C2 starts from nothing and needs more epochs."""
+
+MAIN = ("baseline", "system_b")
+MORE = ("system_a", "several", "system_b_cam")
+STUDENTS = ("tf_efficientnet_lite0", "eeea_net_c2")
+ORDER = [
+    ("phantom", STUDENTS, MAIN),
+    ("xrays", STUDENTS, MAIN),
+    ("phantom", STUDENTS, MORE),
+    ("xrays", STUDENTS[:1], MORE),
+    ("phantom", (), ()),
+    ("xrays", (), ()),
+    ("xrays", STUDENTS[1:], MORE),
+]
+"""What is trained first, so that a run that ends early leaves something whole: students by some recipes, seed by
+seed, with the teachers that these need; or where there are none the teachers' other seeds, which teach nobody."""
 
 
-def of_seeds(measured: dict[str, Measured], names: list[str]) -> np.ndarray:
-    """Macro AUROC of one model trained from several seeds, on the data themselves and in each resample: (S, 1 + R)."""
-    return np.array([measured[name].macro("auroc") for name in names])
+# What is trained
 
 
-def teachers(name: str) -> list[str]:
-    """One teacher's models, a seed each."""
-    return [name, *(f"{name}_{seed}" for seed in SEEDS[1:])]
+@dataclass(frozen=True)
+class Job:
+    """One model of one fold; a teacher has no recipe."""
+
+    data: str
+    fold: int
+    network: str
+    recipe: str | None
+    seed: int
 
 
-def students(student: str, recipe: str) -> list[str]:
-    """One student's models by one recipe, a seed each."""
-    return [f"{student}-{recipe}-{seed}" for seed in SEEDS]
+Order = Sequence[tuple[str, Sequence[str], Sequence[str]]]
 
 
-def interval(values: np.ndarray, *, sign: bool = False) -> str:
-    """A figure with its 95 % interval, as text."""
+def phases(order: Order) -> Iterator[list[Job]]:
+    """All jobs in order; those of a phase need only models of phases before it."""
+    trained = set()
+    for data, students, recipes in order:
+        folds = range(PLANS[data].folds)
+        if not students:
+            yield [Job(data, fold, name, None, seed) for seed in SEEDS[1:] for fold in folds for name in TEACHERS]
+            continue
+        needed = {(data, name) for recipe in recipes for name in RECIPES[recipe].teachers} - trained
+        yield [Job(data, fold, name, None, SEEDS[0]) for fold in folds for _, name in sorted(needed)]
+        trained |= needed
+        for seed, student in itertools.product(SEEDS, students):
+            yield [Job(data, fold, student, recipe, seed) for fold in folds for recipe in recipes]
+
+
+@cache
+def open_fold(data: str, fold: int, xrays: Path | None) -> Dataset:
+    """A data set with the sides of a fold."""
+    size = PLANS[data].size
+    return open_phantom(size) if data == "phantom" else fold_of(open_xrays(xrays, size), fold)
+
+
+def setting_of(job: Job, xrays: Path | None) -> Setting:
+    """Data and parameters of a job."""
+    place = f"{job.data}/{job.fold if PLANS[job.data].folds > 1 else 'own'}"
+    return Setting(place, open_fold(job.data, job.fold, xrays), PLANS[job.data].params(job.network))
+
+
+def locate(job: Job, xrays: Path | None, *, train: bool = False) -> Trained:
+    """Where a job's model is, trained first where `train` says so."""
+    setting, plan = setting_of(job, xrays), PLANS[job.data]
+    network = plan.network(job.network)
+    if job.recipe is None:
+        return (setting.train_teacher if train else setting.teacher)(job.network, network, job.seed)
+    recipe = RECIPES[job.recipe]
+    teachers = [setting.teacher(name, plan.network(name), SEEDS[0]) for name in recipe.teachers]
+    do = setting.train_student if train else setting.student
+    return do(f"{job.network}-{job.recipe}", network, recipe, job.seed, teachers)
+
+
+def _train(job: Job, xrays: Path | None) -> tuple[Job, float]:
+    """Train a job in a process of its own; the seconds that it took."""
+    torch.set_num_threads(1)
+    start = perf_counter()
+    locate(job, xrays, train=True)
+    return job, perf_counter() - start
+
+
+def train_all(order: Order, xrays: Path | None, workers: int) -> None:
+    """Train what is missing, with the time that is left after each model."""
+    left = [[job for job in phase if not locate(job, xrays).done] for phase in phases(order)]
+    times: dict[tuple[str, str], list[float]] = {}
+    begun, total = perf_counter(), sum(map(len, left))
+    print(f"{total} models to train", flush=True)
+    with contextlib.ExitStack() as stack:
+        pool = (
+            stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn"))) if workers > 1 else None
+        )
+        for number, phase in enumerate(left):
+            for job, seconds in (pool.map if pool else map)(partial(_train, xrays=xrays), tuple(phase)):
+                times.setdefault((job.data, job.network), []).append(seconds)
+                phase.remove(job)
+                rest = sum(_expected(other, times) for others in left[number:] for other in others) / workers
+                print(
+                    f"{(perf_counter() - begun) / 60:6.1f} min  {job.data} fold {job.fold} {job.network} "
+                    f"{job.recipe or 'teacher'} seed {job.seed}: {seconds:.0f} s; "
+                    f"{sum(map(len, left))} left, about {rest / 60:.0f} min",
+                    flush=True,
+                )
+
+
+def _expected(job: Job, times: dict[tuple[str, str], list[float]]) -> float:
+    """Seconds that a job will take: those of its like, or where there are none yet of all in proportion to epochs."""
+    if (job.data, job.network) in times:
+        return float(np.mean(times[job.data, job.network]))
+    pace = [second / PLANS[data].epochs[network] for (data, network), seconds in times.items() for second in seconds]
+    return float(np.mean(pace)) * PLANS[job.data].epochs[job.network]
+
+
+# Statistics
+
+
+def foldwise_auroc(targets: NDArray, scores: NDArray, groups: NDArray, folds: NDArray, counts: NDArray) -> NDArray:
+    """AUROC of each label over pairs of images of one fold, in every resample: (1 + R, L), NaN where there is no pair.
+
+    Args:
+        targets: (N, L), 1, 0, or NaN where unknown.
+        scores: (N, L), comparable within a fold.
+        groups: (N,) int, 0..G-1.
+        folds: (N,) the fold that tests each image.
+        counts: (G, 1 + R), from `bootstrap.draw`.
+    """
+    won = np.zeros((counts.shape[1], targets.shape[1]))
+    pairs = np.zeros_like(won)
+    for fold in np.unique(folds):
+        here = folds == fold
+        drawn = counts[groups[here]].T.astype(np.float64)  # (1 + R, n)
+        weight = (drawn @ (targets[here] == 1)) * (drawn @ (targets[here] == 0))
+        auroc, _ = bootstrap.measure(targets[here], scores[here], groups[here], counts)
+        won += np.where(weight > 0, weight * np.nan_to_num(auroc), 0)
+        pairs += weight
+    return np.divide(won, pairs, out=np.full_like(won, np.nan), where=pairs > 0)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """All tested images of a data set.
+
+    Attributes:
+        split: targets, patients and resamples of the pooled test sides, (N, …), fold after fold.
+        folds: (N,) int.
+    """
+
+    split: Split
+    folds: NDArray
+
+
+def truth_of(data: str, xrays: Path | None) -> Truth:
+    """Pool the test sides of all folds; a label is eligible by what is pooled."""
+    sets = [open_fold(data, fold, xrays) for fold in range(PLANS[data].folds)]
+    rows = [dataset.split("test") for dataset in sets]
+    targets = np.concatenate([dataset.targets(part) for dataset, part in zip(sets, rows, strict=True)])
+    groups = np.concatenate([part["group_id"].to_numpy() for part in rows])
+    split = Split.of(sets[0].labels, targets, groups, RESAMPLES, BOOTSTRAP_SEED)
+    return Truth(split, np.repeat(np.arange(len(sets)), [len(part) for part in rows]))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One network by one recipe, or one teacher.
+
+    Attributes:
+        seeds: S of which all folds are trained.
+        macro: test macro AUROC of each on the data themselves and in each resample, (S, 1 + R).
+        val: validation macro AUROC, the mean over seeds and folds.
+        config: one model's config.json.
+        seconds: of all trainings.
+    """
+
+    seeds: list[int]
+    macro: NDArray
+    val: float
+    config: dict
+    seconds: float
+
+
+def scores_of(data: str, network: str, recipe: str | None, truth: Truth, xrays: Path | None) -> Scores | None:
+    """Measure what is complete; None where nothing is."""
+    seeds, macro, val, seconds = [], [], [], 0.0
+    config: dict = {}
+    for seed in SEEDS:
+        jobs = [Job(data, fold, network, recipe, seed) for fold in range(PLANS[data].folds)]
+        models = [locate(job, xrays) for job in jobs]
+        if not all(model.done for model in models):
+            continue
+        logits = []
+        for job, model in zip(jobs, models, strict=True):
+            dataset, file = open_fold(data, job.fold, xrays), model.folder / "predictions.parquet"
+            predicted = read_logits(file, model.folder.name, dataset.labels)
+            logits.append(align(predicted, "test", dataset.split("test")["image_id"], file, model.folder.name))
+            metrics = read_json(model.folder / "metrics.json")
+            val.append(metrics["val_macro_auroc"])
+            seconds += metrics["train_seconds"]
+        config = read_json(models[0].folder / "config.json")
+        split, columns = truth.split, truth.split.columns()
+        auroc = foldwise_auroc(
+            split.targets[:, columns], np.concatenate(logits)[:, columns], split.groups, truth.folds, split.counts
+        )
+        seeds.append(seed)
+        macro.append(auroc.mean(axis=1))
+    return Scores(seeds, np.array(macro), float(np.mean(val)), config, seconds) if seeds else None
+
+
+# Tables
+
+
+def interval(values: NDArray, *, sign: bool = False) -> str:
+    """A figure (1 + R,) with its 95 % interval, as text."""
     figure = bootstrap.summarise(values)
     form = "{:+.3f}" if sign else "{:.3f}"
     text = form.format(figure.estimate)
     return text if figure.lower is None else f"{text} [{form.format(figure.lower)}, {form.format(figure.upper)}]"
 
 
-def table(params: Params) -> str:
-    """The table, and how to read it, in Markdown."""
-    val, test = measure(params, "val"), measure(params, "test")
-    lines = [
-        "| model | role | initialisation | parameters | MACs | test macro AUROC | spread over seeds "
-        "| difference to the baseline of the same views | to the better baseline |",
-        "|---|---|---|---:|---:|---|---|---|---|",
-    ]
+HEADER = (
+    "| model | taught by | initialisation | parameters | MACs | seeds | val macro AUROC | test macro AUROC "
+    "| over seeds | difference to the baseline |\n|---|---|---|---:|---:|---:|---:|---|---|---|"
+)
 
-    def row(title: str, role: str, models: list[str], *differences: str) -> str:
-        config = read_json(COPY / params.model_folders()[models[0]] / "config.json")
-        values = of_seeds(test, models)
-        cells = (
-            title,
-            role,
-            config["initialisation"].split(" (")[0],
-            f"{config['params'] / 1e6:.2f} M",
-            f"{config['macs'] / 1e6:.0f} M",
-            interval(values.mean(axis=0)),
-            f"{values[:, 0].min():.3f} … {values[:, 0].max():.3f}",
-            *differences,
-        )
-        return f"| {' | '.join(cells)} |"
 
-    first = [name for name in params.run.teachers if params.teachers[name].seed == SEEDS[0]]
-    lines += [row(name, "teacher", teachers(name), "", "") for name in first]
-    plain = [name for name in params.run.recipes if not params.recipes[name].teachers]
-    for student in params.run.students:
-        # The better baseline is chosen on validation, so that the test side decides nothing.
-        better = max(plain, key=lambda recipe: of_seeds(val, students(student, recipe))[:, 0].mean())
-        for recipe in params.run.recipes:
-            models = students(student, recipe)
-            differences = ["", "(the better one)" if recipe == better else ""]
-            if recipe not in plain:
-                same_views = next(name for name in plain if params.recipes[name].views == "cached")
-                differences = [
-                    interval(
-                        (of_seeds(test, models) - of_seeds(test, students(student, reference))).mean(axis=0), sign=True
-                    )
-                    for reference in (same_views, better)
-                ]
-            role = "student, distilled" if recipe not in plain else "student, baseline"
-            if recipe == FRESH_BASELINE:
-                role += ", fresh views"
-            lines.append(row(f"{student}, {recipe}", role, models, *differences))
-    split = next(iter(test.values())).split
+def row(title: str, taught_by: str, scores: Scores, difference: str) -> str:
+    """One row of the table."""
+    single = scores.macro[:, 0]
+    cells = (
+        title,
+        taught_by,
+        scores.config["initialisation"].split(" (")[0],
+        f"{scores.config['params'] / 1e6:.2f} M",
+        f"{scores.config['macs'] / 1e6:.0f} M",
+        str(len(scores.seeds)),
+        f"{scores.val:.3f}",
+        interval(scores.macro.mean(axis=0)),
+        f"{single.min():.3f} … {single.max():.3f}",
+        difference,
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def paired(scores: Scores, reference: Scores) -> NDArray:
+    """Mean over the seeds that both have of their difference, on the data and in each resample: (1 + R,)."""
+    both = [seed for seed in scores.seeds if seed in reference.seeds]
+    own = [scores.macro[scores.seeds.index(seed)] for seed in both]
+    other = [reference.macro[reference.seeds.index(seed)] for seed in both]
+    return (np.array(own) - np.array(other)).mean(axis=0)
+
+
+def student_block(student: str, measured: dict[str, Scores], teachers: dict[str, Scores]) -> tuple[list[str], str]:
+    """A student's rows, and what they say; the recipe that is spoken of is chosen on validation."""
+    base = measured["baseline"]
+    rows = []
+    for name, scores in measured.items():
+        difference = "" if scores is base else interval(paired(scores, base), sign=True)
+        rows.append(row(f"{student}, {name}", ", ".join(RECIPES[name].teachers), scores, difference))
+    most = max(len(scores.seeds) for scores in measured.values())
+    taught = [name for name in measured if RECIPES[name].teachers and len(measured[name].seeds) == most]
+    if not taught:
+        return rows, ""
+    chosen = max(taught, key=lambda name: measured[name].val)
+    teacher = teachers[RECIPES[chosen].teachers[0]]
+    gain = paired(measured[chosen], base)
+    lead = teacher.macro[teacher.seeds.index(SEEDS[0])] - base.macro.mean(axis=0)
+    text = (
+        f"**{student}**: `{chosen}` is the best recipe on validation, and on test {interval(gain, sign=True)} against "
+        f"the baseline. The lead of its teacher ({RECIPES[chosen].teachers[0]}, seed {SEEDS[0]}) over the baseline is "
+        f"{interval(lead, sign=True)}"
+    )
+    lower = bootstrap.summarise(lead).lower
+    return rows, text + (f"; {gain[0] / lead[0]:.0%} of it is won back." if lower is not None and lower > 0 else ".")
+
+
+def results_of(data: str, xrays: Path | None) -> tuple[str, str]:
+    """A data set's table and what it says; and the same in short, for the README."""
+    plan, truth = PLANS[data], truth_of(data, xrays)
+    teachers = {name: scores for name in TEACHERS if (scores := scores_of(data, name, None, truth, xrays))}
+    lines = [row(name, "", scores, "") for name, scores in teachers.items()]
+    says, missing, seconds = [], [], sum(scores.seconds for scores in teachers.values())
+    missing += [f"{name} ({_absent(teachers.get(name))})" for name in TEACHERS if _absent(teachers.get(name))]
+    for student in STUDENTS:
+        measured = {}
+        for recipe in RECIPES:
+            scores = scores_of(data, student, recipe, truth, xrays)
+            if scores:
+                measured[recipe] = scores
+                seconds += scores.seconds
+            if absent := _absent(scores):
+                missing.append(f"{student}, {recipe} ({absent})")
+        if "baseline" in measured:
+            rows, text = student_block(student, measured, teachers)
+            lines += rows
+            says += [text] if text else []
+    split = truth.split
     skipped = "; ".join(f"{label} ({reason})" for label, reason in split.skipped.items()) or "none"
-    lines += [
-        "",
-        f"Phantom: {params.phantom.images} images of {params.phantom.size} px, {len(split.targets)} of them to test,",
-        f"from {len(split.counts)} patients. Mean over {len(split.eligible)} labels (left out: {skipped});",
-        f"figures are means over seeds {', '.join(map(str, SEEDS))}; all students are taught by the teacher of seed 0.",
-        f"95 % intervals from {split.resamples} bootstrap resamples of patients, paired for differences; the better",
-        "baseline is chosen on validation. `make results` wrote this table.",
-    ]
-    return "\n".join(lines)
+    where = f"{plan.folds}-fold cross-validation by patient" if plan.folds > 1 else "its own test side"
+    facts = (
+        f"{len(split.targets)} images of {len(split.counts)} patients to test ({where}), {plan.size} px. Mean over "
+        f"{len(split.eligible)} labels; left out: {skipped}. Trained for {seconds / 60:.0f} minutes of one core. "
+        f"Missing: {'; '.join(missing) or 'nothing'}."
+    )
+    epochs = ", ".join(f"{name} {count}" for name, count in plan.epochs.items())
+    facts += f" Epochs: {epochs}; as many views are taught."
+    full = "\n".join([HEADER, *lines, "", *(f"{text}\n" for text in says), facts])
+    short = "\n".join([_short_header(), *map(_short_row, lines), "", *(f"{text}\n" for text in says)])
+    return full, short
+
+
+_SHORT = (0, 1, 3, 7, 9)
+"""Columns of the README's table."""
+
+
+def _short_row(line: str) -> str:
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    return f"| {' | '.join(cells[column] for column in _SHORT)} |"
+
+
+def _short_header() -> str:
+    return "\n".join(_short_row(line) for line in HEADER.splitlines())
+
+
+def _absent(scores: Scores | None) -> str:
+    """Seeds that are not complete, as text."""
+    seeds = [seed for seed in SEEDS if scores is None or seed not in scores.seeds]
+    return f"seed {', '.join(map(str, seeds))}" if seeds else ""
 
 
 def main() -> None:
-    """Run the graph and write the table into README.md."""
-    params = prepare()
-    subprocess.run(["dvc", "repro", "evaluate"], cwd=COPY, check=True)
-    text = table(params)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    before, rest = readme.split(BEGIN)
-    _, after = rest.split(END)
-    with atomic(ROOT / "README.md") as file:
-        file.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
-    print(text)
+    """Train what is missing and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--xrays", type=Path, help="folder of the X-rays, in the layout of ChestX-ray14")
+    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
+    parser.add_argument("--no-training", action="store_true", help="write the tables of what is there")
+    arguments = parser.parse_args()
+    order = [item for item in ORDER if item[0] != "xrays" or arguments.xrays]
+    if not arguments.no_training:
+        train_all(order, arguments.xrays, arguments.workers)
+    for data in dict.fromkeys(data for data, *_ in order):
+        full, short = results_of(data, arguments.xrays)
+        write_between("docs/results.md", data, full)
+        if data == "phantom":
+            write_between("README.md", "results", short)
+        print(full)
 
 
 if __name__ == "__main__":

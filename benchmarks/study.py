@@ -1,0 +1,253 @@
+"""What `benchmarks.results` and `benchmarks.attempts` share: data sets, their sides, and models that are trained once.
+
+Everything is kept in .cache/results/. A model's folder is named after all that decides it (settings, data, teachers and
+the code of training), and appears in one rename: what is there is not trained again, and a killed run goes on.
+"""
+
+import functools
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from sklearn.model_selection import StratifiedGroupKFold
+
+from medistill.config import Data, Network, Params, Phantom, Recipe
+from medistill.data.dataset import Dataset
+from medistill.data.manifest import ingest
+from medistill.data.phantom import write_phantom
+from medistill.distillation.knowledge import Knowledge, write_knowledge
+from medistill.distillation.objective import build_objective
+from medistill.files import atomic
+from medistill.models.zoo import load_model
+from medistill.training.checkpoint import fingerprint
+from medistill.training.run import train
+
+ROOT = Path(__file__).resolve().parents[1]
+WORK = ROOT / ".cache" / "results"
+FOLDS = 5
+INNER_FOLDS = 6
+"""One in so many patients of an outer training part validates."""
+SPLIT_SEED = 0
+VIEW_SEED = 0
+TEACHER_VIEW_SEED = 1_000_003
+"""Added to a teacher's seed, so that it never trains on the views that it will answer."""
+
+
+def read_params(**changed: Any) -> Params:
+    """params.yaml with some of its sections (`training`, `teach`…) changed key by key."""
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for section, keys in changed.items():
+        raw[section] = raw[section] | keys
+    return Params.model_validate(raw)
+
+
+# Data sets
+
+
+@functools.cache
+def open_phantom(size: int) -> Dataset:
+    """The phantom of params.yaml in frames of `size` pixels, on its own sides; drawn and ingested where it is not."""
+    params = read_params()
+    raw = WORK / "raw" / f"phantom-{_short(params.phantom.model_dump())}"
+    if not raw.exists():
+        _draw(raw, params.phantom)
+    return _ingested("phantom", params.data.model_copy(update={"name": "phantom", "root": raw}), size)
+
+
+@functools.cache
+def open_xrays(root: Path, size: int) -> Dataset:
+    """The X-rays in `root` (chestxray14) in frames of `size` pixels, ingested where they are not yet.
+
+    Their sides mean nothing: `fold_of` makes others. The images decide the folds, not their size.
+    """
+    data = read_params().data.model_copy(update={"name": "X-rays", "root": root, "split": "patient"})
+    return _ingested("xrays", data, size)
+
+
+def _draw(folder: Path, phantom: Phantom) -> None:
+    with atomic(folder) as temporary:
+        write_phantom(temporary, **phantom.model_dump())
+
+
+def _ingested(name: str, data: Data, size: int) -> Dataset:
+    data = data.model_copy(update={"image_size": size, "workers": 1, "splits": WORK / "no_splits"})
+    folder = WORK / "data" / f"{name}-{size}-{_short(data.model_dump(mode='json'))}"
+    if not folder.exists():
+        ingest(data, folder, cache=WORK / "ingest")
+    return Dataset.open(folder)
+
+
+def _short(value: Any) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:8]
+
+
+# Sides
+
+
+def fold_sides(targets: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
+    """The side of each image where fold `fold` tests: `train`, `val` or `test`, (N,) of str.
+
+    Patients stay whole. Each image counts as its rarest label, so that rare labels are spread over folds as far as
+    they go. One in `INNER_FOLDS` of the outer training patients validates.
+
+    Args:
+        targets: (N, L), 1, 0, or NaN where unknown.
+        groups: (N,), the patient of each image.
+        fold: 0 to `FOLDS` - 1.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a label may have fewer images than there are folds
+        return _fold_sides(targets, rarest_label(targets), groups, fold)
+
+
+def _fold_sides(targets: np.ndarray, kinds: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
+    outer = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SPLIT_SEED)
+    rest, test = list(outer.split(targets, kinds, groups))[fold]
+    inner = StratifiedGroupKFold(INNER_FOLDS, shuffle=True, random_state=SPLIT_SEED)
+    _, val = next(inner.split(rest, kinds[rest], groups[rest]))
+    sides = np.full(len(targets), "train", object)
+    sides[test], sides[rest[val]] = "test", "val"
+    return sides
+
+
+def rarest_label(targets: np.ndarray) -> np.ndarray:
+    """Of each image's labels the one that is rarest in the data: int (N,), L where it has none.
+
+    Args:
+        targets: (N, L), 1, 0, or NaN where unknown.
+    """
+    positive = targets == 1
+    counts = np.where(positive, positive.sum(axis=0), len(targets) + 1)
+    return np.where(positive.any(axis=1), counts.argmin(axis=1), targets.shape[1])
+
+
+def fold_of(dataset: Dataset, fold: int) -> Dataset:
+    """`dataset` with the sides of a fold, and a fingerprint of its own."""
+    manifest = dataset.manifest.copy()
+    manifest["split"] = fold_sides(dataset.targets(manifest), manifest["group_id"].to_numpy(), fold)
+    identity = dataset.fingerprint + "".join(manifest["split"])
+    return replace(dataset, manifest=manifest, fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16])
+
+
+# Models
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model's folder, which may not be there yet.
+
+    Attributes:
+        folder: named after `key`.
+        key: a hash of all that decides the model.
+    """
+
+    folder: Path
+    key: str
+
+    @property
+    def done(self) -> bool:
+        """Whether it is trained."""
+        return self.folder.exists()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that decides a model but its network, recipe and seed.
+
+    Attributes:
+        place: a name for folders and progress, such as `xrays/3`.
+        dataset: with its sides.
+        params: augmentation, training, and `teach`: the views that are taught.
+    """
+
+    place: str
+    dataset: Dataset
+    params: Params
+
+    def teacher(self, name: str, network: Network, seed: int) -> Trained:
+        """Where a teacher is."""
+        return self._model(f"{name}-{seed}", network, Recipe(), seed, views=None, teachers=())
+
+    def student(self, name: str, network: Network, recipe: Recipe, seed: int, teachers: Sequence[Trained]) -> Trained:
+        """Where a student is; `name` is for people."""
+        views = self.params.teach.views if recipe.views == "cached" else None
+        return self._model(f"{name}-{seed}", network, recipe, seed, views=views, teachers=teachers)
+
+    def _model(
+        self, name: str, network: Network, recipe: Recipe, seed: int, *, views: int | None, teachers: Sequence[Trained]
+    ) -> Trained:
+        training = self.params.training_of(network)
+        if views is not None and views >= training.epochs and not teachers:
+            views = None  # each epoch has a view of its own either way
+        key = fingerprint(
+            {
+                "network": network.model_dump(mode="json", exclude={"training", "seed"}),
+                "training": training.model_dump(),
+                "augmentation": self.params.augmentation.model_dump(),
+                "recipe": recipe.model_dump(mode="json", exclude={"views", "teachers"}),
+                "seed": seed,
+                "views": views,
+                "dataset": self.dataset.fingerprint,
+                "teachers": [teacher.key for teacher in teachers],
+                "taught": [self.params.teach.views, self.params.teach.view_seed] if teachers else None,
+            }
+        )
+        return Trained(WORK / "models" / self.place / f"{name}-{key}", key)
+
+    def train_teacher(self, name: str, network: Network, seed: int) -> Trained:
+        """Train a teacher, unless it is there."""
+        trained = self.teacher(name, network, seed)
+        if not trained.done:
+            self._train(trained, network, Recipe(), seed, "teacher", seed + TEACHER_VIEW_SEED, None, [])
+        return trained
+
+    def train_student(
+        self, name: str, network: Network, recipe: Recipe, seed: int, teachers: Sequence[Trained]
+    ) -> Trained:
+        """Train a student, unless it is there; `teachers` in the order of the recipe."""
+        trained = self.student(name, network, recipe, seed, teachers)
+        if not trained.done:
+            answers = [self.ask(teacher) for teacher in teachers]
+            views = self.params.teach.views if recipe.views == "cached" else None
+            self._train(trained, network, recipe, seed, "student", VIEW_SEED, views, answers)
+        return trained
+
+    def _train(
+        self,
+        trained: Trained,
+        network: Network,
+        recipe: Recipe,
+        seed: int,
+        role: str,
+        view_seed: int,
+        views: int | None,
+        answers: Sequence[Knowledge],
+    ) -> None:
+        train(
+            trained.folder,
+            network,
+            self.dataset,
+            build_objective(recipe, self.dataset, answers),
+            self.params,
+            facts={"role": role, "name": f"{self.place}/{trained.folder.name}", "key": trained.key, "seed": seed},
+            seed=seed,
+            view_seed=view_seed,
+            views=views,
+            knowledge=[answer.checksum for answer in answers],
+            checkpoints=WORK / "checkpoints",
+        )
+
+    def ask(self, teacher: Trained) -> Knowledge:
+        """What a trained teacher answers in all views, asked once."""
+        asked = self.params.teach.model_dump()
+        folder = WORK / "knowledge" / self.place / f"{teacher.folder.name}-{_short(asked)}"
+        if not folder.exists():
+            with atomic(folder) as temporary:
+                temporary.mkdir()
+                write_knowledge(temporary, load_model(teacher.folder), self.dataset, self.params.augmentation, **asked)
+        return Knowledge.open(folder, self.dataset, self.params.augmentation, **asked)

@@ -1,0 +1,81 @@
+"""The statistics and sides of `make results`, against brute force."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.results import ORDER, PLANS, RECIPES, foldwise_auroc, phases
+from benchmarks.study import FOLDS, fold_sides, rarest_label
+from medistill.evaluation import bootstrap
+
+
+@pytest.fixture
+def generator() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_auroc_counts_pairs_within_a_fold_only(generator: np.random.Generator) -> None:
+    groups = np.repeat(np.arange(30), 2)
+    folds = groups % 3
+    targets = (generator.random((60, 2)) < 0.4).astype(float)
+    targets[generator.random((60, 2)) < 0.1] = np.nan
+    targets[folds == 2, 1] = 0  # no positive in a fold: it has no pairs
+    scores = np.round(generator.normal(size=(60, 2)), 1) + 100 * folds[:, None]  # ties; a level of its own in each fold
+    counts = bootstrap.draw(30, 20, seed=1)
+
+    values = foldwise_auroc(targets, scores, groups, folds, counts)
+
+    assert values.shape == (21, 2)
+    for resample in range(21):
+        images = np.repeat(np.arange(60), counts[groups, resample])
+        for label in range(2):
+            won = pairs = 0.0
+            for fold in range(3):
+                here = images[(folds[images] == fold) & ~np.isnan(targets[images, label])]
+                positive = (targets[here, label] == 1).sum()
+                if 0 < positive < len(here):
+                    weight = positive * (len(here) - positive)
+                    won += weight * roc_auc_score(targets[here, label], scores[here, label])
+                    pairs += weight
+            assert values[resample, label] == pytest.approx(won / pairs, abs=1e-12)
+
+
+def test_one_fold_is_the_usual_auroc_and_none_is_undefined(generator: np.random.Generator) -> None:
+    targets = np.stack([np.arange(40) % 2, np.zeros(40)], axis=1)
+    scores = generator.normal(size=(40, 2))
+
+    values = foldwise_auroc(targets, scores, np.arange(40), np.zeros(40), bootstrap.draw(40, 5, seed=0))
+
+    assert values[0, 0] == pytest.approx(roc_auc_score(targets[:, 0], scores[:, 0]))
+    assert np.isnan(values[:, 1]).all()
+
+
+def test_every_patient_is_tested_once_and_never_on_two_sides(generator: np.random.Generator) -> None:
+    groups = generator.integers(60, size=200)
+    targets = (generator.random((200, 3)) < [0.5, 0.2, 0.1]).astype(float)
+    targets[0] = np.nan
+
+    sides = [fold_sides(targets, groups, fold) for fold in range(FOLDS)]
+
+    assert np.sum([side == "test" for side in sides], axis=0).tolist() == [1] * 200
+    for side in sides:
+        assert set(side) == {"train", "val", "test"}
+        owners = [set(groups[side == name]) for name in ("train", "val", "test")]
+        assert len(set.union(*owners)) == sum(map(len, owners))
+
+
+def test_an_image_counts_as_its_rarest_label() -> None:
+    targets = np.array([[1, 1], [1, 0], [1, np.nan], [0, 0]], float)
+    assert rarest_label(targets).tolist() == [1, 0, 0, 2]
+
+
+def test_teachers_are_trained_before_whom_they_teach() -> None:
+    done = set()
+    for phase in phases(ORDER):
+        for job in phase:
+            for teacher in RECIPES[job.recipe].teachers if job.recipe else ():
+                assert (job.data, job.fold, teacher) in done
+        done |= {(job.data, job.fold, job.network) for job in phase if job.recipe is None and job.seed == 0}
+    jobs = [job for phase in phases(ORDER) for job in phase]
+    folds = sum(plan.folds for plan in PLANS.values())
+    assert len(jobs) == len(set(jobs)) == folds * 3 * (2 + 2 * len(RECIPES))

@@ -21,7 +21,7 @@ from medistill.data.dataset import Dataset
 from medistill.data.manifest import ingest
 from medistill.data.phantom import write_phantom
 from medistill.distillation.knowledge import Knowledge, write_knowledge
-from medistill.distillation.objective import build_objective
+from medistill.distillation.objective import RecipeObjective
 from medistill.files import atomic
 from medistill.models.zoo import load_model
 from medistill.training.checkpoint import fingerprint
@@ -232,7 +232,7 @@ class Setting:
             trained.folder,
             network,
             self.dataset,
-            build_objective(recipe, self.dataset, answers),
+            lambda model: RecipeObjective(recipe, self.dataset, answers),
             self.params,
             facts={"role": role, "name": f"{self.place}/{trained.folder.name}", "key": trained.key, "seed": seed},
             seed=seed,
@@ -244,7 +244,7 @@ class Setting:
 
     def ask(self, teacher: Trained) -> Knowledge:
         """What a trained teacher answers in all views, asked once."""
-        asked = self.params.teach.model_dump()
+        asked = self.params.teach.model_dump(exclude={"batch_size"})
         folder = WORK / "knowledge" / self.place / f"{teacher.folder.name}-{_short(asked)}"
         if not folder.exists():
             with atomic(folder) as temporary:

@@ -1,0 +1,133 @@
+"""System B whole, on real tiles: `python -m benchmarks.system_b --tiles ROOT`.
+
+The preset `paper-b-lc25000` in a copy of this repository, .cache/system_b/: OFA-595, taught by VGG19 and Visformer-S,
+from ingest to `promote --dry-run`. The tiles are three classes of the lung; networks start at random and see 64 px for
+a few epochs, which two cores can do in about an hour. Writes its table into docs/papers.md.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from benchmarks.page import write_between
+from medistill.files import read_json
+
+ROOT = Path(__file__).resolve().parents[1]
+COPY = ROOT / ".cache" / "system_b"
+VAL, TEST = 10, 3
+"""Source pictures of each class on these sides, the others train: a class is eligible from ten on."""
+
+
+def prepare(folder: Path, tiles: Path) -> None:
+    """Copy the tracked files, write the preset with smaller networks' input and fewer epochs, and draw up the sides."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, tracked.split("\0")):
+        if name != "dvc.lock" or not (folder / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    if not (folder / ".git").exists():
+        subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    run(folder, sys.executable, "-m", "pipeline", "preset", "paper-b-lc25000", "--root", str(tiles))
+    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    (folder / "params.yaml").write_text(yaml.safe_dump(shrink(params), sort_keys=False), encoding="utf-8")
+    sides = draw_sides(pd.read_csv(tiles / "groups.csv"))
+    sides.to_csv(folder / "splits" / "sides.csv", index=False, lineterminator="\n")
+
+
+def shrink(params: dict[str, Any]) -> dict[str, Any]:
+    """The preset's params with what two cores can train, and without the teacher that the tiles are not taught by."""
+    params["data"] |= {"image_size": 96, "workers": 2}
+    params["training"] |= {"epochs": 16, "batch_size": 16, "learning_rate": 0.001, "precision": "no", "patience": None}
+    params["teachers"] = {
+        "vgg19": {"arch": "vgg19_bn", "input_size": 64, "training": {"epochs": 6}},
+        "visformer_s": {"arch": "visformer_small", "input_size": 64, "training": {"epochs": 8}},
+    }
+    params["students"]["ofa_595"]["input_size"] = 64
+    del params["recipes"]["kd_autoformer_v2_t"]
+    params["recipes"]["kd_all"]["teachers"] = ["vgg19", "visformer_s"]
+    params["run"] |= {"teachers": ["vgg19", "visformer_s"], "recipes": list(params["recipes"])}
+    params["explain"]["max_images"] = 100
+    return params
+
+
+def draw_sides(groups: pd.DataFrame) -> pd.DataFrame:
+    """`group_id` and `split` of each source picture, as many of each class on each side, drawn by a fixed seed.
+
+    Args:
+        groups: `label` and `group_id` of each tile.
+    """
+    rows = []
+    for _, part in groups.groupby("label"):
+        names = sorted(part["group_id"].unique())
+        random.Random(0).shuffle(names)
+        rows += [(name, "val" if k < VAL else "test" if k < VAL + TEST else "train") for k, name in enumerate(names)]
+    return pd.DataFrame(rows, columns=["group_id", "split"])
+
+
+def run(folder: Path, *command: str, codes: tuple[int, ...] = (0,)) -> str:
+    """What a command prints in the copy, which runs the copy's own code."""
+    environment = os.environ | {"PYTHONPATH": str(folder / "src")}
+    done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode not in codes:
+        raise SystemExit(f"{' '.join(command)}: exit {done.returncode}")
+    return done.stdout
+
+
+def table(folder: Path) -> str:
+    """A row a model, in Markdown."""
+    metrics, gate = read_json(folder / "reports/metrics.json"), read_json(folder / "reports/gate.json")
+    verdicts = {candidate["model"]: candidate for candidate in gate["candidates"]}
+    lines = [
+        "| model | parameters | MACs | validation accuracy | test accuracy | test macro AUROC"
+        " | macro AUROC − better baseline, test | gate |",
+        "|---|---:|---:|---|---|---|---|---|",
+    ]
+    for name, entry in metrics.items():
+        verdict = verdicts.get(name)
+        refused = [rule["rule"] for rule in verdict["rules"] if not rule["passed"]] if verdict else []
+        cells = [
+            name,
+            f"{entry['params'] / 1e6:.2f} M",
+            f"{entry['macs'] / 1e6:.0f} M",
+            interval(entry["val"], "accuracy"),
+            interval(entry["test"], "accuracy"),
+            interval(entry["test"], "macro_auroc"),
+            interval(entry["test"], "difference_baseline", sign="+"),
+            "" if verdict is None else f"refused by {', '.join(refused)}" if refused else "passes",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def interval(figures: dict[str, float], key: str, sign: str = "") -> str:
+    """A figure with its 95 % interval, as text; empty where it is undefined."""
+    if key not in figures:
+        return ""
+    text = f"{figures[key]:{sign}.3f}"
+    if f"{key}_lower" not in figures:
+        return text
+    return f"{text} [{figures[f'{key}_lower']:{sign}.3f}, {figures[f'{key}_upper']:{sign}.3f}]"
+
+
+def main() -> None:
+    """Run the graph and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tiles", type=Path, required=True, help="LC25000's lung half, with groups.csv")
+    tiles = parser.parse_args().tiles.resolve()
+    prepare(COPY, tiles)
+    run(COPY, "dvc", "repro")
+    run(COPY, sys.executable, "-m", "pipeline", "track")
+    print(run(COPY, sys.executable, "-m", "pipeline", "promote", "--dry-run", codes=(0, 3)))
+    write_between("docs/papers.md", "system b", table(COPY))
+
+
+if __name__ == "__main__":
+    main()

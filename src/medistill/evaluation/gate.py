@@ -12,8 +12,8 @@ from typing import Any
 from medistill.config import Params, Promote
 from medistill.files import read_json
 
-PARITY_LIMIT = 1e-4
-"""Largest absolute difference between a logit of ONNX Runtime and of torch."""
+PARITY_ABSOLUTE, PARITY_RELATIVE = 1e-4, 1e-5
+"""Largest difference between a logit of ONNX Runtime and of torch: this much, or this share of the largest logit."""
 
 TIE = 0.002
 """Candidates this close to the best validation macro AUROC count as equally good; the cheaper one goes first."""
@@ -237,21 +237,27 @@ def _baseline(candidate: CandidateFacts, required: bool) -> RuleVerdict:
     return RuleVerdict(rule, difference, 0.0, passed, reason)
 
 
+def parity_limit(largest_logit: Any) -> float:
+    """How far logits may differ: float32 rounds in proportion, some 1e-6 of the largest in networks of this depth."""
+    return max(PARITY_ABSOLUTE, PARITY_RELATIVE * abs(_number(largest_logit) or 0.0))
+
+
 def _parity(candidate: CandidateFacts, required: bool) -> RuleVerdict:
     rule = "require_parity"
     parity = candidate.parity or {}
     difference = _number(parity.get("max_abs_logit_difference"))
+    limit = parity_limit(parity.get("largest_logit"))
     if not required:
         return RuleVerdict(rule, difference, None, True, "not required")
     if candidate.parity is None:
         reason = "parity.json is missing: export the model"
-        return RuleVerdict(rule, None, PARITY_LIMIT, False, reason)
+        return RuleVerdict(rule, None, limit, False, reason)
     if difference is None:
         reason = "max_abs_logit_difference in parity.json is missing or not finite"
-        return RuleVerdict(rule, None, PARITY_LIMIT, False, reason)
-    passed = difference <= PARITY_LIMIT
+        return RuleVerdict(rule, None, limit, False, reason)
+    passed = difference <= limit
     relation = "within" if passed else "above"
-    reason = f"a logit of ONNX Runtime and torch differs by {difference:.1e} at most, {relation} {PARITY_LIMIT:.0e}"
+    reason = f"a logit of ONNX Runtime and torch differs by {difference:.1e} at most, {relation} {limit:.1e}"
     if passed and parity.get("passed") is not True:
         passed, reason = False, f"{reason}, but parity.json does not say passed: true"
-    return RuleVerdict(rule, difference, PARITY_LIMIT, passed, reason)
+    return RuleVerdict(rule, difference, limit, passed, reason)

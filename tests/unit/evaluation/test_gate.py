@@ -142,3 +142,12 @@ def test_rank_ends_with_what_has_no_figure_and_never_depends_on_the_order_given(
     assert ranked(("none", None, 1), ("b", 0.9, 5), ("a", 0.9, 5)) == ["a", "b", "none"]
     assert ranked(("a", 0.9, 5), ("none", None, 1), ("b", 0.9, 5)) == ["a", "b", "none"]
     assert gate.rank([]) == []
+
+
+def test_parity_is_relative_where_logits_are_large():
+    """float32 has some seven digits, whatever the size of the logits."""
+    parity = GOOD.parity | {"max_abs_logit_difference": 2.6e-4}
+    assert not verdict(parity=parity | {"largest_logit": 20.0}).passed
+    assert verdict(parity=parity | {"largest_logit": 254.4}).passed
+    assert not verdict(parity=parity | {"largest_logit": float("inf")}).passed
+    assert not verdict(parity=parity | {"max_abs_logit_difference": 2.6e-3, "largest_logit": -254.4}).passed

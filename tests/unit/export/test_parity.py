@@ -47,17 +47,18 @@ def test_the_true_export_passes_with_the_difference_that_was_measured(exported, 
     assert parity["max_abs_logit_difference"] == pytest.approx(
         max(np.abs(a - expected).max() for a in answers), abs=1e-6
     )
-    assert parity["max_abs_logit_difference"] <= 1e-4
+    largest = np.abs(expected).max()
+    assert parity["max_abs_logit_difference"] <= 1e-6 * largest
     assert parity == {
         "images": 12,
         "max_abs_logit_difference": parity["max_abs_logit_difference"],
-        "largest_logit": pytest.approx(np.abs(expected).max()),
-        "limit": 1e-4,
+        "largest_logit": pytest.approx(largest),
+        "limit": pytest.approx(max(1e-4, 1e-5 * largest)),
         "passed": True,
     }
 
 
-@pytest.mark.parametrize(("shift", "passed"), [(5e-5, True), (-2e-4, False), (0.5, False)])
+@pytest.mark.parametrize(("shift", "passed"), [(5e-5, True), (-5e-4, False), (0.5, False)])
 def test_a_shifted_logit_is_measured(exported, classifier, images, tmp_path, shift, passed):
     shifted(exported / "model.onnx", tmp_path / "model.onnx", shift)
     parity = measure_parity(classifier, tmp_path / "model.onnx", images)

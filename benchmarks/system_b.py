@@ -86,8 +86,8 @@ def table(folder: Path) -> str:
     metrics, gate = read_json(folder / "reports/metrics.json"), read_json(folder / "reports/gate.json")
     verdicts = {candidate["model"]: candidate for candidate in gate["candidates"]}
     lines = [
-        "| model | parameters | MACs | validation accuracy | test accuracy | test macro AUROC"
-        " | macro AUROC − better baseline, test | gate |",
+        "| model | parameters | MACs | test accuracy | validation accuracy | validation macro AUROC"
+        " | validation macro AUROC − better baseline | gate |",
         "|---|---:|---:|---|---|---|---|---|",
     ]
     for name, entry in metrics.items():
@@ -97,10 +97,10 @@ def table(folder: Path) -> str:
             name,
             f"{entry['params'] / 1e6:.2f} M",
             f"{entry['macs'] / 1e6:.0f} M",
-            interval(entry["val"], "accuracy"),
             interval(entry["test"], "accuracy"),
-            interval(entry["test"], "macro_auroc"),
-            interval(entry["test"], "difference_baseline", sign="+"),
+            interval(entry["val"], "accuracy"),
+            interval(entry["val"], "macro_auroc"),
+            interval(entry["val"], "difference_baseline", sign="+"),
             "" if verdict is None else f"refused by {', '.join(refused)}" if refused else "passes",
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -136,8 +136,9 @@ def _headline(content: Content) -> str:
     passed = f"{len(content.ranking)} of {len(content.verdicts)} students pass the gate. "
     sentence = (
         f"First in rank is <strong>{_text(first.name)}</strong> with {_millions(first.config['params'])} parameters: "
-        f"macro AUROC on test {_interval_of(test, 'macro_auroc')}"
     )
+    known = "macro_auroc" in test
+    sentence += f"macro AUROC on test {_interval_of(test, 'macro_auroc')}" if known else "no label is eligible on test"
     for relation, words in (("teacher", "best teacher"), ("baseline", "baseline")):
         if f"difference_{relation}" in test:
             sentence += f", {_interval_of(test, f'difference_{relation}', signed=True)} against its {words}"

@@ -119,7 +119,7 @@ def test_projections_are_trained_and_resumed(tiny_dataset, tmp_path):
 
     start, whole, stopped, again = (objective() for _ in range(4))
     model, result = train(tiny_dataset, tmp_path / "a", objective=whole)
-    assert result.history["train_feature_mse"].iloc[-1] < 0.5 * result.history["train_feature_mse"].iloc[0]
+    assert result.history["train_feature_mse"].iloc[-1] < 0.8 * result.history["train_feature_mse"].iloc[0]
     with pytest.raises(KeyboardInterrupt):
         train(tiny_dataset, tmp_path / "b", objective=stopped, on_step=interrupt)
     resumed, _ = train(tiny_dataset, tmp_path / "b", objective=again)

@@ -75,6 +75,7 @@ def _explained(params: Params, dataset: Dataset) -> dict[str, Path]:
     folders = {}
     for name, folder in params.model_folders().items():
         labels = read_json(folder / "config.json")["labels"]
+        provenance.refuse_overlap(folder / provenance.FILE, dataset)
         missing = [label for label in dataset.labels if label not in labels]
         if name in params.run.all_teachers and missing:
             tqdm.write(f"explain: {name} does not know {', '.join(missing)}; it is left out")
@@ -116,7 +117,6 @@ def _explain(
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """One model's maps (N, h, w) of the findings' labels, and the probabilities (N, L) of all labels."""
     model = load_model(folder)
-    provenance.refuse_overlap(folder / provenance.FILE, dataset)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     theirs = model.config["labels"]
     columns = [theirs.index(label) for label in dataset.labels]

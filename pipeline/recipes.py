@@ -10,7 +10,7 @@ from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.distillation.answers import LiveTeacher
 from medistill.distillation.knowledge import Knowledge
-from medistill.distillation.objective import RecipeObjective, require_task
+from medistill.distillation.objective import RecipeObjective, require_places, require_task
 from medistill.files import read_json
 from medistill.models.zoo import create_classifier, load_model, map_shape
 from medistill.training.run import train
@@ -28,17 +28,21 @@ def require_run(params: Params, dataset: Dataset) -> None:
     Raises:
         UserError: a network cannot be built or does not take the size, or a loss does not fit.
     """
-    networks = [params.teachers[name] for name in params.run.all_teachers]
-    networks += [params.students[name] for name in params.run.students]
-    for network in networks:
-        plain = network.model_copy(update={"pretrained": False, "weights": None})
-        with torch.device("meta"):
-            model = create_classifier(plain, labels=dataset.labels, image_size=dataset.image_size)
-            map_shape(model, dataset.image_size)
-    taught = [params.teachers[name].recipe for name in params.run.assistants]
-    for name in dict.fromkeys([*params.run.recipes, *taught]):
-        for term in params.recipes[name].terms:
+    shapes = {}
+    for section, names in (("teachers", params.run.all_teachers), ("students", params.run.students)):
+        for name in names:
+            plain = getattr(params, section)[name].model_copy(update={"pretrained": False, "weights": None})
+            with torch.device("meta"):
+                model = create_classifier(plain, labels=dataset.labels, image_size=dataset.image_size)
+                shapes[section, name] = map_shape(model, dataset.image_size)
+    learners = [(name, ("students", student)) for name in params.run.recipes for student in params.run.students]
+    learners += [(params.teachers[name].recipe, ("teachers", name)) for name in params.run.assistants]
+    for name, learner in learners:
+        recipe = params.recipes[name]
+        seen = {learner[1]: shapes[learner]} | {teacher: shapes["teachers", teacher] for teacher in recipe.teachers}
+        for term in recipe.terms:
             require_task(term, dataset.task, f"recipes.{name}")
+            require_places(term, seen, f"recipes.{name}")
 
 
 def train_by_recipe(

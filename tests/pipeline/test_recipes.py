@@ -34,6 +34,10 @@ def test_the_repositorys_run_passes(params, tiny_dataset, tmp_path):
             lambda p: p["recipes"]["kd"]["terms"].append({"loss": "softmax_kd"}),
             "recipes.kd: softmax_kd is for exclusive classes, and the labels of this data set are not",
         ),
+        (
+            lambda p: (p["recipes"]["kd"]["terms"].append({"loss": "cam_kd"}), p["teach"].update(cams=True)),
+            "recipes.kd: cam_kd compares maps, but that of eeea_net_c2 is 1x1 at this size; raise its input_size",
+        ),
     ],
 )
 def test_what_would_fail_in_a_later_stage_is_named(params, tiny_dataset, tmp_path, change, message):

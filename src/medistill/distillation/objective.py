@@ -2,7 +2,7 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -43,9 +43,11 @@ class RecipeObjective(nn.Module):
         """
         super().__init__()
         terms = recipe.terms or [HARD_LOSS[dataset.task]]
+        taught_by = zip(recipe.teachers, (teacher.map_shape for teacher in teachers), strict=False)
+        shapes = {"the student": map_shape} | {f"teacher {name}": shape for name, shape in taught_by}
         for term in terms:
             require_task(term, dataset.task)
-            _require_places(term, map_shape, teachers)
+            require_places(term, shapes)
         if dataset.task == "multiclass":
             _require_all_classes(recipe, teachers)
         self._terms = dict(zip(_names(terms), terms, strict=True))
@@ -167,15 +169,21 @@ def require_task(term: Term, task: str, recipe: str = "recipes") -> None:
         raise UserError(f"{recipe}: {term.loss} is for labels that are not exclusive; take cross_entropy")
 
 
-def _require_places(term: Term, map_shape: Sequence[int], teachers: Sequence[Teacher]) -> None:
-    """Refuse to compare where networks look where there is but one place to look at."""
-    if term.needs not in ("attention", "cams"):
-        return
-    shapes = [("the student's", map_shape), *(("a teacher's", teacher.map_shape) for teacher in teachers)]
-    for whose, shape in shapes:
-        if tuple(shape[1:]) == (1, 1):
+def require_places(term: Term, shapes: Mapping[str, Sequence[int]], recipe: str = "recipes") -> None:
+    """Refuse to compare where networks look where there is but one place to look at.
+
+    Args:
+        term: of a recipe.
+        shapes: K, h, w of each network's feature map, by what the network is called.
+        recipe: where the term stands, for the message.
+
+    Raises:
+        UserError: names the network.
+    """
+    for whose, shape in shapes.items():
+        if term.needs in ("attention", "cams") and tuple(shape[1:]) == (1, 1):
             raise UserError(
-                f"recipes: {term.loss} compares maps, but {whose} is 1x1 at this size; raise its input_size,"
+                f"{recipe}: {term.loss} compares maps, but that of {whose} is 1x1 at this size; raise its input_size,"
                 " or data.image_size"
             )
 

@@ -332,7 +332,7 @@ def test_a_pretrained_lite2_finds_it_neither_trivial_nor_hopeless(default: Writt
         tmp_path / "lite2",
         params.teachers["efficientnet_lite2"],
         dataset,
-        RecipeObjective(Recipe(), dataset),
+        lambda model: RecipeObjective(Recipe(), dataset),
         params,
         facts={"role": "teacher", "name": "lite2", "teachers": [], "seed": 0},
         seed=0,

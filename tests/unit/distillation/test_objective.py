@@ -283,7 +283,7 @@ def test_features_are_projected_into_each_teachers_width(tiny_dataset, loss):
 
 @pytest.mark.parametrize("loss", ["attention_transfer", "cam_kd", "explanation_kd"])
 def test_maps_of_one_place_cannot_be_compared(tiny_dataset, loss):
-    with pytest.raises(UserError, match=f"{loss} compares maps, but the student's is 1x1 at this size; raise its"):
+    with pytest.raises(UserError, match=f"{loss} compares maps, but that of the student is 1x1 at this size"):
         RecipeObjective(recipe({"loss": loss}), tiny_dataset, [Answers(np.zeros((6, 2)))], map_shape=(8, 1, 1))
     RecipeObjective(recipe({"loss": loss}), tiny_dataset, [Answers(np.zeros((6, 2)))], map_shape=(8, 1, 2))
 

@@ -41,5 +41,5 @@ format: setup  ## put the code into its form
 	ruff check --fix .
 	ruff format .
 
-results: setup  ## three seeds of the phantom, and the README's table
+results: setup  ## three seeds of the phantom, and the tables of README.md and docs/results.md
 	python -m benchmarks.results

@@ -49,6 +49,7 @@ class Attempt:
 
 LITE2, DENSENET, LITE0, EEEA = "efficientnet_lite2", "densenet", "tf_efficientnet_lite0", "eeea_net_c2"
 KD = (f"{BCE} 0.1", "sigmoid_kd 0.9 1")
+KD_HALF = (f"{BCE} 0.5", "sigmoid_kd 0.5 1")
 KD_4 = (f"{BCE} 0.1", "sigmoid_kd 0.9 4")
 
 ATTEMPTS = [
@@ -70,6 +71,14 @@ ATTEMPTS = [
     Attempt("xrays", EEEA, 96, 8, 2e-3, terms=KD_4, taught_by=((LITE2, 6, 1e-3),)),
     Attempt("xrays", LITE0, 96, 4, 1e-3, terms=KD_4, taught_by=((LITE2, 6, 1e-3),)),
     Attempt("xrays", LITE2, 96, 6, 3e-4),
+    # After the phantom's first table, in which Lite0 was worse with a temperature of 4 than without a teacher: why?
+    Attempt("phantom", LITE0, 96, 6, 1e-3),
+    Attempt("phantom", LITE0, 96, 6, 1e-3, terms=KD_4, taught_by=((LITE2, 6, 1e-3),)),
+    Attempt("phantom", LITE0, 96, 6, 1e-3, terms=KD_HALF, taught_by=((LITE2, 6, 1e-3),)),
+    Attempt("phantom", LITE0, 96, 12, 1e-3),
+    Attempt("phantom", LITE0, 96, 12, 1e-3, terms=KD_HALF, taught_by=((LITE2, 6, 1e-3),)),
+    Attempt("phantom", LITE0, 96, 12, 1e-3, terms=KD, taught_by=((LITE2, 6, 1e-3),)),
+    Attempt("phantom", LITE0, 96, 12, 1e-3, terms=KD, taught_by=((LITE2, 12, 1e-3),)),
 ]
 
 

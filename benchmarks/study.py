@@ -26,6 +26,7 @@ from medistill.files import atomic
 from medistill.models.zoo import load_model
 from medistill.training.checkpoint import fingerprint
 from medistill.training.run import train
+from pipeline.recipes import OWN_VIEWS
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".cache" / "results"
@@ -34,8 +35,6 @@ INNER_FOLDS = 6
 """One in so many patients of an outer training part validates."""
 SPLIT_SEED = 0
 VIEW_SEED = 0
-TEACHER_VIEW_SEED = 1_000_003
-"""Added to a teacher's seed, so that it never trains on the views that it will answer."""
 
 
 def read_params(**changed: Any) -> Params:
@@ -203,7 +202,7 @@ class Setting:
         """Train a teacher, unless it is there."""
         trained = self.teacher(name, network, seed)
         if not trained.done:
-            self._train(trained, network, Recipe(), seed, "teacher", seed + TEACHER_VIEW_SEED, None, [])
+            self._train(trained, network, Recipe(), seed, "teacher", seed + OWN_VIEWS, None, [])
         return trained
 
     def train_student(

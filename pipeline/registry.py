@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from medistill.config import Params
 from medistill.errors import UserError
 from medistill.evaluation.gate import RuleVerdict, Verdict, collect_facts, evaluate_candidates, rank
-from medistill.files import read_json, write_json
+from medistill.files import read_json, sha256, write_json
 from pipeline.locks import exclusive
 from pipeline.tracking import open_store, project, store_errors, track
 
@@ -269,7 +269,7 @@ def _model(verdict: Verdict, root: Path) -> Model:
     config = read_json(root / "models" / "students" / verdict.model / "config.json")
     return Model(
         model=verdict.model,
-        onnx_sha256=hashlib.sha256(onnx.read_bytes()).hexdigest() if onnx.is_file() else None,
+        onnx_sha256=sha256(onnx),
         val_macro_auroc=verdict.facts.validation.get("macro_auroc"),
         dataset_fingerprint=config["dataset_fingerprint"],
     )

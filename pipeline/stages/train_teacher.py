@@ -26,7 +26,7 @@ def main(argv: list[str] | None) -> int:
     require_run(params, dataset)
     facts = {"role": "teacher", "name": name, "seed": teacher.seed}
     if teacher.frozen:
-        adopt(folder, teacher, dataset, facts={**facts, "teachers": []}, labels=teacher.labels)
+        adopt(folder, teacher, dataset, facts={**facts, "teachers": []})
         return 0
     recipe = params.recipes[teacher.recipe] if teacher.recipe else Recipe(views="fresh")
     train_by_recipe(folder, teacher, recipe, dataset, params, facts=facts, seed=teacher.seed)

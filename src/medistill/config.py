@@ -291,9 +291,6 @@ class Promote(Settings):
     """ONNX Runtime must answer as torch does."""
 
 
-_SECTIONS = ("teachers", "students", "recipes")
-
-
 class Params(Settings):
     """params.yaml as a whole."""
 
@@ -313,7 +310,8 @@ class Params(Settings):
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Params":
-        for kind, section in (*((kind, kind) for kind in _SECTIONS), ("assistants", "teachers")):
+        sections = {"teachers": "teachers", "students": "students", "recipes": "recipes", "assistants": "teachers"}
+        for kind, section in sections.items():
             known = getattr(self, section)
             for name in getattr(self.run, kind):
                 if name not in known:

@@ -52,7 +52,7 @@ class LiveTeacher:
         self._name = model.config["name"]
         self._columns = label_columns(model.config["labels"], dataset.labels, f"teacher {self._name}")
         self.map_shape = map_shape(model, dataset.image_size)
-        self.unknown = [label for label in dataset.labels if label not in model.config["labels"]]
+        self.unknown = unknown_labels(dataset, self._columns)
 
     def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:
         """As `Teacher` says."""
@@ -61,7 +61,7 @@ class LiveTeacher:
         answers = {name: values.float() for name, values in ask(self._model, images, needs).items()}
         require_finite(answers, batch.image_ids, self._name)
         for name in answers.keys() & {"logits", "cams"}:
-            answers[name] = _by_label(answers[name], self._columns)
+            answers[name] = by_label(answers[name], self._columns)
         return answers
 
 
@@ -122,13 +122,18 @@ def require_finite(answers: Mapping[str, Tensor], image_ids: Sequence[str], teac
             raise UserError(f"teacher {teacher}: its {name} of image {image} are not finite; train it again")
 
 
-def _by_label(values: Tensor, columns: Sequence[int | None]) -> Tensor:
+def by_label(values: Tensor, columns: Sequence[int | None]) -> Tensor:
     """Values (N, L', …) of a teacher's labels as (N, L, …) of the data set's, NaN where it does not know a label."""
     out = values.new_full((len(values), len(columns), *values.shape[2:]), torch.nan)
     for label, column in enumerate(columns):
         if column is not None:
             out[:, label] = values[:, column]
     return out
+
+
+def unknown_labels(dataset: Dataset, columns: Sequence[int | None]) -> list[str]:
+    """The labels of a data set for which a teacher has no column."""
+    return [label for label, column in zip(dataset.labels, columns, strict=True) if column is None]
 
 
 def _largest_one(maps: Tensor) -> Tensor:

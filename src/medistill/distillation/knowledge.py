@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from medistill.config import Augmentation
 from medistill.data.dataset import Dataset, label_columns
-from medistill.distillation.answers import ask, require_finite
+from medistill.distillation.answers import ask, by_label, require_finite, unknown_labels
 from medistill.errors import UserError
 from medistill.files import read_json, write_json
 from medistill.models.zoo import Classifier, map_shape
@@ -98,10 +98,9 @@ def _needs(**asked: bool) -> list[str]:
 
 def _checksum(folder: Path) -> str:
     digest = hashlib.sha256()
-    for name in ("image_ids.npy", "logits.npy", *(f"{name}.npy" for name in EXTRAS)):
-        if name.removesuffix(".npy") in EXTRAS and not (folder / name).exists():
-            continue
-        with open(folder / name, "rb") as file:
+    extras = [name for name in EXTRAS if (folder / f"{name}.npy").exists()]
+    for name in ("image_ids", "logits", *extras):
+        with open(folder / f"{name}.npy", "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
@@ -172,7 +171,7 @@ class Knowledge:
                 raise UserError(f"{folder}: the teacher answered for another {key}; run the teach stage again")
         columns = label_columns(meta["labels"], dataset.labels, str(folder))
         rows = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
-        unknown = [label for label in dataset.labels if label not in meta["labels"]]
+        unknown = unknown_labels(dataset, columns)
         facts = (meta[key] for key in ("teacher", "views", "view_seed", "checksum", "map_shape"))
         return cls(*facts, unknown, rows, columns, arrays)
 
@@ -193,7 +192,7 @@ class Knowledge:
 
     def attention(self, image_ids: Sequence[str], view: int) -> np.ndarray:
         """How strongly the teacher's feature map answers, place by place: float32 (N, h, w)."""
-        return self._arrays["attention"][view][self._places(image_ids)].astype(np.float32)
+        return self._answers("attention", image_ids, view)
 
     def cams(self, image_ids: Sequence[str], view: int) -> np.ndarray:
         """The teacher's signed class activation maps: float32 (N, L, h, w), NaN for labels that it does not know."""
@@ -201,15 +200,13 @@ class Knowledge:
 
     def features(self, image_ids: Sequence[str], view: int) -> np.ndarray:
         """The teacher's pooled features: float32 (N, K)."""
-        return self._arrays["features"][view][self._places(image_ids)].astype(np.float32)
+        return self._answers("features", image_ids, view)
 
-    def _places(self, image_ids: Sequence[str]) -> np.ndarray:
-        return np.array([self._rows[image_id] for image_id in image_ids])
+    def _answers(self, name: str, image_ids: Sequence[str], view: int) -> np.ndarray:
+        """What was written, by the teacher's own labels: float32 (N, …)."""
+        places = np.array([self._rows[image_id] for image_id in image_ids])
+        return self._arrays[name][view][places].astype(np.float32)
 
     def _by_label(self, name: str, image_ids: Sequence[str], view: int) -> np.ndarray:
-        answers = self._arrays[name][view][self._places(image_ids)].astype(np.float32)
-        out = np.full((len(answers), len(self._columns), *answers.shape[2:]), np.nan, np.float32)
-        for label, column in enumerate(self._columns):
-            if column is not None:
-                out[:, label] = answers[:, column]
-        return out
+        answers = self._answers(name, image_ids, view)
+        return by_label(torch.from_numpy(answers), self._columns).numpy()

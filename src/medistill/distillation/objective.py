@@ -52,6 +52,9 @@ class RecipeObjective(nn.Module):
             _require_all_classes(recipe, teachers)
         self._terms = dict(zip(_names(terms), terms, strict=True))
         self._options = {name: _options(term, dataset) for name, term in self._terms.items()}
+        self._with_target = {
+            name for name, term in self._terms.items() if "target" in inspect.signature(_function(term)).parameters
+        }
         self._teachers = list(teachers)
         self._needs = {term.needs for term in terms} - {"logits"}
         self._combine, self._exclusive = recipe.combine, dataset.task == "multiclass"
@@ -78,7 +81,7 @@ class RecipeObjective(nn.Module):
     def _value(
         self, name: str, term: Term, logits: Tensor, batch: Batch, answers: Answers, combined: Tensor, known: Tensor
     ) -> Tensor:
-        function, options = getattr(functional, term.loss), _on(self._options[name], logits)
+        function, options = _function(term), _on(self._options[name], logits)
         if isinstance(term, HardTerm):
             return function(logits, batch.targets, **options)
         if term.needs == "attention":
@@ -90,9 +93,14 @@ class RecipeObjective(nn.Module):
         if term.needs == "cams":
             explained = _explained(batch.targets, combined, known, likeliest=term.loss == "explanation_kd")
             return _of_maps(function, answers, logits, batch, explained)
-        if "target" in inspect.signature(function).parameters:
+        if name in self._with_target:
             return function(logits, combined, target=batch.targets, mask=known.all(1), **options)
         return function(logits, combined, mask=known, **options)
+
+
+def _function(term: Term) -> Callable[..., Tensor]:
+    """The loss that a term is named after."""
+    return getattr(functional, term.loss)
 
 
 def _names(terms: Sequence[Term]) -> list[str]:

@@ -1,6 +1,5 @@
 """The folder of an exported model: everything a device and its user need, and the proofs that it is right."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from medistill.export.card import model_card
 from medistill.export.latency import measure_latency
 from medistill.export.onnx import export_onnx
 from medistill.export.parity import measure_parity
-from medistill.files import atomic, read_json, write_json
+from medistill.files import atomic, read_json, sha256, write_json
 from medistill.models.zoo import load_model
 from medistill.runtime.bundle import BUNDLE_FILE, BUNDLE_VERSION, DISCLAIMER
 
@@ -80,7 +79,7 @@ def describe(config: dict[str, Any], model: Path) -> dict[str, Any]:
         "labels": config["labels"],
         "preprocessing": {key: config[key] for key in ("image_size", "channels", "fit", "mean", "std")},
         "file": model.name,
-        "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "sha256": sha256(model),
         "params": config["params"],
         "macs": config["macs"],
         "training": {key: config[key] for key in _TRAINING if key in config},

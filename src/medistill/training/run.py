@@ -10,7 +10,7 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from medistill.config import Network, Params
+from medistill.config import Network, Params, Teacher
 from medistill.data import provenance
 from medistill.data.dataset import Dataset, label_columns
 from medistill.errors import UserError
@@ -63,10 +63,11 @@ def train(
     """
     seen = [provenance.ids_of(dataset, "train"), *inherited, *_seen_by(network, dataset)]
     training = params.training_of(network)
+    weights = sha256(network.weights)
     identity = fingerprint(
         {
             "network": network.model_dump(mode="json"),
-            "weights": sha256(network.weights),
+            "weights": weights,
             "training": training.model_dump(),
             "augmentation": params.augmentation.model_dump(),
             "facts": facts,
@@ -116,7 +117,7 @@ def train(
         **facts,
         "fingerprint": identity,
         "training": training.model_dump(),
-        "weights_sha256": sha256(network.weights),
+        "weights_sha256": weights,
     }
     if first:
         write_outputs(folder, model, dataset, result, facts, seen)
@@ -124,16 +125,14 @@ def train(
     return result
 
 
-def adopt(
-    folder: Path, network: Network, dataset: Dataset, *, facts: dict[str, Any], labels: Sequence[str] | None = None
-) -> None:
-    """Write the folder of a network that is taken as it is, with what it answers about val and test.
+def adopt(folder: Path, network: Teacher, dataset: Dataset, *, facts: dict[str, Any]) -> None:
+    """Write the folder of a teacher that is taken as it is, with what it answers about val and test.
 
     Args:
         folder: the model's folder, replaced as a whole.
-        network: its architecture, and the file of its weights.
+        network: its architecture, the file of its weights, and the labels of its outputs, in their order; None: those
+            of config.json beside the weights, else the data set's.
         facts: what config.json says beyond architecture and data; needs `role` and `name`.
-        labels: of its outputs, in their order; None: those of config.json beside the weights, else the data set's.
 
     Raises:
         UserError: the weights are missing, do not fit, were trained at another size or normalisation, or on images or
@@ -141,7 +140,7 @@ def adopt(
     """
     seen = _seen_by(network, dataset)
     beside = read_beside(network.weights)
-    labels = list(labels or beside.get("labels") or dataset.labels)
+    labels = list(network.labels or beside.get("labels") or dataset.labels)
     label_columns(labels, dataset.labels, f"params.yaml: teachers.{facts['name']}.labels")
     if network.input_size is None:  # who types a size may want another
         _require_same(network, "input_size", beside.get("input_size") or beside.get("image_size"), dataset.image_size)
@@ -149,10 +148,9 @@ def adopt(
     for key in ("mean", "std"):
         _require_same(network, key, beside.get(key), model.config[key])
     map_size(model, dataset.image_size)
-    identity = fingerprint(
-        {"network": network.model_dump(mode="json"), "weights": sha256(network.weights), "facts": facts}
-    )
-    facts = {**facts, "fingerprint": identity, "weights_sha256": sha256(network.weights)}
+    weights = sha256(network.weights)
+    identity = fingerprint({"network": network.model_dump(mode="json"), "weights": weights, "facts": facts})
+    facts = {**facts, "fingerprint": identity, "weights_sha256": weights}
     write_outputs(folder, model, dataset, None, facts, seen)
 
 

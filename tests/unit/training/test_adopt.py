@@ -66,7 +66,7 @@ def test_it_answers_for_the_labels_that_both_have(tiny_dataset, weights, tmp_pat
 def test_what_would_be_answered_wrongly_is_refused(tiny_dataset, weights, tmp_path, options, message):
     network = teacher(weights[0], **options)
     with pytest.raises(UserError, match=message):
-        adopt(tmp_path / "out", network, tiny_dataset, facts=FACTS, labels=network.labels)
+        adopt(tmp_path / "out", network, tiny_dataset, facts=FACTS)
     assert not (tmp_path / "out").exists()
 
 

@@ -1,6 +1,6 @@
 """What was tried on validation before the settings of `benchmarks.results` were fixed, failures included.
 
-    python -m benchmarks.attempts --xrays ROOT
+    python -m benchmarks.attempts --xrays ROOT --workers 2
 
 Trains every attempt of `ATTEMPTS` that has not been made yet, and writes all of them into docs/results.md. Only
 validation is looked at: the phantom's, and of the X-rays the inner validation side of the first fold.
@@ -8,8 +8,13 @@ validation is looked at: the phantom's, and of the X-rays the inner validation s
 
 import argparse
 import json
-from dataclasses import asdict, dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+
+import torch
 
 from benchmarks.page import write_between
 from benchmarks.study import WORK, Setting, fold_of, open_phantom, open_xrays, read_params
@@ -33,6 +38,8 @@ class Attempt:
         terms: losses as `name weight temperature`; none for teachers and baselines, which have binary cross-entropy.
         taught_by: epochs and learning rate of each teacher's training, by name.
         views: that are taught; 0: as many as epochs.
+        combine: how several teachers are combined.
+        unlabelled: images of the phantom without a label that train, too.
     """
 
     data: str
@@ -45,40 +52,53 @@ class Attempt:
     taught_by: tuple[tuple[str, int, float], ...] = ()
     views: int = 0
     combine: str = "mean"
+    unlabelled: int = 0
 
 
 LITE2, DENSENET, LITE0, EEEA = "efficientnet_lite2", "densenet", "tf_efficientnet_lite0", "eeea_net_c2"
 KD = (f"{BCE} 0.1", "sigmoid_kd 0.9 1")
 KD_HALF = (f"{BCE} 0.5", "sigmoid_kd 0.5 1")
 KD_4 = (f"{BCE} 0.1", "sigmoid_kd 0.9 4")
+HINTS = (*KD, "feature_mse 1")
+BY_6, BY_12 = ((LITE2, 6, 1e-3),), ((LITE2, 12, 1e-3),)
 
 ATTEMPTS = [
     Attempt("xrays", LITE2, 64, 6, 1e-3),
     Attempt("xrays", LITE2, 96, 6, 1e-3),
     Attempt("xrays", LITE0, 64, 6, 1e-3),
-    Attempt("xrays", LITE0, 64, 6, 1e-3, terms=KD, taught_by=((LITE2, 6, 1e-3),)),
+    Attempt("xrays", LITE0, 64, 6, 1e-3, terms=KD, taught_by=BY_6),
     Attempt("phantom", LITE2, 64, 6, 1e-3),
     Attempt("phantom", LITE2, 96, 6, 1e-3),
     Attempt("xrays", LITE0, 96, 4, 1e-3),
-    Attempt("xrays", LITE0, 96, 4, 1e-3, terms=KD, taught_by=((LITE2, 6, 1e-3),)),
-    Attempt("phantom", EEEA, 96, 24, 2e-3, terms=KD, taught_by=((LITE2, 6, 1e-3),)),
+    Attempt("xrays", LITE0, 96, 4, 1e-3, terms=KD, taught_by=BY_6),
+    Attempt("phantom", EEEA, 96, 24, 2e-3, terms=KD, taught_by=BY_6),
     Attempt("phantom", EEEA, 96, 24, 2e-3),
     Attempt("phantom", LITE0, 96, 4, 1e-3),
-    Attempt("phantom", LITE0, 96, 4, 1e-3, terms=KD, taught_by=((LITE2, 6, 1e-3),)),
-    Attempt("phantom", EEEA, 96, 12, 2e-3, terms=KD_4, taught_by=((LITE2, 6, 1e-3),), views=24),
-    Attempt("phantom", EEEA, 96, 12, 2e-3, terms=KD, taught_by=((LITE2, 6, 1e-3),), views=24),
+    Attempt("phantom", LITE0, 96, 4, 1e-3, terms=KD, taught_by=BY_6),
+    Attempt("phantom", EEEA, 96, 12, 2e-3, terms=KD_4, taught_by=BY_6, views=24),
+    Attempt("phantom", EEEA, 96, 12, 2e-3, terms=KD, taught_by=BY_6, views=24),
     Attempt("xrays", EEEA, 96, 8, 2e-3),
-    Attempt("xrays", EEEA, 96, 8, 2e-3, terms=KD_4, taught_by=((LITE2, 6, 1e-3),)),
-    Attempt("xrays", LITE0, 96, 4, 1e-3, terms=KD_4, taught_by=((LITE2, 6, 1e-3),)),
+    Attempt("xrays", EEEA, 96, 8, 2e-3, terms=KD_4, taught_by=BY_6),
+    Attempt("xrays", LITE0, 96, 4, 1e-3, terms=KD_4, taught_by=BY_6),
     Attempt("xrays", LITE2, 96, 6, 3e-4),
     # After the phantom's first table, in which Lite0 was worse with a temperature of 4 than without a teacher: why?
     Attempt("phantom", LITE0, 96, 6, 1e-3),
-    Attempt("phantom", LITE0, 96, 6, 1e-3, terms=KD_4, taught_by=((LITE2, 6, 1e-3),)),
-    Attempt("phantom", LITE0, 96, 6, 1e-3, terms=KD_HALF, taught_by=((LITE2, 6, 1e-3),)),
+    Attempt("phantom", LITE0, 96, 6, 1e-3, terms=KD_4, taught_by=BY_6),
+    Attempt("phantom", LITE0, 96, 6, 1e-3, terms=KD_HALF, taught_by=BY_6),
     Attempt("phantom", LITE0, 96, 12, 1e-3),
-    Attempt("phantom", LITE0, 96, 12, 1e-3, terms=KD_HALF, taught_by=((LITE2, 6, 1e-3),)),
-    Attempt("phantom", LITE0, 96, 12, 1e-3, terms=KD, taught_by=((LITE2, 6, 1e-3),)),
-    Attempt("phantom", LITE0, 96, 12, 1e-3, terms=KD, taught_by=((LITE2, 12, 1e-3),)),
+    Attempt("phantom", LITE0, 96, 12, 1e-3, terms=KD_HALF, taught_by=BY_6),
+    Attempt("phantom", LITE0, 96, 12, 1e-3, terms=KD, taught_by=BY_6),
+    Attempt("phantom", LITE0, 96, 12, 1e-3, terms=KD, taught_by=BY_12),
+    # Teachers trained to their end, students longer, and images without a label.
+    Attempt("phantom", LITE2, 96, 12, 1e-3),
+    Attempt("phantom", LITE2, 96, 24, 1e-3),
+    Attempt("phantom", DENSENET, 96, 24, 1e-3),
+    Attempt("phantom", EEEA, 96, 48, 2e-3, terms=KD, taught_by=BY_12),
+    Attempt("phantom", EEEA, 96, 48, 2e-3),
+    Attempt("phantom", EEEA, 96, 24, 2e-3, terms=KD, taught_by=BY_12, views=8, unlabelled=2000),
+    Attempt("phantom", LITE0, 96, 12, 1e-3, terms=KD, taught_by=BY_12, views=8, unlabelled=2000),
+    Attempt("phantom", EEEA, 96, 48, 2e-3, terms=HINTS, taught_by=BY_12),
+    Attempt("phantom", LITE0, 96, 24, 1e-3),
 ]
 
 
@@ -88,18 +108,32 @@ def recipe_of(attempt: Attempt) -> Recipe:
     for text in attempt.terms:
         loss, weight, *rest = text.split()
         terms.append({"loss": loss, "weight": float(weight)} | ({"temperature": float(rest[0])} if rest else {}))
-    return Recipe(teachers=[name for name, *_ in attempt.taught_by], terms=terms, combine=attempt.combine)
+    return Recipe(
+        teachers=[name for name, *_ in attempt.taught_by],
+        terms=terms,
+        combine=attempt.combine,
+        unlabelled=attempt.unlabelled > 0,
+    )
 
 
 def make(attempt: Attempt, xrays: Path | None) -> dict:
     """Train an attempt; its validation macro AUROC, best epoch, and seconds."""
-    dataset = open_phantom(attempt.size) if attempt.data == "phantom" else fold_of(open_xrays(xrays, attempt.size), 0)
-    needs_cams = any(text.startswith("cam_kd") for text in attempt.terms)
+    torch.set_num_threads(1)
+    losses = {text.split()[0] for text in attempt.terms}
     params = read_params(
         training={"batch_size": attempt.batch},
-        teach={"views": attempt.views or attempt.epochs, "cams": needs_cams},
+        teach={
+            "views": attempt.views or attempt.epochs,
+            "cams": "cam_kd" in losses,
+            "features": "feature_mse" in losses,
+            "attention": "attention_transfer" in losses,
+        },
     )
-    setting = Setting(f"{attempt.data}/{0 if attempt.data == 'xrays' else 'own'}", dataset, params)
+
+    def setting(unlabelled: int) -> Setting:
+        if attempt.data == "phantom":
+            return Setting("phantom/own", open_phantom(attempt.size, unlabelled), params)
+        return Setting("xrays/0", fold_of(open_xrays(xrays, attempt.size), 0), params)
 
     def network(name: str, epochs: int, rate: float) -> Network:
         made = (params.teachers | params.students)[name]
@@ -107,48 +141,60 @@ def make(attempt: Attempt, xrays: Path | None) -> dict:
             update={"training": made.training.model_copy(update={"epochs": epochs, "learning_rate": rate})}
         )
 
+    labelled = setting(0)
     own = network(attempt.network, attempt.epochs, attempt.rate)
     if attempt.network in params.teachers:
-        trained = setting.train_teacher(attempt.network, own, SEED)
+        trained = labelled.train_teacher(attempt.network, own, SEED)
     else:
-        teachers = [setting.train_teacher(name, network(name, *how), SEED) for name, *how in attempt.taught_by]
-        trained = setting.train_student(attempt.network, own, recipe_of(attempt), SEED, teachers)
+        teachers = [labelled.train_teacher(name, network(name, *how), SEED) for name, *how in attempt.taught_by]
+        student = setting(attempt.unlabelled)
+        trained = student.train_student(attempt.network, own, recipe_of(attempt), SEED, teachers)
     return read_json(trained.folder / "metrics.json")
 
 
 def table(rows: list[dict]) -> str:
     """All attempts as Markdown, in the order in which they were made."""
     lines = [
-        "| data | network | px | epochs | learning rate | batch | taught by | losses | views | best epoch "
-        "| val macro AUROC | s |",
-        "|---|---|---:|---:|---:|---:|---|---|---:|---:|---:|---:|",
+        "| data | network | px | epochs | learning rate | batch | taught by | losses | views | unlabelled images "
+        "| best epoch | val macro AUROC | s |",
+        "|---|---|---:|---:|---:|---:|---|---|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         teachers = ", ".join(f"{name} ({epochs} epochs)" for name, epochs, _ in row["taught_by"])
         losses = " + ".join(row["terms"])
         lines.append(
             f"| {row['data']} | {row['network']} | {row['size']} | {row['epochs']} | {row['rate']:g} | {row['batch']} "
-            f"| {teachers} | {losses or BCE} | {row['views'] or row['epochs']} | {row['best_epoch']} "
-            f"| {row['val_macro_auroc']:.3f} | {row['train_seconds']:.0f} |"
+            f"| {teachers} | {losses or BCE} | {row['views'] or row['epochs']} | {row.get('unlabelled', 0) or ''} "
+            f"| {row['best_epoch']} | {row['val_macro_auroc']:.3f} | {row['train_seconds']:.0f} |"
         )
     return "\n".join(lines)
+
+
+def _asked(row: dict) -> dict:
+    """What an attempt was; those made before a field was added had its default."""
+    return {field.name: row.get(field.name, field.default) for field in fields(Attempt)}
 
 
 def main() -> None:
     """Make what has not been attempted, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--xrays", type=Path, help="folder of the X-rays, in the layout of ChestX-ray14")
-    xrays = parser.parse_args().xrays
+    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
+    arguments = parser.parse_args()
     rows = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
-    made = {json.dumps({key: row[key] for key in asdict(ATTEMPTS[0])}) for row in rows}
-    for attempt in ATTEMPTS:
-        if json.dumps(asdict(attempt)) in made or (attempt.data == "xrays" and xrays is None):
-            continue
-        rows.append(asdict(attempt) | make(attempt, xrays))
-        with FILE.open("a") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
-        print(table(rows[-1:]).splitlines()[-1], flush=True)
-        write_between("docs/results.md", "attempts", table(rows))
+    made = {json.dumps(_asked(row)) for row in rows}
+    left = [
+        attempt
+        for attempt in ATTEMPTS
+        if json.dumps(asdict(attempt)) not in made and (attempt.data == "phantom" or arguments.xrays is not None)
+    ]
+    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
+        for attempt, metrics in zip(left, pool.map(partial(make, xrays=arguments.xrays), left), strict=True):
+            rows.append(asdict(attempt) | metrics)
+            with FILE.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+            print(table(rows[-1:]).splitlines()[-1], flush=True)
+            write_between("docs/results.md", "attempts", table(rows))
 
 
 if __name__ == "__main__":

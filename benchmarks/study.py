@@ -8,22 +8,24 @@ import functools
 import hashlib
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 from sklearn.model_selection import StratifiedGroupKFold
 
 from medistill.config import Data, Network, Params, Phantom, Recipe
-from medistill.data.dataset import Dataset
+from medistill.data.dataset import LABEL_PREFIX, Dataset
 from medistill.data.manifest import ingest
 from medistill.data.phantom import write_phantom
 from medistill.distillation.knowledge import Knowledge, write_knowledge
 from medistill.distillation.objective import RecipeObjective
-from medistill.files import atomic
-from medistill.models.zoo import load_model
+from medistill.files import atomic, locked
+from medistill.models.zoo import load_model, map_shape
 from medistill.training.checkpoint import fingerprint
 from medistill.training.run import train
 from pipeline.recipes import OWN_VIEWS
@@ -49,13 +51,35 @@ def read_params(**changed: Any) -> Params:
 
 
 @functools.cache
-def open_phantom(size: int) -> Dataset:
-    """The phantom of params.yaml in frames of `size` pixels, on its own sides; drawn and ingested where it is not."""
+def open_phantom(size: int, unlabelled: int = 0) -> Dataset:
+    """The phantom of params.yaml in frames of `size` pixels, on its own sides; drawn and ingested where it is not.
+
+    Args:
+        size: of the frames.
+        unlabelled: so many images more are drawn, of other patients (a patient who has images among both loses those
+            without a label); nobody says what is on them, and they train.
+    """
     params = read_params()
-    raw = WORK / "raw" / f"phantom-{_short(params.phantom.model_dump())}"
-    if not raw.exists():
-        _draw(raw, params.phantom)
-    return _ingested("phantom", params.data.model_copy(update={"name": "phantom", "root": raw}), size)
+    phantom = params.phantom.model_copy(update={"images": params.phantom.images + unlabelled})
+    raw = WORK / "raw" / f"phantom-{_short(phantom.model_dump())}"
+    with _alone(raw):
+        if not raw.exists():
+            _draw(raw, phantom)
+    dataset = _ingested("phantom", params.data.model_copy(update={"name": "phantom", "root": raw}), size)
+    return _with_unlabelled(open_phantom(size), dataset) if unlabelled else dataset
+
+
+def _with_unlabelled(known: Dataset, larger: Dataset) -> Dataset:
+    """`larger`, where all images but those of `known` train and have no label; `known` keeps its sides."""
+    manifest = larger.manifest[
+        larger.manifest["image_id"].isin(known.manifest["image_id"])
+        | ~larger.manifest["group_id"].isin(known.manifest["group_id"])
+    ].reset_index(drop=True)
+    sides = known.manifest.set_index("image_id")["split"].reindex(manifest["image_id"]).to_numpy()
+    unknown = pd.isna(sides)
+    manifest["split"] = np.where(unknown, "train", sides)
+    manifest.loc[unknown, [LABEL_PREFIX + label for label in larger.labels]] = np.nan
+    return _renamed(larger, manifest)
 
 
 @functools.cache
@@ -76,9 +100,15 @@ def _draw(folder: Path, phantom: Phantom) -> None:
 def _ingested(name: str, data: Data, size: int) -> Dataset:
     data = data.model_copy(update={"image_size": size, "workers": 1, "splits": WORK / "no_splits"})
     folder = WORK / "data" / f"{name}-{size}-{_short(data.model_dump(mode='json'))}"
-    if not folder.exists():
-        ingest(data, folder, cache=WORK / "ingest")
+    with _alone(folder):
+        if not folder.exists():
+            ingest(data, folder, cache=WORK / "ingest")
     return Dataset.open(folder)
+
+
+def _alone(folder: Path) -> AbstractContextManager[None]:
+    """Of the processes that need `folder`, one makes it and the others wait."""
+    return locked(folder.with_name(f".{folder.name}.lock"), taken=None)
 
 
 def _short(value: Any) -> str:
@@ -129,7 +159,12 @@ def fold_of(dataset: Dataset, fold: int) -> Dataset:
     """`dataset` with the sides of a fold, and a fingerprint of its own."""
     manifest = dataset.manifest.copy()
     manifest["split"] = fold_sides(dataset.targets(manifest), manifest["group_id"].to_numpy(), fold)
-    identity = dataset.fingerprint + "".join(manifest["split"])
+    return _renamed(dataset, manifest)
+
+
+def _renamed(dataset: Dataset, manifest: pd.DataFrame) -> Dataset:
+    """`dataset` with another manifest and a fingerprint of its own."""
+    identity = dataset.fingerprint + "".join(manifest["image_id"]) + "".join(manifest["split"])
     return replace(dataset, manifest=manifest, fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16])
 
 
@@ -201,8 +236,9 @@ class Setting:
     def train_teacher(self, name: str, network: Network, seed: int) -> Trained:
         """Train a teacher, unless it is there."""
         trained = self.teacher(name, network, seed)
-        if not trained.done:
-            self._train(trained, network, Recipe(), seed, "teacher", seed + OWN_VIEWS, None, [])
+        with _alone(trained.folder):
+            if not trained.done:
+                self._train(trained, network, Recipe(), seed, "teacher", seed + OWN_VIEWS, None, [])
         return trained
 
     def train_student(
@@ -210,10 +246,11 @@ class Setting:
     ) -> Trained:
         """Train a student, unless it is there; `teachers` in the order of the recipe."""
         trained = self.student(name, network, recipe, seed, teachers)
-        if not trained.done:
-            answers = [self.ask(teacher) for teacher in teachers]
-            views = self.params.teach.views if recipe.views == "cached" else None
-            self._train(trained, network, recipe, seed, "student", VIEW_SEED, views, answers)
+        with _alone(trained.folder):
+            if not trained.done:
+                answers = [self.ask(teacher) for teacher in teachers]
+                views = self.params.teach.views if recipe.views == "cached" else None
+                self._train(trained, network, recipe, seed, "student", VIEW_SEED, views, answers)
         return trained
 
     def _train(
@@ -231,12 +268,15 @@ class Setting:
             trained.folder,
             network,
             self.dataset,
-            lambda model: RecipeObjective(recipe, self.dataset, answers),
+            lambda model: RecipeObjective(
+                recipe, self.dataset, answers, map_shape=map_shape(model, self.dataset.image_size)
+            ),
             self.params,
             facts={"role": role, "name": f"{self.place}/{trained.folder.name}", "key": trained.key, "seed": seed},
             seed=seed,
             view_seed=view_seed,
             views=views,
+            unlabelled=recipe.unlabelled,
             knowledge=[answer.checksum for answer in answers],
             checkpoints=WORK / "checkpoints",
         )
@@ -245,8 +285,10 @@ class Setting:
         """What a trained teacher answers in all views, asked once."""
         asked = self.params.teach.model_dump(exclude={"batch_size"})
         folder = WORK / "knowledge" / self.place / f"{teacher.folder.name}-{_short(asked)}"
-        if not folder.exists():
-            with atomic(folder) as temporary:
-                temporary.mkdir()
-                write_knowledge(temporary, load_model(teacher.folder), self.dataset, self.params.augmentation, **asked)
+        with _alone(folder):
+            if not folder.exists():
+                with atomic(folder) as temporary:
+                    temporary.mkdir()
+                    model = load_model(teacher.folder)
+                    write_knowledge(temporary, model, self.dataset, self.params.augmentation, **asked)
         return Knowledge.open(folder, self.dataset, self.params.augmentation, **asked)

@@ -24,6 +24,7 @@ from medistill.data import provenance
 from medistill.data.audit.checks import SHORTCUT, torn
 from medistill.data.dataset import LABEL_PREFIX, SPLITS, Dataset
 from medistill.data.manifest import COLUMNS, quarantine_limit
+from medistill.document import POLICY, document
 from medistill.files import atomic, read_json
 
 BLANK = 1.0
@@ -464,7 +465,6 @@ td, th { border: 1px solid #ccc; padding: .3em .6em; text-align: left; }
 .fa-check-circle::before { content: "\\2714"; color: #17753a; } .fa-times::before { content: "\\2718"; color: #b3261e; }
 .fa-exclamation-triangle::before { content: "\\26a0"; color: #8a5a00; } .navbar, .sticky, .modal { display: none; }
 """
-_CLOSED = """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">"""
 _REMOTE = re.compile(r"<script\b.*?</script>|<footer\b.*?</footer>|<(?:link|img)\b[^>]*>|url\([^)]*\)", re.DOTALL)
 
 
@@ -475,7 +475,7 @@ def _make_offline(docs: Path) -> None:
     """
     for page in docs.rglob("*.html"):
         text = _REMOTE.sub("", page.read_text(encoding="utf-8"))
-        page.write_text(text.replace("<head>", f"<head>{_CLOSED}<style>{_STYLE}</style>", 1), encoding="utf-8")
+        page.write_text(text.replace("<head>", f"<head>{POLICY}<style>{_STYLE}</style>", 1), encoding="utf-8")
     shutil.rmtree(docs / "static", ignore_errors=True)  # 4 MB of fonts that the pages no longer name
     items = []
     for kind, title in (("validations", "Results"), ("expectations", "Expectations")):
@@ -483,7 +483,6 @@ def _make_offline(docs: Path) -> None:
             link, name = page.relative_to(docs).as_posix(), page.relative_to(docs / kind).parts[0].removesuffix(".html")
             items.append(f'<li><a href="{html.escape(link)}">{title}: {html.escape(name)}</a></li>')
     (docs / "index.html").write_text(
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">{_CLOSED}<style>{_STYLE}</style>'
-        f"<title>Data validation</title></head><body><h1>Data validation</h1><ul>{''.join(items)}</ul></body></html>\n",
+        document("Data validation", _STYLE, f"<h1>Data validation</h1><ul>{''.join(items)}</ul>"),
         encoding="utf-8",
     )

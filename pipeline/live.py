@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from medistill.document import document
 from medistill.evaluation import charts
 from medistill.files import atomic, write_json
 
@@ -94,14 +95,8 @@ def page(folder: Path) -> str:
     style = resources.files("medistill.evaluation").joinpath("page.css").read_text(encoding="utf-8")
     working = any(_status(state) == "at work" for state in states)
     sections = "".join(_section(state) for state in states)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        + ('<meta http-equiv="refresh" content="3">\n' if working else "")
-        + "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>medistill: training</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f"<header><h1>Training</h1></header>\n<main>{sections}</main>\n</body>\n</html>\n"
-    )
+    body = f"<header><h1>Training</h1></header>\n<main>{sections}</main>\n"
+    return document("medistill: training", style, body, renew=3 if working else None)
 
 
 def _section(state: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from medistill.document import document
 from medistill.evaluation import charts
 from medistill.evaluation.gate import Verdict
 
@@ -91,14 +92,12 @@ def render(content: Content) -> str:
     style = resources.files("medistill.evaluation").joinpath("page.css").read_text(encoding="utf-8")
     links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in sections)
     body = "".join(f'<section id="{key}"><h2>{title}</h2>{make(content)}</section>' for key, title, make in sections)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>medistill: {name}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+    return document(
+        f"medistill: {content.dataset['name']}",
+        style,
         f"<header><h1>Compact students of {name}</h1>{_summary(content)}<nav>{links}</nav></header>\n"
         f"<main>{body}</main>\n"
-        "<footer><p><strong>Research use only, not a medical device.</strong></p></footer>\n</body>\n</html>\n"
+        "<footer><p><strong>Research use only, not a medical device.</strong></p></footer>\n",
     )
 
 

@@ -12,6 +12,7 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
+from medistill.document import document
 from medistill.explain.selection import Finding
 
 COLOURS = "inferno"
@@ -73,20 +74,16 @@ def render(
     present = [row for row in rows if row.finding.present]
     absent = [row for row in rows if not row.finding.present]
     parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>Where the models look: {escape(dataset)}</title>",
-        f"<style>{_STYLE}</style></head><body><main>",
+        "<main>",
         f"<h1>Where the models look</h1><p class=lead>Grad-CAM on {escape(dataset)}. ",
         "<strong>Research use only, not a medical device.</strong></p>",
         _summary(roles, metrics),
         _per_label(labels, roles, metrics),
         _legend(),
         *_sections(task, present, absent),
-        "</main></body></html>",
+        "</main>",
     ]
-    return "\n".join(part for part in parts if part) + "\n"
+    return document(f"Where the models look: {dataset}", _STYLE, "\n".join(part for part in parts if part) + "\n")
 
 
 def _summary(roles: dict[str, str], metrics: dict[str, Any]) -> str:

@@ -1,0 +1,26 @@
+"""The frame of every page that is written here: one file that fetches nothing and runs nothing."""
+
+import html
+
+POLICY = (
+    '<meta http-equiv="Content-Security-Policy" '
+    "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
+)
+"""What comes from data is escaped; were it not, no script would run all the same."""
+
+
+def document(title: str, style: str, body: str, *, renew: int | None = None) -> str:
+    """An HTML page as text.
+
+    Args:
+        title: plain text, escaped here.
+        style: CSS.
+        body: HTML, in which everything that comes from data is escaped already.
+        renew: seconds after which a browser loads the page again.
+    """
+    refresh = f'<meta http-equiv="refresh" content="{renew}">\n' if renew is not None else ""
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{refresh}{POLICY}\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
+    )

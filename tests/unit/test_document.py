@@ -1,0 +1,40 @@
+"""The frame of HTML pages."""
+
+import base64
+import io
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from medistill.document import document
+
+
+def test_title_is_text_and_only_what_asks_for_it_renews() -> None:
+    page = document("a<b>&", "p { color: red; }\n", "<p>x</p>\n")
+    assert "<title>a&lt;b&gt;&amp;</title>" in page
+    assert "refresh" not in page
+    assert '<meta http-equiv="refresh" content="3">' in document("t", "", "", renew=3)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_a_browser_runs_nothing_and_shows_embedded_images_and_styles(tmp_path: Path) -> None:
+    pixel = io.BytesIO()
+    Image.new("RGB", (1, 1), (9, 90, 180)).save(pixel, "PNG")
+    image = f"data:image/png;base64,{base64.b64encode(pixel.getvalue()).decode()}"
+    body = f"""<script>document.title = 'ran'</script><img src="{image}" onload="document.title = 'ran'">"""
+    style = "body { margin: 0; background: rgb(1, 200, 3); } img { width: 32px; height: 32px; }\n"
+    file, shot = tmp_path / "page.html", tmp_path / "shot.png"
+    file.write_text(document("kept", style, body), encoding="utf-8")
+    browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+
+    dom = subprocess.run([*browser, "--dump-dom", file.as_uri()], capture_output=True, text=True, check=True).stdout
+    command = [*browser, f"--screenshot={shot}", "--window-size=64,64", file.as_uri()]
+    subprocess.run(command, capture_output=True, check=True)
+
+    assert "<title>kept</title>" in dom
+    with Image.open(shot) as picture:
+        colours = [picture.convert("RGB").getpixel(place) for place in ((16, 16), (60, 60))]
+    assert colours == [(9, 90, 180), (1, 200, 3)]

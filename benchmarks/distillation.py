@@ -3,6 +3,9 @@
 One run on the same images, with the same student and batch: the student alone, with three teachers whose answers
 are cached, with timm's distillation task and DenseNet161 live, and with all three teachers live. Conditions take turns
 in each round; ratios are of one round. Writes its tables into docs/distillation.md.
+
+On a CUDA device everything computes in bf16, and a last epoch of each condition is profiled for the share of its time
+in which the device was busy.
 """
 
 import argparse
@@ -10,13 +13,16 @@ import copy
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 from timm.task import LogitDistillationTask
+from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
+from benchmarks.page import write_between
 from medistill.config import Augmentation, Data, Network, Recipe, Training
 from medistill.data.dataset import Dataset
 from medistill.data.manifest import ingest
@@ -24,20 +30,16 @@ from medistill.data.phantom import write_phantom
 from medistill.distillation.functional import binary_cross_entropy, sigmoid_kd
 from medistill.distillation.knowledge import Knowledge, write_knowledge
 from medistill.distillation.objective import RecipeObjective
-from medistill.models.zoo import Classifier, create_classifier
+from medistill.models.zoo import Classifier, create_classifier, map_shape
 from medistill.training.checkpoint import Checkpoint
 from medistill.training.loop import fit
 
-ROOT = Path(__file__).resolve().parents[1]
-DOCS = ROOT / "docs" / "distillation.md"
 SIZE, BATCH, ROUNDS = 224, 16, 3
 TEACHERS = ["densenet161", "visformer_small", "swin_s3_tiny_224"]
 VIEWS, EPOCHS = 8, 30  # of the presets: what teaching costs, and over how many epochs
 AUGMENTATION = Augmentation(rotation=7, translation=0.05, scale=0.1, brightness=0.05, contrast=0.1, flip=False)
-TRAINING = Training(
-    epochs=1, batch_size=BATCH, learning_rate=1e-3, weight_decay=0.05, warmup=0, clip_norm=1, precision="no"
-)
 TERMS = [{"loss": "binary_cross_entropy", "weight": 0.5}, {"loss": "sigmoid_kd", "weight": 0.5}]
+WITH_MAPS = [*TERMS, {"loss": "cam_kd", "weight": 0.1}]
 
 
 def prepare(folder: Path, images: int) -> Dataset:
@@ -79,18 +81,36 @@ def seconds(task: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def measure(folder: Path, images: int, rounds: int) -> list[dict[str, float]]:
-    """Seconds an image of each condition, in each round."""
+def busy(task: Callable[[], None], device: torch.device) -> float:
+    """The share of a call's time in which kernels ran on the CUDA device: of one stream, so that none overlap."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        took = seconds(task, device)
+    return sum(event.self_device_time_total for event in profiled.key_averages()) / 1e6 / took
+
+
+def measure(folder: Path, images: int, rounds: int) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """Seconds an image of each condition in each round, and of a CUDA device the share of time it was busy."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = "bf16" if device.type == "cuda" else "no"
+    training = Training(
+        epochs=1, batch_size=BATCH, learning_rate=1e-3, weight_decay=0.05, warmup=0, clip_norm=1, precision=precision
+    )
+    half = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
     dataset = prepare(folder, images)
     student = build("eeea_net_c2", dataset, device)
     teachers = [build(arch, dataset, device).eval() for arch in TEACHERS]
     for teacher in teachers:
         (folder / teacher.config["name"]).mkdir()
-        write_knowledge(folder / teacher.config["name"], teacher, dataset, AUGMENTATION, views=1, view_seed=0)
-    knowledge = [Knowledge.open(folder / arch, dataset, AUGMENTATION, views=1, view_seed=0) for arch in TEACHERS]
+        asked = {"views": 1, "view_seed": 0, "cams": True}
+        write_knowledge(folder / teacher.config["name"], teacher, dataset, AUGMENTATION, **asked)
+    knowledge = [Knowledge.open(folder / arch, dataset, AUGMENTATION, **asked) for arch in TEACHERS]
     alone = RecipeObjective(Recipe(), dataset)
-    distilled = RecipeObjective(Recipe(teachers=["a", "b", "c"], terms=TERMS), dataset, knowledge)
+    distilled, with_maps = (
+        RecipeObjective(
+            Recipe(teachers=["a", "b", "c"], terms=terms), dataset, knowledge, map_shape=map_shape(student, SIZE)
+        )
+        for terms in (TERMS, WITH_MAPS)
+    )
 
     rows = dataset.split("train").iloc[:BATCH]
     batch = (torch.from_numpy(dataset.images(rows)).float() / 255).repeat(1, 3, 1, 1)
@@ -105,7 +125,7 @@ def measure(folder: Path, images: int, rounds: int) -> list[dict[str, float]]:
             checkpoint = Checkpoint(folder / "checkpoints", str(time.time()))
             options = {"seed": 0, "view_seed": 0, "views": 1, "checkpoint": checkpoint}
             model = copy.deepcopy(student)
-            result = fit(model, dataset, objective, TRAINING, AUGMENTATION, **options)
+            result = fit(model, dataset, objective, training, AUGMENTATION, **options)
             rates.append(float(result.history["images_per_second"].iloc[0]))
 
         return task
@@ -117,7 +137,9 @@ def measure(folder: Path, images: int, rounds: int) -> list[dict[str, float]]:
 
         def task() -> None:
             for _ in range(steps):
-                loss(model).backward()
+                with half:
+                    value = loss(model)
+                value.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -133,8 +155,8 @@ def measure(folder: Path, images: int, rounds: int) -> list[dict[str, float]]:
     def answers(models: list[Classifier]) -> Callable[[], None]:
         @torch.no_grad()
         def task() -> None:
-            for _ in range(steps):
-                for model in models:
+            for _, model in product(range(steps), models):
+                with half:
                     model(batch)
 
         return task
@@ -153,6 +175,7 @@ def measure(folder: Path, images: int, rounds: int) -> list[dict[str, float]]:
     conditions = {
         "loop, student alone": loop(alone),
         "loop, three cached teachers": loop(distilled),
+        "loop, three cached teachers and their maps": loop(with_maps),
         "step, student alone": bare(lambda model: binary_cross_entropy(model(batch), targets), copy.deepcopy(student)),
         "step, timm's task, DenseNet161 live": timm_step,
         "step, three live teachers": bare(live, copy.deepcopy(student)),
@@ -168,27 +191,32 @@ def measure(folder: Path, images: int, rounds: int) -> list[dict[str, float]]:
             row[name] = 1 / rates[0] if rates else took
         if number:
             results.append(row)
-    return results
+    on_cuda = device.type == "cuda"
+    return results, {name: busy(condition, device) for name, condition in conditions.items() if on_cuda}
 
 
 def spread(values: list[float], digits: int = 2) -> str:
     return f"{np.median(values):.{digits}f} ({min(values):.{digits}f} … {max(values):.{digits}f})"
 
 
-def report(results: list[dict[str, float]]) -> list[str]:
+def report(results: list[dict[str, float]], shares: dict[str, float]) -> list[str]:
     """Two tables: what each condition takes, and what follows."""
     head = ["| condition | images/s |", "|---|---|"]
     rows = [f"| {name} | {spread([1 / row[name] for row in results], 1)} |" for name in results[0]]
+    if shares:
+        head = ["| condition | images/s | device busy |", "|---|---|---|"]
+        rows = [f"{row} {share:.0%} |" for row, share in zip(rows, shares.values(), strict=True)]
 
     def ratios(of: Callable[[dict[str, float]], float]) -> str:
         return spread([of(row) for row in results])
 
     one, three, alone = "answers of DenseNet161", "answers of all three", "step, student alone"
-    cached = "loop, three cached teachers"
+    cached, maps = "loop, three cached teachers", "loop, three cached teachers and their maps"
     timm, live = "step, timm's task, DenseNet161 live", "step, three live teachers"
     bound1, bound3 = (lambda row, key=key: 1 + row[key] / row[alone] for key in (one, three))
     wanted = [
         ("epoch with three cached teachers / epoch without", lambda row: row[cached] / row["loop, student alone"]),
+        ("the same with their maps (cam_kd) / epoch without", lambda row: row[maps] / row["loop, student alone"]),
         ("timm's task with DenseNet161 live / three cached teachers", lambda row: row[timm] / row[cached]),
         ("its bound, 1 + teacher / student", bound1),
         ("share of the bound", lambda row: row[timm] / row[cached] / bound1(row)),
@@ -221,13 +249,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        lines = report(measure(Path(folder), arguments.images, arguments.rounds))
-    table = "\n".join(lines)
+        table = "\n".join(report(*measure(Path(folder), arguments.images, arguments.rounds)))
     print(table)
-    place = "cuda" if torch.cuda.is_available() else "cpu"
-    begin, end = f"<!-- speed {place}: begin -->", f"<!-- speed {place}: end -->"
-    before, _, rest = DOCS.read_text(encoding="utf-8").partition(begin)
-    DOCS.write_text(f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+    write_between("docs/distillation.md", f"speed {'cuda' if torch.cuda.is_available() else 'cpu'}", table)
 
 
 if __name__ == "__main__":

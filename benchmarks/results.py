@@ -18,7 +18,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
@@ -29,12 +29,13 @@ from numpy.typing import NDArray
 
 from benchmarks.page import write_between
 from benchmarks.study import FOLDS, Setting, Trained, fold_of, open_phantom, open_xrays, read_params
-from medistill.config import Network, Params, Recipe
+from medistill.config import Network, Recipe
 from medistill.data.dataset import Dataset
 from medistill.evaluation import bootstrap
 from medistill.evaluation.comparison import Split
 from medistill.evaluation.predictions import align, read_logits
 from medistill.files import read_json
+from medistill.training.loop import training_rows
 
 SEEDS = (0, 1, 2)
 RESAMPLES = 2000
@@ -43,22 +44,17 @@ BATCH_SIZE = 16
 
 # Settings, fixed on validation (table of attempts in docs/results.md) before any test figure was looked at.
 
-BCE, LITE2, DENSENET = "binary_cross_entropy", "efficientnet_lite2", "densenet"
-TEACHERS = (LITE2, DENSENET)
+BCE = "binary_cross_entropy"
+TEACHERS = (LITE2, DENSENET) = ("efficientnet_lite2", "densenet")
+STUDENTS = (LITE0, EEEA) = ("tf_efficientnet_lite0", "eeea_net_c2")
+
+
+def _system_b(temperature: float) -> list[dict]:
+    """Weights of arXiv 2508.15251's kind, with a sigmoid for each label."""
+    return [{"loss": BCE, "weight": 0.1}, {"loss": "sigmoid_kd", "weight": 0.9, "temperature": temperature}]
+
 
 _SYSTEM_A = [{"loss": "focal_bce", "weight": 0.5}, {"loss": "mse_kd", "weight": 0.5, "temperature": 2.0}]
-_SYSTEM_B = [{"loss": BCE, "weight": 0.1}, {"loss": "sigmoid_kd", "weight": 0.9, "temperature": 4.0}]
-_SYSTEM_B_1 = [{"loss": BCE, "weight": 0.1}, {"loss": "sigmoid_kd", "weight": 0.9, "temperature": 1.0}]
-
-RECIPES = {
-    "baseline": Recipe(),
-    "system_a": Recipe(teachers=[LITE2], terms=_SYSTEM_A),
-    "system_b": Recipe(teachers=[LITE2], terms=_SYSTEM_B),
-    "system_b_t1": Recipe(teachers=[LITE2], terms=_SYSTEM_B_1),  # added after the phantom's test side was opened
-    "several": Recipe(teachers=[LITE2, DENSENET], combine="confidence", terms=_SYSTEM_B),
-    "system_b_cam": Recipe(teachers=[LITE2], terms=[*_SYSTEM_B, {"loss": "cam_kd", "weight": 0.1}]),
-}
-"""As many views are taught as there are epochs: a baseline with `views: fresh` is the same training as `baseline`."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +65,11 @@ class Plan:
         data: `phantom` or `xrays`.
         folds: 1 for the data set's own sides.
         size: of the frames, in pixels.
-        epochs: of each teacher and student, by name; a student that is not named is not trained here.
+        epochs: of each teacher and student, by name; where images without a label train as well, as many fewer as
+            give as many steps.
         rates: peak learning rates, likewise.
+        temperature: of the recipes that are no paper's.
+        unlabelled: images that the recipe `unlabelled` has more; without any there is no such recipe.
     """
 
     data: str
@@ -78,34 +77,54 @@ class Plan:
     size: int
     epochs: dict[str, int]
     rates: dict[str, float]
+    temperature: float
+    unlabelled: int = 0
 
-    def params(self, name: str) -> Params:
-        """params.yaml with these settings; a student is taught as many views as it has epochs."""
-        return read_params(training={"batch_size": BATCH_SIZE}, teach={"views": self.epochs[name], "cams": True})
+    @cached_property
+    def recipes(self) -> dict[str, Recipe]:
+        """How students are taught, by name.
 
-    def network(self, name: str) -> Network:
+        As many views are taught as there are epochs: a baseline with `views: fresh` is the same training as `baseline`.
+        """
+        terms, both = _system_b(self.temperature), [LITE2, DENSENET]
+        recipes = {
+            "baseline": Recipe(),
+            "system_a": Recipe(teachers=[LITE2], terms=_SYSTEM_A),
+            "system_b": Recipe(teachers=[LITE2], terms=_system_b(4.0)),
+            "system_b_t1": Recipe(teachers=[LITE2], terms=_system_b(1.0)),
+            "by_densenet": Recipe(teachers=[DENSENET], terms=terms),
+            "several": Recipe(teachers=both, combine="confidence", terms=terms),
+            "cam": Recipe(teachers=[LITE2], terms=[*terms, {"loss": "cam_kd", "weight": 0.1}]),
+        }
+        if self.unlabelled:
+            recipes["unlabelled"] = Recipe(teachers=[LITE2], terms=terms, unlabelled=True)
+        return recipes
+
+    def network(self, name: str, epochs: int) -> Network:
         """A teacher or student with its epochs and learning rate."""
-        params = self.params(name)
+        params = read_params()
         made = (params.teachers | params.students)[name]
-        own = {"epochs": self.epochs[name], "learning_rate": self.rates[name]}
+        own = {"epochs": epochs, "learning_rate": self.rates[name]}
         return made.model_copy(update={"training": made.training.model_copy(update=own)})
 
 
-_RATES = {LITE2: 1e-3, DENSENET: 1e-3, "tf_efficientnet_lite0": 1e-3, "eeea_net_c2": 2e-3}
+_RATES = {LITE2: 1e-3, DENSENET: 1e-3, LITE0: 1e-3, EEEA: 2e-3}
+
+_NAMES = (LITE2, DENSENET, LITE0, EEEA)
 
 PLANS = {
-    "phantom": Plan("phantom", 1, 96, {LITE2: 6, DENSENET: 12, "tf_efficientnet_lite0": 6, "eeea_net_c2": 24}, _RATES),
-    "xrays": Plan("xrays", FOLDS, 96, {LITE2: 6, DENSENET: 8, "tf_efficientnet_lite0": 4, "eeea_net_c2": 8}, _RATES),
+    "phantom": Plan(
+        "phantom", 1, 96, dict(zip(_NAMES, (24, 24, 24, 48), strict=True)), _RATES, temperature=1.0, unlabelled=2000
+    ),
+    "xrays": Plan("xrays", FOLDS, 96, dict(zip(_NAMES, (6, 8, 4, 8), strict=True)), _RATES, temperature=4.0),
 }
 """At 64 px both teachers are worse by several hundredths. EEEA-Net-C2 starts from nothing and needs more epochs."""
 
-MAIN = ("baseline", "system_b")
-MORE = ("system_b_t1", "system_a", "several", "system_b_cam")
-STUDENTS = ("tf_efficientnet_lite0", "eeea_net_c2")
+MORE = ("system_b_t1", "system_a", "by_densenet", "several", "cam")
 ORDER = [
-    ("phantom", STUDENTS, MAIN),
-    ("xrays", STUDENTS, MAIN),
-    ("phantom", STUDENTS, MORE),
+    ("phantom", STUDENTS, ("baseline", "unlabelled")),
+    ("xrays", STUDENTS, ("baseline", "system_b")),
+    ("phantom", STUDENTS, ("system_b", *MORE)),
     ("xrays", STUDENTS[:1], MORE),
     ("phantom", (), ()),
     ("xrays", (), ()),
@@ -136,11 +155,11 @@ def phases(order: Order) -> Iterator[list[Job]]:
     """All jobs in order; those of a phase need only models of phases before it."""
     trained = set()
     for data, students, recipes in order:
-        folds = range(PLANS[data].folds)
+        folds, made = range(PLANS[data].folds), PLANS[data].recipes
         if not students:
             yield [Job(data, fold, name, None, seed) for seed in SEEDS[1:] for fold in folds for name in TEACHERS]
             continue
-        needed = {(data, name) for recipe in recipes for name in RECIPES[recipe].teachers} - trained
+        needed = {(data, name) for recipe in recipes for name in made[recipe].teachers} - trained
         yield [Job(data, fold, name, None, SEEDS[0]) for fold in folds for _, name in sorted(needed)]
         trained |= needed
         for seed, student in itertools.product(SEEDS, students):
@@ -148,26 +167,40 @@ def phases(order: Order) -> Iterator[list[Job]]:
 
 
 @cache
-def open_fold(data: str, fold: int, xrays: Path | None) -> Dataset:
+def open_fold(data: str, fold: int, xrays: Path | None, *, unlabelled: bool = False) -> Dataset:
     """A data set with the sides of a fold."""
-    size = PLANS[data].size
-    return open_phantom(size) if data == "phantom" else fold_of(open_xrays(xrays, size), fold)
+    plan = PLANS[data]
+    if data == "phantom":
+        return open_phantom(plan.size, plan.unlabelled if unlabelled else 0)
+    return fold_of(open_xrays(xrays, plan.size), fold)
 
 
-def setting_of(job: Job, xrays: Path | None) -> Setting:
-    """Data and parameters of a job."""
-    place = f"{job.data}/{job.fold if PLANS[job.data].folds > 1 else 'own'}"
-    return Setting(place, open_fold(job.data, job.fold, xrays), PLANS[job.data].params(job.network))
+@cache
+def setting_of(data: str, fold: int, name: str, xrays: Path | None, *, unlabelled: bool) -> tuple[Setting, Network]:
+    """Data, parameters and network of a training; as many views are taught as there are epochs."""
+    plan, dataset = PLANS[data], open_fold(data, fold, xrays, unlabelled=unlabelled)
+    share = len(training_rows(dataset, unlabelled=False)) / len(training_rows(dataset, unlabelled))
+    epochs = round(plan.epochs[name] * share)
+    params = read_params(training={"batch_size": BATCH_SIZE}, teach={"views": epochs, "cams": True})
+    place = f"{data}/{fold if plan.folds > 1 else 'own'}"
+    return Setting(place, dataset, params), plan.network(name, epochs)
 
 
 def locate(job: Job, xrays: Path | None, *, train: bool = False) -> Trained:
     """Where a job's model is, trained first where `train` says so."""
-    setting, plan = setting_of(job, xrays), PLANS[job.data]
-    network = plan.network(job.network)
+
+    def prepared(name: str, *, unlabelled: bool = False) -> tuple[Setting, Network]:
+        return setting_of(job.data, job.fold, name, xrays, unlabelled=unlabelled)
+
     if job.recipe is None:
+        setting, network = prepared(job.network)
         return (setting.train_teacher if train else setting.teacher)(job.network, network, job.seed)
-    recipe = RECIPES[job.recipe]
-    teachers = [setting.teacher(name, plan.network(name), SEEDS[0]) for name in recipe.teachers]
+    recipe = PLANS[job.data].recipes[job.recipe]
+    teachers = []
+    for name in recipe.teachers:
+        setting, network = prepared(name)
+        teachers.append(setting.teacher(name, network, SEEDS[0]))
+    setting, network = prepared(job.network, unlabelled=recipe.unlabelled)
     do = setting.train_student if train else setting.student
     return do(f"{job.network}-{job.recipe}", network, recipe, job.seed, teachers)
 
@@ -348,25 +381,27 @@ def paired(scores: Scores, reference: Scores) -> NDArray:
     return (np.array(own) - np.array(other)).mean(axis=0)
 
 
-def student_block(student: str, measured: dict[str, Scores], teachers: dict[str, Scores]) -> tuple[list[str], str]:
+def student_block(
+    student: str, measured: dict[str, Scores], teachers: dict[str, Scores], recipes: dict[str, Recipe]
+) -> tuple[list[str], str]:
     """A student's rows, and what they say; the recipe that is spoken of is chosen on validation."""
     base = measured["baseline"]
     rows = []
     for name, scores in measured.items():
         difference = "" if scores is base else interval(paired(scores, base), sign=True)
-        rows.append(row(f"{student}, {name}", ", ".join(RECIPES[name].teachers), scores, difference))
+        rows.append(row(f"{student}, {name}", ", ".join(recipes[name].teachers), scores, difference))
     most = max(len(scores.seeds) for scores in measured.values())
-    taught = [name for name in measured if RECIPES[name].teachers and len(measured[name].seeds) == most]
+    taught = [name for name in measured if recipes[name].teachers and len(measured[name].seeds) == most]
     if not taught:
         return rows, ""
     chosen = max(taught, key=lambda name: measured[name].val)
-    teacher = teachers[RECIPES[chosen].teachers[0]]
+    teacher = teachers[recipes[chosen].teachers[0]]
     gain = paired(measured[chosen], base)
     lead = teacher.macro[teacher.seeds.index(SEEDS[0])] - base.macro.mean(axis=0)
     rank = "the best recipe on validation" if len(taught) > 1 else "the only recipe that is complete"
     text = (
         f"**{student}**: `{chosen}` is {rank}, and on test {interval(gain, sign=True)} against the baseline. "
-        f"The lead of its teacher ({RECIPES[chosen].teachers[0]}, seed {SEEDS[0]}) over the baseline is "
+        f"The lead of its teacher ({recipes[chosen].teachers[0]}, seed {SEEDS[0]}) over the baseline is "
         f"{interval(lead, sign=True)}"
     )
     lower = bootstrap.summarise(lead).lower
@@ -384,7 +419,7 @@ def results_of(data: str, xrays: Path | None) -> tuple[str, str]:
     missing += [f"{name} ({_absent(teachers.get(name))})" for name in TEACHERS if _absent(teachers.get(name))]
     for student in STUDENTS:
         measured = {}
-        for recipe in RECIPES:
+        for recipe in plan.recipes:
             scores = scores_of(data, student, recipe, truth, xrays)
             if scores:
                 measured[recipe] = scores
@@ -392,7 +427,7 @@ def results_of(data: str, xrays: Path | None) -> tuple[str, str]:
             if absent := _absent(scores):
                 missing.append(f"{student}, {recipe} ({absent})")
         if "baseline" in measured:
-            rows, text = student_block(student, measured, teachers)
+            rows, text = student_block(student, measured, teachers, plan.recipes)
             lines += rows
             says += [text] if text else []
     split = truth.split

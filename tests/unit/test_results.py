@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.results import ORDER, PLANS, RECIPES, foldwise_auroc, phases
+from benchmarks.results import ORDER, PLANS, foldwise_auroc, phases
 from benchmarks.study import FOLDS, fold_sides, rarest_label
 from medistill.evaluation import bootstrap
 
@@ -73,9 +73,9 @@ def test_teachers_are_trained_before_whom_they_teach() -> None:
     done = set()
     for phase in phases(ORDER):
         for job in phase:
-            for teacher in RECIPES[job.recipe].teachers if job.recipe else ():
+            for teacher in PLANS[job.data].recipes[job.recipe].teachers if job.recipe else ():
                 assert (job.data, job.fold, teacher) in done
         done |= {(job.data, job.fold, job.network) for job in phase if job.recipe is None and job.seed == 0}
     jobs = [job for phase in phases(ORDER) for job in phase]
-    folds = sum(plan.folds for plan in PLANS.values())
-    assert len(jobs) == len(set(jobs)) == folds * 3 * (2 + 2 * len(RECIPES))
+    wanted = sum(plan.folds * 3 * (2 + 2 * len(plan.recipes)) for plan in PLANS.values())
+    assert len(jobs) == len(set(jobs)) == wanted

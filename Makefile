@@ -41,5 +41,5 @@ format: setup  ## put the code into its form
 	ruff check --fix .
 	ruff format .
 
-results: setup  ## three seeds of the phantom, and the tables of README.md and docs/results.md
-	python -m benchmarks.results
+results: setup  ## three seeds of all recipes: the tables of README.md and docs/results.md (XRAYS=FOLDER: also of real X-rays)
+	python -m benchmarks.results --workers 2 $(if $(XRAYS),--xrays $(XRAYS))

@@ -1,5 +1,6 @@
 """From a recipe of params.yaml to a trained network, for students, assistants and teachers alike."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,19 @@ import torch
 
 from medistill.config import Network, Params, Recipe
 from medistill.data import provenance
-from medistill.data.dataset import Dataset
+from medistill.data.dataset import Dataset, label_columns
 from medistill.distillation.answers import LiveTeacher
 from medistill.distillation.knowledge import Knowledge
-from medistill.distillation.objective import RecipeObjective, require_places, require_task
+from medistill.distillation.objective import (
+    RecipeObjective,
+    require_all_classes,
+    require_places,
+    require_task,
+    traits_of,
+)
 from medistill.files import read_json
-from medistill.models.zoo import create_classifier, load_model, map_shape
-from medistill.training.run import train
+from medistill.models.zoo import create_classifier, load_model, map_shape, require_pretrained
+from medistill.training.run import labels_of, train
 from pipeline.live import LiveCurves
 
 OWN_VIEWS = 1_000_003
@@ -23,18 +30,26 @@ OWN_VIEWS = 1_000_003
 def require_run(params: Params, dataset: Dataset) -> None:
     """Refuse a run whose later stages would fail, before the first network is trained for hours.
 
-    Networks are built without numbers, and losses are held against the data set's task.
+    Networks are built without numbers, users' own weights are read, and losses are held against the data set's task.
+    A loss that cannot see a constant added to an image's logits, and is wanted all the same, is named on stderr.
 
     Raises:
-        UserError: a network cannot be built or does not take the size, or a loss does not fit.
+        UserError: a network cannot be built, does not take the size or its weights, or a loss or teacher does not fit.
     """
     shapes = {}
     for section, names in (("teachers", params.run.all_teachers), ("students", params.run.students)):
         for name in names:
-            plain = getattr(params, section)[name].model_copy(update={"pretrained": False, "weights": None})
+            network = getattr(params, section)[name]
+            plain = network.model_copy(update={"pretrained": False, "weights": None})
             with torch.device("meta"):
                 model = create_classifier(plain, labels=dataset.labels, image_size=dataset.image_size)
                 shapes[section, name] = map_shape(model, dataset.image_size)
+            if network.pretrained:
+                require_pretrained(network.arch)
+            if network.weights:
+                labels = labels_of(network, dataset)
+                label_columns(labels, dataset.labels, f"params.yaml: teachers.{name}.labels")
+                create_classifier(network, labels=labels, image_size=dataset.image_size)
     learners = [(name, ("students", student)) for name in params.run.recipes for student in params.run.students]
     learners += [(params.teachers[name].recipe, ("teachers", name)) for name in params.run.assistants]
     for name, learner in learners:
@@ -43,6 +58,18 @@ def require_run(params: Params, dataset: Dataset) -> None:
         for term in recipe.terms:
             require_task(term, dataset.task, f"recipes.{name}")
             require_places(term, seen, f"recipes.{name}")
+        if dataset.task == "multiclass":
+            for teacher in recipe.teachers:
+                known = labels_of(params.teachers[teacher], dataset)
+                require_all_classes(teacher, [label for label in dataset.labels if label not in known])
+    for name in dict.fromkeys(name for name, _ in learners):
+        for term in params.recipes[name].terms:
+            if dataset.task == "multilabel" and traits_of(term).exclusive:
+                print(
+                    f"recipes.{name}: {term.loss} with allow_offset_blind cannot see a constant added to all logits of "
+                    "an image: rankings by label, and AUROC, may fall unseen",
+                    file=sys.stderr,
+                )
 
 
 def train_by_recipe(

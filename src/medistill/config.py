@@ -130,7 +130,8 @@ class Network(Settings):
     pretrained: bool = False
     """ImageNet weights: from a registry package where one is installed, else timm downloads them."""
     weights: Path | None = None
-    """A safetensors file with the user's own weights."""
+    """A safetensors file with the user's own weights: for these labels in this order; or, where the network is to be
+    trained, without any tensor of the classifier, which is then put on anew."""
     input_size: int | None = Field(default=None, ge=16)
     """Height and width that the network sees: frames are resized to it, in its ONNX file too. None: data.image_size."""
     channels: Literal[1, 3] = 3

@@ -1,10 +1,13 @@
 """A run that would fail later is refused before its first network is trained."""
 
+from dataclasses import replace
+
 import pytest
 import yaml
 
-from medistill.config import load_params
+from medistill.config import Network, load_params
 from medistill.errors import UserError
+from medistill.models.zoo import create_classifier, save_model
 from pipeline.recipes import require_run
 
 
@@ -38,9 +41,42 @@ def test_the_repositorys_run_passes(params, tiny_dataset, tmp_path):
             lambda p: (p["recipes"]["kd"]["terms"].append({"loss": "cam_kd"}), p["teach"].update(cams=True)),
             "recipes.kd: cam_kd compares maps, but that of eeea_net_c2 is 1x1 at this size; raise its input_size",
         ),
+        (
+            lambda p: p["students"]["eeea_net_c2"].update(weights="nowhere.safetensors"),
+            r"nowhere\.safetensors: no such file",
+        ),
+        (
+            lambda p: p["students"]["eeea_net_c2"].update(pretrained=True),
+            "there are no pretrained weights for eeea_net_c2",
+        ),
     ],
 )
 def test_what_would_fail_in_a_later_stage_is_named(params, tiny_dataset, tmp_path, change, message):
     change(params)
     with pytest.raises(UserError, match=message):
         required(params, tiny_dataset, tmp_path)
+
+
+def test_a_frozen_teacher_is_held_against_the_classes(params, tiny_dataset, tmp_path):
+    classes = replace(tiny_dataset, task="multiclass")
+    known = tiny_dataset.labels[:-1]
+    model = create_classifier(Network(arch="test_resnet"), labels=known)
+    save_model(tmp_path, model, {})
+    frozen = {"arch": "test_resnet", "weights": str(tmp_path / "model.safetensors"), "frozen": True, "labels": known}
+    params["teachers"]["efficientnet_lite2"] = frozen
+    params["recipes"]["kd"]["terms"] = [{"loss": "cross_entropy"}, {"loss": "softmax_kd"}]
+    with pytest.raises(UserError, match=f"does not know the class {tiny_dataset.labels[-1]}; where classes are excl"):
+        required(params, classes, tmp_path)
+    del frozen["labels"]
+    with pytest.raises(UserError, match=r"fc\.weight has shape"):
+        required(params, classes, tmp_path)
+
+
+def test_a_loss_that_cannot_see_an_offset_is_named_even_where_it_is_wanted(params, tiny_dataset, tmp_path, capsys):
+    params["recipes"]["kd"]["terms"] += [
+        {"loss": "softmax_kd", "allow_offset_blind": True},
+        {"loss": "mse_kd", "allow_offset_blind": True},  # in the space of the sigmoid it sees all
+    ]
+    required(params, tiny_dataset, tmp_path)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("recipes.kd: softmax_kd with allow_offset_blind cannot see a constant")

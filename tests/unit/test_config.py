@@ -72,6 +72,17 @@ def test_a_network_overrides_single_keys_of_training(params, tmp_path):
             lambda p: p["recipes"]["kd"]["terms"].append({"loss": "cam_kd"}),
             "recipes.kd: cam_kd needs teach.cams: true",
         ),
+        *(
+            (
+                lambda p, term=term: p["recipes"]["kd"]["terms"].append(term),
+                f"{term['loss']}: {' and '.join(list(term)[1:3])} are 0: nothing is left of the loss",
+            )
+            for term in (
+                {"loss": "dist", "inter": 0, "intra": 0, "activation": "sigmoid"},
+                {"loss": "rkd", "distance": 0, "angle": 0},
+                {"loss": "dkd", "alpha": 0, "beta": 0},
+            )
+        ),
         (lambda p: p["recipes"]["kd"]["terms"].pop(), "recipes.kd: teachers and terms of distillation"),
         (lambda p: p["recipes"]["kd"].update(teachers=[]), "recipes.kd: teachers and terms of distillation"),
         (lambda p: p["recipes"]["kd"].update(combine="entropy"), "recipes.kd: combine: entropy needs several teachers"),

@@ -384,7 +384,8 @@ def attention_transfer(student: Tensor, teacher: Tensor, *, mask: Tensor | None 
 
     Args:
         student: feature maps (N, K, h, w).
-        teacher: feature maps (N, K', h', w'); of two sizes the larger attention is pooled to the smaller.
+        teacher: feature maps (N, K', h', w'); of two sizes the larger mean of squares is pooled to the smaller. (The
+            authors' code pools features first, which a teacher's cached attention does not allow.)
         mask: boolean (N,), images to keep.
     """
     student, teacher = _answers(student, teacher, None if mask is None else mask[:, None, None, None])
@@ -600,6 +601,8 @@ class Traits(NamedTuple):
         scale: a positive factor of all the student says changes nothing.
         batch_size: the mean over the halves of a batch is the batch's; if not, it compares images with each other.
         exclusive: for exclusive classes only.
+        to_teacher: a gradient reaches the teacher.
+        mask: what can be left out, an `image` (N,) or a `label` of an image (N, L).
     """
 
     inputs: Literal["targets", "logits", "features", "maps", "label_maps"]
@@ -609,29 +612,31 @@ class Traits(NamedTuple):
     scale: bool
     batch_size: bool
     exclusive: bool
+    to_teacher: bool
+    mask: Literal["image", "label"]
 
 
 TRAITS: list[tuple[str, dict[str, Any], Traits]] = [
-    # loss, options                                   inputs       zero    image  label  scale  batch  exclusive
-    ("binary_cross_entropy", {}, Traits("targets", False, False, False, False, True, False)),
-    ("focal_bce", {}, Traits("targets", False, False, False, False, True, False)),
-    ("asymmetric_bce", {}, Traits("targets", False, False, False, False, True, False)),
-    ("cross_entropy", {}, Traits("targets", False, True, False, False, True, True)),
-    ("sigmoid_kd", {}, Traits("logits", True, False, False, False, True, False)),
-    ("softmax_kd", {}, Traits("logits", True, True, False, False, True, True)),
-    ("mse_kd", {"space": "sigmoid"}, Traits("logits", True, False, False, False, True, False)),
-    ("mse_kd", {"space": "logits"}, Traits("logits", True, False, False, False, True, False)),
-    ("mse_kd", {"space": "softmax"}, Traits("logits", True, True, False, False, True, True)),
-    ("bckd", {}, Traits("logits", True, False, False, False, True, False)),
-    ("dkd", {}, Traits("logits", True, True, False, False, True, True)),
-    ("logit_standardized_kd", {}, Traits("logits", True, True, False, True, True, True)),
-    ("dist", {"activation": "softmax"}, Traits("logits", True, True, False, False, False, True)),
-    ("dist", {"activation": "sigmoid"}, Traits("logits", True, False, False, False, False, False)),
-    ("attention_transfer", {}, Traits("maps", True, False, False, True, True, False)),
-    ("rkd", {}, Traits("features", True, False, True, True, False, False)),
-    ("cosine_similarity", {}, Traits("features", True, False, False, True, True, False)),
-    ("feature_mse", {}, Traits("features", True, False, False, False, True, False)),
-    ("cam_kd", {}, Traits("label_maps", True, False, False, True, True, False)),
-    ("explanation_kd", {}, Traits("label_maps", True, False, False, True, True, False)),
+    # loss, options                    inputs    zero  image  label  scale  batch  exclusive  to teacher  mask
+    ("binary_cross_entropy", {}, Traits("targets", False, False, False, False, True, False, False, "label")),
+    ("focal_bce", {}, Traits("targets", False, False, False, False, True, False, False, "label")),
+    ("asymmetric_bce", {}, Traits("targets", False, False, False, False, True, False, False, "label")),
+    ("cross_entropy", {}, Traits("targets", False, True, False, False, True, True, False, "image")),
+    ("sigmoid_kd", {}, Traits("logits", True, False, False, False, True, False, False, "label")),
+    ("softmax_kd", {}, Traits("logits", True, True, False, False, True, True, False, "label")),
+    ("mse_kd", {"space": "sigmoid"}, Traits("logits", True, False, False, False, True, False, False, "label")),
+    ("mse_kd", {"space": "logits"}, Traits("logits", True, False, False, False, True, False, False, "label")),
+    ("mse_kd", {"space": "softmax"}, Traits("logits", True, True, False, False, True, True, False, "label")),
+    ("bckd", {}, Traits("logits", True, False, False, False, True, False, False, "label")),
+    ("dkd", {}, Traits("logits", True, True, False, False, True, True, False, "image")),
+    ("logit_standardized_kd", {}, Traits("logits", True, True, False, True, True, True, False, "label")),
+    ("dist", {"activation": "softmax"}, Traits("logits", True, True, False, False, False, True, False, "label")),
+    ("dist", {"activation": "sigmoid"}, Traits("logits", True, False, False, False, False, False, False, "label")),
+    ("attention_transfer", {}, Traits("maps", True, False, False, True, True, False, False, "image")),
+    ("rkd", {}, Traits("features", True, False, True, True, False, False, False, "image")),
+    ("cosine_similarity", {}, Traits("features", True, False, False, True, True, False, False, "image")),
+    ("feature_mse", {}, Traits("features", True, False, False, False, True, False, False, "image")),
+    ("cam_kd", {}, Traits("label_maps", True, False, False, True, True, False, False, "label")),
+    ("explanation_kd", {}, Traits("label_maps", True, False, False, True, True, False, False, "label")),
 ]
 """Each loss's traits. None lets a gradient reach the teacher, and what `mask` leaves out changes none of them."""

@@ -19,6 +19,8 @@ from medistill.distillation.terms import HARD_LOSS, HardTerm, Term
 from medistill.errors import UserError
 from medistill.training.loop import Batch
 
+MOST_EXPLAINED = 3
+"""Labels of an image for explanation_kd: each costs the whole batch a pass back through the classifier."""
 Answers = list[dict[str, Tensor]]
 """Of each teacher for a batch, see `Teacher.answer`."""
 
@@ -49,7 +51,8 @@ class RecipeObjective(nn.Module):
             require_task(term, dataset.task)
             require_places(term, shapes)
         if dataset.task == "multiclass":
-            _require_all_classes(recipe, teachers)
+            for name, teacher in zip(recipe.teachers, teachers, strict=True):
+                require_all_classes(name, teacher.unknown)
         self._terms = dict(zip(_names(terms), terms, strict=True))
         self._options = {name: _options(term, dataset) for name, term in self._terms.items()}
         self._with_target = {
@@ -124,11 +127,17 @@ def _mean(values: Iterable[Tensor]) -> Tensor:
 
 
 def _explained(targets: Tensor, answer: Tensor, known: Tensor, *, likeliest: bool) -> Tensor:
-    """Whose maps are compared, boolean (N, L): the labels of an image, and the one that the teachers find likeliest."""
+    """Whose maps are compared, boolean (N, L): the labels of an image.
+
+    With `likeliest` also the one that the teachers find likeliest, and of all these at most `MOST_EXPLAINED`.
+    """
     explained = (targets == 1) & known
     if likeliest:
-        top = torch.where(known, answer, -torch.inf).argmax(1, keepdim=True)
+        answer = torch.where(known, answer, -torch.inf)
+        top = answer.argmax(1, keepdim=True)
         explained = explained | (torch.zeros_like(known).scatter(1, top, True) & known)
+        among = torch.where(explained, answer, -torch.inf).topk(min(MOST_EXPLAINED, answer.shape[1]), dim=1).indices
+        explained = explained & torch.zeros_like(known).scatter(1, among, True)
     return explained
 
 
@@ -151,6 +160,23 @@ def _of_maps(
     return function(maps.repeat(1, len(answers), 1, 1), theirs, mask=kept)
 
 
+_WITH_SIGMOID = {
+    "softmax_kd": "sigmoid_kd",
+    "mse_kd": "space: sigmoid",
+    "dist": "activation: sigmoid with inter: 0",
+}
+
+
+def traits_of(term: Term) -> functional.Traits:
+    """What the loss of a term does and does not see."""
+    (traits,) = [
+        traits
+        for name, options, traits in functional.TRAITS
+        if name == term.loss and all(getattr(term, key) == value for key, value in options.items())
+    ]
+    return traits
+
+
 def require_task(term: Term, task: str, recipe: str = "recipes") -> None:
     """Refuse a loss for exclusive classes where labels are not, and the other way round.
 
@@ -162,16 +188,12 @@ def require_task(term: Term, task: str, recipe: str = "recipes") -> None:
     Raises:
         UserError: says what to take instead.
     """
-    (traits,) = [
-        traits
-        for name, options, traits in functional.TRAITS
-        if name == term.loss and all(getattr(term, key) == value for key, value in options.items())
-    ]
+    traits = traits_of(term)
     if task == "multilabel" and traits.exclusive and not getattr(term, "allow_offset_blind", False):
         blind = "allow_offset_blind" in type(term).model_fields
         raise UserError(
             f"{recipe}: {term.loss} is for exclusive classes, and the labels of this data set are not; "
-            + ("take the form with the sigmoid, or set allow_offset_blind: true" if blind else "take sigmoid_kd")
+            + (f"take {_WITH_SIGMOID[term.loss]}, or set allow_offset_blind: true" if blind else "take sigmoid_kd")
         )
     if task == "multiclass" and isinstance(term, HardTerm) and not traits.exclusive:
         raise UserError(f"{recipe}: {term.loss} is for labels that are not exclusive; take cross_entropy")
@@ -196,14 +218,21 @@ def require_places(term: Term, shapes: Mapping[str, Sequence[int]], recipe: str 
             )
 
 
-def _require_all_classes(recipe: Recipe, teachers: Sequence[Teacher]) -> None:
-    """Refuse a teacher that lacks a class: what it says of the others has no level of its own under a softmax."""
-    for name, teacher in zip(recipe.teachers, teachers, strict=True):
-        if teacher.unknown:
-            raise UserError(
-                f"recipes: teacher {name} does not know the class {teacher.unknown[0]}; where classes are exclusive a"
-                " teacher must know them all"
-            )
+def require_all_classes(teacher: str, unknown: Sequence[str]) -> None:
+    """Refuse a teacher that lacks a class: what it says of the others has no level of its own under a softmax.
+
+    Args:
+        teacher: its name.
+        unknown: labels of the data set that it does not know.
+
+    Raises:
+        UserError: there is one.
+    """
+    if unknown:
+        raise UserError(
+            f"recipes: teacher {teacher} does not know the class {unknown[0]}; where classes are exclusive a teacher"
+            " must know them all"
+        )
 
 
 def _balance(term: Term, dataset: Dataset) -> dict[str, Tensor]:

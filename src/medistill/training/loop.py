@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -128,7 +128,8 @@ def fit(
     if training.batch_size < processes:
         raise UserError(f"training.batch_size is {training.batch_size}, but {processes} processes share each batch")
     rows, val = training_rows(dataset, unlabelled), dataset.split("val")
-    pixels = read_frames(dataset, rows, None if whole_frames else model.input_size)
+    with say_what_to_lower("", dataset):
+        pixels = read_frames(dataset, rows, None if whole_frames else model.input_size)
     targets = torch.from_numpy(dataset.targets(rows))
     image_ids = rows["image_id"].to_numpy()
     val_targets = dataset.targets(val)
@@ -189,8 +190,12 @@ def fit(
                 with accelerator.autocast(), _watch(model) as seen:
                     logits = network(images.contiguous(memory_format=torch.channels_last))
                 terms = objective(logits.float(), replace(batch, images=images, features=seen[0]))
-                _require_finite(terms, logits, batch, epoch + 1, i + 1)
                 accelerator.backward(terms["loss"])
+                values = torch.stack([value.detach().float() for value in terms.values()])
+                # The one time in a step that a GPU is waited for: it has the whole backward pass to do by then.
+                reported = dict(zip(terms, accelerator.reduce(values, "mean").tolist(), strict=True))
+                if not math.isfinite(reported["loss"]):
+                    _refuse_loss(dict(zip(terms, values.tolist(), strict=True)), logits, batch, epoch + 1, i + 1)
                 for parameter in along.parameters():  # outside of the network, whose gradients are averaged already
                     parameter.grad = accelerator.reduce(parameter.grad, "mean")
                 accelerator.clip_grad_norm_([*model.parameters(), *along.parameters()], training.clip_norm)
@@ -198,8 +203,7 @@ def fit(
                 optimizer.zero_grad()
             if average is not None:
                 _follow(average, model.backbone.state_dict(), min(training.ema, (1 + step) / (10 + step)))
-            values = {name: accelerator.reduce(value.detach(), "mean").item() for name, value in terms.items()}
-            for name, value in values.items():
+            for name, value in reported.items():
                 sums[name] = sums.get(name, 0.0) + value
             on_step(
                 {
@@ -207,7 +211,7 @@ def fit(
                     "step": step + 1,
                     "steps": steps,
                     "images": len(whole),
-                    "loss": values["loss"],
+                    "loss": reported["loss"],
                     "learning_rate": learning_rate,
                     "val_macro_auroc": [[row["epoch"], row["val_macro_auroc"]] for row in history],
                 }
@@ -305,17 +309,17 @@ def say_what_to_lower(batch_size: str, dataset: Dataset) -> Iterator[None]:
     """Say what to lower where memory runs out.
 
     Args:
-        batch_size: the setting and its value, `training.batch_size lower than 16`.
+        batch_size: the setting and its value, `training.batch_size lower than 16`; empty where it changes nothing.
         dataset: its image size is the other thing to lower.
     """
     try:
         yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        torchs = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not torchs and not isinstance(error, MemoryError):
             raise
-        raise UserError(
-            f"memory has run out; set {batch_size}, or data.image_size lower than {dataset.image_size}"
-        ) from None
+        smaller = f"data.image_size lower than {dataset.image_size}"
+        raise UserError(f"memory has run out; set {f'{batch_size}, or ' if batch_size else ''}{smaller}") from None
 
 
 @contextlib.contextmanager
@@ -329,11 +333,10 @@ def _watch(model: Classifier) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def _require_finite(terms: dict[str, Tensor], logits: Tensor, batch: Batch, epoch: int, step: int) -> None:
-    if torch.isfinite(terms["loss"]):
-        return
-    bad = [name for name, value in terms.items() if name != "loss" and not torch.isfinite(value)]
-    names = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
+def _refuse_loss(terms: dict[str, float], logits: Tensor, batch: Batch, epoch: int, step: int) -> NoReturn:
+    """Say which term and which images make a loss that is not finite."""
+    bad = [name for name, value in terms.items() if name != "loss" and not math.isfinite(value)]
+    names = ", ".join(f"{name} {value:g}" for name, value in terms.items())
     guilty = (~torch.isfinite(logits)).any(1).tolist()
     images = [image for image, is_guilty in zip(batch.image_ids, guilty, strict=True) if is_guilty or not any(guilty)]
     raise UserError(

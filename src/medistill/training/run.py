@@ -81,7 +81,8 @@ def train(
     model = create_classifier(network, labels=dataset.labels, image_size=dataset.image_size)
     map_size(model, dataset.image_size)  # what cannot be explained later is refused now
     rows = training_rows(dataset, unlabelled)
-    if network.pretrained:  # a random backbone learns faster from timm's large classifier; a file brings its own
+    # A random backbone learns faster from timm's large classifier; most files bring their own.
+    if network.pretrained or model.config["initialisation"].startswith("backbone of"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a label that is nowhere known has no mean
             prevalence = np.nanmean(dataset.targets(rows), axis=0)
@@ -96,6 +97,8 @@ def train(
         def show(report: dict[str, Any]) -> None:
             if first:
                 on_step(report)
+            if bar.n == 0:  # what an interrupted training has done says nothing about this one's rate
+                bar.initial = bar.n = bar.last_print_n = (report["step"] - 1) * report["images"]
             bar.update(report["step"] * report["images"] - bar.n)
             bar.set_postfix_str(f"epoch {report['epoch']}/{training.epochs}, loss {report['loss']:.3f}", refresh=False)
 
@@ -140,7 +143,7 @@ def adopt(folder: Path, network: Teacher, dataset: Dataset, *, facts: dict[str, 
     """
     seen = _seen_by(network, dataset)
     beside = read_beside(network.weights)
-    labels = list(network.labels or beside.get("labels") or dataset.labels)
+    labels = labels_of(network, dataset)
     label_columns(labels, dataset.labels, f"params.yaml: teachers.{facts['name']}.labels")
     if network.input_size is None:  # who types a size may want another
         _require_same(network, "input_size", beside.get("input_size") or beside.get("image_size"), dataset.image_size)
@@ -152,6 +155,13 @@ def adopt(folder: Path, network: Teacher, dataset: Dataset, *, facts: dict[str, 
     identity = fingerprint({"network": network.model_dump(mode="json"), "weights": weights, "facts": facts})
     facts = {**facts, "fingerprint": identity, "weights_sha256": weights}
     write_outputs(folder, model, dataset, None, facts, seen)
+
+
+def labels_of(network: Network, dataset: Dataset) -> list[str]:
+    """Of a network's outputs, in their order: a frozen teacher has its own, all others have the data set's."""
+    if not getattr(network, "frozen", False):
+        return dataset.labels
+    return list(network.labels or read_beside(network.weights).get("labels") or dataset.labels)
 
 
 def _require_same(network: Network, key: str, there: Any, here: Any) -> None:

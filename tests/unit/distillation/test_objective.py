@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from medistill.config import Recipe
 from medistill.data.dataset import Dataset
 from medistill.distillation.functional import dkd, rkd, softmax_kd
-from medistill.distillation.objective import RecipeObjective
+from medistill.distillation.objective import RecipeObjective, _explained
 from medistill.errors import UserError
 from medistill.training.loop import Batch
 
@@ -102,7 +102,7 @@ def test_balanced_terms_count_the_training_labels(tiny_dataset, classes):
         ({"loss": "dkd"}, "dkd is for exclusive classes, and the labels of this data set are not; take sigmoid_kd"),
         ({"loss": "logit_standardized_kd"}, "logit_standardized_kd is for exclusive classes"),
         ({"loss": "softmax_kd"}, "softmax_kd is for exclusive classes.*or set allow_offset_blind: true"),
-        ({"loss": "mse_kd", "space": "softmax"}, "mse_kd is for exclusive classes.*take the form with the sigmoid"),
+        ({"loss": "mse_kd", "space": "softmax"}, "mse_kd is for exclusive classes.*take space: sigmoid, or set"),
         ({"loss": "dist"}, "dist is for exclusive classes"),
     ],
 )
@@ -169,6 +169,17 @@ def maps_of(student, images):
         weight = features.grad.mean((2, 3), keepdim=True)
         out[image, label] = (weight * features.detach()).sum(1)[0]
     return out
+
+
+def test_explanations_are_of_three_labels_at_most():
+    targets = torch.tensor([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0], [1, 1, 1, 0, 1], [0, 0, 0, 0, 0]])
+    answer = torch.tensor([[0, 1, 2, 3, 9], [0, 1, 2, 3, 4], [5, 1, 2, 9, 3], [0, 0, 7, 0, 9]]).float()
+    known = torch.ones(4, 5, dtype=torch.bool)
+    known[2, 3] = known[3, 4] = False  # the likeliest of all, about which nobody says anything
+    explained = _explained(targets, answer, known, likeliest=True)
+    assert [row.nonzero().flatten().tolist() for row in explained] == [[2, 3, 4], [0, 4], [0, 2, 4], [2]]
+    explained = _explained(targets, answer, known, likeliest=False)
+    assert explained.sum(1).tolist() == [4, 1, 4, 0]
 
 
 @pytest.mark.parametrize("loss", ["cam_kd", "explanation_kd"])

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import medistill.models  # noqa: F401
-from medistill.config import Network
+from medistill.config import Network, Teacher
 from medistill.errors import UserError
 from medistill.models.zoo import (
     Classifier,
@@ -264,10 +264,32 @@ def test_weights_with_imagenets_classes_are_told_how_many_outputs_they_need(tmp_
         create_classifier(Network(arch="test_resnet", weights=file), labels=["a", "b"])
 
 
+def test_a_file_without_a_classifier_starts_the_backbone(tmp_path):
+    source = timm.create_model("test_resnet", num_classes=1000)
+    backbone = {name: value for name, value in source.state_dict().items() if not name.startswith("fc.")}
+    save_file(backbone, tmp_path / "imagenet.safetensors")
+    (tmp_path / "config.json").write_text('{"labels": ["tench", "goldfish"]}')  # of a classifier that is not there
+    start = {"arch": "test_resnet", "weights": tmp_path / "imagenet.safetensors"}
+
+    model = create_classifier(Network(**start), labels=["a", "b"])
+
+    assert model.config["initialisation"] == "backbone of file (imagenet.safetensors)"
+    assert model.backbone.fc.weight.shape == (2, 96)
+    for name, value in model.backbone.state_dict().items():
+        assert name.startswith("fc.") or torch.equal(value, backbone[name])
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UserError, match=r"tensor fc\.weight is missing"):  # who is not trained cannot do without
+        create_classifier(Teacher(**start, frozen=True), labels=["a", "b"])
+    save_file(backbone | {"fc.bias": torch.zeros(2)}, tmp_path / "imagenet.safetensors")
+    with pytest.raises(UserError, match=r"tensor fc\.weight is missing"):  # half a classifier is a mistake
+        create_classifier(Network(**start), labels=["a", "b"])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda state: state.pop("fc.bias"), "tensor fc.bias is missing"),
+        (lambda state: state["fc.bias"].fill_(torch.nan), "tensor fc.bias has numbers that are not finite"),
         (lambda state: state.update({"fc.bias": torch.zeros(7)}), r"tensor fc.bias has shape \[7\], needs \[2\]"),
         (
             lambda state: state.update({"conv1.0.weight": torch.zeros(7, 3, 3, 3)}),

@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState
 from sklearn.metrics import roc_auc_score
 
 from medistill.config import Augmentation, Network, Recipe, Training
+from medistill.data.dataset import Dataset
 from medistill.distillation.objective import RecipeObjective
 from medistill.errors import UserError
 from medistill.models.zoo import create_classifier
@@ -204,6 +205,15 @@ def test_running_out_of_memory_says_what_to_lower(tiny_dataset, tmp_path):
 
     with pytest.raises(UserError, match=r"batch_size lower than 8, or data\.image_size lower than 32"):
         train(tiny_dataset, tmp_path, objective=huge)
+
+
+def test_images_that_do_not_fit_into_memory_say_what_to_lower(tiny_dataset, tmp_path):
+    class Endless(Dataset):
+        def images(self, rows):
+            return np.empty(2**55, np.uint8)  # 32 PiB
+
+    with pytest.raises(UserError, match=r"memory has run out; set data\.image_size lower than 32$"):
+        train(Endless(**vars(tiny_dataset)), tmp_path)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from medistill.files import atomic
 from medistill.models.zoo import Classifier, create_classifier, map_shape
 from medistill.training.checkpoint import Checkpoint
 from medistill.training.loop import fit
-from medistill.training.views import read_frames
+from medistill.training.views import open_frames
 
 SIZE, BATCH, ROUNDS = 224, 16, 5
 TEACHERS = ["densenet161", "visformer_small", "swin_s3_tiny_224"]
@@ -175,7 +175,7 @@ def measure(folder: Path, images: int, rounds: int) -> tuple[list[dict[str, floa
 
     def opening() -> None:
         """What a training does once, before its first step."""
-        read_frames(dataset, train, SIZE)
+        open_frames(dataset, train, SIZE)
         for arch in TEACHERS:
             Knowledge.open(folder / arch, dataset, AUGMENTATION, **asked)
 
@@ -199,7 +199,7 @@ def measure(folder: Path, images: int, rounds: int) -> tuple[list[dict[str, floa
         "step, three live teachers": bare(live, copy.deepcopy(student)),
         "answers of DenseNet161": answers(teachers[:1]),
         "answers of all three": answers(teachers),
-        "frames read and answers opened, once": opening,
+        "frames and answers opened, once": opening,
     }
     results = []
     for number in tqdm(range(rounds + 1), desc="rounds"):  # the first warms up

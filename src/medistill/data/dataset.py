@@ -84,16 +84,7 @@ class Dataset:
 
     def images(self, rows: pd.DataFrame) -> np.ndarray:
         """Pixels of `rows`: uint8 (N, C, H, W), in the order of `rows`."""
-        out = np.empty((len(rows), self.channels, self.image_size, self.image_size), np.uint8)
-        shard_of, row_of = rows["shard"].to_numpy(), rows["row"].to_numpy()
-        for shard in np.unique(shard_of):
-            here = np.flatnonzero(shard_of == shard)
-            file = self.folder / f"images-{shard:05d}.npy"
-            try:
-                out[here] = np.load(file, mmap_mode="r")[row_of[here]]
-            except (OSError, ValueError, IndexError):
-                raise UserError(f"{file}: missing or damaged; run the ingest stage again") from None
-        return out
+        return Frames(self, rows)[np.arange(len(rows))]
 
     def masks(self, rows: pd.DataFrame) -> np.ndarray:
         """Masks of `rows`, all of which must have one (`mask_row` of 0 or more): bool (N, H, W)."""
@@ -113,6 +104,38 @@ class Dataset:
     def boxes(self) -> pd.DataFrame:
         """Boxes: `image_id`, `label`, `x`, `y` (top left), `w`, `h`, as fractions of the frame; empty where none."""
         return pd.read_parquet(self.folder / "boxes.parquet")
+
+
+class Frames:
+    """Pixels of some rows of a data set, read when they are asked for: they stay in their memory-mapped shards."""
+
+    def __init__(self, dataset: Dataset, rows: pd.DataFrame) -> None:
+        """Open the shards that have the pixels of `rows`.
+
+        Raises:
+            UserError: one is missing or damaged.
+        """
+        self._shape = (dataset.channels, dataset.image_size, dataset.image_size)
+        self._shard_of, self._row_of = rows["shard"].to_numpy(), rows["row"].to_numpy()
+        self._shards = {}
+        for shard in np.unique(self._shard_of):
+            file = dataset.folder / f"images-{shard:05d}.npy"
+            try:
+                self._shards[shard] = np.load(file, mmap_mode="r")
+                damaged = len(self._shards[shard]) <= self._row_of[self._shard_of == shard].max()
+            except (OSError, ValueError, EOFError):
+                damaged = True
+            if damaged or self._shards[shard].shape[1:] != self._shape:
+                raise UserError(f"{file}: missing or damaged; run the ingest stage again")
+
+    def __getitem__(self, chosen: np.ndarray) -> np.ndarray:
+        """Pixels of the rows in these places: uint8 (n, C, H, W), in their order."""
+        out = np.empty((len(chosen), *self._shape), np.uint8)
+        shard_of, row_of = self._shard_of[chosen], self._row_of[chosen]
+        for shard in np.unique(shard_of):
+            here = shard_of == shard
+            out[here] = self._shards[shard][row_of[here]]
+        return out
 
 
 def label_columns(known: Sequence[str], wanted: Sequence[str], who: str) -> list[int | None]:

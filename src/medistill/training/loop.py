@@ -24,7 +24,7 @@ from medistill.evaluation.bootstrap import ineligible
 from medistill.evaluation.metrics import auroc
 from medistill.models.zoo import Classifier
 from medistill.training.checkpoint import Checkpoint
-from medistill.training.views import read_frames, render_plain, render_views, view_parameters
+from medistill.training.views import open_frames, render_plain, render_views, view_parameters
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def fit(
         raise UserError(f"training.batch_size is {training.batch_size}, but {processes} processes share each batch")
     rows, val = training_rows(dataset, unlabelled), dataset.split("val")
     with say_what_to_lower("", dataset):
-        pixels = read_frames(dataset, rows, None if whole_frames else model.input_size)
+        frames = open_frames(dataset, rows, None if whole_frames else model.input_size)
     targets = torch.from_numpy(dataset.targets(rows))
     image_ids = rows["image_id"].to_numpy()
     val_targets = dataset.targets(val)
@@ -185,7 +185,7 @@ def fit(
             chosen = whole[accelerator.process_index :: processes]
             batch = Batch(list(image_ids[chosen]), view, targets[chosen].to(device))
             parameters = torch.from_numpy(view_parameters(batch.image_ids, view, view_seed, augmentation))
-            images = render_views(pixels[chosen].to(device), parameters.to(device))
+            images = render_views(frames(chosen).to(device), parameters.to(device))
             with memory():
                 with accelerator.autocast(), _watch(model) as seen:
                     logits = network(images.contiguous(memory_format=torch.channels_last))

@@ -5,7 +5,7 @@ student and teacher still see the same pixels ("a good teacher is patient and co
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medistill.config import Augmentation
-from medistill.data.dataset import Dataset
+from medistill.data.dataset import Dataset, Frames
 from medistill.models.zoo import resize
 
 _PARAMETERS = 7  # rotation, translation x, translation y, scale, brightness, contrast, flip
@@ -48,12 +48,29 @@ def view_parameters(image_ids: Sequence[str], view: int, seed: int, augmentation
     return out
 
 
-def read_frames(dataset: Dataset, rows: pd.DataFrame, size: int | None) -> Tensor:
-    """Frames of `rows` at the size that a network sees, before any view is drawn: uint8 (N, C, `size`, `size`).
+def open_frames(dataset: Dataset, rows: pd.DataFrame, size: int | None) -> Callable[[np.ndarray], Tensor]:
+    """Frames of `rows` at the size that a network sees, before any view is drawn.
 
-    A view of small frames is the same crop as that of large ones, at a fraction of the memory and time. None: as
-    they are.
+    A view of small frames is the same crop as that of large ones, at a fraction of the memory and time: what must be
+    resized is so once, and kept in memory. All else stays in its memory-mapped shards.
+
+    Args:
+        dataset: of the frames.
+        rows: of the manifest.
+        size: height and width; None: as they are.
+
+    Returns:
+        A function from places in `rows` (n,) to uint8 (n, C, `size`, `size`).
     """
+    if size is None or size == dataset.image_size:
+        frames = Frames(dataset, rows)
+        return lambda chosen: torch.from_numpy(frames[chosen])
+    small = read_frames(dataset, rows, size)
+    return lambda chosen: small[chosen]
+
+
+def read_frames(dataset: Dataset, rows: pd.DataFrame, size: int | None) -> Tensor:
+    """Frames of `rows` at the size that a network sees: uint8 (N, C, `size`, `size`); None: as they are."""
     if size is None or size == dataset.image_size:
         return torch.from_numpy(dataset.images(rows))
     out = torch.empty(len(rows), dataset.channels, size, size, dtype=torch.uint8)

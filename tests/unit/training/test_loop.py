@@ -213,7 +213,7 @@ def test_images_that_do_not_fit_into_memory_say_what_to_lower(tiny_dataset, tmp_
             return np.empty(2**55, np.uint8)  # 32 PiB
 
     with pytest.raises(UserError, match=r"memory has run out; set data\.image_size lower than 32$"):
-        train(Endless(**vars(tiny_dataset)), tmp_path)
+        train(Endless(**vars(tiny_dataset)), tmp_path, network=NETWORK.model_copy(update={"input_size": 16}))
 
 
 @pytest.fixture

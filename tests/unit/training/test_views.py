@@ -1,11 +1,17 @@
 """Views are a pure function of id, number and seed, and do to the pixels what their parameters say."""
 
+import tracemalloc
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from medistill.config import Augmentation
-from medistill.training.views import render_plain, render_views, view_parameters
+from medistill.data.dataset import Dataset
+from medistill.errors import UserError
+from medistill.models.zoo import resize
+from medistill.training.views import open_frames, render_plain, render_views, view_parameters
 
 AUGMENTATION = Augmentation(rotation=10, translation=0.1, scale=0.2, brightness=0.1, contrast=0.3, flip=True)
 NOTHING = [0, 0, 0, 1, 0, 1, 0]
@@ -80,3 +86,27 @@ def test_a_view_does_not_depend_on_its_batch():
     together = render_views(batch, parameters)
     alone = torch.cat([render_views(batch[i : i + 1], parameters[i : i + 1]) for i in range(8)])
     assert torch.equal(together, alone)
+
+
+def test_frames_stay_in_their_shards_until_they_are_asked_for(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (8, 256, 1, 64, 64), dtype=np.uint8)  # 8 shards, 8 MB
+    for shard, frames in enumerate(pixels):
+        np.save(tmp_path / f"images-{shard:05d}.npy", frames)
+    rows = pd.DataFrame({"shard": np.repeat(np.arange(8), 256), "row": np.tile(np.arange(256), 8)})
+    rows = rows.sample(frac=1, random_state=0).reset_index(drop=True)
+    dataset = Dataset(tmp_path, "", "", "multilabel", ["a"], 64, 1, "pad", "", rows)
+    chosen = rng.permutation(len(rows))[:16]
+
+    tracemalloc.start()
+    batch = open_frames(dataset, rows, None)(chosen)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert torch.equal(batch, torch.from_numpy(pixels[rows["shard"][chosen], rows["row"][chosen]]))
+    assert peak < 10**6
+    shrunk = open_frames(dataset, rows, 16)(chosen)
+    assert torch.equal(shrunk, resize(batch.float(), 16).round().byte())
+    (tmp_path / "images-00003.npy").write_bytes(b"")
+    with pytest.raises(UserError, match=r"images-00003\.npy: missing or damaged; run the ingest stage again"):
+        open_frames(dataset, rows, None)

@@ -114,7 +114,7 @@ _NAMES = (LITE2, DENSENET, LITE0, EEEA)
 
 PLANS = {
     "phantom": Plan(
-        "phantom", 1, 96, dict(zip(_NAMES, (24, 24, 24, 48), strict=True)), _RATES, 8, temperature=1.0, unlabelled=2000
+        "phantom", 1, 96, dict(zip(_NAMES, (24, 24, 24, 96), strict=True)), _RATES, 8, temperature=1.0, unlabelled=2000
     ),
     "xrays": Plan("xrays", FOLDS, 96, dict(zip(_NAMES, (6, 8, 4, 8), strict=True)), _RATES, 4, temperature=4.0),
 }

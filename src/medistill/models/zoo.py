@@ -235,6 +235,9 @@ def _load_own(backbone: nn.Module, network: Network, labels: list[str]) -> str:
     """
     file = network.weights
     source = _read_tensors(file)
+    for name, value in source.items():
+        if not torch.isfinite(value).all():
+            raise UserError(f"{file}: tensor {name} has numbers that are not finite; take an earlier state of it")
     frozen = isinstance(network, Teacher) and network.frozen
     if frozen or source.keys() & set(_classifier_keys(backbone)):
         _refuse_other_labels(file, labels)
@@ -269,8 +272,7 @@ def load_weights(backbone: nn.Module, file: Path) -> None:
     """Load a safetensors file into `backbone`, strictly.
 
     Raises:
-        UserError: the file is missing or not safetensors; or a tensor is missing, unknown, of another shape, or has
-            numbers that are not finite.
+        UserError: the file is missing or not safetensors; or a tensor is missing, unknown or of another shape.
     """
     _load_tensors(backbone, _read_tensors(file), file)
 
@@ -303,8 +305,6 @@ def _load_tensors(backbone: nn.Module, source: dict[str, Tensor], file: Path, *,
             raise UserError(
                 f"{file}: tensor {name} has shape {list(source[name].shape)}, needs {list(value.shape)}{hint}"
             )
-        if not torch.isfinite(source[name]).all():
-            raise UserError(f"{file}: tensor {name} has numbers that are not finite; take an earlier state of it")
     for name in source.keys() - target.keys():
         raise UserError(f"{file}: tensor {name} is unknown; is it another architecture?")
     backbone.load_state_dict(source, strict=classifier)

@@ -41,5 +41,5 @@ format: setup  ## put the code into its form
 	ruff check --fix .
 	ruff format .
 
-results: setup  ## three seeds of all recipes: the tables of README.md and docs/results.md (XRAYS=FOLDER: also of real X-rays)
+results: setup  ## three seeds of all recipes (hours); XRAYS=FOLDER: of real X-rays, too
 	python -m benchmarks.results --workers 2 $(if $(XRAYS),--xrays $(XRAYS))

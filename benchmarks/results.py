@@ -162,8 +162,8 @@ def phases(order: Order) -> Iterator[list[Job]]:
         needed = {(data, name) for recipe in recipes for name in made[recipe].teachers} - trained
         yield [Job(data, fold, name, None, SEEDS[0]) for fold in folds for _, name in sorted(needed)]
         trained |= needed
-        for seed, student in itertools.product(SEEDS, students):
-            yield [Job(data, fold, student, recipe, seed) for fold in folds for recipe in recipes]
+        every = itertools.product(SEEDS, students, folds, recipes)
+        yield [Job(data, fold, student, recipe, seed) for seed, student, fold, recipe in every]
 
 
 @cache

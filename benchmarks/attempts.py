@@ -17,13 +17,25 @@ from pathlib import Path
 import torch
 
 from benchmarks.page import write_between
-from benchmarks.study import WORK, Setting, fold_of, open_phantom, open_xrays, read_params
-from medistill.config import Network, Recipe
+from benchmarks.study import (
+    BCE,
+    DENSENET,
+    EEEA,
+    LITE0,
+    LITE2,
+    WORK,
+    Setting,
+    fold_of,
+    network_of,
+    open_phantom,
+    open_xrays,
+    read_params,
+)
+from medistill.config import Recipe
 from medistill.files import read_json
 
 FILE = WORK / "attempts.jsonl"
 SEED = 0
-BCE = "binary_cross_entropy"
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,6 @@ class Attempt:
     unlabelled: int = 0
 
 
-LITE2, DENSENET, LITE0, EEEA = "efficientnet_lite2", "densenet", "tf_efficientnet_lite0", "eeea_net_c2"
 KD = (f"{BCE} 0.1", "sigmoid_kd 0.9 1")
 KD_HALF = (f"{BCE} 0.5", "sigmoid_kd 0.5 1")
 KD_4 = (f"{BCE} 0.1", "sigmoid_kd 0.9 4")
@@ -143,18 +154,14 @@ def make(attempt: Attempt, xrays: Path | None) -> dict:
             return Setting("phantom/own", open_phantom(attempt.size, unlabelled), params)
         return Setting("xrays/0", fold_of(open_xrays(xrays, attempt.size), 0), params)
 
-    def network(name: str, epochs: int, rate: float) -> Network:
-        made = (params.teachers | params.students)[name]
-        return made.model_copy(
-            update={"training": made.training.model_copy(update={"epochs": epochs, "learning_rate": rate})}
-        )
-
     labelled = setting(0)
-    own = network(attempt.network, attempt.epochs, attempt.rate)
+    own = network_of(params, attempt.network, attempt.epochs, attempt.rate)
     if attempt.network in params.teachers:
         trained = labelled.train_teacher(attempt.network, own, SEED)
     else:
-        teachers = [labelled.train_teacher(name, network(name, *how), SEED) for name, *how in attempt.taught_by]
+        teachers = [
+            labelled.train_teacher(name, network_of(params, name, *how), SEED) for name, *how in attempt.taught_by
+        ]
         student = setting(attempt.unlabelled)
         trained = student.train_student(attempt.network, own, recipe_of(attempt), SEED, teachers)
     return read_json(trained.folder / "metrics.json")

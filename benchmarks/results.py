@@ -28,7 +28,23 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.page import write_between
-from benchmarks.study import FOLDS, Setting, Trained, fold_of, open_phantom, open_xrays, read_params
+from benchmarks.study import (
+    BCE,
+    DENSENET,
+    EEEA,
+    FOLDS,
+    LITE0,
+    LITE2,
+    STUDENTS,
+    TEACHERS,
+    Setting,
+    Trained,
+    fold_of,
+    network_of,
+    open_phantom,
+    open_xrays,
+    read_params,
+)
 from medistill.config import Network, Recipe
 from medistill.data.dataset import Dataset
 from medistill.evaluation import bootstrap
@@ -43,10 +59,6 @@ BOOTSTRAP_SEED = 0
 BATCH_SIZE = 16
 
 # Settings, fixed on validation (table of attempts in docs/results.md) before any test figure was looked at.
-
-BCE = "binary_cross_entropy"
-TEACHERS = (LITE2, DENSENET) = ("efficientnet_lite2", "densenet")
-STUDENTS = (LITE0, EEEA) = ("tf_efficientnet_lite0", "eeea_net_c2")
 
 
 def _system_b(temperature: float) -> list[dict]:
@@ -99,13 +111,6 @@ class Plan:
         if self.unlabelled:
             recipes["unlabelled"] = Recipe(teachers=[LITE2], terms=terms, unlabelled=True)
         return recipes
-
-    def network(self, name: str, epochs: int) -> Network:
-        """A teacher or student with its epochs and learning rate."""
-        params = read_params()
-        made = (params.teachers | params.students)[name]
-        own = {"epochs": epochs, "learning_rate": self.rates[name]}
-        return made.model_copy(update={"training": made.training.model_copy(update=own)})
 
 
 _RATES = {LITE2: 1e-3, DENSENET: 1e-3, LITE0: 1e-3, EEEA: 2e-3}
@@ -183,7 +188,7 @@ def setting_of(data: str, fold: int, name: str, xrays: Path | None, *, unlabelle
     epochs = round(plan.epochs[name] * share)
     params = read_params(training={"batch_size": BATCH_SIZE}, teach={"views": plan.views, "cams": True})
     place = f"{data}/{fold if plan.folds > 1 else 'own'}"
-    return Setting(place, dataset, params), plan.network(name, epochs)
+    return Setting(place, dataset, params), network_of(params, name, epochs, plan.rates[name])
 
 
 def locate(job: Job, xrays: Path | None, *, train: bool = False) -> Trained:

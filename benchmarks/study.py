@@ -7,8 +7,7 @@ the code of training), and appears in one rename: what is there is not trained a
 import functools
 import hashlib
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,10 @@ INNER_FOLDS = 6
 SPLIT_SEED = 0
 VIEW_SEED = 0
 
+BCE = "binary_cross_entropy"
+TEACHERS = (LITE2, DENSENET) = ("efficientnet_lite2", "densenet")
+STUDENTS = (LITE0, EEEA) = ("tf_efficientnet_lite0", "eeea_net_c2")
+
 
 def read_params(**changed: Any) -> Params:
     """params.yaml with some of its sections (`training`, `teach`…) changed key by key."""
@@ -45,6 +48,13 @@ def read_params(**changed: Any) -> Params:
     for section, keys in changed.items():
         raw[section] = raw[section] | keys
     return Params.model_validate(raw)
+
+
+def network_of(params: Params, name: str, epochs: int, rate: float) -> Network:
+    """A teacher or student of params.yaml, trained for so many epochs at this peak learning rate."""
+    made = (params.teachers | params.students)[name]
+    own = {"epochs": epochs, "learning_rate": rate}
+    return made.model_copy(update={"training": made.training.model_copy(update=own)})
 
 
 # Data sets
@@ -62,9 +72,7 @@ def open_phantom(size: int, unlabelled: int = 0) -> Dataset:
     params = read_params()
     phantom = params.phantom.model_copy(update={"images": params.phantom.images + unlabelled})
     raw = WORK / "raw" / f"phantom-{_short(phantom.model_dump())}"
-    with _alone(raw):
-        if not raw.exists():
-            _draw(raw, phantom)
+    _once(raw, lambda: _draw(raw, phantom))
     dataset = _ingested("phantom", params.data.model_copy(update={"name": "phantom", "root": raw}), size)
     return _with_unlabelled(open_phantom(size), dataset) if unlabelled else dataset
 
@@ -100,15 +108,15 @@ def _draw(folder: Path, phantom: Phantom) -> None:
 def _ingested(name: str, data: Data, size: int) -> Dataset:
     data = data.model_copy(update={"image_size": size, "workers": 1, "splits": WORK / "no_splits"})
     folder = WORK / "data" / f"{name}-{size}-{_short(data.model_dump(mode='json'))}"
-    with _alone(folder):
-        if not folder.exists():
-            ingest(data, folder, cache=WORK / "ingest")
+    _once(folder, lambda: ingest(data, folder, cache=WORK / "ingest"))
     return Dataset.open(folder)
 
 
-def _alone(folder: Path) -> AbstractContextManager[None]:
-    """Of the processes that need `folder`, one makes it and the others wait."""
-    return locked(folder.with_name(f".{folder.name}.lock"), taken=None)
+def _once(folder: Path, make: Callable[[], Any]) -> None:
+    """Make a folder that is not there; of the processes that need it one makes it, and the others wait."""
+    with locked(folder.with_name(f".{folder.name}.lock"), taken=None):
+        if not folder.exists():
+            make()
 
 
 def _short(value: Any) -> str:
@@ -236,9 +244,8 @@ class Setting:
     def train_teacher(self, name: str, network: Network, seed: int) -> Trained:
         """Train a teacher, unless it is there."""
         trained = self.teacher(name, network, seed)
-        with _alone(trained.folder):
-            if not trained.done:
-                self._train(trained, network, Recipe(), seed, "teacher", seed + OWN_VIEWS, None, [])
+        own_views = seed + OWN_VIEWS
+        _once(trained.folder, lambda: self._train(trained, network, Recipe(), seed, "teacher", own_views, None, []))
         return trained
 
     def train_student(
@@ -246,11 +253,13 @@ class Setting:
     ) -> Trained:
         """Train a student, unless it is there; `teachers` in the order of the recipe."""
         trained = self.student(name, network, recipe, seed, teachers)
-        with _alone(trained.folder):
-            if not trained.done:
-                answers = [self.ask(teacher) for teacher in teachers]
-                views = self.params.teach.views if recipe.views == "cached" else None
-                self._train(trained, network, recipe, seed, "student", VIEW_SEED, views, answers)
+
+        def make() -> None:
+            answers = [self.ask(teacher) for teacher in teachers]
+            views = self.params.teach.views if recipe.views == "cached" else None
+            self._train(trained, network, recipe, seed, "student", VIEW_SEED, views, answers)
+
+        _once(trained.folder, make)
         return trained
 
     def _train(
@@ -285,10 +294,11 @@ class Setting:
         """What a trained teacher answers in all views, asked once."""
         asked = self.params.teach.model_dump(exclude={"batch_size"})
         folder = WORK / "knowledge" / self.place / f"{teacher.folder.name}-{_short(asked)}"
-        with _alone(folder):
-            if not folder.exists():
-                with atomic(folder) as temporary:
-                    temporary.mkdir()
-                    model = load_model(teacher.folder)
-                    write_knowledge(temporary, model, self.dataset, self.params.augmentation, **asked)
+
+        def make() -> None:
+            with atomic(folder) as temporary:
+                temporary.mkdir()
+                write_knowledge(temporary, load_model(teacher.folder), self.dataset, self.params.augmentation, **asked)
+
+        _once(folder, make)
         return Knowledge.open(folder, self.dataset, self.params.augmentation, **asked)

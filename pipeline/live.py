@@ -7,7 +7,6 @@ What is final is in the report and in MLflow.
 import html
 import json
 import time
-from importlib import resources
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +15,7 @@ import pandas as pd
 
 from medistill.document import document
 from medistill.evaluation import charts
+from medistill.evaluation.page import style
 from medistill.files import atomic, write_json
 
 FOLDER = Path("reports/live")
@@ -92,11 +92,10 @@ def page(folder: Path) -> str:
     """The page of all trainings that have left a file in `folder`, the latest first."""
     states = [state for state in map(_read, folder.glob("*.json")) if state]
     states.sort(key=lambda state: -state["time"])
-    style = resources.files("medistill.evaluation").joinpath("page.css").read_text(encoding="utf-8")
     working = any(_status(state) == "at work" for state in states)
     sections = "".join(_section(state) for state in states)
     body = f"<header><h1>Training</h1></header>\n<main>{sections}</main>\n"
-    return document("medistill: training", style, body, renew=3 if working else None)
+    return document("medistill: training", style(), body, renew=3 if working else None)
 
 
 def _section(state: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import torch
 from medistill.config import Network, Params, Recipe
 from medistill.data import provenance
 from medistill.data.dataset import Dataset, label_columns
-from medistill.distillation.answers import LiveTeacher
+from medistill.distillation.answers import LiveTeacher, unknown_labels
 from medistill.distillation.knowledge import Knowledge
 from medistill.distillation.objective import (
     RecipeObjective,
@@ -36,7 +36,7 @@ def require_run(params: Params, dataset: Dataset) -> None:
     Raises:
         UserError: a network cannot be built, does not take the size or its weights, or a loss or teacher does not fit.
     """
-    shapes = {}
+    shapes, columns = {}, {}
     for section, names in (("teachers", params.run.all_teachers), ("students", params.run.students)):
         for name in names:
             network = getattr(params, section)[name]
@@ -46,9 +46,9 @@ def require_run(params: Params, dataset: Dataset) -> None:
                 shapes[section, name] = map_shape(model, dataset.image_size)
             if network.pretrained:
                 require_pretrained(network.arch)
+            labels = labels_of(network, dataset)
+            columns[section, name] = label_columns(labels, dataset.labels, f"params.yaml: {section}.{name}.labels")
             if network.weights:
-                labels = labels_of(network, dataset)
-                label_columns(labels, dataset.labels, f"params.yaml: teachers.{name}.labels")
                 create_classifier(network, labels=labels, image_size=dataset.image_size)
     learners = [(name, ("students", student)) for name in params.run.recipes for student in params.run.students]
     learners += [(params.teachers[name].recipe, ("teachers", name)) for name in params.run.assistants]
@@ -60,8 +60,7 @@ def require_run(params: Params, dataset: Dataset) -> None:
             require_places(term, seen, f"recipes.{name}")
         if dataset.task == "multiclass":
             for teacher in recipe.teachers:
-                known = labels_of(params.teachers[teacher], dataset)
-                require_all_classes(teacher, [label for label in dataset.labels if label not in known])
+                require_all_classes(teacher, unknown_labels(dataset, columns["teachers", teacher]))
     for name in dict.fromkeys(name for name, _ in learners):
         for term in params.recipes[name].terms:
             if dataset.task == "multilabel" and traits_of(term).exclusive:

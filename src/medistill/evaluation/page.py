@@ -75,6 +75,11 @@ class Content:
     ranking: Sequence[str]
 
 
+def style() -> str:
+    """The CSS of the report and of what looks like it."""
+    return resources.files("medistill.evaluation").joinpath("page.css").read_text(encoding="utf-8")
+
+
 def render(content: Content) -> str:
     """The page as HTML text."""
     sections: list[tuple[str, str, Callable[[Content], str]]] = [
@@ -89,12 +94,11 @@ def render(content: Content) -> str:
         ("method", "Method", _method),
     ]
     name = _text(content.dataset["name"])
-    style = resources.files("medistill.evaluation").joinpath("page.css").read_text(encoding="utf-8")
     links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in sections)
     body = "".join(f'<section id="{key}"><h2>{title}</h2>{make(content)}</section>' for key, title, make in sections)
     return document(
         f"medistill: {content.dataset['name']}",
-        style,
+        style(),
         f"<header><h1>Compact students of {name}</h1>{_summary(content)}<nav>{links}</nav></header>\n"
         f"<main>{body}</main>\n"
         "<footer><p><strong>Research use only, not a medical device.</strong></p></footer>\n",

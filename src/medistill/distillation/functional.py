@@ -639,4 +639,4 @@ TRAITS: list[tuple[str, dict[str, Any], Traits]] = [
     ("cam_kd", {}, Traits("label_maps", True, False, False, True, True, False, False, "label")),
     ("explanation_kd", {}, Traits("label_maps", True, False, False, True, True, False, False, "label")),
 ]
-"""Each loss's traits. None lets a gradient reach the teacher, and what `mask` leaves out changes none of them."""
+"""What is said of each loss; a test holds every loss to it."""

@@ -18,7 +18,7 @@ from timm.models import PretrainedCfg, get_pretrained_cfg
 from torch import Tensor, nn
 
 import medistill.models  # noqa: F401  (registers eeea_net_c2 and ofa_595)
-from medistill.config import Network, Teacher
+from medistill.config import Network
 from medistill.errors import UserError
 from medistill.files import read_json, write_json
 from medistill.text import counted
@@ -40,14 +40,17 @@ class Classifier(nn.Module):
     with channels first whatever the backbone's own order is: explanations have one place to look at in every network.
     """
 
-    def __init__(self, backbone: nn.Module, config: dict[str, Any]) -> None:
+    def __init__(self, backbone: nn.Module, config: dict[str, Any], *, new_head: bool = False) -> None:
         """Wrap `backbone`; `config` is the content of config.json and needs at least `mean` and `std`.
 
-        `input_size` in it, unless it is None, is the height and width that the backbone sees.
+        Args:
+            config: `input_size` in it, unless it is None, is the height and width that the backbone sees.
+            new_head: the backbone has learnt something already, its classifier has not.
         """
         super().__init__()
         self.backbone = backbone
         self.config = config
+        self.new_head = new_head
         self.feature_map = nn.Identity()
         # Swin and its kin; networks that do not say have channels first.
         self._channels_come_last = getattr(backbone, "output_fmt", None) == "NHWC"
@@ -125,7 +128,7 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
         raise UserError(f"params.yaml: timm cannot build {arch} with args {args}: {reason}") from None
     except OSError as error:
         raise UserError(f"weights of {arch} could not be downloaded: {str(error).splitlines()[0]}") from None
-    initialisation = "random"
+    initialisation, new_head = "random", network.pretrained
     if package and network.channels != 3:
         raise UserError(f"params.yaml: the weights of {arch} in {package[1]} are for 3 channels; leave channels out")
     if package:
@@ -133,7 +136,7 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
     elif network.pretrained:
         initialisation = f"pretrained ({backbone.pretrained_cfg['tag'] or 'timm'})"
     elif network.weights:
-        initialisation = _load_own(backbone, network, labels)
+        initialisation, new_head = _load_own(backbone, network, labels)
     config = {
         "arch": arch,
         "args": args,
@@ -143,7 +146,7 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
         "mean": network.mean or _of_channels(backbone.pretrained_cfg["mean"], network.channels),
         "std": network.std or _of_channels(backbone.pretrained_cfg["std"], network.channels),
     }
-    return Classifier(backbone, config)
+    return Classifier(backbone, config, new_head=new_head)
 
 
 def start_at_prevalence(model: Classifier, prevalence: np.ndarray, *, exclusive: bool = False) -> None:
@@ -228,8 +231,8 @@ def _classifier_keys(backbone: nn.Module) -> list[str]:
     return [key for key in backbone.state_dict() if key.startswith(tuple(f"{name}." for name in names))]
 
 
-def _load_own(backbone: nn.Module, network: Network, labels: list[str]) -> str:
-    """Load a user's own weights; returns what they were.
+def _load_own(backbone: nn.Module, network: Network, labels: list[str]) -> tuple[str, bool]:
+    """Load a user's own weights; returns what they were, and whether the classifier is still new.
 
     A file without any tensor of the classifier is a place to start training from: ImageNet's, as a rule.
     """
@@ -238,13 +241,12 @@ def _load_own(backbone: nn.Module, network: Network, labels: list[str]) -> str:
     for name, value in source.items():
         if not torch.isfinite(value).all():
             raise UserError(f"{file}: tensor {name} has numbers that are not finite; take an earlier state of it")
-    frozen = isinstance(network, Teacher) and network.frozen
-    if frozen or source.keys() & set(_classifier_keys(backbone)):
+    if getattr(network, "frozen", False) or source.keys() & set(_classifier_keys(backbone)):
         _refuse_other_labels(file, labels)
         _load_tensors(backbone, source, file)
-        return f"file ({file.name})"
+        return f"file ({file.name})", False
     _load_tensors(backbone, source, file, classifier=False)
-    return f"backbone of file ({file.name})"
+    return f"backbone of file ({file.name})", True
 
 
 def _refuse_other_labels(file: Path, labels: list[str]) -> None:

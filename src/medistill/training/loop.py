@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Any, NoReturn
 
@@ -24,7 +25,7 @@ from medistill.evaluation.bootstrap import ineligible
 from medistill.evaluation.metrics import auroc
 from medistill.models.zoo import Classifier
 from medistill.training.checkpoint import Checkpoint
-from medistill.training.views import open_frames, render_plain, render_views, view_parameters
+from medistill.training.views import open_frames, read_ahead, render_plain, render_views, view_parameters
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,14 @@ def fit(
             f"{dataset.folder / 'manifest.parquet'}: no label has both classes on val; raise data.val_fraction"
         )
 
+    def read(whole: np.ndarray, view: int) -> tuple[list[str], Tensor, Tensor, Tensor]:
+        """Ids, targets, frames and what is drawn for them: this process's part of a batch, still on the CPU."""
+        chosen = whole[accelerator.process_index :: processes]
+        ids = list(image_ids[chosen])
+        drawn = torch.from_numpy(view_parameters(ids, view, view_seed, augmentation))
+        pixels = frames(chosen)
+        return ids, targets[chosen], pixels.pin_memory() if device.type == "cuda" else pixels, drawn
+
     def memory() -> contextlib.AbstractContextManager:
         return say_what_to_lower(f"training.batch_size lower than {training.batch_size}", dataset)
 
@@ -176,16 +185,16 @@ def fit(
         view = epoch if views is None else epoch % views
         sums: dict[str, float] = {}
         model.train()
-        for i in range(per_epoch):
+        batches = [order[i * batch_size : (i + 1) * batch_size] for i in range(per_epoch)]
+        # A GPU must not wait for the next batch; on a CPU a reader would only take a core from the network.
+        turn = read_ahead if device.type == "cuda" else map
+        for i, (ids, known, pixels, drawn) in enumerate(turn(partial(read, view=view), batches)):
             step = epoch * per_epoch + i
             learning_rate = training.learning_rate * learning_rate_factor(step, steps, training.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
-            whole = order[i * batch_size : (i + 1) * batch_size]
-            chosen = whole[accelerator.process_index :: processes]
-            batch = Batch(list(image_ids[chosen]), view, targets[chosen].to(device))
-            parameters = torch.from_numpy(view_parameters(batch.image_ids, view, view_seed, augmentation))
-            images = render_views(frames(chosen).to(device), parameters.to(device))
+            batch = Batch(ids, view, known.to(device))
+            images = render_views(pixels.to(device, non_blocking=True), drawn.to(device))
             with memory():
                 with accelerator.autocast(), _watch(model) as seen:
                     logits = network(images.contiguous(memory_format=torch.channels_last))
@@ -210,7 +219,7 @@ def fit(
                     "epoch": epoch + 1,
                     "step": step + 1,
                     "steps": steps,
-                    "images": len(whole),
+                    "images": batch_size,
                     "loss": reported["loss"],
                     "learning_rate": learning_rate,
                     "val_macro_auroc": [[row["epoch"], row["val_macro_auroc"]] for row in history],
@@ -335,6 +344,8 @@ def _watch(model: Classifier) -> Iterator[list[Tensor]]:
 
 def _refuse_loss(terms: dict[str, float], logits: Tensor, batch: Batch, epoch: int, step: int) -> NoReturn:
     """Say which term and which images make a loss that is not finite."""
+    if math.isfinite(terms["loss"]):
+        raise UserError(f"the loss of another process is not finite in epoch {epoch}, step {step}; it says more")
     bad = [name for name, value in terms.items() if name != "loss" and not math.isfinite(value)]
     names = ", ".join(f"{name} {value:g}" for name, value in terms.items())
     guilty = (~torch.isfinite(logits)).any(1).tolist()

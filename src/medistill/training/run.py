@@ -81,8 +81,7 @@ def train(
     model = create_classifier(network, labels=dataset.labels, image_size=dataset.image_size)
     map_size(model, dataset.image_size)  # what cannot be explained later is refused now
     rows = training_rows(dataset, unlabelled)
-    # A random backbone learns faster from timm's large classifier; most files bring their own.
-    if network.pretrained or model.config["initialisation"].startswith("backbone of"):
+    if model.new_head:  # a random backbone learns faster from timm's large classifier
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a label that is nowhere known has no mean
             prevalence = np.nanmean(dataset.targets(rows), axis=0)

@@ -5,7 +5,10 @@ student and teacher still see the same pixels ("a good teacher is patient and co
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,6 +19,8 @@ from torch import Tensor
 from medistill.config import Augmentation
 from medistill.data.dataset import Dataset, Frames
 from medistill.models.zoo import resize
+
+Item, Read = TypeVar("Item"), TypeVar("Read")
 
 _PARAMETERS = 7  # rotation, translation x, translation y, scale, brightness, contrast, flip
 
@@ -62,7 +67,7 @@ def open_frames(dataset: Dataset, rows: pd.DataFrame, size: int | None) -> Calla
     Returns:
         A function from places in `rows` (n,) to uint8 (n, C, `size`, `size`).
     """
-    if size is None or size == dataset.image_size:
+    if _as_they_are(dataset, size):
         frames = Frames(dataset, rows)
         return lambda chosen: torch.from_numpy(frames[chosen])
     small = read_frames(dataset, rows, size)
@@ -71,13 +76,29 @@ def open_frames(dataset: Dataset, rows: pd.DataFrame, size: int | None) -> Calla
 
 def read_frames(dataset: Dataset, rows: pd.DataFrame, size: int | None) -> Tensor:
     """Frames of `rows` at the size that a network sees: uint8 (N, C, `size`, `size`); None: as they are."""
-    if size is None or size == dataset.image_size:
+    if _as_they_are(dataset, size):
         return torch.from_numpy(dataset.images(rows))
     out = torch.empty(len(rows), dataset.channels, size, size, dtype=torch.uint8)
     for start in range(0, len(rows), 256):  # the large ones never lie in memory all at once
         frames = torch.from_numpy(dataset.images(rows.iloc[start : start + 256])).float()
         out[start : start + 256] = resize(frames, size).round().clamp(0, 255).byte()
     return out
+
+
+def read_ahead(read: Callable[[Item], Read], items: Iterable[Item]) -> Iterator[Read]:
+    """As `map(read, items)`, but the next item is read while the last one is in use."""
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        coming: deque[Future[Read]] = deque()
+        for item in items:
+            coming.append(reader.submit(read, item))
+            if len(coming) == 2:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+
+
+def _as_they_are(dataset: Dataset, size: int | None) -> bool:
+    return size is None or size == dataset.image_size
 
 
 def render_views(images: Tensor, parameters: Tensor) -> Tensor:

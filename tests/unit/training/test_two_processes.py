@@ -123,3 +123,47 @@ def test_weights_are_summed_over_processes_and_relations_stay_within_one(tmp_pat
         [*command, str(tmp_path / "losses.py")], env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+BROKEN = """
+import sys
+from pathlib import Path
+from torch import distributed
+from medistill.config import Augmentation, Network, Training
+from medistill.data.dataset import Dataset
+from medistill.errors import UserError
+from medistill.models.zoo import create_classifier
+from medistill.training.checkpoint import Checkpoint
+from medistill.training.loop import fit
+
+folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+dataset = Dataset.open(folder)
+training = Training(
+    epochs=1, batch_size=4, learning_rate=0.002, weight_decay=0.01, warmup=0.1, clip_norm=1, precision="no"
+)
+still = Augmentation(rotation=0, translation=0, scale=0, brightness=0, contrast=0, flip=False)
+
+
+def objective(logits, batch):
+    return {"loss": logits.mean() * (float("nan") if distributed.get_rank() else 1)}
+
+
+try:
+    model = create_classifier(Network(arch="resnet10t"), labels=dataset.labels)
+    fit(model, dataset, objective, training, still, seed=0, view_seed=0, views=1, checkpoint=Checkpoint(out, "x"))
+except UserError as error:
+    (out / f"said-{distributed.get_rank()}.txt").write_text(str(error))
+"""
+
+
+def test_of_two_processes_the_one_whose_loss_is_not_finite_names_images(tiny_dataset, tmp_path):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command += [str(tmp_path / "broken.py"), str(tiny_dataset.folder), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = ((tmp_path / f"said-{rank}.txt").read_text() for rank in (0, 1))
+    assert first == "the loss of another process is not finite in epoch 1, step 1; it says more"
+    assert "for the sum (loss nan)" in second
+    assert second.count(".png") == 2

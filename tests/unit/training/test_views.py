@@ -1,5 +1,6 @@
 """Views are a pure function of id, number and seed, and do to the pixels what their parameters say."""
 
+import threading
 import tracemalloc
 
 import numpy as np
@@ -11,7 +12,7 @@ from medistill.config import Augmentation
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.models.zoo import resize
-from medistill.training.views import open_frames, render_plain, render_views, view_parameters
+from medistill.training.views import open_frames, read_ahead, render_plain, render_views, view_parameters
 
 AUGMENTATION = Augmentation(rotation=10, translation=0.1, scale=0.2, brightness=0.1, contrast=0.3, flip=True)
 NOTHING = [0, 0, 0, 1, 0, 1, 0]
@@ -110,3 +111,30 @@ def test_frames_stay_in_their_shards_until_they_are_asked_for(tmp_path):
     (tmp_path / "images-00003.npy").write_bytes(b"")
     with pytest.raises(UserError, match=r"images-00003\.npy: missing or damaged; run the ingest stage again"):
         open_frames(dataset, rows, None)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_reading_ahead_changes_no_order(count):
+    assert list(read_ahead(str, range(count))) == [str(number) for number in range(count)]
+
+
+def test_one_item_is_read_ahead_and_no_more():
+    begun = [threading.Event() for _ in range(4)]
+
+    def read(number):
+        begun[number].set()
+        return number
+
+    reading = read_ahead(read, range(4))
+    assert next(reading) == 0
+    assert begun[1].wait(10)  # by another thread, while 0 is in use
+    assert not begun[2].is_set()
+    reading.close()
+    assert not begun[2].is_set()
+
+
+def test_what_fails_while_reading_ahead_fails_in_its_turn():
+    reading = read_ahead(lambda number: 6 // number, [2, 1, 0])
+    assert [next(reading), next(reading)] == [3, 6]
+    with pytest.raises(ZeroDivisionError):
+        next(reading)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 import medistill
+from medistill.errors import UserError
 from medistill.files import atomic
 
 _PACKAGE = Path(medistill.__file__).parent
@@ -42,10 +44,17 @@ class Checkpoint:
             torch.save(state, temporary)
 
     def load(self) -> dict[str, Any] | None:
-        """The last state, or None where there is none."""
+        """The last state, or None where there is none.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         if not self._file.is_file():
             return None
-        return torch.load(self._file, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(self._file, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, LookupError, pickle.UnpicklingError):
+            raise UserError(f"{self._file}: damaged; delete it, and the training begins anew") from None
 
     def remove(self) -> None:
         """Forget this training, and stale ones of the same stage."""

@@ -341,3 +341,12 @@ def test_a_checkpoint_of_another_training_is_not_read(tmp_path):
     assert Checkpoint(tmp_path, "one").load() == {"epoch": 1}
     Checkpoint(tmp_path, "two").remove()
     assert not tmp_path.exists()
+
+
+@pytest.mark.parametrize("damage", [lambda state: b"", lambda state: state[: len(state) // 2], lambda state: b"text"])
+def test_a_damaged_checkpoint_says_what_to_do(tmp_path, damage):
+    Checkpoint(tmp_path, "one").save({"weights": torch.arange(1000.0)})
+    file = tmp_path / "one" / "last.pt"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(UserError, match=r"last\.pt: damaged; delete it"):
+        Checkpoint(tmp_path, "one").load()

@@ -83,11 +83,29 @@ def seconds(task: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def busy(task: Callable[[], None], device: torch.device) -> float:
-    """The share of a call's time in which kernels ran on the CUDA device: of one stream, so that none overlap."""
-    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-        took = seconds(task, device)
-    return sum(event.self_device_time_total for event in profiled.key_averages()) / 1e6 / took
+class Busy:
+    """The share of time between `start` and `stop` in which kernels ran on the device: one stream, so none overlap."""
+
+    def __init__(self) -> None:
+        self._profile = profile(activities=[ProfilerActivity.CUDA])
+
+    def start(self) -> None:
+        torch.cuda.synchronize()
+        self._profile.start()
+        self._begun = time.perf_counter()
+
+    def stop(self) -> None:
+        torch.cuda.synchronize()
+        took = time.perf_counter() - self._begun
+        self._profile.stop()
+        self.share = sum(event.self_device_time_total for event in self._profile.key_averages()) / 1e6 / took
+
+    def step(self, report: dict) -> None:
+        """From the first step of a training to its last: neither what it opens nor its validation."""
+        if report["step"] == 1:
+            self.start()
+        if report["step"] == report["steps"]:
+            self.stop()
 
 
 def measure(folder: Path, images: int, rounds: int) -> tuple[list[dict[str, float]], dict[str, float]]:
@@ -130,12 +148,12 @@ def measure(folder: Path, images: int, rounds: int) -> tuple[list[dict[str, floa
     targets = torch.from_numpy(dataset.targets(rows)).to(device)
     steps = len(train) // BATCH
 
-    def loop(objective: Callable) -> Callable[[], None]:
+    def loop(objective: Callable) -> Callable[..., None]:
         """An epoch of the real loop, without its validation."""
 
-        def task() -> None:
+        def task(on_step: Callable[[dict], None] = lambda report: None) -> None:
             checkpoint = Checkpoint(folder / "checkpoints", str(time.time()))
-            options = {"seed": 0, "view_seed": 0, "views": 1, "checkpoint": checkpoint}
+            options = {"seed": 0, "view_seed": 0, "views": 1, "checkpoint": checkpoint, "on_step": on_step}
             model = copy.deepcopy(student)
             result = fit(model, dataset, objective, training, AUGMENTATION, **options)
             rates.append(float(result.history["images_per_second"].iloc[0]))
@@ -210,8 +228,17 @@ def measure(folder: Path, images: int, rounds: int) -> tuple[list[dict[str, floa
             row[name] = 1 / rates[0] if rates else took
         if number:
             results.append(row)
-    on_cuda = device.type == "cuda"
-    return results, {name: busy(condition, device) for name, condition in conditions.items() if on_cuda}
+    shares = {}
+    for name, condition in conditions.items() if device.type == "cuda" else ():
+        measured = Busy()
+        if name.startswith("loop"):
+            condition(measured.step)
+        else:
+            measured.start()
+            condition()
+            measured.stop()
+        shares[name] = measured.share
+    return results, shares
 
 
 def spread(values: list[float], digits: int = 2) -> str:
@@ -265,7 +292,8 @@ def report(results: list[dict[str, float]], shares: dict[str, float]) -> list[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=230, help="of the phantom; seven tenths train")
+    images = 2300 if torch.cuda.is_available() else 230
+    parser.add_argument("--images", type=int, default=images, help="of the phantom; seven tenths train")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

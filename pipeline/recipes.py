@@ -18,6 +18,7 @@ from medistill.distillation.objective import (
     require_task,
     traits_of,
 )
+from medistill.errors import UserError
 from medistill.files import read_json
 from medistill.models.zoo import create_classifier, load_model, map_shape, require_pretrained
 from medistill.training.run import labels_of, train
@@ -101,6 +102,9 @@ def train_by_recipe(
     else:
         asked = params.teach.model_dump(exclude={"batch_size"})
         teachers = [Knowledge.open(source, dataset, params.augmentation, **asked) for source in folders]
+        for name, source, teacher in zip(recipe.teachers, folders, teachers, strict=True):
+            if teacher.teacher_fingerprint != read_json(Path("models/teachers") / name / "config.json")["fingerprint"]:
+                raise UserError(f"{source}: teacher {name} has changed since it answered; run the teach stage again")
         answered = [teacher.checksum for teacher in teachers]
     own = facts["role"] == "teacher" and not recipe.teachers
     with LiveCurves(facts["name"]) as curves:

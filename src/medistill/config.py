@@ -101,16 +101,16 @@ class Training(Settings):
 
 
 class TrainingOverrides(Settings):
-    """Keys of `training` that one network sets otherwise."""
+    """Keys of `training` that one network sets otherwise; those that are not there stay as they are."""
 
-    epochs: int | None = Field(default=None, ge=1)
-    batch_size: int | None = Field(default=None, ge=2)
-    learning_rate: float | None = Field(default=None, gt=0)
-    weight_decay: float | None = Field(default=None, ge=0)
-    warmup: float | None = Field(default=None, ge=0, lt=1)
-    clip_norm: float | None = Field(default=None, gt=0)
-    precision: Literal["no", "bf16", "fp16"] | None = None
-    ema: float | None = Field(default=None, ge=0, lt=1)
+    epochs: int = Field(default=None, ge=1)
+    batch_size: int = Field(default=None, ge=2)
+    learning_rate: float = Field(default=None, gt=0)
+    weight_decay: float = Field(default=None, ge=0)
+    warmup: float = Field(default=None, ge=0, lt=1)
+    clip_norm: float = Field(default=None, gt=0)
+    precision: Literal["no", "bf16", "fp16"] = None
+    ema: float = Field(default=None, ge=0, lt=1)
     patience: int | None = Field(default=None, ge=1)
 
 
@@ -357,7 +357,7 @@ class Params(Settings):
 
     def training_of(self, network: Network) -> Training:
         """The settings with which `network` is trained: `training` with the network's own keys on top."""
-        return self.training.model_copy(update=network.training.model_dump(exclude_none=True))
+        return self.training.model_copy(update=network.training.model_dump(exclude_unset=True))
 
     def student_models(self) -> list["StudentModel"]:
         """Every student of the run, in the order of the matrix."""

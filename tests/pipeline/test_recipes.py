@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from medistill.config import Network, load_params
+from medistill.distillation.knowledge import write_knowledge
 from medistill.errors import UserError
 from medistill.models.zoo import create_classifier, save_model
-from pipeline.recipes import require_run
+from pipeline.recipes import require_run, train_by_recipe
 
 
 @pytest.fixture
@@ -80,3 +81,21 @@ def test_a_loss_that_cannot_see_an_offset_is_named_even_where_it_is_wanted(param
     required(params, tiny_dataset, tmp_path)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("recipes.kd: softmax_kd with allow_offset_blind cannot see a constant")
+
+
+def test_answers_of_a_teacher_that_has_changed_since_are_refused(params, tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params["teach"] = {"views": 1, "view_seed": 0}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    read = load_params(tmp_path / "params.yaml")
+    model = create_classifier(Network(arch="test_resnet"), labels=tiny_dataset.labels)
+    model.config |= {"name": "efficientnet_lite2", "fingerprint": "before"}
+    answers, folder = tmp_path / "data/knowledge/efficientnet_lite2", tmp_path / "models/teachers/efficientnet_lite2"
+    answers.mkdir(parents=True)
+    folder.mkdir(parents=True)
+    write_knowledge(answers, model, tiny_dataset, read.augmentation, views=1, view_seed=0)
+    save_model(folder, model, model.config | {"fingerprint": "after"})
+    student, facts = read.students["eeea_net_c2"], {"role": "student", "name": "s"}
+    with pytest.raises(UserError, match=r"knowledge/efficientnet_lite2: teacher efficientnet_lite2 has changed since"):
+        train_by_recipe(tmp_path / "out", student, read.recipes["kd"], tiny_dataset, read, facts=facts, seed=0)
+    assert not (tmp_path / "out").exists()

@@ -40,6 +40,17 @@ def test_a_network_overrides_single_keys_of_training(params, tmp_path):
     assert training.batch_size == read.training.batch_size
 
 
+def test_a_network_may_have_no_patience(params, tmp_path):
+    params["training"]["patience"] = 8
+    params["students"]["eeea_net_c2"]["training"] = {"patience": None}
+    read = load(params, tmp_path)
+    patience = [read.training_of(network).patience for network in read.students.values()]
+    assert patience == [None, 8]
+    params["students"]["eeea_net_c2"]["training"] = {"epochs": None}
+    with pytest.raises(UserError, match=r"students\.eeea_net_c2\.training\.epochs: input should be a valid integer"):
+        load(params, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

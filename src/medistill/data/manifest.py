@@ -352,12 +352,11 @@ def _summarise(
 
 
 def _fingerprint(manifest: pd.DataFrame, labels: list[str]) -> str:
-    """SHA-256 over label names, image ids, pixel hashes, splits and labels."""
+    """SHA-256 over label names, image ids, pixel hashes, groups, splits and labels."""
     values = manifest[[LABEL_PREFIX + label for label in labels]].to_numpy(np.float64)
     values = np.where(np.isnan(values), -1, values).astype(np.int8)
     digest = hashlib.sha256("\t".join(labels).encode())
-    for image, pixels, split, row in zip(
-        manifest["image_id"], manifest["sha256"], manifest["split"], values, strict=True
-    ):
-        digest.update(f"\n{image}\t{pixels}\t{split}\t".encode() + row.tobytes())
+    columns = manifest[["image_id", "sha256", "group_id", "split"]].itertuples(index=False)
+    for facts, row in zip(columns, values, strict=True):
+        digest.update("\n{}\t{}\t{}\t{}\t".format(*facts).encode() + row.tobytes())
     return digest.hexdigest()

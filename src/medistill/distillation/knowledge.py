@@ -4,9 +4,11 @@ A distillation epoch then costs what training without a teacher costs, however m
 """
 
 import hashlib
+import json
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from medistill.errors import UserError
 from medistill.files import read_json, write_json
 from medistill.models.zoo import Classifier, map_shape
 from medistill.training.loop import Batch, say_what_to_lower
-from medistill.training.views import read_frames, render_views, view_parameters
+from medistill.training.views import read_frames, render_views, send, view_parameters
 
 EXTRAS = ("attention", "cams", "features")
 """What teachers answer besides logits where `teach` asks for it."""
@@ -52,14 +54,17 @@ def write_knowledge(
     rows = dataset.split("train")
     image_ids = rows["image_id"].to_numpy(str)
     arrays: dict[str, np.ndarray] = {}
+    memory = partial(say_what_to_lower, teacher, dataset, f"teach.batch_size lower than {batch_size}")
     with tqdm(total=views * len(rows), unit="img", desc=f"teach {teacher.config['name']}", disable=None) as bar:
         for start in range(0, len(rows), batch_size):
             chosen = slice(start, start + batch_size)
-            pixels = read_frames(dataset, rows.iloc[chosen], teacher.input_size).to(device)
+            with memory():
+                pixels = send(read_frames(dataset, rows.iloc[chosen], teacher.input_size), device)
             for view in range(views):
                 parameters = torch.from_numpy(view_parameters(image_ids[chosen], view, view_seed, augmentation))
-                images = render_views(pixels, parameters.to(device)).contiguous(memory_format=torch.channels_last)
-                with say_what_to_lower(f"teach.batch_size lower than {batch_size}", dataset):
+                with memory():
+                    images = render_views(pixels, send(parameters, device))
+                    images = images.contiguous(memory_format=torch.channels_last)
                     answers = {name: values.half().cpu() for name, values in ask(teacher, images, needs).items()}
                 require_finite(answers, image_ids[chosen], teacher.config["name"])
                 for name, values in answers.items():
@@ -87,7 +92,7 @@ def write_knowledge(
             "augmentation": augmentation.model_dump(),
             "dataset_fingerprint": dataset.fingerprint,
             "teacher_fingerprint": teacher.config["fingerprint"],
-            "checksum": _checksum(folder),
+            "checksum": _checksum(folder, teacher.config["labels"]),
         },
     )
 
@@ -96,8 +101,9 @@ def _needs(**asked: bool) -> list[str]:
     return [name for name, wanted in asked.items() if wanted]
 
 
-def _checksum(folder: Path) -> str:
-    digest = hashlib.sha256()
+def _checksum(folder: Path, labels: list[str]) -> str:
+    """Of all answers, and of what they are about: the same numbers in another order of labels teach otherwise."""
+    digest = hashlib.sha256(json.dumps(labels).encode())
     extras = [name for name in EXTRAS if (folder / f"{name}.npy").exists()]
     for name in ("image_ids", "logits", *extras):
         with open(folder / f"{name}.npy", "rb") as file:
@@ -113,7 +119,8 @@ class Knowledge:
         teacher: its name.
         views: how many views of each image were answered.
         view_seed: the seed of the views.
-        checksum: of all answers.
+        checksum: of all answers and their labels.
+        teacher_fingerprint: of the teacher, as it was when it answered.
         map_shape: K, h, w of its feature map.
         unknown: the data set's labels that it does not know.
     """
@@ -122,6 +129,7 @@ class Knowledge:
     views: int
     view_seed: int
     checksum: str
+    teacher_fingerprint: str
     map_shape: list[int]
     unknown: list[str]
     _rows: dict[str, int]
@@ -155,8 +163,8 @@ class Knowledge:
             image_ids = np.load(folder / "image_ids.npy")
             given = ["logits", *(name for name in _needs(**asked) if meta[name])]
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in given}
-            damaged = _checksum(folder) != meta["checksum"]
-        except (OSError, ValueError, KeyError):
+            damaged = _checksum(folder, meta["labels"]) != meta["checksum"]
+        except (OSError, ValueError, KeyError, TypeError):
             damaged = True
         if damaged:
             raise UserError(f"{folder}: the teacher's answers are damaged; run the teach stage again")
@@ -172,13 +180,13 @@ class Knowledge:
         columns = label_columns(meta["labels"], dataset.labels, str(folder))
         rows = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
         unknown = unknown_labels(dataset, columns)
-        facts = (meta[key] for key in ("teacher", "views", "view_seed", "checksum", "map_shape"))
+        facts = (meta[key] for key in ("teacher", "views", "view_seed", "checksum", "teacher_fingerprint", "map_shape"))
         return cls(*facts, unknown, rows, columns, arrays)
 
     def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:
         """What the teacher answered about a batch's images in its view, on the device of its targets; see `Teacher`."""
         answers = {name: getattr(self, name)(batch.image_ids, batch.view) for name in {"logits", *needs}}
-        return {name: torch.from_numpy(values).to(batch.targets.device) for name, values in answers.items()}
+        return {name: send(torch.from_numpy(values), batch.targets.device) for name, values in answers.items()}
 
     def logits(self, image_ids: Sequence[str], view: int) -> np.ndarray:
         """The teacher's logits for images in a view: float32 (N, L), NaN for labels that it does not know.

@@ -84,7 +84,8 @@ class RecipeObjective(nn.Module):
     def _value(
         self, name: str, term: Term, logits: Tensor, batch: Batch, answers: Answers, combined: Tensor, known: Tensor
     ) -> Tensor:
-        function, options = _function(term), _on(self._options[name], logits)
+        options = self._options[name] = _on(self._options[name], logits)  # moved to the device once
+        function = _function(term)
         if isinstance(term, HardTerm):
             return function(logits, batch.targets, **options)
         if term.needs == "attention":

@@ -48,8 +48,8 @@ def teacher_weights(answers: Tensor, targets: Tensor, *, how: Combine, exclusive
     count = known.sum(0)
     doubt = torch.ones_like(answers) if how == "mean" else _entropy(answers, known, exclusive)
     total = torch.where(known, doubt, 0).sum(0)
-    # where none doubts, all count alike
-    share = torch.where(total > 0, doubt / total.clamp(min=1e-12), 1 / count.clamp(min=1))
+    tiny = torch.finfo(total.dtype).tiny  # where none doubts, all count alike
+    share = torch.where(total > tiny, doubt / total.clamp(min=tiny), 1 / count.clamp(min=1))
     if how == "confidence":
         labelled = ~torch.isnan(targets)
         if exclusive:

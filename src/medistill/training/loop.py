@@ -25,7 +25,10 @@ from medistill.evaluation.bootstrap import ineligible
 from medistill.evaluation.metrics import auroc
 from medistill.models.zoo import Classifier
 from medistill.training.checkpoint import Checkpoint
-from medistill.training.views import open_frames, read_ahead, render_plain, render_views, view_parameters
+from medistill.training.views import open_frames, read_ahead, render_plain, render_views, send, view_parameters
+
+# What PyTorch, its CPU allocator, cuBLAS and cuDNN say where memory runs out.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,8 @@ def fit(
     order, views and dropout of an epoch depend on seed and epoch only.
 
     Under `accelerate launch` each process trains on its part of every batch, `batch_size` being that of all together.
-    Batch norm and losses that compare the images of a batch see a part alone; all else is as with one process.
+    Batch norm and losses that compare the images of a batch see a part alone, and each draws dropout of its own; all
+    else is as with one process.
 
     Args:
         objective: loss of a batch.
@@ -129,7 +133,7 @@ def fit(
     if training.batch_size < processes:
         raise UserError(f"training.batch_size is {training.batch_size}, but {processes} processes share each batch")
     rows, val = training_rows(dataset, unlabelled), dataset.split("val")
-    with say_what_to_lower("", dataset):
+    with say_what_to_lower(model, dataset):
         frames = open_frames(dataset, rows, None if whole_frames else model.input_size)
     targets = torch.from_numpy(dataset.targets(rows))
     image_ids = rows["image_id"].to_numpy()
@@ -141,18 +145,19 @@ def fit(
         )
 
     def read(whole: np.ndarray, view: int) -> tuple[list[str], Tensor, Tensor, Tensor]:
-        """Ids, targets, frames and what is drawn for them: this process's part of a batch, still on the CPU."""
+        """Ids, targets, frames and what is drawn for them: this process's part of a batch."""
         chosen = whole[accelerator.process_index :: processes]
         ids = list(image_ids[chosen])
         drawn = torch.from_numpy(view_parameters(ids, view, view_seed, augmentation))
-        pixels = frames(chosen)
-        return ids, targets[chosen], pixels.pin_memory() if device.type == "cuda" else pixels, drawn
+        return ids, *(send(values, device) for values in (targets[chosen], frames(chosen), drawn))
 
     def memory() -> contextlib.AbstractContextManager:
-        return say_what_to_lower(f"training.batch_size lower than {training.batch_size}", dataset)
+        return say_what_to_lower(model, dataset, f"training.batch_size lower than {training.batch_size}")
 
     model.to(device, memory_format=torch.channels_last)
-    groups = param_groups_weight_decay(model, training.weight_decay)
+    exempt = getattr(model.backbone, "no_weight_decay", set)()  # by timm's own word, such as tables of positions
+    exempt = [f"backbone.{name}" for name in exempt]
+    groups = param_groups_weight_decay(model, training.weight_decay, no_weight_decay_list=exempt)
     # fused is a tenth faster on CPU, too
     along = objective.to(device) if isinstance(objective, nn.Module) else nn.Module()
     if list(along.parameters()):
@@ -180,7 +185,7 @@ def fit(
         if training.patience and epoch - best["epoch"] >= training.patience:
             break
         start = perf_counter()
-        torch.manual_seed(seed * 1_000_003 + epoch)
+        torch.manual_seed(seed * 1_000_003 + epoch + accelerator.process_index * 104_729)  # each its own dropout
         order = np.random.default_rng([seed, epoch]).permutation(len(rows))
         view = epoch if views is None else epoch % views
         sums: dict[str, float] = {}
@@ -193,15 +198,16 @@ def fit(
             learning_rate = training.learning_rate * learning_rate_factor(step, steps, training.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
-            batch = Batch(ids, view, known.to(device))
-            images = render_views(pixels.to(device, non_blocking=True), drawn.to(device))
+            batch = Batch(ids, view, known)
             with memory():
+                images = render_views(pixels, drawn)
                 with accelerator.autocast(), _watch(model) as seen:
                     logits = network(images.contiguous(memory_format=torch.channels_last))
                 terms = objective(logits.float(), replace(batch, images=images, features=seen[0]))
                 accelerator.backward(terms["loss"])
                 values = torch.stack([value.detach().float() for value in terms.values()])
-                # The one time in a step that a GPU is waited for: it has the whole backward pass to do by then.
+                # But for maps and live teachers the one time in a step that a GPU is waited for: it has the whole
+                # backward pass to do by now.
                 reported = dict(zip(terms, accelerator.reduce(values, "mean").tolist(), strict=True))
                 if not math.isfinite(reported["loss"]):
                     _refuse_loss(dict(zip(terms, values.tolist(), strict=True)), logits, batch, epoch + 1, i + 1)
@@ -308,27 +314,32 @@ def mean_auroc(targets: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> f
 
 def _accelerator(training: Training) -> Accelerator:
     try:
-        return Accelerator(mixed_precision=training.precision)
+        accelerator = Accelerator(mixed_precision=training.precision)
     except ValueError as error:
         raise UserError(f"params.yaml: training.precision: {' '.join(str(error).split())}") from None
+    if training.precision == "fp16" and accelerator.scaler is None:  # it would train in float32 without a word
+        raise UserError("params.yaml: training.precision: fp16 needs a GPU; set bf16 or no")
+    return accelerator
 
 
 @contextlib.contextmanager
-def say_what_to_lower(batch_size: str, dataset: Dataset) -> Iterator[None]:
+def say_what_to_lower(model: Classifier, dataset: Dataset, batch_size: str = "") -> Iterator[None]:
     """Say what to lower where memory runs out.
 
     Args:
-        batch_size: the setting and its value, `training.batch_size lower than 16`; empty where it changes nothing.
-        dataset: its image size is the other thing to lower.
+        model: its `input_size`, where it has one, is what decides; else the data set's image size.
+        dataset: what it sees.
+        batch_size: the other setting, with its value: `training.batch_size lower than 16`.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        torchs = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-        if not torchs and not isinstance(error, MemoryError):
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in _OUT_OF_MEMORY):
             raise
-        smaller = f"data.image_size lower than {dataset.image_size}"
-        raise UserError(f"memory has run out; set {f'{batch_size}, or ' if batch_size else ''}{smaller}") from None
+        size = f"data.image_size lower than {dataset.image_size}"
+        if model.input_size is not None:
+            size = f"input_size lower than {model.input_size}"
+        raise UserError(f"memory has run out; set {' or '.join(filter(None, (batch_size, size)))}") from None
 
 
 @contextlib.contextmanager

@@ -151,7 +151,8 @@ def adopt(folder: Path, network: Teacher, dataset: Dataset, *, facts: dict[str, 
         _require_same(network, key, beside.get(key), model.config[key])
     map_size(model, dataset.image_size)
     weights = sha256(network.weights)
-    identity = fingerprint({"network": network.model_dump(mode="json"), "weights": weights, "facts": facts})
+    about = {"network": network.model_dump(mode="json"), "weights": weights, "labels": labels, "facts": facts}
+    identity = fingerprint(about)
     facts = {**facts, "fingerprint": identity, "weights_sha256": weights}
     write_outputs(folder, model, dataset, None, facts, seen)
 

@@ -62,10 +62,10 @@ def open_frames(dataset: Dataset, rows: pd.DataFrame, size: int | None) -> Calla
     Args:
         dataset: of the frames.
         rows: of the manifest.
-        size: height and width; None: as they are.
+        size: height and width; None or more than they have: as they are.
 
     Returns:
-        A function from places in `rows` (n,) to uint8 (n, C, `size`, `size`).
+        A function from places in `rows` (n,) to uint8 (n, C, s, s).
     """
     if _as_they_are(dataset, size):
         frames = Frames(dataset, rows)
@@ -75,7 +75,7 @@ def open_frames(dataset: Dataset, rows: pd.DataFrame, size: int | None) -> Calla
 
 
 def read_frames(dataset: Dataset, rows: pd.DataFrame, size: int | None) -> Tensor:
-    """Frames of `rows` at the size that a network sees: uint8 (N, C, `size`, `size`); None: as they are."""
+    """Frames of `rows`, none larger than the size that a network sees: uint8 (N, C, s, s); None: as they are."""
     if _as_they_are(dataset, size):
         return torch.from_numpy(dataset.images(rows))
     out = torch.empty(len(rows), dataset.channels, size, size, dtype=torch.uint8)
@@ -83,6 +83,11 @@ def read_frames(dataset: Dataset, rows: pd.DataFrame, size: int | None) -> Tenso
         frames = torch.from_numpy(dataset.images(rows.iloc[start : start + 256])).float()
         out[start : start + 256] = resize(frames, size).round().clamp(0, 255).byte()
     return out
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """`values` on `device`. A GPU takes them when it comes to it; from memory that is not pinned, all would wait."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def read_ahead(read: Callable[[Item], Read], items: Iterable[Item]) -> Iterator[Read]:
@@ -98,7 +103,8 @@ def read_ahead(read: Callable[[Item], Read], items: Iterable[Item]) -> Iterator[
 
 
 def _as_they_are(dataset: Dataset, size: int | None) -> bool:
-    return size is None or size == dataset.image_size
+    """What a network enlarges by itself would only take memory here."""
+    return size is None or size >= dataset.image_size
 
 
 def render_views(images: Tensor, parameters: Tensor) -> Tensor:

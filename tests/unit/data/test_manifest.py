@@ -160,6 +160,19 @@ def test_the_fingerprint_follows_pixels_labels_and_splits(nih, tmp_path, change,
     assert (run(nih, tmp_path)["fingerprint"] == before) is same
 
 
+def test_the_fingerprint_follows_groups_even_where_they_change_no_side(nih, tmp_path):
+    before = run(nih, tmp_path, "before")
+    tested = Dataset.open(tmp_path / "before").split("test")["image_id"].iloc[[0, -1]]
+    (tmp_path / "lists").mkdir()
+    rows = "".join(f"images/{path},same\n" for path in tested)  # two patients of the test side are one
+    (tmp_path / "lists/groups.csv").write_text(f"path,group_id\n{rows}")
+    after = run(nih, tmp_path, "after", splits=tmp_path / "lists")
+    old, new = (Dataset.open(tmp_path / name).manifest for name in ("before", "after"))
+    assert old["split"].equals(new["split"])
+    assert not old["group_id"].equals(new["group_id"])
+    assert before["fingerprint"] != after["fingerprint"]
+
+
 def test_bad_files_are_quarantined_and_the_run_goes_on(nih, tmp_path):
     images = nih / "images"
     (images / "00000001_000.png").write_bytes((images / "00000001_000.png").read_bytes()[:200])

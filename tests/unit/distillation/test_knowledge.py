@@ -1,5 +1,6 @@
 """Teachers' answers come back by id and view, and only where they fit."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -58,6 +59,21 @@ def test_damage_is_noticed(tiny_dataset, folder):
         file.write(b"\x7f")
     with pytest.raises(UserError, match="damaged; run the teach stage again"):
         Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
+
+
+def test_the_same_numbers_about_other_labels_are_other_answers(tiny_dataset, teacher, folder, tmp_path):
+    turned = copy.copy(teacher)
+    turned.config = teacher.config | {"labels": teacher.config["labels"][::-1]}
+    (tmp_path / "turned").mkdir()
+    write_knowledge(tmp_path / "turned", turned, tiny_dataset, AUGMENTATION, views=3, view_seed=5, batch_size=7)
+    asked = {"views": 3, "view_seed": 5}
+    one, other = (Knowledge.open(f, tiny_dataset, AUGMENTATION, **asked) for f in (folder, tmp_path / "turned"))
+    assert (folder / "logits.npy").read_bytes() == (tmp_path / "turned" / "logits.npy").read_bytes()
+    assert one.checksum != other.checksum
+    file = folder / "knowledge.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"labels": turned.config["labels"]}))
+    with pytest.raises(UserError, match="damaged; run the teach stage again"):
+        Knowledge.open(folder, tiny_dataset, AUGMENTATION, **asked)
 
 
 @pytest.mark.parametrize("key", ["augmentation", "views", "view_seed", "dataset_fingerprint"])

@@ -96,6 +96,31 @@ def test_balanced_terms_count_the_training_labels(tiny_dataset, classes):
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("constant", [0.0, 1.0])
+def test_a_label_that_is_the_same_in_all_of_training_weighs_one(tiny_dataset, constant):
+    first = f"label:{tiny_dataset.labels[0]}"
+    dataset = replace(tiny_dataset, manifest=tiny_dataset.manifest.assign(**{first: np.float32(constant)}))
+    train = dataset.targets(dataset.split("train"))[:, 1]
+    ratio = torch.tensor([1.0, (train == 0).sum() / (train == 1).sum()])
+    logits, targets = torch.randn(6, 2), torch.tensor([[1.0, 0.0], [0.0, 1.0]] * 3)
+    objective = RecipeObjective(recipe({"loss": "binary_cross_entropy", "balanced": True}, teachers=0), dataset)
+    expected = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=ratio)
+    assert objective(logits, batch(targets))["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_class_that_training_does_not_have_weighs_one(classes):
+    here = (classes.manifest["split"] != "train") | (classes.manifest["label:c"] == 0)
+    dataset = replace(classes, manifest=classes.manifest[here])
+    counts = torch.from_numpy(dataset.targets(dataset.split("train")).sum(0))
+    assert counts[2] == 0
+    weight = torch.tensor([*(counts.sum() / counts[:2] / 3), 1.0])
+    logits, number = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    objective = RecipeObjective(recipe({"loss": "cross_entropy", "balanced": True}, teachers=0), dataset)
+    expected = F.cross_entropy(logits, number, weight=weight)
+    value = objective(logits, batch(F.one_hot(number, 3).float()))["loss"]
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("term", "message"),
     [

@@ -88,3 +88,14 @@ def test_the_nearer_to_the_label_counts_more(answers, targets):
 def test_sure_teachers_count_alike(targets):
     sure = torch.stack([torch.full((N, L), 200.0), torch.full((N, L), -200.0)])
     assert torch.allclose(combine_answers(sure, targets, how="entropy")[0], torch.zeros(N, L))
+
+
+@pytest.mark.parametrize("how", ["entropy", "confidence"])
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("logit", [20.0, 30.0, 40.0, 80.0, 100.0])
+def test_however_sure_they_are_their_weights_sum_to_one(logit, exclusive, how):
+    unknown = torch.full((1, 2), UNKNOWN)
+    answers = torch.tensor([[[logit, 0.0]], [[logit + 1, 0.0]]])
+    weights = teacher_weights(answers, unknown, how=how, exclusive=exclusive)
+    assert torch.allclose(weights.sum(0), torch.ones(1, 2))
+    assert logit <= combine_answers(answers, unknown, how=how, exclusive=exclusive)[0][0, 0] <= logit + 1

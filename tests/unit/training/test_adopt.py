@@ -76,3 +76,15 @@ def test_who_has_seen_the_test_side_is_refused(tiny_dataset, weights, tmp_path):
     provenance.write_ids(folder / provenance.FILE, provenance.ids_of(tiny_dataset, "test"))
     with pytest.raises(UserError, match=r"the model was trained on .* of the test side"):
         adopt(tmp_path / "out", teacher(folder, input_size=16), tiny_dataset, facts=FACTS)
+
+
+def test_a_correction_of_its_labels_makes_it_another_teacher(tiny_dataset, weights, tmp_path):
+    folder, labels, _ = weights
+    network = teacher(folder, input_size=16, mean=[0.1, 0.2, 0.3])
+    prints = set()
+    for theirs in (labels, labels[::-1]):
+        config = json.loads((folder / "config.json").read_text()) | {"labels": theirs}
+        (folder / "config.json").write_text(json.dumps(config))
+        adopt(tmp_path / "out", network, tiny_dataset, facts=FACTS)
+        prints.add(json.loads((tmp_path / "out" / "config.json").read_text())["fingerprint"])
+    assert len(prints) == 2

@@ -203,8 +203,27 @@ def test_running_out_of_memory_says_what_to_lower(tiny_dataset, tmp_path):
     def huge(logits, batch):
         return {"loss": (logits.sum() * torch.empty(2**46)).sum()}  # 256 TiB
 
-    with pytest.raises(UserError, match=r"batch_size lower than 8, or data\.image_size lower than 32"):
+    lower = r"training\.batch_size lower than 8 or"
+    with pytest.raises(UserError, match=rf"memory has run out; set {lower} data\.image_size lower than 32$"):
         train(tiny_dataset, tmp_path, objective=huge)
+    small = NETWORK.model_copy(update={"input_size": 16})
+    with pytest.raises(UserError, match=rf"memory has run out; set {lower} input_size lower than 16$"):
+        train(tiny_dataset, tmp_path, objective=huge, network=small)
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "message"),
+    [
+        ("CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", UserError, "memory has run out"),
+        ("unspecified launch failure", RuntimeError, "unspecified launch failure"),
+    ],
+)
+def test_a_library_that_finds_no_memory_says_so_in_its_own_words(tiny_dataset, tmp_path, what, error, message):
+    def failing(logits, batch):
+        raise RuntimeError(f"CUDA error: {what}")
+
+    with pytest.raises(error, match=message):
+        train(tiny_dataset, tmp_path, objective=failing)
 
 
 def test_images_that_do_not_fit_into_memory_say_what_to_lower(tiny_dataset, tmp_path):
@@ -212,7 +231,7 @@ def test_images_that_do_not_fit_into_memory_say_what_to_lower(tiny_dataset, tmp_
         def images(self, rows):
             return np.empty(2**55, np.uint8)  # 32 PiB
 
-    with pytest.raises(UserError, match=r"memory has run out; set data\.image_size lower than 32$"):
+    with pytest.raises(UserError, match=r"memory has run out; set input_size lower than 16$"):
         train(Endless(**vars(tiny_dataset)), tmp_path, network=NETWORK.model_copy(update={"input_size": 16}))
 
 
@@ -225,7 +244,13 @@ def another_precision():
 
 
 @pytest.mark.usefixtures("another_precision")
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize(
+    "precision",
+    [
+        "bf16",
+        pytest.param("fp16", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="fp16 needs a GPU")),
+    ],
+)
 def test_half_precision_learns_and_is_resumed(tiny_dataset, tmp_path, precision):
     training = TRAINING.model_copy(update={"precision": precision, "epochs": 3})
 
@@ -240,6 +265,29 @@ def test_half_precision_learns_and_is_resumed(tiny_dataset, tmp_path, precision)
         train(tiny_dataset, tmp_path / "b", training=training, on_step=interrupt)
     again, _ = train(tiny_dataset, tmp_path / "b", training=training)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.usefixtures("another_precision")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_half_precision_that_would_be_single_precision_is_refused(tiny_dataset, tmp_path):
+    with pytest.raises(UserError, match=r"training\.precision: fp16 needs a GPU; set bf16 or no"):
+        train(tiny_dataset, tmp_path, training=TRAINING.model_copy(update={"precision": "fp16"}))
+
+
+def test_what_a_network_exempts_from_weight_decay_does_not_decay(tiny_dataset, tmp_path):
+    args = {"depths": [1, 1], "embed_dim": 16, "num_heads": [2, 2], "window_size": 4}
+    network = Network(arch="swin_tiny_patch4_window7_224", args=args, input_size=32)
+    torch.manual_seed(0)
+    start = create_classifier(network, labels=tiny_dataset.labels).backbone.state_dict()
+    still = TRAINING.model_copy(update={"epochs": 1, "weight_decay": 1.0})
+    objective = lambda logits, batch: {"loss": 0 * logits.sum()}  # noqa: E731  (nothing but the decay moves a weight)
+    model, _ = train(tiny_dataset, tmp_path, objective=objective, training=still, network=network)
+    attention = "layers.0.blocks.0.attn"
+    end = model.backbone.state_dict()
+    shrunk = [name for name, value in start.items() if not torch.equal(end[name], value)]
+    assert f"{attention}.qkv.weight" in shrunk
+    assert f"{attention}.relative_position_bias_table" not in shrunk
+    assert f"{attention}.qkv.bias" not in shrunk
 
 
 def test_the_moving_average_is_kept_and_resumed(tiny_dataset, tmp_path):

@@ -128,6 +128,7 @@ def test_weights_are_summed_over_processes_and_relations_stay_within_one(tmp_pat
 BROKEN = """
 import sys
 from pathlib import Path
+import torch
 from torch import distributed
 from medistill.config import Augmentation, Network, Training
 from medistill.data.dataset import Dataset
@@ -145,6 +146,7 @@ still = Augmentation(rotation=0, translation=0, scale=0, brightness=0, contrast=
 
 
 def objective(logits, batch):
+    (out / f"drawn-{distributed.get_rank()}.txt").write_text(str(torch.rand(3)))
     return {"loss": logits.mean() * (float("nan") if distributed.get_rank() else 1)}
 
 
@@ -167,3 +169,5 @@ def test_of_two_processes_the_one_whose_loss_is_not_finite_names_images(tiny_dat
     assert first == "the loss of another process is not finite in epoch 1, step 1; it says more"
     assert "for the sum (loss nan)" in second
     assert second.count(".png") == 2
+    drawn = {(tmp_path / f"drawn-{rank}.txt").read_text() for rank in (0, 1)}
+    assert len(drawn) == 2  # as one process would, for its images: a dropout of their own

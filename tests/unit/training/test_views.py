@@ -108,6 +108,7 @@ def test_frames_stay_in_their_shards_until_they_are_asked_for(tmp_path):
     assert peak < 10**6
     shrunk = open_frames(dataset, rows, 16)(chosen)
     assert torch.equal(shrunk, resize(batch.float(), 16).round().byte())
+    assert torch.equal(open_frames(dataset, rows, 1024)(chosen), batch)  # a network enlarges them by itself
     (tmp_path / "images-00003.npy").write_bytes(b"")
     with pytest.raises(UserError, match=r"images-00003\.npy: missing or damaged; run the ingest stage again"):
         open_frames(dataset, rows, None)

@@ -452,7 +452,8 @@ def _line(entry: dict[str, Any], keys: list[str]) -> str:
         value = example.get(entry["column"])
         value = round(value, 3) if isinstance(value, float) else value
         name = _BETWEEN.get(entry["table"], " ").join(str(example[key]) for key in keys)
-        says_more = entry["column"] not in {*keys, "positives", "negatives"}  # those are 0 where they break a rule
+        # positives and negatives are 0 where they break a rule; None is what must not be there
+        says_more = value is not None and entry["column"] not in {*keys, "positives", "negatives"}
         names.append(f"{name} ({value})" if says_more else name)
     return f"{line}: {'; '.join(names)}" if names else line
 

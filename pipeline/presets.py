@@ -40,6 +40,7 @@ def preset_text(name: str, root: Path | None) -> str:
         return "".join(parts)
     head = (
         f"# Preset {name}. Which values are the paper's and which are ours is said beside them; see docs/papers.md.\n"
+        "# Every key is checked and documented in src/medistill/config.py.\n"
     )
     return "\n".join([head, *parts]).replace("root: ROOT", f"root: {json.dumps(str(root), ensure_ascii=False)}")
 

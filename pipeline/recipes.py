@@ -1,10 +1,12 @@
 """From a recipe of params.yaml to a trained network, for students, assistants and teachers alike."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from medistill.config import Network, Params, Recipe
 from medistill.data import provenance
@@ -18,21 +20,22 @@ from medistill.distillation.objective import (
     require_task,
     traits_of,
 )
-from medistill.errors import UserError
+from medistill.errors import UserError, at_key
 from medistill.files import read_json
 from medistill.models.zoo import create_classifier, load_model, map_shape, require_pretrained
-from medistill.training.run import labels_of, train
-from pipeline.live import LiveCurves
+from medistill.training.loop import training_rows
+from medistill.training.run import as_it_is, labels_of, train
+from pipeline.live import FOLDER, LiveCurves
 
 OWN_VIEWS = 1_000_003
 """Apart from any `teach.view_seed`: a teacher never trains on the views that it will answer."""
 
 
 def require_run(params: Params, dataset: Dataset) -> None:
-    """Refuse a run whose later stages would fail, before the first network is trained for hours.
+    """Refuse a run whose later stages would fail, before a network is trained for hours.
 
     Networks are built without numbers, users' own weights are read, and losses are held against the data set's task.
-    A loss that cannot see a constant added to an image's logits, and is wanted all the same, is named on stderr.
+    What is odd and no mistake is said on stderr.
 
     Raises:
         UserError: a network cannot be built, does not take the size or its weights, or a loss or teacher does not fit.
@@ -40,17 +43,10 @@ def require_run(params: Params, dataset: Dataset) -> None:
     shapes, columns = {}, {}
     for section, names in (("teachers", params.run.all_teachers), ("students", params.run.students)):
         for name in names:
-            network = getattr(params, section)[name]
-            plain = network.model_copy(update={"pretrained": False, "weights": None})
-            with torch.device("meta"):
-                model = create_classifier(plain, labels=dataset.labels, image_size=dataset.image_size)
-                shapes[section, name] = map_shape(model, dataset.image_size)
-            if network.pretrained:
-                require_pretrained(network.arch)
-            labels = labels_of(network, dataset)
-            columns[section, name] = label_columns(labels, dataset.labels, f"params.yaml: {section}.{name}.labels")
-            if network.weights:
-                create_classifier(network, labels=labels, image_size=dataset.image_size)
+            with at_key(f"{section}.{name}"):
+                shapes[section, name] = _require_network(getattr(params, section)[name], dataset)
+                labels = labels_of(getattr(params, section)[name], dataset)
+                columns[section, name] = label_columns(labels, dataset.labels, "labels")
     learners = [(name, ("students", student)) for name in params.run.recipes for student in params.run.students]
     learners += [(params.teachers[name].recipe, ("teachers", name)) for name in params.run.assistants]
     for name, learner in learners:
@@ -61,15 +57,50 @@ def require_run(params: Params, dataset: Dataset) -> None:
             require_places(term, seen, f"recipes.{name}")
         if dataset.task == "multiclass":
             for teacher in recipe.teachers:
-                require_all_classes(teacher, unknown_labels(dataset, columns["teachers", teacher]))
-    for name in dict.fromkeys(name for name, _ in learners):
-        for term in params.recipes[name].terms:
+                unknown = unknown_labels(dataset, columns["teachers", teacher])
+                require_all_classes(teacher, unknown, f"recipes.{name}")
+    for note in _oddities(params, dataset, {name: params.recipes[name] for name, _ in learners}):
+        print(note, file=sys.stderr)
+
+
+def _require_network(network: Network, dataset: Dataset) -> list[int]:
+    """K, h, w of its feature map."""
+    plain = network.model_copy(update={"pretrained": False, "weights": None})
+    with torch.device("meta"):
+        model = create_classifier(plain, labels=dataset.labels, image_size=dataset.image_size)
+        shape = map_shape(model, dataset.image_size)
+    if network.pretrained:
+        require_pretrained(network)
+    if getattr(network, "frozen", False):
+        as_it_is(network, dataset)
+    elif network.weights:
+        create_classifier(network, labels=dataset.labels, image_size=dataset.image_size)
+    return shape
+
+
+def _oddities(params: Params, dataset: Dataset, recipes: dict[str, Recipe]) -> Iterator[str]:
+    """What a run does that its user may not know, a line each."""
+    for name in params.run.teachers:
+        theirs = labels_of(params.teachers[name], dataset)
+        taught = [label for label in dataset.labels if label in theirs]
+        if len(taught) < len(dataset.labels):
+            own = [label for label in theirs if label not in taught]
+            yield (
+                f"teachers.{name}: it teaches {', '.join(taught)} alone"
+                + (f"; its own {', '.join(own)} are no labels of the data set" if own else "")
+            )
+    images, labelled = (len(training_rows(dataset, unlabelled)) for unlabelled in (True, False))
+    for name, recipe in recipes.items():
+        if recipe.unlabelled and images == labelled:
+            yield f"recipes.{name}: unlabelled changes nothing, as every training image has a label"
+        for term in recipe.terms:
             if dataset.task == "multilabel" and traits_of(term).exclusive:
-                print(
+                yield (
                     f"recipes.{name}: {term.loss} with allow_offset_blind cannot see a constant added to all logits of "
-                    "an image: rankings by label, and AUROC, may fall unseen",
-                    file=sys.stderr,
+                    "an image: rankings by label, and AUROC, may fall unseen"
                 )
+    if params.training.batch_size > labelled:
+        yield f"training.batch_size: there are only {labelled} training images, an epoch is one step"
 
 
 def train_by_recipe(
@@ -107,6 +138,9 @@ def train_by_recipe(
                 raise UserError(f"{source}: teacher {name} has changed since it answered; run the teach stage again")
         answered = [teacher.checksum for teacher in teachers]
     own = facts["role"] == "teacher" and not recipe.teachers
+    first = PartialState().is_main_process
+    if first:
+        print(f"{facts['name']}: training; its curves are in {FOLDER / 'index.html'}", flush=True)
     with LiveCurves(facts["name"]) as curves:
         result = train(
             folder,
@@ -125,3 +159,6 @@ def train_by_recipe(
             inherited=[provenance.read_ids(source / provenance.FILE) for source in folders],
         )
         curves.end(result.history)
+    if first:
+        epochs = f"epoch {result.best_epoch} of {len(result.history)}"
+        print(f"{facts['name']}: best after {epochs}, validation macro AUROC {result.val_macro_auroc:.3f}")

@@ -23,8 +23,9 @@ def main(argv: list[str] | None) -> int:
     model = StudentModel(**vars(arguments))
     dataset = Dataset.open()
 
-    from pipeline.recipes import train_by_recipe
+    from pipeline.recipes import require_run, train_by_recipe
 
+    require_run(params, dataset)
     train_by_recipe(
         Path("models/students") / model.name,
         params.students[model.student],

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from medistill.config import Recipe, load_params
 from medistill.data.dataset import Dataset
-from medistill.errors import UserError
+from medistill.errors import UserError, at_key
 from pipeline.stage import run_stage
 
 
@@ -26,7 +26,8 @@ def main(argv: list[str] | None) -> int:
     require_run(params, dataset)
     facts = {"role": "teacher", "name": name, "seed": teacher.seed}
     if teacher.frozen:
-        adopt(folder, teacher, dataset, facts={**facts, "teachers": []})
+        with at_key(f"teachers.{name}"):
+            adopt(folder, teacher, dataset, facts={**facts, "teachers": []})
         return 0
     recipe = params.recipes[teacher.recipe] if teacher.recipe else Recipe(views="fresh")
     train_by_recipe(folder, teacher, recipe, dataset, params, facts=facts, seed=teacher.seed)

@@ -1,5 +1,6 @@
 """The settings of params.yaml, checked key by key."""
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -335,8 +336,15 @@ class Params(Settings):
                 cached = self.recipes[recipe].views == "cached"
                 if cached and term.needs != "logits" and not getattr(self.teach, term.needs):
                     raise ValueError(f"recipes.{recipe}: {term.loss} needs teach.{term.needs}: true")
-        if not any(not self.recipes[name].teachers for name in self.run.recipes):
+        baselines = [name for name in self.run.recipes if not self.recipes[name].teachers]
+        if not baselines:
             raise ValueError("run.recipes has no baseline (a recipe without teachers); no result is shown without one")
+        live = [name for name in self.run.recipes if self.recipes[name].views == "live"]
+        if live and not any(self.recipes[name].views == "fresh" for name in baselines):
+            raise ValueError(
+                f"recipes.{live[0]} shows a new view each epoch, and no baseline of run.recipes does: add one with "
+                "views: fresh, or what more views give is taken for what teachers give"
+            )
         return self
 
     def _taught(self, assistant: str, recipe: str | None) -> None:
@@ -346,6 +354,11 @@ class Params(Settings):
         if recipe not in self.recipes:
             raise ValueError(f"{assistant}.recipe names {recipe!r}, but recipes has only {', '.join(self.recipes)}")
         for teacher in self.recipes[recipe].teachers:
+            if teacher in self.run.assistants or (teacher in self.teachers and self.teachers[teacher].recipe):
+                raise ValueError(
+                    f"{assistant}: its recipe's teacher {teacher!r} is an assistant itself; assistants are taught by "
+                    "teachers that have no recipe"
+                )
             if teacher not in self.run.teachers:
                 raise ValueError(f"{assistant}: its recipe's teacher {teacher!r} is not in run.teachers")
         if not self.recipes[recipe].teachers:
@@ -412,11 +425,17 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
 
 def describe_error(item: Any) -> str:
     """One of pydantic's `ValidationError.errors()` in a few words."""
-    key = ".".join(str(part) for part in item["loc"])
+    parts = [str(part) for part in item["loc"]]
+    if parts[:1] == ["recipes"] and parts[2:3] == ["terms"] and len(parts) > 4:  # pydantic takes the loss for a key
+        parts[3:5] = [f"{parts[3]} ({parts[4]})"]
+    if parts[-1:] == ["[key]"]:
+        return f"{'.'.join(parts[:-1])}: a name has letters, digits and _ only"
+    key = ".".join(parts)
     if item["type"] == "missing":
         return f"key {key} is missing"
     if item["type"] == "extra_forbidden":
-        return f"key {key} is unknown"
+        near = difflib.get_close_matches(parts[-1], _keys_of(Settings), n=1, cutoff=0.75)
+        return f"key {key} is unknown" + (f"; did you mean {near[0]}?" if near else "")
     if item["type"] in ("model_type", "model_attributes_type"):
         return f"{key}: must have keys of its own, such as `key: value`, and is {item['input']!r}"
     if item["type"] == "union_tag_not_found":
@@ -426,3 +445,8 @@ def describe_error(item: Any) -> str:
     message = item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"{key}: {message}" if key else message
+
+
+def _keys_of(model: type[Settings]) -> set[str]:
+    """The keys of a model and of all that are made from it."""
+    return set(model.model_fields).union(*map(_keys_of, model.__subclasses__()))

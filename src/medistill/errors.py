@@ -1,8 +1,20 @@
 """Errors that a user can mend."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(Exception):
     """A mistake in the user's input: one line that names the file, key or row and what to do.
 
     Both command lines print the message without a traceback and exit with 2.
     """
+
+
+@contextlib.contextmanager
+def at_key(key: str) -> Iterator[None]:
+    """Say at which key of params.yaml a mistake is that is found within the block."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"params.yaml: {key}: {str(error).removeprefix('params.yaml: ')}") from None

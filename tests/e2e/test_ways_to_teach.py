@@ -41,7 +41,7 @@ def taught(fresh):
     hard, soft = {"loss": "binary_cross_entropy"}, {"loss": "sigmoid_kd"}
     params["teach"] |= {"attention": True, "features": True, "cams": True}
     params["recipes"] = {
-        "baseline": {},
+        "baseline": {"views": "fresh"},
         "kd": {"teachers": ["densenet"], "terms": [hard, soft]},
         "assisted": {"teachers": ["assistant", "densenet"], "terms": [hard, soft, {"loss": "feature_mse"}]},
         "friendly": {"teachers": ["friend", "densenet"], "terms": [hard, soft, {"loss": "cam_kd"}]},

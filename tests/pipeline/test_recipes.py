@@ -1,7 +1,9 @@
 """A run that would fail later is refused before its first network is trained."""
 
+import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import yaml
 
@@ -10,6 +12,7 @@ from medistill.distillation.knowledge import write_knowledge
 from medistill.errors import UserError
 from medistill.models.zoo import create_classifier, save_model
 from pipeline.recipes import require_run, train_by_recipe
+from pipeline.stages import distill
 
 
 @pytest.fixture
@@ -29,7 +32,14 @@ def test_the_repositorys_run_passes(params, tiny_dataset, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p["students"]["eeea_net_c2"].update(arch="eeea_netc2"), "arch 'eeea_netc2' is not known to timm"),
+        (
+            lambda p: p["students"]["eeea_net_c2"].update(arch="eeea_netc2"),
+            r"^params\.yaml: students\.eeea_net_c2: arch 'eeea_netc2' is not known to timm",
+        ),
+        (
+            lambda p: p["students"]["tf_efficientnet_lite0"].update(channels=1),
+            r"^params\.yaml: students\.tf_efficientnet_lite0: the weights of .* are for 3 channels; leave channels out",
+        ),
         (
             lambda p: p["teachers"].update(densenet={"arch": "vit_tiny_patch16_224"}),
             "vit_tiny_patch16_224: its features",
@@ -44,7 +54,7 @@ def test_the_repositorys_run_passes(params, tiny_dataset, tmp_path):
         ),
         (
             lambda p: p["students"]["eeea_net_c2"].update(weights="nowhere.safetensors"),
-            r"nowhere\.safetensors: no such file",
+            r"^params\.yaml: students\.eeea_net_c2: nowhere\.safetensors: no such file",
         ),
         (
             lambda p: p["students"]["eeea_net_c2"].update(pretrained=True),
@@ -99,3 +109,46 @@ def test_answers_of_a_teacher_that_has_changed_since_are_refused(params, tiny_da
     with pytest.raises(UserError, match=r"knowledge/efficientnet_lite2: teacher efficientnet_lite2 has changed since"):
         train_by_recipe(tmp_path / "out", student, read.recipes["kd"], tiny_dataset, read, facts=facts, seed=0)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_frozen_teacher_that_was_trained_on_other_pixels_is_refused(params, tiny_dataset, tmp_path):
+    model = create_classifier(Network(arch="test_resnet"), labels=tiny_dataset.labels)
+    save_model(tmp_path, model, model.config | {"image_size": 48})
+    frozen = {"arch": "test_resnet", "weights": str(tmp_path / "model.safetensors"), "frozen": True}
+    params["teachers"]["efficientnet_lite2"] = frozen
+    with pytest.raises(UserError, match=r"teachers\.efficientnet_lite2: .* trained with input_size 48, not 32; set"):
+        required(params, tiny_dataset, tmp_path)
+
+
+def test_what_is_odd_is_said(params, tiny_dataset, tmp_path, capsys):
+    labels = [tiny_dataset.labels[0], "Pleural Effusion"]
+    save_model(tmp_path, create_classifier(Network(arch="test_resnet"), labels=labels), {})
+    frozen = {"arch": "test_resnet", "weights": str(tmp_path / "model.safetensors"), "frozen": True, "labels": labels}
+    params["teachers"]["efficientnet_lite2"] = frozen
+    params["recipes"]["kd"]["unlabelled"] = True
+    params["training"]["batch_size"] = 100_000
+    required(params, tiny_dataset, tmp_path)
+    images = len(tiny_dataset.split("train"))
+    assert capsys.readouterr().err.splitlines() == [
+        f"teachers.efficientnet_lite2: it teaches {labels[0]} alone;"
+        " its own Pleural Effusion are no labels of the data set",
+        "recipes.kd: unlabelled changes nothing, as every training image has a label",
+        f"training.batch_size: there are only {images} training images, an epoch is one step",
+    ]
+    manifest = tiny_dataset.manifest.copy()
+    first = manifest.index[manifest["split"] == "train"][0]
+    manifest.loc[first, [f"label:{label}" for label in tiny_dataset.labels]] = np.nan
+    required(params, replace(tiny_dataset, manifest=manifest), tmp_path)
+    assert "unlabelled" not in capsys.readouterr().err
+
+
+def test_a_mistake_beside_finished_teachers_is_named_before_a_student_trains(
+    params, tiny_dataset, tmp_path, monkeypatch
+):
+    shutil.copytree(tiny_dataset.folder, tmp_path / "data" / "processed")
+    params["students"]["typo"] = {"arch": "resnet10"}
+    params["run"]["students"].append("typo")
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"students\.typo: arch 'resnet10' is not known to timm"):
+        distill.main(["eeea_net_c2", "baseline", "0"])

@@ -56,6 +56,10 @@ def test_a_network_may_have_no_patience(params, tmp_path):
     [
         (lambda p: p["training"].pop("epochs"), "key training.epochs is missing"),
         (lambda p: p["data"].update(colour=1), "key data.colour is unknown"),
+        (
+            lambda p: p["recipes"]["kd"]["terms"][1].update(temprature=2),
+            "key recipes.kd.terms.1 (sigmoid_kd).temprature is unknown; did you mean temperature?",
+        ),
         (lambda p: p["students"]["eeea_net_c2"].update(seed=1), "key students.eeea_net_c2.seed is unknown"),
         (lambda p: p["teachers"]["densenet"].update(seed=-1), "teachers.densenet.seed: "),
         (
@@ -68,11 +72,11 @@ def test_a_network_may_have_no_patience(params, tmp_path):
         (lambda p: p["recipes"]["kd"]["terms"][1].update(temperature=0), "temperature: input should be greater than 0"),
         (
             lambda p: p["recipes"]["kd"]["terms"][1].update(weight=0),
-            "sigmoid_kd.weight: input should be greater than 0",
+            "recipes.kd.terms.1 (sigmoid_kd).weight: input should be greater than 0",
         ),
         (
             lambda p: p["recipes"]["kd"]["terms"][1].update(gamma=2),
-            "key recipes.kd.terms.1.sigmoid_kd.gamma is unknown",
+            "key recipes.kd.terms.1 (sigmoid_kd).gamma is unknown",
         ),
         (
             lambda p: p["recipes"]["kd"]["terms"].append({"loss": "kld"}),
@@ -86,7 +90,7 @@ def test_a_network_may_have_no_patience(params, tmp_path):
         *(
             (
                 lambda p, term=term: p["recipes"]["kd"]["terms"].append(term),
-                f"{term['loss']}: {' and '.join(list(term)[1:3])} are 0: nothing is left of the loss",
+                f"({term['loss']}): {' and '.join(list(term)[1:3])} are 0: nothing is left of the loss",
             )
             for term in (
                 {"loss": "dist", "inter": 0, "intra": 0, "activation": "sigmoid"},
@@ -104,7 +108,7 @@ def test_a_network_may_have_no_patience(params, tmp_path):
             lambda p: p["students"]["eeea_net_c2"].update(pretrained=True, weights="a"),
             "either pretrained: true or weights",
         ),
-        (lambda p: p["students"].update({"a-b": {"arch": "x"}}), "students.a-b"),
+        (lambda p: p["students"].update({"a-b": {"arch": "x"}}), "students.a-b: a name has letters, digits and _ only"),
     ],
 )
 def test_mistakes_are_named(params, tmp_path, change, message):
@@ -153,7 +157,7 @@ FROZEN = {"arch": "resnet18", "weights": "w.safetensors", "frozen": True}
         (
             "assistants",
             ASSISTANT | {"recipe": "own"},
-            "teachers.new: its recipe's teacher 'new' is not",
+            "teachers.new: its recipe's teacher 'new' is an assistant itself",
         ),
         ("teachers", FROZEN | {"weights": None}, "teachers.new: frozen: true needs weights: FILE"),
         ("teachers", FROZEN | {"recipe": "kd"}, "teachers.new: frozen: true is not trained; leave recipe out"),
@@ -209,7 +213,16 @@ def test_what_runs_twice_is_named(params, tmp_path, key, value):
 
 def test_teachers_that_are_asked_live_need_no_cache_of_features(params, tmp_path):
     params["recipes"]["kd"] = {"teachers": ["densenet"], "views": "live", "terms": [{"loss": "feature_mse"}]}
+    params["recipes"]["baseline"] = {"views": "fresh"}
     assert load(params, tmp_path).recipes["kd"].views == "live"
+
+
+def test_a_recipe_with_new_views_needs_a_baseline_with_new_views(params, tmp_path):
+    params["recipes"]["kd"]["views"] = "live"
+    with pytest.raises(
+        UserError, match=r"recipes\.kd shows a new view each epoch, and no baseline of run\.recipes does"
+    ):
+        load(params, tmp_path)
 
 
 def test_assistants_answer_into_a_folder_of_their_own(params, tmp_path):

@@ -161,7 +161,7 @@ def _of_maps(
     return function(maps.repeat(1, len(answers), 1, 1), theirs, mask=kept)
 
 
-_WITH_SIGMOID = {
+_INSTEAD = {
     "softmax_kd": "sigmoid_kd",
     "mse_kd": "space: sigmoid",
     "dist": "activation: sigmoid with inter: 0",
@@ -192,9 +192,10 @@ def require_task(term: Term, task: str, recipe: str = "recipes") -> None:
     traits = traits_of(term)
     if task == "multilabel" and traits.exclusive and not getattr(term, "allow_offset_blind", False):
         blind = "allow_offset_blind" in type(term).model_fields
+        instead = "binary_cross_entropy" if isinstance(term, HardTerm) else "sigmoid_kd"
         raise UserError(
             f"{recipe}: {term.loss} is for exclusive classes, and the labels of this data set are not; "
-            + (f"take {_WITH_SIGMOID[term.loss]}, or set allow_offset_blind: true" if blind else "take sigmoid_kd")
+            + (f"take {_INSTEAD[term.loss]}, or set allow_offset_blind: true" if blind else f"take {instead}")
         )
     if task == "multiclass" and isinstance(term, HardTerm) and not traits.exclusive:
         raise UserError(f"{recipe}: {term.loss} is for labels that are not exclusive; take cross_entropy")
@@ -219,19 +220,20 @@ def require_places(term: Term, shapes: Mapping[str, Sequence[int]], recipe: str 
             )
 
 
-def require_all_classes(teacher: str, unknown: Sequence[str]) -> None:
+def require_all_classes(teacher: str, unknown: Sequence[str], recipe: str = "recipes") -> None:
     """Refuse a teacher that lacks a class: what it says of the others has no level of its own under a softmax.
 
     Args:
         teacher: its name.
         unknown: labels of the data set that it does not know.
+        recipe: where the teacher stands, for the message.
 
     Raises:
         UserError: there is one.
     """
     if unknown:
         raise UserError(
-            f"recipes: teacher {teacher} does not know the class {unknown[0]}; where classes are exclusive a teacher"
+            f"{recipe}: teacher {teacher} does not know the class {unknown[0]}; where classes are exclusive a teacher"
             " must know them all"
         )
 

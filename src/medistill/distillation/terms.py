@@ -111,7 +111,7 @@ class Bckd(DistillationTerm):
 
 
 class Dkd(DistillationTerm):
-    """For exclusive classes."""
+    """For exclusive classes: whether it is the class (`alpha`) and which of the others (`beta`), apart."""
 
     loss: Literal["dkd"]
     parts = ("alpha", "beta")
@@ -121,7 +121,7 @@ class Dkd(DistillationTerm):
 
 
 class LogitStandardizedKd(DistillationTerm):
-    """For exclusive classes."""
+    """For exclusive classes: divergence of logits without their mean, over their deviation."""
 
     loss: Literal["logit_standardized_kd"]
     temperature: float = Field(default=2.0, gt=0)

@@ -549,8 +549,9 @@ def _method(content: Content) -> str:
         "means are over eligible labels.",
         "p = min(1, 2 min((1 + #≤0)/(R + 1), (1 + #≥0)/(R + 1))) over the R resampled differences; per label adjusted "
         "by Holm over the eligible labels.",
-        "A baseline is the same student with the same seed and the same budget, without teachers. Where there are two, "
-        "the better one on validation is quoted; so is the best teacher on validation.",
+        "A baseline is the same student with the same seed and the same budget, without teachers (a recipe with "
+        "`unlabelled` has more images, so more steps). Where there are two, the better one on validation is quoted; so "
+        "is the best teacher on validation.",
         "ECE: mean over images of |observed rate − mean probability| in 15 bins of equal width, per label, then the "
         f"mean over eligible labels; probabilities are {'the softmax' if _exclusive(content) else 'sigmoids'} of the "
         "logits, without recalibration.",

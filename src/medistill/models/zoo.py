@@ -29,6 +29,17 @@ _WEIGHT_PACKAGES = {
     for i in range(3)
 }
 
+_PICKLED = {".pth", ".pt", ".bin", ".ckpt"}
+
+_NO_ARGS = {
+    "in_chans": "set channels: 1 beside arch",
+    "num_classes": "it follows from the labels",
+    "pretrained": "set pretrained: true beside arch",
+    "checkpoint_path": "set weights: FILE beside arch",
+    "features_only": "a classifier has a head",
+}
+"""What timm would take, and what to do instead."""
+
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R BT.601), as where `ingest` makes frames grey."""
 
@@ -108,7 +119,7 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
         near = difflib.get_close_matches(arch, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()"
         raise UserError(f"params.yaml: arch {arch!r} is not known to timm{hint}")
-    for key, instead in (("in_chans", "set channels: 1 beside arch"), ("num_classes", "it follows from the labels")):
+    for key, instead in _NO_ARGS.items():
         if key in network.args:
             raise UserError(f"params.yaml: args of {arch}: {key} is not to be set; {instead}")
     package = _WEIGHT_PACKAGES.get(arch) if network.pretrained else None
@@ -117,7 +128,7 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
     try:
         known = _pretrained_cfg(arch)
         if network.pretrained:
-            require_pretrained(arch)
+            require_pretrained(network)
         if image_size is not None and known.fixed_input_size and image_size != known.input_size[-1]:
             args = {"img_size": image_size} | args
         backbone = timm.create_model(
@@ -127,10 +138,12 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"params.yaml: timm cannot build {arch} with args {args}: {reason}") from None
     except OSError as error:
-        raise UserError(f"weights of {arch} could not be downloaded: {str(error).splitlines()[0]}") from None
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"params.yaml: the weights of {arch} could not be downloaded: {reason}; set weights: FILE beside arch, or "
+            "pretrained: false, or bring Hugging Face's cache from a machine that has them"
+        ) from None
     initialisation, new_head = "random", network.pretrained
-    if package and network.channels != 3:
-        raise UserError(f"params.yaml: the weights of {arch} in {package[1]} are for 3 channels; leave channels out")
     if package:
         initialisation = _load_package(backbone, arch, *package)
     elif network.pretrained:
@@ -173,13 +186,16 @@ def start_at_prevalence(model: Classifier, prevalence: np.ndarray, *, exclusive:
                     layer.bias.copy_(bias)
 
 
-def require_pretrained(arch: str) -> None:
+def require_pretrained(network: Network) -> None:
     """Refuse `pretrained: true` where there are no weights to be had, without loading any.
 
     Raises:
-        UserError: nobody has them, or their package is not installed.
+        UserError: nobody has them, or their package is not installed or has them for three channels only.
     """
+    arch = network.arch
     package = _WEIGHT_PACKAGES.get(arch)
+    if package and network.channels != 3:
+        raise UserError(f"params.yaml: the weights of {arch} in {package[1]} are for 3 channels; leave channels out")
     if package is None and not _pretrained_cfg(arch).has_weights:
         raise UserError(f"params.yaml: there are no pretrained weights for {arch}; set pretrained: false")
     if package is not None:
@@ -241,9 +257,10 @@ def _load_own(backbone: nn.Module, network: Network, labels: list[str]) -> tuple
     for name, value in source.items():
         if not torch.isfinite(value).all():
             raise UserError(f"{file}: tensor {name} has numbers that are not finite; take an earlier state of it")
-    if getattr(network, "frozen", False) or source.keys() & set(_classifier_keys(backbone)):
+    frozen = getattr(network, "frozen", False)
+    if frozen or source.keys() & set(_classifier_keys(backbone)):
         _refuse_other_labels(file, labels)
-        _load_tensors(backbone, source, file)
+        _load_tensors(backbone, source, file, frozen=frozen)
         return f"file ({file.name})", False
     _load_tensors(backbone, source, file, classifier=False)
     return f"backbone of file ({file.name})", True
@@ -289,21 +306,31 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error})") from None
     except SafetensorError as error:
-        raise UserError(f"{file}: not a safetensors file ({error})") from None
+        hint = "; docs/distillation.md says how to make one of it" if file.suffix in _PICKLED else ""
+        raise UserError(f"{file}: not a safetensors file ({error}){hint}") from None
 
 
-def _load_tensors(backbone: nn.Module, source: dict[str, Tensor], file: Path, *, classifier: bool = True) -> None:
+def _load_tensors(
+    backbone: nn.Module, source: dict[str, Tensor], file: Path, *, classifier: bool = True, frozen: bool = False
+) -> None:
     """Copy the tensors of `file`; without `classifier` all others, so that the backbone's own classifier stays."""
     own = set(_classifier_keys(backbone))
     target = {name: value for name, value in backbone.state_dict().items() if classifier or name not in own}
     outputs = backbone.num_classes
     for name, value in target.items():
         if name not in source:
-            raise UserError(f"{file}: tensor {name} is missing; is it another architecture?")
+            longer = [theirs for theirs in source if theirs.endswith(f".{name}")]
+            hint = "is it another architecture?"
+            if longer:
+                hint = f"take {longer[0].removesuffix(name)!r} from the beginning of the names in it"
+            raise UserError(f"{file}: tensor {name} is missing; {hint}")
         if source[name].shape != value.shape:
             hint = ""
             if name in own and list(value.shape[:1]) == [outputs] != list(source[name].shape[:1]):
                 hint = f"; its classifier must have {counted(outputs, 'output')}, one a label"
+                if frozen:
+                    theirs = counted(source[name].shape[0], "output")
+                    hint = f"; its classifier has {theirs}: name them, in their order, in labels"
             raise UserError(
                 f"{file}: tensor {name} has shape {list(source[name].shape)}, needs {list(value.shape)}{hint}"
             )
@@ -368,8 +395,10 @@ def map_shape(model: Classifier, size: int) -> list[int]:
     try:
         with torch.no_grad():
             model(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise UserError(f"{arch} does not take images of {size} px: {' '.join(str(error).split())}") from None
+    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        args, reason = model.config.get("args"), " ".join(str(error).split())
+        with_args = f" with args {args}" if args else ""
+        raise UserError(f"{arch} does not take images of {size} px{with_args}: {reason}") from None
     finally:
         handle.remove()
         model.train(was_training)

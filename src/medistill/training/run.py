@@ -141,20 +141,29 @@ def adopt(folder: Path, network: Teacher, dataset: Dataset, *, facts: dict[str, 
             groups of the val or test side; or none of the labels is the data set's.
     """
     seen = _seen_by(network, dataset)
+    model = as_it_is(network, dataset)
+    weights, labels = sha256(network.weights), model.config["labels"]
+    about = {"network": network.model_dump(mode="json"), "weights": weights, "labels": labels, "facts": facts}
+    facts = {**facts, "fingerprint": fingerprint(about), "weights_sha256": weights}
+    write_outputs(folder, model, dataset, None, facts, seen)
+
+
+def as_it_is(network: Teacher, dataset: Dataset) -> Classifier:
+    """A teacher with its own weights and labels, in evaluation mode.
+
+    Raises:
+        UserError: as for `adopt`, but for what it was trained on.
+    """
     beside = read_beside(network.weights)
     labels = labels_of(network, dataset)
-    label_columns(labels, dataset.labels, f"params.yaml: teachers.{facts['name']}.labels")
+    label_columns(labels, dataset.labels, "labels")
     if network.input_size is None:  # who types a size may want another
         _require_same(network, "input_size", beside.get("input_size") or beside.get("image_size"), dataset.image_size)
     model = create_classifier(network, labels=labels, image_size=dataset.image_size).eval()
     for key in ("mean", "std"):
         _require_same(network, key, beside.get(key), model.config[key])
     map_size(model, dataset.image_size)
-    weights = sha256(network.weights)
-    about = {"network": network.model_dump(mode="json"), "weights": weights, "labels": labels, "facts": facts}
-    identity = fingerprint(about)
-    facts = {**facts, "fingerprint": identity, "weights_sha256": weights}
-    write_outputs(folder, model, dataset, None, facts, seen)
+    return model
 
 
 def labels_of(network: Network, dataset: Dataset) -> list[str]:

@@ -136,6 +136,12 @@ def test_what_cannot_see_an_offset_is_refused_where_labels_are_not_exclusive(tin
         RecipeObjective(recipe(term), tiny_dataset, [Answers(np.zeros((6, 2)))])
 
 
+def test_instead_of_a_hard_loss_a_hard_loss_is_named(tiny_dataset):
+    message = "cross_entropy is for exclusive classes, .* are not; take binary_cross_entropy$"
+    with pytest.raises(UserError, match=message):
+        RecipeObjective(recipe({"loss": "cross_entropy"}, teachers=0), tiny_dataset)
+
+
 @pytest.mark.parametrize(
     "term",
     [

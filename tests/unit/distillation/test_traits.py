@@ -1,12 +1,14 @@
 """Every loss sees what its row in `TRAITS` says, and nothing else."""
 
 import inspect
+from typing import get_args
 
 import pytest
 import torch
 
 from medistill.distillation import functional
 from medistill.distillation.functional import TRAITS, Traits
+from medistill.distillation.terms import AnyTerm
 
 N, L, K, SIZE = 12, 5, 7, 6
 SHAPES = {
@@ -211,17 +213,29 @@ def test_softmax_over_labels_lets_a_macro_auroc_fall_unseen():
         assert (value < 1e-6) == traits.exclusive, name
 
 
+def defaults_of(name: str, given: dict) -> dict:
+    """What params.yaml may set of a loss besides its weight and what the row is about."""
+    models = {get_args(term.model_fields["loss"].annotation)[0]: term for term in get_args(get_args(AnyTerm)[0])}
+    fields = {
+        key: field.default for key, field in models[name].model_fields.items() if key not in ("loss", "weight", *given)
+    }
+    return {key: "false" if default is False else default for key, default in fields.items()}
+
+
 def test_the_table_in_the_documentation_is_this_one(root):
     text = (root / "docs" / "distillation.md").read_text()
     table = text.partition("<!-- traits: begin -->\n")[2].partition("\n<!-- traits: end -->")[0]
     rows = []
     for name, options, traits in TRAITS:
-        shown = f"`{name}`" + (f" ({', '.join(map(str, options.values()))})" if options else "")
+        shown = f"`{name}`" + (
+            f" ({', '.join(f'{key}: {value}' for key, value in options.items())})" if options else ""
+        )
         cells = [
             shown,
             traits.inputs.replace("_", " "),
             *("yes" if value else "" for value in traits[1:-1]),
             traits.mask,
+            ", ".join(f"{option} {default}" for option, default in defaults_of(name, options).items()),
         ]
         rows.append(f"| {' | '.join(cells)} |")
     assert table.splitlines()[2:] == rows

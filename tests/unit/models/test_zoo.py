@@ -319,8 +319,42 @@ def test_files_that_are_not_weights_are_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.safetensors: no such file"):
         load_weights(model, tmp_path / "none.safetensors")
     (tmp_path / "w.safetensors").write_bytes(b"not weights")
-    with pytest.raises(UserError, match=r"w\.safetensors: not a safetensors file"):
+    with pytest.raises(UserError, match=r"w\.safetensors: not a safetensors file \([^)]*\)$"):
         load_weights(model, tmp_path / "w.safetensors")
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(
+        UserError, match=r"w\.pth: not a safetensors file .*; docs/distillation\.md says how to make one"
+    ):
+        load_weights(model, tmp_path / "w.pth")
+
+
+def test_names_that_begin_with_something_are_told_so(tmp_path):
+    model = timm.create_model("test_resnet", num_classes=2)
+    save_file({f"module.{name}": value for name, value in model.state_dict().items()}, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"is missing; take 'module\.' from the beginning of the names in it"):
+        load_weights(model, tmp_path / "w.safetensors")
+
+
+def test_a_frozen_teacher_with_other_outputs_is_asked_for_their_labels(tmp_path):
+    save_file(timm.create_model("test_resnet", num_classes=5).state_dict(), tmp_path / "w.safetensors")
+    network = Teacher(arch="test_resnet", weights=tmp_path / "w.safetensors", frozen=True)
+    with pytest.raises(UserError, match=r"; its classifier has 5 outputs: name them, in their order, in labels$"):
+        create_classifier(network, labels=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"features_only": True}, "features_only is not to be set; a classifier has a head"),
+        ({"checkpoint_path": "a.pth"}, "checkpoint_path is not to be set; set weights: FILE beside arch"),
+        ({"pretrained": True}, "pretrained is not to be set; set pretrained: true beside arch"),
+        ({"drop_rate": "high"}, r"test_resnet does not take images of 32 px with args {'drop_rate': 'high'}: "),
+    ],
+)
+def test_arguments_that_make_no_classifier_are_one_line(args, message):
+    with pytest.raises(UserError, match=message) as error:
+        map_size(create_classifier(Network(arch="test_resnet", args=args), labels=["a", "b"]), 32)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

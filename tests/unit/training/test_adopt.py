@@ -56,7 +56,7 @@ def test_it_answers_for_the_labels_that_both_have(tiny_dataset, weights, tmp_pat
     [
         ({"mean": [0.1, 0.2, 0.3]}, "trained with input_size 16, not 32; set input_size: 16 beside arch"),
         ({"input_size": 16}, r"trained with mean \[0.1, 0.2, 0.3\], not .*; set mean: \[0.1, 0.2, 0.3\] beside arch"),
-        ({"labels": ["Else", "Other"]}, "teachers.friend.labels: the teacher knows none of the labels Left, Right"),
+        ({"labels": ["Else", "Other"]}, "labels: the teacher knows none of the labels Left, Right"),
         (
             {"labels": ["Right", "Else"], "input_size": 16},
             "the same labels in another order: label 1 is Else there, Right here",

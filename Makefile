@@ -28,10 +28,10 @@ repro: setup  ## run the whole graph, track it in MLflow and promote the best st
 	@echo "Compare models: source .venv/bin/activate && python -m pipeline ui"
 
 test: setup lint  ## lint and test (minutes)
-	python -m pytest -m "not slow"
+	python -m pytest -m "not slow" --durations=10
 
 test-slow: setup  ## the tests that take long or need a service
-	python -m pytest -m slow
+	python -m pytest -m slow --durations=10
 
 lint: setup
 	ruff check .

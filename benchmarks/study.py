@@ -293,7 +293,8 @@ class Setting:
     def ask(self, teacher: Trained) -> Knowledge:
         """What a trained teacher answers in all views, asked once."""
         asked = self.params.teach.model_dump(exclude={"batch_size"})
-        folder = WORK / "knowledge" / self.place / f"{teacher.folder.name}-{_short(asked)}"
+        about = asked | {"dataset": self.dataset.fingerprint}  # the same images and more are another question
+        folder = WORK / "knowledge" / self.place / f"{teacher.folder.name}-{_short(about)}"
 
         def make() -> None:
             with atomic(folder) as temporary:

@@ -40,13 +40,15 @@ def require_run(params: Params, dataset: Dataset) -> None:
     Raises:
         UserError: a network cannot be built, does not take the size or its weights, or a loss or teacher does not fit.
     """
-    shapes, columns = {}, {}
+    shapes = {}
     for section, names in (("teachers", params.run.all_teachers), ("students", params.run.students)):
         for name in names:
             with at_key(f"{section}.{name}"):
                 shapes[section, name] = _require_network(getattr(params, section)[name], dataset)
-                labels = labels_of(getattr(params, section)[name], dataset)
-                columns[section, name] = label_columns(labels, dataset.labels, "labels")
+    unknown = {}
+    for name in params.run.all_teachers:
+        theirs = labels_of(params.teachers[name], dataset)
+        unknown[name] = unknown_labels(dataset, label_columns(theirs, dataset.labels, f"teachers.{name}.labels"))
     learners = [(name, ("students", student)) for name in params.run.recipes for student in params.run.students]
     learners += [(params.teachers[name].recipe, ("teachers", name)) for name in params.run.assistants]
     for name, learner in learners:
@@ -57,9 +59,8 @@ def require_run(params: Params, dataset: Dataset) -> None:
             require_places(term, seen, f"recipes.{name}")
         if dataset.task == "multiclass":
             for teacher in recipe.teachers:
-                unknown = unknown_labels(dataset, columns["teachers", teacher])
-                require_all_classes(teacher, unknown, f"recipes.{name}")
-    for note in _oddities(params, dataset, {name: params.recipes[name] for name, _ in learners}):
+                require_all_classes(teacher, unknown[teacher], f"recipes.{name}")
+    for note in _oddities(params, dataset, {name: params.recipes[name] for name, _ in learners}, unknown):
         print(note, file=sys.stderr)
 
 
@@ -78,13 +79,14 @@ def _require_network(network: Network, dataset: Dataset) -> list[int]:
     return shape
 
 
-def _oddities(params: Params, dataset: Dataset, recipes: dict[str, Recipe]) -> Iterator[str]:
-    """What a run does that its user may not know, a line each."""
-    for name in params.run.teachers:
-        theirs = labels_of(params.teachers[name], dataset)
-        taught = [label for label in dataset.labels if label in theirs]
-        if len(taught) < len(dataset.labels):
-            own = [label for label in theirs if label not in taught]
+def _oddities(
+    params: Params, dataset: Dataset, recipes: dict[str, Recipe], unknown: dict[str, list[str]]
+) -> Iterator[str]:
+    """What a run does that its user may not know, a line each; `unknown` has the labels that each teacher lacks."""
+    for name, lacking in unknown.items():
+        if lacking:
+            taught = [label for label in dataset.labels if label not in lacking]
+            own = [label for label in labels_of(params.teachers[name], dataset) if label not in taught]
             yield (
                 f"teachers.{name}: it teaches {', '.join(taught)} alone"
                 + (f"; its own {', '.join(own)} are no labels of the data set" if own else "")
@@ -126,15 +128,17 @@ def train_by_recipe(
         UserError: as `train`; or a teacher or its answers are missing, damaged or do not fit.
     """
     live = recipe.views == "live"
-    folders = [Path("models/teachers") / name if live else params.knowledge_folder(name) for name in recipe.teachers]
+    trained = [Path("models/teachers") / name for name in recipe.teachers]
+    states = [read_json(source / "config.json")["fingerprint"] for source in trained]
     if live:
+        folders, answered = trained, states
         teachers = [LiveTeacher(load_model(source), dataset) for source in folders]
-        answered = [read_json(source / "config.json")["fingerprint"] for source in folders]
     else:
+        folders = [params.knowledge_folder(name) for name in recipe.teachers]
         asked = params.teach.model_dump(exclude={"batch_size"})
         teachers = [Knowledge.open(source, dataset, params.augmentation, **asked) for source in folders]
-        for name, source, teacher in zip(recipe.teachers, folders, teachers, strict=True):
-            if teacher.teacher_fingerprint != read_json(Path("models/teachers") / name / "config.json")["fingerprint"]:
+        for name, source, teacher, state in zip(recipe.teachers, folders, teachers, states, strict=True):
+            if teacher.teacher_fingerprint != state:
                 raise UserError(f"{source}: teacher {name} has changed since it answered; run the teach stage again")
         answered = [teacher.checksum for teacher in teachers]
     own = facts["role"] == "teacher" and not recipe.teachers

@@ -162,6 +162,7 @@ def _of_maps(
 
 
 _INSTEAD = {
+    "cross_entropy": "binary_cross_entropy",
     "softmax_kd": "sigmoid_kd",
     "mse_kd": "space: sigmoid",
     "dist": "activation: sigmoid with inter: 0",
@@ -192,10 +193,9 @@ def require_task(term: Term, task: str, recipe: str = "recipes") -> None:
     traits = traits_of(term)
     if task == "multilabel" and traits.exclusive and not getattr(term, "allow_offset_blind", False):
         blind = "allow_offset_blind" in type(term).model_fields
-        instead = "binary_cross_entropy" if isinstance(term, HardTerm) else "sigmoid_kd"
         raise UserError(
             f"{recipe}: {term.loss} is for exclusive classes, and the labels of this data set are not; "
-            + (f"take {_INSTEAD[term.loss]}, or set allow_offset_blind: true" if blind else f"take {instead}")
+            f"take {_INSTEAD.get(term.loss, 'sigmoid_kd')}" + (", or set allow_offset_blind: true" if blind else "")
         )
     if task == "multiclass" and isinstance(term, HardTerm) and not traits.exclusive:
         raise UserError(f"{recipe}: {term.loss} is for labels that are not exclusive; take cross_entropy")

@@ -151,9 +151,7 @@ def fit(
         drawn = torch.from_numpy(view_parameters(ids, view, view_seed, augmentation))
         return ids, *(send(values, device) for values in (targets[chosen], frames(chosen), drawn))
 
-    def memory() -> contextlib.AbstractContextManager:
-        return say_what_to_lower(model, dataset, f"training.batch_size lower than {training.batch_size}")
-
+    memory = partial(say_what_to_lower, model, dataset, f"training.batch_size lower than {training.batch_size}")
     model.to(device, memory_format=torch.channels_last)
     exempt = getattr(model.backbone, "no_weight_decay", set)()  # by timm's own word, such as tables of positions
     exempt = [f"backbone.{name}" for name in exempt]

@@ -66,14 +66,20 @@ if rank == 0:
 """
 
 
-def train(dataset: Dataset, folder: Path, processes: int, arch: str) -> dict:
-    folder.mkdir()
-    (folder / "train.py").write_text(SCRIPT)
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+def run(script: str, folder: Path, *arguments: Path | str, processes: int = 2) -> None:
+    """Run a script in so many processes, on the CPU."""
+    file = folder / "script.py"
+    file.write_text(script)
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launch, str(folder / "train.py"), str(dataset.folder), str(folder), arch]
+    command = [sys.executable, *launch, *map(str, (file, *arguments))]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def train(dataset: Dataset, folder: Path, processes: int, arch: str) -> dict:
+    folder.mkdir()
+    run(SCRIPT, folder, dataset.folder, folder, arch, processes=processes)
     return torch.load(folder / "end.pt", weights_only=True)
 
 
@@ -116,13 +122,7 @@ assert own == alone, (own, alone)
 
 
 def test_weights_are_summed_over_processes_and_relations_stay_within_one(tmp_path):
-    (tmp_path / "losses.py").write_text(LOSSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(tmp_path / "losses.py")], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    run(LOSSES, tmp_path)
 
 
 BROKEN = """
@@ -159,12 +159,7 @@ except UserError as error:
 
 
 def test_of_two_processes_the_one_whose_loss_is_not_finite_names_images(tiny_dataset, tmp_path):
-    (tmp_path / "broken.py").write_text(BROKEN)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command += [str(tmp_path / "broken.py"), str(tiny_dataset.folder), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
+    run(BROKEN, tmp_path, tiny_dataset.folder, tmp_path)
     first, second = ((tmp_path / f"said-{rank}.txt").read_text() for rank in (0, 1))
     assert first == "the loss of another process is not finite in epoch 1, step 1; it says more"
     assert "for the sum (loss nan)" in second

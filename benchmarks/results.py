@@ -2,7 +2,8 @@
 
     python -m benchmarks.results --xrays ROOT     # or `make results` for the phantom alone
 
-Trains what is missing, in .cache/results/, and writes the tables of what is complete. A killed run goes on.
+Trains what is missing, in .cache/results/, keeps what came of it in benchmarks/outcomes/, and writes the tables of what
+is complete. A killed run goes on; what is kept is not trained again: delete it, and it is.
 
 The X-rays are few, so each is tested once in five-fold cross-validation. The logits of two folds come from two
 trainings and their levels differ, so that ranking them together would measure how well these happen to agree. An AUROC
@@ -15,6 +16,7 @@ Ranks normalised within a fold would assume that folds have equally many positiv
 import argparse
 import contextlib
 import itertools
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.outcomes import FOLDER, Outcome, read_outcomes, write_outcomes
 from benchmarks.page import write_between
 from benchmarks.study import (
     BCE,
@@ -51,6 +54,7 @@ from medistill.evaluation import bootstrap
 from medistill.evaluation.comparison import Split
 from medistill.evaluation.predictions import align, read_logits
 from medistill.files import read_json
+from medistill.training.checkpoint import fingerprint
 from medistill.training.loop import training_rows
 
 SEEDS = (0, 1, 2)
@@ -125,15 +129,20 @@ PLANS = {
 }
 """At 64 px both teachers are worse by several hundredths. EEEA-Net-C2 starts from nothing and needs more epochs."""
 
-MORE = ("system_b_t1", "system_a", "by_densenet", "several", "cam")
+MAIN = {
+    "phantom": ("baseline", "baseline_fresh", "unlabelled"),
+    "xrays": ("baseline", "baseline_fresh", "system_b"),
+}
+"""By which EEEA-Net-C2, whose trainings are the longest, is measured first."""
+
 ORDER = [
-    ("phantom", STUDENTS, ("baseline", "baseline_fresh", "unlabelled")),
-    ("xrays", STUDENTS, ("baseline", "baseline_fresh", "system_b")),
-    ("phantom", STUDENTS, ("system_b", *MORE)),
-    ("xrays", STUDENTS[:1], MORE),
-    ("phantom", (), ()),
-    ("xrays", (), ()),
-    ("xrays", STUDENTS[1:], MORE),
+    *((data, [LITE0], tuple(plan.recipes)) for data, plan in PLANS.items()),
+    *((data, [EEEA], MAIN[data]) for data in PLANS),
+    *((data, [], ()) for data in PLANS),
+    *(
+        (data, [EEEA], tuple(name for name in PLANS[data].recipes if name not in MAIN[data]))
+        for data in ("xrays", "phantom")
+    ),
 ]
 """What is trained first, so that a run that ends early leaves something whole: students by some recipes, seed by
 seed, with the teachers that these need; or where there are none the teachers' other seeds, which teach nobody."""
@@ -207,7 +216,9 @@ def locate(job: Job, xrays: Path | None, *, train: bool = False) -> Trained:
         teachers.append(setting.teacher(name, network, SEEDS[0]))
     setting, network = prepared(job.network, unlabelled=recipe.unlabelled)
     do = setting.train_student if train else setting.student
-    return do(f"{job.network}-{job.recipe}", network, recipe, job.seed, teachers)
+    # where there are no more epochs than views both baselines are one training
+    same = not teachers and setting.params.training_of(network).epochs <= setting.params.teach.views
+    return do(f"{job.network}-{'baseline' if same else job.recipe}", network, recipe, job.seed, teachers)
 
 
 def _train(job: Job, xrays: Path | None) -> tuple[Job, float]:
@@ -218,9 +229,24 @@ def _train(job: Job, xrays: Path | None) -> tuple[Job, float]:
     return job, perf_counter() - start
 
 
+def to_train(order: Order, xrays: Path | None) -> list[list[Job]]:
+    """The jobs of each phase whose outcomes are not known, each model once, and their teachers where these are gone."""
+    every = list(phases(order))
+    models = {job: locate(job, xrays) for phase in every for job in phase}
+    unknown = {job: model for job, model in models.items() if outcome_of(job, model, xrays) is None}
+    asked = {teacher.folder for model in unknown.values() for teacher in model.teachers if not teacher.done}
+    left, found = [], set()
+    for phase in every:
+        wanted = [job for job in phase if job in unknown or models[job].folder in asked]
+        first = {models[job].folder: job for job in reversed(wanted)}
+        left.append([job for job in wanted if first[models[job].folder] == job and models[job].folder not in found])
+        found |= set(first)
+    return left
+
+
 def train_all(order: Order, xrays: Path | None, workers: int) -> None:
     """Train what is missing, with the time that is left after each model."""
-    left = [[job for job in phase if not locate(job, xrays).done] for phase in phases(order)]
+    left = to_train(order, xrays)
     times: dict[tuple[str, str], list[float]] = {}
     begun, total = perf_counter(), sum(map(len, left))
     print(f"{total} models to train", flush=True)
@@ -304,43 +330,73 @@ class Scores:
     Attributes:
         seeds: S of which all folds are trained.
         macro: test macro AUROC of each on the data themselves and in each resample, (S, 1 + R).
-        val: validation macro AUROC, the mean over seeds and folds.
-        config: one model's config.json.
-        seconds: of all trainings.
+        outcomes: of all seeds and folds.
     """
 
     seeds: list[int]
     macro: NDArray
-    val: float
-    config: dict
-    seconds: float
+    outcomes: list[Outcome]
+
+    @property
+    def val(self) -> float:
+        """Validation macro AUROC, the mean over seeds and folds."""
+        return float(np.mean([outcome.val for outcome in self.outcomes]))
 
 
 def scores_of(data: str, network: str, recipe: str | None, truth: Truth, xrays: Path | None) -> Scores | None:
     """Measure what is complete; None where nothing is."""
-    seeds, macro, val, seconds = [], [], [], 0.0
-    config: dict = {}
+    seeds, macro, found = [], [], []
     for seed in SEEDS:
         jobs = [Job(data, fold, network, recipe, seed) for fold in range(PLANS[data].folds)]
-        models = [locate(job, xrays) for job in jobs]
-        if not all(model.done for model in models):
+        outcomes = [outcome for job in jobs if (outcome := outcome_of(job, locate(job, xrays), xrays))]
+        if len(outcomes) < len(jobs):
             continue
-        logits = []
-        for job, model in zip(jobs, models, strict=True):
-            dataset, file = open_fold(data, job.fold, xrays), model.folder / "predictions.parquet"
-            predicted = read_logits(file, model.folder.name, dataset.labels)
-            logits.append(align(predicted, "test", dataset.split("test")["image_id"], file, model.folder.name))
-            metrics = read_json(model.folder / "metrics.json")
-            val.append(metrics["val_macro_auroc"])
-            seconds += metrics["train_seconds"]
-        config = read_json(models[0].folder / "config.json")
+        logits = np.concatenate([outcome.logits for outcome in outcomes])
         split, columns = truth.split, truth.split.columns()
-        auroc = foldwise_auroc(
-            split.targets[:, columns], np.concatenate(logits)[:, columns], split.groups, truth.folds, split.counts
-        )
+        auroc = foldwise_auroc(split.targets[:, columns], logits[:, columns], split.groups, truth.folds, split.counts)
         seeds.append(seed)
         macro.append(auroc.mean(axis=1))
-    return Scores(seeds, np.array(macro), float(np.mean(val)), config, seconds) if seeds else None
+        found += outcomes
+    return Scores(seeds, np.array(macro), found) if seeds else None
+
+
+@cache
+def kept_of(data: str, network: str, recipe: str | None) -> tuple[Path, dict[str, Outcome]]:
+    """The file of a network by a recipe, and what is in it."""
+    file = FOLDER / data / f"{network}-{recipe or 'teacher'}.parquet"
+    return file, read_outcomes(file)
+
+
+def outcome_of(job: Job, model: Trained, xrays: Path | None) -> Outcome | None:
+    """What is kept of a model, or what its folder says; None where there is neither."""
+    _, kept = kept_of(job.data, job.network, job.recipe)
+    if model.settings in kept or not model.done:
+        return kept.get(model.settings)
+    dataset, file = open_fold(job.data, job.fold, xrays), model.folder / "predictions.parquet"
+    predicted = read_logits(file, model.folder.name, dataset.labels)
+    logits = align(predicted, "test", dataset.split("test")["image_id"], file, model.folder.name)
+    metrics, config = read_json(model.folder / "metrics.json"), read_json(model.folder / "config.json")
+    return Outcome(
+        settings=model.settings,
+        code=fingerprint({}),
+        initialisation=config["initialisation"].split(" (")[0],
+        params=config["params"],
+        macs=config["macs"],
+        seconds=metrics["train_seconds"],
+        val=metrics["val_macro_auroc"],
+        logits=logits.astype(np.float32),
+    )
+
+
+def keep_outcomes(order: Order, xrays: Path | None) -> None:
+    """Keep what is known of the models of today's settings."""
+    known: dict[Path, list[tuple[int, int, Outcome]]] = {}
+    for job in itertools.chain.from_iterable(phases(order)):
+        if outcome := outcome_of(job, locate(job, xrays), xrays):
+            file, _ = kept_of(job.data, job.network, job.recipe)
+            known.setdefault(file, []).append((job.seed, job.fold, outcome))
+    for file, outcomes in known.items():
+        write_outcomes(file, outcomes)
 
 
 # Tables
@@ -362,13 +418,13 @@ HEADER = (
 
 def row(title: str, taught_by: str, scores: Scores, difference: str) -> str:
     """One row of the table."""
-    single = scores.macro[:, 0]
+    single, any_one = scores.macro[:, 0], scores.outcomes[0]
     cells = (
         title,
         taught_by,
-        scores.config["initialisation"].split(" (")[0],
-        f"{scores.config['params'] / 1e6:.2f} M",
-        f"{scores.config['macs'] / 1e6:.0f} M",
+        any_one.initialisation,
+        f"{any_one.params / 1e6:.2f} M",
+        f"{any_one.macs / 1e6:.0f} M",
         str(len(scores.seeds)),
         f"{scores.val:.3f}",
         interval(scores.macro.mean(axis=0)),
@@ -421,12 +477,12 @@ def _gain(taught: Scores, base: Scores, teacher: Scores) -> str:
     return f"{text}, {f'{gain[0] / lead[0]:.0%}' if gain[0] > 0 else 'nothing'} of it won back."
 
 
-def results_of(data: str, xrays: Path | None) -> tuple[str, str]:
-    """A data set's table and what it says; and the same in short, for the README."""
+def results_of(data: str, xrays: Path | None) -> tuple[str, str] | None:
+    """A data set's table and what it says, and the same in short, for the README; None where nothing is trained."""
     plan, truth = PLANS[data], truth_of(data, xrays)
     teachers = {name: scores for name in TEACHERS if (scores := scores_of(data, name, None, truth, xrays))}
     lines = [row(name, "", scores, "") for name, scores in teachers.items()]
-    says, missing, seconds = [], [], sum(scores.seconds for scores in teachers.values())
+    says, missing, complete = [], [], list(teachers.values())
     missing += [f"{name} ({_absent(teachers.get(name))})" for name in TEACHERS if _absent(teachers.get(name))]
     for student in STUDENTS:
         measured = {}
@@ -434,19 +490,24 @@ def results_of(data: str, xrays: Path | None) -> tuple[str, str]:
             scores = scores_of(data, student, recipe, truth, xrays)
             if scores:
                 measured[recipe] = scores
-                seconds += scores.seconds
+                complete.append(scores)
             if absent := _absent(scores):
                 missing.append(f"{student}, {recipe} ({absent})")
         if any(not plan.recipes[recipe].teachers for recipe in measured):
             rows, text = student_block(student, measured, teachers, plan.recipes)
             lines += rows
             says += [text] if text else []
+    if not lines:
+        return None
     split = truth.split
     skipped = "; ".join(f"{label} ({reason})" for label, reason in split.skipped.items()) or "none"
     where = f"{plan.folds}-fold cross-validation by patient" if plan.folds > 1 else "its own test side"
+    models = {outcome.settings: outcome for scores in complete for outcome in scores.outcomes}.values()
+    codes = sorted({outcome.code for outcome in models})
     facts = (
         f"{len(split.targets)} images of {len(split.counts)} patients to test ({where}), {plan.size} px. Mean over "
-        f"{len(split.eligible)} labels; left out: {skipped}. Trained for {seconds / 60:.0f} minutes of one core. "
+        f"{len(split.eligible)} labels; left out: {skipped}. {len(models)} models, trained for "
+        f"{sum(outcome.seconds for outcome in models) / 60:.0f} minutes of one core by code {', '.join(codes)}. "
         f"Missing: {'; '.join(missing) or 'nothing'}."
     )
     epochs = ", ".join(f"{name} {count}" for name, count in plan.epochs.items())
@@ -485,8 +546,14 @@ def main() -> None:
     order = [item for item in ORDER if item[0] != "xrays" or arguments.xrays]
     if not arguments.no_training:
         train_all(order, arguments.xrays, arguments.workers)
+    keep_outcomes(order, arguments.xrays)
+    kept_of.cache_clear()
     for data in dict.fromkeys(data for data, *_ in order):
-        full, short = results_of(data, arguments.xrays)
+        tables = results_of(data, arguments.xrays)
+        if tables is None:
+            print(f"{data}: nothing is trained with these settings and data; its table stays as it is", file=sys.stderr)
+            continue
+        full, short = tables
         write_between("docs/results.md", data, full)
         if data == "phantom":
             write_between("README.md", "results", short)

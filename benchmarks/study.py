@@ -186,10 +186,14 @@ class Trained:
     Attributes:
         folder: named after `key`.
         key: a hash of all that decides the model.
+        settings: the same without the code of training.
+        teachers: that teach it.
     """
 
     folder: Path
     key: str
+    settings: str
+    teachers: tuple["Trained", ...] = ()
 
     @property
     def done(self) -> bool:
@@ -226,20 +230,20 @@ class Setting:
         training = self.params.training_of(network)
         if views is not None and views >= training.epochs and not teachers:
             views = None  # each epoch has a view of its own either way
-        key = fingerprint(
-            {
-                "network": network.model_dump(mode="json", exclude={"training", "seed"}),
-                "training": training.model_dump(),
-                "augmentation": self.params.augmentation.model_dump(),
-                "recipe": recipe.model_dump(mode="json", exclude={"views", "teachers"}),
-                "seed": seed,
-                "views": views,
-                "dataset": self.dataset.fingerprint,
-                "teachers": [teacher.key for teacher in teachers],
-                "taught": [self.params.teach.views, self.params.teach.view_seed] if teachers else None,
-            }
-        )
-        return Trained(WORK / "models" / self.place / f"{name}-{key}", key)
+        decides = {
+            "network": network.model_dump(mode="json", exclude={"training", "seed"}),
+            "training": training.model_dump(),
+            "augmentation": self.params.augmentation.model_dump(),
+            "recipe": recipe.model_dump(mode="json", exclude={"views", "teachers"}),
+            "seed": seed,
+            "views": views,
+            "dataset": self.dataset.fingerprint,
+            "teachers": [teacher.key for teacher in teachers],
+            "taught": [self.params.teach.views, self.params.teach.view_seed] if teachers else None,
+        }
+        key = fingerprint(decides)
+        settings = _short(decides | {"teachers": [teacher.settings for teacher in teachers]})
+        return Trained(WORK / "models" / self.place / f"{name}-{key}", key, settings, tuple(teachers))
 
     def train_teacher(self, name: str, network: Network, seed: int) -> Trained:
         """Train a teacher, unless it is there."""

@@ -1,11 +1,16 @@
 """The statistics and sides of `make results`, against brute force."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.results import ORDER, PLANS, foldwise_auroc, phases
-from benchmarks.study import FOLDS, fold_sides, rarest_label
+from benchmarks import results
+from benchmarks.outcomes import Outcome, read_outcomes, write_outcomes
+from benchmarks.results import ORDER, PLANS, Job, foldwise_auroc, phases, to_train
+from benchmarks.study import FOLDS, Trained, fold_sides, rarest_label
 from medistill.evaluation import bootstrap
 
 
@@ -79,3 +84,45 @@ def test_teachers_are_trained_before_whom_they_teach() -> None:
     jobs = [job for phase in phases(ORDER) for job in phase]
     wanted = sum(plan.folds * 3 * (2 + 2 * len(plan.recipes)) for plan in PLANS.values())
     assert len(jobs) == len(set(jobs)) == wanted
+
+
+def outcome_with(settings: str, logits: np.ndarray) -> Outcome:
+    return Outcome(settings, "code", "random", params=3, macs=5, seconds=1.5, val=0.75, logits=logits)
+
+
+def test_outcomes_are_read_as_they_were_written_in_whatever_order(
+    generator: np.random.Generator, tmp_path: Path
+) -> None:
+    whole, part = (generator.normal(size=(count, 3)).astype(np.float32) for count in (7, 4))
+    rows = [(1, 0, outcome_with("second", part)), (0, 1, outcome_with("first", whole))]
+
+    write_outcomes(tmp_path / "new" / "a.parquet", rows)
+    write_outcomes(tmp_path / "new" / "b.parquet", rows[::-1])
+
+    found = read_outcomes(tmp_path / "new" / "a.parquet")
+    assert list(found) == ["first", "second"]
+    for name, logits in {"first": whole, "second": part}.items():
+        assert np.array_equal(found[name].logits, logits)
+        assert replace(found[name], logits=None) == replace(outcome_with(name, logits), logits=None)
+    assert (tmp_path / "new" / "a.parquet").read_bytes() == (tmp_path / "new" / "b.parquet").read_bytes()
+    assert read_outcomes(tmp_path / "none.parquet") == {}
+
+
+def test_what_is_kept_is_not_trained_but_a_teacher_that_is_gone_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    order = [("phantom", [results.LITE0], ("baseline", "system_b", "by_densenet"))]
+    missing = Job("phantom", 0, results.LITE0, "system_b", 1)
+
+    def locate(job: Job, xrays: Path | None) -> Trained:
+        recipe = PLANS[job.data].recipes[job.recipe] if job.recipe else None
+        teachers = [locate(Job(job.data, 0, name, None, 0), xrays) for name in recipe.teachers] if recipe else []
+        name = f"{job.network}-{job.recipe}-{job.seed}"
+        return Trained(tmp_path / name, name, name, tuple(teachers))
+
+    monkeypatch.setattr(results, "locate", locate)
+    monkeypatch.setattr(results, "outcome_of", lambda job, *_: None if job == missing else "kept")
+
+    assert to_train(order, None) == [[Job("phantom", 0, results.LITE2, None, 0)], [missing]]
+    (tmp_path / f"{results.LITE2}-None-0").mkdir()
+    assert to_train(order, None) == [[], [missing]]

@@ -1,0 +1,66 @@
+"""What the tables of `benchmarks.results` need of each trained model: small enough to be kept with the repository.
+
+So the tables can be checked, or computed otherwise, without hours of training, and hours can be spread over machines.
+A file holds one network by one recipe, a row for each seed and fold; images appear in the test side's order, unnamed.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from medistill.files import atomic
+
+FOLDER = Path(__file__).resolve().parent / "outcomes"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One trained model.
+
+    Attributes:
+        settings: hash of all that was to decide it: network, training, data, teachers; not the code.
+        code: hash of the code that trained it, torch's version included.
+        initialisation: in words.
+        params: their number.
+        macs: of one image.
+        seconds: of training.
+        val: validation macro AUROC.
+        logits: of the test side, float32 (n, L).
+    """
+
+    settings: str
+    code: str
+    initialisation: str
+    params: int
+    macs: int
+    seconds: float
+    val: float
+    logits: NDArray
+
+
+def read_outcomes(file: Path) -> dict[str, Outcome]:
+    """The outcomes of a file by their settings; none where it is not there."""
+    if not file.exists():
+        return {}
+    outcomes = {}
+    for row in pd.read_parquet(file).to_dict("records"):
+        labels = row.pop("labels")
+        logits = np.frombuffer(row.pop("logits"), np.float32).reshape(-1, labels)
+        own = {name: row[name] for name in Outcome.__dataclass_fields__ if name in row}
+        outcomes[row["settings"]] = Outcome(**own, logits=logits)
+    return outcomes
+
+
+def write_outcomes(file: Path, outcomes: list[tuple[int, int, Outcome]]) -> None:
+    """Write seed, fold and outcome of models, atomically; what is the same is the same file."""
+    rows = []
+    for seed, fold, outcome in sorted(outcomes, key=lambda item: item[:2]):
+        logits = np.ascontiguousarray(outcome.logits, np.float32)
+        own = asdict(outcome) | {"labels": logits.shape[1], "logits": logits.tobytes()}
+        rows.append({"seed": seed, "fold": fold} | own)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(file) as temporary:
+        pd.DataFrame(rows).to_parquet(temporary, index=False)

@@ -33,6 +33,7 @@ from benchmarks.study import (
 )
 from medistill.config import Recipe
 from medistill.files import read_json
+from pipeline.stage import keep_freed_memory
 
 FILE = WORK / "attempts.jsonl"
 SEED = 0
@@ -138,6 +139,7 @@ def recipe_of(attempt: Attempt) -> Recipe:
 def make(attempt: Attempt, xrays: Path | None) -> dict:
     """Train an attempt; its validation macro AUROC, best epoch, and seconds."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     losses = {text.split()[0] for text in attempt.terms}
     params = read_params(
         training={"batch_size": attempt.batch},

@@ -35,6 +35,7 @@ from medistill.models.zoo import Classifier, create_classifier, map_shape
 from medistill.training.checkpoint import Checkpoint
 from medistill.training.loop import fit
 from medistill.training.views import open_frames
+from pipeline.stage import keep_freed_memory
 
 SIZE, BATCH, ROUNDS = 224, 16, 5
 TEACHERS = ["densenet161", "visformer_small", "swin_s3_tiny_224"]
@@ -296,6 +297,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=images, help="of the phantom; seven tenths train")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args()
+    keep_freed_memory()  # as every stage of the pipeline does
     with tempfile.TemporaryDirectory() as folder:
         table = "\n".join(report(*measure(Path(folder), arguments.images, arguments.rounds)))
     print(table)

@@ -56,6 +56,7 @@ from medistill.evaluation.predictions import align, read_logits
 from medistill.files import read_json
 from medistill.training.checkpoint import fingerprint
 from medistill.training.loop import training_rows
+from pipeline.stage import keep_freed_memory
 
 SEEDS = (0, 1, 2)
 RESAMPLES = 2000
@@ -224,6 +225,7 @@ def locate(job: Job, xrays: Path | None, *, train: bool = False) -> Trained:
 def _train(job: Job, xrays: Path | None) -> tuple[Job, float]:
     """Train a job in a process of its own; the seconds that it took."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     start = perf_counter()
     locate(job, xrays, train=True)
     return job, perf_counter() - start

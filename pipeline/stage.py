@@ -1,5 +1,6 @@
 """How every stage's script starts and ends."""
 
+import ctypes
 import sys
 from collections.abc import Callable
 
@@ -7,7 +8,8 @@ from medistill.errors import UserError
 
 
 def run_stage(main: Callable[[list[str] | None], int]) -> None:
-    """Run `main`, leave with its exit code; a user's mistake is one line on stderr and exit code 2."""
+    """Run `main` and leave with its exit code; a user's mistake is one line on stderr and exit code 2."""
+    keep_freed_memory()
     try:
         sys.exit(main(None))
     except UserError as error:
@@ -16,3 +18,15 @@ def run_stage(main: Callable[[list[str] | None], int]) -> None:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees: the next step of a training needs as much again.
+
+    glibc gives large blocks back to the kernel at once, and a step on a CPU then waits for pages more than for some of
+    its convolutions (docs/distillation.md has the ratio). With other C libraries nothing happens.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+        mallopt(m_mmap_max, 0)  # large blocks come from the heap, too,
+        mallopt(m_trim_threshold, -1)  # whose end is never given back

@@ -242,8 +242,24 @@ class Setting:
             "taught": [self.params.teach.views, self.params.teach.view_seed] if teachers else None,
         }
         key = fingerprint(decides)
-        settings = _short(decides | {"teachers": [teacher.settings for teacher in teachers]})
-        return Trained(WORK / "models" / self.place / f"{name}-{key}", key, settings, tuple(teachers))
+        # An option that is new and not used must not make what is kept worthless: what is as ever is left out.
+        decides |= {
+            "network": network.model_dump(mode="json", exclude={"training", "seed"}, exclude_defaults=True),
+            "training": training.model_dump(exclude_defaults=True),
+            "recipe": recipe.model_dump(mode="json", exclude={"views", "teachers"}, exclude_defaults=True),
+            "dataset": self._content,
+            "teachers": [teacher.settings for teacher in teachers],
+        }
+        return Trained(WORK / "models" / self.place / f"{name}-{key}", key, _short(decides), tuple(teachers))
+
+    @functools.cached_property
+    def _content(self) -> str:
+        """Of pixels, labels, groups and sides, whatever the code that read them."""
+        rows = self.dataset.manifest
+        digest = hashlib.sha256(self.dataset.images(rows).tobytes() + self.dataset.targets(rows).tobytes())
+        for column in ("group_id", "split"):
+            digest.update("\n".join(rows[column]).encode())
+        return digest.hexdigest()
 
     def train_teacher(self, name: str, network: Network, seed: int) -> Trained:
         """Train a teacher, unless it is there."""

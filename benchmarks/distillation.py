@@ -16,13 +16,12 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import torch
 from timm.task import LogitDistillationTask
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from benchmarks.page import write_between
+from benchmarks.page import spread, write_between
 from medistill.config import Augmentation, Data, Network, Recipe, Training
 from medistill.data.dataset import Dataset
 from medistill.data.manifest import ingest
@@ -240,10 +239,6 @@ def measure(folder: Path, images: int, rounds: int) -> tuple[list[dict[str, floa
             measured.stop()
         shares[name] = measured.share
     return results, shares
-
-
-def spread(values: list[float], digits: int = 2) -> str:
-    return f"{np.median(values):.{digits}f} ({min(values):.{digits}f} … {max(values):.{digits}f})"
 
 
 def report(results: list[dict[str, float]], shares: dict[str, float]) -> list[str]:

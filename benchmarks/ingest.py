@@ -25,13 +25,13 @@ import time
 from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.page import spread, write_between
+
 ROOT = Path(__file__).resolve().parents[1]
-DOCS = ROOT / "docs" / "data.md"
 FOLDER = ROOT / ".cache" / "benchmark-ingest"
 SIZE = 224
 WORKERS = 2
@@ -100,10 +100,6 @@ def seconds(task) -> float:
     start = time.perf_counter()
     task()
     return time.perf_counter() - start
-
-
-def spread(values: list[float], digits: int) -> str:
-    return f"{median(values):.{digits}f} ({min(values):.{digits}f} … {max(values):.{digits}f})"
 
 
 def enlarge(small: Path, large: Path, images: int = 400) -> None:
@@ -225,9 +221,7 @@ def publish(name: str, lines: list[str]) -> None:
     head, *rows = lines
     table = "\n".join([head, "|---" * (head.count("|") - 1) + "|", *rows])
     print(table)
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, _, rest = DOCS.read_text(encoding="utf-8").partition(begin)
-    DOCS.write_text(f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+    write_between("docs/data.md", name, table)
 
 
 def main() -> None:

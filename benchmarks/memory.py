@@ -5,14 +5,13 @@ has once kept cannot be undone. Ratios are of two neighbours. Writes its table i
 """
 
 import argparse
-import statistics
 import subprocess
 import sys
 import time
 
 from tqdm import tqdm
 
-from benchmarks.page import write_between
+from benchmarks.page import spread, write_between
 
 NETWORKS = [("eeea_net_c2", 96), ("eeea_net_c2", 224), ("densenet121", 224)]
 BATCH, STEPS = 16, 10
@@ -46,10 +45,6 @@ def step_rate(arch: str, size: int, *, keep: bool) -> float:
     for _ in range(STEPS):
         step()
     return BATCH * STEPS / (time.perf_counter() - start)
-
-
-def spread(values: list[float], digits: int) -> str:
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} … {max(values):.{digits}f})"
 
 
 def main() -> None:

@@ -1,6 +1,8 @@
 """Tables that scripts write into the documentation, between markers."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from medistill.files import atomic
 
@@ -15,3 +17,8 @@ def write_between(page: str, name: str, text: str) -> None:
     _, after = rest.split(end)
     with atomic(file) as temporary:
         temporary.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """The median, and the least and the most of several measurements."""
+    return f"{median(values):.{digits}f} ({min(values):.{digits}f} … {max(values):.{digits}f})"

@@ -1,8 +1,9 @@
 """Losses as pure functions.
 
 All compute in float32 whatever comes in, let no gradient reach the teacher, and return a scalar: the mean over what
-`mask` keeps, an entry (image, label) or an image. With nothing kept the loss is 0, with gradient 0. What the teacher
-says where `mask` is false may be anything, NaN included.
+`mask` keeps, an entry (image, label) or an image. With nothing kept the loss is 0, with gradient 0. What student and
+teacher say where `mask` is false may be anything, NaN included. Shapes must be those that are documented: what torch
+would stretch to fit (a mask (L,), a teacher (N, 1)) is refused with a `ValueError`.
 
 `TRAITS` says of each loss what it does and does not see. A softmax over labels, for one, cannot see a constant added to
 all logits of an image; where labels are not exclusive, that constant ranks the images.
@@ -16,7 +17,7 @@ from torch import Tensor
 
 _ABSENT = -1e9  # logit of a class that the teacher does not know; not -inf, which times 0 is NaN
 _EPS = 1e-8
-_FLAT = 1e-7  # length below which a map is taken for 0: its direction is rounding
+_FLAT = 1e-7  # length below which a map or a difference is taken for 0: its direction is rounding
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -27,6 +28,7 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None:
         mask = torch.ones_like(values, dtype=torch.bool)
+    _require_shape("mask", mask, values.shape)
     # `where` and not a product: a masked entry may be NaN, and NaN * 0 is NaN.
     return _over_all(torch.where(mask, values, 0).sum(), mask.sum().float(), at_least=1)
 
@@ -53,8 +55,8 @@ def binary_cross_entropy(
         positive_weight: (L,), factor of the positive targets' loss.
         mask: boolean (N, L), further entries to leave out, where false.
     """
-    target, mask = _known(target, mask)
-    loss = F.binary_cross_entropy_with_logits(student.float(), target, pos_weight=positive_weight, reduction="none")
+    student, target, mask = _known(student, target, mask)
+    loss = F.binary_cross_entropy_with_logits(student, target, pos_weight=positive_weight, reduction="none")
     return masked_mean(loss, mask)
 
 
@@ -81,8 +83,7 @@ def focal_bce(
         ValueError: `gamma` is negative.
     """
     _require(gamma >= 0, f"gamma must not be negative, is {gamma}")
-    target, mask = _known(target, mask)
-    student = student.float()
+    student, target, mask = _known(student, target, mask)
     wrong = torch.sigmoid(torch.where(target > 0.5, -student, student))  # the probability of the other answer
     loss = F.binary_cross_entropy_with_logits(student, target, pos_weight=positive_weight, reduction="none")
     return masked_mean(_power(wrong, gamma) * loss, mask)
@@ -118,8 +119,7 @@ def asymmetric_bce(
     """
     _require(min(gamma_negative, gamma_positive) >= 0, "gamma_negative and gamma_positive must not be negative")
     _require(0 <= clip < 1, f"clip must be in 0 … 1, is {clip}")
-    target, mask = _known(target, mask)
-    student = student.float()
+    student, target, mask = _known(student, target, mask)
     p = torch.sigmoid(student)
     positive = -_power(torch.sigmoid(-student), gamma_positive) * F.logsigmoid(student)
     if positive_weight is not None:
@@ -144,8 +144,9 @@ def cross_entropy(
     Raises:
         ValueError: an image has not just one class; not noticed on a GPU, which would have to be waited for.
     """
+    _require_shape("target", target, student.shape)
     known, number = _classes(target, mask)
-    loss = F.cross_entropy(student.float(), number, reduction="none")
+    loss = F.cross_entropy(torch.where(known[:, None], student.float(), 0), number, reduction="none")
     if class_weight is None:
         return masked_mean(loss, known)
     weight = torch.where(known, class_weight.float()[number], 0)
@@ -286,8 +287,9 @@ def dkd(
         ValueError: `temperature` is not positive, or, but for on a GPU, an image has not just one class.
     """
     _require_positive(temperature)
+    _require_shape("target", target, student.shape)
     known, number = _classes(target, mask)
-    student, teacher = _answers(student, teacher, known[:, None].expand_as(teacher))
+    student, teacher = _answers(student, teacher, known, by=1)
     student, teacher = student / temperature, teacher / temperature
     of_class = F.one_hot(number, student.shape[1]).bool()
     # the class against all others as one: the logit of its probability
@@ -388,7 +390,7 @@ def attention_transfer(student: Tensor, teacher: Tensor, *, mask: Tensor | None 
             authors' code pools features first, which a teacher's cached attention does not allow.)
         mask: boolean (N,), images to keep.
     """
-    student, teacher = _answers(student, teacher, None if mask is None else mask[:, None, None, None])
+    student, teacher = _answers(student, teacher, mask, by=1, alike=1)
     size = [min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True)]
     attention = [
         F.normalize(F.adaptive_avg_pool2d(maps.pow(2).mean(1), size).flatten(1), dim=1) for maps in (student, teacher)
@@ -412,7 +414,7 @@ def rkd(
         angle: weight of the angles; they take N³ memory.
         mask: boolean (N,), images to keep.
     """
-    student, teacher = student.float(), teacher.detach().float()
+    student, teacher = _answers(student, teacher, mask, by=1, alike=1)
     if mask is not None:
         student, teacher = student[mask], teacher[mask]
     if len(student) < 2:
@@ -431,7 +433,7 @@ def cosine_similarity(student: Tensor, teacher: Tensor, *, mask: Tensor | None =
         teacher: features (N, D).
         mask: boolean (N,), images to keep.
     """
-    student, teacher = _answers(student, teacher, None if mask is None else mask[:, None])
+    student, teacher = _answers(student, teacher, mask, by=1)
     return masked_mean(1 - F.cosine_similarity(student, teacher, dim=1), mask)
 
 
@@ -445,7 +447,7 @@ def feature_mse(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None)
         teacher: features (N, D).
         mask: boolean (N,), images to keep.
     """
-    student, teacher = _answers(student, teacher, None if mask is None else mask[:, None])
+    student, teacher = _answers(student, teacher, mask, by=1)
     return masked_mean((student - teacher).pow(2).mean(1), mask)
 
 
@@ -500,10 +502,18 @@ def _power(probability: Tensor, gamma: float) -> Tensor:
     return probability.clamp(min=_EPS if 0 < gamma < 1 else 0) ** gamma
 
 
-def _known(target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Targets with 0 where unknown, float32, and where they are known and kept."""
+def _require_shape(name: str, values: Tensor, shape: torch.Size) -> None:
+    _require(values.shape == shape, f"{name} must have the shape {tuple(shape)}, has {tuple(values.shape)}")
+
+
+def _known(student: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits and targets in float32, with 0 where nothing is known or kept, and where something is."""
+    _require_shape("target", target, student.shape)
     known = ~torch.isnan(target)
-    return torch.where(known, target, 0).float(), known if mask is None else known & mask
+    if mask is not None:
+        _require_shape("mask", mask, target.shape)
+        known = known & mask
+    return torch.where(known, student.float(), 0), torch.where(known, target, 0).float(), known
 
 
 def _classes(target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -512,14 +522,30 @@ def _classes(target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     one = (target == 1).sum(1) == 1
     if not target.is_cuda:
         _require(bool((one | ~known).all()), "classes are exclusive here: an image has none or several")
-    known = known if mask is None else known & mask
+    if mask is not None:
+        _require_shape("mask", mask, known.shape)
+        known = known & mask
     return known, torch.where(known[:, None], target, 0).argmax(1)
 
 
-def _answers(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Both in float32, the teacher's without gradient, and 0 where it has no answer: a NaN would reach the gradient."""
-    teacher = teacher.detach().float()
-    return student.float(), teacher if mask is None else torch.where(mask, teacher, 0)
+def _answers(
+    student: Tensor, teacher: Tensor, mask: Tensor | None, *, by: int = 2, alike: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Both in float32, the teacher's without gradient, and 0 where nothing is kept: a NaN would reach the gradient.
+
+    Args:
+        student: (N, …).
+        teacher: alike in the first `alike` dimensions, or in all.
+        mask: boolean, of the first `by` dimensions.
+    """
+    ours, theirs = student.shape[:alike], teacher.shape[:alike]
+    _require(ours == theirs, f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} do not fit together")
+    student, teacher = student.float(), teacher.detach().float()
+    if mask is None:
+        return student, teacher
+    _require_shape("mask", mask, student.shape[:by])
+    kept = mask.view(*mask.shape, *[1] * (student.ndim - mask.ndim))
+    return torch.where(kept, student, 0), torch.where(kept, teacher, 0)
 
 
 def _among(logits: Tensor, mask: Tensor | None) -> Tensor:
@@ -568,20 +594,20 @@ def _distances(features: Tensor) -> Tensor:
 
 def _angles(features: Tensor) -> Tensor:
     """Cosine of the angle at each image between each two others: (N, N, N)."""
-    towards = F.normalize(features[None] - features[:, None], dim=2)
+    towards = _direction(features[None] - features[:, None])
     return towards @ towards.transpose(1, 2)
 
 
-def _direction(maps: Tensor) -> Tensor:
-    """Maps (N, L, P) of length 1; those without anything in them have none, and no gradient, which would be endless."""
-    length = maps.norm(dim=2, keepdim=True)
+def _direction(vectors: Tensor) -> Tensor:
+    """Vectors (…, …, P) of length 1; those that are 0 have none, and no gradient, which would be endless."""
+    length = vectors.norm(dim=2, keepdim=True)
     flat = length < _FLAT
-    return torch.where(flat, 0, maps / torch.where(flat, 1, length))
+    return torch.where(flat, 0, vectors / torch.where(flat, 1, length))
 
 
 def _maps(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Maps of one size, (N, L, h·w) each, and which are compared, boolean (N, L)."""
-    student, teacher = _answers(student, teacher, None if mask is None else mask[:, :, None, None])
+    student, teacher = _answers(student, teacher, mask, alike=2)
     size = [max(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True)]
     student, teacher = (
         F.interpolate(maps, size, mode="bilinear").flatten(2) if list(maps.shape[2:]) != size else maps.flatten(2)

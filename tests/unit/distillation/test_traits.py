@@ -144,15 +144,38 @@ def test_what_is_masked_changes_nothing(case):
     assert before > 0
     assert same(before, loss(other_student, teacher, mask=mask))
     assert not same(before, loss(student, teacher))
-    if traits.inputs == "targets":
-        return
-    unknown = torch.where(wide, teacher, float("nan"))
-    student.requires_grad_()
+    unknown = torch.where(wide, teacher, float("nan")) if traits.inputs != "targets" else teacher
+    student = torch.where(wide, student, float("nan")).requires_grad_()
     after = loss(student, unknown, mask=mask)
     after.backward()
     assert same(before, after)
     assert torch.isfinite(student.grad).all()
     assert (student.grad[~mask] == 0).all()
+
+
+def test_what_torch_would_stretch_to_fit_is_refused(case):
+    name, traits, loss, student, teacher, _ = case
+    good = masks(traits)
+    bad = [good[:1], good[:-1], good[..., None], good[0]]
+    bad += [torch.ones(N, L, dtype=torch.bool)] if traits.mask == "image" else [good[:, 0], good[:, :1]]
+    for mask in bad:
+        with pytest.raises(ValueError, match=r"mask must have the shape \(12"):
+            loss(student, teacher, mask=mask)
+    others = [teacher[:1], teacher[:-1]]
+    others += [] if name in ("attention_transfer", "rkd") else [teacher[:, :1]]
+    for other in others:
+        with pytest.raises(ValueError, match=r"shape|do not fit together"):
+            loss(student, other)
+
+
+def test_equal_features_have_a_gradient_that_ends(case):
+    _, _, loss, student, teacher, _ = case
+    usual, alike = student.float(), student.float().clone()
+    alike[1] = alike[0]
+    norms = [
+        torch.autograd.grad(loss(said.requires_grad_(), teacher), said)[0].norm().item() for said in (usual, alike)
+    ]
+    assert norms[1] < 10 * norms[0]
 
 
 def test_nothing_kept_costs_nothing(case):

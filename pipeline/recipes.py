@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from medistill.config import Network, Params, Recipe
 from medistill.data import provenance
@@ -24,6 +23,7 @@ from medistill.errors import UserError, at_key
 from medistill.files import read_json
 from medistill.models.zoo import create_classifier, load_model, map_shape, require_pretrained
 from medistill.training.loop import training_rows
+from medistill.training.processes import this_process
 from medistill.training.run import as_it_is, labels_of, train
 from pipeline.live import FOLDER, LiveCurves
 
@@ -142,7 +142,7 @@ def train_by_recipe(
                 raise UserError(f"{source}: teacher {name} has changed since it answered; run the teach stage again")
         answered = [teacher.checksum for teacher in teachers]
     own = facts["role"] == "teacher" and not recipe.teachers
-    first = PartialState().is_main_process
+    first = this_process().is_main_process
     if first:
         print(f"{facts['name']}: training; its curves are in {FOLDER / 'index.html'}", flush=True)
     with LiveCurves(facts["name"]) as curves:

@@ -19,12 +19,11 @@ def main(argv: list[str] | None) -> int:
     dataset = Dataset.open()
     ids = provenance.refuse_overlap(Path("models/teachers") / name / provenance.FILE, dataset)
 
-    from accelerate import Accelerator
-
     from medistill.distillation.knowledge import write_knowledge
     from medistill.models.zoo import load_model
+    from medistill.training.processes import this_process
 
-    teacher = load_model(Path("models/teachers") / name).to(Accelerator().device)
+    teacher = load_model(Path("models/teachers") / name).to(this_process().device)
     with atomic(params.knowledge_folder(name)) as folder:
         folder.mkdir()
         write_knowledge(folder, teacher, dataset, params.augmentation, **params.teach.model_dump())

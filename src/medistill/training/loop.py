@@ -25,6 +25,7 @@ from medistill.evaluation.bootstrap import ineligible
 from medistill.evaluation.metrics import auroc
 from medistill.models.zoo import Classifier
 from medistill.training.checkpoint import Checkpoint
+from medistill.training.processes import this_process
 from medistill.training.views import open_frames, read_ahead, render_plain, render_views, send, view_parameters
 
 # What PyTorch, its CPU allocator, cuBLAS and cuDNN say where memory runs out.
@@ -204,14 +205,16 @@ def fit(
                 terms = objective(logits.float(), replace(batch, images=images, features=seen[0]))
                 accelerator.backward(terms["loss"])
                 values = torch.stack([value.detach().float() for value in terms.values()])
+                for parameter in along.parameters():  # outside of the network, whose gradients are averaged already
+                    parameter.grad = accelerator.reduce(parameter.grad, "mean")
+                norm = accelerator.clip_grad_norm_([*model.parameters(), *along.parameters()], training.clip_norm)
                 # But for maps and live teachers the one time in a step that a GPU is waited for: it has the whole
                 # backward pass to do by now.
                 reported = dict(zip(terms, accelerator.reduce(values, "mean").tolist(), strict=True))
                 if not math.isfinite(reported["loss"]):
                     _refuse_loss(dict(zip(terms, values.tolist(), strict=True)), logits, batch, epoch + 1, i + 1)
-                for parameter in along.parameters():  # outside of the network, whose gradients are averaged already
-                    parameter.grad = accelerator.reduce(parameter.grad, "mean")
-                accelerator.clip_grad_norm_([*model.parameters(), *along.parameters()], training.clip_norm)
+                if accelerator.scaler is None and not math.isfinite(norm):  # a scaler tries again with a smaller scale
+                    _refuse_gradient(reported, batch, epoch + 1, i + 1)
                 optimizer.step()
                 optimizer.zero_grad()
             if average is not None:
@@ -311,9 +314,12 @@ def mean_auroc(targets: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> f
 
 
 def _accelerator(training: Training) -> Accelerator:
+    this_process()
     try:
         accelerator = Accelerator(mixed_precision=training.precision)
     except ValueError as error:
+        if "already been initialized" in str(error):
+            raise UserError("training.precision: this process has trained with another one; start a new one") from None
         raise UserError(f"params.yaml: training.precision: {' '.join(str(error).split())}") from None
     if training.precision == "fp16" and accelerator.scaler is None:  # it would train in float32 without a word
         raise UserError("params.yaml: training.precision: fp16 needs a GPU; set bf16 or no")
@@ -362,6 +368,15 @@ def _refuse_loss(terms: dict[str, float], logits: Tensor, batch: Batch, epoch: i
     raise UserError(
         f"the loss is not finite in epoch {epoch}, step {step}, for {' and '.join(bad) or 'the sum'} ({names});"
         f" lower learning_rate or look at images {', '.join(images)}"
+    )
+
+
+def _refuse_gradient(terms: dict[str, float], batch: Batch, epoch: int, step: int) -> NoReturn:
+    """Stop before the weights are lost, while the step and its images can still be named."""
+    names = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+    raise UserError(
+        f"the loss is finite in epoch {epoch}, step {step} ({names}), but its gradient is not; lower learning_rate or"
+        f" look at images {', '.join(batch.image_ids)}"
     )
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from tqdm import tqdm
 
 from medistill.config import Network, Params, Teacher
@@ -19,6 +18,7 @@ from medistill.models.zoo import Classifier, create_classifier, map_size, read_b
 from medistill.training.checkpoint import Checkpoint, fingerprint
 from medistill.training.loop import Fit, Objective, fit, steps_per_epoch, training_rows
 from medistill.training.outputs import write_outputs
+from medistill.training.processes import this_process
 
 
 def train(
@@ -90,7 +90,7 @@ def train(
     images = len(rows)
     total = training.epochs * steps_per_epoch(images, training.batch_size) * min(images, training.batch_size)
     checkpoint = Checkpoint(checkpoints / facts["role"] / facts["name"], identity)
-    first = PartialState().is_main_process  # of those that train together, one shows and writes
+    first = this_process().is_main_process  # of those that train together, one shows and writes
     with tqdm(total=total, unit="img", desc=facts["name"], disable=None if first else True) as bar:
 
         def show(report: dict[str, Any]) -> None:

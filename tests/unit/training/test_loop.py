@@ -187,6 +187,21 @@ def test_the_images_whose_logits_are_not_finite_are_named(tiny_dataset, tmp_path
     assert str(error.value).endswith(f"look at images {shown[3]}")
 
 
+def test_a_gradient_that_is_not_finite_stops_with_its_step_and_images(tiny_dataset, tmp_path):
+    shown = []
+
+    def broken(logits, batch):
+        shown.append(list(batch.image_ids))
+        hidden = torch.where(logits < 1e9, logits, (0 * logits).sqrt())  # 0, with a gradient of 0 times infinity
+        return {"loss": (logits if len(shown) < 3 else hidden).mean()}
+
+    with pytest.raises(
+        UserError, match=r"loss is finite in epoch 1, step 3 \(loss .*, but its gradient is not"
+    ) as error:
+        train(tiny_dataset, tmp_path, objective=broken)
+    assert str(error.value).endswith(f"look at images {', '.join(shown[2])}")
+
+
 def test_a_network_that_breaks_in_the_last_step_is_refused(tiny_dataset, tmp_path):
     def breaking(report):
         if report["step"] == report["steps"]:

@@ -20,8 +20,8 @@ from medistill.distillation.objective import (
     traits_of,
 )
 from medistill.errors import UserError, at_key
-from medistill.files import read_json
-from medistill.models.zoo import create_classifier, load_model, map_shape, require_pretrained
+from medistill.files import read_json, sha256
+from medistill.models.zoo import create_classifier, load_model, map_shape
 from medistill.training.loop import training_rows
 from medistill.training.processes import this_process
 from medistill.training.run import as_it_is, labels_of, train
@@ -49,6 +49,9 @@ def require_run(params: Params, dataset: Dataset) -> None:
     for name in params.run.all_teachers:
         theirs = labels_of(params.teachers[name], dataset)
         unknown[name] = unknown_labels(dataset, label_columns(theirs, dataset.labels, f"teachers.{name}.labels"))
+    for name in params.run.teachers:
+        for term in params.teachers[name].terms:
+            require_task(term, dataset.task, f"teachers.{name}")
     learners = [(name, ("students", student)) for name in params.run.recipes for student in params.run.students]
     learners += [(params.teachers[name].recipe, ("teachers", name)) for name in params.run.assistants]
     for name, learner in learners:
@@ -70,11 +73,9 @@ def _require_network(network: Network, dataset: Dataset) -> list[int]:
     with torch.device("meta"):
         model = create_classifier(plain, labels=dataset.labels, image_size=dataset.image_size)
         shape = map_shape(model, dataset.image_size)
-    if network.pretrained:
-        require_pretrained(network)
     if getattr(network, "frozen", False):
         as_it_is(network, dataset)
-    elif network.weights:
+    elif network.weights or network.pretrained:  # downloaded now and not after the first network's hours
         create_classifier(network, labels=dataset.labels, image_size=dataset.image_size)
     return shape
 
@@ -105,6 +106,28 @@ def _oddities(
         yield f"training.batch_size: there are only {labelled} training images, an epoch is one step"
 
 
+def require_trained(params: Params, name: str, dataset: Dataset) -> dict[str, Any]:
+    """config.json of a teacher that is trained, which must be the one that params.yaml and the data set now ask for.
+
+    DVC sees to it; who runs stages by hand may forget one.
+
+    Raises:
+        UserError: it is not there, or is of other data, network, labels or weights.
+    """
+    folder, network = Path("models/teachers") / name, params.teachers[name]
+    config = read_json(folder / "config.json")
+    now = {
+        "dataset_fingerprint": (dataset.fingerprint, "data"),
+        "arch": (network.arch, "arch"),
+        "labels": (labels_of(network, dataset), "labels"),
+        "weights_sha256": (sha256(network.weights), "weights"),
+    }
+    for key, (value, what) in now.items():
+        if config.get(key) != value:
+            raise UserError(f"{folder}: is of other {what} than now; run the train_teacher stage again")
+    return config
+
+
 def train_by_recipe(
     folder: Path,
     network: Network,
@@ -128,10 +151,9 @@ def train_by_recipe(
         UserError: as `train`; or a teacher or its answers are missing, damaged or do not fit.
     """
     live = recipe.views == "live"
-    trained = [Path("models/teachers") / name for name in recipe.teachers]
-    states = [read_json(source / "config.json")["fingerprint"] for source in trained]
+    states = [require_trained(params, name, dataset)["fingerprint"] for name in recipe.teachers]
     if live:
-        folders, answered = trained, states
+        folders, answered = [Path("models/teachers") / name for name in recipe.teachers], states
         teachers = [LiveTeacher(load_model(source), dataset) for source in folders]
     else:
         folders = [params.knowledge_folder(name) for name in recipe.teachers]

@@ -18,8 +18,10 @@ def main(argv: list[str] | None) -> int:
     arguments = parser.parse_args(argv)
     params = load_params()
     for kind, name in (("students", arguments.student), ("recipes", arguments.recipe)):
-        if name not in getattr(params, kind):
-            raise UserError(f"params.yaml: {kind} has no {name!r}, only {', '.join(getattr(params, kind))}")
+        if name not in getattr(params.run, kind):
+            raise UserError(f"params.yaml: run.{kind} has no {name!r}, only {', '.join(getattr(params.run, kind))}")
+    if not 0 <= arguments.seed < 2**31:
+        raise UserError(f"seed {arguments.seed}: must be between 0 and {2**31 - 1}")
     model = StudentModel(**vars(arguments))
     dataset = Dataset.open()
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from medistill.config import load_params
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
-from medistill.files import atomic
+from medistill.errors import UserError
+from medistill.files import atomic, remove_leftovers
 from pipeline.stage import run_stage
 
 
@@ -17,13 +18,18 @@ def main(argv: list[str] | None) -> int:
     name = parser.parse_args(argv).teacher
     params = load_params()
     dataset = Dataset.open()
+    if name not in params.run.all_teachers:
+        raise UserError(f"params.yaml: run.teachers has no {name!r}, only {', '.join(params.run.all_teachers)}")
     ids = provenance.refuse_overlap(Path("models/teachers") / name / provenance.FILE, dataset)
 
     from medistill.distillation.knowledge import write_knowledge
     from medistill.models.zoo import load_model
     from medistill.training.processes import this_process
+    from pipeline.recipes import require_trained
 
+    require_trained(params, name, dataset)
     teacher = load_model(Path("models/teachers") / name).to(this_process().device)
+    remove_leftovers(params.knowledge_folder(name))
     with atomic(params.knowledge_folder(name)) as folder:
         folder.mkdir()
         write_knowledge(folder, teacher, dataset, params.augmentation, **params.teach.model_dump())

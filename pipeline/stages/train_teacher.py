@@ -15,8 +15,8 @@ def main(argv: list[str] | None) -> int:
     parser.add_argument("teacher")
     name = parser.parse_args(argv).teacher
     params = load_params()
-    if name not in params.teachers:
-        raise UserError(f"params.yaml: teachers has no {name!r}, only {', '.join(params.teachers)}")
+    if name not in params.run.all_teachers:
+        raise UserError(f"params.yaml: run.teachers has no {name!r}, only {', '.join(params.run.all_teachers)}")
     teacher = params.teachers[name]
     folder, dataset = Path("models/teachers") / name, Dataset.open()
 
@@ -29,7 +29,7 @@ def main(argv: list[str] | None) -> int:
         with at_key(f"teachers.{name}"):
             adopt(folder, teacher, dataset, facts={**facts, "teachers": []})
         return 0
-    recipe = params.recipes[teacher.recipe] if teacher.recipe else Recipe(views="fresh")
+    recipe = params.recipes[teacher.recipe] if teacher.recipe else Recipe(views="fresh", terms=teacher.terms)
     train_by_recipe(folder, teacher, recipe, dataset, params, facts=facts, seed=teacher.seed)
     return 0
 

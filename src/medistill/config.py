@@ -15,6 +15,8 @@ from medistill.settings import Settings
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
 """A name that becomes part of a file and a stage name; `-` is kept for joining student, recipe and seed."""
 
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -24,7 +26,7 @@ class Phantom(Settings):
     images: int = Field(ge=20)
     size: int = Field(ge=32)
     """Height and width in pixels."""
-    seed: int = Field(ge=0)
+    seed: Seed
     prevalence: Literal["balanced", "nih"]
 
 
@@ -47,7 +49,7 @@ class Data(Settings):
     """Share of the patients (of the training part where the split is official) that validates."""
     test_fraction: Fraction
     """Share of the patients that tests; unused where the split is official."""
-    seed: int = Field(ge=0)
+    seed: Seed
     image_size: int = Field(ge=32)
     """Height and width of the ingested frame in pixels."""
     channels: Literal[1, 3]
@@ -156,8 +158,10 @@ class Network(Settings):
 class Teacher(Network):
     """A network that is trained once and then answers; students have the seeds of the run instead."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Initialisation, order of images, dropout."""
+    terms: list[AnyTerm] = []
+    """Losses from the labels that it is trained by, such as focal_bce; none: the usual one of the data set's task."""
     recipe: Name | None = None
     """Of an assistant (`run.assistants`): how other teachers teach it, before it teaches students itself."""
     frozen: bool = False
@@ -170,8 +174,17 @@ class Teacher(Network):
     def _frozen_or_trained(self) -> "Teacher":
         if self.frozen and not self.weights:
             raise ValueError("frozen: true needs weights: FILE")
-        if self.frozen and (self.recipe or self.training != TrainingOverrides()):
-            raise ValueError(f"frozen: true is not trained; leave {'recipe' if self.recipe else 'training'} out")
+        given = {"recipe": self.recipe, "terms": self.terms, "training": self.training != TrainingOverrides()}
+        for key in given if self.frozen else ():
+            if given[key]:
+                raise ValueError(f"frozen: true is not trained; leave {key} out")
+        if self.recipe and self.terms:
+            raise ValueError("an assistant's terms are those of its recipe; leave terms out")
+        for term in self.terms:
+            if isinstance(term, DistillationTerm):
+                raise ValueError(
+                    f"terms: {term.loss} needs teachers; a teacher learns from labels, an assistant by a recipe"
+                )
         if self.labels and not self.frozen:
             raise ValueError("labels are for frozen: true; a teacher that is trained has the data set's labels")
         _require_once("labels", self.labels or [])
@@ -216,7 +229,7 @@ class Run(Settings):
     """Teachers that are taught by a recipe first (TAKD; a student's own network makes it self-distillation)."""
     students: list[Name] = Field(min_length=1)
     recipes: list[Name] = Field(min_length=1)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _once(self) -> "Run":
@@ -235,7 +248,7 @@ class Teach(Settings):
 
     views: int = Field(ge=1)
     """Augmented views of each training image."""
-    view_seed: int = Field(ge=0)
+    view_seed: Seed
     """Seed of the views, the same for teachers and students, whatever the student's own seed."""
     attention: bool = False
     """Also where features are strong, for attention_transfer."""
@@ -252,7 +265,7 @@ class Evaluate(Settings):
 
     resamples: int = Field(ge=100)
     """Bootstrap resamples over groups."""
-    seed: int = Field(ge=0)
+    seed: Seed
 
 
 class Explain(Settings):
@@ -318,6 +331,11 @@ class Params(Settings):
             for name in getattr(self.run, kind):
                 if name not in known:
                     raise ValueError(f"run.{kind} names {name!r}, but {section} has only {', '.join(known)}")
+        for name, teacher in self.teachers.items():
+            if teacher.recipe and teacher.recipe not in self.recipes:
+                raise ValueError(
+                    f"teachers.{name}.recipe names {teacher.recipe!r}, but recipes has only {', '.join(self.recipes)}"
+                )
         for name in self.run.teachers:
             if self.teachers[name].recipe:
                 raise ValueError(f"run.teachers names {name!r}, which has a recipe; name it in run.assistants instead")
@@ -351,8 +369,6 @@ class Params(Settings):
         """Refuse an assistant whose recipe is missing or is not one of teachers that stand before it."""
         if recipe is None:
             raise ValueError(f"{assistant} is in run.assistants and needs a recipe: how it is taught")
-        if recipe not in self.recipes:
-            raise ValueError(f"{assistant}.recipe names {recipe!r}, but recipes has only {', '.join(self.recipes)}")
         for teacher in self.recipes[recipe].teachers:
             if teacher in self.run.assistants or (teacher in self.teachers and self.teachers[teacher].recipe):
                 raise ValueError(
@@ -396,7 +412,7 @@ class StudentModel(Settings):
 
     student: Name
     recipe: Name
-    seed: int
+    seed: Seed
 
     @property
     def name(self) -> str:
@@ -412,15 +428,29 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
             each such key.
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        raw = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run this in the repository's root") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if raw is None:
+        raise UserError(f"{path}: is empty")
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
         raise UserError(f"{path}: " + "; ".join(describe_error(item) for item in error.errors())) from None
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A second `training:` at a file's end would win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value} is there twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def describe_error(item: Any) -> str:
@@ -443,6 +473,8 @@ def describe_error(item: Any) -> str:
     if item["type"] == "union_tag_invalid":
         return f"{key}.loss: {item['ctx']['tag']!r} is unknown; known are {item['ctx']['expected_tags']}"
     message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "literal_error" and isinstance(item["input"], bool):  # YAML reads no, off and yes
+        message += "; in YAML a bare no, off, yes or on is true or false: put it into quotes"
     message = message[0].lower() + message[1:]
     return f"{key}: {message}" if key else message
 

@@ -1,6 +1,7 @@
 """Reading and writing files so that a reader never sees half of one."""
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -33,6 +34,15 @@ def atomic(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed writers of `path` have left beside it; for whoever is alone in writing it.
+
+    A reader of the folder around it, such as DVC, would take it for content.
+    """
+    for left in Path(path).parent.glob(f".{glob.escape(Path(path).name)}.????????.tmp"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 @contextlib.contextmanager

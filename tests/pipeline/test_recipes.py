@@ -10,8 +10,9 @@ import yaml
 from medistill.config import Network, load_params
 from medistill.distillation.knowledge import write_knowledge
 from medistill.errors import UserError
+from medistill.files import write_json
 from medistill.models.zoo import create_classifier, save_model
-from pipeline.recipes import require_run, train_by_recipe
+from pipeline.recipes import require_run, require_trained, train_by_recipe
 from pipeline.stages import distill
 
 
@@ -60,9 +61,18 @@ def test_the_repositorys_run_passes(params, tiny_dataset, tmp_path):
             lambda p: p["students"]["eeea_net_c2"].update(pretrained=True),
             "there are no pretrained weights for eeea_net_c2",
         ),
+        (
+            lambda p: p["teachers"]["densenet"].update(terms=[{"loss": "cross_entropy"}]),
+            r"teachers\.densenet: cross_entropy is for exclusive classes",
+        ),
+        (
+            lambda p: p["students"]["tf_efficientnet_lite0"].update(arch="mobilenetv3_small_050"),
+            r"students\.tf_efficientnet_lite0: the weights of mobilenetv3_small_050 could not be downloaded",
+        ),
     ],
 )
-def test_what_would_fail_in_a_later_stage_is_named(params, tiny_dataset, tmp_path, change, message):
+def test_what_would_fail_in_a_later_stage_is_named(params, tiny_dataset, tmp_path, monkeypatch, change, message):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as a machine without a network sets it
     change(params)
     with pytest.raises(UserError, match=message):
         required(params, tiny_dataset, tmp_path)
@@ -96,10 +106,12 @@ def test_a_loss_that_cannot_see_an_offset_is_named_even_where_it_is_wanted(param
 def test_answers_of_a_teacher_that_has_changed_since_are_refused(params, tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     params["teach"] = {"views": 1, "view_seed": 0}
+    params["teachers"]["efficientnet_lite2"] = {"arch": "test_resnet"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     read = load_params(tmp_path / "params.yaml")
     model = create_classifier(Network(arch="test_resnet"), labels=tiny_dataset.labels)
     model.config |= {"name": "efficientnet_lite2", "fingerprint": "before"}
+    model.config["dataset_fingerprint"] = tiny_dataset.fingerprint
     answers, folder = tmp_path / "data/knowledge/efficientnet_lite2", tmp_path / "models/teachers/efficientnet_lite2"
     answers.mkdir(parents=True)
     folder.mkdir(parents=True)
@@ -109,6 +121,34 @@ def test_answers_of_a_teacher_that_has_changed_since_are_refused(params, tiny_da
     with pytest.raises(UserError, match=r"knowledge/efficientnet_lite2: teacher efficientnet_lite2 has changed since"):
         train_by_recipe(tmp_path / "out", student, read.recipes["kd"], tiny_dataset, read, facts=facts, seed=0)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("there", "what"),
+    [
+        ({}, None),
+        ({"dataset_fingerprint": "another"}, "data"),
+        ({"arch": "resnet18"}, "arch"),
+        ({"labels": ["b", "a"]}, "labels"),
+        ({"weights_sha256": "0" * 64}, "weights"),
+    ],
+)
+def test_a_teacher_of_other_settings_neither_answers_nor_teaches(
+    params, tiny_dataset, tmp_path, monkeypatch, there, what
+):
+    monkeypatch.chdir(tmp_path)
+    params["teachers"]["efficientnet_lite2"] = {"arch": "test_resnet"}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    read = load_params(tmp_path / "params.yaml")
+    config = {"dataset_fingerprint": tiny_dataset.fingerprint, "arch": "test_resnet", "labels": tiny_dataset.labels}
+    folder = tmp_path / "models/teachers/efficientnet_lite2"
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", config | {"weights_sha256": None} | there)
+    if what is None:
+        assert require_trained(read, "efficientnet_lite2", tiny_dataset) == config | {"weights_sha256": None}
+        return
+    with pytest.raises(UserError, match=rf"teachers/efficientnet_lite2: is of other {what} than now; run the train_t"):
+        require_trained(read, "efficientnet_lite2", tiny_dataset)
 
 
 def test_a_frozen_teacher_that_was_trained_on_other_pixels_is_refused(params, tiny_dataset, tmp_path):

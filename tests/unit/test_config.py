@@ -247,3 +247,50 @@ def test_what_the_page_on_distillation_shows_is_valid(root, params, tmp_path):
         params[section] = shown[section]
     params["run"] |= shown["run"] | {"students": ["small"], "recipes": list(shown["recipes"])}
     assert load(params, tmp_path).teachers["colleague"].labels == ["Atelectasis", "Cardiomegaly", "Edema"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p["training"].update(precision=False), r"training\.precision: .*bare no, off, yes .*into quotes"),
+        (lambda p: p["run"].update(seeds=[2**31]), r"run\.seeds\.0: input should be less than 2147483648"),
+        (
+            lambda p: p["teachers"].update(idle={"arch": "resnet18", "recipe": "nope"}),
+            r"teachers\.idle\.recipe names 'nope', but recipes has only baseline, kd",
+        ),
+        (
+            lambda p: p["teachers"]["densenet"].update(terms=[{"loss": "sigmoid_kd"}]),
+            r"teachers\.densenet: terms: sigmoid_kd needs teachers",
+        ),
+        (
+            lambda p: p["teachers"].update(
+                new={"arch": "resnet18", "weights": "a", "frozen": True, "terms": [{"loss": "focal_bce"}]}
+            ),
+            r"teachers\.new: frozen: true is not trained; leave terms out",
+        ),
+        (
+            lambda p: p["teachers"].update(new={"arch": "a", "recipe": "kd", "terms": [{"loss": "focal_bce"}]}),
+            r"teachers\.new: an assistant's terms are those of its recipe",
+        ),
+    ],
+)
+def test_further_mistakes_are_named(params, tmp_path, change, message):
+    change(params)
+    with pytest.raises(UserError, match=message):
+        load(params, tmp_path)
+
+
+def test_a_key_that_is_there_twice_is_named_and_anchors_are_not(root, tmp_path):
+    text = (root / "params.yaml").read_text()
+    file = tmp_path / "params.yaml"
+    file.write_text(text + "\ntraining:\n  epochs: 1\n")
+    with pytest.raises(UserError, match=r"params\.yaml: not valid YAML: key training is there twice .*line \d+"):
+        load_params(file)
+    file.write_text(text.replace("  baseline: {}\n", "  baseline: {}\n  baseline: {views: fresh}\n"))
+    with pytest.raises(UserError, match="key baseline is there twice"):
+        load_params(file)
+    file.write_text(text.replace("arch: eeea_net_c2", "<<: {arch: eeea_net_c2}\n    <<: {channels: 1}"))
+    assert load_params(file).students["eeea_net_c2"].channels == 1
+    file.write_text("")
+    with pytest.raises(UserError, match=r"params\.yaml: is empty"):
+        load_params(file)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from medistill.errors import UserError
-from medistill.files import atomic, locked, read_json, write_json
+from medistill.files import atomic, locked, read_json, remove_leftovers, write_json
 
 
 def test_a_file_and_a_folder_replace_what_was_there(tmp_path):
@@ -34,6 +34,19 @@ def test_a_failure_leaves_the_old_one_and_nothing_else(tmp_path):
     with pytest.raises(RuntimeError):
         fail("folder", lambda path: path.mkdir())
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
+    code = "import os, signal, sys; from pathlib import Path; from medistill.files import atomic\n"
+    code += "with atomic(Path(sys.argv[1])) as folder: folder.mkdir(); os.kill(os.getpid(), signal.SIGKILL)"
+    for name in ("a", "a.b"):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / name)])
+    (tmp_path / "a").write_text("whole")
+    assert len(list(tmp_path.iterdir())) == 3
+    remove_leftovers(tmp_path / "a")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names[1:] == ["a"]
+    assert names[0].startswith(".a.b.")
 
 
 def test_json(tmp_path):

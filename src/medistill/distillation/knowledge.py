@@ -5,6 +5,8 @@ A distillation epoch then costs what training without a teacher costs, however m
 
 import hashlib
 import json
+import math
+import shutil
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -47,6 +49,9 @@ def write_knowledge(
     Writes into an existing folder: `image_ids.npy` (N), `knowledge.json`, and float16 `logits.npy` (V, N, L); where
     they are asked for, `attention.npy` (V, N, h, w), `cams.npy` (V, N, L, h, w) and `features.npy` (V, N, K), as `ask`
     gives them.
+
+    Raises:
+        UserError: an answer is not finite or does not fit float16, or memory or the disk does not suffice.
     """
     needs = set(_needs(attention=attention, cams=cams, features=features))
     device = next(teacher.parameters()).device
@@ -67,12 +72,10 @@ def write_knowledge(
                     images = images.contiguous(memory_format=torch.channels_last)
                     answers = {name: values.half().cpu() for name, values in ask(teacher, images, needs).items()}
                 require_finite(answers, image_ids[chosen], teacher.config["name"])
+                if not arrays:
+                    shapes = {name: (views, len(rows), *values.shape[1:]) for name, values in answers.items()}
+                    arrays = _create(folder, shapes)
                 for name, values in answers.items():
-                    if name not in arrays:
-                        shape = (views, len(rows), *values.shape[1:])
-                        arrays[name] = np.lib.format.open_memmap(
-                            folder / f"{name}.npy", mode="w+", dtype=np.float16, shape=shape
-                        )
                     arrays[name][view, chosen] = values.numpy()
                 bar.update(len(pixels))
     for array in arrays.values():
@@ -95,6 +98,22 @@ def write_knowledge(
             "checksum": _checksum(folder, teacher.config["labels"]),
         },
     )
+
+
+def _create(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Empty float16 arrays in files; refused where the disk is too small, since writing to them would end as SIGBUS."""
+    sizes = {name: 2 * math.prod(shape) for name, shape in shapes.items()}
+    free = shutil.disk_usage(folder).free
+    if sum(sizes.values()) > free:
+        parts = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in sizes.items())
+        raise UserError(
+            f"{folder.parent}: the teacher's answers take {sum(sizes.values()) / 1e9:.3g} GB ({parts}), and"
+            f" {free / 1e9:.3g} are free; set teach.views lower than {shapes['logits'][0]}, or ask for less in teach"
+        )
+    return {
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.float16, shape=shape)
+        for name, shape in shapes.items()
+    }
 
 
 def _needs(**asked: bool) -> list[str]:

@@ -128,7 +128,7 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
     try:
         known = _pretrained_cfg(arch)
         if network.pretrained:
-            require_pretrained(network)
+            _require_pretrained(network)
         if image_size is not None and known.fixed_input_size and image_size != known.input_size[-1]:
             args = {"img_size": image_size} | args
         backbone = timm.create_model(
@@ -186,7 +186,7 @@ def start_at_prevalence(model: Classifier, prevalence: np.ndarray, *, exclusive:
                     layer.bias.copy_(bias)
 
 
-def require_pretrained(network: Network) -> None:
+def _require_pretrained(network: Network) -> None:
     """Refuse `pretrained: true` where there are no weights to be had, without loading any.
 
     Raises:
@@ -398,7 +398,8 @@ def map_shape(model: Classifier, size: int) -> list[int]:
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         args, reason = model.config.get("args"), " ".join(str(error).split())
         with_args = f" with args {args}" if args else ""
-        raise UserError(f"{arch} does not take images of {size} px{with_args}: {reason}") from None
+        seen = model.input_size or size
+        raise UserError(f"{arch} does not take images of {seen} px{with_args}: {reason}") from None
     finally:
         handle.remove()
         model.train(was_training)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 
 import medistill
@@ -18,13 +19,13 @@ _CODE = ("models/*.py", "training/*.py", "distillation/*.py", "evaluation/bootst
 
 
 def fingerprint(settings: dict[str, Any]) -> str:
-    """Hash of everything that decides a training's outcome: `settings`, this package's training code, torch's version.
+    """Hash of all that decides a training: `settings`, this package's training code, versions of torch and timm.
 
     Args:
         settings: JSON values: parameters and the fingerprints of data and teacher answers.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update(torch.__version__.encode())
+    digest.update(f"{torch.__version__} {timm.__version__}".encode())
     for file in sorted(path for pattern in _CODE for path in _PACKAGE.glob(pattern)):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

@@ -328,7 +328,7 @@ def _accelerator(training: Training) -> Accelerator:
 
 @contextlib.contextmanager
 def say_what_to_lower(model: Classifier, dataset: Dataset, batch_size: str = "") -> Iterator[None]:
-    """Say what to lower where memory runs out.
+    """Say what to lower where memory runs out, and what to raise where a batch is too small for batch norm.
 
     Args:
         model: its `input_size`, where it has one, is what decides; else the data set's image size.
@@ -337,6 +337,10 @@ def say_what_to_lower(model: Classifier, dataset: Dataset, batch_size: str = "")
     """
     try:
         yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError("batch norm needs two images at once; raise training.batch_size, or train on more") from None
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in _OUT_OF_MEMORY):
             raise

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -181,6 +182,23 @@ def test_a_teacher_of_another_size_and_channels_sees_the_same_crop(tiny_dataset,
         expected = model(views).numpy()
     answers = Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, views=2, view_seed=5).logits(ids, 1)
     np.testing.assert_allclose(answers, expected, rtol=5e-3, atol=5e-3)  # float16, and whole grey levels
+
+
+def test_a_disk_that_is_too_small_is_named_before_anything_is_written(tiny_dataset, tmp_path, monkeypatch):
+    model = create_classifier(Network(arch="resnet10t"), labels=tiny_dataset.labels)
+    model.config |= {"name": "large", "fingerprint": "f"}
+    images = len(tiny_dataset.split("train"))
+    free = 2 * 3 * images * 2 + 2 * 3 * images * 512  # bytes of the logits of two labels and the features, three views
+    usage = shutil.disk_usage(tmp_path)
+    for less, refused in ((0, False), (1, True)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder, less=less: usage._replace(free=free - less))
+        (folder := tmp_path / str(less)).mkdir()
+        if not refused:
+            write_knowledge(folder, model, tiny_dataset, AUGMENTATION, views=3, view_seed=5, features=True)
+            continue
+        with pytest.raises(UserError, match=r"take .* GB \(logits .*, features .*\), .* free; set teach.views low"):
+            write_knowledge(folder, model, tiny_dataset, AUGMENTATION, views=3, view_seed=5, features=True)
+        assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("value", [float("nan"), 1e6])  # the second has no place in float16

@@ -202,6 +202,13 @@ def test_a_gradient_that_is_not_finite_stops_with_its_step_and_images(tiny_datas
     assert str(error.value).endswith(f"look at images {', '.join(shown[2])}")
 
 
+def test_a_batch_that_is_too_small_for_batch_norm_says_what_to_raise(tiny_dataset, tmp_path):
+    manifest = tiny_dataset.manifest
+    last = manifest.index[manifest["split"] == "train"][1:]
+    with pytest.raises(UserError, match=r"batch norm needs two images at once; raise training\.batch_size"):
+        train(replace(tiny_dataset, manifest=manifest.drop(last)), tmp_path)
+
+
 def test_a_network_that_breaks_in_the_last_step_is_refused(tiny_dataset, tmp_path):
     def breaking(report):
         if report["step"] == report["steps"]:

@@ -317,6 +317,8 @@ def _load_tensors(
     own = set(_classifier_keys(backbone))
     target = {name: value for name, value in backbone.state_dict().items() if classifier or name not in own}
     outputs = backbone.num_classes
+    # counters that nothing reads; files of old PyTorch versions, and some converters, leave them out
+    source = {name: value for name, value in target.items() if name.endswith(".num_batches_tracked")} | source
     for name, value in target.items():
         if name not in source:
             longer = [theirs for theirs in source if theirs.endswith(f".{name}")]

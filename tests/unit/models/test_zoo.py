@@ -264,6 +264,15 @@ def test_weights_with_imagenets_classes_are_told_how_many_outputs_they_need(tmp_
         create_classifier(Network(arch="test_resnet", weights=file), labels=["a", "b"])
 
 
+def test_a_file_may_leave_out_the_counters_that_nothing_reads(tmp_path):
+    source = timm.create_model("resnet10t", num_classes=2)
+    state = {name: value for name, value in source.state_dict().items() if "num_batches_tracked" not in name}
+    assert len(state) < len(source.state_dict())
+    save_file(state, tmp_path / "old.safetensors")
+    model = create_classifier(Network(arch="resnet10t", weights=tmp_path / "old.safetensors"), labels=["a", "b"])
+    assert all(torch.equal(value, state[name]) for name, value in model.backbone.named_parameters())
+
+
 def test_own_weights_that_are_not_finite_are_named(tmp_path):
     state = timm.create_model("test_resnet", num_classes=2).state_dict()
     state["fc.bias"][1] = torch.nan

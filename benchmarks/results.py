@@ -546,9 +546,11 @@ def main() -> None:
     parser.add_argument("--no-training", action="store_true", help="write the tables of what is there")
     arguments = parser.parse_args()
     order = [item for item in ORDER if item[0] != "xrays" or arguments.xrays]
-    if not arguments.no_training:
-        train_all(order, arguments.xrays, arguments.workers)
-    keep_outcomes(order, arguments.xrays)
+    try:
+        if not arguments.no_training:
+            train_all(order, arguments.xrays, arguments.workers)
+    finally:  # a run that is interrupted leaves what it has
+        keep_outcomes(order, arguments.xrays)
     kept_of.cache_clear()
     for data in dict.fromkeys(data for data, *_ in order):
         tables = results_of(data, arguments.xrays)

@@ -1,6 +1,7 @@
 """Let one teacher answer every training image in every view: `python -m pipeline.stages.teach TEACHER`."""
 
 import argparse
+import shutil
 from pathlib import Path
 
 from medistill.config import load_params
@@ -29,11 +30,13 @@ def main(argv: list[str] | None) -> int:
 
     require_trained(params, name, dataset)
     teacher = load_model(Path("models/teachers") / name).to(this_process().device)
-    remove_leftovers(params.knowledge_folder(name))
-    with atomic(params.knowledge_folder(name)) as folder:
-        folder.mkdir()
-        write_knowledge(folder, teacher, dataset, params.augmentation, **params.teach.model_dump())
-        provenance.write_ids(folder / provenance.FILE, ids)  # what the teacher has seen, its students have in part
+    whole, part = params.knowledge_folder(name), Path(".checkpoints/teach") / name
+    part.mkdir(parents=True, exist_ok=True)
+    write_knowledge(part, teacher, dataset, params.augmentation, **params.teach.model_dump())
+    provenance.write_ids(part / provenance.FILE, ids)  # what the teacher has seen, its students have in part
+    remove_leftovers(whole)
+    with atomic(whole) as temporary:
+        shutil.move(part, temporary)
     return 0
 
 

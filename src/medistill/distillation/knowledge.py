@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import shutil
+import time
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -24,9 +25,12 @@ from medistill.distillation.answers import ask, by_label, require_finite, unknow
 from medistill.errors import UserError
 from medistill.files import read_json, write_json
 from medistill.models.zoo import Classifier, map_shape
+from medistill.training.checkpoint import fingerprint
 from medistill.training.loop import Batch, say_what_to_lower
 from medistill.training.views import read_frames, render_views, send, view_parameters
 
+EVERY = 10.0
+"""Seconds between two notes of how far a teacher has come: what an interruption costs at most."""
 EXTRAS = ("attention", "cams", "features")
 """What teachers answer besides logits where `teach` asks for it."""
 
@@ -48,20 +52,34 @@ def write_knowledge(
 
     Writes into an existing folder: `image_ids.npy` (N), `knowledge.json`, and float16 `logits.npy` (V, N, L); where
     they are asked for, `attention.npy` (V, N, h, w), `cams.npy` (V, N, L, h, w) and `features.npy` (V, N, K), as `ask`
-    gives them.
+    gives them. Where an interrupted call has left a part of the very same answers, it goes on after them.
 
     Raises:
         UserError: an answer is not finite or does not fit float16, or memory or the disk does not suffice.
     """
-    needs = set(_needs(attention=attention, cams=cams, features=features))
+    asked = {"attention": attention, "cams": cams, "features": features}
+    needs = set(_needs(**asked))
     device = next(teacher.parameters()).device
     teacher.to(memory_format=torch.channels_last).eval()
     rows = dataset.split("train")
     image_ids = rows["image_id"].to_numpy(str)
-    arrays: dict[str, np.ndarray] = {}
+    meta = {
+        "teacher": teacher.config["name"],
+        "labels": teacher.config["labels"],
+        "views": views,
+        "view_seed": view_seed,
+        **asked,
+        "map_shape": map_shape(teacher, dataset.image_size),
+        "augmentation": augmentation.model_dump(),
+        "dataset_fingerprint": dataset.fingerprint,
+        "teacher_fingerprint": teacher.config["fingerprint"],
+    }
+    progress = _Progress(folder, fingerprint(meta))
+    arrays, first = progress.read()
     memory = partial(say_what_to_lower, teacher, dataset, f"teach.batch_size lower than {batch_size}")
-    with tqdm(total=views * len(rows), unit="img", desc=f"teach {teacher.config['name']}", disable=None) as bar:
-        for start in range(0, len(rows), batch_size):
+    options = {"unit": "img", "desc": f"teach {teacher.config['name']}", "disable": None}
+    with tqdm(total=views * len(rows), initial=views * first, **options) as bar:
+        for start in range(first, len(rows), batch_size):
             chosen = slice(start, start + batch_size)
             with memory():
                 pixels = send(read_frames(dataset, rows.iloc[chosen], teacher.input_size), device)
@@ -78,26 +96,45 @@ def write_knowledge(
                 for name, values in answers.items():
                     arrays[name][view, chosen] = values.numpy()
                 bar.update(len(pixels))
+            progress.write(arrays, start + len(pixels))
     for array in arrays.values():
         array.flush()
     np.save(folder / "image_ids.npy", image_ids)
-    write_json(
-        folder / "knowledge.json",
-        {
-            "teacher": teacher.config["name"],
-            "labels": teacher.config["labels"],
-            "views": views,
-            "view_seed": view_seed,
-            "attention": attention,
-            "cams": cams,
-            "features": features,
-            "map_shape": map_shape(teacher, dataset.image_size),
-            "augmentation": augmentation.model_dump(),
-            "dataset_fingerprint": dataset.fingerprint,
-            "teacher_fingerprint": teacher.config["fingerprint"],
-            "checksum": _checksum(folder, teacher.config["labels"]),
-        },
-    )
+    write_json(folder / "knowledge.json", meta | {"checksum": _checksum(folder, teacher.config["labels"])})
+    progress.remove()
+
+
+class _Progress:
+    """How many images have been answered in full, in a file beside the answers."""
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        """`identity` is of all that decides the answers, the code among it."""
+        self._folder, self._file, self._identity = folder, folder / "progress.json", identity
+        self._written = time.monotonic()
+
+    def read(self) -> tuple[dict[str, np.ndarray], int]:
+        """The answers that are there and for how many images; those to other questions are removed."""
+        state = read_json(self._file) if self._file.exists() else {}
+        if state.get("identity") == self._identity:
+            files = {name: self._folder / f"{name}.npy" for name in state["arrays"]}
+            return {name: np.load(file, mmap_mode="r+") for name, file in files.items()}, state["images"]
+        for name in ("logits", *EXTRAS):
+            (self._folder / f"{name}.npy").unlink(missing_ok=True)
+        self.remove()
+        return {}, 0
+
+    def write(self, arrays: dict[str, np.ndarray], images: int) -> None:
+        """Note that so many images are answered, after the answers themselves, now and then."""
+        if time.monotonic() - self._written < EVERY:
+            return
+        for array in arrays.values():
+            array.flush()
+        write_json(self._file, {"identity": self._identity, "arrays": list(arrays), "images": images})
+        self._written = time.monotonic()
+
+    def remove(self) -> None:
+        """The answers are whole."""
+        self._file.unlink(missing_ok=True)
 
 
 def _create(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:

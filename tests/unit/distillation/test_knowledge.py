@@ -11,7 +11,8 @@ import torch
 
 from medistill.config import Augmentation, Network, Recipe
 from medistill.data.dataset import Dataset
-from medistill.distillation.answers import LiveTeacher
+from medistill.distillation import knowledge
+from medistill.distillation.answers import LiveTeacher, ask
 from medistill.distillation.functional import binary_cross_entropy, sigmoid_kd
 from medistill.distillation.knowledge import Knowledge, write_knowledge
 from medistill.distillation.objective import RecipeObjective
@@ -182,6 +183,41 @@ def test_a_teacher_of_another_size_and_channels_sees_the_same_crop(tiny_dataset,
         expected = model(views).numpy()
     answers = Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, views=2, view_seed=5).logits(ids, 1)
     np.testing.assert_allclose(answers, expected, rtol=5e-3, atol=5e-3)  # float16, and whole grey levels
+
+
+def test_an_interrupted_teacher_goes_on_where_it_was(tiny_dataset, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = create_classifier(Network(arch="resnet10t"), labels=tiny_dataset.labels)
+    model.config |= {"name": "slow", "fingerprint": "f"}
+    asked = []
+
+    def write(name, stop=10_000, **options):
+        def counting(teacher, images, needs):
+            if len(asked) == stop:
+                raise KeyboardInterrupt
+            asked.append(len(images))
+            return ask(teacher, images, needs)
+
+        asked.clear()
+        monkeypatch.setattr(knowledge, "ask", counting)
+        (folder := tmp_path / name).mkdir(exist_ok=True)
+        options = {"views": 2, "view_seed": 5, "batch_size": 8, "features": True} | options
+        write_knowledge(folder, model, tiny_dataset, AUGMENTATION, **options)
+        return {file.name: file.read_bytes() for file in folder.iterdir()}, sum(asked)
+
+    monkeypatch.setattr(knowledge, "EVERY", 0.0)
+    whole, answers = write("whole")
+    with pytest.raises(KeyboardInterrupt):
+        write("part", stop=5)  # in the second view of the third batch
+    resumed, rest = write("part")
+    assert resumed == whole
+    assert rest == answers - 2 * 2 * 8
+
+    with pytest.raises(KeyboardInterrupt):
+        write("other", stop=5)
+    changed, asked_anew = write("other", view_seed=6, features=False)  # another question
+    assert asked_anew == answers
+    assert set(changed) == {"image_ids.npy", "logits.npy", "knowledge.json"}
 
 
 def test_a_disk_that_is_too_small_is_named_before_anything_is_written(tiny_dataset, tmp_path, monkeypatch):

@@ -138,7 +138,7 @@ MAIN = {
 
 ORDER = [
     *((data, [LITE0], tuple(plan.recipes)) for data, plan in PLANS.items()),
-    *((data, [EEEA], MAIN[data]) for data in PLANS),
+    *((data, [EEEA], MAIN[data]) for data in ("xrays", "phantom")),
     *((data, [], ()) for data in PLANS),
     *(
         (data, [EEEA], tuple(name for name in PLANS[data].recipes if name not in MAIN[data]))

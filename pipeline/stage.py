@@ -2,7 +2,7 @@
 
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from medistill.errors import UserError
 
@@ -18,6 +18,12 @@ def run_stage(main: Callable[[list[str] | None], int]) -> None:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def require_name(key: str, name: str, known: Sequence[str]) -> None:
+    """Refuse a name that a user has typed and params.yaml does not have under `key`."""
+    if name not in known:
+        raise UserError(f"params.yaml: {key} has no {name!r}, only {', '.join(known)}")
 
 
 def keep_freed_memory() -> None:

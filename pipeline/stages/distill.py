@@ -6,7 +6,7 @@ from pathlib import Path
 from medistill.config import StudentModel, load_params
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
-from pipeline.stage import run_stage
+from pipeline.stage import require_name, run_stage
 
 
 def main(argv: list[str] | None) -> int:
@@ -17,9 +17,8 @@ def main(argv: list[str] | None) -> int:
     parser.add_argument("seed", type=int)
     arguments = parser.parse_args(argv)
     params = load_params()
-    for kind, name in (("students", arguments.student), ("recipes", arguments.recipe)):
-        if name not in getattr(params.run, kind):
-            raise UserError(f"params.yaml: run.{kind} has no {name!r}, only {', '.join(getattr(params.run, kind))}")
+    require_name("run.students", arguments.student, params.run.students)
+    require_name("run.recipes", arguments.recipe, params.run.recipes)
     if not 0 <= arguments.seed < 2**31:
         raise UserError(f"seed {arguments.seed}: must be between 0 and {2**31 - 1}")
     model = StudentModel(**vars(arguments))

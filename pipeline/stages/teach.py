@@ -7,9 +7,8 @@ from pathlib import Path
 from medistill.config import load_params
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
-from medistill.errors import UserError
 from medistill.files import atomic, remove_leftovers
-from pipeline.stage import run_stage
+from pipeline.stage import require_name, run_stage
 
 
 def main(argv: list[str] | None) -> int:
@@ -19,8 +18,7 @@ def main(argv: list[str] | None) -> int:
     name = parser.parse_args(argv).teacher
     params = load_params()
     dataset = Dataset.open()
-    if name not in params.run.all_teachers:
-        raise UserError(f"params.yaml: run.teachers has no {name!r}, only {', '.join(params.run.all_teachers)}")
+    require_name("run.teachers", name, params.run.all_teachers)
     ids = provenance.refuse_overlap(Path("models/teachers") / name / provenance.FILE, dataset)
 
     from medistill.distillation.knowledge import write_knowledge

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from medistill.config import Recipe, load_params
 from medistill.data.dataset import Dataset
-from medistill.errors import UserError, at_key
-from pipeline.stage import run_stage
+from medistill.errors import at_key
+from pipeline.stage import require_name, run_stage
 
 
 def main(argv: list[str] | None) -> int:
@@ -15,8 +15,7 @@ def main(argv: list[str] | None) -> int:
     parser.add_argument("teacher")
     name = parser.parse_args(argv).teacher
     params = load_params()
-    if name not in params.run.all_teachers:
-        raise UserError(f"params.yaml: run.teachers has no {name!r}, only {', '.join(params.run.all_teachers)}")
+    require_name("run.teachers", name, params.run.all_teachers)
     teacher = params.teachers[name]
     folder, dataset = Path("models/teachers") / name, Dataset.open()
 

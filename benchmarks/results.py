@@ -559,7 +559,7 @@ def main() -> None:
             continue
         full, short = tables
         write_between("docs/results.md", data, full)
-        if data == "phantom":
+        if data == "xrays":
             write_between("README.md", "results", short)
         print(full)
 

@@ -237,12 +237,15 @@ def to_train(order: Order, xrays: Path | None) -> list[list[Job]]:
     models = {job: locate(job, xrays) for phase in every for job in phase}
     unknown = {job: model for job, model in models.items() if outcome_of(job, model, xrays) is None}
     asked = {teacher.folder for model in unknown.values() for teacher in model.teachers if not teacher.done}
-    left, found = [], set()
+    found: set[Path] = set()
+    left: list[list[Job]] = []
     for phase in every:
-        wanted = [job for job in phase if job in unknown or models[job].folder in asked]
-        first = {models[job].folder: job for job in reversed(wanted)}
-        left.append([job for job in wanted if first[models[job].folder] == job and models[job].folder not in found])
-        found |= set(first)
+        left.append([])
+        for job in phase:
+            folder = models[job].folder
+            if folder not in found and (job in unknown or folder in asked):
+                found.add(folder)
+                left[-1].append(job)
     return left
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from medistill.config import StudentModel, load_params
+from medistill.config import SEEDS, StudentModel, load_params
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from pipeline.stage import require_name, run_stage
@@ -19,8 +19,8 @@ def main(argv: list[str] | None) -> int:
     params = load_params()
     require_name("run.students", arguments.student, params.run.students)
     require_name("run.recipes", arguments.recipe, params.run.recipes)
-    if not 0 <= arguments.seed < 2**31:
-        raise UserError(f"seed {arguments.seed}: must be between 0 and {2**31 - 1}")
+    if not 0 <= arguments.seed < SEEDS:
+        raise UserError(f"seed {arguments.seed}: must be between 0 and {SEEDS - 1}")
     model = StudentModel(**vars(arguments))
     dataset = Dataset.open()
 

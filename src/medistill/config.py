@@ -15,7 +15,8 @@ from medistill.settings import Settings
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
 """A name that becomes part of a file and a stage name; `-` is kept for joining student, recipe and seed."""
 
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
+SEEDS = 2**31
+Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 

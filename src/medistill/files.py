@@ -37,9 +37,9 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed writers of `path` have left beside it; for whoever is alone in writing it.
+    """Remove what killed writers of `path` have left beside it, which may be large.
 
-    A reader of the folder around it, such as DVC, would take it for content.
+    Only for whoever is alone in writing it: `atomic` cannot know what another process is still at work on.
     """
     for left in Path(path).parent.glob(f".{glob.escape(Path(path).name)}.????????.tmp"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -144,8 +144,7 @@ def cross_entropy(
     Raises:
         ValueError: an image has not just one class; not noticed on a GPU, which would have to be waited for.
     """
-    _require_shape("target", target, student.shape)
-    known, number = _classes(target, mask)
+    known, number = _classes(student, target, mask)
     loss = F.cross_entropy(torch.where(known[:, None], student.float(), 0), number, reduction="none")
     if class_weight is None:
         return masked_mean(loss, known)
@@ -287,8 +286,7 @@ def dkd(
         ValueError: `temperature` is not positive, or, but for on a GPU, an image has not just one class.
     """
     _require_positive(temperature)
-    _require_shape("target", target, student.shape)
-    known, number = _classes(target, mask)
+    known, number = _classes(student, target, mask)
     student, teacher = _answers(student, teacher, known, by=1)
     student, teacher = student / temperature, teacher / temperature
     of_class = F.one_hot(number, student.shape[1]).bool()
@@ -516,8 +514,9 @@ def _known(student: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor
     return torch.where(known, student.float(), 0), torch.where(known, target, 0).float(), known
 
 
-def _classes(target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _classes(student: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Of one-hot targets (N, L): images that are known and kept, boolean (N,), and the number of their class (N,)."""
+    _require_shape("target", target, student.shape)
     known = ~torch.isnan(target).any(1)
     one = (target == 1).sum(1) == 1
     if not target.is_cuda:

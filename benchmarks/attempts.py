@@ -2,8 +2,9 @@
 
     python -m benchmarks.attempts --xrays ROOT --workers 2
 
-Trains every attempt of `ATTEMPTS` that has not been made yet, and writes all of them into docs/results.md. Only
-validation is looked at: the phantom's, and of the X-rays the inner validation side of the first fold.
+Trains every attempt of `ATTEMPTS` that has not been made yet, keeps what it gave in benchmarks/outcomes/attempts.jsonl,
+and writes all of them into docs/results.md. Only validation is looked at: the phantom's, and of the X-rays the inner
+validation side of the first fold.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.outcomes import FOLDER
 from benchmarks.page import write_between
 from benchmarks.study import (
     BCE,
@@ -23,7 +25,6 @@ from benchmarks.study import (
     EEEA,
     LITE0,
     LITE2,
-    WORK,
     Setting,
     fold_of,
     network_of,
@@ -35,7 +36,7 @@ from medistill.config import Recipe
 from medistill.files import read_json
 from pipeline.stage import keep_freed_memory
 
-FILE = WORK / "attempts.jsonl"
+FILE = FOLDER / "attempts.jsonl"
 SEED = 0
 
 
@@ -71,7 +72,9 @@ class Attempt:
 KD = (f"{BCE} 0.1", "sigmoid_kd 0.9 1")
 KD_HALF = (f"{BCE} 0.5", "sigmoid_kd 0.5 1")
 KD_4 = (f"{BCE} 0.1", "sigmoid_kd 0.9 4")
+SYSTEM_A = ("focal_bce 0.5", "mse_kd 0.5 2")
 HINTS = (*KD, "feature_mse 1")
+CAM, CAM_4 = ((*terms, "cam_kd 0.1") for terms in (KD, KD_4))
 BY_6, BY_12, BY_24 = (((LITE2, epochs, 1e-3),) for epochs in (6, 12, 24))
 
 ATTEMPTS = [
@@ -119,6 +122,13 @@ ATTEMPTS = [
     # Twice the steps, which EEEA-Net-C2 needs: 22 epochs of 2,593 images, or 9 of 6,593, are about 96 of 593.
     Attempt("phantom", EEEA, 96, 9, 2e-3, terms=KD, taught_by=BY_24, views=4, unlabelled=6000),
     Attempt("phantom", EEEA, 96, 22, 2e-3, terms=KD, taught_by=BY_24, views=8, unlabelled=2000),
+    # One thing at a time, after the tables: views, temperature and terms, each with all else alike, on one machine.
+    *(Attempt("xrays", EEEA, 96, 8, 2e-3, terms=KD_4, taught_by=BY_6, views=views) for views in (1, 2, 4, 8)),
+    *(Attempt("xrays", EEEA, 96, 8, 2e-3, terms=terms, taught_by=BY_6, views=4) for terms in (KD, SYSTEM_A, CAM_4)),
+    *(Attempt("xrays", LITE0, 96, 4, 1e-3, terms=KD_4, taught_by=BY_6, views=views) for views in (1, 2)),
+    *(Attempt("phantom", LITE0, 96, 6, 1e-3, terms=terms, taught_by=BY_6, views=6) for terms in (KD, KD_4)),
+    *(Attempt("phantom", EEEA, 96, 24, 2e-3, terms=KD, taught_by=BY_24, views=views) for views in (1, 8)),
+    *(Attempt("phantom", EEEA, 96, 24, 2e-3, terms=terms, taught_by=BY_24, views=8) for terms in (KD_4, CAM)),
 ]
 
 

@@ -467,15 +467,19 @@ def student_block(
             chosen = max(taught, key=lambda name: measured[name].val)
             who = f"`{chosen}`" + (" (the best taught on validation)" if len(taught) > 1 else "")
             who += ", which has seen more images than the baseline," if unlabelled else ""
-            says.append(f"{who} {_gain(measured[chosen], base, teachers[recipes[chosen].teachers[0]])}")
+            teacher = recipes[chosen].teachers[0]
+            says.append(f"{who} {_gain(measured[chosen], base, teacher, teachers.get(teacher))}")
     return rows, f"**{student}**, against `{better}`: {' '.join(says)}" if says else ""
 
 
-def _gain(taught: Scores, base: Scores, teacher: Scores) -> str:
-    """What a recipe has won on test, and what there was to win."""
+def _gain(taught: Scores, base: Scores, name: str, teacher: Scores | None) -> str:
+    """What a recipe has won on test, and what there was to win: the lead of its (first) teacher, by name."""
     gain = paired(taught, base)
+    text = f"is {interval(gain, sign=True)}"
+    if teacher is None or SEEDS[0] not in teacher.seeds:  # the one that taught
+        return f"{text}."
     lead = teacher.macro[teacher.seeds.index(SEEDS[0])] - base.macro.mean(axis=0)
-    text = f"is {interval(gain, sign=True)}; the lead of its teacher is {interval(lead, sign=True)}"
+    text += f"; the lead of {name} is {interval(lead, sign=True)}"
     lower = bootstrap.summarise(lead).lower
     if lower is None or lower <= 0:
         return f"{text}."
@@ -522,7 +526,7 @@ def results_of(data: str, xrays: Path | None) -> tuple[str, str] | None:
     return full, short
 
 
-_SHORT = (0, 1, 3, 5, 7, 9)
+_SHORT = (0, 1, 2, 3, 4, 5, 7, 9)
 """Columns of the README's table."""
 
 

@@ -35,6 +35,7 @@ def prepare(folder: Path, tiles: Path) -> None:
             shutil.copy2(ROOT / name, folder / name)
     if not (folder / ".git").exists():
         subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    (folder / "params.yaml.before").unlink(missing_ok=True)  # a preset's, which no second one writes over
     run(folder, sys.executable, "-m", "pipeline", "preset", "paper-b-lc25000", "--root", str(tiles))
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     (folder / "params.yaml").write_text(yaml.safe_dump(shrink(params), sort_keys=False), encoding="utf-8")

@@ -23,6 +23,8 @@ EVERY = 2.0
 """Seconds between two drawings."""
 POINTS = 400
 """A loss curve has at most so many, an even number; then each two become their mean."""
+SHOWN = 24
+"""The page is drawn while networks train, so it has the latest trainings and not all that there ever were."""
 SILENT = 120.0
 """After so many seconds without a word a training is taken for dead."""
 
@@ -89,9 +91,9 @@ class LiveCurves:
 
 
 def page(folder: Path) -> str:
-    """The page of all trainings that have left a file in `folder`, the latest first."""
-    states = [state for state in map(_read, folder.glob("*.json")) if state]
-    states.sort(key=lambda state: -state["time"])
+    """The page of the latest trainings that have left a file in `folder`, the latest first."""
+    files = sorted(folder.glob("*.json"), key=lambda file: -file.stat().st_mtime)[:SHOWN]
+    states = sorted(filter(None, map(_read, files)), key=lambda state: -state["time"])
     working = any(_status(state) == "at work" for state in states)
     sections = "".join(_section(state) for state in states)
     body = f"<header><h1>Training</h1></header>\n<main>{sections}</main>\n"

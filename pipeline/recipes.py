@@ -15,13 +15,15 @@ from medistill.distillation.knowledge import Knowledge
 from medistill.distillation.objective import (
     RecipeObjective,
     require_all_classes,
+    require_all_labels,
+    require_own_maps,
     require_places,
     require_task,
     traits_of,
 )
 from medistill.errors import UserError, at_key
 from medistill.files import read_json, sha256
-from medistill.models.zoo import create_classifier, load_model, map_shape
+from medistill.models.zoo import create_classifier, has_batch_norm_behind_map, load_model, map_shape
 from medistill.training.loop import training_rows
 from medistill.training.processes import this_process
 from medistill.training.run import as_it_is, labels_of, train
@@ -40,11 +42,14 @@ def require_run(params: Params, dataset: Dataset) -> None:
     Raises:
         UserError: a network cannot be built, does not take the size or its weights, or a loss or teacher does not fit.
     """
-    shapes = {}
+    shapes, mixing = {}, set()
     for section, names in (("teachers", params.run.all_teachers), ("students", params.run.students)):
         for name in names:
             with at_key(f"{section}.{name}"):
-                shapes[section, name] = _require_network(getattr(params, section)[name], dataset)
+                network = getattr(params, section)[name]
+                shapes[section, name], mixes = _require_network(network, dataset)
+                if mixes:
+                    mixing.add((section, name))
     unknown = {}
     for name in params.run.all_teachers:
         theirs = labels_of(params.teachers[name], dataset)
@@ -60,6 +65,9 @@ def require_run(params: Params, dataset: Dataset) -> None:
         for term in recipe.terms:
             require_task(term, dataset.task, f"recipes.{name}")
             require_places(term, seen, f"recipes.{name}")
+            if learner in mixing:
+                require_own_maps(term, learner[1], f"recipes.{name}")
+        require_all_labels(recipe, [unknown[teacher] for teacher in recipe.teachers], f"recipes.{name}")
         if dataset.task == "multiclass":
             for teacher in recipe.teachers:
                 require_all_classes(teacher, unknown[teacher], f"recipes.{name}")
@@ -67,17 +75,18 @@ def require_run(params: Params, dataset: Dataset) -> None:
         print(note, file=sys.stderr)
 
 
-def _require_network(network: Network, dataset: Dataset) -> list[int]:
-    """K, h, w of its feature map."""
+def _require_network(network: Network, dataset: Dataset) -> tuple[list[int], bool]:
+    """K, h, w of its feature map, and whether batch norm follows it."""
     plain = network.model_copy(update={"pretrained": False, "weights": None})
     with torch.device("meta"):
         model = create_classifier(plain, labels=dataset.labels, image_size=dataset.image_size)
         shape = map_shape(model, dataset.image_size)
+        mixes = has_batch_norm_behind_map(model, dataset.image_size)
     if getattr(network, "frozen", False):
         as_it_is(network, dataset)
     elif network.weights or network.pretrained:  # downloaded now and not after the first network's hours
         create_classifier(network, labels=dataset.labels, image_size=dataset.image_size)
-    return shape
+    return shape, mixes
 
 
 def _oddities(
@@ -112,16 +121,19 @@ def require_trained(params: Params, name: str, dataset: Dataset) -> dict[str, An
     DVC sees to it; who runs stages by hand may forget one.
 
     Raises:
-        UserError: it is not there, or is of other data, network, labels or weights.
+        UserError: it is not there, or is of other data, labels, weights or settings.
     """
     folder, network = Path("models/teachers") / name, params.teachers[name]
     config = read_json(folder / "config.json")
     now = {
         "dataset_fingerprint": (dataset.fingerprint, "data"),
-        "arch": (network.arch, "arch"),
         "labels": (labels_of(network, dataset), "labels"),
         "weights_sha256": (sha256(network.weights), "weights"),
+        "network": (network.model_dump(mode="json"), f"settings in teachers.{name}"),
     }
+    if not network.frozen:
+        now["training"] = (params.training_of(network).model_dump(), "settings in training")
+        now["augmentation"] = (params.augmentation.model_dump(), "settings in augmentation")
     for key, (value, what) in now.items():
         if config.get(key) != value:
             raise UserError(f"{folder}: is of other {what} than now; run the train_teacher stage again")
@@ -151,7 +163,7 @@ def train_by_recipe(
         UserError: as `train`; or a teacher or its answers are missing, damaged or do not fit.
     """
     live = recipe.views == "live"
-    states = [require_trained(params, name, dataset)["fingerprint"] for name in recipe.teachers]
+    states = [require_trained(params, name, dataset)["model_sha256"] for name in recipe.teachers]
     if live:
         folders, answered = [Path("models/teachers") / name for name in recipe.teachers], states
         teachers = [LiveTeacher(load_model(source), dataset) for source in folders]
@@ -160,7 +172,7 @@ def train_by_recipe(
         asked = params.teach.model_dump(exclude={"batch_size"})
         teachers = [Knowledge.open(source, dataset, params.augmentation, **asked) for source in folders]
         for name, source, teacher, state in zip(recipe.teachers, folders, teachers, states, strict=True):
-            if teacher.teacher_fingerprint != state:
+            if teacher.teacher_sha256 != state:
                 raise UserError(f"{source}: teacher {name} has changed since it answered; run the teach stage again")
         answered = [teacher.checksum for teacher in teachers]
     own = facts["role"] == "teacher" and not recipe.teachers

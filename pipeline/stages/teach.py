@@ -27,6 +27,8 @@ def main(argv: list[str] | None) -> int:
     from pipeline.recipes import require_trained
 
     require_trained(params, name, dataset)
+    if not this_process().is_main_process:  # of several that were launched, one answers
+        return 0
     teacher = load_model(Path("models/teachers") / name).to(this_process().device)
     whole, part = params.knowledge_folder(name), Path(".checkpoints/teach") / name
     part.mkdir(parents=True, exist_ok=True)

@@ -19,14 +19,17 @@ def main(argv: list[str] | None) -> int:
     teacher = params.teachers[name]
     folder, dataset = Path("models/teachers") / name, Dataset.open()
 
+    from medistill.training.processes import this_process
     from medistill.training.run import adopt
     from pipeline.recipes import require_run, train_by_recipe
 
     require_run(params, dataset)
     facts = {"role": "teacher", "name": name, "seed": teacher.seed}
     if teacher.frozen:
-        with at_key(f"teachers.{name}"):
-            adopt(folder, teacher, dataset, facts={**facts, "teachers": []})
+        if this_process().is_main_process:
+            batch_size = 2 * params.training.batch_size  # as at the validation of those that are trained
+            with at_key(f"teachers.{name}"):
+                adopt(folder, teacher, dataset, facts={**facts, "teachers": []}, batch_size=batch_size)
         return 0
     recipe = params.recipes[teacher.recipe] if teacher.recipe else Recipe(views="fresh", terms=teacher.terms)
     train_by_recipe(folder, teacher, recipe, dataset, params, facts=facts, seed=teacher.seed)

@@ -8,7 +8,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from medistill.data.adapters import FORMATS
-from medistill.distillation.terms import AnyTerm, DistillationTerm
+from medistill.distillation.terms import AnyTerm, DistillationTerm, HardTerm
 from medistill.errors import UserError
 from medistill.settings import Settings
 
@@ -351,7 +351,13 @@ class Params(Settings):
                     )
         taught = [self.teachers[name].recipe for name in self.run.assistants]
         for recipe in dict.fromkeys([*self.run.recipes, *taught]):
-            for term in self.recipes[recipe].terms:
+            terms = self.recipes[recipe].terms
+            if terms and not any(isinstance(term, HardTerm) or term.needs == "logits" for term in terms):
+                raise ValueError(
+                    f"recipes.{recipe}: none of its terms teaches the classifier; add a loss from labels, such as "
+                    "binary_cross_entropy, or of logits, such as sigmoid_kd"
+                )
+            for term in terms:
                 cached = self.recipes[recipe].views == "cached"
                 if cached and term.needs != "logits" and not getattr(self.teach, term.needs):
                     raise ValueError(f"recipes.{recipe}: {term.loss} needs teach.{term.needs}: true")
@@ -432,10 +438,12 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raw = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run this in the repository's root") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if raw is None:
-        raise UserError(f"{path}: is empty")
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: {'is empty' if raw is None else 'has no keys, such as `training:`'}")
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
@@ -457,10 +465,13 @@ class _UniqueKeys(yaml.SafeLoader):
 def describe_error(item: Any) -> str:
     """One of pydantic's `ValidationError.errors()` in a few words."""
     parts = [str(part) for part in item["loc"]]
-    if parts[:1] == ["recipes"] and parts[2:3] == ["terms"] and len(parts) > 4:  # pydantic takes the loss for a key
+    if parts[2:3] == ["terms"] and len(parts) > 4:  # pydantic takes the loss for a key
         parts[3:5] = [f"{parts[3]} ({parts[4]})"]
     if parts[-1:] == ["[key]"]:
-        return f"{'.'.join(parts[:-1])}: a name has letters, digits and _ only"
+        what = "a name has letters, digits and _ only"
+        if not isinstance(item["input"], str):
+            what = f"YAML takes this name for {type(item['input']).__name__}; put it into quotes"
+        return f"{'.'.join(parts[:-1])}: {what}"
     key = ".".join(parts)
     if item["type"] == "missing":
         return f"key {key} is missing"

@@ -1,6 +1,7 @@
 """The page of the trainings that are at work."""
 
 import json
+import os
 import time
 import xml.etree.ElementTree as ElementTree
 
@@ -90,3 +91,12 @@ def test_a_training_that_failed_before_its_first_step_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="no"):
         fail(tmp_path, [], ValueError("no"))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_page_has_the_latest_trainings_alone(tmp_path):
+    for number in range(live.SHOWN + 3):
+        with LiveCurves(f"net{number}", tmp_path) as curves:
+            curves.step(report(1))
+        os.utime(tmp_path / f"net{number}.json", (number, number))
+    text = page(tmp_path)
+    assert [f"<h2>net{number}</h2>" in text for number in range(live.SHOWN + 3)] == [False] * 3 + [True] * live.SHOWN

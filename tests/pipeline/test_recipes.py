@@ -5,13 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from medistill.config import Network, load_params
+from medistill.data import provenance
 from medistill.distillation.knowledge import write_knowledge
+from medistill.distillation.objective import RecipeObjective
 from medistill.errors import UserError
 from medistill.files import write_json
-from medistill.models.zoo import create_classifier, save_model
+from medistill.models.zoo import create_classifier, load_model, save_model
+from medistill.training.views import read_frames, render_views, view_parameters
 from pipeline.recipes import require_run, require_trained, train_by_recipe
 from pipeline.stages import distill
 
@@ -52,6 +56,19 @@ def test_the_repositorys_run_passes(params, tiny_dataset, tmp_path):
         (
             lambda p: (p["recipes"]["kd"]["terms"].append({"loss": "cam_kd"}), p["teach"].update(cams=True)),
             "recipes.kd: cam_kd compares maps, but that of eeea_net_c2 is 1x1 at this size; raise its input_size",
+        ),
+        (
+            lambda p: (
+                p["recipes"]["kd"]["terms"].append({"loss": "cam_kd"}),
+                p["teach"].update(cams=True),
+                p["students"].update(eeea_net_c2={"arch": "mobilenetv4_conv_small", "input_size": 64}),
+                p["teachers"]["efficientnet_lite2"].update(input_size=64),
+            ),
+            "recipes.kd: cam_kd needs class activation maps, but eeea_net_c2 has batch norm behind its feature map",
+        ),
+        (
+            lambda p: p["students"]["eeea_net_c2"].update(arch="test_resnet", args={"block": "foo"}),
+            r"^params\.yaml: students\.eeea_net_c2: timm cannot build test_resnet with args",
         ),
         (
             lambda p: p["students"]["eeea_net_c2"].update(weights="nowhere.safetensors"),
@@ -110,13 +127,19 @@ def test_answers_of_a_teacher_that_has_changed_since_are_refused(params, tiny_da
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     read = load_params(tmp_path / "params.yaml")
     model = create_classifier(Network(arch="test_resnet"), labels=tiny_dataset.labels)
-    model.config |= {"name": "efficientnet_lite2", "fingerprint": "before"}
-    model.config["dataset_fingerprint"] = tiny_dataset.fingerprint
+    settings = read.teachers["efficientnet_lite2"].model_dump(mode="json")
+    model.config |= {"name": "efficientnet_lite2", "network": settings, "training": read.training.model_dump()}
+    model.config |= {"dataset_fingerprint": tiny_dataset.fingerprint, "augmentation": read.augmentation.model_dump()}
     answers, folder = tmp_path / "data/knowledge/efficientnet_lite2", tmp_path / "models/teachers/efficientnet_lite2"
     answers.mkdir(parents=True)
     folder.mkdir(parents=True)
-    write_knowledge(answers, model, tiny_dataset, read.augmentation, views=1, view_seed=0)
-    save_model(folder, model, model.config | {"fingerprint": "after"})
+    save_model(folder, model, model.config)
+    write_knowledge(answers, load_model(folder), tiny_dataset, read.augmentation, views=1, view_seed=0)
+    with (
+        torch.no_grad()
+    ):  # as on another machine: trained anew with the same settings, and another network all the same
+        next(model.parameters()).add_(1e-6)
+    save_model(folder, model, model.config)
     student, facts = read.students["eeea_net_c2"], {"role": "student", "name": "s"}
     with pytest.raises(UserError, match=r"knowledge/efficientnet_lite2: teacher efficientnet_lite2 has changed since"):
         train_by_recipe(tmp_path / "out", student, read.recipes["kd"], tiny_dataset, read, facts=facts, seed=0)
@@ -128,9 +151,11 @@ def test_answers_of_a_teacher_that_has_changed_since_are_refused(params, tiny_da
     [
         ({}, None),
         ({"dataset_fingerprint": "another"}, "data"),
-        ({"arch": "resnet18"}, "arch"),
         ({"labels": ["b", "a"]}, "labels"),
         ({"weights_sha256": "0" * 64}, "weights"),
+        ({"network": {"arch": "test_resnet", "input_size": 48}}, "settings in teachers.efficientnet_lite2"),
+        ({"training": {"epochs": 1}}, "settings in training"),
+        ({"augmentation": None}, "settings in augmentation"),
     ],
 )
 def test_a_teacher_of_other_settings_neither_answers_nor_teaches(
@@ -140,12 +165,19 @@ def test_a_teacher_of_other_settings_neither_answers_nor_teaches(
     params["teachers"]["efficientnet_lite2"] = {"arch": "test_resnet"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     read = load_params(tmp_path / "params.yaml")
-    config = {"dataset_fingerprint": tiny_dataset.fingerprint, "arch": "test_resnet", "labels": tiny_dataset.labels}
+    config = {
+        "dataset_fingerprint": tiny_dataset.fingerprint,
+        "labels": tiny_dataset.labels,
+        "weights_sha256": None,
+        "network": read.teachers["efficientnet_lite2"].model_dump(mode="json"),
+        "training": read.training.model_dump(),
+        "augmentation": read.augmentation.model_dump(),
+    }
     folder = tmp_path / "models/teachers/efficientnet_lite2"
     folder.mkdir(parents=True)
-    write_json(folder / "config.json", config | {"weights_sha256": None} | there)
+    write_json(folder / "config.json", config | there)
     if what is None:
-        assert require_trained(read, "efficientnet_lite2", tiny_dataset) == config | {"weights_sha256": None}
+        assert require_trained(read, "efficientnet_lite2", tiny_dataset) == config
         return
     with pytest.raises(UserError, match=rf"teachers/efficientnet_lite2: is of other {what} than now; run the train_t"):
         require_trained(read, "efficientnet_lite2", tiny_dataset)
@@ -157,6 +189,40 @@ def test_a_frozen_teacher_that_was_trained_on_other_pixels_is_refused(params, ti
     frozen = {"arch": "test_resnet", "weights": str(tmp_path / "model.safetensors"), "frozen": True}
     params["teachers"]["efficientnet_lite2"] = frozen
     with pytest.raises(UserError, match=r"teachers\.efficientnet_lite2: .* trained with input_size 48, not 32; set"):
+        required(params, tiny_dataset, tmp_path)
+
+
+def test_a_label_that_nobody_teaches_is_named(params, tiny_dataset, tmp_path):
+    known = tiny_dataset.labels[:-1]
+    save_model(tmp_path, create_classifier(Network(arch="test_resnet"), labels=known), {})
+    frozen = {"arch": "test_resnet", "weights": str(tmp_path / "model.safetensors"), "frozen": True, "labels": known}
+    params["teachers"]["efficientnet_lite2"] = frozen
+    params["recipes"]["kd"]["terms"] = [{"loss": "sigmoid_kd"}]
+    with pytest.raises(UserError, match=f"recipes.kd: nobody teaches the label {tiny_dataset.labels[-1]}: no teacher"):
+        required(params, tiny_dataset, tmp_path)
+    params["recipes"]["kd"]["terms"].append({"loss": "focal_bce"})
+    required(params, tiny_dataset, tmp_path)
+    params["recipes"]["kd"] |= {"teachers": ["efficientnet_lite2", "densenet"], "terms": [{"loss": "sigmoid_kd"}]}
+    required(params, tiny_dataset, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("beside", "message"),
+    [
+        ({"arch": "tf_efficientnet_b0"}, "says that it is of tf_efficientnet_b0; set arch: tf_efficientnet_b0"),
+        ({"args": {"global_pool": "max"}}, r"trained with args \{'global_pool': 'max'\}, not \{\}; set args"),
+        ({"task": "multiclass"}, "was trained for a multiclass task, and this data set's is multilabel"),
+        ({"arch": "test_resnet.r160_in1k", "args": {}, "task": "multilabel"}, None),
+    ],
+)
+def test_a_frozen_teacher_is_built_as_it_was_trained(params, tiny_dataset, tmp_path, beside, message):
+    save_model(tmp_path, create_classifier(Network(arch="test_resnet"), labels=tiny_dataset.labels), beside)
+    frozen = {"arch": "test_resnet", "weights": str(tmp_path / "model.safetensors"), "frozen": True}
+    params["teachers"]["efficientnet_lite2"] = frozen
+    if message is None:
+        required(params, tiny_dataset, tmp_path)
+        return
+    with pytest.raises(UserError, match=message):
         required(params, tiny_dataset, tmp_path)
 
 
@@ -192,3 +258,53 @@ def test_a_mistake_beside_finished_teachers_is_named_before_a_student_trains(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"students\.typo: arch 'resnet10' is not known to timm"):
         distill.main(["eeea_net_c2", "baseline", "0"])
+
+
+@pytest.mark.parametrize(("views", "size", "epochs"), [("cached", 16, [0, 1, 2, 0]), ("live", 32, [0, 1, 2, 3])])
+def test_a_student_sees_what_its_teachers_answered(params, tiny_dataset, tmp_path, monkeypatch, views, size, epochs):
+    """The teachers' view seed, as many views in turn as they answered, their frames where they are asked live, and
+    images without a label where the recipe wants them."""
+    manifest = tiny_dataset.manifest.copy()
+    bare = manifest.index[manifest["split"] == "train"][::3]
+    manifest.loc[bare, [f"label:{label}" for label in tiny_dataset.labels]] = np.nan
+    dataset = replace(tiny_dataset, manifest=manifest)
+    params["teach"] = {"views": 3, "view_seed": 5}
+    params["training"] |= {"epochs": 4, "batch_size": 6}
+    params["teachers"] = {"t": {"arch": "test_resnet"}}
+    params["students"] = {"s": {"arch": "test_resnet", "input_size": 16}}
+    terms = [{"loss": "binary_cross_entropy"}, {"loss": "sigmoid_kd"}]
+    params["recipes"] = {
+        "baseline": {"views": "fresh"},
+        "kd": {"teachers": ["t"], "terms": terms, "views": views, "unlabelled": True},
+    }
+    params["run"] |= {"teachers": ["t"], "students": ["s"], "recipes": ["baseline", "kd"]}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    monkeypatch.chdir(tmp_path)
+    read = load_params()
+    baseline = read.recipes["baseline"]
+    teacher, answers = tmp_path / "models/teachers/t", tmp_path / "data/knowledge/t"
+    facts = {"role": "teacher", "name": "t", "seed": 0}
+    train_by_recipe(teacher, read.teachers["t"], baseline, dataset, read, facts=facts, seed=0)
+    answers.mkdir(parents=True)
+    write_knowledge(answers, load_model(teacher), dataset, read.augmentation, **read.teach.model_dump())
+    provenance.write_ids(answers / provenance.FILE, provenance.ids_of(dataset, "train"))
+
+    seen = []
+
+    class Watched(RecipeObjective):
+        def forward(self, logits, batch):
+            seen.append(batch)
+            return super().forward(logits, batch)
+
+    monkeypatch.setattr("pipeline.recipes.RecipeObjective", Watched)
+    facts = {"role": "student", "name": "s"}
+    train_by_recipe(tmp_path / "out", read.students["s"], read.recipes["kd"], dataset, read, facts=facts, seed=0)
+    rows = dataset.split("train").set_index("image_id", drop=False)
+    per_epoch = len(rows) // 6
+    assert [batch.view for batch in seen] == [view for view in epochs for _ in range(per_epoch)]
+    assert set(manifest.loc[bare, "image_id"]) <= {image_id for batch in seen for image_id in batch.image_ids}
+    for batch in seen:
+        frames = read_frames(dataset, rows.loc[batch.image_ids], size)
+        drawn = view_parameters(batch.image_ids, batch.view, 5, read.augmentation)
+        assert torch.equal(batch.images, render_views(frames, torch.from_numpy(drawn)))
+        assert batch.images.shape[-1] == size

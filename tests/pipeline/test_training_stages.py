@@ -90,3 +90,21 @@ def test_what_a_killed_teach_has_left_is_removed(project, monkeypatch):
         (folder / "logits.npy").write_bytes(b"half")
     teach.main(["big"])
     assert sorted(path.name for path in left.parent.iterdir()) == [".bigger.0a1b2c3d.tmp", "big"]
+
+
+@pytest.mark.slow
+def test_of_several_processes_one_answers_and_one_takes_a_teacher_as_it_is(project, root, monkeypatch):
+    monkeypatch.chdir(project)
+    train_teacher.main(["big"])
+    shutil.copytree(project / "models/teachers/big", project / "weights")
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["teachers"]["big"] |= {"weights": "weights/model.safetensors", "frozen": True}
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}:{root / 'src'}"}
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    for stage in ("train_teacher", "teach"):
+        command = [sys.executable, *launch, "-m", f"pipeline.stages.{stage}", "big"]
+        done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert load_file(project / "models/teachers/big/model.safetensors").keys()
+    assert sorted(path.name for path in (project / "data/knowledge").iterdir()) == ["big"]

@@ -195,7 +195,14 @@ def test_mistakes_of_teachers_are_named(params, tmp_path, section, network, mess
             {"views": "fresh", "teachers": ["densenet"], "terms": [{"loss": "sigmoid_kd"}]},
             "views: live is the same",
         ),
-        ({"teachers": ["densenet"], "terms": [{"loss": "feature_mse"}]}, "feature_mse needs teach.features: true"),
+        (
+            {"teachers": ["densenet"], "terms": [{"loss": "bckd"}, {"loss": "feature_mse"}]},
+            "feature_mse needs teach.features: true",
+        ),
+        (
+            {"teachers": ["densenet"], "terms": [{"loss": "rkd"}, {"loss": "cam_kd"}]},
+            "recipes.kd: none of its terms teaches the classifier",
+        ),
     ],
 )
 def test_mistakes_of_recipes_are_named(params, tmp_path, recipe, message):
@@ -212,7 +219,8 @@ def test_what_runs_twice_is_named(params, tmp_path, key, value):
 
 
 def test_teachers_that_are_asked_live_need_no_cache_of_features(params, tmp_path):
-    params["recipes"]["kd"] = {"teachers": ["densenet"], "views": "live", "terms": [{"loss": "feature_mse"}]}
+    params["recipes"]["kd"] = {"teachers": ["densenet"], "views": "live", "terms": []}
+    params["recipes"]["kd"]["terms"] = [{"loss": "sigmoid_kd"}, {"loss": "feature_mse"}]
     params["recipes"]["baseline"] = {"views": "fresh"}
     assert load(params, tmp_path).recipes["kd"].views == "live"
 
@@ -291,6 +299,40 @@ def test_a_key_that_is_there_twice_is_named_and_anchors_are_not(root, tmp_path):
         load_params(file)
     file.write_text(text.replace("arch: eeea_net_c2", "<<: {arch: eeea_net_c2}\n    <<: {channels: 1}"))
     assert load_params(file).students["eeea_net_c2"].channels == 1
-    file.write_text("")
-    with pytest.raises(UserError, match=r"params\.yaml: is empty"):
-        load_params(file)
+    for nothing, message in (("", "is empty"), ("phantom", "has no keys, such as `training:`")):
+        file.write_text(nothing)
+        with pytest.raises(UserError, match=rf"params\.yaml: {message}"):
+            load_params(file)
+    with pytest.raises(UserError, match=r"^\S+: cannot be read \(Is a directory\)"):
+        load_params(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("training", "patience", True),
+        ("training", "learning_rate", True),
+        ("promote", "margin_teacher", True),
+        ("run", "seeds", [0, True]),
+        ("data", "max_quarantined", False),
+    ],
+)
+def test_true_and_false_are_no_numbers(params, tmp_path, section, key, value):
+    params[section][key] = value
+    with pytest.raises(UserError, match=rf"{section}: {key} must be a number, not true or false"):
+        load(params, tmp_path)
+    params[section][key] = "1e-3" if key == "learning_rate" else params[section][key]
+    if key == "learning_rate":  # which YAML takes for text
+        assert load(params, tmp_path).training.learning_rate == 1e-3
+
+
+def test_a_name_that_yaml_takes_for_a_number_wants_quotes(params, tmp_path):
+    params["recipes"][1] = {}
+    with pytest.raises(UserError, match=r"recipes\.1: YAML takes this name for int; put it into quotes"):
+        load(params, tmp_path)
+
+
+def test_an_option_of_a_teachers_term_is_named_as_a_recipes_is(params, tmp_path):
+    params["teachers"]["densenet"]["terms"] = [{"loss": "focal_bce", "gama": 1}]
+    with pytest.raises(UserError, match=r"key teachers\.densenet\.terms\.0 \(focal_bce\)\.gama is unknown; did you"):
+        load(params, tmp_path)

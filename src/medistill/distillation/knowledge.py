@@ -72,7 +72,7 @@ def write_knowledge(
         "map_shape": map_shape(teacher, dataset.image_size),
         "augmentation": augmentation.model_dump(),
         "dataset_fingerprint": dataset.fingerprint,
-        "teacher_fingerprint": teacher.config["fingerprint"],
+        "teacher_sha256": teacher.config["model_sha256"],
     }
     progress = _Progress(folder, fingerprint(meta))
     arrays, first = progress.read()
@@ -176,7 +176,8 @@ class Knowledge:
         views: how many views of each image were answered.
         view_seed: the seed of the views.
         checksum: of all answers and their labels.
-        teacher_fingerprint: of the teacher, as it was when it answered.
+        teacher_sha256: of the teacher's weights when it answered. Its settings would not do: on another machine, or by
+            another number of processes, they give another network.
         map_shape: K, h, w of its feature map.
         unknown: the data set's labels that it does not know.
     """
@@ -185,7 +186,7 @@ class Knowledge:
     views: int
     view_seed: int
     checksum: str
-    teacher_fingerprint: str
+    teacher_sha256: str
     map_shape: list[int]
     unknown: list[str]
     _rows: dict[str, int]
@@ -236,7 +237,7 @@ class Knowledge:
         columns = label_columns(meta["labels"], dataset.labels, str(folder))
         rows = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
         unknown = unknown_labels(dataset, columns)
-        facts = (meta[key] for key in ("teacher", "views", "view_seed", "checksum", "teacher_fingerprint", "map_shape"))
+        facts = (meta[key] for key in ("teacher", "views", "view_seed", "checksum", "teacher_sha256", "map_shape"))
         return cls(*facts, unknown, rows, columns, arrays)
 
     def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:

@@ -23,7 +23,8 @@ def class_maps(logits: Tensor, features: Tensor, labels: Tensor, *, create_graph
     """
     maps = []
     for chosen in labels.split(1, dim=1):
-        # images do not see each other after the feature map, so the sum's gradient is each image's own
+        # The sum's gradient is each image's own where images do not see each other after the feature map. Batch norm
+        # there lets them, in training: `require_own_maps` refuses such students.
         (gradient,) = torch.autograd.grad(
             logits.gather(1, chosen).sum(), features, retain_graph=True, create_graph=create_graph
         )

@@ -220,6 +220,48 @@ def require_places(term: Term, shapes: Mapping[str, Sequence[int]], recipe: str 
             )
 
 
+def require_own_maps(term: Term, student: str, recipe: str = "recipes") -> None:
+    """Refuse class activation maps of a student with batch norm behind its feature map.
+
+    In training its images see each other there, and the gradient of one's logit is no map of that image alone. A
+    teacher that answers is in evaluation mode, where they do not.
+
+    Args:
+        term: of a recipe.
+        student: a network of that kind, for the message.
+        recipe: where the term stands, for the message.
+
+    Raises:
+        UserError: the term compares such maps.
+    """
+    if term.needs == "cams":
+        raise UserError(
+            f"{recipe}: {term.loss} needs class activation maps, but {student} has batch norm behind its feature map,"
+            " which mixes the images of a batch in training; take attention_transfer, or another arch"
+        )
+
+
+def require_all_labels(recipe: Recipe, unknown: Sequence[Sequence[str]], name: str = "recipes") -> None:
+    """Refuse a recipe by which a label is not taught at all: no loss from the labels, and no teacher that knows it.
+
+    Args:
+        recipe: its terms.
+        unknown: labels of the data set that each of its teachers does not know.
+        name: where the recipe stands, for the message.
+
+    Raises:
+        UserError: names the first such label.
+    """
+    if any(isinstance(term, HardTerm) for term in recipe.terms) or not unknown:
+        return
+    untaught = [label for label in unknown[0] if all(label in lacking for lacking in unknown)]
+    if untaught:
+        raise UserError(
+            f"{name}: nobody teaches the label {untaught[0]}: no teacher knows it, and no term is a loss from the"
+            " labels; add one, such as binary_cross_entropy"
+        )
+
+
 def require_all_classes(teacher: str, unknown: Sequence[str], recipe: str = "recipes") -> None:
     """Refuse a teacher that lacks a class: what it says of the others has no level of its own under a softmax.
 

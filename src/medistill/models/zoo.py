@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import medistill.models  # noqa: F401  (registers eeea_net_c2 and ofa_595)
 from medistill.config import Network
 from medistill.errors import UserError
-from medistill.files import read_json, write_json
+from medistill.files import read_json, sha256, write_json
 from medistill.text import counted
 
 # Registry packages that carry ImageNet weights (Apache-2.0), in timm's order and shapes: (module, distribution).
@@ -134,7 +134,7 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
         backbone = timm.create_model(
             arch, pretrained=network.pretrained and package is None, num_classes=len(labels), **args
         )
-    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
+    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"params.yaml: timm cannot build {arch} with args {args}: {reason}") from None
     except OSError as error:
@@ -342,10 +342,10 @@ def _load_tensors(
 
 
 def save_model(folder: Path, model: Classifier, config: dict[str, Any]) -> None:
-    """Write `model.safetensors` and `config.json` into an existing folder."""
+    """Write `model.safetensors` and `config.json`, with the former's checksum, into an existing folder."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.backbone.state_dict().items()}
     save_file(state, folder / "model.safetensors")
-    write_json(folder / "config.json", config)
+    write_json(folder / "config.json", config | {"model_sha256": sha256(folder / "model.safetensors")})
 
 
 def load_model(folder: Path) -> Classifier:
@@ -376,6 +376,29 @@ def count_macs(model: nn.Module, size: int) -> int:
         model(torch.zeros(1, 3, size, size, device=device))
     model.train(was_training)
     return counter.get_total_flops() // 2  # a multiply-accumulate is two operations
+
+
+def has_batch_norm_behind_map(model: Classifier, size: int) -> bool:
+    """Whether batch norm follows the feature map: in training the images of a batch then see each other behind it.
+
+    Args:
+        model: of any device, `meta` too; it does not learn from this.
+        size: of the images, in pixels.
+    """
+    passed: list[nn.Module] = []  # the feature map, and the batch norms after it
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    layers = [model.cam_layer(), *norms]
+    handles = [layer.register_forward_hook(lambda module, args, output: passed.append(module)) for layer in layers]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(was_training)
+    return passed[-1] is not model.cam_layer()
 
 
 def map_size(model: Classifier, size: int) -> list[int]:

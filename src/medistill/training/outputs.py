@@ -13,7 +13,7 @@ from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.files import atomic, remove_leftovers, write_json
 from medistill.models.zoo import Classifier, count_macs, count_params, map_size, save_model
-from medistill.training.loop import Fit, predict
+from medistill.training.loop import Fit, predict, say_what_to_lower
 
 
 def write_outputs(
@@ -23,6 +23,8 @@ def write_outputs(
     fit: Fit | None,
     facts: dict[str, Any],
     seen: Sequence[provenance.TrainIds] = (),
+    *,
+    batch_size: int = 64,
 ) -> None:
     """Write a trained model with all that later stages need, atomically.
 
@@ -31,6 +33,10 @@ def write_outputs(
         fit: how it was trained; None where it was taken as it is, which has neither history.csv nor training figures.
         facts: what config.json says beyond architecture and data set: role, name, recipe, fingerprint…
         seen: what it, its initial weights and its teachers were trained on.
+        batch_size: images that are predicted at once.
+
+    Raises:
+        UserError: memory runs out.
     """
     size = dataset.image_size
     config = {
@@ -58,17 +64,19 @@ def write_outputs(
         if fit is not None:
             fit.history.to_csv(temporary / "history.csv", index=False, float_format="%.6g")
         write_json(temporary / "metrics.json", measured)
-        predictions(model, dataset).to_parquet(temporary / "predictions.parquet", index=False)
+        with say_what_to_lower(model, dataset, "training.batch_size lower"):
+            predicted = predictions(model, dataset, batch_size=batch_size)
+        predicted.to_parquet(temporary / "predictions.parquet", index=False)
         provenance.write_ids(temporary / provenance.FILE, functools.reduce(operator.or_, seen, provenance.NOTHING))
 
 
-def predictions(model: Classifier, dataset: Dataset) -> pd.DataFrame:
+def predictions(model: Classifier, dataset: Dataset, *, batch_size: int = 64) -> pd.DataFrame:
     """Logits on val and test: `image_id`, `group_id`, `split`, and a float32 column `logit:<label>` each.
 
     The labels are those that model and data set both have.
     """
     rows = pd.concat([dataset.split("val"), dataset.split("test")], ignore_index=True)
-    logits = predict(model, dataset, rows)
+    logits = predict(model, dataset, rows, batch_size=batch_size)
     theirs = model.config["labels"]
     columns = {f"logit:{label}": logits[:, theirs.index(label)] for label in dataset.labels if label in theirs}
     return pd.concat([rows[["image_id", "group_id", "split"]], pd.DataFrame(columns)], axis=1)

@@ -118,16 +118,18 @@ def train(
     facts = {
         **facts,
         "fingerprint": identity,
+        "network": network.model_dump(mode="json"),
         "training": training.model_dump(),
+        "augmentation": params.augmentation.model_dump(),
         "weights_sha256": weights,
     }
     if first:
-        write_outputs(folder, model, dataset, result, facts, seen)
+        write_outputs(folder, model, dataset, result, facts, seen, batch_size=2 * training.batch_size)
         checkpoint.remove()
     return result
 
 
-def adopt(folder: Path, network: Teacher, dataset: Dataset, *, facts: dict[str, Any]) -> None:
+def adopt(folder: Path, network: Teacher, dataset: Dataset, *, facts: dict[str, Any], batch_size: int = 64) -> None:
     """Write the folder of a teacher that is taken as it is, with what it answers about val and test.
 
     Args:
@@ -135,6 +137,7 @@ def adopt(folder: Path, network: Teacher, dataset: Dataset, *, facts: dict[str, 
         network: its architecture, the file of its weights, and the labels of its outputs, in their order; None: those
             of config.json beside the weights, else the data set's.
         facts: what config.json says beyond architecture and data; needs `role` and `name`.
+        batch_size: images that it answers at once.
 
     Raises:
         UserError: the weights are missing, do not fit, were trained at another size or normalisation, or on images or
@@ -144,8 +147,8 @@ def adopt(folder: Path, network: Teacher, dataset: Dataset, *, facts: dict[str, 
     model = as_it_is(network, dataset)
     weights, labels = sha256(network.weights), model.config["labels"]
     about = {"network": network.model_dump(mode="json"), "weights": weights, "labels": labels, "facts": facts}
-    facts = {**facts, "fingerprint": fingerprint(about), "weights_sha256": weights}
-    write_outputs(folder, model, dataset, None, facts, seen)
+    facts = {**facts, "fingerprint": fingerprint(about), "network": about["network"], "weights_sha256": weights}
+    write_outputs(folder, model, dataset, None, facts, seen, batch_size=batch_size)
 
 
 def as_it_is(network: Teacher, dataset: Dataset) -> Classifier:
@@ -157,11 +160,19 @@ def as_it_is(network: Teacher, dataset: Dataset) -> Classifier:
     beside = read_beside(network.weights)
     labels = labels_of(network, dataset)
     label_columns(labels, dataset.labels, "labels")
+    arch = str(beside.get("arch", network.arch))
+    if arch.split(".")[0] != network.arch.split(".")[0]:  # some networks have another's tensors, and answer otherwise
+        raise UserError(f"{network.weights}: config.json beside it says that it is of {arch}; set arch: {arch}")
     if network.input_size is None:  # who types a size may want another
         _require_same(network, "input_size", beside.get("input_size") or beside.get("image_size"), dataset.image_size)
     model = create_classifier(network, labels=labels, image_size=dataset.image_size).eval()
-    for key in ("mean", "std"):
+    for key in ("args", "mean", "std"):
         _require_same(network, key, beside.get(key), model.config[key])
+    if beside.get("task", dataset.task) != dataset.task:
+        raise UserError(
+            f"{network.weights}: config.json beside it says that it was trained for a {beside['task']} task, and this"
+            f" data set's is {dataset.task}: its answers mean something else; take another teacher"
+        )
     map_size(model, dataset.image_size)
     return model
 
@@ -174,7 +185,7 @@ def labels_of(network: Network, dataset: Dataset) -> list[str]:
 
 
 def _require_same(network: Network, key: str, there: Any, here: Any) -> None:
-    """Refuse to show a network other pixels than it knows, which it would answer all the same, and worse."""
+    """Refuse to build or ask a network otherwise than it was trained: it would answer all the same, and worse."""
     if there is not None and there != here:
         raise UserError(
             f"{network.weights}: config.json beside it says that it was trained with {key} {there}, not {here};"

@@ -28,7 +28,7 @@ AUGMENTATION = Augmentation(rotation=10, translation=0.1, scale=0.1, brightness=
 def teacher(tiny_dataset):
     torch.manual_seed(3)
     model = create_classifier(Network(arch="resnet10t"), labels=tiny_dataset.labels)
-    model.config |= {"name": "teacher", "fingerprint": "f"}
+    model.config |= {"name": "teacher", "model_sha256": "f"}
     return model.eval()
 
 
@@ -170,7 +170,7 @@ def test_asked_live_a_teacher_says_the_same(tiny_dataset, teacher, tmp_path):
 def test_a_teacher_of_another_size_and_channels_sees_the_same_crop(tiny_dataset, tmp_path, network):
     torch.manual_seed(3)
     model = create_classifier(Network(arch="resnet10t", **network), labels=tiny_dataset.labels).eval()
-    model.config |= {"name": "teacher", "fingerprint": "f"}
+    model.config |= {"name": "teacher", "model_sha256": "f"}
     size = network["input_size"]
     assert model.backbone.conv1[0].weight.shape[1] == network.get("channels", 3)
     write_knowledge(tmp_path, model, tiny_dataset, AUGMENTATION, views=2, view_seed=5)
@@ -188,7 +188,7 @@ def test_a_teacher_of_another_size_and_channels_sees_the_same_crop(tiny_dataset,
 def test_an_interrupted_teacher_goes_on_where_it_was(tiny_dataset, tmp_path, monkeypatch):
     torch.manual_seed(0)
     model = create_classifier(Network(arch="resnet10t"), labels=tiny_dataset.labels)
-    model.config |= {"name": "slow", "fingerprint": "f"}
+    model.config |= {"name": "slow", "model_sha256": "f"}
     asked = []
 
     def write(name, stop=10_000, **options):
@@ -222,7 +222,7 @@ def test_an_interrupted_teacher_goes_on_where_it_was(tiny_dataset, tmp_path, mon
 
 def test_a_disk_that_is_too_small_is_named_before_anything_is_written(tiny_dataset, tmp_path, monkeypatch):
     model = create_classifier(Network(arch="resnet10t"), labels=tiny_dataset.labels)
-    model.config |= {"name": "large", "fingerprint": "f"}
+    model.config |= {"name": "large", "model_sha256": "f"}
     images = len(tiny_dataset.split("train"))
     free = 2 * 3 * images * 2 + 2 * 3 * images * 512  # bytes of the logits of two labels and the features, three views
     usage = shutil.disk_usage(tmp_path)
@@ -241,7 +241,7 @@ def test_a_disk_that_is_too_small_is_named_before_anything_is_written(tiny_datas
 def test_a_teacher_that_says_nothing_is_refused(tiny_dataset, tmp_path, value):
     torch.manual_seed(3)
     model = create_classifier(Network(arch="resnet10t"), labels=tiny_dataset.labels).eval()
-    model.config |= {"name": "mute", "fingerprint": "f"}
+    model.config |= {"name": "mute", "model_sha256": "f"}
     model.backbone.fc.bias.data[1] = value
     first = tiny_dataset.split("train")["image_id"].iloc[0]
     message = f"teacher mute: its logits of image {first} are not finite; train it again"

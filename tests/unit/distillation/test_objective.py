@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from medistill.config import Recipe
 from medistill.data.dataset import Dataset
-from medistill.distillation.functional import dkd, rkd, softmax_kd
+from medistill.distillation.functional import dkd, rkd, sigmoid_kd, softmax_kd
 from medistill.distillation.objective import RecipeObjective, _explained
+from medistill.distillation.teachers import combine_answers
 from medistill.errors import UserError
 from medistill.training.loop import Batch
 
@@ -339,16 +340,41 @@ def test_a_teacher_that_does_not_know_a_label_leaves_its_maps_to_the_others(tiny
         half, cams=np.where(np.isnan(half)[:, :, None, None], np.nan, 1).astype(np.float32).repeat(3, 2).repeat(3, 3)
     )
     targets = torch.tensor([[0.0, 1.0]] * 6)  # of all labels that are explained it knows none
-    values = []
+    values, gradients = [], []
     for teachers in ([knows], [knows, lacks]):
         logits, features = student(images)
         objective = RecipeObjective(recipe({"loss": "cam_kd"}, teachers=len(teachers)), tiny_dataset, teachers)
-        values.append(objective(logits, replace(batch(targets), features=features))["loss"].item())
+        value = objective(logits, replace(batch(targets), features=features))["loss"]
+        gradients.append(torch.autograd.grad(value, student.backbone.weight)[0])
+        values.append(value.item())
     assert values[0] > 0
     assert values[1] == pytest.approx(values[0], rel=1e-6)
+    assert torch.allclose(gradients[1], gradients[0], atol=1e-6)
 
 
 def test_where_classes_are_exclusive_a_teacher_must_know_them_all(classes):
     half = np.array([[0.0, np.nan, 1.0]] * 6, np.float32)
     with pytest.raises(UserError, match="teacher a does not know the class 1; where classes are exclusive"):
         RecipeObjective(recipe({"loss": "softmax_kd"}), classes, [Answers(half)])
+
+
+@pytest.mark.parametrize("how", ["mean", "entropy", "confidence"])
+def test_answers_are_combined_as_the_recipe_says(tiny_dataset, classes, how):
+    rng = np.random.default_rng(0)
+    for dataset, loss, term in ((tiny_dataset, sigmoid_kd, "sigmoid_kd"), (classes, softmax_kd, "softmax_kd")):
+        count, exclusive = len(dataset.labels), dataset.task == "multiclass"
+        said = [(3 * rng.normal(size=(6, count))).astype(np.float32) for _ in range(2)]
+        targets = torch.eye(count)[torch.arange(6) % count]
+        logits = torch.randn(6, count, generator=torch.Generator().manual_seed(0))
+        recipe = Recipe(teachers=["a", "b"], combine=how, terms=[{"loss": term}])
+        value = RecipeObjective(recipe, dataset, [Answers(each) for each in said])(logits, batch(targets))["loss"]
+        answers = torch.from_numpy(np.stack(said))
+        expected = {
+            (way, one_weight): loss(logits, combine_answers(answers, targets, how=way, exclusive=one_weight)[0]).item()
+            for way in ("mean", "entropy", "confidence")
+            for one_weight in (False, True)
+        }
+        own = expected.pop((how, exclusive))
+        assert value.item() == pytest.approx(own, rel=1e-6)
+        others = [other for (way, _), other in expected.items() if not way == how == "mean"]
+        assert all(abs(other - own) > 1e-3 for other in others)  # they are not alike by chance

@@ -153,6 +153,32 @@ def test_what_is_masked_changes_nothing(case):
     assert (student.grad[~mask] == 0).all()
 
 
+def test_what_is_kept_is_what_the_mean_is_over(case):
+    """By image: the batch of the images that are kept. By label: the mean of what is kept, each by itself."""
+    name, traits, loss, student, teacher, extra = case
+    mask = masks(traits)
+    if traits.mask == "image":
+        more = {"target": extra["target"][mask]} if name == "dkd" else {}
+        assert same(loss(student, teacher, mask=mask), loss(student[mask], teacher[mask], **more))
+        return
+    if name == "dist":  # its relations are neither of an image nor of an entry: test_functional has their oracle
+        return
+    values, counts = [], []
+    for i in range(N):
+        kept = mask[i]
+        if not traits.exclusive:
+            alone = [
+                loss(student[i : i + 1, j : j + 1], teacher[i : i + 1, j : j + 1]) for j in kept.nonzero().flatten()
+            ]
+            values.append(sum(value.item() for value in alone))
+            counts.append(len(alone))
+        elif kept.sum() > 1 or name == "mse_kd":  # among the classes that are kept; one is no choice
+            count = kept.sum().item() if name == "mse_kd" else 1  # the mean is over entries, or over images
+            values.append(count * loss(student[i : i + 1, kept], teacher[i : i + 1, kept]).item() if count else 0)
+            counts.append(count)
+    assert loss(student, teacher, mask=mask).item() == pytest.approx(sum(values) / sum(counts), rel=1e-4)
+
+
 def test_what_torch_would_stretch_to_fit_is_refused(case):
     name, traits, loss, student, teacher, _ = case
     good = masks(traits)

@@ -15,6 +15,7 @@ from medistill.models.zoo import (
     count_macs,
     count_params,
     create_classifier,
+    has_batch_norm_behind_map,
     load_model,
     load_weights,
     map_size,
@@ -422,3 +423,18 @@ def test_gradients_reach_every_parameter():
     model(torch.rand(4, 1, 32, 32)).square().sum().backward()
     assert isinstance(model, Classifier)
     assert all(np.isfinite(p.grad.norm().item()) for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "arch", ["mobilenetv3_small_050", "mobilenetv4_conv_small_035", "efficientvit_b0", "test_resnet", "eeea_net_c2"]
+)
+def test_whether_images_see_each_other_behind_the_feature_map(arch):
+    torch.manual_seed(0)
+    model = create_classifier(Network(arch=arch), labels=["a", "b"]).train()
+    features = []
+    model.cam_layer().register_forward_hook(lambda module, inputs, output: features.append(output))
+    logits = model(torch.rand(4, 3, 64, 64))
+    (gradient,) = torch.autograd.grad(logits[0, 0], features[0])
+    others = gradient[1:].abs().max() > 1e-6 * gradient.abs().max()
+    assert has_batch_norm_behind_map(model, 64) == others
+    assert model.training

@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from sklearn.metrics import roc_auc_score
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from medistill.config import Augmentation, Network, Recipe, Training
 from medistill.data.dataset import Dataset
@@ -16,7 +17,7 @@ from medistill.errors import UserError
 from medistill.models.zoo import create_classifier
 from medistill.training.checkpoint import Checkpoint, fingerprint
 from medistill.training.loop import fit, learning_rate_factor, mean_auroc, measured_labels, predict
-from medistill.training.views import render_plain
+from medistill.training.views import render_plain, render_views, view_parameters
 
 TRAINING = Training(
     epochs=4,
@@ -420,3 +421,69 @@ def test_a_damaged_checkpoint_says_what_to_do(tmp_path, damage):
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(UserError, match=r"last\.pt: damaged; delete it"):
         Checkpoint(tmp_path, "one").load()
+
+
+class Seen:
+    """An objective that keeps what it is shown, and says `loss` of the logits."""
+
+    def __init__(self, loss=lambda logits: logits.pow(2).mean()):
+        self.batches, self.loss, self.seeds = [], loss, []
+
+    def __call__(self, logits, batch):
+        self.batches.append(batch)
+        self.seeds.append(torch.initial_seed())
+        return {"loss": self.loss(logits)}
+
+
+def test_what_is_shown_is_the_view_that_teachers_answer(tiny_dataset, tmp_path):
+    seen = Seen()
+    training = TRAINING.model_copy(update={"epochs": 5})
+    options = {"seed": 3, "view_seed": 8, "views": 3, "checkpoint": Checkpoint(tmp_path, "x")}
+    fit(create_classifier(NETWORK, labels=tiny_dataset.labels), tiny_dataset, seen, training, STILL, **options)
+    rows = tiny_dataset.split("train").set_index("image_id", drop=False)
+    per_epoch = len(rows) // TRAINING.batch_size
+    assert [batch.view for batch in seen.batches] == [e % 3 for e in range(5) for _ in range(per_epoch)]
+    for batch in seen.batches:
+        frames = torch.from_numpy(tiny_dataset.images(rows.loc[batch.image_ids]))
+        drawn = torch.from_numpy(view_parameters(batch.image_ids, batch.view, 8, STILL))
+        assert torch.equal(batch.images, render_views(frames, drawn))
+        assert torch.equal(batch.targets, torch.from_numpy(tiny_dataset.targets(rows.loc[batch.image_ids])))
+    assert len(set(seen.seeds)) == 5  # dropout of its own in each epoch
+
+
+def test_weights_decay_by_the_learning_rate_of_each_step(tiny_dataset, tmp_path):
+    torch.manual_seed(0)
+    start = create_classifier(NETWORK, labels=tiny_dataset.labels).backbone.fc.weight.detach()
+    training = TRAINING.model_copy(update={"learning_rate": 0.1, "weight_decay": 0.5})
+    model, result = train(tiny_dataset, tmp_path, objective=Seen(lambda logits: 0 * logits.sum()), training=training)
+    steps = 4 * (len(tiny_dataset.split("train")) // training.batch_size)
+    rates = [0.1 * learning_rate_factor(step, steps, 0.1) for step in range(result.best_epoch * steps // 4)]
+    expected = start * np.prod([1 - rate * 0.5 for rate in rates])  # AdamW, eq. 12 of Loshchilov and Hutter
+    assert torch.allclose(model.backbone.fc.weight, expected, rtol=1e-4)
+
+
+def test_gradients_are_clipped_to_their_norm(tiny_dataset, tmp_path):
+    norms = []
+
+    def measure(optimizer, *_):
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(torch.cat([gradient.flatten() for gradient in gradients]).norm().item())
+
+    handle = register_optimizer_step_pre_hook(measure)
+    try:
+        training = TRAINING.model_copy(update={"epochs": 1, "clip_norm": 0.25})
+        train(tiny_dataset, tmp_path, objective=Seen(lambda logits: 1e3 * logits.pow(2).mean()), training=training)
+    finally:
+        handle.remove()
+    assert norms == pytest.approx([0.25] * len(norms), rel=1e-3)
+    assert norms
+
+
+@pytest.mark.usefixtures("another_precision")
+def test_half_precision_computes_the_network_and_not_the_loss(tiny_dataset, tmp_path):
+    seen, dtypes = Seen(), set()
+    seen.loss = lambda logits: (dtypes.add(logits.dtype), logits.pow(2).mean())[1]
+    training = TRAINING.model_copy(update={"precision": "bf16", "epochs": 1})
+    train(tiny_dataset, tmp_path, objective=seen, training=training)
+    assert {batch.features.dtype for batch in seen.batches} == {torch.bfloat16}
+    assert dtypes == {torch.float32}

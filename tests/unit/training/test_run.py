@@ -1,17 +1,24 @@
 """Where a training starts."""
 
+import contextlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import timm
+import torch
 from safetensors.torch import save_file
 from scipy.special import expit
 
-from medistill.config import Network, Recipe, load_params
+from medistill.config import Network, Recipe, Teacher, load_params
+from medistill.data.dataset import Dataset
 from medistill.distillation.objective import RecipeObjective
-from medistill.training.run import train
+from medistill.errors import UserError
+from medistill.training.run import adopt, train
+
+FACTS = {"role": "student", "name": "a", "teachers": []}
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -27,7 +34,7 @@ def test_a_backbone_without_a_classifier_starts_at_prevalence(root, tiny_dataset
         tiny_dataset,
         lambda model: RecipeObjective(Recipe(), tiny_dataset),
         params.model_copy(update={"training": still}),
-        facts={"role": "student", "name": "a", "teachers": []},
+        facts=FACTS,
         seed=0,
         view_seed=0,
         views=None,
@@ -39,3 +46,71 @@ def test_a_backbone_without_a_classifier_starts_at_prevalence(root, tiny_dataset
     answers = expit(predictions[[f"logit:{label}" for label in tiny_dataset.labels]].to_numpy()).mean(axis=0)
     prevalence = tiny_dataset.targets(tiny_dataset.split("train")).mean(axis=0)
     assert np.allclose(answers, prevalence, atol=0.02) != whole
+
+
+@pytest.mark.parametrize("change", [None, "knowledge", "dataset", "weights", "seed", "view_seed", "unlabelled"])
+def test_a_training_goes_on_only_where_all_that_decides_it_is_the_same(root, tiny_dataset, tmp_path, change):
+    params = load_params(root / "params.yaml")
+    params = params.model_copy(update={"training": params.training.model_copy(update={"epochs": 2, "batch_size": 16})})
+    weights = tmp_path / "w.safetensors"
+
+    def first_step(dataset=tiny_dataset, stop_at=0, scale=1.0, **more):
+        state = timm.create_model("test_resnet", num_classes=len(dataset.labels)).state_dict()
+        save_file({name: torch.full_like(value, scale) for name, value in state.items()}, weights)
+        steps = []
+
+        def on_step(report):
+            steps.append(report["step"])
+            if report["step"] == stop_at:
+                raise KeyboardInterrupt
+
+        options = {"seed": 0, "view_seed": 0, "views": 2, "knowledge": ["a"], "facts": FACTS, "on_step": on_step} | more
+        network = Network(arch="test_resnet", weights=weights)
+        objective = lambda model: RecipeObjective(Recipe(), dataset)  # noqa: E731
+        with contextlib.suppress(KeyboardInterrupt):
+            train(tmp_path / "m", network, dataset, objective, params, checkpoints=tmp_path / "c", **options)
+        return steps[0]
+
+    per_epoch = len(tiny_dataset.split("train")) // 16
+    assert first_step(stop_at=per_epoch + 1) == 1
+    more = {
+        None: {},
+        "knowledge": {"knowledge": ["b"]},
+        "dataset": {"dataset": replace(tiny_dataset, fingerprint="another")},
+        "weights": {"scale": 2.0},
+        "seed": {"seed": 1},
+        "view_seed": {"view_seed": 1},
+        "unlabelled": {"unlabelled": True},
+    }[change]
+    assert first_step(**more) == (per_epoch + 1 if change is None else 1)
+
+
+class Narrow(Dataset):
+    """Memory does not suffice for more than 16 images at once."""
+
+    def images(self, rows):
+        if len(rows) > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().images(rows)
+
+
+def test_what_could_be_validated_can_be_written(root, tiny_dataset, tmp_path):
+    params = load_params(root / "params.yaml")
+    options = {"facts": FACTS, "seed": 0, "view_seed": 0, "views": 2, "checkpoints": tmp_path / "c"}
+    narrow, network = Narrow(**vars(tiny_dataset)), Network(arch="test_resnet")
+    for batch_size in (8, 16):  # validation and predictions are of twice as many
+        training = params.training.model_copy(update={"epochs": 1, "batch_size": batch_size})
+        lowered = params.model_copy(update={"training": training})
+        objective = lambda model: RecipeObjective(Recipe(), narrow)  # noqa: E731
+        if batch_size == 8:
+            train(tmp_path / "m", network, narrow, objective, lowered, **options)
+            assert len(pd.read_parquet(tmp_path / "m" / "predictions.parquet")) == 24
+        else:
+            with pytest.raises(UserError, match=r"memory has run out; set training\.batch_size lower"):
+                train(tmp_path / "n", network, narrow, objective, lowered, **options)
+    frozen = Teacher(arch="test_resnet", weights=tmp_path / "m" / "model.safetensors", frozen=True)
+    with pytest.raises(
+        UserError, match=r"memory has run out; set training\.batch_size lower or data\.image_size lower"
+    ):
+        adopt(tmp_path / "f", frozen, narrow, facts=FACTS, batch_size=32)
+    adopt(tmp_path / "f", frozen, narrow, facts=FACTS, batch_size=16)

@@ -417,12 +417,13 @@ def interval(values: NDArray, *, sign: bool = False) -> str:
 
 HEADER = (
     "| model | taught by | initialisation | parameters | MACs | seeds | val macro AUROC | test macro AUROC "
-    "| over seeds | difference to the better baseline |\n|---|---|---|---:|---:|---:|---:|---|---|---|"
+    "| over seeds | difference to the better baseline | over seeds |\n|---|---|---|---:|---:|---:|---:|---|---|---|---|"
 )
 
 
-def row(title: str, taught_by: str, scores: Scores, difference: str) -> str:
-    """One row of the table."""
+def row(title: str, taught_by: str, scores: Scores, base: Scores | None = None) -> str:
+    """One row of the table; `base` is what it differs from."""
+    differences = np.empty((0, 1)) if base is None else paired(scores, base)
     single, any_one = scores.macro[:, 0], scores.outcomes[0]
     cells = (
         title,
@@ -434,17 +435,18 @@ def row(title: str, taught_by: str, scores: Scores, difference: str) -> str:
         f"{scores.val:.3f}",
         interval(scores.macro.mean(axis=0)),
         f"{single.min():.3f} … {single.max():.3f}",
-        difference,
+        interval(differences.mean(axis=0), sign=True) if len(differences) else "",
+        f"{differences[:, 0].min():+.3f} … {differences[:, 0].max():+.3f}" if len(differences) else "",
     )
     return f"| {' | '.join(cells)} |"
 
 
 def paired(scores: Scores, reference: Scores) -> NDArray:
-    """Mean over the seeds that both have of their difference, on the data and in each resample: (1 + R,)."""
+    """Difference by each seed that both have, on the data and in each resample: (seeds, 1 + R)."""
     both = [seed for seed in scores.seeds if seed in reference.seeds]
     own = [scores.macro[scores.seeds.index(seed)] for seed in both]
     other = [reference.macro[reference.seeds.index(seed)] for seed in both]
-    return (np.array(own) - np.array(other)).mean(axis=0)
+    return np.array(own) - np.array(other)
 
 
 def student_block(
@@ -456,8 +458,8 @@ def student_block(
     base = measured[better]
     rows = []
     for name, scores in measured.items():
-        difference = "" if scores is base else interval(paired(scores, base), sign=True)
-        rows.append(row(f"{student}, {name}", ", ".join(recipes[name].teachers), scores, difference))
+        taught_by = ", ".join(recipes[name].teachers)
+        rows.append(row(f"{student}, {name}", taught_by, scores, None if scores is base else base))
     says = []
     for unlabelled in (False, True):
         taught = [name for name in measured if recipes[name].teachers and recipes[name].unlabelled == unlabelled]
@@ -474,7 +476,7 @@ def student_block(
 
 def _gain(taught: Scores, base: Scores, name: str, teacher: Scores | None) -> str:
     """What a recipe has won on test, and what there was to win: the lead of its (first) teacher, by name."""
-    gain = paired(taught, base)
+    gain = paired(taught, base).mean(axis=0)
     text = f"is {interval(gain, sign=True)}"
     if teacher is None or SEEDS[0] not in teacher.seeds:  # the one that taught
         return f"{text}."
@@ -490,7 +492,7 @@ def results_of(data: str, xrays: Path | None) -> tuple[str, str] | None:
     """A data set's table and what it says, and the same in short, for the README; None where nothing is trained."""
     plan, truth = PLANS[data], truth_of(data, xrays)
     teachers = {name: scores for name in TEACHERS if (scores := scores_of(data, name, None, truth, xrays))}
-    lines = [row(name, "", scores, "") for name, scores in teachers.items()]
+    lines = [row(name, "", scores) for name, scores in teachers.items()]
     says, missing, complete = [], [], list(teachers.values())
     missing += [f"{name} ({_absent(teachers.get(name))})" for name in TEACHERS if _absent(teachers.get(name))]
     for student in STUDENTS:

@@ -24,7 +24,8 @@ from medistill.distillation.objective import (
 from medistill.errors import UserError, at_key
 from medistill.files import read_json, sha256
 from medistill.models.zoo import create_classifier, has_batch_norm_behind_map, load_model, map_shape
-from medistill.training.loop import training_rows
+from medistill.text import counted
+from medistill.training.loop import steps_per_epoch, training_rows
 from medistill.training.processes import this_process
 from medistill.training.run import as_it_is, labels_of, train
 from pipeline.live import FOLDER, LiveCurves
@@ -105,6 +106,12 @@ def _oddities(
     for name, recipe in recipes.items():
         if recipe.unlabelled and images == labelled:
             yield f"recipes.{name}: unlabelled changes nothing, as every training image has a label"
+        elif recipe.unlabelled:
+            steps, baselines = (steps_per_epoch(count, params.training.batch_size) for count in (images, labelled))
+            yield (
+                f"recipes.{name}: unlabelled: an epoch has {counted(steps, 'step')}, a baseline's {baselines}; what "
+                "more steps give is a part of its gain"
+            )
         for term in recipe.terms:
             if dataset.task == "multilabel" and traits_of(term).exclusive:
                 yield (

@@ -1,5 +1,6 @@
 """Stage `ingest`: read the user's data set into data/processed."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ OUT = Path("data/processed")
 
 def main(argv: list[str] | None = None) -> int:
     """Write data/processed from `data` in params.yaml."""
+    argparse.ArgumentParser(prog="python -m pipeline.stages.ingest", description=__doc__).parse_args(argv)
+
     from medistill.data.manifest import ingest
 
     summary = ingest(load_params().data, OUT, cache=Path(".cache/ingest"))

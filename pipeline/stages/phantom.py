@@ -1,5 +1,6 @@
 """Stage `phantom`: draw the built-in data set into data/raw/phantom."""
 
+import argparse
 from pathlib import Path
 
 from medistill.config import load_params
@@ -9,6 +10,8 @@ from pipeline.stage import run_stage
 
 def main(argv: list[str] | None = None) -> int:
     """Write data/raw/phantom from `phantom` in params.yaml."""
+    argparse.ArgumentParser(prog="python -m pipeline.stages.phantom", description=__doc__).parse_args(argv)
+
     from tqdm import tqdm
 
     from medistill.data.phantom import write_phantom

@@ -1,5 +1,6 @@
 """Stage `validate`: the gate between data and training."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ FOLDER = Path("reports/validation")
 
 def main(argv: list[str] | None = None) -> int:
     """Check data/processed; 1 if a critical expectation failed, with a line each on stderr."""
+    argparse.ArgumentParser(prog="python -m pipeline.stages.validate", description=__doc__).parse_args(argv)
     params = load_params()
 
     from pipeline.expectations import validate

@@ -270,8 +270,9 @@ def dkd(
 ) -> Tensor:
     """Decoupled distillation of exclusive classes: α · (class or not) + β · (which of the others), times T².
 
-    Source: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022 (arXiv 2203.08679), equation 7. With two labels
-    the second term is 0, so that it means nothing where labels are not exclusive.
+    Source: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022 (arXiv 2203.08679), equation 7, without the
+    authors' warm-up of its weight over the first epochs. With two labels the second term is 0, so that it means nothing
+    where labels are not exclusive.
 
     Args:
         student: logits (N, L).
@@ -594,7 +595,8 @@ def _distances(features: Tensor) -> Tensor:
 def _angles(features: Tensor) -> Tensor:
     """Cosine of the angle at each image between each two others: (N, N, N)."""
     towards = _direction(features[None] - features[:, None])
-    return towards @ towards.transpose(1, 2)
+    with torch.autocast(features.device.type, enabled=False):  # which would multiply in half precision
+        return towards @ towards.transpose(1, 2)
 
 
 def _direction(vectors: Tensor) -> Tensor:

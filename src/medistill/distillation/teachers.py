@@ -14,7 +14,8 @@ def combine_answers(
 ) -> tuple[Tensor, Tensor]:
     """Weighted mean of teachers' logits, for each image and label over the teachers that know the label.
 
-    Weights are those of `teacher_weights`.
+    Weights are those of `teacher_weights`. The papers they are from weigh each teacher's loss with them; here it is the
+    teachers' logits, so that a student has one teacher to learn from, by any loss, and many cost no more than one.
 
     Args:
         answers: logits (T, N, L), NaN where a teacher does not know a label.

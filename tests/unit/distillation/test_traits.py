@@ -5,6 +5,7 @@ from typing import get_args
 
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from medistill.distillation import functional
 from medistill.distillation.functional import TRAITS, Traits
@@ -255,6 +256,10 @@ def test_softmax_over_labels_lets_a_macro_auroc_fall_unseen():
     generator = torch.Generator().manual_seed(0)
     teacher = torch.randn(2000, 14, generator=generator)
     ruined = teacher + 3 * torch.randn(2000, 1, generator=generator)
+    targets = torch.rand(teacher.shape, generator=generator) < torch.sigmoid(3 * teacher)
+    before, after = (roc_auc_score(targets, said) for said in (teacher, ruined))
+    assert before > 0.9
+    assert after < 0.7
     for name, options, traits in TRAITS:
         if traits.inputs != "logits" or name == "dkd":
             continue
@@ -288,3 +293,10 @@ def test_the_table_in_the_documentation_is_this_one(root):
         ]
         rows.append(f"| {' | '.join(cells)} |")
     assert table.splitlines()[2:] == rows
+
+
+def test_within_autocast_all_is_computed_in_single(case):
+    _, _, loss, student, teacher, _ = case
+    with torch.autocast("cpu", torch.bfloat16):
+        within = loss(student, teacher)
+    assert within.item() == pytest.approx(loss(student, teacher).item(), rel=1e-6)

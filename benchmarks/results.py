@@ -130,20 +130,18 @@ PLANS = {
 }
 """At 64 px both teachers are worse by several hundredths. EEEA-Net-C2 starts from nothing and needs more epochs."""
 
-MAIN = {
-    "phantom": ("baseline", "baseline_fresh", "unlabelled"),
-    "xrays": ("baseline", "baseline_fresh", "system_b"),
+RECIPES = {
+    ("phantom", LITE0): tuple(PLANS["phantom"].recipes),
+    ("xrays", LITE0): tuple(PLANS["xrays"].recipes),
+    ("xrays", EEEA): ("baseline", "baseline_fresh", "system_b"),
+    ("phantom", EEEA): ("baseline", "baseline_fresh", "unlabelled"),
 }
-"""By which EEEA-Net-C2, whose trainings are the longest, is measured first."""
+"""By which each student is trained: EEEA-Net-C2, whose trainings are the longest, by what was chosen for it on
+validation alone."""
 
 ORDER = [
-    *((data, [LITE0], tuple(plan.recipes)) for data, plan in PLANS.items()),
-    *((data, [EEEA], MAIN[data]) for data in ("xrays", "phantom")),
+    *((data, [student], recipes) for (data, student), recipes in RECIPES.items()),
     *((data, [], ()) for data in PLANS),
-    *(
-        (data, [EEEA], tuple(name for name in PLANS[data].recipes if name not in MAIN[data]))
-        for data in ("xrays", "phantom")
-    ),
 ]
 """What is trained first, so that a run that ends early leaves something whole: students by some recipes, seed by
 seed, with the teachers that these need; or where there are none the teachers' other seeds, which teach nobody."""
@@ -497,7 +495,7 @@ def results_of(data: str, xrays: Path | None) -> tuple[str, str] | None:
     missing += [f"{name} ({_absent(teachers.get(name))})" for name in TEACHERS if _absent(teachers.get(name))]
     for student in STUDENTS:
         measured = {}
-        for recipe in plan.recipes:
+        for recipe in RECIPES[data, student]:
             scores = scores_of(data, student, recipe, truth, xrays)
             if scores:
                 measured[recipe] = scores

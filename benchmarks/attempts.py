@@ -197,6 +197,11 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def read_rows() -> list[dict]:
+    """All attempts that have been made, and what they gave."""
+    return [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
+
+
 def _asked(row: dict) -> dict:
     """What an attempt was; those made before a field was added had its default."""
     return {field.name: row.get(field.name, field.default) for field in fields(Attempt)}
@@ -208,7 +213,7 @@ def main() -> None:
     parser.add_argument("--xrays", type=Path, help="folder of the X-rays, in the layout of ChestX-ray14")
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
     arguments = parser.parse_args()
-    rows = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
+    rows = read_rows()
     made = {json.dumps(_asked(row)) for row in rows}
     left = [
         attempt
@@ -222,6 +227,7 @@ def main() -> None:
                 file.write(json.dumps(rows[-1]) + "\n")
             print(table(rows[-1:]).splitlines()[-1], flush=True)
             write_between("docs/results.md", "attempts", table(rows))
+    write_between("docs/results.md", "attempts", table(rows))
 
 
 if __name__ == "__main__":

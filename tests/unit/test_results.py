@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks import results
 from benchmarks.outcomes import Outcome, read_outcomes, write_outcomes
+from benchmarks import attempts
 from benchmarks.results import ORDER, PLANS, RECIPES, Job, foldwise_auroc, phases, to_train
 from benchmarks.study import FOLDS, Trained, fold_sides, rarest_label
 from medistill.evaluation import bootstrap
@@ -127,3 +128,9 @@ def test_what_is_kept_is_not_trained_but_a_teacher_that_is_gone_is(
     assert to_train(order, None) == [[Job("phantom", 0, results.LITE2, None, 0)], [missing]]
     (tmp_path / f"{results.LITE2}-None-0").mkdir()
     assert to_train(order, None) == [[], [missing]]
+
+
+def test_the_published_attempts_are_those_that_are_kept(root):
+    text = (root / "docs" / "results.md").read_text()
+    published = text.partition("<!-- attempts: begin -->\n")[2].partition("\n<!-- attempts: end -->")[0]
+    assert published == attempts.table(attempts.read_rows())

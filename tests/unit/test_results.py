@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import results
+from benchmarks import attempts, results
 from benchmarks.outcomes import Outcome, read_outcomes, write_outcomes
-from benchmarks import attempts
 from benchmarks.results import ORDER, PLANS, RECIPES, Job, foldwise_auroc, phases, to_train
 from benchmarks.study import FOLDS, Trained, fold_sides, rarest_label
 from medistill.evaluation import bootstrap

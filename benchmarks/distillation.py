@@ -68,7 +68,7 @@ def prepare(folder: Path, images: int) -> Dataset:
 def build(arch: str, dataset: Dataset, device: torch.device) -> Classifier:
     torch.manual_seed(0)
     model = create_classifier(Network(arch=arch), labels=dataset.labels, image_size=SIZE)
-    model.config |= {"name": arch, "fingerprint": ""}
+    model.config |= {"name": arch, "model_sha256": ""}
     return model.to(device, memory_format=torch.channels_last)
 
 

@@ -421,7 +421,11 @@ HEADER = (
 
 def row(title: str, taught_by: str, scores: Scores, base: Scores | None = None) -> str:
     """One row of the table; `base` is what it differs from."""
-    differences = np.empty((0, 1)) if base is None else paired(scores, base)
+    difference = over_seeds = ""
+    if base is not None:
+        differences = paired(scores, base)
+        difference = interval(differences.mean(axis=0), sign=True)
+        over_seeds = f"{differences[:, 0].min():+.3f} … {differences[:, 0].max():+.3f}"
     single, any_one = scores.macro[:, 0], scores.outcomes[0]
     cells = (
         title,
@@ -433,8 +437,8 @@ def row(title: str, taught_by: str, scores: Scores, base: Scores | None = None) 
         f"{scores.val:.3f}",
         interval(scores.macro.mean(axis=0)),
         f"{single.min():.3f} … {single.max():.3f}",
-        interval(differences.mean(axis=0), sign=True) if len(differences) else "",
-        f"{differences[:, 0].min():+.3f} … {differences[:, 0].max():+.3f}" if len(differences) else "",
+        difference,
+        over_seeds,
     )
     return f"| {' | '.join(cells)} |"
 

@@ -135,9 +135,8 @@ def test_answers_of_a_teacher_that_has_changed_since_are_refused(params, tiny_da
     folder.mkdir(parents=True)
     save_model(folder, model, model.config)
     write_knowledge(answers, load_model(folder), tiny_dataset, read.augmentation, views=1, view_seed=0)
-    with (
-        torch.no_grad()
-    ):  # as on another machine: trained anew with the same settings, and another network all the same
+    # As on another machine: trained anew with the same settings, and another network all the same.
+    with torch.no_grad():
         next(model.parameters()).add_(1e-6)
     save_model(folder, model, model.config)
     student, facts = read.students["eeea_net_c2"], {"role": "student", "name": "s"}

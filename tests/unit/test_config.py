@@ -219,7 +219,7 @@ def test_what_runs_twice_is_named(params, tmp_path, key, value):
 
 
 def test_teachers_that_are_asked_live_need_no_cache_of_features(params, tmp_path):
-    params["recipes"]["kd"] = {"teachers": ["densenet"], "views": "live", "terms": []}
+    params["recipes"]["kd"] = {"teachers": ["densenet"], "views": "live"}
     params["recipes"]["kd"]["terms"] = [{"loss": "sigmoid_kd"}, {"loss": "feature_mse"}]
     params["recipes"]["baseline"] = {"views": "fresh"}
     assert load(params, tmp_path).recipes["kd"].views == "live"
@@ -321,9 +321,11 @@ def test_true_and_false_are_no_numbers(params, tmp_path, section, key, value):
     params[section][key] = value
     with pytest.raises(UserError, match=rf"{section}: {key} must be a number, not true or false"):
         load(params, tmp_path)
-    params[section][key] = "1e-3" if key == "learning_rate" else params[section][key]
-    if key == "learning_rate":  # which YAML takes for text
-        assert load(params, tmp_path).training.learning_rate == 1e-3
+
+
+def test_a_number_that_yaml_takes_for_text_is_one(params, tmp_path):
+    params["training"]["learning_rate"] = "1e-3"
+    assert load(params, tmp_path).training.learning_rate == 1e-3
 
 
 def test_a_name_that_yaml_takes_for_a_number_wants_quotes(params, tmp_path):

@@ -385,20 +385,9 @@ def has_batch_norm_behind_map(model: Classifier, size: int) -> bool:
         model: of any device, `meta` too; it does not learn from this.
         size: of the images, in pixels.
     """
-    passed: list[nn.Module] = []  # the feature map, and the batch norms after it
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    layers = [model.cam_layer(), *norms]
-    handles = [layer.register_forward_hook(lambda module, args, output: passed.append(module)) for layer in layers]
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            model(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.train(was_training)
-    return passed[-1] is not model.cam_layer()
+    last, _ = _passed(model, size, [model.cam_layer(), *norms])[-1]
+    return last is not model.cam_layer()
 
 
 def map_size(model: Classifier, size: int) -> list[int]:
@@ -413,24 +402,34 @@ def map_shape(model: Classifier, size: int) -> list[int]:
         UserError: the network does not take this size, or its features are not a map (N, K, h, w).
     """
     arch = model.config["arch"]
-    features: list[Any] = []
-    handle = model.cam_layer().register_forward_hook(lambda module, args, output: features.append(output))
-    was_training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
-            model(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
+        ((_, features),) = _passed(model, size, [model.cam_layer()])
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         args, reason = model.config.get("args"), " ".join(str(error).split())
         with_args = f" with args {args}" if args else ""
         seen = model.input_size or size
         raise UserError(f"{arch} does not take images of {seen} px{with_args}: {reason}") from None
-    finally:
-        handle.remove()
-        model.train(was_training)
-    shape = list(features[0].shape) if isinstance(features[0], Tensor) else []
+    shape = list(features.shape) if isinstance(features, Tensor) else []
     # Images are square, and so are their maps: this also tells a map whose channels come last.
     if len(shape) != 4 or shape[2] != shape[3]:
         found = f"have the shape {shape}" if shape else "are several tensors"
         raise UserError(f"{arch}: its features {found}, not a map (N, K, h, w) to explain with; take another arch")
     return shape[1:]
+
+
+def _passed(model: Classifier, size: int, layers: Sequence[nn.Module]) -> list[tuple[nn.Module, Any]]:
+    """Those of `layers` that an image of `size` pixels passes, in order, with what they give; nothing is learnt."""
+    passed: list[tuple[nn.Module, Any]] = []
+    handles = [
+        layer.register_forward_hook(lambda module, args, output: passed.append((module, output))) for layer in layers
+    ]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(was_training)
+    return passed

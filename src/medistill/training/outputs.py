@@ -24,7 +24,7 @@ def write_outputs(
     facts: dict[str, Any],
     seen: Sequence[provenance.TrainIds] = (),
     *,
-    batch_size: int = 64,
+    batch_size: int,
 ) -> None:
     """Write a trained model with all that later stages need, atomically.
 

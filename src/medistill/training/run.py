@@ -64,12 +64,15 @@ def train(
     seen = [provenance.ids_of(dataset, "train"), *inherited, *_seen_by(network, dataset)]
     training = params.training_of(network)
     weights = sha256(network.weights)
+    settings = {
+        "network": network.model_dump(mode="json"),
+        "training": training.model_dump(),
+        "augmentation": params.augmentation.model_dump(),
+    }
     identity = fingerprint(
         {
-            "network": network.model_dump(mode="json"),
+            **settings,
             "weights": weights,
-            "training": training.model_dump(),
-            "augmentation": params.augmentation.model_dump(),
             "facts": facts,
             "seed": seed,
             "views": [view_seed, views, unlabelled, whole_frames],
@@ -115,14 +118,7 @@ def train(
             checkpoint=checkpoint,
             on_step=show,
         )
-    facts = {
-        **facts,
-        "fingerprint": identity,
-        "network": network.model_dump(mode="json"),
-        "training": training.model_dump(),
-        "augmentation": params.augmentation.model_dump(),
-        "weights_sha256": weights,
-    }
+    facts = {**facts, **settings, "fingerprint": identity, "weights_sha256": weights}
     if first:
         write_outputs(folder, model, dataset, result, facts, seen, batch_size=2 * training.batch_size)
         checkpoint.remove()

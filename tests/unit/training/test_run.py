@@ -98,16 +98,17 @@ def test_what_could_be_validated_can_be_written(root, tiny_dataset, tmp_path):
     params = load_params(root / "params.yaml")
     options = {"facts": FACTS, "seed": 0, "view_seed": 0, "views": 2, "checkpoints": tmp_path / "c"}
     narrow, network = Narrow(**vars(tiny_dataset)), Network(arch="test_resnet")
-    for batch_size in (8, 16):  # validation and predictions are of twice as many
+
+    def train_by(batch_size, folder):
+        """Validation and predictions are of twice as many images at once."""
         training = params.training.model_copy(update={"epochs": 1, "batch_size": batch_size})
-        lowered = params.model_copy(update={"training": training})
         objective = lambda model: RecipeObjective(Recipe(), narrow)  # noqa: E731
-        if batch_size == 8:
-            train(tmp_path / "m", network, narrow, objective, lowered, **options)
-            assert len(pd.read_parquet(tmp_path / "m" / "predictions.parquet")) == 24
-        else:
-            with pytest.raises(UserError, match=r"memory has run out; set training\.batch_size lower"):
-                train(tmp_path / "n", network, narrow, objective, lowered, **options)
+        train(folder, network, narrow, objective, params.model_copy(update={"training": training}), **options)
+
+    train_by(8, tmp_path / "m")
+    assert len(pd.read_parquet(tmp_path / "m" / "predictions.parquet")) == 24
+    with pytest.raises(UserError, match=r"memory has run out; set training\.batch_size lower"):
+        train_by(16, tmp_path / "n")
     frozen = Teacher(arch="test_resnet", weights=tmp_path / "m" / "model.safetensors", frozen=True)
     with pytest.raises(
         UserError, match=r"memory has run out; set training\.batch_size lower or data\.image_size lower"

@@ -87,7 +87,7 @@ class Plan:
         rates: peak learning rates, likewise.
         views: that teachers answer of each training image.
         temperature: of the recipes that are no paper's.
-        unlabelled: images that the recipe `unlabelled` has more; without any there is no such recipe.
+        unlabelled: images that the recipes `unlabelled` have more; without any there are no such recipes.
     """
 
     data: str
@@ -115,6 +115,7 @@ class Plan:
         }
         if self.unlabelled:
             recipes["unlabelled"] = Recipe(teachers=[LITE2], terms=terms, unlabelled=True)
+            recipes["unlabelled_t4"] = Recipe(teachers=[LITE2], terms=_system_b(4.0), unlabelled=True)
         return recipes
 
 
@@ -134,10 +135,10 @@ RECIPES = {
     ("phantom", LITE0): tuple(PLANS["phantom"].recipes),
     ("xrays", LITE0): tuple(PLANS["xrays"].recipes),
     ("xrays", EEEA): ("baseline", "baseline_fresh", "system_b"),
-    ("phantom", EEEA): ("baseline", "baseline_fresh", "unlabelled"),
+    ("phantom", EEEA): ("baseline", "baseline_fresh", "system_b", "unlabelled", "unlabelled_t4"),
 }
 """By which each student is trained: EEEA-Net-C2, whose trainings are the longest, by what was chosen for it on
-validation alone."""
+validation alone, and on the phantom by the other temperature, with and without more images."""
 
 ORDER = [
     *((data, [student], recipes) for (data, student), recipes in RECIPES.items()),

@@ -1,0 +1,53 @@
+"""The count behind docs/papers.md of what the papers' presets take."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.presets import IMAGES, Passes, hours, operations, passes, sides
+from medistill.config import Params, load_params
+from pipeline.presets import PRESETS, preset_text
+
+
+def _preset(name: str, folder: Path) -> Params:
+    (folder / "params.yaml").write_text(preset_text(name, Path("data")), encoding="utf-8")
+    return load_params(folder / "params.yaml")
+
+
+def test_all_papers_presets_are_counted():
+    assert set(IMAGES) == {name for name in PRESETS if name.startswith("paper-")}
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "validate"),
+    [
+        ("paper-a-chestxray14", 77_872, 8_652),  # a tenth of the list validates, the other list tests
+        ("paper-a-padchest", 111_038, 15_863),  # a fifth tests, a tenth validates
+        ("paper-b-covid-qu-ex", 21_715, 5_417),  # the data set's own folders
+    ],
+)
+def test_sides_follow_the_preset(tmp_path, name, train, validate):
+    assert sides(name, _preset(name, tmp_path)) == (train, validate)
+
+
+def test_passes_of_system_b(tmp_path):
+    params = _preset("paper-b-lc25000", tmp_path)
+    train, validate = sides("paper-b-lc25000", params)
+    assert (train, validate) == (16_250, 3_750)
+    work = passes(params, train, validate)
+
+    teachers = ["vgg19_bn", "visformer_small", "swin_s3_tiny_224"]
+    assert work[:3] == [Passes("teachers", arch, 162_500, 37_500) for arch in teachers]  # of ten epochs
+    assert work[3:6] == [Passes("teaching", arch, 0, 130_000) for arch in teachers]  # of eight views
+    assert work[6:] == [Passes("students", "ofa_595", 487_500, 112_500)] * 6  # two baselines and four recipes
+
+
+def test_operations_and_hours():
+    work = [
+        Passes("teachers", "big", trained=36_000, answered=3_600),
+        Passes("teaching", "big", trained=0, answered=7_200),
+        Passes("students", "small", trained=36_000, answered=0),
+    ]
+    assert operations(work, {"big": 1000, "small": 10}) == 2 * (1000 * (3 * 36_000 + 10_800) + 10 * 3 * 36_000)
+    took = hours(work, {"big": (10.0, 20.0), "small": (100.0, 500.0)})
+    assert took == pytest.approx({"teachers": 1.05, "teaching": 0.1, "students": 0.1, "whole": 1.25})

@@ -21,6 +21,9 @@ COLUMNS = (
 OVERALL = ("accuracy", "balanced_accuracy")
 """Figures over all classes at once, where these are exclusive."""
 
+THRESHOLDED = ("accuracy", "f1", "f1_weighted")
+"""Figures of each label and their means, where labels are not exclusive; see `metrics.thresholded`."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -134,7 +137,7 @@ class Measured:
     def describe(self) -> dict[str, Any]:
         """All figures, for `reports/evaluation/<model>.json`: macro, which labels they hold, and per label.
 
-        Exclusive classes have `accuracy` and `balanced_accuracy` as well.
+        Exclusive classes have `accuracy` and `balanced_accuracy` as well, other labels what is in `THRESHOLDED`.
         """
         split = self.split
         probability = probabilities(self.logits, split.task)
@@ -156,7 +159,17 @@ class Measured:
                 "auprc": bootstrap.summarise(self.auprc[:, k], reflected=True).to_dict(),
                 "ece": ece if known else None,
             }
-        calibration = [labels[label]["ece"] for label in split.eligible if labels[label]["ece"] is not None]
+            if split.task == "multilabel":
+                figures = metrics.thresholded(targets, probability[:, k]) if answered else (np.nan,) * 3
+                labels[label] |= {
+                    name: None if np.isnan(value) else value for name, value in zip(THRESHOLDED, figures, strict=True)
+                }
+
+        def mean(name: str) -> float | None:
+            values = [labels[label][name] for label in split.eligible]
+            return float(np.mean(values)) if values and None not in values else None
+
+        means = ("ece", *THRESHOLDED) if split.task == "multilabel" else ("ece",)
         return {
             "images": len(split.targets),
             "groups": len(split.counts),
@@ -165,7 +178,7 @@ class Measured:
             "skipped": split.skipped,
             "macro_auroc": bootstrap.summarise(self.macro("auroc")).to_dict(),
             "macro_auprc": bootstrap.summarise(self.macro("auprc"), reflected=True).to_dict(),
-            "macro_ece": float(np.mean(calibration)) if 0 < len(calibration) == len(split.eligible) else None,
+            **{f"macro_{name}": mean(name) for name in means},
             **{name: bootstrap.summarise(values).to_dict() for name, values in self.overall.items()},
             "per_label": labels,
         }

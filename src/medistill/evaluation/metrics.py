@@ -1,4 +1,4 @@
-"""Ranking and calibration metrics of one binary label, and accuracy of exclusive classes.
+"""Ranking, calibration and thresholded metrics of one binary label, and accuracy of exclusive classes.
 
 Exact with ties, and fast over thousands of resamples. Definitions are those of scikit-learn's `roc_auc_score`,
 `average_precision_score`, `accuracy_score` and `balanced_accuracy_score` with `sample_weight`. A class of several
@@ -202,6 +202,36 @@ def expected_calibration_error(targets: NDArray, probabilities: NDArray, bins: i
     # n_b/N × |rate − mean| is |Σ targets − Σ probabilities| / N of the bin: empty bins need no special case.
     gap = np.bincount(which, weights=targets - probabilities, minlength=bins)
     return float(np.abs(gap).sum() / len(targets))
+
+
+def thresholded(targets: NDArray, probabilities: NDArray) -> tuple[float, float, float]:
+    """Accuracy, F1 and weighted F1 of one label that is called positive where its probability exceeds one half.
+
+    Of a rare label all three say little, accuracy and weighted F1 least: they are high where nothing is ever found.
+    Papers report them. Definitions are scikit-learn's: `accuracy_score`, `f1_score` and `f1_score(average="weighted")`,
+    the mean of both classes' F1, each weighted by its frequency.
+
+    Args:
+        targets: (N,), 1, 0, or NaN where unknown (left out).
+        probabilities: (N,), 0..1.
+
+    Returns:
+        0..1 each; NaN without a known image, F1 also where nothing is positive and nothing is called so.
+    """
+    known = ~np.isnan(targets)
+    truth, called = np.asarray(targets)[known] == 1, np.asarray(probabilities)[known] > 0.5
+    if not len(truth):
+        return float("nan"), float("nan"), float("nan")
+    wrong = (truth != called).sum()
+
+    def f1(is_class: NDArray, called_so: NDArray) -> float:
+        hits = (is_class & called_so).sum()
+        return float(2 * hits / (2 * hits + wrong)) if hits + wrong else float("nan")
+
+    share = truth.mean()
+    both = [(share, f1(truth, called)), (1 - share, f1(~truth, ~called))]
+    weighted = sum(weight * value for weight, value in both if weight)  # a class that does not occur weighs nothing
+    return float(1 - wrong / len(truth)), both[0][1], float(weighted)
 
 
 def roc_curve(targets: NDArray, scores: NDArray) -> tuple[FloatArray, FloatArray]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy.special import softmax
-from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from medistill.evaluation.comparison import Measured, Split, best, compare, difference
 
@@ -39,6 +39,23 @@ def test_figures_are_those_of_scikit_learn():
         assert entry["prevalence"] == pytest.approx((truth == k).mean())
         assert entry["ece"] == pytest.approx(calibration_error(targets[:, k], chances[:, k]), abs=1e-12)
     assert report["macro_ece"] == pytest.approx(np.mean([entry["ece"] for entry in report["per_label"].values()]))
+
+
+def test_labels_that_are_not_exclusive_have_thresholded_figures():
+    _, targets, patients, logits = problem()
+    targets = targets.copy()
+    targets[::7, 1] = np.nan
+    report = measure(targets, patients, logits, "multilabel").describe()
+    for name, options in {"accuracy": None, "f1": {}, "f1_weighted": {"average": "weighted"}}.items():
+        expected = []
+        for k, label in enumerate(LABELS):
+            known = ~np.isnan(targets[:, k])
+            truth, called = targets[known, k], logits[known, k] > 0
+            score = accuracy_score(truth, called) if options is None else f1_score(truth, called, **options)
+            assert report["per_label"][label][name] == pytest.approx(score, abs=1e-12)
+            expected.append(score)
+        assert report[f"macro_{name}"] == pytest.approx(np.mean(expected), abs=1e-12)
+    assert not {"f1", "accuracy"} & set(measure(targets, patients, logits).describe()["per_label"]["a"])
 
 
 def calibration_error(targets: np.ndarray, chances: np.ndarray) -> float:
@@ -144,6 +161,9 @@ def test_a_label_that_a_model_does_not_know_has_no_figure(task):
         assert [estimates[0], estimates[2]] == pytest.approx(expected, abs=1e-12)
         assert estimates[1] is None
         assert report["per_label"]["a"]["ece"] is not None
+        assert report["per_label"]["a"]["f1"] is not None
+        assert report["per_label"]["b"]["f1"] is None
+        assert report["macro_f1"] is None
     else:  # a class that is not known would have had a share of the softmax
         assert estimates == [None] * 3
         assert report["accuracy"]["estimate"] is None

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from medistill.evaluation import metrics
@@ -109,6 +109,38 @@ def test_calibration_error_is_small_where_probabilities_are_true_and_large_where
     assert metrics.expected_calibration_error(targets, probabilities) < 0.01
     # p² is off by p − p², whose mean over 0..1 is 1/6.
     assert metrics.expected_calibration_error(targets, probabilities**2) == pytest.approx(1 / 6, abs=0.01)
+
+
+@pytest.mark.parametrize("prevalence", [0.0, 0.02, 0.5, 1.0])
+def test_thresholded_figures_are_those_of_scikit_learn(prevalence):
+    random = np.random.default_rng(3)
+    targets = (random.random(400) < prevalence).astype(float)
+    probabilities = np.clip(0.3 * targets + random.random(400) * 0.8, 0, 1)
+    called = probabilities > 0.5
+    share, f1, weighted = metrics.thresholded(targets, probabilities)
+    assert share == pytest.approx(accuracy_score(targets, called), abs=1e-13)
+    assert f1 == pytest.approx(f1_score(targets, called), abs=1e-13)
+    assert weighted == pytest.approx(f1_score(targets, called, average="weighted"), abs=1e-13)
+    unknown = random.random(400) < 0.5
+    masked = metrics.thresholded(np.where(unknown, np.nan, targets), probabilities)
+    assert masked == metrics.thresholded(targets[~unknown], probabilities[~unknown])
+
+
+def test_thresholded_figures_of_a_rare_label_that_is_never_found():
+    """Of 100 images two are positive and one half itself is not above it: nothing is called positive."""
+    targets = np.array([1.0, 1.0] + [0.0] * 98)
+    share, f1, weighted = metrics.thresholded(targets, np.full(100, 0.5))
+    assert (share, f1) == (0.98, 0)
+    assert weighted == pytest.approx(0.98 * (2 * 98 / (2 * 98 + 2)))  # 0.97 for nothing
+
+
+def test_thresholded_figures_that_are_undefined_are_nan_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(metrics.thresholded(np.full(3, np.nan), np.full(3, 0.2))).all()
+        share, f1, weighted = metrics.thresholded(np.zeros(3), np.full(3, 0.2))
+    assert (share, weighted) == (1, 1)
+    assert np.isnan(f1)
 
 
 def classes(seed: int, count: int = 150) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -129,6 +129,9 @@ ATTEMPTS = [
     *(Attempt("phantom", LITE0, 96, 6, 1e-3, terms=terms, taught_by=BY_6, views=6) for terms in (KD, KD_4)),
     *(Attempt("phantom", EEEA, 96, 24, 2e-3, terms=KD, taught_by=BY_24, views=views) for views in (1, 8)),
     *(Attempt("phantom", EEEA, 96, 24, 2e-3, terms=terms, taught_by=BY_24, views=8) for terms in (KD_4, CAM)),
+    # Twice as many steps as in the tables, with a teacher and without: is it the length that holds EEEA-Net-C2 back?
+    Attempt("phantom", EEEA, 96, 192, 2e-3),
+    Attempt("phantom", EEEA, 96, 44, 2e-3, terms=KD_4, taught_by=BY_24, views=8, unlabelled=2000),
 ]
 
 

@@ -1,8 +1,9 @@
 """The settings of params.yaml, checked key by key."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -447,7 +448,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{path}: " + "; ".join(describe_error(item) for item in error.errors())) from None
+        raise UserError(f"{path}: " + "; ".join(describe_error(item, Params) for item in error.errors())) from None
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -462,8 +463,8 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def describe_error(item: Any) -> str:
-    """One of pydantic's `ValidationError.errors()` in a few words."""
+def describe_error(item: Any, model: type[Settings]) -> str:
+    """One of pydantic's `ValidationError.errors()` about `model` in a few words."""
     parts = [str(part) for part in item["loc"]]
     if parts[2:3] == ["terms"] and len(parts) > 4:  # pydantic takes the loss for a key
         parts[3:5] = [f"{parts[3]} ({parts[4]})"]
@@ -472,15 +473,20 @@ def describe_error(item: Any) -> str:
         if not isinstance(item["input"], str):
             what = f"YAML takes this name for {type(item['input']).__name__}; put it into quotes"
         return f"{'.'.join(parts[:-1])}: {what}"
-    key = ".".join(parts)
+    key, given = ".".join(parts), "empty" if item["input"] is None else repr(item["input"])
     if item["type"] == "missing":
         return f"key {key} is missing"
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(parts[-1], _keys_of(Settings), n=1, cutoff=0.75)
-        return f"key {key} is unknown" + (f"; did you mean {near[0]}?" if near else "")
+        keys = _keys_at(model, item["loc"][:-1])
+        near = difflib.get_close_matches(parts[-1], keys, n=1, cutoff=0.75)
+        return f"key {key} is unknown; " + (f"did you mean {near[0]}?" if near else f"known here are {', '.join(keys)}")
     if item["type"] in ("model_type", "model_attributes_type"):
-        return f"{key}: must have keys of its own, such as `key: value`, and is {item['input']!r}"
-    if item["type"] == "union_tag_not_found":
+        return f"{key}: must have keys of its own, such as `key: value`, and is {given}"
+    if item["type"] == "dict_type":
+        return f"{key}: must have names as keys, such as `name: {{…}}`, and is {given}"
+    if item["type"] == "list_type":
+        return f"{key}: must be a list, such as `[a, b]`, and is {given}"
+    if item["type"] == "union_tag_not_found" or (item["type"] == "union_tag_invalid" and item["ctx"]["tag"] == "None"):
         return f"key {key}.loss is missing"
     if item["type"] == "union_tag_invalid":
         return f"{key}.loss: {item['ctx']['tag']!r} is unknown; known are {item['ctx']['expected_tags']}"
@@ -491,6 +497,15 @@ def describe_error(item: Any) -> str:
     return f"{key}: {message}" if key else message
 
 
-def _keys_of(model: type[Settings]) -> set[str]:
-    """The keys of a model and of all that are made from it."""
-    return set(model.model_fields).union(*map(_keys_of, model.__subclasses__()))
+def _keys_at(model: type[Settings], place: Sequence[str | int]) -> list[str]:
+    """The keys that `model` knows at a place within it, such as `("recipes", "kd", "terms", 0, "sigmoid_kd")`."""
+    here: Any = model
+    for part in place:
+        if get_origin(here) is None:  # a section
+            here = here.model_fields[str(part)].annotation
+        elif get_origin(here) is Annotated:  # terms: pydantic names the loss after the place in the list
+            terms = get_args(get_args(here)[0])
+            here = next(term for term in terms if part in get_args(term.model_fields["loss"].annotation))
+        else:  # a list, or sections by name
+            here = get_args(here)[-1]
+    return list(here.model_fields)

@@ -55,7 +55,28 @@ def test_a_network_may_have_no_patience(params, tmp_path):
     ("change", "message"),
     [
         (lambda p: p["training"].pop("epochs"), "key training.epochs is missing"),
-        (lambda p: p["data"].update(colour=1), "key data.colour is unknown"),
+        (lambda p: p["data"].update(colour=1), "key data.colour is unknown; known here are name, format, root,"),
+        # the right key in the wrong place: what the place knows, and not the same key again
+        (
+            lambda p: p["recipes"]["kd"].update(temperature=4),
+            "recipes.kd.temperature is unknown; known here are teachers, combine, terms, views, unlabelled",
+        ),
+        (
+            lambda p: p["teachers"]["densenet"].update(epochs=5),
+            "key teachers.densenet.epochs is unknown; known here are arch, args,",
+        ),
+        (
+            lambda p: p["students"]["eeea_net_c2"].update(training={"epoch": 5}),
+            "key students.eeea_net_c2.training.epoch is unknown; did you mean epochs?",
+        ),
+        (lambda p: p.update(teacher={}), "key teacher is unknown; did you mean teachers?"),
+        (
+            lambda p: p["recipes"]["kd"].update(teachers="a"),
+            "kd.teachers: must be a list, such as `[a, b]`, and is 'a'",
+        ),
+        (lambda p: p["run"].update(seeds=3), "run.seeds: must be a list, such as `[a, b]`, and is 3"),
+        (lambda p: p.update(recipes=None), "recipes: must have names as keys, such as `name: {…}`, and is empty"),
+        (lambda p: p["recipes"]["kd"]["terms"][1].update(loss=None), "key recipes.kd.terms.1.loss is missing"),
         (
             lambda p: p["recipes"]["kd"]["terms"][1].update(temprature=2),
             "key recipes.kd.terms.1 (sigmoid_kd).temprature is unknown; did you mean temperature?",
@@ -76,7 +97,7 @@ def test_a_network_may_have_no_patience(params, tmp_path):
         ),
         (
             lambda p: p["recipes"]["kd"]["terms"][1].update(gamma=2),
-            "key recipes.kd.terms.1 (sigmoid_kd).gamma is unknown",
+            "key recipes.kd.terms.1 (sigmoid_kd).gamma is unknown; known here are weight, loss, temperature",
         ),
         (
             lambda p: p["recipes"]["kd"]["terms"].append({"loss": "kld"}),
@@ -185,7 +206,7 @@ def test_mistakes_of_teachers_are_named(params, tmp_path, section, network, mess
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        (None, r"recipes.kd: must have keys of its own, such as `key: value`, and is None"),
+        (None, r"recipes.kd: must have keys of its own, such as `key: value`, and is empty"),
         ({"terms": ["sigmoid_kd"]}, r"recipes.kd.terms.0: must have keys of its own, .* and is 'sigmoid_kd'"),
         ({"teachers": ["densenet"] * 2, "terms": [{"loss": "bckd"}]}, "teachers names 'densenet' more than once"),
         ({"teachers": ["new"], "terms": [{"loss": "bckd"}]}, "'new', which is neither in run.teachers nor in run.ass"),

@@ -44,5 +44,7 @@ def read_source(
     try:
         checked = adapter.Options.model_validate(options)
     except ValidationError as error:
-        raise UserError(f"{given}: {'; '.join(describe_error(item) for item in error.errors())}") from None
+        raise UserError(
+            f"{given}: {'; '.join(describe_error(item, adapter.Options) for item in error.errors())}"
+        ) from None
     return adapter.read(Path(root), checked)

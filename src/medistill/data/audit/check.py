@@ -177,7 +177,7 @@ def _settings(
             workers=workers,
         )
     except ValidationError as error:
-        raise UserError("; ".join(f"--{describe_error(item)}" for item in error.errors())) from None
+        raise UserError("; ".join(f"--{describe_error(item, Data)}" for item in error.errors())) from None
 
 
 def _channels(root: Path, paths: pd.Series) -> int:

@@ -118,6 +118,10 @@ def _oddities(
                     f"recipes.{name}: {term.loss} with allow_offset_blind cannot see a constant added to all logits of "
                     "an image: rankings by label, and AUROC, may fall unseen"
                 )
+    networks = [params.teachers[name] for name in params.run.all_teachers]
+    networks += [params.students[name] for name in params.run.students]
+    if this_process().device.type == "cpu" and any(params.training_of(each).precision == "bf16" for each in networks):
+        yield 'training.precision: bf16 is slower than "no" on most CPUs, and there is no GPU'
     if params.training.batch_size > labelled:
         yield f"training.batch_size: there are only {labelled} training images, an epoch is one step"
 

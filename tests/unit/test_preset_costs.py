@@ -1,17 +1,14 @@
 """The count behind docs/papers.md of what the papers' presets take."""
 
-from pathlib import Path
-
 import pytest
 
-from benchmarks.presets import IMAGES, Passes, hours, operations, passes, sides
-from medistill.config import Params, load_params
-from pipeline.presets import PRESETS, preset_text
+from benchmarks.presets import IMAGES, Passes, counted, hours, macs_of, operations, passes, read_presets, sides
+from pipeline.presets import PRESETS
 
 
-def _preset(name: str, folder: Path) -> Params:
-    (folder / "params.yaml").write_text(preset_text(name, Path("data")), encoding="utf-8")
-    return load_params(folder / "params.yaml")
+@pytest.fixture(scope="module")
+def presets():
+    return read_presets()
 
 
 def test_all_papers_presets_are_counted():
@@ -22,16 +19,17 @@ def test_all_papers_presets_are_counted():
     ("name", "train", "validate"),
     [
         ("paper-a-chestxray14", 77_872, 8_652),  # a tenth of the list validates, the other list tests
+        ("paper-a-chexpert", 212_243, 11_171),  # a twentieth of train.csv validates, valid.csv tests
         ("paper-a-padchest", 111_038, 15_863),  # a fifth tests, a tenth validates
         ("paper-b-covid-qu-ex", 21_715, 5_417),  # the data set's own folders
     ],
 )
-def test_sides_follow_the_preset(tmp_path, name, train, validate):
-    assert sides(name, _preset(name, tmp_path)) == (train, validate)
+def test_sides_follow_the_preset(presets, name, train, validate):
+    assert sides(name, presets[name]) == (train, validate)
 
 
-def test_passes_of_system_b(tmp_path):
-    params = _preset("paper-b-lc25000", tmp_path)
+def test_passes_of_system_b(presets):
+    params = presets["paper-b-lc25000"]
     train, validate = sides("paper-b-lc25000", params)
     assert (train, validate) == (16_250, 3_750)
     work = passes(params, train, validate)
@@ -48,6 +46,16 @@ def test_operations_and_hours():
         Passes("teaching", "big", trained=0, answered=7_200),
         Passes("students", "small", trained=36_000, answered=0),
     ]
-    assert operations(work, {"big": 1000, "small": 10}) == 2 * (1000 * (3 * 36_000 + 10_800) + 10 * 3 * 36_000)
+    trained, answered = operations(work, {"big": 1000, "small": 10})
+    assert trained == 2 * 3 * (1000 * 36_000 + 10 * 36_000)
+    assert answered == 2 * 1000 * 10_800
     took = hours(work, {"big": (10.0, 20.0), "small": (100.0, 500.0)})
     assert took == pytest.approx({"teachers": 1.05, "teaching": 0.1, "students": 0.1, "whole": 1.25})
+
+
+def test_the_page_counts_what_the_presets_ask_for(presets, root):
+    page = (root / "docs" / "papers.md").read_text(encoding="utf-8")
+    for name, params in presets.items():
+        work = passes(params, *sides(name, params))
+        macs = macs_of({each.arch for each in work}, params.data.image_size)
+        assert f"| {' | '.join(counted(name, params, work, macs))} |" in page

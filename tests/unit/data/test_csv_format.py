@@ -370,7 +370,10 @@ def test_sides_of_a_column(tmp_path):
             r"options: patient: no, yes, .* are no text in YAML; put the name in quotes$",
         ),
         ({"labels": [True, "Mass"]}, r"options: labels: no, yes, .* are no text in YAML; put the name in quotes$"),
-        ({"labels": "Mass", "separator": "|", "negative": "M"}, "negative: must be a list, such as `\[a, b\]`, and is .M.$"),
+        (
+            {"labels": "Mass", "separator": "|", "negative": "M"},
+            r"negative: must be a list, such as `\[a, b\]`, and is .M.$",
+        ),
         ({"labels": ["Mass"], "images": "png"}, r"png: no such folder; set data\.options\.images"),
         ({"labels": ["Mass"], "images": ".."}, r"lies outside of data\.root; set data\.options\.images"),
         ({"labels": ["Mass"], "table": "../other.csv"}, r"lies outside of data\.root; set data\.options\.table"),

@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,6 +49,18 @@ def test_answers_are_the_teachers_on_the_very_view(tiny_dataset, teacher, folder
             expected = teacher(render_views(torch.from_numpy(tiny_dataset.images(rows)), parameters)).numpy()
         np.testing.assert_allclose(knowledge.logits(ids, view), expected, rtol=2e-3, atol=2e-3)  # float16
     assert not np.allclose(knowledge.logits(ids, 0), knowledge.logits(ids[::-1], 0))
+
+
+def test_answers_are_half_precision_and_stay_on_the_disk(tiny_dataset, folder):
+    knowledge = Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
+    shape = (3, len(tiny_dataset.split("train")), len(tiny_dataset.labels))
+    stored = np.load(folder / "logits.npy")
+    assert (stored.dtype, stored.shape) == (np.float16, shape)
+    assert knowledge.logits(tiny_dataset.split("train")["image_id"][:2].tolist(), 0).dtype == np.float32
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("which files are mapped is read from Linux's /proc")
+    assert str(folder / "logits.npy") in maps.read_text()
 
 
 def test_an_image_that_was_not_asked_about_is_an_error(tiny_dataset, folder):

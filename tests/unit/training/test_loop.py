@@ -69,6 +69,25 @@ def test_learns_two_spots_and_keeps_the_best_epoch(tiny_dataset, trained):
     assert roc_auc_score(targets, logits) == pytest.approx(result.val_macro_auroc, abs=1e-12)
 
 
+def test_features_and_weights_are_channels_last(tiny_dataset, tmp_path):
+    seen = {"features": set(), "weights": set()}
+
+    def look(module, inputs):
+        if isinstance(module, torch.nn.Conv2d) and module.training:
+            last = torch.channels_last
+            if inputs[0].shape[1] > 3 and inputs[0].shape[2] > 1:  # grey becomes colour just before, in any order
+                seen["features"].add(inputs[0].is_contiguous(memory_format=last))
+            if module.weight.shape[2] > 1:  # of one place all orders are the same
+                seen["weights"].add(module.weight.is_contiguous(memory_format=last))
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(look)
+    try:
+        train(tiny_dataset, tmp_path, training=TRAINING.model_copy(update={"epochs": 1}))
+    finally:
+        handle.remove()
+    assert seen == {"features": {True}, "weights": {True}}
+
+
 def test_reports_every_step(tiny_dataset, trained):
     _, _, reports = trained
     per_epoch = len(tiny_dataset.split("train")) // TRAINING.batch_size

@@ -1,7 +1,9 @@
 """Where a training starts."""
 
 import contextlib
+import io
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -83,6 +85,43 @@ def test_a_training_goes_on_only_where_all_that_decides_it_is_the_same(root, tin
         "unlabelled": {"unlabelled": True},
     }[change]
     assert first_step(**more) == (per_epoch + 1 if change is None else 1)
+
+
+class Terminal(io.StringIO):
+    """What a person would see."""
+
+    def isatty(self):
+        return True
+
+
+def test_progress_has_rate_and_time_left_and_goes_on_where_a_training_was_killed(
+    root, tiny_dataset, tmp_path, monkeypatch
+):
+    params = load_params(root / "params.yaml")
+    params = params.model_copy(update={"training": params.training.model_copy(update={"epochs": 3, "batch_size": 16})})
+    per_epoch = len(tiny_dataset.split("train")) // 16
+    images = 3 * per_epoch * 16
+
+    def shown(stop_at):
+        def on_step(report):
+            if report["step"] == stop_at:
+                raise KeyboardInterrupt
+
+        options = {"facts": FACTS, "seed": 0, "view_seed": 0, "views": None, "checkpoints": tmp_path / "c"}
+        objective = lambda model: RecipeObjective(Recipe(), tiny_dataset)  # noqa: E731
+        monkeypatch.setattr("sys.stderr", terminal := Terminal())
+        with contextlib.suppress(KeyboardInterrupt):
+            network = Network(arch="test_resnet")
+            train(tmp_path / "m", network, tiny_dataset, objective, params, on_step=on_step, **options)
+        return terminal.getvalue()
+
+    shown(stop_at=per_epoch + 2)
+    said = shown(stop_at=None)
+    counts = [int(count) for count in re.findall(rf"(\d+)/{images} ", said)]
+    assert counts[-1] == images
+    assert next(count for count in counts if count) >= per_epoch * 16  # not once more from the start
+    last = said.strip().splitlines()[-1]
+    assert re.search(r"\d+:\d+<\d+:\d+, +[\d.]+img/s, epoch 3/3, loss \d\.\d{3}", last), last
 
 
 class Narrow(Dataset):

@@ -63,7 +63,7 @@ RESAMPLES = 2000
 BOOTSTRAP_SEED = 0
 BATCH_SIZE = 16
 
-# Settings, fixed on validation (table of attempts in docs/results.md) before any test figure was looked at.
+# Settings, chosen on validation; docs/results.md has the attempts, and what was known of the test side by then.
 
 
 def _system_b(temperature: float) -> list[dict]:

@@ -242,7 +242,7 @@ def measure(folder: Path, images: int, rounds: int) -> tuple[list[dict[str, floa
 
 
 def report(results: list[dict[str, float]], shares: dict[str, float]) -> list[str]:
-    """Two tables: what each condition takes, and what follows."""
+    """Three tables: images a second of each condition, the ratios that follow, and how long a whole training takes."""
     head = ["| condition | images/s |", "|---|---|"]
     rows = {name: f"| {name} | {spread([1 / row[name] for row in results], 1)} |" for name in results[0]}
     if shares:
@@ -276,6 +276,12 @@ def report(results: list[dict[str, float]], shares: dict[str, float]) -> list[st
             lambda row: VIEWS * row[teaching] / (row[live] - row[cached]),
         ),
     ]
+    walls = [
+        ("teaching, three teachers", lambda row: VIEWS * row[teaching]),
+        ("training, three cached teachers", lambda row: EPOCHS * row[cached]),
+        ("training, three live teachers", lambda row: EPOCHS * row[live]),
+        ("training, no teacher", lambda row: EPOCHS * row["loop, student alone"]),
+    ]
     return [
         *head,
         *rows.values(),
@@ -283,6 +289,10 @@ def report(results: list[dict[str, float]], shares: dict[str, float]) -> list[st
         "| ratio within a round | |",
         "|---|---|",
         *(f"| {n} | {ratios(of)} |" for n, of in wanted),
+        "",
+        f"| 1,000 images, {EPOCHS} epochs, {VIEWS} views | minutes |",
+        "|---|---|",
+        *(f"| {n} | {ratios(lambda row, of=of: 1000 / 60 * of(row))} |" for n, of in walls),
     ]
 
 

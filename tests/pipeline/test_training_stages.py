@@ -29,6 +29,7 @@ def project(root: Path, tiny_dataset: Dataset, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_batches_and_one_of_them_writes(project, root):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}:{root / 'src'}"}
     environment.pop("ACCELERATE_USE_CPU", None)

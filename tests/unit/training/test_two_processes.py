@@ -91,6 +91,7 @@ def test_two_processes_train_what_one_does(tiny_dataset, tmp_path):
         assert torch.allclose(value, two["weights"][name], atol=2e-4), name
 
 
+@pytest.mark.slow
 def test_processes_agree_on_validation_whatever_their_batch_norm_says(tiny_dataset, tmp_path):
     train(tiny_dataset, tmp_path / "two", 2, "resnet10t")
     first, second = ((tmp_path / "two" / f"val-{rank}.txt").read_text() for rank in (0, 1))
@@ -158,6 +159,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
 def test_of_two_processes_the_one_whose_loss_is_not_finite_names_images(tiny_dataset, tmp_path):
     run(BROKEN, tmp_path, tiny_dataset.folder, tmp_path)
     first, second = ((tmp_path / f"said-{rank}.txt").read_text() for rank in (0, 1))

@@ -249,7 +249,7 @@ def report(results: list[dict[str, float]], shares: dict[str, float]) -> list[st
         head = ["| condition | images/s | device busy |", "|---|---|---|"]
         rows = {name: f"{row} {f'{shares[name]:.0%}' if name in shares else ''} |" for name, row in rows.items()}
 
-    def ratios(of: Callable[[dict[str, float]], float]) -> str:
+    def over_rounds(of: Callable[[dict[str, float]], float]) -> str:
         return spread([of(row) for row in results])
 
     one, three, alone = "answers of DenseNet161", "answers of all three", "step, student alone"
@@ -288,11 +288,11 @@ def report(results: list[dict[str, float]], shares: dict[str, float]) -> list[st
         "",
         "| ratio within a round | |",
         "|---|---|",
-        *(f"| {n} | {ratios(of)} |" for n, of in wanted),
+        *(f"| {n} | {over_rounds(of)} |" for n, of in wanted),
         "",
         f"| 1,000 images, {EPOCHS} epochs, {VIEWS} views | minutes |",
         "|---|---|",
-        *(f"| {n} | {ratios(lambda row, of=of: 1000 / 60 * of(row))} |" for n, of in walls),
+        *(f"| {n} | {over_rounds(lambda row, of=of: 1000 / 60 * of(row))} |" for n, of in walls),
     ]
 
 

@@ -126,7 +126,7 @@ def measure(arch: str, size: int, batch: int, steps: int) -> tuple[float, float]
     return trained, rate(answer)
 
 
-def counted(name: str, params: Params, work: list[Passes], macs: dict[str, int]) -> list[str]:
+def first_cells(name: str, params: Params, work: list[Passes], macs: dict[str, int]) -> list[str]:
     """What a preset asks for, whatever the device: the first cells of its row."""
     trained, answered = operations(work, macs)
     return [
@@ -153,7 +153,7 @@ def report(
     for name, params in presets.items():
         times = [hours(work[name], rates) for rates in rounds]
         cells = [
-            *counted(name, params, work[name], macs),
+            *first_cells(name, params, work[name], macs),
             *(f"{median(took[part] for took in times):.1f}" for part in PARTS),
             spread([took["whole"] for took in times], 1),
         ]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.presets import IMAGES, Passes, counted, hours, macs_of, operations, passes, read_presets, sides
+from benchmarks.presets import IMAGES, Passes, first_cells, hours, macs_of, operations, passes, read_presets, sides
 from pipeline.presets import PRESETS
 
 
@@ -59,4 +59,4 @@ def test_the_page_counts_what_the_presets_ask_for(presets, root):
     macs = macs_of({each.arch for preset in work.values() for each in preset}, 224)
     for name, params in presets.items():
         assert params.data.image_size == 224
-        assert f"| {' | '.join(counted(name, params, work[name], macs))} |" in page
+        assert f"| {' | '.join(first_cells(name, params, work[name], macs))} |" in page

@@ -141,6 +141,7 @@ class Measured:
         """
         split = self.split
         probability = probabilities(self.logits, split.task)
+        thresholded = THRESHOLDED if split.task == "multilabel" else ()
         labels = {}
         for k, label in enumerate(split.labels):
             targets = split.targets[:, k]
@@ -159,17 +160,16 @@ class Measured:
                 "auprc": bootstrap.summarise(self.auprc[:, k], reflected=True).to_dict(),
                 "ece": ece if known else None,
             }
-            if split.task == "multilabel":
+            if thresholded:
                 figures = metrics.thresholded(targets, probability[:, k]) if answered else (np.nan,) * 3
                 labels[label] |= {
-                    name: None if np.isnan(value) else value for name, value in zip(THRESHOLDED, figures, strict=True)
+                    name: None if np.isnan(value) else value for name, value in zip(thresholded, figures, strict=True)
                 }
 
         def mean(name: str) -> float | None:
             values = [labels[label][name] for label in split.eligible]
             return float(np.mean(values)) if values and None not in values else None
 
-        means = ("ece", *THRESHOLDED) if split.task == "multilabel" else ("ece",)
         return {
             "images": len(split.targets),
             "groups": len(split.counts),
@@ -178,7 +178,7 @@ class Measured:
             "skipped": split.skipped,
             "macro_auroc": bootstrap.summarise(self.macro("auroc")).to_dict(),
             "macro_auprc": bootstrap.summarise(self.macro("auprc"), reflected=True).to_dict(),
-            **{f"macro_{name}": mean(name) for name in means},
+            **{f"macro_{name}": mean(name) for name in ("ece", *thresholded)},
             **{name: bootstrap.summarise(values).to_dict() for name, values in self.overall.items()},
             "per_label": labels,
         }

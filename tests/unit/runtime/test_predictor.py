@@ -1,12 +1,14 @@
 import itertools
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from medistill.errors import UserError
 from medistill.files import read_json, write_json
-from medistill.runtime.predictor import Predictor
+from medistill.runtime.predictor import Predictor, open_session
 
 
 def sigmoid(logit: float) -> float:
@@ -168,6 +170,16 @@ def test_a_file_that_is_no_onnx(make_bundle):
     with pytest.raises(UserError, match=r"model\.onnx: ONNX Runtime .* cannot open it") as caught:
         Predictor(make_bundle(content=b"nothing of the kind"))
     assert "\n" not in str(caught.value)
+
+
+def test_an_operator_set_that_onnx_runtime_does_not_know():
+    identity = helper.make_node("Identity", ["image"], ["logits"])
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("image", "logits")]
+    graph = helper.make_graph([identity], "identity", ports[:1], ports[1:])
+    for opset, known in ((18, True), (999, False)):
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+        with nullcontext() if known else pytest.raises(UserError, match=r"^tiny: ONNX Runtime .* cannot open it"):
+            open_session(model.SerializeToString(), name="tiny")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ repro: setup  ## run the whole graph, track it in MLflow and promote the best st
 	@echo "Compare models: source .venv/bin/activate && python -m pipeline ui"
 
 test: setup lint  ## lint and test (minutes)
-	python -m pytest -m "not slow" --durations=10
+	@# Two processes of one thread each. Whole files, in their order: the longest fixture belongs to one, and it is early.
+	OMP_NUM_THREADS=1 python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
 test-slow: setup  ## the tests that take long or need a service
 	python -m pytest -m slow --durations=10

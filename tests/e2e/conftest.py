@@ -25,7 +25,7 @@ class Project:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(self.folder / "src"),  # the clone's own code, whatever is installed
             "PYTHONDONTWRITEBYTECODE": "1",
-            "OMP_NUM_THREADS": "2",
+            "OMP_NUM_THREADS": "1",
         }
         environment.pop("MLFLOW_TRACKING_URI", None)
         done = subprocess.run(

@@ -3,12 +3,15 @@
 import csv
 import io
 import json
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -187,3 +190,26 @@ def test_comparisons_are_complete(project):
     for student in ("eeea_net_c2", "tf_efficientnet_lite0"):
         assert (f"{student}-kd-0", f"{student}-baseline-0", "baseline") in pairs
     assert {(model, teacher, "teacher") for model in STUDENTS for teacher in TEACHERS} <= pairs
+
+
+def test_clone_and_pull_bring_back_the_whole_view(project, tmp_path):
+    """A team with a DVC remote: everything is there without training."""
+    remote = tmp_path / "remote"
+    project.run("dvc", "remote", "add", "--force", "--default", "--local", "shared", str(remote))
+    project.run("dvc", "push")
+    subprocess.run(["git", "clone", "--quiet", project.folder, tmp_path / "clone"], check=True)
+    shutil.copy2(project.folder / "dvc.lock", tmp_path / "clone")  # as a team commits it
+    clone = type(project)(tmp_path / "clone")
+    clone.run("dvc", "remote", "add", "--default", "--local", "shared", str(remote))
+    clone.run("dvc", "pull")
+    assert "Running stage" not in clone.run("dvc", "repro").stdout
+    assert "6 created, 0 updated, 0 unchanged" in clone.run("python", "-m", "pipeline", "track").stdout
+    assert "0 created, 0 updated, 6 unchanged" in clone.run("python", "-m", "pipeline", "track").stdout
+
+    client = MlflowClient(f"sqlite:///{clone.folder / 'mlflow.db'}")
+    here = {name: (clone.folder / name).read_bytes() for name in ("reports/metrics.json", "reports/index.html")}
+    there = {name: (project.folder / name).read_bytes() for name in here}
+    assert here == there
+    runs = client.search_runs([client.get_experiment_by_name("medistill").experiment_id])
+    assert {run.data.tags["role"] for run in runs} >= {"teacher"}
+    assert all("test_macro_auroc" in run.data.metrics for run in runs)

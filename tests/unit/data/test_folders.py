@@ -1,7 +1,9 @@
 """The index of a data set's files: all that is there, and nothing outside."""
 
 import os
+import tempfile
 import unicodedata
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -67,23 +69,29 @@ def test_a_link_to_a_folder_inside_is_an_error_too(root):
         find_files(root, ["."], recursive=True)
 
 
-def test_a_folder_that_must_not_be_read_is_named(tmp_path_factory):
-    root = tmp_path_factory.mktemp("locked")
-    (root / "a" / "deep").mkdir(parents=True)
-    (root / "a" / "deep").chmod(0)
+@pytest.fixture
+def locked():
+    """A folder directly in the system's temporary one: pytest's own are closed to other users."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        root.chmod(0o755)
+        (root / "a" / "deep").mkdir(parents=True)
+        (root / "a" / "deep").chmod(0)
+        yield root
+        (root / "a" / "deep").chmod(0o700)
+
+
+def test_a_folder_that_must_not_be_read_is_named(locked):
     user = os.geteuid()
-    for folder in (root, root.parent, root.parent.parent) if user == 0 else ():
-        folder.chmod(0o755)
     try:
         if user == 0:  # who may read everything
             os.seteuid(65534)
-        with pytest.raises(UserError, match="locked0/a/deep: the folder cannot be read: Permission denied"):
-            find_files(root, ["."], recursive=True)
+        with pytest.raises(UserError, match=f"{locked.name}/a/deep: the folder cannot be read: Permission denied"):
+            find_files(locked, ["."], recursive=True)
         with pytest.raises(UserError, match="a/deep: the folder cannot be read: Permission denied"):
-            require_folder(root / "a" / "deep")
+            require_folder(locked / "a" / "deep")
     finally:
         os.seteuid(user)
-        (root / "a" / "deep").chmod(0o700)
 
 
 def test_names_that_are_no_text_are_refused_and_can_be_written_down(root):

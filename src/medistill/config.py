@@ -448,7 +448,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{path}: " + "; ".join(describe_error(item, Params) for item in error.errors())) from None
+        raise UserError(f"{path}: {describe_errors(error, Params)}") from None
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -463,8 +463,13 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def describe_error(item: Any, model: type[Settings]) -> str:
-    """One of pydantic's `ValidationError.errors()` about `model` in a few words."""
+def describe_errors(error: ValidationError, model: type[Settings], *, prefix: str = "") -> str:
+    """All that is wrong with `model`'s keys in one line, each key behind `prefix`."""
+    return "; ".join(f"{prefix}{_describe(item, model)}" for item in error.errors())
+
+
+def _describe(item: Any, model: type[Settings]) -> str:
+    """One of pydantic's `ValidationError.errors()` in a few words."""
     parts = [str(part) for part in item["loc"]]
     if parts[2:3] == ["terms"] and len(parts) > 4:  # pydantic takes the loss for a key
         parts[3:5] = [f"{parts[3]} ({parts[4]})"]

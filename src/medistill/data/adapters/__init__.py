@@ -38,13 +38,11 @@ def read_source(
     Raises:
         UserError: an option is unknown or has a bad value, or the folder is not what its format promises.
     """
-    from medistill.config import describe_error
+    from medistill.config import describe_errors
 
     adapter = importlib.import_module(f"{__name__}.{format}")
     try:
         checked = adapter.Options.model_validate(options)
     except ValidationError as error:
-        raise UserError(
-            f"{given}: {'; '.join(describe_error(item, adapter.Options) for item in error.errors())}"
-        ) from None
+        raise UserError(f"{given}: {describe_errors(error, adapter.Options)}") from None
     return adapter.read(Path(root), checked)

@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 from pydantic import ValidationError
 
-from medistill.config import Data, describe_error
+from medistill.config import Data, describe_errors
 from medistill.data import splits as sides
 from medistill.data.adapters import FORMATS, read_source
 from medistill.data.audit.checks import audit, find_groups_of
@@ -177,7 +177,7 @@ def _settings(
             workers=workers,
         )
     except ValidationError as error:
-        raise UserError("; ".join(f"--{describe_error(item, Data)}" for item in error.errors())) from None
+        raise UserError(describe_errors(error, Data, prefix="--")) from None
 
 
 def _channels(root: Path, paths: pd.Series) -> int:

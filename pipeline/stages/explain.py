@@ -24,7 +24,7 @@ from medistill.runtime.probabilities import probabilities
 from pipeline.stage import run_stage
 
 OUT = Path("reports/explain")
-BATCH = 32
+BATCH = 8  # small: what could be trained can be explained
 
 
 def main(argv: list[str] | None = None) -> int:

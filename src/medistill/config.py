@@ -199,7 +199,8 @@ class Recipe(Settings):
     teachers: list[Name] = []
     """The teachers whose logits are combined."""
     combine: Literal["mean", "entropy", "confidence"] = "mean"
-    """How much each counts: alike; the surer the more; the nearer to the label the more. For each image and label."""
+    """How much the logits of each count: alike; the surer the more; the nearer to the label the more. For each image
+    and label. Maps and features are compared with each teacher's, all alike."""
     terms: list[AnyTerm] = []
     """Losses whose weighted sum is minimised; none: the usual loss of the data set's task."""
     views: Literal["cached", "fresh", "live"] = "cached"
@@ -215,6 +216,13 @@ class Recipe(Settings):
             raise ValueError("teachers and terms of distillation, such as sigmoid_kd, go together: set both or neither")
         if self.combine != "mean" and len(self.teachers) < 2:
             raise ValueError(f"combine: {self.combine} needs several teachers")
+        if self.combine != "mean" and not any(
+            isinstance(term, DistillationTerm) and term.needs == "logits" for term in self.terms
+        ):
+            raise ValueError(
+                f"combine: {self.combine} weighs the teachers' logits, and no term compares logits; add one, such as"
+                " sigmoid_kd, or take combine: mean"
+            )
         if self.teachers and self.views == "fresh":
             raise ValueError("views: fresh is for recipes without teachers; views: live is the same with them")
         for key, asked in (("views: live", self.views == "live"), ("unlabelled: true", self.unlabelled)):

@@ -122,6 +122,14 @@ def test_a_network_may_have_no_patience(params, tmp_path):
         (lambda p: p["recipes"]["kd"]["terms"].pop(), "recipes.kd: teachers and terms of distillation"),
         (lambda p: p["recipes"]["kd"].update(teachers=[]), "recipes.kd: teachers and terms of distillation"),
         (lambda p: p["recipes"]["kd"].update(combine="entropy"), "recipes.kd: combine: entropy needs several teachers"),
+        (
+            lambda p: p["recipes"]["kd"].update(
+                teachers=["densenet", "efficientnet_lite2"],
+                combine="entropy",
+                terms=[{"loss": "binary_cross_entropy"}, {"loss": "rkd"}],
+            ),
+            "recipes.kd: combine: entropy weighs the teachers' logits, and no term compares logits; add one, such as",
+        ),
         (lambda p: p["run"]["students"].append("vgg"), "run.students names 'vgg', but students has only eeea_net_c2"),
         (lambda p: p["run"]["teachers"].remove("efficientnet_lite2"), "recipes.kd.teachers names 'efficientnet_lite2'"),
         (lambda p: p["run"]["recipes"].remove("baseline"), "run.recipes has no baseline"),

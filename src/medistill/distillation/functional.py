@@ -17,7 +17,8 @@ from torch import Tensor
 
 _ABSENT = -1e9  # logit of a class that the teacher does not know; not -inf, which times 0 is NaN
 _EPS = 1e-8
-_FLAT = 1e-7  # length below which a map or a difference is taken for 0: its direction is rounding
+_FLAT = 1e-7  # length below which a map or a vector is taken for 0: its direction is rounding
+_CONSTANT = 1e-6  # spread, as a share of the largest value, below which values are taken for alike: it is rounding
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -35,10 +36,17 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
 def _over_all(total: Tensor, count: Tensor, *, at_least: float) -> Tensor:
     """`total` over `count`, of which several processes have a part each: see `masked_mean`."""
+    count = sum_over_processes(count)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(count)
         total = total * torch.distributed.get_world_size()
     return total / count.clamp(min=at_least)
+
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """The sum of `value`, which has no gradient, over the processes that train together."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+    return value
 
 
 # Hard losses: logits against labels.
@@ -104,6 +112,8 @@ def asymmetric_bce(
     Easy negatives, most of a rare label's images, cost nothing. The mean over entries, where the paper has the sum.
 
     Source: Ben-Baruch et al., "Asymmetric Loss For Multi-Label Classification", ICCV 2021 (arXiv 2009.14119), eqs. 4-7.
+    The gradient is that of the formula. The authors' code takes the factors in front of the logarithms for constants
+    instead, and trains with γ₊ 0.
 
     Args:
         student: logits (N, L).
@@ -125,8 +135,9 @@ def asymmetric_bce(
     if positive_weight is not None:
         positive = positive_weight * positive
     q = (p - clip).clamp(min=0)
-    # without a clip, ln(1 - p) of a sure p would be ln 0
-    negative = -_power(q, gamma_negative) * (torch.log1p(-q) if clip else F.logsigmoid(-student))
+    # 1 − q from 1 − p, which stays above 0 for longer than p below 1; without a clip it must be a logarithm at once
+    log_rest = (torch.sigmoid(-student) + clip).clamp(max=1).log() if clip else F.logsigmoid(-student)
+    negative = -_power(q, gamma_negative) * log_rest
     return masked_mean(torch.where(target > 0.5, positive, negative), mask)
 
 
@@ -160,7 +171,7 @@ def sigmoid_kd(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, ma
 
     `T² · KL(σ(teacher/T) ‖ σ(student/T))`. It is 0 exactly where student and teacher agree, and, unlike a softmax over
     the labels, it sees a constant added to all logits of an image. T² keeps the gradient's size when T grows; the limit
-    for large T is (student − teacher)²/8.
+    for large T is (student − teacher)²/8. (Beyond T = 100 float32 has few digits of the value, not of the gradient.)
 
     Source: the per-label divergence of Yang et al., "Multi-Label Knowledge Distillation", ICCV 2023 (arXiv 2308.06453,
     MLD term), with Hinton's temperature. Here it is the mean over entries, there the sum over labels.
@@ -344,7 +355,7 @@ def dist(
     says the same of all, are left out.
 
     Source: Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022 (arXiv 2205.10536), equations
-    8-10; the form with the sigmoid is ours.
+    8-10, there with a softmax. What the student says alike of all has no relation: it costs 1 and has no gradient.
 
     Args:
         student: logits (N, L).
@@ -410,7 +421,7 @@ def rkd(
         student: features (N, D).
         teacher: features (N, D').
         distance: weight of the distances.
-        angle: weight of the angles; they take N³ memory.
+        angle: weight of the angles; they take N³ numbers of memory.
         mask: boolean (N,), images to keep.
     """
     student, teacher = _answers(student, teacher, mask, by=1, alike=1)
@@ -433,7 +444,7 @@ def cosine_similarity(student: Tensor, teacher: Tensor, *, mask: Tensor | None =
         mask: boolean (N,), images to keep.
     """
     student, teacher = _answers(student, teacher, mask, by=1)
-    return masked_mean(1 - F.cosine_similarity(student, teacher, dim=1), mask)
+    return masked_mean(1 - (_direction(student) * _direction(teacher)).sum(1), mask)
 
 
 def feature_mse(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -473,7 +484,8 @@ def explanation_kd(student: Tensor, teacher: Tensor, *, mask: Tensor | None = No
     """1 − cosine of two explanations, the mean over (image, label); evidence against a label is left out (ReLU).
 
     Source: Parchami-Araghi et al., "Good Teachers Explain: Explanation-Enhanced Knowledge Distillation", ECCV 2024
-    (arXiv 2402.03119), equation 2, there for one class an image.
+    (arXiv 2402.03119), equation 2, there for one class an image, and with maps enlarged to the image, by which smooth
+    they differ somewhat less.
 
     Args:
         student: maps (N, L, h, w), Grad-CAM as a rule, with their graph.
@@ -570,19 +582,28 @@ def _centred(values: Tensor, kept: Tensor) -> Tensor:
     return torch.where(kept, values - mean, 0)
 
 
+def _spread(values: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Values less their row's mean, of length 1 in each row, and which rows have such a direction, boolean (N, 1).
+
+    Rows in which all is alike but for rounding are 0, and have no gradient, which would be endless.
+    """
+    centred = _centred(values, kept)
+    size = torch.where(kept, values, 0).abs().amax(1, keepdim=True)
+    differs = centred.abs().amax(1, keepdim=True) > _CONSTANT * size
+    # the division by the size before the root: of small probabilities the squares would be lost
+    centred = torch.where(differs, centred / torch.where(differs, size, 1), 0)
+    return centred / torch.where(differs, centred, 1).norm(dim=1, keepdim=True), differs
+
+
 def _standardized(logits: Tensor, mask: Tensor | None) -> Tensor:
     kept = torch.ones_like(logits, dtype=torch.bool) if mask is None else mask
-    count, centred = kept.sum(1, keepdim=True), _centred(logits, kept)
-    # a root's gradient at 0 has no bound
-    deviation = (centred.pow(2).sum(1, keepdim=True) / (count - 1).clamp(min=1)).clamp(min=_EPS**2).sqrt()
-    return centred / (deviation + 1e-7)
+    return _spread(logits, kept)[0] * (kept.sum(1, keepdim=True) - 1).clamp(min=1).sqrt()
 
 
 def _unrelated(student: Tensor, teacher: Tensor, kept: Tensor) -> Tensor:
     """Mean over rows of 1 − Pearson's correlation of the entries that are kept."""
-    centred = [_centred(values, kept) for values in (student, teacher)]
-    related = (kept.sum(1) > 1) & (centred[1].abs().amax(1) > _EPS)
-    return masked_mean(1 - F.cosine_similarity(*centred, dim=1, eps=_EPS), related)
+    (student, _), (teacher, differs) = _spread(student, kept), _spread(teacher, kept)
+    return masked_mean(1 - (student * teacher).sum(1), (kept.sum(1) > 1) & differs[:, 0])
 
 
 def _distances(features: Tensor) -> Tensor:
@@ -593,15 +614,26 @@ def _distances(features: Tensor) -> Tensor:
 
 
 def _angles(features: Tensor) -> Tensor:
-    """Cosine of the angle at each image between each two others: (N, N, N)."""
-    towards = _direction(features[None] - features[:, None])
+    """Cosine of the angle at each image between each two others, 0 where one of them is no other: (N, N, N).
+
+    From the products of the features with each other: the differences would be N² vectors. They cancel between images
+    that are much alike, so in float64 where there is such a thing.
+    """
     with torch.autocast(features.device.type, enabled=False):  # which would multiply in half precision
-        return towards @ towards.transpose(1, 2)
+        exact = features if features.is_mps else features.double()
+        exact = exact - exact.mean(0)
+        products = exact @ exact.T
+        square = products.diagonal()
+        towards = products[None] - products[:, :, None] - products[:, None, :] + square[:, None, None]
+        squared = square[:, None] + square[None] - 2 * products
+        apart = squared > 1e-12 * squared.mean()
+        inverse = torch.where(apart, torch.where(apart, squared, 1).rsqrt(), 0)
+        return (towards * inverse[:, :, None] * inverse[:, None, :]).to(features.dtype)
 
 
 def _direction(vectors: Tensor) -> Tensor:
-    """Vectors (…, …, P) of length 1; those that are 0 have none, and no gradient, which would be endless."""
-    length = vectors.norm(dim=2, keepdim=True)
+    """Vectors (…, P) of length 1; those that are 0 have none, and no gradient, which would be endless."""
+    length = vectors.norm(dim=-1, keepdim=True)
     flat = length < _FLAT
     return torch.where(flat, 0, vectors / torch.where(flat, 1, length))
 
@@ -627,7 +659,8 @@ class Traits(NamedTuple):
         image_offset: a constant added to all the student says of an image changes nothing.
         label_offset: a constant added to a label (feature, channel) of all images changes nothing.
         scale: a positive factor of all the student says changes nothing.
-        batch_size: the mean over the halves of a batch is the batch's; if not, it compares images with each other.
+        batch_size: the mean over the halves of a batch is the batch's, where as much is known in both and nothing is
+            balanced; if not, it compares images with each other.
         exclusive: for exclusive classes only.
         to_teacher: a gradient reaches the teacher.
         mask: what can be left out, an `image` (N,) or a `label` of an image (N, L).

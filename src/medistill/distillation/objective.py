@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medistill.config import Recipe
@@ -145,20 +144,22 @@ def _explained(targets: Tensor, answer: Tensor, known: Tensor, *, likeliest: boo
 def _of_maps(
     function: Callable[..., Tensor], answers: Answers, logits: Tensor, batch: Batch, explained: Tensor
 ) -> Tensor:
-    """A loss of class activation maps, the mean over all (teacher, image, label) that there are."""
+    """A loss of class activation maps, the mean over all (teacher, image, label) that there are.
+
+    Each teacher's are compared as they are: of many sizes the largest would be another grid for the others.
+    """
     # Each image's explained labels first: as many passes back as one image has, not as the batch has. At least one,
     # which no image keeps: processes that train together must all come to the loss.
     order = torch.argsort(~explained, dim=1, stable=True)[:, : max(1, int(explained.sum(1).max()))]
     explained = explained.gather(1, order)
     maps = class_maps(logits, batch.features, order, create_graph=True)
-    theirs = [
-        answer["cams"].gather(1, order[:, :, None, None].expand(-1, -1, *answer["cams"].shape[2:]))
-        for answer in answers
-    ]
-    largest = [max(size) for size in zip(*(cams.shape[2:] for cams in theirs), strict=True)]
-    theirs = torch.cat([F.interpolate(cams, largest, mode="bilinear") for cams in theirs], 1)
-    kept = explained.repeat(1, len(answers)) & ~torch.isnan(theirs[:, :, 0, 0])
-    return function(maps.repeat(1, len(answers), 1, 1), theirs, mask=kept)
+    total, count = 0, 0
+    for answer in answers:
+        cams = answer["cams"].gather(1, order[:, :, None, None].expand(-1, -1, *answer["cams"].shape[2:]))
+        kept = explained & ~torch.isnan(cams[:, :, 0, 0])
+        known = functional.sum_over_processes(kept.sum())
+        total, count = total + known * function(maps, cams, mask=kept), count + known
+    return total / count.clamp(min=1)
 
 
 _INSTEAD = {

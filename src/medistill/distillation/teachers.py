@@ -66,7 +66,8 @@ def _entropy(answers: Tensor, known: Tensor, exclusive: bool) -> Tensor:
     if exclusive:
         logs = torch.where(known, answers, -1e9).log_softmax(2)
         return -(logs.exp() * logs).sum(2, keepdim=True).expand_as(answers)
-    return F.binary_cross_entropy_with_logits(answers, torch.sigmoid(answers), reduction="none")
+    size = answers.abs()  # of a sure yes as of a sure no: 1 − p would round to 0
+    return F.softplus(-size) + size * torch.sigmoid(-size)
 
 
 def _error(answers: Tensor, known: Tensor, targets: Tensor, exclusive: bool) -> Tensor:

@@ -142,7 +142,23 @@ def test_focal_bce_is_its_formula(logits, labels):
         focal_bce(logits[0], labels, gamma=-1)
 
 
-@pytest.mark.parametrize(("negative", "positive", "clip"), [(4, 1, 0.05), (2, 0, 0.0), (0, 0, 0.0)])
+def test_small_probabilities_keep_their_weight_for_small_gammas():
+    p = expit(-9.0)
+    loss = focal_bce(torch.tensor([[-9.0]]), torch.zeros(1, 1), gamma=0.5)
+    assert loss.item() == pytest.approx(-np.sqrt(p) * np.log1p(-p), rel=1e-2)
+
+
+@pytest.mark.parametrize("clip", [1e-9, 1e-7, 1e-3])
+def test_a_small_clip_is_of_use_where_an_answer_is_sure(clip):
+    sure = torch.tensor([[40.0, -2.0]], requires_grad=True)
+    loss = asymmetric_bce(sure, torch.zeros(1, 2), clip=clip)
+    loss.backward()
+    q = expit(np.array([40.0, -2.0])) - clip
+    assert loss.item() == pytest.approx(np.mean(-(q**4) * np.log(expit([-40.0, 2.0]) + clip)), rel=1e-5)
+    assert torch.isfinite(sure.grad).all()
+
+
+@pytest.mark.parametrize(("negative", "positive", "clip"), [(4, 1, 0.05), (2, 0, 0.0), (0, 0, 0.0), (0, 0, 0.3)])
 def test_asymmetric_bce_is_its_formula(logits, labels, negative, positive, clip):
     p, y = expit(logits[0].double().numpy()), labels.numpy()
     q = np.maximum(p - clip, 0)
@@ -168,8 +184,9 @@ def test_cross_entropy_is_torchs_and_leaves_unknown_images_out(logits):
     number = torch.arange(16) % 5
     target = F.one_hot(number, 5).float()
     target[3] = float("nan")
-    known = torch.arange(16) != 3
-    for weight in (None, torch.tensor([1.0, 0.5, 2.0, 3.0, 0.1])):
+    target[7, 4] = float("nan")  # of one class is enough
+    known = (torch.arange(16) != 3) & (torch.arange(16) != 7)
+    for weight in (None, torch.tensor([1.0, 0.5, 2.0, 3.0, 0.1]), torch.full((5,), 0.01)):
         expected = F.cross_entropy(logits[0][known], number[known], weight=weight).item()
         assert cross_entropy(logits[0], target, class_weight=weight).item() == pytest.approx(expected, rel=1e-5)
     target[5] = 1
@@ -257,12 +274,55 @@ def test_dist_is_of_correlations(logits, activation, function):
         assert loss.item() == pytest.approx(4 * np.mean(intra), rel=1e-4)
 
 
-def test_dist_leaves_out_what_the_teacher_does_not_tell_apart(logits):
-    student, teacher = logits[0], logits[1].clone()
-    teacher[:, 2] = -3.0
+@pytest.mark.parametrize("images", [12, 17, 64])
+def test_dist_leaves_out_what_the_teacher_does_not_tell_apart(images):
+    student, teacher = 3 * torch.randn(2, images, 5, generator=torch.Generator().manual_seed(0))
     rest = [value[:, [0, 1, 3, 4]] for value in (student, teacher)]
-    loss, expected = (dist(*pair, activation="sigmoid", inter=0).item() for pair in ((student, teacher), rest))
-    assert loss == pytest.approx(expected, rel=1e-6)
+    expected = dist(*rest, activation="sigmoid", inter=0).item()
+    for constant in torch.linspace(-12, 4, 65):  # whose mean is another number by rounding, or is not
+        teacher[:, 2] = constant
+        assert dist(student, teacher, activation="sigmoid", inter=0).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_dist_keeps_rare_labels_and_pairs():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 32, 3, generator=generator) - torch.tensor([0.0, 9.0, 14.0])
+    p, q = (expit(value.double().numpy()) for value in (student, teacher))
+    by_label = [1 - np.corrcoef(p[:, label], q[:, label])[0, 1] for label in range(3)]
+    loss = dist(student, teacher, activation="sigmoid", inter=0).item()
+    assert loss == pytest.approx(np.mean(by_label), rel=1e-4)
+    mask = torch.ones(32, 3, dtype=torch.bool)
+    mask[2:, 1] = False
+    by_label[1] = 1 - np.corrcoef(p[:2, 1], q[:2, 1])[0, 1]
+    loss = dist(student, teacher, activation="sigmoid", inter=0, mask=mask).item()
+    assert loss == pytest.approx(np.mean(by_label), rel=1e-4)
+
+
+def test_what_a_student_says_alike_of_all_costs_as_much_as_no_relation_and_has_no_gradient(logits):
+    def gradient(loss, student):
+        student = student.clone().requires_grad_()
+        value = loss(student, logits[1])
+        value.backward()
+        return value.item(), student.grad
+
+    student, rest = logits[0].clone(), [0, 1, 3, 4]
+    for constant in torch.linspace(-4, 4, 33):
+        student[:, 2] = constant
+        value, slope = gradient(lambda *pair: dist(*pair, activation="sigmoid", inter=0), student)
+        others = dist(student[:, rest], logits[1][:, rest], activation="sigmoid", inter=0).item()
+        assert value == pytest.approx((4 * others + 1) / 5, rel=1e-5)
+        assert (slope[:, 2] == 0).all()
+        assert 0 < slope.norm() < 1
+    student = logits[0].clone()
+    student[7] = 0.3
+    value, slope = gradient(logit_standardized_kd, student)
+    assert (slope[7] == 0).all()
+    assert 0 < slope.norm() < 1
+    blank = softmax_kd(
+        torch.zeros(1, 5), (logits[1] - logits[1].mean(1, keepdim=True))[7:8] / logits[1][7].std(), temperature=2
+    )
+    others = logit_standardized_kd(*(each[torch.arange(16) != 7] for each in (student, logits[1])))
+    assert value == pytest.approx((15 * others + blank).item() / 16, rel=1e-5)
 
 
 @pytest.fixture
@@ -271,7 +331,8 @@ def features():
     return torch.randn(9, 6, generator=generator), torch.randn(9, 6, generator=generator)
 
 
-def test_rkd_is_of_distances_and_angles(features):
+@pytest.mark.parametrize("shift", [0.0, 100.0])
+def test_rkd_is_of_distances_and_angles(features, shift):
     def huber(a, b):
         d = np.abs(a - b)
         return np.where(d < 1, d**2 / 2, d - 0.5).mean()
@@ -286,13 +347,21 @@ def test_rkd_is_of_distances_and_angles(features):
                     out[i, j, k] = a @ b / length if length else 0
         return out
 
-    s, t = (value.double().numpy() for value in features)
-    t = np.hstack([t, t[:, :2] ** 2])  # as many features as the teacher likes
-    wide = torch.from_numpy(t)
-    distances = [squareform(pdist(x)) / pdist(x).mean() for x in (s, t)]
-    assert rkd(features[0], wide, distance=1, angle=0).item() == pytest.approx(huber(*distances), rel=1e-5)
+    own, wide = features[0] + shift, torch.hstack([features[1], features[1][:, :2] ** 2])  # a teacher of any width
+    own[3] = own[5] + 1e-3 * features[1][0]  # much alike, and much apart from 0
+    own[7], wide[2] = own[8], wide[4]  # alike: no direction
+    s, t = (value.double().numpy() for value in (own, wide))
+    distances = [squareform(pdist(x)) / pdist(x)[pdist(x) > 0].mean() for x in (s, t)]
+    assert rkd(own, wide, distance=1, angle=0).item() == pytest.approx(huber(*distances), rel=1e-5)
     expected = 25 * huber(*distances) + 50 * huber(angles(s), angles(t))
-    assert rkd(features[0], wide, distance=25, angle=50).item() == pytest.approx(expected, rel=1e-4)
+    assert rkd(own, wide, distance=25, angle=50).item() == pytest.approx(expected, rel=1e-4)
+    own.requires_grad_()
+    rkd(own, wide, distance=0).backward()
+    slope, step = own.grad[0, 0].item(), 1e-2
+    with torch.no_grad():
+        moved = [own + sign * step * F.one_hot(torch.tensor(0), own.numel()).view_as(own) for sign in (1, -1)]
+        high, low = (2 * huber(angles(each.double().numpy()), angles(t)) for each in moved)
+    assert slope == pytest.approx((high - low) / (2 * step), rel=1e-2)
 
 
 def test_features_are_compared_by_cosine_and_square(features):
@@ -334,6 +403,14 @@ def test_maps_of_labels_are_compared_by_direction():
     assert (len(signed), len(positive)) == (11, 10)
     assert cam_kd(student, teacher).item() == pytest.approx(np.mean(signed), rel=1e-5)
     assert explanation_kd(student, teacher).item() == pytest.approx(np.mean(positive), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [cam_kd, explanation_kd])
+def test_however_small_a_map_is_its_direction_counts(loss):
+    student, teacher = torch.randn(2, 4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    expected = loss(student, teacher).item()
+    assert loss(1e-5 * student, teacher).item() == pytest.approx(expected, rel=1e-5)
+    assert loss(student, 1e-5 * teacher).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_map_is_resized_to_the_larger():

@@ -258,6 +258,31 @@ def test_maps_are_compared_for_the_labels_of_an_image(tiny_dataset, loss):
     assert weight.grad[index].item() == pytest.approx(slope, rel=2e-2, abs=1e-3)
 
 
+@pytest.mark.parametrize("loss", ["cam_kd", "explanation_kd"])
+def test_teachers_with_maps_of_many_sizes_are_compared_as_they_are(tiny_dataset, loss):
+    student, images = Student(), torch.randn(6, 1, 5, 5, generator=torch.Generator().manual_seed(1))
+    rng = np.random.default_rng(0)
+    targets = torch.tensor([[1, 1], [0, 1], [1, 0], [0, 1], [1, 1], [1, 0]]).float()
+    same = Answers(np.zeros((6, 2), np.float32), cams=maps_of(student, images).detach().numpy())
+    fine, part = (
+        Answers(np.zeros((6, 2), np.float32), cams=rng.normal(size=(6, 2, size, size)).astype(np.float32))
+        for size in (9, 3)
+    )
+    part.said["cams"][:, 1] = np.nan  # knows the first label only
+
+    def value(*teachers):
+        logits, features = student(images)
+        objective = RecipeObjective(recipe({"loss": loss}, teachers=len(teachers)), tiny_dataset, teachers)
+        return objective(logits, replace(batch(targets), features=features))["loss"].item()
+
+    # explanation_kd: the first label of all images, too, as teachers say the same of both
+    explained, known = (10, 6) if loss == "explanation_kd" else (8, 4)
+    assert value(same) == pytest.approx(0, abs=1e-6)
+    assert value(same, fine) == pytest.approx(value(fine) / 2, rel=1e-5)
+    expected = (explained * value(fine) + known * value(part)) / (explained + known)
+    assert value(fine, part) == pytest.approx(expected, rel=1e-5)
+
+
 def test_without_labels_to_explain_maps_cost_nothing(tiny_dataset):
     student, images = Student(), torch.randn(6, 1, 5, 5)
     teacher = Answers(np.zeros((6, 2), np.float32), cams=np.ones((6, 2, 5, 5), np.float32))

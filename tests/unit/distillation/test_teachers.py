@@ -85,6 +85,37 @@ def test_the_nearer_to_the_label_counts_more(answers, targets):
     np.testing.assert_allclose(weights, np.broadcast_to(expected[:, :, None], (T, N, L)), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("logit", [5.0, 12.0, 16.0, 18.0, 30.0, 40.0, 80.0])
+def test_a_sure_no_is_as_sure_as_a_sure_yes(logit):
+    answers = torch.tensor([[[logit]], [[-logit]]])
+    weights = teacher_weights(answers, torch.full((1, 1), UNKNOWN), how="entropy", exclusive=False)
+    assert weights.flatten().tolist() == [0.5, 0.5]
+    less = torch.tensor([[[logit]], [[1 - logit]]])  # e times as likely to be wrong, and somewhat less in nats
+    weights = teacher_weights(less, torch.full((1, 1), UNKNOWN), how="entropy", exclusive=False)
+    doubt = [
+        entropy([p, -np.expm1(np.log(p))]) if p > 1e-15 else p * (1 - np.log(p)) for p in expit([-logit, 1 - logit])
+    ]
+    np.testing.assert_allclose(weights.flatten(), 1 - np.array(doubt) / sum(doubt), rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["entropy", "confidence"])
+def test_of_exclusive_classes_the_unknown_ones_take_no_part(answers, how):
+    answers[0, :, 3] = UNKNOWN
+    one_hot = torch.eye(L)[torch.arange(N) % 3]
+    weights = teacher_weights(answers, one_hot, how=how, exclusive=True)
+    p = [softmax(row.double().numpy(), axis=1) for row in (answers[0, :, :3], *answers[1:])]
+    if how == "entropy":
+        doubt = np.stack([entropy(each, axis=1) for each in p])
+        share = doubt / doubt.sum(0)
+    else:
+        share = softmax([-np.log(each[np.arange(N), np.arange(N) % 3]) for each in p], axis=0)
+    np.testing.assert_allclose(weights[:, :, 0], (1 - share) / (T - 1), rtol=1e-4, atol=1e-6)
+    part = one_hot.clone()
+    part[2, 3] = UNKNOWN  # of one class is enough
+    unknown = teacher_weights(answers, part, how=how, exclusive=True)[:, 2]
+    assert torch.equal(unknown, teacher_weights(answers, part, how="entropy", exclusive=True)[:, 2])
+
+
 def test_sure_teachers_count_alike(targets):
     sure = torch.stack([torch.full((N, L), 200.0), torch.full((N, L), -200.0)])
     assert torch.allclose(combine_answers(sure, targets, how="entropy")[0], torch.zeros(N, L))

@@ -19,6 +19,7 @@ setup: .venv/.installed  ## make .venv and install medistill with all its extras
 repro: setup  ## run the whole graph, track it in MLflow and promote the best student
 	@# DVC refuses a lock file that git ignores. As long as the committed one is empty, changes to it stay out of git's sight.
 	@! git show HEAD:dvc.lock 2>/dev/null | grep -q '^stages: {}' || git update-index --skip-worktree dvc.lock
+	python -m pipeline check
 	dvc repro
 	python -m pipeline track
 	python -m pipeline promote || test $$? -eq 3

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from medistill.errors import UserError
+from medistill.text import counted
 
 REFUSED = 3
 """Exit code of `promote` where no student passed."""
@@ -51,6 +52,27 @@ def preset(
 
     kept = write_preset(name, root, Path.cwd())
     typer.echo("wrote params.yaml" + (f"; the one before is {BEFORE}" if kept else ""))
+
+
+@app.command()
+def check() -> None:
+    """Check params.yaml, and that its networks can be built, before anything runs; `make repro` does it first.
+
+    \b
+    What depends on the data is checked before the first network is trained.
+      python -m pipeline check
+    """
+    from medistill.config import load_params
+
+    params = load_params()
+
+    from pipeline.recipes import require_networks
+
+    require_networks(params)
+    typer.echo(
+        f"params.yaml is in order: {counted(len(params.run.all_teachers), 'teacher')},"
+        f" {counted(len(params.student_models()), 'student')} to train"
+    )
 
 
 @app.command()

@@ -52,6 +52,7 @@ class LiveCurves:
     def step(self, report: dict[str, Any]) -> None:
         """Take what `fit` says after each step."""
         if "step" not in self._state:
+            print(f"{self._state['name']}: training; its curves are in {self._folder / 'index.html'}", flush=True)
             self._continue(report["step"])
         state = self._state
         state |= {key: report[key] for key in ("epoch", "step", "steps", "learning_rate")}

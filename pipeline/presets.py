@@ -1,6 +1,7 @@
 """params.yaml for the papers' systems: `python -m pipeline preset NAME --root ROOT`."""
 
 import json
+import os
 from pathlib import Path
 
 from medistill.config import load_params
@@ -52,14 +53,17 @@ def write_preset(name: str, root: Path | None, folder: Path) -> bool:
         Whether there was another params.yaml.
 
     Raises:
-        UserError: as for `preset_text`; the root is no folder; or params.yaml.before is there already.
+        UserError: as for `preset_text`; the root is no folder, is empty, or holds what the stages write or lies in it;
+            params.yaml is no file; or params.yaml.before is there already.
     """
     text = preset_text(name, root)
-    if root is not None and not (folder / root).is_dir():
-        raise UserError(f"--root {root}: no such folder")
+    if root is not None:
+        _require_root(root, folder)
     file, before = folder / "params.yaml", folder / BEFORE
-    changed = file.is_file() and file.read_text(encoding="utf-8") != text
-    if changed and before.exists():
+    if file.exists() and not file.is_file():
+        raise UserError("params.yaml: is no file; move it away")
+    changed = file.is_file() and file.read_bytes() != text.encode()
+    if changed and os.path.lexists(before):
         raise UserError(f"{BEFORE} is there already; move it away, so that params.yaml can be kept under that name")
     with atomic(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -67,3 +71,20 @@ def write_preset(name: str, root: Path | None, folder: Path) -> bool:
         if changed:
             file.rename(before)
     return changed
+
+
+def _require_root(root: Path, folder: Path) -> None:
+    """Refuse a data set's folder that is none, or that stages would write into, or that holds what they write."""
+    try:
+        str(root).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"--root {os.fsencode(root)!r}: the name is not valid UTF-8; rename the folder") from None
+    place = (folder / root).resolve()
+    if not place.is_dir():
+        raise UserError(f"--root {root}: no such folder")
+    for name in ("data/processed", "data/knowledge", "models", "assistants", "reports", "exports"):
+        written = (folder / name).resolve()
+        if written.is_relative_to(place) or place.is_relative_to(written):
+            raise UserError(f"--root {root}: stages write into {name}; put the data set into a folder of its own")
+    if not any(place.iterdir()):
+        raise UserError(f"--root {root}: the folder is empty")

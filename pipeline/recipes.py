@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from medistill.config import Network, Params, Recipe
+from medistill.config import Network, Params, Recipe, Training
 from medistill.data import provenance
 from medistill.data.dataset import Dataset, label_columns
 from medistill.distillation.answers import LiveTeacher, unknown_labels
@@ -28,10 +28,27 @@ from medistill.text import counted
 from medistill.training.loop import steps_per_epoch, training_rows
 from medistill.training.processes import this_process
 from medistill.training.run import as_it_is, labels_of, train
-from pipeline.live import FOLDER, LiveCurves
+from pipeline.live import LiveCurves
 
 OWN_VIEWS = 1_000_003
 """Apart from any `teach.view_seed`: a teacher never trains on the views that it will answer."""
+
+
+def require_networks(params: Params) -> None:
+    """Refuse networks that could not be trained on any data, before data are read.
+
+    Raises:
+        UserError: a network cannot be built, does not take the size or has no weights to start from.
+    """
+    labels, size = ["a label", "another"], params.data.image_size
+    for section, name in _networks(params):
+        network = getattr(params, section)[name]
+        with at_key(f"{section}.{name}"):
+            _require_built(network, labels, size, params.training_of(network))
+            if network.weights and not network.weights.is_file():
+                raise UserError(f"{network.weights}: no such file")
+            if network.pretrained:  # downloaded now and not after the first network's hours
+                create_classifier(network, labels=labels, image_size=size)
 
 
 def require_run(params: Params, dataset: Dataset) -> None:
@@ -44,56 +61,81 @@ def require_run(params: Params, dataset: Dataset) -> None:
         UserError: a network cannot be built, does not take the size or its weights, or a loss or teacher does not fit.
     """
     shapes, mixing = {}, set()
-    for section, names in (("teachers", params.run.all_teachers), ("students", params.run.students)):
-        for name in names:
-            with at_key(f"{section}.{name}"):
-                network = getattr(params, section)[name]
-                shapes[section, name], mixes = _require_network(network, dataset)
-                if mixes:
-                    mixing.add((section, name))
+    for section, name in _networks(params):
+        with at_key(f"{section}.{name}"):
+            network = getattr(params, section)[name]
+            shapes[section, name], mixes = _require_network(network, dataset, params.training_of(network))
+            if mixes:
+                mixing.add((section, name))
     unknown = {}
     for name in params.run.all_teachers:
         theirs = labels_of(params.teachers[name], dataset)
-        unknown[name] = unknown_labels(dataset, label_columns(theirs, dataset.labels, f"teachers.{name}.labels"))
+        unknown[name] = unknown_labels(
+            dataset, label_columns(theirs, dataset.labels, f"params.yaml: teachers.{name}.labels")
+        )
     for name in params.run.teachers:
         for term in params.teachers[name].terms:
-            require_task(term, dataset.task, f"teachers.{name}")
+            require_task(term, dataset.task, f"params.yaml: teachers.{name}")
     learners = [(name, ("students", student)) for name in params.run.recipes for student in params.run.students]
     learners += [(params.teachers[name].recipe, ("teachers", name)) for name in params.run.assistants]
     for name, learner in learners:
         recipe = params.recipes[name]
         seen = {learner[1]: shapes[learner]} | {teacher: shapes["teachers", teacher] for teacher in recipe.teachers}
         for term in recipe.terms:
-            require_task(term, dataset.task, f"recipes.{name}")
-            require_places(term, seen, f"recipes.{name}")
+            require_task(term, dataset.task, f"params.yaml: recipes.{name}")
+            require_places(term, seen, f"params.yaml: recipes.{name}")
             if learner in mixing:
-                require_own_maps(term, learner[1], f"recipes.{name}")
-        require_all_labels(recipe, [unknown[teacher] for teacher in recipe.teachers], f"recipes.{name}")
+                require_own_maps(term, learner[1], f"params.yaml: recipes.{name}")
+        require_all_labels(recipe, [unknown[teacher] for teacher in recipe.teachers], f"params.yaml: recipes.{name}")
         if dataset.task == "multiclass":
             for teacher in recipe.teachers:
-                require_all_classes(teacher, unknown[teacher], f"recipes.{name}")
-    for note in _oddities(params, dataset, {name: params.recipes[name] for name, _ in learners}, unknown):
+                require_all_classes(teacher, unknown[teacher], f"params.yaml: recipes.{name}")
+    for note in _oddities(params, dataset, learners, shapes, unknown):
         print(note, file=sys.stderr)
 
 
-def _require_network(network: Network, dataset: Dataset) -> tuple[list[int], bool]:
+def _require_network(network: Network, dataset: Dataset, training: Training) -> tuple[list[int], bool]:
     """K, h, w of its feature map, and whether batch norm follows it."""
-    plain = network.model_copy(update={"pretrained": False, "weights": None})
-    with torch.device("meta"):
-        model = create_classifier(plain, labels=dataset.labels, image_size=dataset.image_size)
-        shape = map_shape(model, dataset.image_size)
-        mixes = has_batch_norm_behind_map(model, dataset.image_size)
+    built = _require_built(network, dataset.labels, dataset.image_size, training)
     if getattr(network, "frozen", False):
         as_it_is(network, dataset)
     elif network.weights or network.pretrained:  # downloaded now and not after the first network's hours
         create_classifier(network, labels=dataset.labels, image_size=dataset.image_size)
-    return shape, mixes
+    return built
+
+
+def _require_built(network: Network, labels: list[str], size: int, training: Training) -> tuple[list[int], bool]:
+    """Without numbers: K, h, w of its feature map, and whether batch norm follows it."""
+    if training.precision == "fp16" and this_process().device.type != "cuda":
+        raise UserError('training.precision: fp16 needs a GPU; set bf16 or "no"')
+    plain = network.model_copy(update={"pretrained": False, "weights": None})
+    with torch.device("meta"):
+        model = create_classifier(plain, labels=labels, image_size=size)
+        return map_shape(model, size), has_batch_norm_behind_map(model, size)
+
+
+def _networks(params: Params) -> list[tuple[str, str]]:
+    """Section and name of each network of the run."""
+    teachers, students = params.run.all_teachers, params.run.students
+    return [("teachers", name) for name in teachers] + [("students", name) for name in students]
 
 
 def _oddities(
-    params: Params, dataset: Dataset, recipes: dict[str, Recipe], unknown: dict[str, list[str]]
+    params: Params,
+    dataset: Dataset,
+    learners: list[tuple[str, tuple[str, str]]],
+    shapes: dict[tuple[str, str], list[int]],
+    unknown: dict[str, list[str]],
 ) -> Iterator[str]:
-    """What a run does that its user may not know, a line each; `unknown` has the labels that each teacher lacks."""
+    """What a run does that its user may not know, a line each.
+
+    Args:
+        params: what is run.
+        dataset: on what.
+        learners: each recipe's name with the section and name of each network that learns by it.
+        shapes: K, h, w of each network's feature map.
+        unknown: labels that each teacher lacks.
+    """
     for name, lacking in unknown.items():
         if lacking:
             taught = [label for label in dataset.labels if label not in lacking]
@@ -103,11 +145,16 @@ def _oddities(
                 + (f"; its own {', '.join(own)} are no labels of the data set" if own else "")
             )
     images, labelled = (len(training_rows(dataset, unlabelled)) for unlabelled in (True, False))
-    for name, recipe in recipes.items():
+    batches: dict[str, int] = {}  # the smallest that learns by a recipe
+    for name, (section, learner) in learners:
+        size = params.training_of(getattr(params, section)[learner]).batch_size
+        batches[name] = min(size, batches.get(name, size))
+    for name, batch_size in batches.items():
+        recipe = params.recipes[name]
         if recipe.unlabelled and images == labelled:
             yield f"recipes.{name}: unlabelled changes nothing, as every training image has a label"
         elif recipe.unlabelled:
-            steps, baselines = (steps_per_epoch(count, params.training.batch_size) for count in (images, labelled))
+            steps, baselines = (steps_per_epoch(count, batch_size) for count in (images, labelled))
             yield (
                 f"recipes.{name}: unlabelled: an epoch has {counted(steps, 'step')}, a baseline's {baselines}; what "
                 "more steps give is a part of its gain"
@@ -118,11 +165,20 @@ def _oddities(
                     f"recipes.{name}: {term.loss} with allow_offset_blind cannot see a constant added to all logits of "
                     "an image: rankings by label, and AUROC, may fall unseen"
                 )
-    networks = [params.teachers[name] for name in params.run.all_teachers]
-    networks += [params.students[name] for name in params.run.students]
+            if term.loss == "dist" and dataset.task == "multilabel" and term.inter:
+                yield (
+                    f"recipes.{name}: dist compares the labels of an image with each other, which are not exclusive; "
+                    "inter: 0 leaves the images by each label"
+                )
+            if term.loss in ("dist", "rkd") and batch_size < 16:
+                yield f"recipes.{name}: {term.loss} compares the images of a batch, and has only {batch_size} at once"
+    blind = [f"{section}.{name}" for (section, name), (_, *places) in shapes.items() if places == [1, 1]]
+    if blind:
+        yield f"{', '.join(blind)}: feature map of 1x1, heat maps show nothing; raise input_size, or data.image_size"
+    networks = [getattr(params, section)[name] for section, name in shapes]
     if this_process().device.type == "cpu" and any(params.training_of(each).precision == "bf16" for each in networks):
         yield 'training.precision: bf16 is slower than "no" on most CPUs, and there is no GPU'
-    if params.training.batch_size > labelled:
+    if max(params.training_of(each).batch_size for each in networks) > labelled:
         yield f"training.batch_size: there are only {labelled} training images, an epoch is one step"
 
 
@@ -188,8 +244,6 @@ def train_by_recipe(
         answered = [teacher.checksum for teacher in teachers]
     own = facts["role"] == "teacher" and not recipe.teachers
     first = this_process().is_main_process
-    if first:
-        print(f"{facts['name']}: training; its curves are in {FOLDER / 'index.html'}", flush=True)
     with LiveCurves(facts["name"]) as curves:
         result = train(
             folder,
@@ -206,6 +260,7 @@ def train_by_recipe(
             knowledge=answered,
             on_step=curves.step,
             inherited=[provenance.read_ids(source / provenance.FILE) for source in folders],
+            code=[Path(__file__)],
         )
         curves.end(result.history)
     if first:

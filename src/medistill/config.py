@@ -13,11 +13,11 @@ from medistill.distillation.terms import AnyTerm, DistillationTerm, HardTerm
 from medistill.errors import UserError
 from medistill.settings import Settings
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=100)]
 """A name that becomes part of a file and a stage name; `-` is kept for joining student, recipe and seed."""
 
 SEEDS = 2**31
-Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
+Seed = Annotated[int, Field(ge=0, lt=SEEDS, strict=True)]  # DVC hands it to stages as it is written
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -444,7 +444,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
             each such key.
     """
     try:
-        raw = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys)
+        raw = yaml.load(Path(path).read_text(encoding="utf-8"), _Plain)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run this in the repository's root") from None
     except OSError as error:
@@ -459,8 +459,22 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raise UserError(f"{path}: {describe_errors(error, Params)}") from None
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """A second `training:` at a file's end would win without a word."""
+class _Plain(yaml.SafeLoader):
+    """What would be read otherwise than its writer, or DVC, reads it is refused.
+
+    A second `training:` at a file's end would win without a word, and 010 is 8 here and 10 to DVC.
+    """
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value = super().construct_yaml_int(node)
+        if node.value.removeprefix("+") != str(value):
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"{node.value} is {value} to some readers of YAML; write the number in full",
+                node.start_mark,
+            )
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
@@ -471,9 +485,12 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Plain.add_constructor("tag:yaml.org,2002:int", _Plain.construct_yaml_int)
+
+
 def describe_errors(error: ValidationError, model: type[Settings], *, prefix: str = "") -> str:
     """All that is wrong with `model`'s keys in one line, each key behind `prefix`."""
-    return "; ".join(f"{prefix}{_describe(item, model)}" for item in error.errors())
+    return "; ".join(f"{prefix}{_describe(item, model)}" for item in error.errors()).replace("\n", "\\n")
 
 
 def _describe(item: Any, model: type[Settings]) -> str:
@@ -489,6 +506,8 @@ def _describe(item: Any, model: type[Settings]) -> str:
     key, given = ".".join(parts), "empty" if item["input"] is None else repr(item["input"])
     if item["type"] == "missing":
         return f"key {key} is missing"
+    if item["type"] == "string_pattern_mismatch":
+        return f"{key}: a name has letters, digits and _ only, and is {given}"
     if item["type"] == "extra_forbidden":
         keys = _keys_at(model, item["loc"][:-1])
         near = difflib.get_close_matches(parts[-1], keys, n=1, cutoff=0.75)

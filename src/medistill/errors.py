@@ -18,3 +18,12 @@ def at_key(key: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"params.yaml: {key}: {str(error).removeprefix('params.yaml: ')}") from None
+
+
+# What PyTorch, its CPU allocator, cuBLAS and cuDNN say where memory runs out.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory has run out; PyTorch has no type of its own for it on a CPU."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)

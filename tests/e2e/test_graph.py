@@ -75,6 +75,17 @@ def test_a_second_repro_does_nothing(project):
     assert project.run("git", "status", "--short").stdout == ""
 
 
+def test_what_would_be_trained_alike_is_taken_as_it_is(project):
+    """DVC runs all students when any teacher has changed, and each knows whether it is concerned."""
+    weights = project.folder / "models/students/eeea_net_c2-baseline-0/model.safetensors"
+    before = weights.read_bytes()
+    said = project.run("dvc", "repro", "--single-item", "--force", "distill@eeea_net_c2-baseline-0").stdout
+    assert "eeea_net_c2-baseline-0: trained before, by these settings, data and code" in said
+    assert "training; its curves" not in said
+    assert weights.read_bytes() == before
+    assert "Running stage" not in project.run("dvc", "repro").stdout
+
+
 def test_dag_has_every_stage(project):
     listed = project.run("dvc", "stage", "list", "--name-only").stdout.split()
     assert set(listed) == STAGES

@@ -10,7 +10,7 @@ from pathlib import Path
 import fake_graph
 import pytest
 
-COMMANDS = ["track", "ui", "promote", "history", "rollback", "retrain", "serve"]
+COMMANDS = ["preset", "check", "track", "ui", "promote", "history", "rollback", "retrain", "serve"]
 
 
 def test_help_is_fast_and_has_examples(tmp_path: Path) -> None:
@@ -48,6 +48,7 @@ def test_every_command_has_help_with_an_example(tmp_path: Path, command: str) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["check"], "params.yaml: no such file; run this in the repository's root"),
         (["track"], "params.yaml: no such file; run this in the repository's root"),
         (["promote"], "params.yaml: no such file; run this in the repository's root"),
         (["retrain"], "params.yaml: no such file; run this in the repository's root"),

@@ -69,11 +69,11 @@ def test_a_root_is_written_as_it_is(tmp_path):
 
 
 def test_what_was_there_is_kept(root, tmp_path):
-    (tmp_path / "set").mkdir()
-    (tmp_path / "params.yaml").write_text("mine: 1\n")
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    (tmp_path / "params.yaml").write_bytes(b"mine: M\xfcller\n")  # whatever it is written in
     done = preset(tmp_path, root, "paper-a-padchest", "--root", "set")
     assert (done.returncode, done.stdout) == (0, "wrote params.yaml; the one before is params.yaml.before\n")
-    assert (tmp_path / "params.yaml.before").read_text() == "mine: 1\n"
+    assert (tmp_path / "params.yaml.before").read_bytes() == b"mine: M\xfcller\n"
     assert load_params(tmp_path / "params.yaml").data.format == "padchest"
     again = preset(tmp_path, root, "paper-a-padchest", "--root", "set")  # the same: nothing to keep
     assert (again.returncode, again.stdout) == (0, "wrote params.yaml\n")
@@ -91,6 +91,9 @@ def test_what_was_there_is_kept(root, tmp_path):
         (["paper-a-chexpert"], "preset paper-a-chexpert: --root is missing"),
         (["phantom", "--root", "."], "preset phantom: --root is not needed"),
         (["paper-a-chexpert", "--root", "nowhere"], "--root nowhere: no such folder"),
+        (["paper-a-chexpert", "--root", b"M\xfcller"], "--root b'M\\xfcller': the name is not valid UTF-8; rename"),
+        (["paper-a-chexpert", "--root", ""], "--root .: stages write into data/processed; put the data set into a"),
+        (["paper-a-chexpert", "--root", ".."], "--root ..: stages write into data/processed; put the data set into a"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(root, tmp_path, arguments, message):
@@ -99,3 +102,33 @@ def test_mistakes_are_one_line_and_write_nothing(root, tmp_path, arguments, mess
     assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("folder", "root_folder", "message"),
+    [
+        (
+            "data/raw",
+            "data",
+            "--root data: stages write into data/processed; put the data set into a folder of its own",
+        ),
+        ("models/mine/a", "models/mine", "--root models/mine: stages write into models; put the data set into a"),
+        ("set", "set", "--root set: the folder is empty"),
+        ("params.yaml/a", "params.yaml", "params.yaml: is no file; move it away"),
+    ],
+)
+def test_a_folder_that_cannot_be_the_data_sets_is_refused(root, tmp_path, folder, root_folder, message):
+    (tmp_path / folder).mkdir(parents=True)
+    done = preset(tmp_path, root, "paper-b-lc25000", "--root", root_folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {message}")
+    assert not (tmp_path / "params.yaml").is_file()
+
+
+def test_a_link_that_leads_nowhere_is_kept_too(root, tmp_path):
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    (tmp_path / "params.yaml").write_text("mine: 1\n")
+    (tmp_path / "params.yaml.before").symlink_to("gone")
+    assert preset(tmp_path, root, "paper-b-lc25000", "--root", "set").returncode == 2
+    assert (tmp_path / "params.yaml").read_text() == "mine: 1\n"
+    assert (tmp_path / "params.yaml.before").is_symlink()

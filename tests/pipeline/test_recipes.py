@@ -1,6 +1,7 @@
 """A run that would fail later is refused before its first network is trained."""
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from medistill.errors import UserError
 from medistill.files import write_json
 from medistill.models.zoo import create_classifier, load_model, save_model
 from medistill.training.views import read_frames, render_views, view_parameters
-from pipeline.recipes import require_run, require_trained, train_by_recipe
+from pipeline.recipes import require_networks, require_run, require_trained, train_by_recipe
 from pipeline.stages import distill
 
 
@@ -116,7 +117,7 @@ def test_a_loss_that_cannot_see_an_offset_is_named_even_where_it_is_wanted(param
         {"loss": "mse_kd", "allow_offset_blind": True},  # in the space of the sigmoid it sees all
     ]
     required(params, tiny_dataset, tmp_path)
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "recipes" in line)
     assert line.startswith("recipes.kd: softmax_kd with allow_offset_blind cannot see a constant")
 
 
@@ -231,6 +232,7 @@ def test_what_is_odd_is_said(params, tiny_dataset, tmp_path, capsys):
     frozen = {"arch": "test_resnet", "weights": str(tmp_path / "model.safetensors"), "frozen": True, "labels": labels}
     params["teachers"]["efficientnet_lite2"] = frozen
     params["recipes"]["kd"]["unlabelled"] = True
+    params["recipes"]["kd"]["terms"].append({"loss": "dist", "activation": "sigmoid"})
     params["training"]["batch_size"] = 100_000
     params["students"]["eeea_net_c2"]["training"] = {"precision": "bf16"}
     required(params, tiny_dataset, tmp_path)
@@ -239,6 +241,10 @@ def test_what_is_odd_is_said(params, tiny_dataset, tmp_path, capsys):
         f"teachers.efficientnet_lite2: it teaches {labels[0]} alone;"
         " its own Pleural Effusion are no labels of the data set",
         "recipes.kd: unlabelled changes nothing, as every training image has a label",
+        "recipes.kd: dist compares the labels of an image with each other, which are not exclusive; inter: 0 leaves the"
+        " images by each label",
+        "teachers.densenet, teachers.efficientnet_lite2, students.eeea_net_c2, students.tf_efficientnet_lite0: feature"
+        " map of 1x1, heat maps show nothing; raise input_size, or data.image_size",
         *(
             []
             if torch.cuda.is_available()
@@ -250,9 +256,48 @@ def test_what_is_odd_is_said(params, tiny_dataset, tmp_path, capsys):
     first = manifest.index[manifest["split"] == "train"][0]
     manifest.loc[first, [f"label:{label}" for label in tiny_dataset.labels]] = np.nan
     params["training"]["batch_size"] = 1 + images // 2
+    params["students"]["eeea_net_c2"]["training"] = {"batch_size": images // 4}  # the shortest steps of a recipe's
     required(params, replace(tiny_dataset, manifest=manifest), tmp_path)
     assert "unlabelled changes nothing" not in (said := capsys.readouterr().err)
-    assert "recipes.kd: unlabelled: an epoch has 1 step, a baseline's 1; what more" in said
+    assert (
+        f"recipes.kd: unlabelled: an epoch has 4 steps, a baseline's {(images - 1) // (images // 4)}; what more" in said
+    )
+    assert f"recipes.kd: dist compares the images of a batch, and has only {images // 4} at once" in said
+    assert "training.batch_size" not in said
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: None, None),
+        (
+            lambda p: p["teachers"]["densenet"].update(arch="nope"),
+            r"^params\.yaml: teachers\.densenet: arch 'nope' is not",
+        ),
+        (
+            lambda p: p["students"]["eeea_net_c2"].update(weights="gone.safetensors"),
+            r"^params\.yaml: students\.eeea_net_c2: gone\.safetensors: no such file$",
+        ),
+        (
+            lambda p: p["students"]["eeea_net_c2"].update(pretrained=True),
+            r"^params\.yaml: students\.eeea_net_c2: there are no pretrained weights for eeea_net_c2",
+        ),
+        (
+            lambda p: p["teachers"].update(densenet={"arch": "vit_tiny_patch16_224"}),
+            r"^params\.yaml: teachers\.densenet: vit_tiny_patch16_224: its features",
+        ),
+        pytest.param(
+            lambda p: p["students"]["eeea_net_c2"].update(training={"precision": "fp16"}),
+            r"^params\.yaml: students\.eeea_net_c2: training\.precision: fp16 needs a GPU; set bf16 or \"no\"$",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_networks_are_checked_before_there_are_data(params, tmp_path, change, message):
+    change(params)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    with nullcontext() if message is None else pytest.raises(UserError, match=message):
+        require_networks(load_params(tmp_path / "params.yaml"))
 
 
 def test_a_mistake_beside_finished_teachers_is_named_before_a_student_trains(

@@ -90,7 +90,10 @@ def test_a_network_may_have_no_patience(params, tmp_path):
         (lambda p: p.pop("promote"), "key promote is missing"),
         (lambda p: p["training"].update(epochs=0), "training.epochs: input should be greater than or equal to 1"),
         (lambda p: p["data"].update(format="dicomdir"), "data.format: 'dicomdir' is unknown; known are ch"),
-        (lambda p: p["recipes"]["kd"]["terms"][1].update(temperature=0), "temperature: input should be greater than 0"),
+        (
+            lambda p: p["recipes"]["kd"]["terms"][1].update(temperature=0),
+            "temperature: input should be greater than or",
+        ),
         (
             lambda p: p["recipes"]["kd"]["terms"][1].update(weight=0),
             "recipes.kd.terms.1 (sigmoid_kd).weight: input should be greater than 0",
@@ -282,7 +285,8 @@ def test_what_the_page_on_distillation_shows_is_valid(root, params, tmp_path):
     shown = yaml.safe_load(example)
     for section in ("teachers", "students", "recipes"):
         params[section] = shown[section]
-    params["run"] |= shown["run"] | {"students": ["small"], "recipes": list(shown["recipes"])}
+    params["run"] |= shown["run"]
+    assert params["run"]["recipes"] == list(shown["recipes"])
     assert load(params, tmp_path).teachers["colleague"].labels == ["Atelectasis", "Cardiomegaly", "Edema"]
 
 
@@ -355,6 +359,36 @@ def test_true_and_false_are_no_numbers(params, tmp_path, section, key, value):
 def test_a_number_that_yaml_takes_for_text_is_one(params, tmp_path):
     params["training"]["learning_rate"] = "1e-3"
     assert load(params, tmp_path).training.learning_rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("[010]", "not valid YAML: 010 is 8 to some readers of YAML; write the number in full in .*, line"),
+        ("[1_000]", "1_000 is 1000 to some"),
+        ("['007']", r"run\.seeds\.0: input should be a valid integer"),
+        ("[0.0]", r"run\.seeds\.0: input should be a valid integer"),
+    ],
+)
+def test_a_seed_is_what_dvc_hands_to_the_stages(root, tmp_path, written, message):
+    text = (root / "params.yaml").read_text()
+    assert text.count("seeds: [0]") == 1
+    (tmp_path / "params.yaml").write_text(text.replace("seeds: [0]", f"seeds: {written}"))
+    with pytest.raises(UserError, match=message) as error:
+        load_params(tmp_path / "params.yaml")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("a b", "a name has letters"), ("a\n", "a name has"), ("a" * 101, "100")]
+)
+def test_a_name_that_would_be_no_file_is_refused(params, tmp_path, name, message):
+    params["recipes"][name] = {}
+    params["run"]["recipes"].append(name)
+    with pytest.raises(UserError, match=message) as error:
+        load(params, tmp_path)
+    assert "\n" not in str(error.value)
+    assert "^[A-Z" not in str(error.value)
 
 
 def test_a_name_that_yaml_takes_for_a_number_wants_quotes(params, tmp_path):

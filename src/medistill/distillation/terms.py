@@ -10,6 +10,9 @@ from pydantic import Field, model_validator
 
 from medistill.settings import Settings
 
+Temperature = Annotated[float, Field(ge=0.01, le=1000)]
+"""Beyond it float32 has no digits left."""
+
 
 class Term(Settings):
     """What all terms have."""
@@ -18,7 +21,7 @@ class Term(Settings):
     """What the teachers must have been asked for, beside logits a key of `teach`."""
     projected: ClassVar[bool] = False
     """The student's features pass a linear layer that is learnt with it, one a teacher, into the teacher's width."""
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=1e6)
     """The loss of a recipe is the sum of its terms, each times its weight."""
 
     parts: ClassVar[tuple[str, ...]] = ()
@@ -81,14 +84,14 @@ class SigmoidKd(DistillationTerm):
     """Divergence label by label."""
 
     loss: Literal["sigmoid_kd"]
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: Temperature = 1.0
 
 
 class SoftmaxKd(DistillationTerm):
     """Divergence over exclusive classes."""
 
     loss: Literal["softmax_kd"]
-    temperature: float = Field(default=4.0, gt=0)
+    temperature: Temperature = 4.0
     allow_offset_blind: bool = False
 
 
@@ -97,7 +100,7 @@ class MseKd(DistillationTerm):
 
     loss: Literal["mse_kd"]
     space: Literal["sigmoid", "logits", "softmax"] = "sigmoid"
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: Temperature = 1.0
     allow_offset_blind: bool = False
     """A softmax over labels that are not exclusive is refused otherwise: it cannot see a constant added to all logits
     of an image."""
@@ -117,14 +120,14 @@ class Dkd(DistillationTerm):
     parts = ("alpha", "beta")
     alpha: float = Field(default=1.0, ge=0)
     beta: float = Field(default=8.0, ge=0)
-    temperature: float = Field(default=4.0, gt=0)
+    temperature: Temperature = 4.0
 
 
 class LogitStandardizedKd(DistillationTerm):
     """For exclusive classes: divergence of logits without their mean, over their deviation."""
 
     loss: Literal["logit_standardized_kd"]
-    temperature: float = Field(default=2.0, gt=0)
+    temperature: Temperature = 2.0
 
 
 class Dist(DistillationTerm):
@@ -136,7 +139,7 @@ class Dist(DistillationTerm):
     activation: Literal["softmax", "sigmoid"] = "softmax"
     inter: float = Field(default=1.0, ge=0)
     intra: float = Field(default=1.0, ge=0)
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: Temperature = 1.0
     allow_offset_blind: bool = False
 
 

@@ -3,6 +3,7 @@
 import difflib
 import importlib.metadata
 import importlib.util
+import json
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 import medistill.models  # noqa: F401  (registers eeea_net_c2 and ofa_595)
 from medistill.config import Network
-from medistill.errors import UserError
+from medistill.errors import UserError, is_out_of_memory
 from medistill.files import read_json, sha256, write_json
 from medistill.text import counted
 
@@ -269,11 +270,11 @@ def _load_own(backbone: nn.Module, network: Network, labels: list[str]) -> tuple
 def _refuse_other_labels(file: Path, labels: list[str]) -> None:
     """Refuse weights with a config.json beside them that names other labels than `labels`, or another order."""
     theirs = read_beside(file).get("labels")
-    if not isinstance(theirs, list) or theirs == labels:
+    if theirs is None or theirs == labels:
         return
     pairs = enumerate(zip_longest(theirs, labels, fillvalue="missing"), start=1)
     number, (there, here) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
-    what = "the same labels in another order" if sorted(map(str, theirs)) == sorted(labels) else "other labels"
+    what = "the same labels in another order" if sorted(theirs) == sorted(labels) else "other labels"
     raise UserError(
         f"{file}: config.json beside it says that it was trained on {what}: label {number} is {there} there, {here} "
         "here; take weights that were trained on these labels in this order"
@@ -281,10 +282,18 @@ def _refuse_other_labels(file: Path, labels: list[str]) -> None:
 
 
 def read_beside(weights: Path) -> dict[str, Any]:
-    """What config.json beside a file of weights says, as medistill writes it; empty where there is none."""
+    """What config.json beside a file of weights says, as medistill writes it; empty where there is none.
+
+    Raises:
+        UserError: it is damaged, or its labels are no names.
+    """
     file = weights.parent / "config.json"
     config = read_json(file) if file.exists() else None
-    return config if isinstance(config, dict) else {}
+    config = config if isinstance(config, dict) else {}
+    labels = config.get("labels", [])
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise UserError(f"{file}: labels must be a list of names, and is {json.dumps(labels)}")
+    return config
 
 
 def load_weights(backbone: nn.Module, file: Path) -> None:
@@ -333,9 +342,10 @@ def _load_tensors(
                 if frozen:
                     theirs = counted(source[name].shape[0], "output")
                     hint = f"; its classifier has {theirs}: name them, in their order, in labels"
-            raise UserError(
-                f"{file}: tensor {name} has shape {list(source[name].shape)}, needs {list(value.shape)}{hint}"
-            )
+            theirs, ours = list(source[name].shape), list(value.shape)
+            if len(ours) == 4 and theirs[:1] + theirs[2:] == ours[:1] + ours[2:] and {theirs[1], ours[1]} == {1, 3}:
+                hint = f"; it takes images of {counted(theirs[1], 'channel')}: set channels: {theirs[1]} beside arch"
+            raise UserError(f"{file}: tensor {name} has shape {theirs}, needs {ours}{hint}")
     for name in source.keys() - target.keys():
         raise UserError(f"{file}: tensor {name} is unknown; is it another architecture?")
     backbone.load_state_dict(source, strict=classifier)
@@ -404,10 +414,12 @@ def map_shape(model: Classifier, size: int) -> list[int]:
     arch = model.config["arch"]
     try:
         ((_, features),) = _passed(model, size, [model.cam_layer()])
-    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        seen = model.input_size or size
+        if is_out_of_memory(error):
+            raise UserError(f"memory runs out with one image of {seen} px; set input_size lower") from None
         args, reason = model.config.get("args"), " ".join(str(error).split())
         with_args = f" with args {args}" if args else ""
-        seen = model.input_size or size
         raise UserError(f"{arch} does not take images of {seen} px{with_args}: {reason}") from None
     shape = list(features.shape) if isinstance(features, Tensor) else []
     # Images are square, and so are their maps: this also tells a map whose channels come last.

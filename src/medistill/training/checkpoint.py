@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +16,35 @@ from medistill.errors import UserError
 from medistill.files import atomic
 
 _PACKAGE = Path(medistill.__file__).parent
-_CODE = ("models/*.py", "training/*.py", "distillation/*.py", "evaluation/bootstrap.py", "evaluation/metrics.py")
+_CODE = (
+    *("models/*.py", "training/*.py", "distillation/*.py", "evaluation/bootstrap.py", "evaluation/metrics.py"),
+    *("data/dataset.py", "data/provenance.py"),
+)
 
 
-def fingerprint(settings: dict[str, Any]) -> str:
+def fingerprint(settings: dict[str, Any], code: Sequence[Path] = ()) -> str:
     """Hash of all that decides a training: `settings`, this package's training code, versions of torch and timm.
 
     Args:
         settings: JSON values: parameters and the fingerprints of data and teacher answers.
+        code: files besides the package's own.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(f"{torch.__version__} {timm.__version__}".encode())
-    for file in sorted(path for pattern in _CODE for path in _PACKAGE.glob(pattern)):
+    for file in [*sorted(path for pattern in _CODE for path in _PACKAGE.glob(pattern)), *code]:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 
 class Checkpoint:
-    """The last state of one training, in a folder of its own that is named after the training's fingerprint."""
+    """The last state of one training, or its outcome, in a folder that is named after the training's fingerprint."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
-        """Use `folder/fingerprint/`; states under other fingerprints in `folder` are stale and not read."""
+        """Use `folder/fingerprint/`; what is under other fingerprints in `folder` is stale and not read."""
         self._folder = folder
         self._file = folder / fingerprint / "last.pt"
+        self.finished = folder / fingerprint / "model"
+        """Copy of the model's folder, once it is trained."""
 
     def save(self, state: dict[str, Any]) -> None:
         """Write `state` (tensors, numbers, strings, lists and dicts), replacing the last one atomically."""
@@ -57,6 +64,8 @@ class Checkpoint:
         except (RuntimeError, EOFError, OSError, LookupError, pickle.UnpicklingError):
             raise UserError(f"{self._file}: damaged; delete it, and the training begins anew") from None
 
-    def remove(self) -> None:
-        """Forget this training, and stale ones of the same stage."""
+    def finish(self, model: Path) -> None:
+        """Keep a copy of the model's folder, instead of this training's state and all stale ones."""
         shutil.rmtree(self._folder, ignore_errors=True)
+        with atomic(self.finished) as temporary:
+            shutil.copytree(model, temporary)

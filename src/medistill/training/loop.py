@@ -20,16 +20,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from medistill.config import Augmentation, Training
 from medistill.data.dataset import Dataset
-from medistill.errors import UserError
+from medistill.errors import UserError, is_out_of_memory
 from medistill.evaluation.bootstrap import ineligible
 from medistill.evaluation.metrics import auroc
 from medistill.models.zoo import Classifier
 from medistill.training.checkpoint import Checkpoint
 from medistill.training.processes import this_process
 from medistill.training.views import open_frames, read_ahead, render_plain, render_views, send, view_parameters
-
-# What PyTorch, its CPU allocator, cuBLAS and cuDNN say where memory runs out.
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
@@ -322,7 +319,7 @@ def _accelerator(training: Training) -> Accelerator:
             raise UserError("training.precision: this process has trained with another one; start a new one") from None
         raise UserError(f"params.yaml: training.precision: {' '.join(str(error).split())}") from None
     if training.precision == "fp16" and accelerator.scaler is None:  # it would train in float32 without a word
-        raise UserError("params.yaml: training.precision: fp16 needs a GPU; set bf16 or no")
+        raise UserError('params.yaml: training.precision: fp16 needs a GPU; set bf16 or "no"')
     return accelerator
 
 
@@ -342,7 +339,7 @@ def say_what_to_lower(model: Classifier, dataset: Dataset, batch_size: str = "")
             raise
         raise UserError("batch norm needs two images at once; raise training.batch_size, or train on more") from None
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in _OUT_OF_MEMORY):
+        if not is_out_of_memory(error):
             raise
         size = f"data.image_size lower than {dataset.image_size}"
         if model.input_size is not None:

@@ -1,11 +1,13 @@
 """A whole training: build the network, fit it, write its folder; resumable until the folder stands."""
 
+import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm import tqdm
 
@@ -13,7 +15,7 @@ from medistill.config import Network, Params, Teacher
 from medistill.data import provenance
 from medistill.data.dataset import Dataset, label_columns
 from medistill.errors import UserError
-from medistill.files import sha256
+from medistill.files import atomic, read_json, remove_leftovers, sha256
 from medistill.models.zoo import Classifier, create_classifier, map_size, read_beside, start_at_prevalence
 from medistill.training.checkpoint import Checkpoint, fingerprint
 from medistill.training.loop import Fit, Objective, fit, steps_per_epoch, training_rows
@@ -36,10 +38,11 @@ def train(
     whole_frames: bool = False,
     knowledge: Sequence[str] = (),
     inherited: Sequence[provenance.TrainIds] = (),
+    code: Sequence[Path] = (),
     checkpoints: Path = Path(".checkpoints"),
     on_step: Callable[[dict[str, Any]], None] = lambda report: None,
 ) -> Fit:
-    """Train `network` and write its folder.
+    """Train `network` and write its folder; what this very training has written before is written again.
 
     Args:
         folder: the model's folder, replaced as a whole at the end.
@@ -51,7 +54,8 @@ def train(
         unlabelled, whole_frames: as for `fit`.
         knowledge: checksums of the teachers' answers, part of the training's identity.
         inherited: what the teachers were trained on.
-        checkpoints: states of unfinished trainings; what is there for this very training is resumed.
+        code: files besides this package's that decide the training, part of its identity.
+        checkpoints: states of unfinished trainings, which are resumed, and copies of what was trained last.
         on_step: as for `fit`; called in the first of several processes only.
 
     Returns:
@@ -78,8 +82,19 @@ def train(
             "views": [view_seed, views, unlabelled, whole_frames],
             "dataset": dataset.fingerprint,
             "knowledge": list(knowledge),
-        }
+        },
+        code,
     )
+    first = this_process().is_main_process  # of those that train together, one shows and writes
+    checkpoint = Checkpoint(checkpoints / facts["role"] / facts["name"], identity)
+    if done := _finished(checkpoint.finished, identity):
+        if first:
+            remove_leftovers(folder)
+            with atomic(folder) as temporary:
+                shutil.copytree(checkpoint.finished, temporary)
+            again = f"to do it again delete {checkpoint.finished.parent}"
+            print(f"{facts['name']}: trained before, by these settings, data and code; {again}")
+        return done
     torch.manual_seed(seed)  # initialisation
     model = create_classifier(network, labels=dataset.labels, image_size=dataset.image_size)
     map_size(model, dataset.image_size)  # what cannot be explained later is refused now
@@ -92,8 +107,6 @@ def train(
         start_at_prevalence(model, np.nan_to_num(prevalence, nan=0.5), exclusive=exclusive)
     images = len(rows)
     total = training.epochs * steps_per_epoch(images, training.batch_size) * min(images, training.batch_size)
-    checkpoint = Checkpoint(checkpoints / facts["role"] / facts["name"], identity)
-    first = this_process().is_main_process  # of those that train together, one shows and writes
     with tqdm(total=total, unit="img", desc=facts["name"], disable=None if first else True) as bar:
 
         def show(report: dict[str, Any]) -> None:
@@ -121,8 +134,23 @@ def train(
     facts = {**facts, **settings, "fingerprint": identity, "weights_sha256": weights}
     if first:
         write_outputs(folder, model, dataset, result, facts, seen, batch_size=2 * training.batch_size)
-        checkpoint.remove()
+        checkpoint.finish(folder)
     return result
+
+
+def _finished(folder: Path, identity: str) -> Fit | None:
+    """How the training of this identity went, where a copy of its model is in `folder`, undamaged."""
+    try:
+        config, measured = read_json(folder / "config.json"), read_json(folder / "metrics.json")
+        if config["fingerprint"] != identity or config["model_sha256"] != sha256(folder / "model.safetensors"):
+            return None
+        rest = ("predictions.parquet", provenance.FILE)
+        if not all((folder / name).is_file() for name in rest):
+            return None
+        history = pd.read_csv(folder / "history.csv")
+        return Fit(history, measured["best_epoch"], measured["val_macro_auroc"], measured["train_seconds"])
+    except (UserError, OSError, LookupError, TypeError, ValueError):
+        return None
 
 
 def adopt(folder: Path, network: Teacher, dataset: Dataset, *, facts: dict[str, Any], batch_size: int = 64) -> None:
@@ -156,7 +184,7 @@ def as_it_is(network: Teacher, dataset: Dataset) -> Classifier:
     beside = read_beside(network.weights)
     labels = labels_of(network, dataset)
     label_columns(labels, dataset.labels, "labels")
-    arch = str(beside.get("arch", network.arch))
+    arch = str(beside.get("arch") or network.arch)
     if arch.split(".")[0] != network.arch.split(".")[0]:  # some networks have another's tensors, and answer otherwise
         raise UserError(f"{network.weights}: config.json beside it says that it is of {arch}; set arch: {arch}")
     if network.input_size is None:  # who types a size may want another

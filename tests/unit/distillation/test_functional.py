@@ -298,6 +298,13 @@ def test_dist_keeps_rare_labels_and_pairs():
     assert loss == pytest.approx(np.mean(by_label), rel=1e-4)
 
 
+def test_dist_keeps_labels_that_nearly_all_images_have():
+    student, teacher = torch.randn(2, 32, 1, generator=torch.Generator().manual_seed(0)) + 10
+    p, q = (expit(value.double().numpy())[:, 0] for value in (student, teacher))
+    loss = dist(student, teacher, activation="sigmoid", inter=0).item()
+    assert loss == pytest.approx(1 - np.corrcoef(p, q)[0, 1], rel=1e-2)  # of probabilities as near to 1 as that
+
+
 def test_what_a_student_says_alike_of_all_costs_as_much_as_no_relation_and_has_no_gradient(logits):
     def gradient(loss, student):
         student = student.clone().requires_grad_()

@@ -18,6 +18,7 @@ from medistill.models.zoo import (
     has_batch_norm_behind_map,
     load_model,
     load_weights,
+    map_shape,
     map_size,
     save_model,
     start_at_prevalence,
@@ -255,6 +256,21 @@ def test_weights_of_the_same_labels_or_of_unnamed_ones_are_taken(tmp_path, conte
     assert torch.equal(model.backbone.fc.weight, source.fc.weight)
 
 
+@pytest.mark.parametrize("labels", ["[1, 2]", '"ab"', '{"a": 0}', "null"])
+def test_labels_beside_weights_must_be_names(tmp_path, labels):
+    save_file(timm.create_model("test_resnet", num_classes=2).state_dict(), tmp_path / "w.safetensors")
+    (tmp_path / "config.json").write_text(f'{{"labels": {labels}}}')
+    with pytest.raises(UserError) as refusal:
+        create_classifier(Network(arch="test_resnet", weights=tmp_path / "w.safetensors"), labels=["a", "b"])
+    assert str(refusal.value) == f"{tmp_path / 'config.json'}: labels must be a list of names, and is {labels}"
+
+
+def test_a_size_that_no_memory_holds_is_no_fault_of_the_network():
+    model = create_classifier(Network(arch="test_resnet", input_size=2_000_000), labels=["a"])
+    with pytest.raises(UserError, match=r"^memory runs out with one image of 2000000 px; set input_size lower$"):
+        map_shape(model, 64)
+
+
 def test_weights_with_imagenets_classes_are_told_how_many_outputs_they_need(tmp_path):
     file = tmp_path / "imagenet.safetensors"
     save_file(timm.create_model("test_resnet", num_classes=1000).state_dict(), file)
@@ -311,6 +327,10 @@ def test_a_file_without_a_classifier_starts_the_backbone(tmp_path):
         (
             lambda state: state.update({"conv1.0.weight": torch.zeros(7, 3, 3, 3)}),
             r"tensor conv1.0.weight has shape \[7, 3, 3, 3\], needs \[24, 3, 3, 3\]$",
+        ),
+        (
+            lambda state: state.update({"conv1.0.weight": torch.zeros(24, 1, 3, 3)}),
+            r"needs \[24, 3, 3, 3\]; it takes images of 1 channel: set channels: 1 beside arch$",
         ),
         (lambda state: state.update(other=torch.zeros(1)), "tensor other is unknown"),
     ],

@@ -312,7 +312,7 @@ def test_half_precision_learns_and_is_resumed(tiny_dataset, tmp_path, precision)
 @pytest.mark.usefixtures("another_precision")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_half_precision_that_would_be_single_precision_is_refused(tiny_dataset, tmp_path):
-    with pytest.raises(UserError, match=r"training\.precision: fp16 needs a GPU; set bf16 or no"):
+    with pytest.raises(UserError, match=r"training\.precision: fp16 needs a GPU; set bf16 or \"no\""):
         train(tiny_dataset, tmp_path, training=TRAINING.model_copy(update={"precision": "fp16"}))
 
 
@@ -426,11 +426,16 @@ def test_fingerprint_depends_on_settings_alone():
 
 
 def test_a_checkpoint_of_another_training_is_not_read(tmp_path):
-    Checkpoint(tmp_path, "one").save({"epoch": 1})
-    assert Checkpoint(tmp_path, "two").load() is None
-    assert Checkpoint(tmp_path, "one").load() == {"epoch": 1}
-    Checkpoint(tmp_path, "two").remove()
-    assert not tmp_path.exists()
+    states, model = tmp_path / "states", tmp_path / "model"
+    Checkpoint(states, "one").save({"epoch": 1})
+    assert Checkpoint(states, "two").load() is None
+    assert Checkpoint(states, "one").load() == {"epoch": 1}
+    model.mkdir()
+    (model / "weights").write_text("two's")
+    Checkpoint(states, "two").finish(model)
+    assert Checkpoint(states, "one").load() is None
+    assert (Checkpoint(states, "two").finished / "weights").read_text() == "two's"
+    assert not Checkpoint(states, "one").finished.exists()
 
 
 @pytest.mark.parametrize("damage", [lambda state: b"", lambda state: state[: len(state) // 2], lambda state: b"text"])

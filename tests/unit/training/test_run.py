@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -85,6 +86,53 @@ def test_a_training_goes_on_only_where_all_that_decides_it_is_the_same(root, tin
         "unlabelled": {"unlabelled": True},
     }[change]
     assert first_step(**more) == (per_epoch + 1 if change is None else 1)
+
+
+def test_what_is_trained_already_is_not_trained_again(root, tiny_dataset, tmp_path, capsys):
+    params = load_params(root / "params.yaml")
+    params = params.model_copy(update={"training": params.training.model_copy(update={"epochs": 2, "batch_size": 16})})
+    folder, code, kept = tmp_path / "m", tmp_path / "stage.py", tmp_path / "c" / "student" / "a"
+    code.write_text("one")
+
+    def run(seed=0):
+        steps = []
+        options = {"facts": FACTS, "view_seed": 0, "views": 2, "code": [code], "checkpoints": tmp_path / "c"}
+        network, objective = Network(arch="test_resnet"), lambda model: RecipeObjective(Recipe(), tiny_dataset)
+        fitted = train(folder, network, tiny_dataset, objective, params, seed=seed, on_step=steps.append, **options)
+        return fitted, len(steps), {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    per_run = 2 * (len(tiny_dataset.split("train")) // 16)
+    trained, steps, files = run()
+    assert steps == per_run
+    (copy,) = kept.iterdir()
+    shutil.rmtree(folder)  # as DVC does before it runs a stage
+    capsys.readouterr()
+    fitted, steps, same = run()
+    assert (steps, same) == (0, files)
+    assert capsys.readouterr().out == (
+        f"a: trained before, by these settings, data and code; to do it again delete {copy}\n"
+    )
+    assert (fitted.best_epoch, fitted.val_macro_auroc) == (trained.best_epoch, trained.val_macro_auroc)
+    pd.testing.assert_frame_equal(fitted.history, trained.history, rtol=1e-5, check_dtype=False)
+
+    def again(**more):
+        _, steps, now = run(**more)
+        assert steps == per_run
+        (only,) = kept.iterdir()  # what is stale is gone
+        assert {file.name: file.read_bytes() for file in (only / "model").iterdir()} == now
+        return now["model.safetensors"]
+
+    assert again(seed=1) != files["model.safetensors"]
+    assert again() == files["model.safetensors"]
+    content = bytearray(files["model.safetensors"])
+    content[-1] ^= 1
+    (copy / "model" / "model.safetensors").write_bytes(content)
+    assert again() == files["model.safetensors"]
+    for name in files:
+        (copy / "model" / name).unlink()
+        assert again() == files["model.safetensors"], name
+    code.write_text("another")
+    assert again() == files["model.safetensors"]
 
 
 class Terminal(io.StringIO):

@@ -588,7 +588,7 @@ def _spread(values: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     Rows in which all is alike but for rounding are 0, and have no gradient, which would be endless.
     """
     centred = _centred(values, kept)
-    size = torch.where(kept, values, 0).abs().amax(1, keepdim=True)
+    size = torch.where(kept, values.detach(), 0).abs().amax(1, keepdim=True)
     differs = centred.abs().amax(1, keepdim=True) > _CONSTANT * size
     # the division by the size before the root: of small probabilities the squares would be lost
     centred = torch.where(differs, centred / torch.where(differs, size, 1), 0)

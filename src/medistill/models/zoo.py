@@ -420,7 +420,13 @@ def map_shape(model: Classifier, size: int) -> list[int]:
             raise UserError(f"memory runs out with one image of {seen} px; set input_size lower") from None
         args, reason = model.config.get("args"), " ".join(str(error).split())
         with_args = f" with args {args}" if args else ""
-        raise UserError(f"{arch} does not take images of {seen} px{with_args}: {reason}") from None
+        made_for = get_pretrained_cfg(arch)
+        hint = ""
+        if made_for and made_for.fixed_input_size and made_for.input_size[-1] != seen:
+            hint = (
+                f"; it is made for {made_for.input_size[-1]} px: set input_size: {made_for.input_size[-1]} beside arch"
+            )
+        raise UserError(f"{arch} does not take images of {seen} px{with_args}: {reason}{hint}") from None
     shape = list(features.shape) if isinstance(features, Tensor) else []
     # Images are square, and so are their maps: this also tells a map whose channels come last.
     if len(shape) != 4 or shape[2] != shape[3]:

@@ -41,8 +41,7 @@ def require_networks(params: Params) -> None:
         UserError: a network cannot be built, does not take the size or has no weights to start from.
     """
     labels, size = ["a label", "another"], params.data.image_size
-    for section, name in _networks(params):
-        network = getattr(params, section)[name]
+    for (section, name), network in _networks(params).items():
         with at_key(f"{section}.{name}"):
             _require_built(network, labels, size, params.training_of(network))
             if network.weights and not network.weights.is_file():
@@ -61,9 +60,8 @@ def require_run(params: Params, dataset: Dataset) -> None:
         UserError: a network cannot be built, does not take the size or its weights, or a loss or teacher does not fit.
     """
     shapes, mixing = {}, set()
-    for section, name in _networks(params):
+    for (section, name), network in _networks(params).items():
         with at_key(f"{section}.{name}"):
-            network = getattr(params, section)[name]
             shapes[section, name], mixes = _require_network(network, dataset, params.training_of(network))
             if mixes:
                 mixing.add((section, name))
@@ -79,17 +77,17 @@ def require_run(params: Params, dataset: Dataset) -> None:
     learners = [(name, ("students", student)) for name in params.run.recipes for student in params.run.students]
     learners += [(params.teachers[name].recipe, ("teachers", name)) for name in params.run.assistants]
     for name, learner in learners:
-        recipe = params.recipes[name]
+        recipe, at = params.recipes[name], f"params.yaml: recipes.{name}"
         seen = {learner[1]: shapes[learner]} | {teacher: shapes["teachers", teacher] for teacher in recipe.teachers}
         for term in recipe.terms:
-            require_task(term, dataset.task, f"params.yaml: recipes.{name}")
-            require_places(term, seen, f"params.yaml: recipes.{name}")
+            require_task(term, dataset.task, at)
+            require_places(term, seen, at)
             if learner in mixing:
-                require_own_maps(term, learner[1], f"params.yaml: recipes.{name}")
-        require_all_labels(recipe, [unknown[teacher] for teacher in recipe.teachers], f"params.yaml: recipes.{name}")
+                require_own_maps(term, learner[1], at)
+        require_all_labels(recipe, [unknown[teacher] for teacher in recipe.teachers], at)
         if dataset.task == "multiclass":
             for teacher in recipe.teachers:
-                require_all_classes(teacher, unknown[teacher], f"params.yaml: recipes.{name}")
+                require_all_classes(teacher, unknown[teacher], at)
     for note in _oddities(params, dataset, learners, shapes, unknown):
         print(note, file=sys.stderr)
 
@@ -114,10 +112,12 @@ def _require_built(network: Network, labels: list[str], size: int, training: Tra
         return map_shape(model, size), has_batch_norm_behind_map(model, size)
 
 
-def _networks(params: Params) -> list[tuple[str, str]]:
-    """Section and name of each network of the run."""
+def _networks(params: Params) -> dict[tuple[str, str], Network]:
+    """Each network of the run by section and name."""
     teachers, students = params.run.all_teachers, params.run.students
-    return [("teachers", name) for name in teachers] + [("students", name) for name in students]
+    return {("teachers", name): params.teachers[name] for name in teachers} | {
+        ("students", name): params.students[name] for name in students
+    }
 
 
 def _oddities(
@@ -145,9 +145,10 @@ def _oddities(
                 + (f"; its own {', '.join(own)} are no labels of the data set" if own else "")
             )
     images, labelled = (len(training_rows(dataset, unlabelled)) for unlabelled in (True, False))
+    trainings = {key: params.training_of(network) for key, network in _networks(params).items()}
     batches: dict[str, int] = {}  # the smallest that learns by a recipe
-    for name, (section, learner) in learners:
-        size = params.training_of(getattr(params, section)[learner]).batch_size
+    for name, learner in learners:
+        size = trainings[learner].batch_size
         batches[name] = min(size, batches.get(name, size))
     for name, batch_size in batches.items():
         recipe = params.recipes[name]
@@ -175,10 +176,9 @@ def _oddities(
     blind = [f"{section}.{name}" for (section, name), (_, *places) in shapes.items() if places == [1, 1]]
     if blind:
         yield f"{', '.join(blind)}: feature map of 1x1, heat maps show nothing; raise input_size, or data.image_size"
-    networks = [getattr(params, section)[name] for section, name in shapes]
-    if this_process().device.type == "cpu" and any(params.training_of(each).precision == "bf16" for each in networks):
+    if this_process().device.type == "cpu" and any(each.precision == "bf16" for each in trainings.values()):
         yield 'training.precision: bf16 is slower than "no" on most CPUs, and there is no GPU'
-    if max(params.training_of(each).batch_size for each in networks) > labelled:
+    if max(each.batch_size for each in trainings.values()) > labelled:
         yield f"training.batch_size: there are only {labelled} training images, an epoch is one step"
 
 

@@ -36,17 +36,20 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
 def _over_all(total: Tensor, count: Tensor, *, at_least: float) -> Tensor:
     """`total` over `count`, of which several processes have a part each: see `masked_mean`."""
-    count = sum_over_processes(count)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        total = total * torch.distributed.get_world_size()
-    return total / count.clamp(min=at_least)
+    return _processes() * total / sum_over_processes(count).clamp(min=at_least)
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
     """The sum of `value`, which has no gradient, over the processes that train together."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _processes() > 1:
         torch.distributed.all_reduce(value)
     return value
+
+
+def _processes() -> int:
+    """How many train together."""
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if together else 1
 
 
 # Hard losses: logits against labels.

@@ -335,14 +335,13 @@ def _load_tensors(
             if longer:
                 hint = f"take {longer[0].removesuffix(name)!r} from the beginning of the names in it"
             raise UserError(f"{file}: tensor {name} is missing; {hint}")
-        if source[name].shape != value.shape:
+        theirs, ours = list(source[name].shape), list(value.shape)
+        if theirs != ours:
             hint = ""
-            if name in own and list(value.shape[:1]) == [outputs] != list(source[name].shape[:1]):
+            if name in own and ours[:1] == [outputs] != theirs[:1]:
                 hint = f"; its classifier must have {counted(outputs, 'output')}, one a label"
                 if frozen:
-                    theirs = counted(source[name].shape[0], "output")
-                    hint = f"; its classifier has {theirs}: name them, in their order, in labels"
-            theirs, ours = list(source[name].shape), list(value.shape)
+                    hint = f"; its classifier has {counted(theirs[0], 'output')}: name them, in their order, in labels"
             if len(ours) == 4 and theirs[:1] + theirs[2:] == ours[:1] + ours[2:] and {theirs[1], ours[1]} == {1, 3}:
                 hint = f"; it takes images of {counted(theirs[1], 'channel')}: set channels: {theirs[1]} beside arch"
             raise UserError(f"{file}: tensor {name} has shape {theirs}, needs {ours}{hint}")
@@ -420,12 +419,9 @@ def map_shape(model: Classifier, size: int) -> list[int]:
             raise UserError(f"memory runs out with one image of {seen} px; set input_size lower") from None
         args, reason = model.config.get("args"), " ".join(str(error).split())
         with_args = f" with args {args}" if args else ""
-        made_for = get_pretrained_cfg(arch)
-        hint = ""
-        if made_for and made_for.fixed_input_size and made_for.input_size[-1] != seen:
-            hint = (
-                f"; it is made for {made_for.input_size[-1]} px: set input_size: {made_for.input_size[-1]} beside arch"
-            )
+        known = get_pretrained_cfg(arch)
+        own = known.input_size[-1] if known and known.fixed_input_size else seen
+        hint = f"; it is made for {own} px: set input_size: {own} beside arch" if own != seen else ""
         raise UserError(f"{arch} does not take images of {seen} px{with_args}: {reason}{hint}") from None
     shape = list(features.shape) if isinstance(features, Tensor) else []
     # Images are square, and so are their maps: this also tells a map whose channels come last.

@@ -2,12 +2,12 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from medistill import front_door
 from medistill.errors import UserError
 from medistill.text import counted
 
@@ -228,17 +228,12 @@ def _show(promotion: "Promotion") -> None:  # noqa: F821
 
 def _prepare_prefect() -> None:
     """Settings that Prefect reads when it is imported."""
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "60")
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2."""
-    try:
-        app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    front_door.run(app)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ class Runner:
     def _start(self, stage: Stage) -> subprocess.Popen:
         command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage.name]
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-        environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
         with self._guard:
             if self._stopped:
                 raise StageFailed(f"{stage.name}: stopped")

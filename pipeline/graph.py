@@ -105,7 +105,6 @@ def _locked(repo: Any) -> Iterator[None]:
 
 
 def _open(root: Path) -> Any:
-    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 

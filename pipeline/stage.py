@@ -4,20 +4,14 @@ import ctypes
 import sys
 from collections.abc import Callable, Sequence
 
+from medistill import front_door
 from medistill.errors import UserError
 
 
 def run_stage(main: Callable[[list[str] | None], int]) -> None:
     """Run `main` and leave with its exit code; a user's mistake is one line on stderr and exit code 2."""
     keep_freed_memory()
-    try:
-        sys.exit(main(None))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        sys.exit(130)
+    front_door.run(lambda: main(None))
 
 
 def require_name(key: str, name: str, known: Sequence[str]) -> None:

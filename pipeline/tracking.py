@@ -205,7 +205,6 @@ def open_store(root: Path) -> "MlflowClient":
     """
     import logging
 
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a server that is not there is said in seconds
     import mlflow
@@ -394,7 +393,6 @@ def serve_ui(root: Path, port: int) -> None:
     Raises:
         UserError: the port is taken, or the server does not come up.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     uri = tracking_uri(root)
     if uri.startswith(("http://", "https://")):
         print(f"MLflow runs at {uri} (MLFLOW_TRACKING_URI)")

@@ -3,7 +3,6 @@
 Nothing heavy is imported at the top: what a command needs, it imports itself, so that `--help` answers at once.
 """
 
-import contextlib
 import json
 import os
 import sys
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medistill import __version__
+from medistill import __version__, front_door
 from medistill.errors import UserError
 
 if TYPE_CHECKING:
@@ -253,18 +252,7 @@ def _bar(items: Iterable, total: int) -> Iterator:
 
 def main() -> None:
     """Run the command; a user's mistake is one line on stderr and exit code 2."""
-    # A file name that is not text in this locale is shown escaped.
-    sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:
-        # The reader (`head`) has left; give the interpreter somewhere to flush to.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    front_door.run(app)
 
 
 if __name__ == "__main__":

@@ -80,16 +80,16 @@ def test_the_library_knows_nothing_of_the_wiring(path):
 
 @pytest.mark.parametrize("path", modules_of("runtime"), ids=name_of)
 def test_the_runtime_needs_numpy_pillow_and_onnxruntime_alone(path):
-    own = ("medistill.errors", "medistill.images", "medistill.files", "medistill.runtime")
+    own = ("medistill.errors", "medistill.images", "medistill.files", "medistill.runtime", "medistill.text")
     for name in imports_of(path):
         standard = name.split(".")[0] in sys.stdlib_module_names
         assert standard or within(name, "numpy", "PIL", "onnxruntime", *own), name
 
 
-@pytest.mark.parametrize("file", ["images.py", "errors.py", "files.py", "__init__.py"])
+@pytest.mark.parametrize("file", ["images.py", "errors.py", "files.py", "telemetry.py", "text.py", "__init__.py"])
 def test_what_the_runtime_stands_on_is_light(file):
     for name in imports_of(SOURCE / "medistill" / file):
-        own = ("medistill.errors", "medistill.dicom", "medistill.images")
+        own = ("medistill.errors", "medistill.dicom", "medistill.images", "medistill.telemetry", "medistill.text")
         assert name.split(".")[0] in sys.stdlib_module_names or within(name, "numpy", "PIL", *own), name
 
 

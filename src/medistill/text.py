@@ -2,8 +2,9 @@
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 pair`, `2 pairs`, `1,200 pairs`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    """`1 pair`, `2 pairs`, `1,200 boxes`."""
+    plural = noun + ("es" if noun.endswith("x") else "s")
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def printable(text: str) -> str:

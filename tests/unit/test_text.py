@@ -2,7 +2,7 @@
 
 import pytest
 
-from medistill.text import printable, shortened
+from medistill.text import counted, printable, shortened
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,7 @@ def test_what_a_terminal_would_obey_is_escaped(text, shown):
 def test_what_is_too_long_ends_in_an_ellipsis_within_its_limit():
     assert shortened("abcde", 5) == "abcde"
     assert shortened("abcdef", 5) == "abcd…"
+
+
+def test_nouns_are_counted_in_english():
+    assert [counted(1, "box"), counted(0, "box"), counted(1200, "image")] == ["1 box", "0 boxes", "1,200 images"]

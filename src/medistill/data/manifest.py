@@ -12,6 +12,7 @@ import pandas as pd
 from medistill.config import Data
 from medistill.data import splits
 from medistill.data.adapters import read_source
+from medistill.data.boxes import outside
 from medistill.data.cache import Frames, decode_all
 from medistill.data.dataset import LABEL_PREFIX, SPLITS
 from medistill.data.folders import compose
@@ -19,6 +20,7 @@ from medistill.data.source import DETAILS, Source
 from medistill.errors import UserError
 from medistill.files import atomic, locked, write_json
 from medistill.images import fit_boxes
+from medistill.text import counted
 
 SHARD = 1024
 """Images a shard, `images-*.npy`."""
@@ -126,7 +128,7 @@ def _ingest(
         folder.mkdir()
         manifest = _write_shards(rows, frames, folder, source.labels)
         _write_masks(rows, masks, folder)
-        boxes = _boxes_in_frames(source.boxes, manifest, data)
+        boxes = _boxes_in_frames(source, manifest, data)
         summary = _summarise(manifest, boxes, len(quarantined), source, data) | {"notes": notes}
         manifest.to_parquet(folder / "manifest.parquet", index=False)
         boxes.to_parquet(folder / "boxes.parquet", index=False)
@@ -309,13 +311,28 @@ def _write_masks(rows: pd.DataFrame, masks: Frames, folder: Path) -> None:
         np.save(folder / f"masks-{shard:05d}.npy", ((white > 0) & (pixels >= white / 2))[:, 0].astype(np.uint8))
 
 
-def _boxes_in_frames(boxes: pd.DataFrame, manifest: pd.DataFrame, data: Data) -> pd.DataFrame:
-    """Boxes as fractions of the frames; those of images that were left out, or that a crop cuts away, are dropped."""
-    boxes = boxes.merge(manifest[["image_id", "width", "height"]], on="image_id")
+def _boxes_in_frames(source: Source, manifest: pd.DataFrame, data: Data) -> pd.DataFrame:
+    """Boxes as fractions of the frames; those of images that were left out, or that a crop cuts away, are dropped.
+
+    Raises:
+        UserError: a box lies outside of its image.
+    """
+    boxes = source.boxes.merge(manifest[["image_id", "width", "height"]], on="image_id")
     numbers = ["x", "y", "w", "h"]
+    if source.boxes_in == "pixels":
+        lost = outside(boxes, boxes["width"], boxes["height"])
+        if lost.any():
+            first = boxes[lost].iloc[0]
+            box = ", ".join(f"{name} {first[name]:g}" for name in numbers)
+            raise UserError(
+                f"{data.root}: {counted(int(lost.sum()), 'box')} outside of the image; the first, of"
+                f" {first['image_id']}, is {box} in {first['width']} x {first['height']} pixels; where images have been"
+                " resized, the data set must say from which size"
+            )
     fitted = np.empty((len(boxes), 4))
     for (width, height), here in boxes.groupby(["width", "height"]).indices.items():
-        pixels = boxes[numbers].to_numpy()[here] * (width, height, width, height)
+        unit = (width, height, width, height) if source.boxes_in == "fractions" else 1
+        pixels = boxes[numbers].to_numpy()[here] * unit
         fitted[here] = fit_boxes(pixels, width=width, height=height, size=data.image_size, fit=data.fit)
     boxes[numbers] = fitted
     boxes = boxes[(boxes["w"] > 0) & (boxes["h"] > 0)]

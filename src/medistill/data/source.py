@@ -1,7 +1,9 @@
 """What every adapter returns."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,8 +14,17 @@ from medistill.errors import UserError
 DETAILS = ("patient_id", "study_id", "view", "sex", "source", "mask")
 """Text columns that an adapter may leave out of `Source.rows`: what it does not know is null."""
 
-SIDE_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""What data sets call their sides, in lower case -> the side."""
+SIDE_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev", "development", "tune", "tuning"), "val"),
+    **dict.fromkeys(("test", "testing", "holdout", "heldout"), "test"),
+}
+"""What data sets call their splits -> the split; see `side_of`."""
+
+
+def side_of(name: str) -> str | None:
+    """`train`, `val` or `test` by any of its names (`Training`, `validate`, `hold-out`); None for another word."""
+    return SIDE_NAMES.get(re.sub(r"[\s_-]", "", name).lower())
 
 
 def no_boxes() -> pd.DataFrame:
@@ -33,9 +44,11 @@ class Source:
             (never null: patient, else source picture, else image), a float32 column `label:<Name>` each (1, 0, NaN
             where unknown), and, where known, `age` (float, years) and the text columns of `DETAILS`: `source` is the
             scanner, hospital or collection an image comes from, `mask` the path of a picture of the findings.
-        entries: rows of the label table plus image files that no row names: each is in `rows` or in `quarantined`.
+        entries: rows of the label table plus image files that no row names: each is in `rows` or in `quarantined`. Rows
+            that only add a box or a reader's answer to an image are one entry.
         quarantined: `(path, reason)` of every entry that is left out.
-        boxes: `image_id`, `label`, `x`, `y`, `w`, `h` as fractions of the upright source image; x, y: top left.
+        boxes: `image_id`, `label`, `x`, `y`, `w`, `h` of the upright source image; x, y: top left.
+        boxes_in: what they are in: `fractions` of that image, or its `pixels`.
         official: the data set's own split of `rows`, same index: `train`, `val`, `test`, null for an image in none;
             None where the data set has none.
         official_files: what the official split is read from, for messages.
@@ -52,6 +65,7 @@ class Source:
     entries: int
     quarantined: list[tuple[str, str]]
     boxes: pd.DataFrame = field(default_factory=no_boxes)
+    boxes_in: Literal["fractions", "pixels"] = "fractions"
     official: pd.Series | None = None
     official_files: str = "lists of an official split"
     copies: bool = False

@@ -111,8 +111,8 @@ def test_cells_of_labels(tmp_path, delimiter):
         ("maybe", "has 'maybe'; known are"),
         ("10", "has '10'; known are"),
         ("nan", "has 'nan'; known are"),
-        ("-1", r"has '-1'; -1 \(uncertain\) is not a label: blank it, or decide for 1 or 0"),
-        ("-1.0", r"has '-1\.0'; -1 \(uncertain\) is not a label"),
+        ("-1", r"has '-1'; say what -1 \(uncertain\) counts as: data\.options\.uncertainty: ignore, ones or"),
+        ("-1.0", r"has '-1\.0'; say what -1 \(uncertain\) counts as"),
     ],
 )
 def test_a_label_nobody_knows_is_named_with_file_line_and_column(tmp_path, cell, message):
@@ -334,16 +334,17 @@ def test_all_that_is_known_of_an_image(tmp_path):
 
 
 def test_sides_of_a_column(tmp_path):
-    cells = ["train", "VALID", "validation", "val", "Test", ""]
-    rows = [f"{number}.png,1,{cell}" for number, cell in enumerate(cells)]
-    table(tmp_path, "\n".join(["file,Mass,side", *rows]), *(f"{number}.png" for number in range(6)))
+    cells = ["train", "VALID", "validation", "val", "Test", "", "validate", "Dev", "Training", "hold-out", "held out"]
+    rows = [f"{number:02d}.png,1,{cell}" for number, cell in enumerate(cells)]
+    table(tmp_path, "\n".join(["file,Mass,side", *rows]), *(f"{number:02d}.png" for number in range(len(cells))))
     official = read(tmp_path, labels=["Mass"], split="side").official
-    assert official.fillna("").tolist() == ["train", "val", "val", "val", "test", ""]
+    assert official.fillna("").tolist() == [
+        *("train", "val", "val", "val", "test", "", "val", "val", "train", "test", "test"),
+    ]
     assert read(tmp_path, labels=["Mass"]).official is None
-    (tmp_path / "table.csv").write_text("file,Mass,side\n0.png,1,holdout\n")
-    with pytest.raises(
-        UserError, match="line 2: column 'side' has 'holdout'; known are train, val, valid, validation, test"
-    ):
+    (tmp_path / "table.csv").write_text("file,Mass,side\n0.png,1,fold 3\n")
+    known = "train, training, val, valid, validate, validation, dev, development, tune, tuning, test, testing, holdout"
+    with pytest.raises(UserError, match=f"line 2: column 'side' has 'fold 3'; known are {known}, heldout$"):
         read(tmp_path, labels=["Mass"], split="side")
 
 
@@ -358,6 +359,38 @@ def test_sides_of_a_column(tmp_path):
         ({"labels": "Mass"}, r"labels: Mass needs separator.*is labels: \[Mass\]"),
         ({"label": "Mass", "separator": "|"}, "separator and negative go with labels: COLUMN only"),
         ({"labels": ["Mass"], "negative": ["none"]}, "separator and negative go with labels: COLUMN only"),
+        ({"labels": "Mass", "separator": "|", "uncertainty": "ones"}, "uncertainty: is for columns of 1, 0 and -1"),
+        (
+            {"labels": ["Mass"], "uncertainty": "maybe"},
+            "uncertainty.default: input should be 'ones', 'zeros' or 'ignore'",
+        ),
+        ({"labels": ["Mass"], "uncertainty": {"Mess": "ones"}}, "'Mess' is no label; known are Mass and default"),
+        ({"labels": ["Mass"], "exclusive": True}, "exclusive is for columns that exclude each other"),
+        ({"label": "Mass", "exclusive": True}, "exclusive is for columns that exclude each other"),
+        ({"labels": ["Mass"], "vote": "any"}, "vote needs readers: COLUMN"),
+        (
+            {"labels": ["Mass"], "readers": "side", "vote": "all but one"},
+            "vote: input should be 'majority', 'mean', 'any'",
+        ),
+        ({"labels": ["Mass"], "readers": "who"}, r"data\.options\.readers names the column 'who', which is not there"),
+        (
+            {"labels": ["Mass"], "boxes": {"x": "side"}},
+            "boxes: name the columns of x, y, w, h, or of x_min, y_min, x_m",
+        ),
+        ({"labels": ["Mass"], "boxes": "side"}, "boxes: must have keys of its own"),
+        ({"labels": ["Mass"], "boxes": {"z": "side"}}, "boxes.z is unknown; known here are x, y, w, h, x_min"),
+        (
+            {"labels": ["Mass"], "boxes": dict.fromkeys(("x", "y", "w", "h"), "a")},
+            r"data\.options\.boxes\.x names the column 'a', which is not there",
+        ),
+        (
+            {"labels": ["Mass"], "boxes": dict.fromkeys(("x", "y", "w", "h"), "side") | {"size": [0, 5]}},
+            r"boxes\.size.* input should be greater than 0",
+        ),
+        (
+            {"labels": ["Mass"], "boxes": dict.fromkeys("xywh", "side") | {"unit": "fractions", "size": [9, 5]}},
+            "boxes: size is for boxes in pixels; fractions need none",
+        ),
         ({"labels": ["Mass"], "pacient": "x"}, r"params\.yaml: data\.options: key pacient is unknown"),
         ({"labels": ["Mess"]}, r"data\.options\.labels\.0 names the column 'Mess'.*its columns are file, Mass, side$"),
         (

@@ -12,43 +12,21 @@ Official split: train.csv trains, test_labels.csv tests and valid.csv validates.
 its 234 images, labelled by three radiologists, are what publications report on. Validation is then carved from
 train.csv by patient.
 
-A cell of train.csv is what a program found in the report: 1, 0, -1 (uncertain), or blank (not mentioned). What to make
-of the last two is a choice of whoever trains, see `Options`. `No Finding` is a label like the others, as published: 1
-where no other finding is 1 or -1 (`Support Devices` aside), else blank.
+A cell of train.csv is what a program found in the report; `chexpert_labels` says what it may be.
 """
 
-import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, field_validator
 
-from medistill.config import Settings
+from medistill.data.chexpert_labels import LABELS, LabelOptions, read_label
 from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.folders import find_files, is_hidden, require_folder
 from medistill.data.source import Source
 from medistill.data.tables import join_files, read_table, years
 from medistill.errors import UserError
-
-LABELS = (
-    "No Finding",
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-)
-"""In the order of the tables."""
 
 TABLES = {"train": ("train.csv",), "valid": ("valid.csv",), "test": ("test_labels.csv", "test.csv")}
 """Folder -> names of its table."""
@@ -59,36 +37,15 @@ DETAILS = {"Sex": ("Gender",), "Age": (), "Frontal/Lateral": (), "AP/PA": ()}
 COLUMNS = {"Path": ()} | DETAILS | dict.fromkeys(LABELS, ()) | {"Lung Opacity": ("Airspace Opacity",)}
 
 SEXES = {"MALE": "M", "FEMALE": "F", "UNKNOWN": None, "": None}
-UNCERTAIN = -1
-CELLS = {"1": 1, "0": 0, "-1": UNCERTAIN, "": np.nan}
 
 _PLACE = r"^(?:[^/]+/)?((?:train|valid|test)/(patient[^/]*)/(study[^/]*)/[^/]*?(frontal|lateral)?\.[^/]*)$"
 
-Policy = Literal["ones", "zeros", "ignore"]
 
-
-class Options(Settings):
+class Options(LabelOptions):
     """What `data.options` may say."""
 
-    uncertainty: dict[str, Policy] = Field(default={"default": "ignore"})
-    """What -1 counts as: `ones`, `zeros`, or `ignore`: unknown. One word for all labels, or a word for some and for the
-    others: `{Atelectasis: ones, default: zeros}`; `default` is `ignore` where it is not there."""
-    blank: Literal["zeros", "ignore"] = "zeros"
-    """What a blank counts as. `zeros`: a report that does not mention a finding says that it is not there, as nearly
-    all published results on CheXpert have it. `ignore`: unknown; most cells are then left out, and `No Finding` has no
-    negatives in train.csv."""
     views: Literal["frontal", "all"] = "frontal"
     """`frontal`: laterals are not part of the data set, neither as entries nor in the quarantine."""
-
-    @field_validator("uncertainty", mode="before")
-    @classmethod
-    def _by_label(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return {"default": value} if isinstance(value, str) else value
-        for label in value:
-            if str(label).replace("_", " ") not in ("default", *LABELS):
-                raise ValueError(f"{label!r} is no label; known are {', '.join(LABELS)} and default")
-        return {str(label).replace("_", " "): policy for label, policy in value.items()}
 
 
 def read(root: Path, options: Options) -> Source:
@@ -162,7 +119,7 @@ def _read_table(file: Path, options: Options) -> pd.DataFrame:
     """Rows of one table: where they are from, what `Path` says, details as text, labels as float32."""
     raw = read_table(file, COLUMNS, optional=DETAILS)
     place = raw["Path"].str.extract(_PLACE)
-    labels = {LABEL_PREFIX + label: _read_label(raw, file, label, options) for label in LABELS}
+    labels = {LABEL_PREFIX + label: read_label(raw, file, label, options) for label in LABELS}
     plane = raw["Frontal/Lateral"].str.lower()
     described = pd.DataFrame(
         {
@@ -178,21 +135,6 @@ def _read_table(file: Path, options: Options) -> pd.DataFrame:
         }
     )
     return pd.concat([described, pd.DataFrame(labels)], axis=1)
-
-
-def _read_label(raw: pd.DataFrame, file: Path, label: str, options: Options) -> pd.Series:
-    value_of = {}
-    for cell in raw[label].unique():
-        value = CELLS.get(re.sub(r"[.,]0*$", "", cell))
-        if value is None:
-            line = raw["line"][raw[label] == cell].iloc[0]
-            raise UserError(f"{file}: line {line}: column {label!r} has {cell!r}; known are 1, 0, -1 and blank")
-        value_of[cell] = value
-    counts_as = {"ones": 1, "zeros": 0, "ignore": np.nan}
-    policy = options.uncertainty.get(label, options.uncertainty.get("default", "ignore"))
-    value_of |= {cell: counts_as[policy] for cell, value in value_of.items() if value == UNCERTAIN}
-    value_of |= {"": counts_as[options.blank]}
-    return raw[label].map(value_of).astype(np.float32)
 
 
 def _describe(table: pd.DataFrame) -> pd.DataFrame:

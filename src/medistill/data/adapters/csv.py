@@ -17,11 +17,23 @@ In place of a list of columns,
         separator: "|"
         negative: [No Finding]    # what the column says where there are none
 
+or
+
+        labels: [COVID, Pneumonia, Normal]
+        exclusive: true           # one of them is 1 in each row: classes
+
+Tables with several rows per image, one for each box and each reader, are read by
+
+        path: image_id
+        labels: class_name
+        negative: [No finding]
+        readers: rad_id           # who found it
+        vote: majority            # what counts where they disagree
+        boxes: {x_min: x_min, y_min: y_min, x_max: x_max, y_max: y_max}
+
 The table may be separated by comma, semicolon, tab or bar, be UTF-8 or UTF-16, and be packed (`.csv.gz`).
 """
 
-import re
-from collections import defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,42 +42,57 @@ import pandas as pd
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from medistill.config import Settings
+from medistill.data.boxes import BoxColumns
 from medistill.data.dataset import LABEL_PREFIX
-from medistill.data.folders import Files, compose, find_files, is_image_name, require_folder
-from medistill.data.source import SIDE_NAMES, Source, collect_labels, one_hot
+from medistill.data.folders import Files, compose, find_files, require_folder
+from medistill.data.label_columns import exclude, read_classes, read_flags, read_names, with_line
+from medistill.data.locate import locate
+from medistill.data.readers import Vote, vote
+from medistill.data.source import SIDE_NAMES, Source, no_boxes, side_of
 from medistill.data.splits import merge_groups
 from medistill.data.tables import ages, identifiers, join_files, read_header, read_table
+from medistill.data.uncertainty import Policy, by_label, value_of
 from medistill.errors import UserError
+from medistill.text import counted
 
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
-TRUE = ("1", "true", "yes", "t", "y")
-FALSE = ("0", "false", "no", "f", "n")
+DETAILS = ("patient", "group", "study", "view", "sex", "age", "source", "split")
 SEXES = {"MALE": "M", "FEMALE": "F"}
-
-_MEASURE = r"-[0-9.,]+|[0-9]*[.,][0-9]+"
-"""Numbers that no one gives a class: negative ones and fractions."""
 
 
 class Options(Settings):
-    """What `data.options` may say; columns, but for the folders, `table`, `unlabelled`, `separator` and `negative`."""
+    """What `data.options` may say; columns, but for the folders, `table` and the words of a choice."""
 
     table: str = ""
     """The table, relative to the root; empty: the only one there."""
     images: str = "."
     """Folder of the image files, relative to the root; folders within it are looked into."""
     path: str
-    """The image file: its path within `images`, or its name, with or without suffix, where no other file has it."""
+    """The image file: its path within `images`, or its name, with or without suffix, where no other file has it; see
+    `locate` for paths of another machine."""
     label: str | None = None
-    """One class an image; a row where it is blank is left out."""
-    unlabelled: bool = False
-    """Keep the rows where `label` is blank: for recipes that learn from what teachers say of them."""
+    """One class per image; a row where it is blank is left out."""
     labels: str | list[str] | None = None
-    """Any number of findings an image: columns of 1 (also true, yes), 0 (false, no) and blank (unknown), each the
-    name of a label; or, with `separator`, one column of names."""
+    """Any number of findings per image: columns of 1 (also true, yes), 0 (false, no) and blank (unknown), each the
+    name of a label; or one column of names, with `separator` or, where a row has one box, one name in a row."""
     separator: str | None = Field(default=None, min_length=1)
     """What stands between the names in the column `labels`."""
     negative: list[str] = Field(default=[])
     """Names in the column `labels` that mean none of the findings; an empty one, "", for a blank."""
+    exclusive: bool = False
+    """Of the columns `labels` one is 1 in each row: they are classes. Rows with none or several are left out."""
+    unlabelled: bool = False
+    """Keep the rows without a class (`label`, or columns that exclude each other): for recipes that learn from what
+    teachers say of them."""
+    uncertainty: dict[str, Policy] = Field(default=None)
+    """What -1 counts as in the columns `labels`: `ones`, `zeros`, or `ignore`: unknown. One word for all of them, or a
+    word for some and for the others: `{Atelectasis: ones, default: zeros}`. Where it is not there, -1 is an error."""
+    readers: str | None = None
+    """Who labelled: an image has a row of each reader, and they vote."""
+    vote: Vote = "majority"
+    """What readers say together; see `medistill.data.readers.Vote`."""
+    boxes: BoxColumns = Field(default=None)
+    """Where the findings are: an image has a row for each box."""
     patient: str | None = None
     """All images of a patient are on one side."""
     group: str | None = None
@@ -78,7 +105,7 @@ class Options(Settings):
     source: str | None = None
     """Scanner, hospital or collection."""
     split: str | None = None
-    """The side, for `data.split: official`: train, val (also valid, validation) or test."""
+    """The split, for `data.split: official`: train, val, test or another word for one of them; see `SIDE_NAMES`."""
     mask: str | None = None
     """A picture of the findings, white (at least half of its brightest value) where they are: named like `path`, within
     `masks`; blank where there is none."""
@@ -88,10 +115,18 @@ class Options(Settings):
     @field_validator("*", mode="before")
     @classmethod
     def _not_a_word_of_yaml(cls, value: Any, info: ValidationInfo) -> Any:
-        items = value if isinstance(value, list) else [value]
-        if info.field_name != "unlabelled" and any(isinstance(item, bool) for item in items):
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        if info.field_name not in ("unlabelled", "exclusive") and any(isinstance(item, bool) for item in items):
             raise ValueError("no, yes, on, off, true and false are no text in YAML; put the name in quotes")
         return value
+
+    @field_validator("uncertainty", mode="before")
+    @classmethod
+    def _by_label(cls, value: Any, info: ValidationInfo) -> Any:
+        labels = info.data.get("labels")
+        if not isinstance(labels, list):
+            raise ValueError("is for columns of 1, 0 and -1: labels: [COLUMN, ...]")
+        return by_label(value, labels)
 
     @model_validator(mode="after")
     def _one_kind_of_label(self) -> "Options":
@@ -99,9 +134,7 @@ class Options(Settings):
             raise ValueError("set either label: COLUMN (one class an image) or labels (any number of findings)")
         if not (self.label or self.labels):
             raise ValueError("label or labels names no column")
-        if self.unlabelled and self.labels:
-            raise ValueError("unlabelled goes with label: COLUMN; in labels a blank is unknown anyway")
-        if isinstance(self.labels, str) and self.separator is None:
+        if isinstance(self.labels, str) and self.separator is None and self.boxes is None and self.readers is None:
             raise ValueError(
                 f"labels: {self.labels} needs separator, what stands between the names in that column;"
                 f" a column of 1 and 0 is labels: [{self.labels}]"
@@ -112,25 +145,42 @@ class Options(Settings):
             raise ValueError("labels names a column twice")
         return self
 
+    @model_validator(mode="after")
+    def _what_goes_with_what(self) -> "Options":
+        if self.exclusive and not (isinstance(self.labels, list) and len(self.labels) > 1):
+            raise ValueError("exclusive is for columns that exclude each other: labels: [COLUMN, COLUMN, ...]")
+        if self.unlabelled and self.labels and not self.exclusive:
+            raise ValueError("unlabelled goes with label: COLUMN or exclusive: true; else a blank is unknown anyway")
+        if "vote" in self.model_fields_set and self.readers is None:
+            raise ValueError("vote needs readers: COLUMN, who labelled")
+        return self
+
+    @property
+    def task(self) -> str:
+        """`multiclass` or `multilabel`."""
+        return "multiclass" if self.label or self.exclusive else "multilabel"
+
     def columns(self) -> dict[str, str]:
         """Column of each option that names one."""
-        others = {"table", "images", "masks", "unlabelled", "separator", "negative"}
-        named = {option: value for option, value in self.model_dump(exclude=others).items() if value is not None}
+        single = ("path", "label", "labels", "readers", "mask", *DETAILS)
+        named = {key: getattr(self, key) for key in single if isinstance(getattr(self, key), str)}
         if isinstance(self.labels, list):
-            del named["labels"]
             named |= {f"labels.{number}": column for number, column in enumerate(self.labels)}
-        return named
+        boxes = self.boxes.columns() if self.boxes else {}
+        return named | {f"boxes.{key}": column for key, column in boxes.items()}
 
 
 def read(root: Path, options: Options) -> Source:
     """Join a table with its image files; no pixel is decoded.
+
+    Rows that differ in nothing but their box, or in reader and label, are one entry.
 
     Left out with a reason: rows whose image or mask is missing, rows that repeat an image (all of them where they
     contradict each other), rows without a label, images that no row names and that are no row's mask.
 
     Raises:
         UserError: the table or one of its columns is missing, a cell of a label or side has a value that nobody knows,
-            or a name may be that of several files; the message names file, line and column.
+            a box is none, or a name may be that of several files; the message names file, line and column.
     """
     root = require_folder(root)
     file = _find_table(root, options.table)
@@ -145,36 +195,52 @@ def read(root: Path, options: Options) -> Source:
             raise UserError(f"{file}: data.options.{option}: a column cannot be called 'line'; rename it in the table")
     raw = read_table(file, dict.fromkeys(wanted.values(), ()))
     labels, values, unclear = _read_labels(raw, file, options)
+    boxes = _read_boxes(raw, file, options, labels, values)
 
     files = _find_files(root, options.images, "images")
-    table = pd.DataFrame({"line": raw["line"], "image": _keys_of(raw, file, options.path, files, options.images)})
+    image, notes = locate(raw, file, options.path, files, options.images)
+    table = pd.DataFrame({"line": raw["line"], "image": image})
     if options.mask:
         masks = _find_files(root, options.masks, "masks")
-        mask = _keys_of(raw, file, options.mask, masks, options.masks)
+        mask, of_masks = locate(raw, file, options.mask, masks, options.masks)
+        notes += of_masks
         table["mask"] = mask.map(masks.usable)
         lost = (mask != "") & table["mask"].isna() & unclear.isna()
         refused = {key: f"its mask {reason}" for key, (_, reason) in masks.refused.items()}
         unclear[lost] = mask[lost].map(refused).fillna("its mask " + mask[lost].map(repr) + " is not there")
         files = files.without(set(mask) - set(table["image"]))
-    for option in ("patient", "group", "study", "view", "sex", "age", "source", "split"):
+    for option in DETAILS:
         column = getattr(options, option)
         if column:
             table[option] = identifiers(raw[column], file, column)
     if options.split:
         table["split"] = _sides(table["split"], raw, file, options.split)
-    notes: list[str] = []
     if options.age:
-        table["age"], notes = _ages(table["age"], raw, file, options.age)
+        table["age"], of_ages = _ages(table["age"], raw, file, options.age)
+        notes += of_ages
 
-    joined = join_files(pd.concat([table, values], axis=1), files, file.name, bad=unclear)
+    joined = pd.concat([table, values], axis=1)
+    if options.readers or options.boxes:
+        joined, unclear, of_rows = _merge_rows(joined, raw, file, unclear, options)
+        notes += of_rows
+    if options.exclusive or (options.label and options.readers):
+        joined[values.columns], classless = exclude(joined[values.columns], keep_blank=options.unlabelled)
+        if options.label:
+            classless[classless.notna()] = "has readers who do not agree on a class"
+        unclear = unclear.fillna(with_line(classless, joined, file))
+    joined = join_files(joined, files, file.name, bad=unclear)
     rows = joined.rows
+    described = _describe(rows, options)
+    boxes, of_boxes = _boxes_of_images(boxes, image, rows["image"], described)
     return Source(
         labels=labels,
-        task="multiclass" if options.label else "multilabel",
-        rows=_describe(rows, options),
+        task=options.task,
+        rows=described,
         entries=joined.entries,
         quarantined=joined.quarantined,
-        notes=notes,
+        boxes=boxes,
+        boxes_in="pixels" if options.boxes and options.boxes.in_pixels else "fractions",
+        notes=notes + of_boxes,
         official=rows["split"] if options.split else None,
         official_files=f"the sides of column {options.split!r}" if options.split else "sides (data.options.split)",
     )
@@ -203,113 +269,129 @@ def _within(root: Path, name: str, option: str) -> Path:
     return root / name
 
 
-def _keys_of(raw: pd.DataFrame, file: Path, column: str, files: Files, folder: str) -> pd.Series:
-    """The key in `files` of the file that each cell of a column names; the cell itself where there is none.
-
-    A cell is a path relative to the folder or the root, or the name of one file in whatever folder; either with or
-    without suffix.
-
-    Raises:
-        UserError: a name may be that of several files.
-    """
-    prefix = "" if folder in ("", ".") else PurePosixPath(folder).as_posix() + "/"
-    by_path: dict[str, str] = {}
-    by_name: dict[str, set[str]] = defaultdict(set)
-    for key in sorted(files.keys()):
-        path = key.removeprefix(prefix)
-        by_path |= {path: key, key: key}
-        by_name[path.rpartition("/")[2]].add(key)
-        if is_image_name(path):
-            stem = path.rpartition(".")[0]
-            by_name[stem].add(key)
-            by_name[stem.rpartition("/")[2]].add(key)
-
-    cells = identifiers(raw[column], file, column).fillna("")
-    key_of = {"": ""}
-    for cell in cells[cells != ""].unique():
-        spelt = compose(cell)
-        if spelt not in by_path:
-            spelt = spelt.replace("\\", "/").removeprefix("./")  # tables come from Windows, too
-        found = sorted(by_name.get(spelt, ())) if spelt not in by_path else [by_path[spelt]]
-        if len(found) > 1:
-            line = raw["line"][cells == cell].iloc[0]
-            raise UserError(
-                f"{file}: line {line}: column {column!r}: {cell!r} may be {found[0]} or {found[1]};"
-                " write the path, or let data.options.images and masks name the folders that are meant"
-            )
-        key_of[cell] = found[0] if found else cell
-    return cells.map(key_of)
-
-
 def _read_labels(raw: pd.DataFrame, file: Path, options: Options) -> tuple[list[str], pd.DataFrame, pd.Series]:
     """Label names, their float32 columns, and why a row has no label, null where it has."""
     if options.label:
-        return _read_classes(raw, file, options.label, keep_blank=options.unlabelled)
+        return read_classes(raw, file, options.label, keep_blank=options.unlabelled)
     if isinstance(options.labels, str):
-        return _read_names(raw, file, options.labels, options.separator, options.negative)
-    values = {LABEL_PREFIX + column: _read_flags(raw, file, column) for column in options.labels}
+        return read_names(raw, file, options.labels, options.separator, options.negative)
+    values = {}
+    for column in options.labels:
+        uncertain = value_of(options.uncertainty, column) if options.uncertainty else None
+        values[LABEL_PREFIX + column] = read_flags(raw, file, column, uncertain=uncertain)
     return options.labels, pd.DataFrame(values), pd.Series(None, index=raw.index, dtype=object)
 
 
-def _read_classes(
-    raw: pd.DataFrame, file: Path, column: str, *, keep_blank: bool
-) -> tuple[list[str], pd.DataFrame, pd.Series]:
-    classes = identifiers(raw[column], file, column)
-    measured = classes.str.fullmatch(_MEASURE).fillna(False).astype(bool)
-    if measured.any():
-        line, value = raw["line"][measured].iloc[0], classes[measured].iloc[0]
-        raise UserError(f"{file}: line {line}: column {column!r} has {value!r}, which is a number and no class")
-    labels = collect_labels(classes.dropna(), f"{file}: column {column!r}")
-    unclear = pd.Series(None, index=raw.index, dtype=object)
-    blank = classes.isna() & (not keep_blank)
-    unclear[blank] = [f"line {line} of {file.name} has no label" for line in raw["line"][blank]]
-    return labels, one_hot(classes, labels), unclear
+def _merge_rows(
+    table: pd.DataFrame, raw: pd.DataFrame, file: Path, unclear: pd.Series, options: Options
+) -> tuple[pd.DataFrame, pd.Series, list[str]]:
+    """One row per image of a table with a row for each reader or box.
+
+    A reader's rows of an image must say the same of it; those of names, one in a row, are what he names together.
+
+    Args:
+        table: `line`, `image`, details and labels of each row.
+        raw: all that was read of the table, same index.
+        file: the table, for messages.
+        unclear: why a row cannot be used, null where it can.
+        options: what the columns are.
+
+    Returns:
+        Its rows, with labels that hold for the image: the first of an image, and all those that repeat another in every
+        cell or differ in more than boxes, readers and labels; why a row cannot be used; and what the user should know.
+    """
+    columns = [column for column in table if column.startswith(LABEL_PREFIX)]
+    readers = pd.Series("", index=raw.index)
+    if options.readers:
+        readers = identifiers(raw[options.readers], file, options.readers)
+        if readers.isna().any():
+            line = raw["line"][readers.isna()].iloc[0]
+            raise UserError(f"{file}: line {line}: column {options.readers!r} is empty: who has labelled the image?")
+    alone = raw.drop(columns="line").duplicated() | (table["image"] == "")  # join_files has words for these
+    image, readers, answers = table["image"][~alone], readers[~alone], table.loc[~alone, columns]
+    verdict = vote(answers, image, readers, options.vote)
+
+    differ = _contradictory(answers, [image, readers], one_name=isinstance(options.labels, str))
+    wrong = unclear.mask(table[columns].isna().all(axis=1))  # a reader who says nothing leaves it to the others
+    wrong[differ.index[differ]] = f"rows of {file.name} contradict each other about this image"
+    merged = table.copy()
+    merged[columns] = verdict.values.reindex(table["image"]).to_numpy()
+    unclear = unclear.where(merged[columns].isna().all(axis=1))
+    unclear = table["image"].map(wrong.groupby(table["image"]).first()).fillna(unclear)
+
+    kept = alone | ~merged.drop(columns="line").duplicated()
+    notes = verdict.notes if options.readers else []
+    if not kept.all():
+        notes = [f"{len(table):,} rows of {file.name} describe {counted(len(verdict.values), 'image')}", *notes]
+    return merged[kept], unclear[kept].astype(object), notes
 
 
-def _read_flags(raw: pd.DataFrame, file: Path, column: str) -> pd.Series:
-    """A column of 1, 0 and blank as float32."""
-    value_of = {"": np.nan} | dict.fromkeys(TRUE, 1) | dict.fromkeys(FALSE, 0)
-    flags = raw[column].str.lower().str.replace(r"^([01])[.,]0*$", r"\1", regex=True)
-    unknown = ~flags.isin(value_of.keys())
-    if unknown.any():
-        line, cell = raw["line"][unknown].iloc[0], raw[column][unknown].iloc[0]
-        known = "known are 1, 0, yes, no, true, false, and blank for unknown"
-        if re.fullmatch(r"-1([.,]0*)?", cell):
-            known = "-1 (uncertain) is not a label: blank it, or decide for 1 or 0"
-        raise UserError(f"{file}: line {line}: column {column!r} has {cell!r}; {known}")
-    return flags.map(value_of).astype(np.float32)
+def _contradictory(answers: pd.DataFrame, by: list[pd.Series], *, one_name: bool) -> pd.Series:
+    """Whether the rows of an image by one reader contradict each other, by row.
+
+    Args:
+        answers: columns of labels.
+        by: image and reader of each row.
+        one_name: a row names one finding of several, or none; else each says all of the image.
+    """
+    if one_name:
+        none = answers.eq(0).all(axis=1).groupby(by).transform("any")
+        return none & answers.eq(1).any(axis=1).groupby(by).transform("any")
+    return (answers.fillna(-1).groupby(by).transform("nunique") > 1).any(axis=1)
 
 
-def _read_names(
-    raw: pd.DataFrame, file: Path, column: str, separator: str, negative: list[str]
-) -> tuple[list[str], pd.DataFrame, pd.Series]:
-    codes, cells = pd.factorize(raw[column])
-    named = [{name.strip() for name in cell.split(separator)} - {""} or {""} for cell in cells]  # `Mass|` is Mass
-    where = f"{file}: column {column!r}"
-    names = collect_labels(set().union(*named) - {""}, where, least=0)
-    absent = next((name for name in negative if name and name not in names), None)
-    if absent:
-        raise UserError(f"{where}: {absent!r} of data.options.negative is nowhere in it; it has {', '.join(names)}")
-    labels = collect_labels(set(names) - set(negative), where, least=1)
-    values = np.array([[label in cell for label in labels] for cell in named], np.float32)[codes]
+def _read_boxes(
+    raw: pd.DataFrame, file: Path, options: Options, labels: list[str], values: pd.DataFrame
+) -> pd.DataFrame:
+    """`label`, `x`, `y`, `w`, `h` of each box and label that it shows, by the index of its row."""
+    if not options.boxes:
+        return no_boxes().drop(columns="image_id")
+    boxes = options.boxes.read(raw, file)
+    column = options.boxes.label
+    shown = values.loc[boxes.index].set_axis(labels, axis=1)
+    if column:
+        names = raw[column][boxes.index]
+        unknown = ~names.isin(labels)
+        if unknown.any():
+            line, name = raw["line"][boxes.index][unknown].iloc[0], names[unknown].iloc[0]
+            raise UserError(f"{file}: line {line}: a box shows {name!r}; the labels are {', '.join(labels)}")
+        shown = pd.DataFrame({label: names == label for label in labels}, dtype="float32")
+    nothing = shown.eq(0).all(axis=1)
+    if nothing.any():
+        line = raw["line"][boxes.index][nothing].iloc[0]
+        raise UserError(
+            f"{file}: line {line}: has a box, but no label that is 1; data.options.boxes.label names the column that"
+            " says what a box shows"
+        )
+    rows, places = np.nonzero(shown.to_numpy() == 1)
+    return boxes.iloc[rows].assign(label=np.array(labels)[places])
 
-    unclear = pd.Series(None, index=raw.index, dtype=object)
-    for code, cell in enumerate(named):
-        none = cell & set(negative)
-        if none and cell != none:
-            reason = f"has the contradictory labels {cells[code]!r}"
-        elif cell == {""} and not none:
-            reason = 'has no label (where a blank means none, add "" to data.options.negative)'
-        else:
-            continue
-        here = codes == code
-        unclear[here] = [f"line {line} of {file.name} {reason}" for line in raw["line"][here]]
-    columns = [LABEL_PREFIX + label for label in labels]
-    return labels, pd.DataFrame(values, columns=columns, index=raw.index), unclear
+
+def _boxes_of_images(
+    boxes: pd.DataFrame, image: pd.Series, used: pd.Series, rows: pd.DataFrame
+) -> tuple[pd.DataFrame, list[str]]:
+    """The boxes of a `Source`, and a sentence on those that are left out.
+
+    Args:
+        boxes: as `_read_boxes` gives them.
+        image: the image of each row of the table.
+        used: the image of each row of the data set.
+        rows: the rows of the data set, same index as `used`.
+    """
+    place = image[boxes.index].map(pd.Series(used.index, index=used))
+    there = place.notna().to_numpy()
+    boxes, place = boxes[there], place[there].astype(int).to_numpy()
+    columns = [column for column in rows if column.startswith(LABEL_PREFIX)]
+    number = pd.Index(columns).get_indexer(LABEL_PREFIX + boxes["label"])
+    upheld = rows[columns].to_numpy()[place, number] == 1
+    boxes = boxes[upheld].assign(image_id=rows["image_id"].to_numpy()[place[upheld]])
+    left = int((~upheld).sum())
+    notes = [f"{counted(left, 'box')} of labels that are not 1 for the image: left out"] if left else []
+    return boxes[list(no_boxes().columns)].astype(no_boxes().dtypes).reset_index(drop=True), notes
 
 
 def _sides(cells: pd.Series, raw: pd.DataFrame, file: Path, column: str) -> pd.Series:
-    sides = cells.str.lower().map(SIDE_NAMES)
+    sides = cells.map({cell: side_of(cell) for cell in cells.dropna().unique()})
     unknown = sides.isna() & cells.notna()
     if unknown.any():
         line, cell = raw["line"][unknown].iloc[0], cells[unknown].iloc[0]

@@ -1,7 +1,7 @@
 """Images in a folder for each class, with or without a folder for each side above.
 
 NORMAL/*.png   PNEUMONIA/*.png   ...
-train/NORMAL/*.png   val/NORMAL/*.png   test/NORMAL/*.png   ...     also `valid` and `validation`, in any case
+train/NORMAL/*.png   val/NORMAL/*.png   test/NORMAL/*.png   ...     also `valid`, `Testing` and alike (`SIDE_NAMES`)
 
 The names of the folders are the classes; folders within them only spread out the files. An image is its own group:
 where several are of one patient, `groups.csv` in the folder of `data.splits` must say so (columns `path`, relative to
@@ -15,7 +15,7 @@ import pandas as pd
 
 from medistill.config import Settings
 from medistill.data.folders import compose, find_files, is_hidden, list_images, require_folder
-from medistill.data.source import SIDE_NAMES, Source, collect_labels, one_hot
+from medistill.data.source import Source, collect_labels, one_hot, side_of
 from medistill.errors import UserError
 
 
@@ -36,7 +36,7 @@ def read(root: Path, options: Options) -> Source:
         UserError: there are fewer than two classes, or one holds no image.
     """
     root = require_folder(root)
-    sides = {name: SIDE_NAMES[name.lower()] for name in _folders(root) if name.lower() in SIDE_NAMES}
+    sides = {name: side for name in _folders(root) if (side := side_of(name))}
     if "train" not in sides.values():
         sides = {}  # without a training side `test` is a class like any other
     depth = 1 if sides else 0  # of the classes' folders

@@ -1,0 +1,148 @@
+"""Boxes from the columns of a table, checked."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, model_validator
+
+from medistill.errors import UserError
+from medistill.settings import Settings
+
+CORNER_AND_SIZE = ("x", "y", "w", "h")
+TWO_CORNERS = ("x_min", "y_min", "x_max", "y_max")
+"""What four numbers may be: x and y from the left and the top."""
+
+Extent = float | pd.Series
+"""A width or height: one for all rows, or float (N,)."""
+
+FRACTIONS = (1.0, 1.0)
+"""Width and height of the picture that fractions refer to."""
+
+
+class BoxColumns(Settings):
+    """The columns of a box: `x`, `y`, `w`, `h`, or `x_min`, `y_min`, `x_max`, `y_max`; blank where a row has none."""
+
+    x: str = Field(default=None)
+    y: str = Field(default=None)
+    w: str = Field(default=None)
+    h: str = Field(default=None)
+    x_min: str = Field(default=None)
+    y_min: str = Field(default=None)
+    x_max: str = Field(default=None)
+    y_max: str = Field(default=None)
+    label: str = Field(default=None)
+    """The column that says what the box shows; where it is not there, the labels that are 1 in its row."""
+    unit: Literal["pixels", "fractions"] = "pixels"
+    size: list[Annotated[int, Field(gt=0)] | str] = Field(default=None, min_length=2, max_length=2)
+    """Width and height in pixels of the picture that the numbers refer to, where the files have been resized since: two
+    numbers or two columns. Where it is not there, they refer to the files as they are."""
+
+    @model_validator(mode="after")
+    def _four_numbers(self) -> "BoxColumns":
+        given = tuple(name for name in (*CORNER_AND_SIZE, *TWO_CORNERS) if getattr(self, name) is not None)
+        if given not in (CORNER_AND_SIZE, TWO_CORNERS):
+            raise ValueError(f"name the columns of {', '.join(CORNER_AND_SIZE)}, or of {', '.join(TWO_CORNERS)}")
+        if self.unit == "fractions" and self.size:
+            raise ValueError("size is for boxes in pixels; fractions need none")
+        return self
+
+    @property
+    def corners(self) -> bool:
+        """Whether a box is given by two corners."""
+        return self.x_min is not None
+
+    @property
+    def in_pixels(self) -> bool:
+        """Whether boxes are in pixels of images whose size nobody knows before they are decoded."""
+        return self.unit == "pixels" and not self.size
+
+    def columns(self) -> dict[str, str]:
+        """Column of each key that names one, those of the four numbers first."""
+        named = {key: getattr(self, key) for key in (TWO_CORNERS if self.corners else CORNER_AND_SIZE)}
+        named |= {"label": self.label} if self.label else {}
+        return named | {f"size.{place}": name for place, name in enumerate(self.size or []) if isinstance(name, str)}
+
+    def read(self, raw: pd.DataFrame, file: Path) -> pd.DataFrame:
+        """The boxes of a table that has these columns, as `read_boxes` gives them; `UserError` as there."""
+        size = FRACTIONS if self.unit == "fractions" else None
+        cells = raw[list(self.columns().values())[:4]]
+        if self.size:
+            boxed = (cells != "").any(axis=1)
+            size = tuple(_extents(raw, file, name, boxed) if isinstance(name, str) else name for name in self.size)
+        return read_boxes(cells, raw["line"], file, corners=self.corners, size=size)
+
+
+def _extents(raw: pd.DataFrame, file: Path, column: str, boxed: pd.Series) -> pd.Series:
+    """A column of widths or heights; those of rows without a box are not looked at."""
+    extents = pd.to_numeric(raw[column], errors="coerce").astype("float64")
+    wrong = boxed & ~(np.isfinite(extents) & (extents > 0))
+    if wrong.any():
+        line, cell = raw["line"][wrong].iloc[0], raw[column][wrong].iloc[0]
+        raise UserError(f"{file}: line {line}: column {column!r} has {cell!r} beside a box: no size in pixels")
+    return extents
+
+
+def read_boxes(
+    cells: pd.DataFrame,
+    lines: pd.Series,
+    file: Path,
+    *,
+    corners: bool = False,
+    size: tuple[Extent, Extent] | None = None,
+) -> pd.DataFrame:
+    """The boxes of a table's rows; what of a box reaches beyond its image is cut off when it is carried to the frame.
+
+    Args:
+        cells: str (N, 4), numbers as in `CORNER_AND_SIZE`, or as in `TWO_CORNERS`; all blank where a row has no box.
+        lines: int (N,), the line of each row, for messages; same index.
+        file: the table, for messages.
+        corners: whether they are as in `TWO_CORNERS`.
+        size: width and height of the picture that the numbers refer to, in their unit: pixels, or
+            `FRACTIONS`. None: they are pixels of the image itself, whose size nobody knows before it is decoded.
+
+    Returns:
+        float64 `x`, `y`, `w`, `h` of the rows that have a box, with their index: as fractions of the picture, or in
+        pixels where there is no size.
+
+    Raises:
+        UserError: a box has less than four finite numbers, has its corners the wrong way round, or lies outside of the
+            picture; the message names file and line.
+    """
+    names = TWO_CORNERS if corners else CORNER_AND_SIZE
+    told = cells[(cells != "").any(axis=1)]
+    numbers = told.apply(lambda column: pd.to_numeric(column.str.replace(",", ".", regex=False), errors="coerce"))
+    boxes = numbers.set_axis(list(CORNER_AND_SIZE), axis=1).astype("float64")
+    if corners:
+        boxes["w"] -= boxes["x"]
+        boxes["h"] -= boxes["y"]
+
+    def refuse(wrong: pd.Series, what: str) -> None:
+        if wrong.any():
+            given = ", ".join(told[wrong].iloc[0].map(lambda cell: cell or "''"))
+            line = lines[told.index][wrong].iloc[0]
+            raise UserError(f"{file}: line {line}: the box {', '.join(names)} = {given} {what}")
+
+    refuse(~np.isfinite(boxes).all(axis=1), "must be four numbers, or blank where there is none")
+    refuse(
+        (boxes["w"] <= 0) | (boxes["h"] <= 0),
+        "must have x_max above x_min and y_max above y_min" if corners else "must have a width and height above 0",
+    )
+    if size is None:
+        if len(boxes) and (boxes[["w", "h"]] <= 1).all(axis=None):
+            raise UserError(f"{file}: no box is larger than a pixel; are they fractions of the image, not pixels?")
+        refuse((boxes["x"] + boxes["w"] <= 0) | (boxes["y"] + boxes["h"] <= 0), "lies outside of the image")
+        return boxes
+    width, height = (extent[told.index] if isinstance(extent, pd.Series) else extent for extent in size)
+    boxes[["x", "w"]] = boxes[["x", "w"]].div(width, axis=0)
+    boxes[["y", "h"]] = boxes[["y", "h"]].div(height, axis=0)
+    hint = "the image; are these pixels, not fractions?" if size is FRACTIONS else "the picture whose size is given"
+    refuse(outside(boxes), f"lies outside of {hint}")
+    return boxes
+
+
+def outside(boxes: pd.DataFrame, width: Extent = 1, height: Extent = 1) -> pd.Series:
+    """Whether nothing of a box, `x`, `y`, `w`, `h`, lies in a picture of this size: bool (N,)."""
+    beyond = (boxes["x"] >= width) | (boxes["y"] >= height)
+    return beyond | (boxes["x"] + boxes["w"] <= 0) | (boxes["y"] + boxes["h"] <= 0)

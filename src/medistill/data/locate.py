@@ -1,0 +1,124 @@
+"""Which file a cell of a table means."""
+
+import re
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from medistill.data.folders import Files, compose, is_image_name
+from medistill.data.tables import identifiers
+from medistill.errors import UserError
+from medistill.text import counted
+
+_ABSOLUTE = r"/|[A-Za-z]:/"
+
+ADVICE = "write the path, or let data.options.images and masks name the folders that are meant"
+
+
+class _Names:
+    """What the files of a folder may be called.
+
+    Attributes:
+        paths: path relative to the folder or to the root -> key.
+        stems: such a path without suffix -> keys.
+        bare: name, and name without suffix -> keys.
+    """
+
+    def __init__(self, files: Files, folder: str) -> None:
+        prefix = "" if folder in ("", ".") else PurePosixPath(folder).as_posix() + "/"
+        self.paths: dict[str, str] = {}
+        self.stems: dict[str, set[str]] = defaultdict(set)
+        self.bare: dict[str, set[str]] = defaultdict(set)
+        for key in sorted(files.keys()):
+            path = key.removeprefix(prefix)
+            self.paths |= {path: key, key: key}
+            self.bare[path.rpartition("/")[2]].add(key)
+            if is_image_name(path):
+                stem = path.rpartition(".")[0]
+                self.stems[stem].add(key)
+                self.bare[stem.rpartition("/")[2]].add(key)
+
+    def of(self, cell: str) -> set[str]:
+        """Files that a path or name may mean."""
+        if cell in self.paths:
+            return {self.paths[cell]}
+        return self.stems.get(cell, set()) | self.bare.get(cell, set())
+
+    def ending(self, cell: str) -> set[str]:
+        """Files whose whole path a longer path ends in: of several ends the longest."""
+        parts = cell.split("/")
+        for first in range(1, len(parts)):
+            end = "/".join(parts[first:])
+            if end in self.paths:
+                return {self.paths[end]}
+            if end in self.stems:
+                return self.stems[end]
+        return set()
+
+
+def locate(raw: pd.DataFrame, file: Path, column: str, files: Files, folder: str) -> tuple[pd.Series, list[str]]:
+    """The key in `files` of the file that each cell of a column means; the cell itself where there is none.
+
+    A cell is a path relative to the folder or the root, or the name of one file in whatever folder; either with or
+    without suffix, and as Windows writes it. A path of another machine (`/home/me/xrays/a/17.png`, `D:/xrays/a/17.png`;
+    or any, where no cell names a file as it is) means the file whose own path is its end, `a/17.png`. Where that finds
+    nothing for any cell, the table knows other folders than these, and the name alone counts, if only one file has it.
+
+    Args:
+        raw: the table, `line` among its columns.
+        file: it was read from, for messages.
+        column: its name.
+        files: that are here, by path.
+        folder: they are in, relative to the root.
+
+    Returns:
+        str (N,), "" for a blank; and a sentence on paths of another machine.
+
+    Raises:
+        UserError: a cell may mean several files, or two paths of another machine the same one.
+    """
+    names = _Names(files, folder)
+    cells = identifiers(raw[column], file, column).fillna("")
+    key_of, foreign = {"": ""}, {}
+
+    def only(cell: str, found: set[str]) -> str | None:
+        if len(found) > 1:
+            first, second = sorted(found)[:2]
+            line = raw["line"][cells == cell].iloc[0]
+            raise UserError(f"{file}: line {line}: column {column!r}: {cell!r} may be {first} or {second}; {ADVICE}")
+        return next(iter(found), None)
+
+    for cell in cells[cells != ""].unique():
+        spelt = compose(cell)
+        if spelt not in names.paths:
+            spelt = spelt.replace("\\", "/").removeprefix("./")  # tables come from Windows, too
+        key = only(cell, names.of(spelt))
+        key_of[cell] = key or cell
+        if key is None and ".." not in spelt.split("/"):
+            foreign[cell] = spelt
+    strange = len(key_of) - 1 == len(foreign)  # no cell names a file as it is
+    found = {
+        cell: only(cell, names.ending(spelt))
+        for cell, spelt in foreign.items()
+        if strange or re.match(_ABSOLUTE, spelt)
+    }
+    if strange and not any(found.values()):
+        found = {
+            cell: only(cell, names.of(spelt.rpartition("/")[2])) for cell, spelt in foreign.items() if "/" in spelt
+        }
+    found = {cell: key for cell, key in found.items() if key}
+    cell_of: dict[str, str] = {key: cell for cell, key in key_of.items() if cell and cell not in foreign}
+    for cell, key in found.items():
+        other = cell_of.setdefault(key, cell)
+        if other != cell:
+            line = raw["line"][cells == cell].iloc[0]
+            raise UserError(
+                f"{file}: line {line}: column {column!r}: {cell!r} and {other!r} may both be {key}; {ADVICE}"
+            )
+    notes = []
+    if found:
+        cell, key = next(iter(found.items()))
+        count = counted(int(cells.isin(found.keys()).sum()), "cell")
+        notes = [f"{count} of column {column!r} with a path of another machine, found by its end: {cell!r} is {key}"]
+    return cells.map(key_of | found), notes

@@ -1,0 +1,62 @@
+"""Several readers of one image: what they say together."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from medistill.text import counted
+
+Vote = Literal["majority", "mean", "any", "all"]
+"""What readers say together of a label that they do not agree about. Who leaves it blank has no vote; where nobody has
+one, the label is unknown.
+
+`majority`: what more than half of them say; a tie is unknown. `mean`: 1 where at least half of them say 1, and so in a
+tie. `any`: 1 where one says 1. `all`: 1 where nobody says 0."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the readers of each image say together.
+
+    Attributes:
+        values: float32, a row per image in the order of their names, a column per label: 1, 0, NaN where unknown.
+        notes: what the user should know of it, a sentence each.
+    """
+
+    values: pd.DataFrame
+    notes: list[str]
+
+
+def vote(values: pd.DataFrame, images: pd.Series, readers: pd.Series, how: Vote) -> Verdict:
+    """Let the readers of each image vote, label by label.
+
+    Args:
+        values: float (N, L), 1, 0 or NaN where blank. A reader who has several rows of an image, one for each finding,
+            names a label where one of them does.
+        images: str (N,), the image of each row, same index.
+        readers: str (N,), its reader, same index.
+        how: see `Vote`.
+    """
+    answers = values.groupby([images.rename("image"), readers.rename("reader")]).max()
+    given = answers.notna().groupby(level="image").sum()
+    ones = answers.eq(1).groupby(level="image").sum()
+    tied = (2 * ones == given) & (given > 0)
+    yes = {"majority": 2 * ones > given, "mean": 2 * ones >= given, "any": ones > 0, "all": ones == given}[how]
+    unknown = (given == 0) | (tied if how == "majority" else False)
+    voted = yes.astype(np.float32).mask(unknown)
+
+    each = answers.groupby(level="image").size()
+    divided = int(((ones > 0) & (ones < given)).any(axis=1).sum())
+    notes = [
+        f"{counted(len(answers), 'answer')} of readers about {counted(len(each), 'image')}, vote: {how}; they disagree"
+        f" about a label of {counted(divided, 'image')}"
+    ]
+    if how == "majority" and tied.any(axis=None):
+        count = int(tied.any(axis=1).sum())
+        notes.append(f"{counted(count, 'image')} with a label that as many readers affirm as deny: it is unknown there")
+    if each.min() < each.max():
+        fewer = int((each < each.max()).sum())
+        notes.append(f"{counted(fewer, 'image')} with fewer than {each.max()} readers, down to {each.min()}")
+    return Verdict(voted, notes)

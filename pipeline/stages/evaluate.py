@@ -24,9 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     from tqdm import tqdm
 
     from medistill.evaluation import comparison
-    from medistill.evaluation.predictions import align, read_logits
+    from medistill.evaluation.predictions import Studies, align, read_logits
 
-    models = params.model_folders()
+    models, study = params.model_folders(), params.evaluate.study
     configs = {}
     for name, folder in models.items():
         configs[name] = read_json(folder / "config.json")
@@ -39,23 +39,24 @@ def main(argv: list[str] | None = None) -> int:
     with tqdm(total=steps, desc="evaluate", unit="label", disable=None, leave=False) as bar:
         for split_name in SPLITS:
             rows = dataset.split(split_name)
-            split = comparison.Split.of(
-                dataset.labels,
-                dataset.targets(rows),
-                rows["group_id"].to_numpy(),
-                params.evaluate.resamples,
-                params.evaluate.seed,
-                dataset.task,
-            )
+            targets, groups = dataset.targets(rows), rows["group_id"].to_numpy()
             aligned = {
                 name: align(table, split_name, rows["image_id"], files[name], name) for name, table in logits.items()
             }
+            if study != "none":
+                studies = Studies.of(rows)
+                targets, groups = studies.targets(targets), groups[studies.first]
+                aligned = {name: studies.combine(scores, study, dataset.task) for name, scores in aligned.items()}
+            split = comparison.Split.of(
+                dataset.labels, targets, groups, params.evaluate.resamples, params.evaluate.seed, dataset.task
+            )
             measured[split_name] = {
                 name: comparison.Measured.of(split, scores, on_label=bar.update) for name, scores in aligned.items()
             }
 
     described = {
         name: {"model": name, "role": configs[name]["role"], "seed": params.evaluate.seed}
+        | ({"study": study} if study != "none" else {})
         | {split: measured[split][name].describe() for split in SPLITS}
         for name in models
     }

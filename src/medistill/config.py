@@ -276,6 +276,9 @@ class Evaluate(Settings):
     resamples: int = Field(ge=100)
     """Bootstrap resamples over groups."""
     seed: Seed
+    study: Literal["none", "max", "mean"] = "none"
+    """What is measured: `none`: images; `max`, `mean`: studies, by the highest or the mean probability of their images,
+    for data whose labels are of studies, as those of CheXpert and MIMIC-CXR are."""
 
 
 class Explain(Settings):

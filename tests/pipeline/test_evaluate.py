@@ -298,3 +298,44 @@ def test_dvc_shows_the_metrics_and_a_titled_roc_plot_of_each_model(project, tmp_
         assert (entry["x"], entry["y"]) == ("fpr", "tpr")
         assert "title" not in entry  # then DVC writes the file's name above the plot, which says whose curve it is
     assert shown[str(Path("reports/metrics.json"))]["data"] == metrics(project)
+
+
+def give_studies(root: Path) -> None:
+    """One study of each patient but every third, whose images are in none; one truth for each study."""
+    file = root / "data" / "processed" / "manifest.parquet"
+    manifest = pd.read_parquet(file)
+    in_study = manifest["group_id"].str[1:].astype(int) % 3 > 0
+    manifest["study_id"] = pd.Series("1", index=manifest.index).where(in_study, None)
+    columns = [f"label:{label}" for label in LABELS]
+    first = manifest.groupby("group_id")[columns].transform(lambda values: values.iloc[0])
+    manifest[columns] = manifest[columns].where(~in_study, first)
+    manifest.to_parquet(file)
+
+
+@pytest.mark.parametrize("how", ["max", "mean"])
+def test_figures_of_studies_are_those_of_scikit_learn(tmp_path, how):
+    write_project(tmp_path, change={"evaluate": {"study": how}})
+    give_studies(tmp_path)
+    run(tmp_path)
+    for model in ("densenet", "eeea_net_c2-kd-0"):
+        for split in ("val", "test"):
+            truth, predicted = truth_and_logits(tmp_path, model, split)
+            key = [truth["group_id"], truth["study_id"].fillna(pd.Series(truth.index, index=truth.index))]
+            values = []
+            for label in ELIGIBLE:
+                target = truth.groupby(key)[f"label:{label}"].first()
+                scores = getattr((1 / (1 + np.exp(-predicted[f"logit:{label}"]))).groupby(key), how)()
+                values.append(roc_auc_score(target[target.notna()], scores[target.notna()]))
+            entry = metrics(tmp_path)[model][split]
+            assert entry["macro_auroc"] == pytest.approx(np.mean(values), abs=1e-9)
+    evaluation = json.loads((tmp_path / "reports/evaluation/densenet.json").read_text())
+    assert evaluation["study"] == how
+    images = pd.read_parquet(tmp_path / "data/processed/manifest.parquet")["split"].value_counts()
+    assert evaluation["test"]["images"] < images["test"]
+
+
+def test_without_studies_every_figure_is_of_images_bit_for_bit(project, tmp_path):
+    write_project(tmp_path, change={"evaluate": {"study": "none"}})
+    run(tmp_path)
+    for name in ("metrics.json", "comparisons.csv", "evaluation/densenet.json"):
+        assert (tmp_path / "reports" / name).read_bytes() == (project / "reports" / name).read_bytes()

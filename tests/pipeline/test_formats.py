@@ -15,6 +15,7 @@ from medistill.data.manifest import ingest
 from medistill.data.phantom import write_phantom
 from pipeline.expectations import validate
 from tests.trees_cxr import write_chexpert, write_padchest
+from tests.trees_readers import write_medmnist, write_mimic_cxr, write_rsna_pneumonia, write_vindr_cxr
 from tests.trees_tiles import write_covid_qu_ex, write_csv, write_folder, write_lc25000
 
 
@@ -30,6 +31,10 @@ WRITERS = {
     "lc25000": lambda root: write_lc25000(root),
     "folder": lambda root: write_folder(root, images_each=20),
     "csv": lambda root: write_csv(root),
+    "medmnist": lambda root: write_medmnist(root, shape=(28, 28, 3)),
+    "mimic_cxr": lambda root: write_mimic_cxr(root, patients=32),
+    "rsna_pneumonia": lambda root: write_rsna_pneumonia(root, images=60),
+    "vindr_cxr": lambda root: write_vindr_cxr(root, images=60, test=24),
 }
 
 
@@ -40,7 +45,7 @@ def test_no_format_is_forgotten():
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_format_reaches_the_gate_and_passes(format, tmp_path):
     options = WRITERS[format](tmp_path / "root")
-    official = format in {"chestxray14", "chexpert", "covid_qu_ex"}
+    official = format in {"chestxray14", "chexpert", "covid_qu_ex", "medmnist", "mimic_cxr", "vindr_cxr"}
     data = Data(
         format=format,
         root=tmp_path / "root",
@@ -50,7 +55,7 @@ def test_every_format_reaches_the_gate_and_passes(format, tmp_path):
         test_fraction=0.3,
         seed=0,
         image_size=32,
-        channels=3 if format == "lc25000" else 1,
+        channels=3 if format in {"lc25000", "medmnist"} else 1,
         fit="pad",
         max_quarantined=0.0,
         workers=1,
@@ -67,6 +72,8 @@ def test_every_format_reaches_the_gate_and_passes(format, tmp_path):
     assert dataset.manifest["group_id"].notna().all()
     assert dataset.manifest.groupby("group_id")["split"].nunique().max() == 1
     assert (dataset.manifest["mask_row"] >= 0).any() == (format in {"covid_qu_ex", "csv"})
+
+    assert (summary["boxes"] > 0) == (format in {"chestxray14", "rsna_pneumonia", "vindr_cxr"})
 
     found = audit(dataset)
     assert not [finding for finding in found["findings"] if finding["severity"] == "error"]

@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from evaluated_project import HOSTILE, LABELS, RARE, write_project, write_surroundings
 
@@ -211,6 +212,18 @@ def test_missing_latency_explanations_and_exports_are_shown_as_such(tmp_path, mo
     assert "None of 4 students passes the gate" in page.text
     assert "parity.json is missing: export the model" in page.text
     assert "No history.csv was found." in page.text
+
+
+def test_page_says_that_figures_are_of_studies_where_they_are(tmp_path, monkeypatch, page):
+    words = "Figures are of studies, not of images: a study's probability is the mean of those of its images."
+    assert "Figures are of studies" not in page.text
+    write_surroundings(tmp_path, write_project(tmp_path, images=12, change={"evaluate": {"study": "mean"}}))
+    manifest = pd.read_parquet(tmp_path / "data/processed/manifest.parquet")
+    manifest.assign(study_id=manifest["image_id"]).to_parquet(tmp_path / "data/processed/manifest.parquet")
+    monkeypatch.chdir(tmp_path)
+    evaluate.main([])
+    report.main([])
+    assert words in Page((tmp_path / "reports" / "index.html").read_text(encoding="utf-8")).text
 
 
 def test_tiny_data_still_give_a_page_and_refusals(tmp_path):

@@ -7,8 +7,11 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
+from medistill.data.dataset import LABEL_PREFIX
+from medistill.data.source import no_boxes
 from medistill.errors import UserError
 from medistill.settings import Settings
+from medistill.text import counted
 
 CORNER_AND_SIZE = ("x", "y", "w", "h")
 TWO_CORNERS = ("x_min", "y_min", "x_max", "y_max")
@@ -146,3 +149,21 @@ def outside(boxes: pd.DataFrame, width: Extent = 1, height: Extent = 1) -> pd.Se
     """Whether nothing of a box, `x`, `y`, `w`, `h`, lies in a picture of this size: bool (N,)."""
     beyond = (boxes["x"] >= width) | (boxes["y"] >= height)
     return beyond | (boxes["x"] + boxes["w"] <= 0) | (boxes["y"] + boxes["h"] <= 0)
+
+
+def upheld(boxes: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The boxes of labels that are 1 for their image, and a sentence on those that are left out.
+
+    Args:
+        boxes: `image_id`, `label`, `x`, `y`, `w`, `h`.
+        rows: as in `Source`; boxes of other images are no part of the data set.
+    """
+    place = pd.Series(np.arange(len(rows)), index=rows["image_id"]).reindex(boxes["image_id"]).to_numpy()
+    boxes, place = boxes[~np.isnan(place)], place[~np.isnan(place)].astype(int)
+    columns = [column for column in rows if column.startswith(LABEL_PREFIX)]
+    number = pd.Index(columns).get_indexer(LABEL_PREFIX + boxes["label"])
+    holds = rows[columns].to_numpy()[place, number] == 1
+    left = int((~holds).sum())
+    notes = [f"{counted(left, 'box')} of labels that are not 1 for the image: left out"] if left else []
+    empty = no_boxes()
+    return boxes.loc[holds, list(empty.columns)].astype(empty.dtypes).reset_index(drop=True), notes

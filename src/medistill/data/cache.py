@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from medistill.data.arrays import file_of, read_picture
 from medistill.errors import UserError
 from medistill.files import atomic, write_json
-from medistill.images import Fit, ImageError, read, to_frame
+from medistill.images import Fit, ImageError, to_frame
 
 BLOCK = 128
 """Images a block at most: what a worker has in memory at once, and what a kill can lose of its work."""
@@ -83,7 +84,7 @@ def decode_all(
 
     Args:
         root: folder that `paths` are relative to.
-        paths: POSIX paths of the images.
+        paths: POSIX paths of the images, in archives as `medistill.data.arrays` has them.
         cache: the cache folder.
         size: height and width of the frames in pixels.
         channels: 1 or 3.
@@ -94,7 +95,7 @@ def decode_all(
         check: is shown all failures (path -> reason) after each block, and may raise to stop early.
 
     Raises:
-        UserError: a worker process died.
+        UserError: a worker process died, or an archive of images is damaged.
     """
     root = Path(root)
     settings = json.dumps([_VERSION, str(root.resolve()), size, channels, fit])
@@ -104,7 +105,7 @@ def decode_all(
     keys = {}
     for path in paths:
         try:
-            keys[path] = _key(root / path, path)
+            keys[path] = _key(file_of(root, path), path)
         except OSError as error:
             failures[path] = f"cannot be read: {error.strerror}"
     cached = _read_blocks(folder, (channels, size, size))
@@ -180,7 +181,7 @@ def _decode_block(
     index, keys, failures = [], [], {}
     for path, key in block:
         try:
-            image = read(root / path)
+            image = read_picture(root, path)
             frames[len(index)] = to_frame(image, size=size, channels=channels, fit=fit)
         except ImageError as error:
             failures[path] = error.reason

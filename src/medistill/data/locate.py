@@ -122,3 +122,21 @@ def locate(raw: pd.DataFrame, file: Path, column: str, files: Files, folder: str
         count = counted(int(cells.isin(found.keys()).sum()), "cell")
         notes = [f"{count} of column {column!r} with a path of another machine, found by its end: {cell!r} is {key}"]
     return cells.map(key_of | found), notes
+
+
+def by_stem(files: Files, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
+    """Name without suffix -> key of the image in a folder that has it: for tables that name an image by its id.
+
+    Of several the one whose suffix comes first in `suffixes`; others come last, in order of text.
+    """
+
+    def rank(key: str) -> tuple[int, str]:
+        suffix = PurePosixPath(key).suffix.lower()
+        return (suffixes.index(suffix) if suffix in suffixes else len(suffixes)), key
+
+    keys = [key for key in files.keys() if key.startswith(f"{folder}/") and files.is_image(files.path(key))]  # noqa: SIM118
+    found: dict[str, str] = {}
+    for key in sorted(keys, key=rank):
+        name = key.rpartition("/")[2]
+        found.setdefault(name.rpartition(".")[0] if is_image_name(name) else name, key)
+    return found

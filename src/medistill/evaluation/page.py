@@ -540,7 +540,10 @@ def _method(content: Content) -> str:
         "class: accuracy is the share of right ones, balanced accuracy its mean over the classes that occur. Images "
         "whose class is unknown are left out."
     )
+    study = {"max": "highest", "mean": "mean"}.get(content.models[0].evaluation.get("study"))
+    of_studies = f"Figures are of studies, not of images: a study's probability is the {study} of those of its images."
     items = [
+        *([of_studies] if study else []),
         f"95 % intervals: percentiles (AUPRC: reflected) of {figures['resamples']:,} resamples of patients, "
         "not of images: images of one patient are not independent.",
         "Every model is measured in the same resamples, so differences are paired. Resamples in which a figure is "

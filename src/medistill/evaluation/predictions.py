@@ -1,11 +1,13 @@
-"""Reading what models predicted, checked against the manifest."""
+"""Reading what models predicted, checked against the manifest; and of each study, in place of each image."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from medistill.errors import UserError
 
@@ -73,3 +75,88 @@ def align(table: pd.DataFrame, split: str, image_ids: pd.Series, path: Path, mod
                 f"first {ids[0]}; train it again on this data set"
             )
     return rows.loc[expected].to_numpy()
+
+
+@dataclass(frozen=True)
+class Studies:
+    """Which images are views of one examination: those of one patient that have the same study id.
+
+    Attributes:
+        names: M names, for messages.
+        of_image: (N,) int, the study of each image; one without a study id is alone in its own.
+        first: (M,) int, the first image of each study.
+    """
+
+    names: list[str]
+    of_image: NDArray[np.intp]
+    first: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame) -> "Studies":
+        """Find the studies of some rows of a manifest.
+
+        Raises:
+            UserError: no image has a study id, or a study has images of several groups.
+        """
+        if rows["study_id"].isna().all():
+            raise UserError("evaluate.study: no image of data/processed has a study id; set it to none")
+        named = rows["patient_id"].fillna("") + "\t" + rows["study_id"]
+        of_image, names = pd.factorize(named.fillna("\t\t" + rows["image_id"]))
+        several = rows.groupby(of_image)["group_id"].nunique() > 1
+        names = [name.strip("\t").replace("\t", ", ") for name in names]
+        if several.any():
+            raise UserError(
+                f"evaluate.study: study {names[several.argmax()]} has images of several groups, and groups are what is"
+                " resampled; name the patient or the group of the images, or set evaluate.study: none"
+            )
+        _, first = np.unique(of_image, return_index=True)
+        return cls(names, of_image, first)
+
+    def targets(self, targets: NDArray) -> NDArray:
+        """Labels of each study, (M, L), from those of its images, (N, L).
+
+        Raises:
+            UserError: the images of a study have different labels.
+        """
+        own = targets[self.first]
+        differ = ~((targets == own[self.of_image]) | (np.isnan(targets) & np.isnan(own[self.of_image]))).all(axis=1)
+        if differ.any():
+            name = self.names[self.of_image[differ.argmax()]]
+            raise UserError(
+                f"evaluate.study: the images of study {name} have different labels; set evaluate.study: none"
+            )
+        return own
+
+    def combine(self, logits: NDArray, how: str, task: str) -> NDArray:
+        """Logits of each study, (M, L), whose probability is the highest or the mean of those of its images.
+
+        Args:
+            logits: (N, L), NaN for a label that the model does not know.
+            how: `max` or `mean`.
+            task: `multilabel` or `multiclass`.
+
+        Raises:
+            UserError: `max` of exclusive classes: what is highest in each need not sum to 1.
+        """
+        if how == "max":
+            if task == "multiclass":
+                raise UserError("evaluate.study: max is for labels that do not exclude each other; set it to mean")
+            combined = np.full((len(self.first), logits.shape[1]), -np.inf, logits.dtype)
+            np.maximum.at(combined, self.of_image, logits)
+            return combined
+        wide = logits.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # of a label that is not known
+            if task == "multiclass":
+                combined = self._log_sum(wide - logsumexp(wide, axis=1, keepdims=True))
+            else:  # log(p / (1 - p)), each of the two from its own logarithms: neither becomes 0
+                combined = self._log_sum(-np.logaddexp(0, -wide)) - self._log_sum(-np.logaddexp(0, wide))
+        alone = np.bincount(self.of_image)[:, None] == 1
+        return np.where(alone, logits[self.first], combined).astype(logits.dtype)
+
+    def _log_sum(self, logs: NDArray) -> NDArray:
+        """Logarithm of the sum over the images of each study of what has these logarithms: (N, L) to (M, L)."""
+        highest = np.full((len(self.first), logs.shape[1]), -np.inf)
+        np.maximum.at(highest, self.of_image, logs)
+        total = np.zeros_like(highest)
+        np.add.at(total, self.of_image, np.exp(logs - highest[self.of_image]))
+        return highest + np.log(total)

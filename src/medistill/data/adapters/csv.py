@@ -42,7 +42,7 @@ import pandas as pd
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from medistill.config import Settings
-from medistill.data.boxes import BoxColumns
+from medistill.data.boxes import BoxColumns, upheld
 from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.folders import Files, compose, find_files, require_folder
 from medistill.data.label_columns import exclude, read_classes, read_flags, read_names, with_line
@@ -231,7 +231,8 @@ def read(root: Path, options: Options) -> Source:
     joined = join_files(joined, files, file.name, bad=unclear)
     rows = joined.rows
     described = _describe(rows, options)
-    boxes, of_boxes = _boxes_of_images(boxes, image, rows["image"], described)
+    image_ids = pd.Series(described["image_id"].to_numpy(), index=rows["image"])
+    boxes, of_boxes = upheld(boxes.assign(image_id=image[boxes.index].map(image_ids)), described)
     return Source(
         labels=labels,
         task=options.task,
@@ -365,29 +366,6 @@ def _read_boxes(
         )
     rows, places = np.nonzero(shown.to_numpy() == 1)
     return boxes.iloc[rows].assign(label=np.array(labels)[places])
-
-
-def _boxes_of_images(
-    boxes: pd.DataFrame, image: pd.Series, used: pd.Series, rows: pd.DataFrame
-) -> tuple[pd.DataFrame, list[str]]:
-    """The boxes of a `Source`, and a sentence on those that are left out.
-
-    Args:
-        boxes: as `_read_boxes` gives them.
-        image: the image of each row of the table.
-        used: the image of each row of the data set.
-        rows: the rows of the data set, same index as `used`.
-    """
-    place = image[boxes.index].map(pd.Series(used.index, index=used))
-    there = place.notna().to_numpy()
-    boxes, place = boxes[there], place[there].astype(int).to_numpy()
-    columns = [column for column in rows if column.startswith(LABEL_PREFIX)]
-    number = pd.Index(columns).get_indexer(LABEL_PREFIX + boxes["label"])
-    upheld = rows[columns].to_numpy()[place, number] == 1
-    boxes = boxes[upheld].assign(image_id=rows["image_id"].to_numpy()[place[upheld]])
-    left = int((~upheld).sum())
-    notes = [f"{counted(left, 'box')} of labels that are not 1 for the image: left out"] if left else []
-    return boxes[list(no_boxes().columns)].astype(no_boxes().dtypes).reset_index(drop=True), notes
 
 
 def _sides(cells: pd.Series, raw: pd.DataFrame, file: Path, column: str) -> pd.Series:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from medistill.config import Data, describe_errors
 from medistill.data import splits as sides
 from medistill.data.adapters import FORMATS, read_source
+from medistill.data.arrays import read_picture
 from medistill.data.audit.checks import audit, find_groups_of
 from medistill.data.dataset import SPLITS, Dataset
 from medistill.data.folders import compose
@@ -22,7 +23,7 @@ from medistill.data.manifest import ingest
 from medistill.data.source import Source
 from medistill.errors import UserError
 from medistill.files import atomic
-from medistill.images import ImageError, read
+from medistill.images import ImageError
 from medistill.text import counted
 
 SIZE = 128
@@ -184,7 +185,7 @@ def _channels(root: Path, paths: pd.Series) -> int:
     """3 if one of a few images has colour."""
     for path in paths.iloc[:: max(1, len(paths) // _PEEKED)]:
         try:
-            image = read(Path(root) / path)
+            image = read_picture(Path(root), path)
         except ImageError:
             continue
         if image.mode != "L":

@@ -1,0 +1,143 @@
+"""MIMIC-CXR-JPG, as PhysioNet ships it.
+
+mimic-cxr-2.0.0-metadata.csv.gz                          a row per image: patient, study, view
+mimic-cxr-2.0.0-chexpert.csv.gz, or -negbio.csv.gz       a row per study: its labels
+mimic-cxr-2.0.0-split.csv.gz                             the official split; needed for `data.split: official`
+files/p10/p10000032/s50414267/<dicom_id>.jpg
+
+Tables may also be unpacked (`.csv`); release 2.1.0 has them under the same names.
+
+All images of a study have the labels of its report; `evaluate.study` measures a study as one. A cell is what a program
+found in the report; `chexpert_labels` says what it may be, and the labels stand in CheXpert's order, so that a network
+serves both. The tables know neither sex nor age: those are in MIMIC-IV.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from medistill.data.chexpert_labels import LABELS, LabelOptions, read_label
+from medistill.data.dataset import LABEL_PREFIX
+from medistill.data.folders import find_files, require_folder
+from medistill.data.layout import find_table, packed
+from medistill.data.source import Source, side_of
+from medistill.data.tables import identifiers, join_files, read_table
+from medistill.errors import UserError
+
+TABLE = "mimic-cxr-2.0.0-{}.csv"
+
+FRONTAL = ("AP", "PA")
+
+VIEWS = {"LATERAL": "L"}
+"""Names of views that other data sets call otherwise."""
+
+
+class Options(LabelOptions):
+    """What `data.options` may say."""
+
+    labels: Literal["chexpert", "negbio"] = "chexpert"
+    """The program that read the reports."""
+    views: Literal["frontal", "all"] = "frontal"
+    """`frontal`: AP and PA; other views (lateral, oblique, lying, unnamed) are not part of the data set, neither as
+    entries nor in the quarantine."""
+
+
+def read(root: Path, options: Options) -> Source:
+    """Join the tables with the files of a MIMIC-CXR-JPG folder; no pixel is decoded.
+
+    Left out with a reason: rows whose file is missing or that repeat an image, images of studies that have no labels,
+    images that no row names.
+
+    Raises:
+        UserError: a table, a column or the folder `files` is missing, an id is blank, a study has two rows of labels,
+            an image two studies or two splits, a label is none of 1, 0, -1 and blank, or a split is unknown.
+    """
+    root = require_folder(root)
+    file = find_table(root, packed(TABLE.format("metadata")))
+    raw = read_table(file, dict.fromkeys(("dicom_id", "subject_id", "study_id", "ViewPosition"), ()))
+    ids = {column: identifiers(raw[column], file, column) for column in ("dicom_id", "subject_id", "study_id")}
+    for column, cells in ids.items():
+        if cells.isna().any():
+            raise UserError(f"{file}: line {raw['line'][cells.isna()].iloc[0]}: column {column!r} is empty")
+    patient, study = ids["subject_id"], ids["study_id"]
+    view = raw["ViewPosition"].str.upper()
+    table = pd.DataFrame(
+        {
+            "line": raw["line"],
+            "image": "files/p" + patient.str[:2] + "/p" + patient + "/s" + study + "/" + ids["dicom_id"] + ".jpg",
+            "dicom": ids["dicom_id"],
+            "patient": patient,
+            "study": study,
+            "view": view.map({name: VIEWS.get(name, name) for name in view.unique()}).where(view != "", None),
+        }
+    )
+    places = table.groupby("dicom")["image"].nunique()
+    if (places > 1).any():
+        raise UserError(f"{file}: dicom_id {places.index[places > 1][0]} is of two studies")
+    wanted = view.isin(FRONTAL) if options.views == "frontal" else view.notna()
+    find_table(root, ("files",))
+    files = find_files(root, ["files"], recursive=True).without(set(table["image"][~wanted]))
+    table = table[wanted]
+
+    labels_file = find_table(root, packed(TABLE.format(options.labels)))
+    labels = _read_labels(labels_file, options)
+    unclear = pd.Series(None, index=table.index, dtype=object)
+    unclear[~table["study"].isin(labels.index)] = f"its study has no row in {labels_file.name}"
+    joined = join_files(table, files, file.name, bad=unclear)
+    rows = joined.rows
+    official, official_files = _read_split(root, rows["dicom"])
+    described = pd.DataFrame(
+        {
+            "image_id": rows["dicom"],
+            "path": rows["path"],
+            "group_id": rows["patient"],
+            "patient_id": rows["patient"],
+            "study_id": rows["study"],
+            "view": rows["view"],
+        }
+    )
+    left = int((~wanted).sum())
+    return Source(
+        labels=list(LABELS),
+        task="multilabel",
+        rows=pd.concat([described, labels.reindex(rows["study"]).reset_index(drop=True)], axis=1),
+        entries=joined.entries,
+        quarantined=joined.quarantined,
+        official=official,
+        official_files=official_files,
+        unwanted={"views other than AP and PA (views: frontal)": left} if left else {},
+    )
+
+
+def _read_labels(file: Path, options: Options) -> pd.DataFrame:
+    """Columns of labels, float32, by study."""
+    raw = read_table(file, {"study_id": ()} | dict.fromkeys(LABELS, ()))
+    columns = {LABEL_PREFIX + label: read_label(raw, file, label, options) for label in LABELS}
+    return pd.DataFrame(columns).set_index(_unique(raw, file, "study_id"))
+
+
+def _read_split(root: Path, images: pd.Series) -> tuple[pd.Series | None, str]:
+    """The official split of each image, and the table it is read from; None where there is none."""
+    names = packed(TABLE.format("split"))
+    file = next((root / name for name in names if (root / name).is_file()), None)
+    if file is None:
+        return None, names[1]
+    raw = read_table(file, {"dicom_id": (), "split": ()})
+    words = {word: side_of(word) for word in raw["split"].unique()}
+    strange = next((word for word, side in words.items() if side is None), None)
+    if strange is not None:
+        line = raw["line"][raw["split"] == strange].iloc[0]
+        raise UserError(f"{file}: line {line}: column 'split' has {strange!r}; known are train, validate and test")
+    return images.map(raw["split"].map(words).set_axis(_unique(raw, file, "dicom_id"))), file.name
+
+
+def _unique(raw: pd.DataFrame, file: Path, column: str) -> pd.Index:
+    """A column of ids, none of them twice."""
+    ids = identifiers(raw[column], file, column)
+    twice = ids.isna() | ids.duplicated()
+    if twice.any():
+        line, cell = raw["line"][twice].iloc[0], raw[column][twice].iloc[0]
+        what = "is there twice" if cell else "is empty"
+        raise UserError(f"{file}: line {line}: {column} {cell} {what}".replace("  ", " "))
+    return pd.Index(ids)

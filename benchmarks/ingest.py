@@ -7,8 +7,9 @@ nothing but opening, converting and resizing with Pillow, results dropped. The t
 else the machine does falls on all of them; the ratio is of one round. Needs real X-rays (`--data`, or
 MEDISTILL_TEST_DATA): as they are at 256 px, and enlarged to 1024 px with a little noise, as NIH ships them.
 
-`join`: seconds to read and join the label file of ChestX-ray14 (112,120 rows, with lists and boxes) and of CheXpert
-(223,414 rows) with as many files, which are empty.
+`join`: seconds to read and join the label file of ChestX-ray14 (112,120 rows, with lists and boxes) and tables of the
+size of CheXpert's (223,414 rows), MIMIC-CXR-JPG's (377,110), VinDr-CXR's (54,000 with three readers) and the RSNA
+challenge's (30,227) with as many files, which are empty; and the labels of an archive of ChestMNIST (112,120 pictures).
 
 `memory`: peak resident memory of `ingest` at 1,000, 10,000 and 100,000 images of 32 px.
 """
@@ -123,21 +124,25 @@ def join(data: Path) -> None:
     lines = ["| reading and joining tables and files | images | seconds |"]
     memory = Path("/dev/shm")  # removing half a million files takes minutes elsewhere
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        for format, write in (("chestxray14", write_nih), ("chexpert", write_chexpert)):
+        writers = {"chestxray14": write_nih, "chexpert": write_chexpert, "mimic_cxr": write_mimic}
+        writers |= {"vindr_cxr": write_vindr, "rsna_pneumonia": write_rsna, "medmnist": write_chestmnist}
+        for format, write in writers.items():
             root = Path(folder) / format
+            root.mkdir()
             write(root, data)
             times = []
             for _ in range(ROUNDS):
                 start = time.perf_counter()
-                rows = len(read_source(format, root, {}).rows)
+                rows = read_source(format, root, {"views": "all"} if format == "mimic_cxr" else {}).entries
                 times.append(time.perf_counter() - start)
+            shutil.rmtree(root)
             lines.append(f"| `{format}` | {rows:,} | {spread(times, 2)} |")
     publish("join", lines)
 
 
 def write_nih(root: Path, data: Path) -> None:
     """The real label files, and an empty file an image."""
-    (root / "images").mkdir(parents=True)
+    (root / "images").mkdir()
     for file in (data / "nih_label_files").iterdir():
         if file.name.startswith(("Data_Entry", "BBox")):
             (root / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
@@ -168,6 +173,78 @@ def write_chexpert(root: Path, data: Path) -> None:
             file.touch()
             lines.append(f"{prefix}/{path},Female,68,Frontal,AP," + ",".join(cells[row]))
         (root / f"{table}.csv").write_text("\n".join(lines) + "\n")
+
+
+def write_mimic(root: Path, data: Path) -> None:
+    """Tables of MIMIC-CXR-JPG's size with cells at random, and an empty file an image."""
+    from medistill.data.chexpert_labels import LABELS
+
+    random = np.random.default_rng(0)
+    images, studies, patients = 377_110, 227_835, 65_379
+    cells = random.choice(["1.0", "0.0", "-1.0", ""], (studies, len(LABELS)), p=[0.15, 0.1, 0.05, 0.7])
+    patient = 10_000_000 + np.sort(np.append(np.arange(patients), random.integers(0, patients, studies - patients)))
+    rows, sides, labels = [], [], []
+    for study in range(studies):
+        folder = f"files/p10/p{patient[study]}/s{50_000_000 + study}"
+        os.makedirs(root / folder)
+        labels.append(f"{patient[study]},{50_000_000 + study},{','.join(cells[study])}")
+        for view in range(2 if study < images - studies else 1):
+            name = f"{study:08x}-00000000-00000000-{view:08x}"
+            (root / folder / f"{name}.jpg").touch()
+            rows.append(f"{name},{patient[study]},{50_000_000 + study},CHEST,{('PA', 'LATERAL')[view]},3056,2544")
+            sides.append(f"{name},{50_000_000 + study},{patient[study]},train")
+    write_table(root / "mimic-cxr-2.0.0-chexpert.csv.gz", f"subject_id,study_id,{','.join(LABELS)}", labels)
+    header = "dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,Rows,Columns"
+    write_table(root / "mimic-cxr-2.0.0-metadata.csv.gz", header, rows)
+    write_table(root / "mimic-cxr-2.0.0-split.csv.gz", "dicom_id,study_id,subject_id,split", sides)
+
+
+def write_vindr(root: Path, data: Path) -> None:
+    """Tables of VinDr-CXR's size with three readers who name labels at random, and an empty file an image."""
+    from medistill.data.adapters.vindr_cxr import FINDINGS, IMPRESSIONS
+
+    random = np.random.default_rng(0)
+    labels = [*FINDINGS, *IMPRESSIONS]
+    for part, images, readers in (("train", 15_000, ("R1", "R2", "R3")), ("test", 3_000, ("",))):
+        (root / part).mkdir()
+        rows, boxes = [], []
+        for image in (f"{part}{number:027d}" for number in range(images)):
+            (root / part / f"{image}.dicom").touch()
+            for reader in readers:
+                who = f"{reader}," if reader else ""
+                seen = random.random(len(labels)) < 0.05
+                rows.append(f"{image},{who}{','.join(map(str, seen.astype(int)))}")
+                boxes += [f"{image},{who}{labels[k]},1,2,300.5,400.5" for k in np.flatnonzero(seen[: len(FINDINGS)])]
+        first, folder = "image_id,rad_id" if part == "train" else "image_id", root / "annotations"
+        write_table(folder / f"image_labels_{part}.csv", f"{first},{','.join(labels)}", rows)
+        write_table(folder / f"annotations_{part}.csv", f"{first},class_name,x_min,y_min,x_max,y_max", boxes)
+
+
+def write_rsna(root: Path, data: Path) -> None:
+    """A table of the challenge's size, of 9,555 boxes on 6,012 of 26,684 images, and an empty file an image."""
+    (root / "stage_2_train_images").mkdir()
+    rows = []
+    for number in range(26_684):
+        (root / "stage_2_train_images" / f"{number:036d}.dcm").touch()
+        count = 0 if number >= 6_012 else 2 if number < 3_543 else 1
+        rows += [f"{number:036d},264.0,{box}.0,213.0,379.0,1" for box in range(count)] or [f"{number:036d},,,,,0"]
+    write_table(root / "stage_2_train_labels.csv", "patientId,x,y,width,height,Target", rows)
+
+
+def write_chestmnist(root: Path, data: Path) -> None:
+    """An archive of ChestMNIST's size: noise, and labels at random."""
+    random, arrays = np.random.default_rng(0), {}
+    for split, count in (("train", 78_468), ("val", 11_219), ("test", 22_433)):
+        arrays[f"{split}_images"] = random.integers(0, 256, (count, 28, 28), np.uint8)
+        arrays[f"{split}_labels"] = random.integers(0, 2, (count, 14), np.uint8)
+    np.savez_compressed(root / "chestmnist.npz", **arrays)
+
+
+def write_table(file: Path, header: str, rows: list[str]) -> None:
+    """Write a table; packed where its name ends in `.gz`."""
+    file.parent.mkdir(exist_ok=True)
+    content = "\n".join([header, *rows]).encode() + b"\n"
+    file.write_bytes(gzip.compress(content, compresslevel=1) if file.suffix == ".gz" else content)
 
 
 def memory() -> None:

@@ -44,9 +44,9 @@ def main(argv: list[str] | None = None) -> int:
                 name: align(table, split_name, rows["image_id"], files[name], name) for name, table in logits.items()
             }
             if study != "none":
-                studies = Studies.of(rows)
-                targets, groups = studies.targets(targets), groups[studies.first]
-                aligned = {name: studies.combine(scores, study, dataset.task) for name, scores in aligned.items()}
+                views = Studies.of(rows)
+                targets, groups = views.targets(targets), groups[views.first]
+                aligned = {name: views.combine(scores, study, dataset.task) for name, scores in aligned.items()}
             split = comparison.Split.of(
                 dataset.labels, targets, groups, params.evaluate.resamples, params.evaluate.seed, dataset.task
             )

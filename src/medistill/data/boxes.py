@@ -1,11 +1,11 @@
 """Boxes from the columns of a table, checked."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.source import no_boxes
@@ -38,9 +38,17 @@ class BoxColumns(Settings):
     label: str = Field(default=None)
     """The column that says what the box shows; where it is not there, the labels that are 1 in its row."""
     unit: Literal["pixels", "fractions"] = "pixels"
-    size: list[Annotated[int, Field(gt=0)] | str] = Field(default=None, min_length=2, max_length=2)
+    size: list[int | str] = Field(default=None)
     """Width and height in pixels of the picture that the numbers refer to, where the files have been resized since: two
     numbers or two columns. Where it is not there, they refer to the files as they are."""
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _width_and_height(cls, size: Any) -> Any:
+        given = size if isinstance(size, list) else []
+        if [isinstance(item, str) or (type(item) is int and item > 0) for item in given] != [True, True]:
+            raise ValueError("must be a width and a height in pixels, or the columns that have them: [1024, 1024]")
+        return size
 
     @model_validator(mode="after")
     def _four_numbers(self) -> "BoxColumns":
@@ -152,7 +160,7 @@ def outside(boxes: pd.DataFrame, width: Extent = 1, height: Extent = 1) -> pd.Se
 
 
 def upheld(boxes: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The boxes of labels that are 1 for their image, and a sentence on those that are left out.
+    """The boxes of labels that are 1 for their image, each once, and a sentence on those that are left out.
 
     Args:
         boxes: `image_id`, `label`, `x`, `y`, `w`, `h`.
@@ -166,4 +174,4 @@ def upheld(boxes: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[
     left = int((~holds).sum())
     notes = [f"{counted(left, 'box')} of labels that are not 1 for the image: left out"] if left else []
     empty = no_boxes()
-    return boxes.loc[holds, list(empty.columns)].astype(empty.dtypes).reset_index(drop=True), notes
+    return boxes.loc[holds, list(empty.columns)].astype(empty.dtypes).drop_duplicates(ignore_index=True), notes

@@ -2,11 +2,13 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from medistill.data.folders import Files, compose, is_image_name
+from medistill.data.source import side_of
 from medistill.data.tables import identifiers
 from medistill.errors import UserError
 from medistill.text import counted
@@ -62,8 +64,7 @@ def locate(raw: pd.DataFrame, file: Path, column: str, files: Files, folder: str
 
     A cell is a path relative to the folder or the root, or the name of one file in whatever folder; either with or
     without suffix, and as Windows writes it. A path of another machine (`/home/me/xrays/a/17.png`, `D:/xrays/a/17.png`;
-    or any, where no cell names a file as it is) means the file whose own path is its end, `a/17.png`. Where that finds
-    nothing for any cell, the table knows other folders than these, and the name alone counts, if only one file has it.
+    or any, where no cell names a file as it is) means the file whose own path is its end, `a/17.png`.
 
     Args:
         raw: the table, `line` among its columns.
@@ -98,30 +99,46 @@ def locate(raw: pd.DataFrame, file: Path, column: str, files: Files, folder: str
         if key is None and ".." not in spelt.split("/"):
             foreign[cell] = spelt
     strange = len(key_of) - 1 == len(foreign)  # no cell names a file as it is
-    found = {
-        cell: only(cell, names.ending(spelt))
-        for cell, spelt in foreign.items()
-        if strange or re.match(_ABSOLUTE, spelt)
-    }
-    if strange and not any(found.values()):
-        found = {
-            cell: only(cell, names.of(spelt.rpartition("/")[2])) for cell, spelt in foreign.items() if "/" in spelt
-        }
+    distant = {cell: spelt for cell, spelt in foreign.items() if strange or re.match(_ABSOLUTE, spelt)}
+    found = {cell: only(cell, names.ending(spelt)) for cell, spelt in distant.items()}
+    if not any(found.values()) and _lie_in_one_folder(distant.values()):
+        found = {cell: only(cell, names.of(PurePosixPath(spelt).name)) for cell, spelt in distant.items()}
     found = {cell: key for cell, key in found.items() if key}
-    cell_of: dict[str, str] = {key: cell for cell, key in key_of.items() if cell and cell not in foreign}
+    twice = _one_file_of_two_cells(found, {cell: key for cell, key in key_of.items() if cell not in foreign})
+    if twice:
+        cell, other = twice
+        line = raw["line"][cells == cell].iloc[0]
+        both = f"{cell!r} and {other!r} may both be {found[cell]}"
+        raise UserError(f"{file}: line {line}: column {column!r}: {both}; {ADVICE}")
+    if not found:
+        return cells.map(key_of), []
+    cell, key = next(iter(found.items()))
+    count = counted(int(cells.isin(found.keys()).sum()), "cell")
+    note = f"{count} of column {column!r} with a path of another machine, found by its end: {cell!r} is {key}"
+    return cells.map(key_of | found), [note]
+
+
+def _lie_in_one_folder(paths: Iterable[str]) -> bool:
+    """Whether all paths of another machine lie in one folder, which then tells none of them apart.
+
+    Not so the folder of a split: what is in `test` there is not what has the same name in `train` here.
+    """
+    folders = {PurePosixPath(path).parent for path in paths}
+    return len(folders) == 1 and all(
+        re.match(_ABSOLUTE, str(folder)) and not any(side_of(part) for part in folder.parts) for folder in folders
+    )
+
+
+def _one_file_of_two_cells(found: Mapping[str, str], known: Mapping[str, str]) -> tuple[str, str] | None:
+    """A cell that was found by its end, and another cell that has the same file; None where there is none.
+
+    Both are cells -> keys of files; `known` are those that name their file as it is.
+    """
+    cell_of = {key: cell for cell, key in known.items()}
     for cell, key in found.items():
-        other = cell_of.setdefault(key, cell)
-        if other != cell:
-            line = raw["line"][cells == cell].iloc[0]
-            raise UserError(
-                f"{file}: line {line}: column {column!r}: {cell!r} and {other!r} may both be {key}; {ADVICE}"
-            )
-    notes = []
-    if found:
-        cell, key = next(iter(found.items()))
-        count = counted(int(cells.isin(found.keys()).sum()), "cell")
-        notes = [f"{count} of column {column!r} with a path of another machine, found by its end: {cell!r} is {key}"]
-    return cells.map(key_of | found), notes
+        if cell_of.setdefault(key, cell) != cell:
+            return cell, cell_of[key]
+    return None
 
 
 def by_stem(files: Files, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:

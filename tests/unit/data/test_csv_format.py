@@ -385,7 +385,7 @@ def test_sides_of_a_column(tmp_path):
         ),
         (
             {"labels": ["Mass"], "boxes": dict.fromkeys(("x", "y", "w", "h"), "side") | {"size": [0, 5]}},
-            r"boxes\.size.* input should be greater than 0",
+            r"boxes\.size: must be a width and a height in pixels, or the columns that have them",
         ),
         (
             {"labels": ["Mass"], "boxes": dict.fromkeys("xywh", "side") | {"unit": "fractions", "size": [9, 5]}},

@@ -51,11 +51,18 @@ def test_no_path_leads_out_or_back(tmp_path):
     assert found(tmp_path, cells, "1.png", "a/1.png") == (cells, [])
 
 
-def test_where_all_folders_are_others_the_name_counts_if_only_one_file_has_it(tmp_path):
-    cells = ["/x/2019/1.png", "/x/2020/2.png", "/x/2020/gone.png"]
+def test_where_all_lie_in_one_folder_there_the_name_counts_if_only_one_file_has_it(tmp_path):
+    cells = ["/x/all/1.png", "/x/all/2.png", "/x/all/gone.png"]
     keys, notes = found(tmp_path, cells, "a/1.png", "b/2.png")
-    assert keys == ["a/1.png", "b/2.png", "/x/2020/gone.png"]
+    assert keys == ["a/1.png", "b/2.png", "/x/all/gone.png"]
     assert notes[0].startswith("2 cells of column 'file' with a path of another machine")
+
+
+@pytest.mark.parametrize(
+    "cells", [["/x/NORMAL/1.png", "/x/SICK/2.png"], ["/x/test/1.png", "/x/test/2.png"], ["test/1.png", "test/2.png"]]
+)
+def test_a_name_alone_does_not_count_where_folders_tell_files_apart(tmp_path, cells):
+    assert found(tmp_path, cells, "train/1.png", "train/2.png") == (cells, [])
 
 
 def test_a_name_that_several_files_have_is_refused_with_both(tmp_path):

@@ -198,26 +198,8 @@ def read(root: Path, options: Options) -> Source:
     boxes = _read_boxes(raw, file, options, labels, values)
 
     files = _find_files(root, options.images, "images")
-    image, notes = locate(raw, file, options.path, files, options.images)
-    table = pd.DataFrame({"line": raw["line"], "image": image})
-    if options.mask:
-        masks = _find_files(root, options.masks, "masks")
-        mask, of_masks = locate(raw, file, options.mask, masks, options.masks)
-        notes += of_masks
-        table["mask"] = mask.map(masks.usable)
-        lost = (mask != "") & table["mask"].isna() & unclear.isna()
-        refused = {key: f"its mask {reason}" for key, (_, reason) in masks.refused.items()}
-        unclear[lost] = mask[lost].map(refused).fillna("its mask " + mask[lost].map(repr) + " is not there")
-        files = files.without(set(mask) - set(table["image"]))
-    for option in DETAILS:
-        column = getattr(options, option)
-        if column:
-            table[option] = identifiers(raw[column], file, column)
-    if options.split:
-        table["split"] = _sides(table["split"], raw, file, options.split)
-    if options.age:
-        table["age"], of_ages = _ages(table["age"], raw, file, options.age)
-        notes += of_ages
+    table, lost, files, notes = _read_table(raw, file, root, options, files)
+    unclear = unclear.fillna(lost)
 
     joined = pd.concat([table, values], axis=1)
     if options.readers or options.boxes:
@@ -232,7 +214,7 @@ def read(root: Path, options: Options) -> Source:
     rows = joined.rows
     described = _describe(rows, options)
     image_ids = pd.Series(described["image_id"].to_numpy(), index=rows["image"])
-    boxes, of_boxes = upheld(boxes.assign(image_id=image[boxes.index].map(image_ids)), described)
+    boxes, of_boxes = upheld(boxes.assign(image_id=table["image"][boxes.index].map(image_ids)), described)
     return Source(
         labels=labels,
         task=options.task,
@@ -245,6 +227,39 @@ def read(root: Path, options: Options) -> Source:
         official=rows["split"] if options.split else None,
         official_files=f"the sides of column {options.split!r}" if options.split else "sides (data.options.split)",
     )
+
+
+def _read_table(
+    raw: pd.DataFrame, file: Path, root: Path, options: Options, files: Files
+) -> tuple[pd.DataFrame, pd.Series, Files, list[str]]:
+    """All that a table says of its images but their labels.
+
+    Returns:
+        `line`, `image` (a key of `files`), `mask` (a path) and `DETAILS`, as far as the options name them; why the mask
+        of a row cannot be used, null where it can; the files that are no masks; and what the user should know.
+    """
+    image, notes = locate(raw, file, options.path, files, options.images)
+    table = pd.DataFrame({"line": raw["line"], "image": image})
+    lost = pd.Series(None, index=raw.index, dtype=object)
+    if options.mask:
+        masks = _find_files(root, options.masks, "masks")
+        mask, of_masks = locate(raw, file, options.mask, masks, options.masks)
+        notes += of_masks
+        table["mask"] = mask.map(masks.usable)
+        missing = (mask != "") & table["mask"].isna()
+        refused = {key: f"its mask {reason}" for key, (_, reason) in masks.refused.items()}
+        lost[missing] = mask[missing].map(refused).fillna("its mask " + mask[missing].map(repr) + " is not there")
+        files = files.without(set(mask) - set(table["image"]))
+    for option in DETAILS:
+        column = getattr(options, option)
+        if column:
+            table[option] = identifiers(raw[column], file, column)
+    if options.split:
+        table["split"] = _sides(table["split"], raw, file, options.split)
+    if options.age:
+        table["age"], of_ages = _ages(table["age"], raw, file, options.age)
+        notes += of_ages
+    return table, lost, files, notes
 
 
 def _find_table(root: Path, name: str) -> Path:

@@ -55,27 +55,8 @@ def read(root: Path, options: Options) -> Source:
     """
     root = require_folder(root)
     file = find_table(root, packed(TABLE.format("metadata")))
-    raw = read_table(file, dict.fromkeys(("dicom_id", "subject_id", "study_id", "ViewPosition"), ()))
-    ids = {column: identifiers(raw[column], file, column) for column in ("dicom_id", "subject_id", "study_id")}
-    for column, cells in ids.items():
-        if cells.isna().any():
-            raise UserError(f"{file}: line {raw['line'][cells.isna()].iloc[0]}: column {column!r} is empty")
-    patient, study = ids["subject_id"], ids["study_id"]
-    view = raw["ViewPosition"].str.upper()
-    table = pd.DataFrame(
-        {
-            "line": raw["line"],
-            "image": "files/p" + patient.str[:2] + "/p" + patient + "/s" + study + "/" + ids["dicom_id"] + ".jpg",
-            "dicom": ids["dicom_id"],
-            "patient": patient,
-            "study": study,
-            "view": view.map({name: VIEWS.get(name, name) for name in view.unique()}).where(view != "", None),
-        }
-    )
-    places = table.groupby("dicom")["image"].nunique()
-    if (places > 1).any():
-        raise UserError(f"{file}: dicom_id {places.index[places > 1][0]} is of two studies")
-    wanted = view.isin(FRONTAL) if options.views == "frontal" else view.notna()
+    table = _read_images(file)
+    wanted = table["view"].isin(FRONTAL) | (options.views == "all")
     find_table(root, ("files",))
     files = find_files(root, ["files"], recursive=True).without(set(table["image"][~wanted]))
     table = table[wanted]
@@ -108,6 +89,23 @@ def read(root: Path, options: Options) -> Source:
         official_files=official_files,
         unwanted={"views other than AP and PA (views: frontal)": left} if left else {},
     )
+
+
+def _read_images(file: Path) -> pd.DataFrame:
+    """A row per image: `line`, `image` (the path of its file), `dicom`, `patient`, `study` and `view`."""
+    raw = read_table(file, dict.fromkeys(("dicom_id", "subject_id", "study_id", "ViewPosition"), ()))
+    ids = {column: identifiers(raw[column], file, column) for column in ("dicom_id", "subject_id", "study_id")}
+    for column, cells in ids.items():
+        if cells.isna().any():
+            raise UserError(f"{file}: line {raw['line'][cells.isna()].iloc[0]}: column {column!r} is empty")
+    image, patient, study = ids.values()
+    path = "files/p" + patient.str[:2] + "/p" + patient + "/s" + study + "/" + image + ".jpg"
+    places = path.groupby(image).nunique()
+    if (places > 1).any():
+        raise UserError(f"{file}: dicom_id {places.index[places > 1][0]} is of two studies")
+    view = raw["ViewPosition"].str.upper().where(raw["ViewPosition"] != "", None).replace(VIEWS)
+    columns = {"line": raw["line"], "image": path, "dicom": image, "patient": patient, "study": study, "view": view}
+    return pd.DataFrame(columns)
 
 
 def _read_labels(file: Path, options: Options) -> pd.DataFrame:

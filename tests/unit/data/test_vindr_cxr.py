@@ -197,7 +197,12 @@ def test_converted_images_need_the_size_that_boxes_refer_to(kaggle):
             [f"t,{vindr_cells(TEST)}"] * 2,
             "line 3: a second row of image t",
         ),
-        ("image_labels_test.csv", f"image_id,{TEST}", [f"a,{vindr_cells(TEST)}"], "image_id a is in both label tables"),
+        (
+            "image_labels_test.csv",
+            f"image_id,{TEST}",
+            [f"{image},{vindr_cells(TEST)}" for image in "ta"],
+            "a is in both",
+        ),
         (
             "annotations_train.csv",
             BOXES,
@@ -205,6 +210,12 @@ def test_converted_images_need_the_size_that_boxes_refer_to(kaggle):
             "line 2: a box shows 'Mass'; known are Aortic enlargement",
         ),
         ("annotations_train.csv", BOXES, ["a,R8,Edema,9,2,3,4"], "line 2: the box .* must have x_max above x_min"),
+        (
+            "annotations_train.csv",
+            BOXES,
+            ["x,R8,Edema,1,2,3,4"],
+            "none of its images is in image_labels_train",
+        ),
         ("annotations_train.csv", BOXES, ["a,R8,Edema,,2,3,4"], "line 2: the box .* must be four numbers"),
     ],
 )

@@ -192,6 +192,8 @@ def _read_part(file: Path, name: str, options: Options) -> _Part:
         return _Part(file, images.assign(wrong=None), no_boxes(), table, False, notes)
     raw = read_table(table, {"image_id": (), "class_name": ()} | dict.fromkeys([*CORNERS, *SIZE], ()), optional=SIZE)
     boxes, in_pixels = _read_boxes(raw, table, FINDINGS)
+    if len(boxes) and not boxes["image_id"].isin(ids).any():
+        raise UserError(f"{table}: none of its images is in {file.name}; the first is {boxes['image_id'].iloc[0]}")
     return _Part(file, images.assign(wrong=None), boxes, table, in_pixels, notes)
 
 

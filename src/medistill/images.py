@@ -12,6 +12,8 @@ from typing import BinaryIO, Literal
 import numpy as np
 from PIL import Image, ImageOps
 
+from medistill.kinds import HEAD, describe_kind
+
 Fit = Literal["pad", "squash", "crop"]
 
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
@@ -108,9 +110,12 @@ def _read_picture(file: BinaryIO) -> Image.Image:
             raise Refused(too_large("the image")) from None
         except Image.UnidentifiedImageError:
             file.seek(0)
-            if _begins_like_dicom(file.read(8)):
+            head = file.read(HEAD)
+            if _begins_like_dicom(head):
                 raise Refused("a DICOM file without its preamble, which is not read") from None
-            raise Refused("not an image, or in a format that is not read") from None
+            kind = describe_kind(head)
+            known = ": " + "; ".join(filter(None, kind)) if kind else ""
+            raise Refused(f"not an image, or in a format that is not read{known}") from None
         if image.width * image.height > MAX_PIXELS:
             raise Refused(too_large(f"{image.width}x{image.height} pixels"))
         stored = str([tile.args for tile in image.tile])  # `RGB;16B`, where `BGR;16` is 16 bits for all three

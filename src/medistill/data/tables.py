@@ -1,13 +1,16 @@
 """Label tables: reading them whatever their dialect, and joining their rows with the files that are there."""
 
 import codecs
+import contextlib
 import csv
 import gzip
 import io
 import math
+import os
 import re
 import warnings
-from collections.abc import Collection, Mapping
+import zlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,11 +19,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medistill.data.folders import Files, compose
+from medistill.data.folders import Files, compose, is_image_name
 from medistill.errors import UserError
+from medistill.kinds import HEAD, describe_kind, describe_picture
 from medistill.text import counted
 
 _DELIMITERS = ",;\t|"
+_MORE_THAN_HEADER = "the header names no more; put a cell with the delimiter in it between quotes, or name each column"
+_EXPORT = "save the table in it as CSV in UTF-8"
 _FLOAT_ID = r"[0-9]+\.0+"
 _RUINED_ID = r"[0-9]+(\.[0-9]+)?[eE]\+[0-9]+"
 _YEARS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
@@ -30,8 +36,8 @@ def read_table(path: Path, columns: Mapping[str, tuple[str, ...]], *, optional: 
     """Read columns of a table of text with a header; nothing in it is turned into a number or a missing value.
 
     UTF-8 or UTF-16, with or without byte order mark; separated by comma, semicolon, tab or bar, whichever the header
-    has most of, or as the line `sep=;` says that spreadsheets put above it; any line ends; `.gz` is unpacked. Rows may
-    have more fields than the header; blank rows are passed over.
+    has most of, or as the line `sep=;` says that spreadsheets put above it; any line ends; what gzip has packed is
+    unpacked, whatever its name. Any row may end in more delimiters than the header; blank rows are passed over.
 
     Args:
         path: the file.
@@ -43,21 +49,23 @@ def read_table(path: Path, columns: Mapping[str, tuple[str, ...]], *, optional: 
         str columns, stripped of blanks; and `line`, int, the line of the file in which a row begins (from 1).
 
     Raises:
-        UserError: the file is missing, is not such a table, has no rows, lacks a column or has it twice, or a row ends
-            before one that is not optional: an empty cell may mean something, one that was cut off does not.
+        UserError: the file is missing, is not such a table, has no rows, lacks a column or has it twice; a row ends
+            before one that is not optional: an empty cell may mean something, one that was cut off does not; or a row
+            has more cells than the header has names: each of its cells may stand in another's column.
     """
     text, delimiter, first = _from_header_on(path)
     try:
         reader = csv.reader(io.StringIO(text), delimiter=delimiter)
         header = [name.strip() for name in next(reader)]
-        begins, fields = _measure_rows(reader)
-        with warnings.catch_warnings():  # rows may end in one comma more than the header; index_col=False lets them
+        begins, fields = _measure_rows(reader, path, header, first)
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", pd.errors.ParserWarning)
             raw = pd.read_csv(
                 io.StringIO(text),
                 dtype=str,
                 keep_default_na=False,
                 index_col=False,
+                usecols=range(len(header)),  # else a row with a delimiter more than the first would be an error
                 sep=delimiter,
                 skip_blank_lines=False,
             )
@@ -106,7 +114,7 @@ def read_fields(path: Path, *, rows: int | None = None) -> list[tuple[int, list[
 
 def _from_header_on(path: Path) -> tuple[str, str, int]:
     """The text of a table from its header on, its delimiter, and the line of the file in which the header begins."""
-    text = _read_text(path)
+    text = read_text(path)
     table = text.lstrip("\n")
     declared = re.match(r'"?sep=(.)"?\n', table, re.IGNORECASE)
     if declared:
@@ -118,16 +126,32 @@ def _from_header_on(path: Path) -> tuple[str, str, int]:
     return table, delimiter, 1 + text.count("\n") - table.count("\n")
 
 
-def _measure_rows(reader: Any) -> tuple[np.ndarray, np.ndarray]:
+def _measure_rows(reader: Any, path: Path, header: list[str], first: int) -> tuple[np.ndarray, np.ndarray]:
     """For each row that a `csv.reader` still has: the lines before it, the header's among them, and its fields.
 
-    pandas does not say how many fields a row has: it fills up those that are too short.
+    pandas does not say how many fields a row has: it fills up those that are too short, and cuts off what is too long.
     """
     ends, fields = [reader.line_num], []
     for row in reader:
+        if len(row) > len(header):
+            require_no_more(row, len(header), f"{path}: line {first + ends[-1]}", _MORE_THAN_HEADER)
         ends.append(reader.line_num)  # a quoted field may hold line ends
         fields.append(len(row))
     return np.array(ends[:-1], np.int64), np.array(fields, np.int64)
+
+
+def require_no_more(row: Sequence[str], most: int, where: str, advice: str) -> None:
+    """Refuse a row with something in it beyond its first `most` fields; more delimiters at its end say nothing.
+
+    Args:
+        row: its fields.
+        most: how many there may be.
+        where: file and line, for the message.
+        advice: what to do, for the message.
+    """
+    if any(field.strip() for field in row[most:]):
+        filled = max(place for place, field in enumerate(row, 1) if field.strip())
+        raise UserError(f"{where} has {filled} fields, more than {most}: {advice}")
 
 
 def _require_field(path: Path, column: str, short: pd.DataFrame, lines: np.ndarray) -> None:
@@ -142,25 +166,77 @@ def _require_field(path: Path, column: str, short: pd.DataFrame, lines: np.ndarr
         )
 
 
-def _read_text(path: Path) -> str:
+def find_table(folder: Path, *names: str) -> Path | None:
+    """The first of these files in a folder, as it is named or packed as `NAME.gz`; None where there is none."""
+    files = (folder / f"{name}{packed}" for name in names for packed in ("", ".gz"))
+    return next((file for file in files if file.is_file()), None)
+
+
+def describe_instead(folder: Path, *beginnings: str) -> str:
+    """What to add to a message that a table is missing: a file that may hold it in a form that is not read, if any.
+
+    Args:
+        folder: where the table should be.
+        beginnings: of that file's name, in any case; none: any file.
+    """
+    begins = tuple(beginning.lower() for beginning in beginnings) or ("",)
+    with contextlib.suppress(OSError), os.scandir(folder) as scan:
+        names = sorted(entry.name for entry in scan if entry.is_file() and not is_image_name(entry.name))
+        for name in names:
+            if name.lower().startswith(begins) and not name.lower().endswith((".html", ".htm", ".xml", ".pdf")):
+                with open(folder / name, "rb") as file:
+                    kind = describe_kind(file.read(HEAD))
+                if kind:
+                    return f"; {name} is there, {kind[0]}: {kind[1] or _EXPORT}"
+    return ""
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8 or UTF-16, packed by gzip or not, with `\n` at the end of each line.
+
+    Raises:
+        UserError: the file is missing, or is no text; the message says what it is instead.
+    """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+            raise UserError(f"{path}: is not a file")
         content = path.read_bytes()
-        if path.suffix.lower() == ".gz":
+        if content.startswith(b"\x1f\x8b"):
             content = gzip.decompress(content)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    _require_text(path, content[:HEAD])
+    encoding = _encoding(content)
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}: line {line} is not valid {error.encoding.upper()}; save the file as UTF-8") from None
     if "\0" in text:
-        raise UserError(f"{path}: not a readable CSV file: it holds zero bytes")
+        raise UserError(f"{path}: not a readable CSV file: it holds zero bytes; save it as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _require_text(path: Path, head: bytes) -> None:
+    kind, picture = describe_kind(head), describe_picture(head)
+    if kind:
+        what, advice = kind
+        raise UserError(f"{path}: is {what}, not a table of text; {advice or _EXPORT}")
+    if picture:
+        raise UserError(f"{path}: is {picture}, not a table of text")
+
+
+def _encoding(content: bytes) -> str:
+    """UTF-8 or UTF-16, by the byte order mark or, where there is none, by the zeros beside the first two letters."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    zeros = [byte == 0 for byte in content[:4]]
+    return {(False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be"}.get(
+        tuple(zeros), "utf-8-sig"
+    )
 
 
 def _find_columns(
@@ -181,9 +257,18 @@ def _find_columns(
             names = " or ".join(dict.fromkeys(repr(header[place]) for place in alike))
             raise UserError(f"{path}: {len(alike)} columns are named {names}; keep one of them")
         if not alike and column not in optional:
-            raise UserError(f"{path}: column {column!r} is missing; it has {', '.join(header)}")
+            raise UserError(f"{path}: column {column!r} is missing; it has {describe_header(header)}")
         places[column] = alike[0] if alike else None
     return places
+
+
+def describe_header(header: Sequence[str]) -> str:
+    """The names in a header for a message, and what to do where they look like a row of data."""
+    names = ", ".join(header)
+    numbers = [re.fullmatch(r"-?[0-9]+([.,][0-9]+)?", name) for name in header if name]
+    if any(is_image_name(name) for name in header) or (numbers and all(numbers)):
+        return f"{names}: this looks like a row; put a line with the names of the columns above it"
+    return names
 
 
 def identifiers(values: pd.Series, path: Path, column: str) -> pd.Series:

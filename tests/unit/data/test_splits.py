@@ -147,6 +147,8 @@ def test_a_side_holds_for_a_group_by_any_of_its_names():
         ("path,group_id\na.png,1\na.png,2\n", r"groups\.csv: line 3: a\.png has a second group_id"),
         ("path,group_id\na.png,\n", r"groups\.csv: line 2: path or group_id is empty"),
         ("path,who\na.png,1\n", r"groups\.csv: column 'group_id' is missing"),
+        ("path,group_id\na.png,1\nb, c.png,1\n", r"groups\.csv: line 3 has 3 fields, more than 2"),
+        ("path,group_id\na.png\n", r"groups\.csv: line 2 ends before column 'group_id'"),
     ],
 )
 def test_mistakes_in_the_list_of_groups_are_named(tmp_path, text, message):
@@ -159,6 +161,10 @@ def test_lists_are_read(tmp_path):
     assert groups.to_dict() == {"x/a.png": "007"}
     sides = splits.read_sides(table(tmp_path, "group_id,split\n007,test\n8,train\n", "sides.csv"))
     assert sides.to_dict() == {"007": "test", "8": "train"}
+    assert splits.read_sides(table(tmp_path, "group_id,split\n7,test\n8,val,\n", "sides.csv")).tolist() == [
+        "test",
+        "val",
+    ]
     with pytest.raises(UserError, match=r"sides\.csv: group 8 has the side 'holdout'; it must be train, val, test"):
         splits.read_sides(table(tmp_path, "group_id,split\n8,holdout\n", "sides.csv"))
 

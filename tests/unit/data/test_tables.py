@@ -1,13 +1,14 @@
 """Tables in every dialect, and the join of their rows with files: nothing is lost on the way."""
 
 import gzip
+import os
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from medistill.data.folders import Files
-from medistill.data.tables import identifiers, join_files, read_fields, read_header, read_table
+from medistill.data.tables import find_table, identifiers, join_files, read_fields, read_header, read_table
 from medistill.errors import UserError
 
 COLUMNS = {"image": (), "patient": (), "note": ()}
@@ -50,9 +51,85 @@ def test_every_dialect_gives_the_same_text(tmp_path, name, content):
     }
 
 
-def test_gz_is_unpacked(tmp_path):
-    file = write(tmp_path, gzip.compress(ROWS.encode()), "table.csv.gz")
-    assert read_table(file, COLUMNS)["patient"].tolist() == ["007", "NA"]
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("table.csv.gz", gzip.compress(ROWS.encode())),
+        ("table.csv", gzip.compress(ROWS.encode())),  # a browser that has kept it packed
+        ("table.csv.gz", ROWS.encode()),  # one that has unpacked it
+        ("table.csv", ROWS.encode("utf-16-le")),  # without a byte order mark
+        ("table.csv", ROWS.encode("utf-16-be")),
+    ],
+)
+def test_how_a_table_is_packed_and_encoded_is_told_by_its_content(tmp_path, name, content):
+    assert read_table(write(tmp_path, content, name), COLUMNS)["patient"].tolist() == ["007", "NA"]
+
+
+def test_a_table_is_found_plain_or_packed_and_the_first_name_counts(tmp_path):
+    assert find_table(tmp_path, "new.csv", "old.csv") is None
+    for name in ("old.csv", "new.csv.gz", "new.csv"):
+        (tmp_path / name).touch()
+        assert find_table(tmp_path, "new.csv", "old.csv") == tmp_path / name
+    (tmp_path / "list.txt").mkdir()
+    assert find_table(tmp_path, "list.txt") is None
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+@pytest.mark.parametrize("wider", ["x,", "x,,,", '"x",""', "x, ,", 'x,"",'])
+@pytest.mark.parametrize("place", [0, 1, 3, 6])
+def test_a_row_with_more_delimiters_than_the_header_is_read_wherever_it_stands(tmp_path, place, wider, end):
+    rows = [f"{number}.png,x" for number in range(7)]
+    rows[place] = f"{place}.png,{wider}"
+    file = write(tmp_path, "\n".join(["image,note", *rows]) + end)
+    table = read_table(file, {"image": (), "note": ()})
+    assert table["image"].tolist() == [f"{number}.png" for number in range(7)]
+    assert table["note"].tolist() == ["x"] * 7
+    assert len(read_fields(file)) == 8
+
+
+@pytest.mark.parametrize("delimiter", list(",;\t|"))
+@pytest.mark.parametrize("place", [0, 1, 3, 6])
+def test_a_row_with_more_cells_than_the_header_has_names_is_refused_wherever_it_stands(tmp_path, place, delimiter):
+    """A delimiter within a cell shifts all behind it: `left, lower lobe,1` would have the label of another column."""
+    note = f"left{delimiter} lower lobe"
+    rows = [["image", "note", "Mass"], *([f"{number}.png", "x", "0"] for number in range(7))]
+    rows[1 + place] = [f"{place}.png", note, "1"]
+    file = write(tmp_path, "\n".join(delimiter.join(row) for row in rows))
+    message = rf"table\.csv: line {place + 2} has 4 fields, more than 3: the header names no more; put a cell"
+    with pytest.raises(UserError, match=message):
+        read_table(file, {"image": ()})  # though the column that is read would be right
+    rows[1 + place] = [f"{place}.png", f'"{note}"', "1"]
+    table = read_table(write(tmp_path, "\n".join(delimiter.join(row) for row in rows)), {"note": (), "Mass": ()})
+    assert table.iloc[place].tolist() == [note, "1", place + 2]
+
+
+def test_a_column_of_row_names_without_a_name_is_refused(tmp_path):
+    """As R writes it: the header has a name less than the rows, and each name would stand above its neighbour."""
+    with pytest.raises(UserError, match="line 2 has 3 fields, more than 2"):
+        read_table(write(tmp_path, "image,Mass\n1,a.png,0\n2,b.png,1\n"), {"image": ()})
+
+
+def test_the_line_of_a_row_that_is_too_long_counts_lines_within_cells(tmp_path):
+    file = write(tmp_path, '\n\nimage,note\na.png,"two\nlines"\nb.png,x,y\n')
+    with pytest.raises(UserError, match="line 6 has 3 fields"):
+        read_table(file, {"image": ()})
+
+
+@pytest.mark.parametrize(
+    ("first", "looks"),
+    [
+        ("a.png,0", True),
+        ("IM1.dcm;1;0", True),
+        ("17,0,1.5", True),
+        ("picture,mass", False),
+        ("picture,0,1,2", False),  # classes may be numbers
+        ("017,left lung", False),
+    ],
+)
+def test_a_table_without_a_header_is_told_to_want_one(tmp_path, first, looks):
+    with pytest.raises(UserError, match="column 'image' is missing; it has ") as caught:
+        read_table(write(tmp_path, f"{first}\n{first}\n"), {"image": ()})
+    assert ("put a line with the names of the columns above it" in str(caught.value)) == looks
 
 
 def test_line_numbers_count_lines_of_the_file(tmp_path):
@@ -182,9 +259,20 @@ def test_a_file_without_a_header_is_named(tmp_path, content):
 
 
 def test_a_damaged_gz_is_named(tmp_path):
-    file = write(tmp_path, gzip.compress(ROWS.encode())[:-9], "table.csv.gz")
-    with pytest.raises(UserError, match="cannot be read"):
-        read_table(file, COLUMNS)
+    packed = gzip.compress(ROWS.encode() * 50)
+    cut, flipped, wrong = packed[:-9], bytearray(packed), packed[:-6] + bytes(6)
+    flipped[20:30] = b"\xff" * 10  # what zlib calls it is no error of the system
+    for content in (cut, bytes(flipped), wrong):
+        with pytest.raises(UserError, match="cannot be read"):
+            read_table(write(tmp_path, content, "table.csv.gz"), COLUMNS)
+
+
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    os.mkfifo(tmp_path / "pipe.csv")
+    for name in ("folder.csv", "pipe.csv"):
+        with pytest.raises(UserError, match=f"{name}: is not a file"):
+            read_table(tmp_path / name, COLUMNS)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """The image files of a data set's folder, and nothing outside it."""
 
+import contextlib
 import os
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medistill.data.masks import is_mask_folder, refuse_masks
 from medistill.errors import UserError
+from medistill.kinds import HEAD, describe_kind
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tif", ".tiff"}
@@ -14,6 +17,12 @@ IMAGE_SUFFIXES = frozenset(
 )
 """What the formats end in that `medistill.images` reads. A file that no row names is worth a line in the quarantine if
 it ends so or, whatever its name, is a DICOM file; unlike `Thumbs.db` and the like."""
+
+_LEVELS = 3
+"""How far below a folder `suggest_root` looks."""
+
+_LOOKED_INTO = 500
+"""Folders that it looks into at most: some data sets have one for each patient."""
 
 _OUTSIDE = "is a link that leads out of the data set's folder"
 _NOT_TEXT = "its name is not valid UTF-8; rename the file"
@@ -52,6 +61,19 @@ class Files:
         """Whether a file looks like an image, by its name or its content."""
         return is_image_name(path) or path in self.dicom
 
+    def joined_by(self, others: "Files", rename: Callable[[str], str]) -> "Files":
+        """These files and others, whose keys are renamed; of two of one key the first counts."""
+        joined = Files(dict(self.usable), dict(self.refused), self.surplus + others.surplus, self.dicom | others.dicom)
+        for key in sorted(others.keys()):
+            new, path = rename(key), others.path(key)
+            if new in joined.usable or new in joined.refused:
+                joined.surplus.append((path, _second_of(joined.path(new))))
+            elif key in others.usable:
+                joined.usable[new] = path
+            else:
+                joined.refused[new] = others.refused[key]
+        return joined
+
     def without(self, keys: Collection[str]) -> "Files":
         """The others: for files of which a table says that they are not wanted."""
         return Files(
@@ -68,17 +90,63 @@ def require_folder(root: Path) -> Path:
     try:
         with os.scandir(root):
             return root
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         raise UserError(f"{root}: no such folder; set data.root to the data set's folder") from None
+    except NotADirectoryError:
+        what, unpack = _describe_file(root)
+        raise UserError(f"{root}: is {what} and no folder; {unpack}set data.root to the data set's folder") from None
     except OSError as error:
         raise UserError(f"{root}: the folder cannot be read: {error.strerror}") from None
+
+
+def _describe_file(file: Path) -> tuple[str, str]:
+    """What a file is that was taken for a folder, and what to do with it before anything else."""
+    if not file.is_file():
+        return "no file", ""
+    with open(file, "rb") as stream:
+        kind = describe_kind(stream.read(HEAD))
+    if not kind:
+        return "a file", ""
+    return kind[0], f"{kind[1]} and " if kind[1] else ""
+
+
+def suggest_root(root: Path, would_do: Callable[[Path], object], *, above: bool = True) -> str:
+    """What to add to a message that a folder is not the data set's: the nearest folder that is, else nothing.
+
+    Args:
+        root: what `data.root` is.
+        would_do: true of a folder in which a data set of the format lies.
+        above: whether to look above `root`, too, if only for the message.
+    """
+    found: list[Path] = []
+    nearest = _LEVELS
+    for folder, level in _folders_below(root):
+        if level <= nearest and would_do(folder):
+            found.append(folder)
+            nearest = level
+    if above and not found:
+        found = [folder for folder in root.resolve().parents[:2] if would_do(folder)][:1]
+    return f"; set data.root to {' or to '.join(map(str, found[:3]))}" if found else ""
+
+
+def _folders_below(root: Path) -> Iterator[tuple[Path, int]]:
+    """Folders below one and how far, the nearest first: neither hidden ones nor links."""
+    waiting = [(root, 0)]
+    for looked_into, (folder, level) in enumerate(waiting):
+        if level:
+            yield folder, level
+        if level < _LEVELS and looked_into < _LOOKED_INTO:
+            with contextlib.suppress(OSError), os.scandir(folder) as scan:
+                names = [entry.name for entry in scan if entry.is_dir(follow_symlinks=False)]
+                waiting += [(folder / name, level + 1) for name in sorted(names)[:_LOOKED_INTO] if not is_hidden(name)]
 
 
 def find_files(root: Path, folders: Iterable[str], *, recursive: bool = False, by: str = "path") -> Files:
     """Index the files of some folders of a data set.
 
     Rows of a label table find their file only through this index of what is there, so a name such as `../x.png` or a
-    link leads nowhere. Keys are in Unicode's composed form (NFC): the same name may be stored either way.
+    link leads nowhere. Keys are in Unicode's composed form (NFC): the same name may be stored either way. Of two files
+    of one name the first counts, or that which lies in no folder of masks.
 
     Args:
         root: the data set's folder.
@@ -145,12 +213,22 @@ def _add(files: Files, entry: os.DirEntry, path: str, real_root: Path, by: str) 
     if not is_image_name(path) and reason != _OUTSIDE and _is_dicom(entry):
         files.dicom.add(path)
     key = compose(path if by == "path" else path.rpartition("/")[2])
+    if key in files.usable and by == "name" and _among_masks(files.usable[key]) and not _among_masks(path):
+        files.surplus.append((files.usable.pop(key), _second_of(path)))
     if key in files.usable or key in files.refused:
-        files.surplus.append((path, f"a second file of this name, the first is {files.path(key)}"))
+        files.surplus.append((path, _second_of(files.path(key))))
     elif reason is None:
         files.usable[key] = path
     else:
         files.refused[key] = (path, reason)
+
+
+def _second_of(path: str) -> str:
+    return f"a second file of this name, the first is {path}"
+
+
+def _among_masks(path: str) -> bool:
+    return any(is_mask_folder(folder) for folder in path.split("/")[:-1])
 
 
 def is_image_name(name: str) -> bool:
@@ -175,7 +253,11 @@ def list_images(files: Files) -> tuple[dict[str, str], list[tuple[str, str]]]:
 
     Returns:
         Key -> path of those that may be read; (path, reason) of the others.
+
+    Raises:
+        UserError: among them is the mask of another.
     """
     usable = {key: path for key, path in files.usable.items() if files.is_image(path)}
+    refuse_masks(usable.values())
     others = [*files.refused.values(), *files.surplus]
     return usable, [(path, reason) for path, reason in others if files.is_image(path)]

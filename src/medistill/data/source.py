@@ -73,20 +73,22 @@ class Source:
     notes: list[str] = field(default_factory=list)
 
 
-def collect_labels(names: Iterable[str], where: str, *, least: int = 2) -> list[str]:
+def collect_labels(names: Iterable[str], where: str, *, least: int = 2, advice: str = "") -> list[str]:
     """Labels of a data set that names them nowhere but on its images: in order of text, each once.
 
     Args:
         names: on the images.
         where: they stand, for messages.
         least: fewer are an error; a single-label task needs two.
+        advice: what to do about too few, added to the message.
 
     Raises:
         UserError: there are too few, or two that differ only in case.
     """
     labels = sorted(set(names))
     if len(labels) < least:
-        raise UserError(f"{where}: {least} or more labels are needed, there is {' and '.join(labels) or 'none'}")
+        there = " and ".join(labels) or "none"
+        raise UserError(f"{where}: {least} or more labels are needed, there is {there}{advice}")
     spelt: dict[str, str] = {}
     for label in labels:
         other = spelt.setdefault(label.casefold(), label)

@@ -1,6 +1,8 @@
 """The ChestX-ray14 adapter on small folders: headers, labels, boxes, lists, and what is left out."""
 
+import gzip
 import math
+import zipfile
 
 import numpy as np
 import pytest
@@ -282,12 +284,75 @@ def test_no_box_file_means_no_boxes(tmp_path):
         (f"{BOXES}\na.png,Mass,1024,2,3,4", r"line 2 \(a.png\): the box 1024, 2, 3, 4 lies outside of the image, 1024"),
         (f"{BOXES}\na.png,Mass,-3,2,3,4", "the box -3, 2, 3, 4 lies outside of the image"),
         (f"{BOXES}\na.png,Mass,1,2,3,4\nb.png,Mass,1,2,3,4", "none of its images is in the label table; .* a.png"),
+        (
+            f"{BOXES}\na.png,Mass,1,2,3,4,,,\nb.png,Mass,225,08,547,01,86,78,79,18",  # decimal commas
+            r"line 3 \(b.png\) has 10 fields, more than 6: a box is image, label, x, y, w, h; put 225,5 between quotes",
+        ),
     ],
 )
 def test_a_bad_box_file_is_named_with_its_row(tmp_path, text, message):
     write(tmp_path, {})
     (tmp_path / "BBox_List_2017.csv").write_text(text)
     with pytest.raises(UserError, match=rf"BBox_List_2017\.csv: .*{message}"):
+        read(tmp_path)
+
+
+def test_tables_and_lists_may_be_packed_by_gzip(nih):
+    (nih / "BBox_List_2017.csv").write_text(
+        "Image Index,Finding Label,Bbox [x,y,w,h],,,\n00000001_000.png,Mass,1,2,3,4,,,\n"
+    )
+    plain = read(nih)
+    assert len(plain.boxes) == 1
+    assert plain.official.notna().all()
+    for file in ("Data_Entry_2017.csv", "BBox_List_2017.csv", "train_val_list.txt", "test_list.txt"):
+        (nih / f"{file}.gz").write_bytes(gzip.compress((nih / file).read_bytes()))
+        (nih / file).unlink()
+        packed = read(nih)
+        assert packed.rows.equals(plain.rows)
+        assert packed.boxes.equals(plain.boxes)
+        assert packed.official.equals(plain.official)
+    assert packed.official_files == "train_val_list.txt.gz and test_list.txt.gz"
+    assert packed.entries == plain.entries == 60
+
+
+def test_the_newer_label_file_wins_packed_or_not(tmp_path):
+    write(tmp_path, {"labels": "Mass"})
+    old = tmp_path / "Data_Entry_2017.csv"
+    (tmp_path / "Data_Entry_2017_v2020.csv.gz").write_bytes(gzip.compress(old.read_bytes().replace(b"Mass", b"Edema")))
+    source = read(tmp_path)
+    assert source.rows[["label:Mass", "label:Edema"]].values.tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("name", ["Data_Entry_2017.csv.zip", "Data_Entry_2017_v2020.xlsx"])
+def test_a_label_file_in_another_form_is_named(nih, name):
+    """Kaggle sends single files as archives."""
+    (nih / "Data_Entry_2017.csv").unlink()
+    with zipfile.ZipFile(nih / name, "w") as archive:
+        archive.writestr("xl/workbook.xml" if name.endswith("x") else "Data_Entry_2017.csv", "x")
+    what = "an Excel workbook" if name.endswith("x") else "a ZIP archive: unpack it"
+    with pytest.raises(UserError, match=f"sample_labels.csv is there; {name} is there, {what}"):
+        read(nih)
+
+
+@pytest.mark.parametrize(
+    "line", ["00000000_000.png,", " 00000000_000.png ", '"00000000_000.png"', "00000000_000.png,,"]
+)
+def test_delimiters_at_the_end_of_a_lists_line_say_nothing(tmp_path, line):
+    write(tmp_path, {}, {})
+    (tmp_path / "train_val_list.txt").write_text(f"00000001_000.png\n{line}\n\n")
+    (tmp_path / "test_list.txt").write_text("not_here.png")
+    assert read(tmp_path).official.tolist() == ["train", "train"]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_line_of_a_list_that_says_more_is_refused_wherever_it_stands(tmp_path, place):
+    write(tmp_path, {}, {})
+    lines = [f"0000000{number}_000.png" for number in range(3)]
+    lines[place] += ",train"
+    (tmp_path / "train_val_list.txt").write_text("\n".join(lines))
+    (tmp_path / "test_list.txt").write_text("not_here.png")
+    message = rf"train_val_list\.txt: line {place + 1} has 2 fields, more than 1: write one image name a line"
+    with pytest.raises(UserError, match=message):
         read(tmp_path)
 
 

@@ -1,6 +1,7 @@
 """CheXpert trees: policies for uncertain and blank cells, views, sides, and what is left out."""
 
 import csv
+import gzip
 import math
 import os
 import shutil
@@ -161,6 +162,20 @@ def test_two_copies_below_the_root_are_one_too_many(tmp_path):
         write_chexpert_table(tmp_path / folder, [chexpert_row(ONE)])
     with pytest.raises(UserError, match=r"train\.csv is in CheXpert-v1\.0 and in CheXpert-v1\.0-small; set data\.root"):
         read(tmp_path)
+
+
+def test_tables_may_be_packed_by_gzip(tmp_path):
+    write_chexpert(tmp_path / "a", patients=4, valid=2, test=2)
+    plain = read(tmp_path / "a")
+    for name in ("train.csv", "valid.csv", "test_labels.csv"):
+        file = tmp_path / "a" / name
+        file.with_name(f"{name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    for root in (tmp_path / "a", tmp_path):
+        packed = read(root)
+        assert packed.rows.drop(columns="path").equals(plain.rows.drop(columns="path"))
+        assert packed.official.equals(plain.official)
+    assert packed.official_files == "train.csv.gz and valid.csv.gz and test_labels.csv.gz"
 
 
 def test_a_folder_that_is_not_the_data_set_says_what_is_missing(tmp_path):

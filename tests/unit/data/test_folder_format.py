@@ -9,7 +9,7 @@ import pytest
 from medistill.data.dataset import Dataset
 from medistill.data.manifest import ingest
 from medistill.errors import UserError
-from tests.trees_tiles import classes_of, read_whole, settings, write_folder, write_picture
+from tests.trees_tiles import classes_of, draw_mask, read_whole, settings, write_folder, write_mask, write_picture
 
 
 def read(root):
@@ -83,6 +83,179 @@ def test_folders_within_a_class_spread_out_the_files(tmp_path, sides):
     above = "train/" if sides else ""
     write_picture(tmp_path / above / "NORMAL/2019/05/deep.png", 77)
     assert classes_of(read(tmp_path))[f"{above}NORMAL/2019/05/deep.png"] == "NORMAL"
+
+
+def write_masks(root, layout, *, classes=("benign", "normal"), each=3):
+    """Images of two classes and their masks in one of the layouts in use: path of the mask by path of the image."""
+    mask_of = {}
+    for c, label in enumerate(classes):
+        for number in range(each):
+            image, mask = (text.format(c=label, n=number) for text in LAYOUTS[layout])
+            write_picture(root / image, c, number)
+            write_mask(root / mask, (2 + number, 4 + c, 20, 22))
+            mask_of[image] = mask
+    return mask_of
+
+
+LAYOUTS = {
+    "twin folders": ("{c}/images/{c}-{n}.png", "{c}/masks/{c}-{n}.png"),
+    "of other suffixes": ("{c}/images/{c}-{n}.png", "{c}/masks/{c}-{n}.tif"),
+    "of other names": ("{c}/images/image_{n}.png", "{c}/labels/label_{n}.png"),
+    "below the images": ("{c}/{n}.png", "{c}/masks/{n}.png"),
+    "of two words": ("{c}/images/{n}.png", "{c}/infection masks/{n}.png"),
+    "ground truth": ("{c}/img/{n}.png", "{c}/ground_truth/{n}_gt.png"),
+    "segmentations": ("{c}/images/{n}.png", "{c}/segmentations/{n}_segmentation.png"),
+    "annotations": ("{c}/xrays/{n}.png", "{c}/annotations/{n}.png"),
+    "BUSI": ("{c}/{c} ({n}).png", "{c}/{c} ({n})_mask.png"),
+    "seg": ("{c}/{n}.png", "{c}/{n}_seg.png"),
+    "label": ("{c}/{n}.png", "{c}/{n}-label.png"),
+    "numbered": ("{c}/{n}.png", "{c}/{n}_mask_1.png"),
+    "mask first": ("{c}/img_{n}.png", "{c}/mask_{n}.png"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_masks_among_the_images_are_no_images(tmp_path, layout):
+    mask_of = write_masks(tmp_path, layout)
+    source = read(tmp_path)
+    assert sorted(source.rows["path"]) == sorted(mask_of)
+    assert source.rows["mask"].isna().all()
+    assert source.quarantined == []
+    assert source.entries == 6
+    ((what, count),) = source.unwanted.items()
+    assert count == 6
+    kind = what.split("'")[1]
+    assert what == f"masks, by the name {kind!r}; where they show the finding, data.options.masks: {kind!r} reads them"
+    masked = read_whole("folder", tmp_path, masks=kind)
+    assert dict(zip(masked.rows["path"], masked.rows["mask"], strict=True)) == mask_of
+    assert masked.rows.drop(columns="mask").equals(source.rows.drop(columns="mask"))
+    assert (masked.unwanted, masked.entries) == ({}, 6)
+
+
+@pytest.mark.parametrize("sides", [(), ("train", "test")])
+def test_masks_come_out_pixel_by_pixel(tmp_path, sides):
+    root = tmp_path / "set"
+    for side in sides or (".",):
+        write_masks(root / side, "twin folders", each=8)
+    options = {"masks": "masks"}
+    split = "official" if sides else "patient"
+    ingest(settings("folder", root, split=split, options=options), tmp_path / "out", tmp_path / "cache")
+    data = Dataset.open(tmp_path / "out")
+    masks = data.masks(data.manifest)
+    assert len(masks) == 16 * max(1, len(sides))
+    for path, mask in zip(data.manifest["path"], masks, strict=True):
+        number, c = int(path[-5]), int("normal" in path)
+        assert (mask == draw_mask((2 + number, 4 + c, 20, 22))).all()
+
+
+def test_of_several_kinds_of_masks_the_one_that_is_named_is_read(tmp_path):
+    """As in the infection part of COVID-QU-Ex, where the lungs have masks of their own."""
+    infections = write_masks(tmp_path, "of two words")
+    for mask in infections.values():
+        write_mask(tmp_path / mask.replace("infection", "lung"), (1, 1, 31, 31))
+    source = read(tmp_path)
+    assert len(source.rows) == 6
+    assert sorted(source.unwanted.values()) == [6, 6]
+    masked = read_whole("folder", tmp_path, masks="Infection Masks")
+    assert dict(zip(masked.rows["path"], masked.rows["mask"], strict=True)) == infections
+    ((what, _),) = masked.unwanted.items()
+    assert "'lung masks'" in what
+    with pytest.raises(UserError, match=r"options\.masks: no masks 'heart' beside images; there is '.* masks' and '"):
+        read_whole("folder", tmp_path, masks="heart")
+
+
+def test_an_image_with_several_masks_has_none_and_a_mask_without_an_image_is_told(tmp_path):
+    mask_of = write_masks(tmp_path, "BUSI")
+    write_mask(tmp_path / "benign/benign (1)_mask_1.png", (1, 1, 3, 3))
+    source = read_whole("folder", tmp_path, masks="_mask")
+    several = "benign/benign (1).png"
+    expected = {image: None if image == several else mask for image, mask in mask_of.items()}
+    found = source.rows.set_index("path")["mask"]
+    assert {image: None if mask != mask else mask for image, mask in found.items()} == expected
+    assert source.notes == ["1 image with several masks, and so with none: one each is read"]
+    write_masks(tmp_path / "second", "twin folders")
+    (tmp_path / "second/benign/images/benign-0.png").unlink()
+    source = read_whole("folder", tmp_path / "second", masks="masks")
+    assert source.quarantined == [("benign/masks/benign-0.png", "a mask without an image")]
+    assert (len(source.rows), source.entries) == (5, 6)
+    assert len(read(tmp_path / "second").rows) == 5  # and is no image either way
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (
+            lambda root: write_folder(root / "images") + write_folder(root / "masks"),
+            "the folders masks and images hold files of the same names: .* set data.root to .*/images$",
+        ),
+        (
+            lambda root: (
+                write_folder(root, classes=("a", "a_masks"))
+                + [
+                    (root / "a_masks" / name.name.replace("a_masks", "a")).write_bytes(b"")
+                    for name in (root / "a").iterdir()
+                ]
+            ),
+            "the folders a_masks and a hold files of the same names",
+        ),
+        (
+            lambda root: [
+                write_picture(root / side / folder / "a" / f"{number}.png", number)
+                for side in ("train", "test")
+                for folder in ("images", "segmentations")
+                for number in range(2)
+            ],
+            "the folders (train|test)/segmentations and (train|test)/images hold files of the same names",
+        ),
+    ],
+)
+def test_folders_of_masks_in_the_place_of_a_class_are_both_named(tmp_path, write, message):
+    write(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        read(tmp_path)
+    assert "looks like the masks of the second" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_masks_beside_the_sides_are_no_images_either(tmp_path):
+    paths = write_folder(tmp_path, sides=("train", "test"), images_each=2)
+    for path in paths:
+        write_mask(tmp_path / path.replace("train/", "train_masks/").replace("test/", "test_masks/"), (1, 1, 3, 3))
+    source = read(tmp_path)
+    assert sorted(source.rows["path"]) == sorted(paths)
+    assert source.quarantined == []
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("with_mask/with_mask_1.png", "without_mask/without_mask_1.png"),  # faces
+        ("mask/1.png", "no mask/1.png"),
+        ("label_0/1.png", "label_1/1.png", "label_2/1.png"),
+        ("a/1_label.png", "b/2_mask.png"),  # of no image that is there
+        ("patient 1/1.png", "patient 2/1.png"),
+        ("AP/1.png", "PA/1.png"),
+        ("gt200/1.png", "gt400/1.png"),
+        ("segments/1.png", "masked/1.png"),
+        ("unmasked/1.png", "unlabelled/1.png"),
+        ("no_labels/1.png", "b/1.png"),
+    ],
+)
+def test_images_that_only_sound_like_masks_are_images(tmp_path, names):
+    for number, name in enumerate(names):
+        write_picture(tmp_path / name, number)
+    source = read(tmp_path)
+    assert sorted(source.rows["path"]) == sorted(names)
+    assert source.unwanted == {}
+
+
+def test_a_side_of_a_larger_set_is_read_and_the_others_are_named(tmp_path):
+    write_folder(tmp_path / "set", sides=("train", "val", "test"), images_each=2)
+    source = read(tmp_path / "set" / "train")
+    assert len(source.rows) == 4
+    above = tmp_path / "set"
+    assert source.notes == [f"{above} has more splits than train; data.root: {above} reads them all"]
+    assert read(above).notes == []
 
 
 def test_what_lies_beside_the_classes_is_named_or_passed_over(tmp_path):
@@ -160,7 +333,19 @@ def test_links_out_are_not_read(tmp_path):
     [
         (lambda root: None, "xrays: no such folder; set data.root"),
         (lambda root: root.mkdir(), "xrays: folders of images: 2 or more labels are needed, there is none"),
-        (lambda root: write_folder(root, classes=("images",)), "2 or more labels are needed, there is images"),
+        (lambda root: write_folder(root, classes=("images",)), "2 or more labels are needed, there is images$"),
+        (
+            lambda root: write_folder(root / "archive" / "xrays", sides=("train", "test")),
+            "there is archive; set data.root to .*xrays/archive/xrays$",
+        ),
+        (
+            lambda root: (write_folder(root / "set"), write_folder(root / "older" / "set"), (root / "doc").mkdir()),
+            "doc: no image in it; .* remove or fill it; set data.root to .*xrays/set$",
+        ),
+        (
+            lambda root: (write_folder(root / "a", sides=("train", "test")), write_folder(root / "b")),
+            "xrays: a holds test and train and is no class; set data.root to .*xrays/a$",
+        ),
         (
             lambda root: (write_folder(root), (root / "TB/deep").mkdir(parents=True)),
             "TB: no image in it; a folder there is a class",

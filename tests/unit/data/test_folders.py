@@ -3,6 +3,7 @@
 import os
 import tempfile
 import unicodedata
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,38 @@ def test_a_link_to_itself_is_left_to_the_reader(root):
     assert "a/self.png" in find_files(root, ["."], recursive=True).usable
 
 
+@pytest.mark.parametrize("masks", ["masks", "a masks", "Segmentations", "z_masks"])
+def test_of_an_image_and_its_mask_of_one_name_the_image_is_found_by_name(tmp_path, masks):
+    for folder in (masks, "images", "images/older"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.png").touch()
+    files = find_files(tmp_path, ["."], recursive=True, by="name")
+    assert files.usable["1.png"] in ("images/1.png", "images/older/1.png")
+    assert len(files.surplus) == 2
+    assert f"{masks}/1.png" in {path for path, _ in files.surplus}
+
+
+def test_masks_among_images_without_a_table_are_refused():
+    files = Files({name: name for name in ("a.png", "a_mask.png", "b.png")}, {}, [])
+    with pytest.raises(
+        UserError, match=r"a_mask\.png: looks like the mask of a\.png, .* files whose names have '_mask'"
+    ):
+        list_images(files)
+    assert len(list_images(files.without(["a.png"]))[0]) == 2  # a mask of nothing
+
+
+def test_files_of_two_folders_are_joined_by_new_keys():
+    one = Files({"a/1": "a/1", "a/2": "a/2"}, {"a/3": ("a/3", "is a link")}, [("a/x", "second")], {"a/1"})
+    other = Files({"b/2": "b/2", "b/4": "b/4"}, {"b/3": ("b/3", "is a link"), "b/5": ("b/5", "odd")}, [], {"b/2"})
+    joined = one.joined_by(other, lambda key: key.replace("b/", "a/"))
+    assert joined.usable == {"a/1": "a/1", "a/2": "a/2", "a/4": "b/4"}
+    assert joined.refused == {"a/3": ("a/3", "is a link"), "a/5": ("b/5", "odd")}
+    assert joined.dicom == {"a/1", "b/2"}
+    second = "a second file of this name, the first is"
+    assert joined.surplus == [("a/x", "second"), ("b/2", f"{second} a/2"), ("b/3", f"{second} a/3")]
+    assert len(one.usable) == 2
+
+
 def test_images_without_a_table_are_all_accounted_for():
     files = Files(
         usable={"a.png": "a.png", "ä.png": "a\u0308.png", "a.txt": "a.txt"},
@@ -163,3 +196,17 @@ def test_images_without_a_table_are_all_accounted_for():
     usable, others = list_images(files)
     assert usable == {"a.png": "a.png", "ä.png": "a\u0308.png"}
     assert others == [("b.png", "is a link"), ("c.jpg", "a second file")]
+
+
+def test_a_file_in_place_of_the_folder_is_named_by_what_it_is(tmp_path):
+    (tmp_path / "table.csv").write_text("image,Mass\n")
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        archive.writestr("images/1.png", b"")
+    for name, message in (
+        ("table.csv", "is a file and no folder; set data.root to the data set's folder"),
+        ("archive.zip", "is a ZIP archive and no folder; unpack it and set data.root to the data set's folder"),
+        ("nothing", "no such folder; set data.root to the data set's folder"),
+    ):
+        with pytest.raises(UserError) as caught:
+            require_folder(tmp_path / name)
+        assert str(caught.value) == f"{tmp_path / name}: {message}"

@@ -1,5 +1,6 @@
 """LC25000 trees: which classes are there, and which pictures are copies of one."""
 
+import gzip
 import os
 import shutil
 
@@ -8,7 +9,15 @@ import pytest
 from medistill.data.dataset import Dataset
 from medistill.data.manifest import ingest
 from medistill.errors import UserError
-from tests.trees_tiles import LC25000_CLASSES, classes_of, read_whole, settings, write_lc25000, write_picture
+from tests.trees_tiles import (
+    LC25000_CLASSES,
+    classes_of,
+    read_whole,
+    settings,
+    write_lc25000,
+    write_mask,
+    write_picture,
+)
 
 LUNG, COLON = LC25000_CLASSES
 
@@ -74,6 +83,23 @@ def test_groups_of_the_root_keep_copies_on_one_side(lung, tmp_path):
     assert set(manifest["split"]) == {"train", "val", "test"}
     assert data.images(manifest).shape == (96, 3, 32, 32)
     assert data.targets(manifest).sum(axis=0).tolist() == [32, 32, 32]
+
+
+def test_groups_may_be_packed_by_gzip(lung):
+    plain = read(lung)
+    (lung / "groups.csv.gz").write_bytes(gzip.compress((lung / "groups.csv").read_bytes()))
+    (lung / "groups.csv").unlink()
+    packed = read(lung)
+    assert packed.rows.equals(plain.rows)
+    assert not packed.copies
+
+
+def test_masks_among_the_tiles_are_refused_and_both_are_named(lung):
+    for file in sorted((lung / LUNG / "lung_n").glob("*.jpeg")):
+        write_mask(lung / LUNG / "lung_n" / "masks" / f"{file.stem}.png", (1, 1, 3, 3))
+    first = f"{LUNG}/lung_n/masks/lungn1.png: looks like the mask of {LUNG}/lung_n/lungn1.jpeg, and masks are no images"
+    with pytest.raises(UserError, match=f"{first}; move {LUNG}/lung_n/masks out of data.root"):
+        read(lung)
 
 
 def test_groups_found_later_serve_as_well(tmp_path):

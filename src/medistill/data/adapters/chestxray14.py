@@ -5,6 +5,8 @@ Data_Entry_2017_v2020.csv or Data_Entry_2017.csv     labels, patients, views, ag
 BBox_List_2017.csv                                   boxes of some images; optional
 train_val_list.txt, test_list.txt                    the official split; needed for `data.split: official`
 images/*.png, or images_001/images/*.png ...         flat, or as Kaggle unpacks the twelve archives
+
+Tables and lists may be packed by gzip: `Data_Entry_2017_v2020.csv.gz`.
 """
 
 import math
@@ -17,10 +19,20 @@ import pandas as pd
 
 from medistill.config import Settings
 from medistill.data.dataset import LABEL_PREFIX
-from medistill.data.folders import Files, find_files, require_folder
+from medistill.data.folders import Files, find_files, require_folder, suggest_root
 from medistill.data.nih import BOX_FRAME, LABELS
 from medistill.data.source import Source, no_boxes
-from medistill.data.tables import ages, identifiers, join_files, read_fields, read_table
+from medistill.data.tables import (
+    ages,
+    describe_instead,
+    find_table,
+    identifiers,
+    join_files,
+    read_fields,
+    read_table,
+    read_text,
+    require_no_more,
+)
 from medistill.errors import UserError
 
 NO_FINDING = "No Finding"
@@ -29,6 +41,9 @@ NO_FINDING = "No Finding"
 LABEL_FILES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv", "sample_labels.csv")
 BOX_FILE = "BBox_List_2017.csv"
 LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
+
+_BOX_FIELDS = 6  # image, label, x, y, w, h
+
 SAMPLE_FOLDERS = ("sample/images", "sample/sample/images")
 
 COLUMNS = {
@@ -61,10 +76,12 @@ def read(root: Path, options: Options) -> Source:
             the image, no box is of an image in the table, an image is in two lists; the message names file and row.
     """
     root = require_folder(root)
-    label_file = next((root / name for name in LABEL_FILES if (root / name).is_file()), None)
+    label_file = find_table(root, *LABEL_FILES)
     if label_file is None:
         names = ", ".join(LABEL_FILES[:-1]) + f" nor {LABEL_FILES[-1]}"
-        raise UserError(f"{root}: neither {names} is there; data.root must hold one of them")
+        advice = suggest_root(root, lambda folder: find_table(folder, *LABEL_FILES) is not None)
+        advice = describe_instead(root, "data_entry", "sample_labels") or advice or "; data.root must hold one of them"
+        raise UserError(f"{root}: neither {names} is there{advice}")
     table = read_table(label_file, COLUMNS)
     table = table.set_axis(["image", "labels", "patient", "age", "sex", "view", "line"], axis=1)
     table["patient"] = identifiers(table["patient"], label_file, "Patient ID").fillna("")
@@ -82,7 +99,7 @@ def read(root: Path, options: Options) -> Source:
         labels=list(LABELS),
         task="multilabel",
         rows=rows,
-        boxes=_read_boxes(root / BOX_FILE, rows["image_id"], table["image"]),
+        boxes=_read_boxes(find_table(root, BOX_FILE), rows["image_id"], table["image"]),
         official=official,
         official_files=official_files,
         entries=joined.entries,
@@ -139,12 +156,12 @@ def _describe(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([rows, table.filter(like=LABEL_PREFIX)], axis=1)
 
 
-def _read_boxes(path: Path, image_ids: pd.Series, listed: pd.Series) -> pd.DataFrame:
+def _read_boxes(path: Path | None, image_ids: pd.Series, listed: pd.Series) -> pd.DataFrame:
     """Boxes of the images in `image_ids` as fractions; the full list beside a part of the images is common.
 
     `listed`: the images of the label table. Boxes may reach beyond the image.
     """
-    if not path.is_file():
+    if path is None:
         return no_boxes()
     # The header `Bbox [x,y,w,h],,,` is nine fields, rows have six or nine: read by place
     (_, header), *rows = read_fields(path)
@@ -153,9 +170,10 @@ def _read_boxes(path: Path, image_ids: pd.Series, listed: pd.Series) -> pd.DataF
             raise UserError(f"{path}: column {column!r} is missing; the header is {','.join(header)}")
     boxes = []
     for line, row in rows:
-        image, label, *numbers = [*row, *[""] * 6][:6]
+        image, label, *numbers = [*row, *[""] * _BOX_FIELDS][:_BOX_FIELDS]
         label = "Infiltration" if label == "Infiltrate" else label
         where = f"{path}: line {line} ({image})"
+        require_no_more(row, _BOX_FIELDS, where, "a box is image, label, x, y, w, h; put 225,5 between quotes")
         if label not in LABELS:
             raise UserError(f"{where}: unknown label {label!r}; known are {', '.join(LABELS)}")
         try:
@@ -179,28 +197,32 @@ def _read_boxes(path: Path, image_ids: pd.Series, listed: pd.Series) -> pd.DataF
 def _read_split(root: Path, image_ids: pd.Series, options: Options) -> tuple[pd.Series | None, str]:
     """The side of each image in the lists, and their names; None where one of them is not there."""
     if options.lists == "official":
-        lists = {side: root / name for side, name in LISTS.items()}
+        lists = {side: (name,) for side, name in LISTS.items()}
     else:
-        lists = {
-            side: next(
-                (file for file in (root / "chexnet" / name, root / f"chexnet_{name}") if file.is_file()),
-                root / "chexnet" / name,
-            )
-            for side, name in (("train", "train_list.txt"), ("val", "val_list.txt"), ("test", "test_list.txt"))
-        }
-    names = " and ".join(file.relative_to(root).as_posix() for file in lists.values())
-    if not all(file.is_file() for file in lists.values()):
+        files = {"train": "train_list.txt", "val": "val_list.txt", "test": "test_list.txt"}
+        lists = {side: (f"chexnet/{name}", f"chexnet_{name}") for side, name in files.items()}
+    found = {side: find_table(root, *names) for side, names in lists.items()}
+    names = " and ".join(
+        found[side].relative_to(root).as_posix() if found[side] else name for side, (name, *_) in lists.items()
+    )
+    if not all(found.values()):
         return None, names
     side_of: dict[str, str] = {}
-    for side, file in lists.items():
-        try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError:
-            raise UserError(f"{file}: not a text file with one image name a line") from None
-        listed = [line.split()[0] for line in lines if line.strip()]
+    for side, file in found.items():
+        listed = _read_list(file, labels=0 if options.lists == "official" else len(LABELS))
         twice = next((image for image in listed if side_of.get(image, side) != side), None)
         if twice:
-            other = lists[side_of[twice]].name
+            other = found[side_of[twice]].name
             raise UserError(f"{file}: {twice} is in {other} too; an image has one side")
         side_of |= dict.fromkeys(listed, side)
     return image_ids.map(side_of), names
+
+
+def _read_list(file: Path, labels: int) -> list[str]:
+    """The images of a list: a name a line, and perhaps `labels` numbers behind it."""
+    images = []
+    for number, line in enumerate(read_text(file).split("\n"), 1):
+        fields = [field for field in re.split(r'[\s,;"]+', line) if field]
+        require_no_more(fields, 1 + labels, f"{file}: line {number}", "write one image name a line")
+        images += fields[:1]
+    return images

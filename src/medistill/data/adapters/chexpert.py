@@ -6,7 +6,12 @@ test_labels.csv or test.csv      labels of test/, which came out later
 train/patient00001/study1/view1_frontal.jpg, valid/ ..., test/ ...
 
 `data.root` is the folder of these files or the one above it. The column `Path` begins with a folder of the release
-(`CheXpert-v1.0-small/` ...) or not; what counts is what follows.
+(`CheXpert-v1.0-small/` ...) or not; what counts is what follows. Tables may be packed by gzip: `train.csv.gz`.
+
+At full size the archives unpack side by side, and may stay so:
+
+CheXpert-v1.0 batch 1 (validate & csv)/train.csv, valid.csv, valid/ ...
+CheXpert-v1.0 batch 2 (train 1)/patient00001/study1/view1_frontal.jpg, batch 3 (train 2) ..., batch 4 (train 3) ...
 
 Official split: train.csv trains, test_labels.csv tests and valid.csv validates. Without a test table valid.csv tests:
 its 234 images, labelled by three radiologists, are what publications report on. Validation is then carved from
@@ -15,6 +20,9 @@ train.csv by patient.
 A cell of train.csv is what a program found in the report; `chexpert_labels` says what it may be.
 """
 
+import contextlib
+import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -23,9 +31,9 @@ import pandas as pd
 
 from medistill.data.chexpert_labels import LABELS, LabelOptions, read_label
 from medistill.data.dataset import LABEL_PREFIX
-from medistill.data.folders import find_files, is_hidden, require_folder
+from medistill.data.folders import Files, find_files, is_hidden, require_folder, suggest_root
 from medistill.data.source import Source
-from medistill.data.tables import join_files, read_table, years
+from medistill.data.tables import describe_instead, find_table, join_files, read_table, years
 from medistill.errors import UserError
 
 TABLES = {"train": ("train.csv",), "valid": ("valid.csv",), "test": ("test_labels.csv", "test.csv")}
@@ -37,6 +45,9 @@ DETAILS = {"Sex": ("Gender",), "Age": (), "Frontal/Lateral": (), "AP/PA": ()}
 COLUMNS = {"Path": ()} | DETAILS | dict.fromkeys(LABELS, ()) | {"Lung Opacity": ("Airspace Opacity",)}
 
 SEXES = {"MALE": "M", "FEMALE": "F", "UNKNOWN": None, "": None}
+
+_BATCH = re.compile(r"batch[ _-]*([0-9]+)", re.IGNORECASE)
+_FEW = 10  # folders in one that is none of patients
 
 _PLACE = r"^(?:[^/]+/)?((?:train|valid|test)/(patient[^/]*)/(study[^/]*)/[^/]*?(frontal|lateral)?\.[^/]*)$"
 
@@ -64,16 +75,15 @@ def read(root: Path, options: Options) -> Source:
     """
     root = require_folder(root)
     base = _find_base(root)
-    found = {folder: _find_table(root / base, folder) for folder in TABLES}
+    found = {folder: find_table(root / base, *names) for folder, names in TABLES.items()}
     tables = {folder: file for folder, file in found.items() if file}
     table = pd.concat([_read_table(file, options) for file in tables.values()], ignore_index=True)
     sides = {"train": "train", "valid": "val" if "test" in tables else "test", "test": "test"}
     table["side"] = table["table"].map({file.name: sides[folder] for folder, file in tables.items()})
 
-    prefix = "" if base == "." else f"{base}/"
-    table["image"] = prefix + table["image_id"]
-    folders = [prefix + folder for folder in TABLES if (root / base / folder).is_dir()]
-    files = find_files(root, folders, recursive=True)
+    table["image"] = table["image_id"]
+    folders = _find_folders(root, base)
+    files = _find_images(root, folders)
     unclear = pd.Series(None, index=table.index, dtype=object)
     unwanted = {}
     unclear[table["patient"].isna()] = "its path is not train/patient00001/study1/view1_frontal.jpg or alike"
@@ -86,7 +96,8 @@ def read(root: Path, options: Options) -> Source:
     names = " and ".join(file.name for file in tables.values())
     # every row says which table it is from
     table["line"] = table["line"].astype(str) + " of " + table["table"]
-    joined = join_files(table.drop(columns="table"), files, "the tables", bad=unclear)
+    missing = "{image}" if base == "." else f"{base}/{{image}}"
+    joined = join_files(table.drop(columns="table"), files, "the tables", bad=unclear, missing=missing)
     return Source(
         labels=list(LABELS),
         task="multilabel",
@@ -96,23 +107,84 @@ def read(root: Path, options: Options) -> Source:
         official=joined.rows["side"] if len(tables) > 1 else None,
         official_files=names if len(tables) > 1 else "train.csv and valid.csv",
         unwanted={what: count for what, count in unwanted.items() if count},
+        notes=_missing_batches(folders),
     )
 
 
 def _find_base(root: Path) -> str:
     """The folder of the tables: `.`, or one in the root."""
-    if (root / "train.csv").is_file():
-        return "."
-    found = sorted(file.parent.name for file in root.glob("*/train.csv") if not is_hidden(file.parent.name))
+    found = _bases(root)
     if not found:
-        raise UserError(f"{root}: no train.csv in it; data.root must be the folder that holds it")
+        advice = describe_instead(root, "train.", "chexpert") or suggest_root(root, _is_data_set)
+        advice = advice or "; data.root must be the folder that holds it"
+        raise UserError(f"{root}: no train.csv in it{advice}")
     if len(found) > 1:
         raise UserError(f"{root}: train.csv is in {' and in '.join(found)}; set data.root to one of them")
+    if not any(place == "train" for place in _find_folders(root, found[0]).values()):
+        advice = suggest_root(root, _is_data_set) or "; unpack the other archives beside that of train.csv"
+        raise UserError(f"{root}: train.csv is there, but no folder train/ with its images{advice}")
     return found[0]
 
 
-def _find_table(folder: Path, name: str) -> Path | None:
-    return next((folder / table for table in TABLES[name] if (folder / table).is_file()), None)
+def _bases(root: Path) -> list[str]:
+    if find_table(root, *TABLES["train"]):
+        return ["."]
+    return [name for name in _names(root) if find_table(root / name, *TABLES["train"])]
+
+
+def _is_data_set(folder: Path) -> bool:
+    bases = _bases(folder)
+    return len(bases) == 1 and "train" in _find_folders(folder, bases[0]).values()
+
+
+def _find_folders(root: Path, base: str) -> dict[str, str]:
+    """Folders of images, relative to the root, and which of `TABLES` each is of.
+
+    Those of the tables' folder; and where its train/ is missing, or their names say that they are batches, folders of
+    patients beside or in it.
+    """
+    prefix = "" if base == "." else f"{base}/"
+    found = {prefix + folder: folder for folder in TABLES if (root / base / folder).is_dir()}
+    incomplete = prefix + "train" not in found
+    around = [*_names(root), *(f"{base}/{name}" for name in (_names(root / base) if prefix else ()))]
+    for folder in around:
+        if folder in found or folder == base or not (incomplete or _BATCH.search(folder)):
+            continue
+        within = [folder, *(f"{folder}/{name}" for name in _names(root / folder)[:_FEW])]
+        found |= {place: "train" for place in within if _has_patients(root / place) and place not in found}
+    return found
+
+
+def _names(folder: Path) -> list[str]:
+    """Names of the folders in a folder, but hidden ones; none where it must not be read."""
+    with contextlib.suppress(OSError), os.scandir(folder) as scan:
+        return sorted(entry.name for entry in scan if entry.is_dir() and not is_hidden(entry.name))
+    return []
+
+
+def _has_patients(folder: Path) -> bool:
+    with contextlib.suppress(OSError), os.scandir(folder) as scan:
+        return any(entry.name.startswith("patient") and entry.is_dir() for entry in scan)
+    return False
+
+
+def _find_images(root: Path, folders: dict[str, str]) -> Files:
+    """The image files, by what the tables call them: `train/patient00001/study1/view1_frontal.jpg`."""
+    found = Files({}, {}, [])
+    for folder, place in folders.items():
+        files = find_files(root, [folder], recursive=True)
+        found = found.joined_by(files, lambda key, folder=folder, place=place: place + key.removeprefix(folder))
+    return found
+
+
+def _missing_batches(folders: dict[str, str]) -> list[str]:
+    batches = {int(match[1]) for folder in folders if (match := _BATCH.search(folder))}
+    missing = sorted({2, 3, 4} - batches) if batches else []
+    if not missing:
+        return []
+    return [
+        f"batch {' and '.join(map(str, missing))} of the full-size release is not there: unpack it beside the others"
+    ]
 
 
 def _read_table(file: Path, options: Options) -> pd.DataFrame:

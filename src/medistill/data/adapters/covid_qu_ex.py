@@ -18,7 +18,7 @@ from typing import Literal
 import pandas as pd
 
 from medistill.config import Settings
-from medistill.data.folders import Files, find_files, list_images, require_folder
+from medistill.data.folders import Files, find_files, list_images, require_folder, suggest_root
 from medistill.data.source import Source, one_hot
 from medistill.errors import UserError
 
@@ -51,7 +51,11 @@ def read(root: Path, options: Options) -> Source:
     root = require_folder(root)
     part = _find_part(root, options.part)
     if part is None:
-        raise UserError(f"{root}: no folder {PARTS[options.part]}/Train in it; data.root must hold it")
+        advice = suggest_root(root, lambda folder: _find_part(folder, options.part) is not None)
+        other = next(part for part in PARTS if part != options.part)
+        if not advice and _find_part(root, other):
+            advice = f"; {PARTS[other]} is there, data.options.part: {other} reads it"
+        raise UserError(f"{root}: no folder {PARTS[options.part]}/Train in it{advice or '; data.root must hold it'}")
     images, quarantined = list_images(_find_whole_part(root, part))
     entries = len(images) + len(quarantined)
 
@@ -96,12 +100,19 @@ def read(root: Path, options: Options) -> Source:
         official=side.map(SIDES),
         official_files="the folders Train, Val and Test",
         unwanted=_count_unwanted(root) if options.part == "infection" else {},
+        notes=[] if infection else [_without_masks(root)],
     )
 
 
 def _find_part(root: Path, part: str) -> str | None:
     name = PARTS[part]
     return next((folder for folder in (f"{name}/{name}", name) if (root / folder / "Train").is_dir()), None)
+
+
+def _without_masks(root: Path) -> str:
+    """What to say where the infection part is missing, which a root within the doubled folders hides."""
+    above = suggest_root(root, lambda folder: all(_find_part(folder, part) for part in PARTS))
+    return f"no folder {PARTS['infection']}, so no image has a mask{above}"
 
 
 def _count_unwanted(root: Path) -> dict[str, int]:

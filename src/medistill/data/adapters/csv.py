@@ -34,6 +34,8 @@ Tables with several rows per image, one for each box and each reader, are read b
 The table may be separated by comma, semicolon, tab or bar, be UTF-8 or UTF-16, and be packed (`.csv.gz`).
 """
 
+import contextlib
+import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -44,13 +46,21 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from medistill.config import Settings
 from medistill.data.boxes import BoxColumns, upheld
 from medistill.data.dataset import LABEL_PREFIX
-from medistill.data.folders import Files, compose, find_files, require_folder
+from medistill.data.folders import Files, compose, find_files, require_folder, suggest_root
 from medistill.data.label_columns import exclude, read_classes, read_flags, read_names, with_line
 from medistill.data.locate import locate
 from medistill.data.readers import Vote, vote
 from medistill.data.source import SIDE_NAMES, Source, no_boxes, side_of
 from medistill.data.splits import merge_groups
-from medistill.data.tables import ages, identifiers, join_files, read_header, read_table
+from medistill.data.tables import (
+    ages,
+    describe_header,
+    describe_instead,
+    identifiers,
+    join_files,
+    read_header,
+    read_table,
+)
 from medistill.data.uncertainty import Policy, by_label, value_of
 from medistill.errors import UserError
 from medistill.text import counted
@@ -189,7 +199,7 @@ def read(root: Path, options: Options) -> Source:
         if column not in known:
             raise UserError(
                 f"{file}: data.options.{option} names the column {column!r}, which is not there;"
-                f" its columns are {', '.join(known)}"
+                f" its columns are {describe_header(known)}"
             )
         if column == "line":  # as `read_table` calls the number of a row
             raise UserError(f"{file}: data.options.{option}: a column cannot be called 'line'; rename it in the table")
@@ -265,11 +275,21 @@ def _read_table(
 def _find_table(root: Path, name: str) -> Path:
     if name:
         return _within(root, name, "table")
-    found = sorted(entry.name for entry in root.iterdir() if entry.is_file() and entry.name.lower().endswith(TABLES))
-    if len(found) != 1:
-        names = ", ".join(found) if found else f"none that ends in {', '.join(TABLES)}"
-        raise UserError(f"{root}: which file is the table? set data.options.table; there is {names}")
+    found = _tables(root)
+    if not found:
+        below = suggest_root(root, _tables, above=False)
+        advice = below or describe_instead(root) or suggest_root(root, _tables) or "; set data.options.table"
+        raise UserError(f"{root}: which file is the table? there is none that ends in {', '.join(TABLES)}{advice}")
+    if len(found) > 1:
+        raise UserError(f"{root}: which file is the table? set data.options.table; there is {', '.join(found)}")
     return root / found[0]
+
+
+def _tables(folder: Path) -> list[str]:
+    """Names of the files in a folder that end as tables do; none where it must not be read."""
+    with contextlib.suppress(OSError), os.scandir(folder) as scan:
+        return sorted(entry.name for entry in scan if entry.is_file() and entry.name.lower().endswith(TABLES))
+    return []
 
 
 def _find_files(root: Path, name: str, option: str) -> Files:

@@ -6,17 +6,34 @@ train/NORMAL/*.png   val/NORMAL/*.png   test/NORMAL/*.png   ...     also `valid`
 The names of the folders are the classes; folders within them only spread out the files. An image is its own group:
 where several are of one patient, `groups.csv` in the folder of `data.splits` must say so (columns `path`, relative to
 the root, and `group_id`).
+
+Masks among the images are none: NORMAL/masks/1.png beside NORMAL/images/1.png or NORMAL/1.png, and NORMAL/1_mask.png
+beside NORMAL/1.png; see `medistill.data.masks`. They are passed over, and counted, unless `data.options.masks` says
+that they show the finding: many sets have masks of the lungs.
 """
 
+import contextlib
 import os
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
 from medistill.config import Settings
-from medistill.data.folders import compose, find_files, is_hidden, list_images, require_folder
+from medistill.data.folders import (
+    Files,
+    compose,
+    find_files,
+    is_hidden,
+    is_image_name,
+    list_images,
+    require_folder,
+    suggest_root,
+)
+from medistill.data.masks import Mask, find_masks
 from medistill.data.source import Source, collect_labels, one_hot, side_of
 from medistill.errors import UserError
+from medistill.text import counted
 
 
 class Options(Settings):
@@ -25,23 +42,32 @@ class Options(Settings):
     unlabelled: str = ""
     """The folder, beside those of the classes, whose images have none: for recipes that learn from what teachers say of
     them."""
+    masks: str = ""
+    """Which of the masks among the images show the finding: the name of their folder, such as `infection masks`, or
+    what their names end in, such as `_mask`. An image without one, or with several, has none."""
 
 
 def read(root: Path, options: Options) -> Source:
     """Read classes, and sides where there are any, from the folders; no pixel is decoded.
 
-    Left out with a reason: images that lie in no class's folder.
+    Left out with a reason: images that lie in no class's folder, and masks that are asked for and have no image.
 
     Raises:
-        UserError: there are fewer than two classes, or one holds no image.
+        UserError: there are fewer than two classes, one holds no image, or one holds the masks of another or a data
+            set of its own.
     """
     root = require_folder(root)
-    sides = {name: side for name in _folders(root) if (side := side_of(name))}
-    if "train" not in sides.values():
-        sides = {}  # without a training side `test` is a class like any other
+    sides = _sides(root)
     depth = 1 if sides else 0  # of the classes' folders
+    if not sides:
+        _require_no_level_more(root)
+    files = find_files(root, ["."], recursive=True)
+    masks = find_masks(key for key, path in files.usable.items() if files.is_image(path))
+    _require_no_class_of_masks(root, masks, depth)
+    mask_of, orphans, unwanted, notes = _choose_masks(root, files, masks, options.masks)
 
-    images, quarantined = list_images(find_files(root, ["."], recursive=True))
+    images, quarantined = list_images(files.without(masks))
+    quarantined += [(path, "a mask without an image") for path in orphans]
     entries = len(images) + len(quarantined)
     table = pd.DataFrame({"image_id": images.keys(), "path": images.values()}, dtype="str")
     parts = table["image_id"].str.split("/")
@@ -53,29 +79,127 @@ def read(root: Path, options: Options) -> Source:
     label = parts.str[depth].astype("str")
 
     left_out = [compose(path).split("/") for path, _ in quarantined]
-    filled = set(label) | {path[depth] for path in left_out if len(path) > depth + 1}
-    for parent in sides or ["."]:
-        empty = next((name for name in _folders(root / parent) if name not in filled), None)
-        if empty:
-            raise UserError(f"{root / parent / empty}: no image in it; a folder there is a class, so remove or fill it")
+    _require_filled(root, sides, set(label) | {path[depth] for path in left_out if len(path) > depth + 1})
     if options.unlabelled:
         without = label == compose(options.unlabelled)
         if not without.any():
             raise UserError(f"{root}: data.options.unlabelled: no folder {options.unlabelled!r} with images")
         label = label.mask(without)
-    labels = collect_labels(label.dropna(), f"{root}: folders of images")
+    within = any("/" not in path for path in images)  # a class, whose images lie in the root itself
+    advice = suggest_root(root, _is_data_set, above=within) if label.nunique() < 2 else ""
+    labels = collect_labels(label.dropna(), f"{root}: folders of images", advice=advice)
+    if _is_side_of_more(root):
+        above = root.resolve().parent
+        notes.append(f"{above} has more splits than {root.resolve().name}; data.root: {above} reads them all")
+    rows = rows.assign(group_id=rows["image_id"], mask=rows["image_id"].map(mask_of).astype("str"))
     return Source(
         labels=labels,
         task="multiclass",
-        rows=pd.concat([rows.assign(group_id=rows["image_id"]), one_hot(label, labels)], axis=1),
+        rows=pd.concat([rows, one_hot(label, labels)], axis=1),
         entries=entries,
         quarantined=quarantined,
         official=parts.str[0].map(sides) if sides else None,
         official_files="folders train, val and test",
+        unwanted=unwanted,
+        notes=notes,
     )
 
 
+def _sides(root: Path) -> dict[str, str]:
+    """Side of each folder that is one; none without a training side, where `test` is a class like any other."""
+    sides = {name: side for name in _folders(root) if (side := side_of(name))}
+    return sides if "train" in sides.values() else {}
+
+
+def _require_no_level_more(root: Path) -> None:
+    """Refuse folders that would be classes and have sides in them: those are data sets."""
+    deeper = [name for name in _folders(root) if len(_sides(root / name)) > 1]
+    if deeper:
+        sides = " and ".join(_sides(root / deeper[0]))
+        raise UserError(
+            f"{root}: {deeper[0]} holds {sides} and is no class; set data.root to"
+            f" {' or to '.join(str(root / name) for name in deeper[:3])}"
+        )
+
+
+def _require_no_class_of_masks(root: Path, masks: dict[str, Mask], depth: int) -> None:
+    for mask in masks.values():
+        if mask.image and mask.place and mask.place.count("/") == depth:
+            images = mask.image.split("/")[depth]
+            raise UserError(
+                f"{root}: the folders {mask.place} and {'/'.join(mask.image.split('/')[: depth + 1])} hold files of"
+                f" the same names: the first looks like the masks of the second, and is no class; move it out of"
+                f" data.root, or set data.root to {root / '/'.join([*mask.place.split('/')[:-1], images])}"
+            )
+
+
+def _require_filled(root: Path, sides: dict[str, str], filled: set[str]) -> None:
+    for parent in sides or ["."]:
+        empty = next((name for name in _folders(root / parent) if name not in filled), None)
+        if empty:
+            advice = "" if sides else suggest_root(root, _is_data_set, above=False)
+            raise UserError(
+                f"{root / parent / empty}: no image in it; a folder there is a class, so remove or fill it{advice}"
+            )
+
+
+def _choose_masks(
+    root: Path, files: Files, masks: dict[str, Mask], wanted: str
+) -> tuple[dict[str, str], list[str], dict[str, int], list[str]]:
+    """Path of the mask by image, paths of masks without an image, masks that are not asked for, and notes."""
+    kinds = Counter(mask.kind for mask in masks.values())
+    asked = {kind for kind in kinds if wanted and _bare(kind) == _bare(wanted)}
+    if wanted and not asked:
+        there = " and ".join(map(repr, kinds)) if kinds else "none"
+        raise UserError(f"{root}: data.options.masks: no masks {wanted!r} beside images; there is {there}")
+    found: dict[str, list[str]] = {}
+    orphans = []
+    for key, mask in masks.items():
+        if mask.kind in asked and mask.image:
+            found.setdefault(mask.image, []).append(files.usable[key])
+        elif mask.kind in asked:
+            orphans.append(files.usable[key])
+    several = sum(len(paths) > 1 for paths in found.values())
+    notes = [f"{counted(several, 'image')} with several masks, and so with none: one each is read"] if several else []
+    unwanted = {
+        f"masks, by the name {kind!r}; where they show the finding, data.options.masks: {kind!r} reads them": count
+        for kind, count in kinds.items()
+        if kind not in asked
+    }
+    return {image: paths[0] for image, paths in found.items() if len(paths) == 1}, orphans, unwanted, notes
+
+
+def _bare(kind: str) -> str:
+    return kind.casefold().strip(" _.-")
+
+
+def _is_data_set(folder: Path) -> bool:
+    """Whether a folder has classes: two folders with images, or sides with them."""
+    parent = next(iter(_sides(folder)), ".")
+    filled = [name for name in _folders(folder / parent) if _has_images(folder / parent / name)]
+    return len(filled) > 1 and not _is_side_of_more(folder)
+
+
+def _is_side_of_more(folder: Path) -> bool:
+    """Whether a folder is one side of a data set."""
+    folder = folder.resolve()
+    return side_of(folder.name) is not None and len(_sides(folder.parent)) > 1
+
+
+def _has_images(folder: Path) -> bool:
+    """Whether a folder or one of the first below it has an image by name."""
+    with contextlib.suppress(OSError):  # see `_folders`
+        for place in (folder, *(folder / name for name in _folders(folder)[:5])):
+            with os.scandir(place) as scan:
+                if any(is_image_name(entry.name) for entry in scan):
+                    return True
+    return False
+
+
 def _folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, without hidden ones and those whose name is not text."""
-    names = sorted(entry.name for entry in os.scandir(folder) if Path(entry).is_dir() and not is_hidden(entry.name))
+    """Names of the folders in a folder, without hidden ones and those whose name is not text or that are locked."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if Path(entry).is_dir() and not is_hidden(entry.name))
+    except OSError:  # who looks around may meet what must not be read; `find_files` names it
+        return []
     return [compose(name) for name in names if name.isprintable()]

@@ -9,8 +9,8 @@ folder `lung_colon_image_set`, or the one that holds it.
 
 The 25,000 pictures were made of 1,250 by flips and rotations, and the set does not say of which. A random split puts
 copies of nearly every test picture into training. So the groups must be known before anything is split: from
-`groups.csv` in the root (columns `path` or `file`, relative to the root, and `group_id`) or, found by
-`medistill check`, in the folder of `data.splits`.
+`groups.csv` (or `groups.csv.gz`) in the root (columns `path` or `file`, relative to the root, and `group_id`) or, found
+by `medistill check`, in the folder of `data.splits`.
 """
 
 from pathlib import Path
@@ -18,10 +18,10 @@ from pathlib import Path
 import pandas as pd
 
 from medistill.config import Settings
-from medistill.data.folders import Files, compose, find_files, list_images, require_folder
+from medistill.data.folders import Files, compose, find_files, list_images, require_folder, suggest_root
 from medistill.data.source import Source, one_hot
 from medistill.data.splits import GROUPS_FILE, read_groups
-from medistill.data.tables import Joined, join_files, read_header, read_table
+from medistill.data.tables import Joined, find_table, join_files, read_header, read_table
 from medistill.errors import UserError
 
 CLASSES = {"lung_image_sets": ("lung_aca", "lung_n", "lung_scc"), "colon_image_sets": ("colon_aca", "colon_n")}
@@ -47,9 +47,9 @@ def read(root: Path, options: Options) -> Source:
     for folder in folders.values():
         if not any(path.startswith(f"{folder}/") for path in found):
             raise UserError(f"{root / folder}: no image in it; the data set is not whole")
-    listed = (root / GROUPS_FILE).is_file()
+    listed = find_table(root, GROUPS_FILE)
     if listed:
-        joined = _join_groups(root / GROUPS_FILE, files, images)
+        joined = _join_groups(listed, files, images)
         paths, groups = joined.rows["path"], joined.rows["group_id"]
         entries, quarantined = joined.entries, joined.quarantined
     else:
@@ -64,17 +64,28 @@ def read(root: Path, options: Options) -> Source:
         rows=pd.concat([rows, one_hot(label, list(folders))], axis=1),
         entries=entries,
         quarantined=quarantined,
-        copies=not listed,
+        copies=listed is None,
     )
 
 
 def _find_classes(root: Path) -> dict[str, str]:
     """Folder of each class of the halves that are there, relative to the root."""
+    top, halves = _find_halves(root)
+    if not halves:
+        advice = suggest_root(root, lambda folder: bool(_find_halves(folder)[1]))
+        raise UserError(
+            f"{root}: no folder {' or '.join(CLASSES)} in it{advice or '; data.root must hold one of them'}"
+        )
+    return {label: f"{top}{half}/{label}" for half in halves for label in CLASSES[half]}
+
+
+def _find_halves(root: Path) -> tuple[str, list[str]]:
+    """The folder that the halves are in, as a prefix, and those that are there."""
     for top in ("", f"{SET}/"):
         halves = [half for half in CLASSES if (root / top / half).is_dir()]
         if halves:
-            return {label: f"{top}{half}/{label}" for half in halves for label in CLASSES[half]}
-    raise UserError(f"{root}: no folder {' or '.join(CLASSES)} in it; data.root must hold one of them")
+            return top, halves
+    return "", []
 
 
 def _join_groups(file: Path, files: Files, images: dict[str, str]) -> Joined:

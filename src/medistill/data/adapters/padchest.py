@@ -14,6 +14,8 @@ unknown. `normal` means that all are 0. Images marked `exclude` are not part of 
 """
 
 import ast
+import contextlib
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -22,10 +24,10 @@ import pandas as pd
 
 from medistill.config import Settings
 from medistill.data.dataset import LABEL_PREFIX
-from medistill.data.folders import find_files, require_folder
+from medistill.data.folders import find_files, require_folder, suggest_root
 from medistill.data.padchest_labels import DIFFERENTIAL, EXCLUDE, FINDINGS, NORMAL, TOKENS
 from medistill.data.source import Source
-from medistill.data.tables import identifiers, join_files, read_table
+from medistill.data.tables import describe_instead, identifiers, join_files, read_table
 from medistill.errors import UserError
 
 SAMPLE = "chest_x_ray_images_labels_sample.csv"
@@ -102,14 +104,22 @@ def read(root: Path, options: Options) -> Source:
 
 
 def _find_table(root: Path) -> Path:
-    names = sorted(entry.name for entry in root.iterdir() if entry.is_file())
-    found = [name for name in names if "padchest" in name.lower() and name.lower().endswith((".csv", ".csv.gz"))]
-    found = found or [name for name in names if name == SAMPLE]
+    found = _tables(root)
     if not found:
-        raise UserError(f"{root}: no label table in it, PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv")
+        advice = describe_instead(root, "padchest", "chest_x_ray")
+        advice = advice or suggest_root(root, lambda folder: len(_tables(folder)) == 1)
+        raise UserError(f"{root}: no label table in it, PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv{advice}")
     if len(found) > 1:
         raise UserError(f"{root}: which is the label table, {' or '.join(found)}? leave one of them there")
     return root / found[0]
+
+
+def _tables(folder: Path) -> list[str]:
+    with contextlib.suppress(OSError), os.scandir(folder) as scan:
+        names = sorted(entry.name for entry in scan if entry.is_file())
+        found = [name for name in names if "padchest" in name.lower() and name.lower().endswith((".csv", ".csv.gz"))]
+        return found or [name for name in names if name in (SAMPLE, f"{SAMPLE}.gz")]
+    return []
 
 
 def _read_labels(cells: pd.Series, tree: dict[str, frozenset[str]]) -> tuple[pd.DataFrame, pd.Series, pd.Series]:

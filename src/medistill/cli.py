@@ -127,7 +127,8 @@ def predict(
     "  medistill check /data/ChestX-ray14 --format chestxray14\n"
     "  medistill check /data/CheXpert-v1.0-small --format chexpert --set uncertainty=ones --json > check.json\n"
     "  medistill check /data/lung_colon_image_set --format lc25000 --write-splits splits\n\n"
-    "Exit code 1 where an error was found, 2 where the data set could not be read. Decoded images are kept "
+    "Exit code 1 where an error was found, which would stop ingest or validate, 2 where the data set could not be "
+    "read. Decoded images are kept "
     "for the next time in --cache, which may be deleted."
 )
 def check(
@@ -163,9 +164,9 @@ def check(
     """Say what is wrong with a data set, before anything is trained on it.
 
     Reads it as `ingest` would, and looks for what is left out, images or patients on two sides, near-duplicates, and
-    labels that view, size, source or the border give away. Where there is no official split and no sides.csv, patients
-    are dealt 65 % to train, 15 % to val and 20 % to test; params.yaml is not read. Ages, views, prevalences, and blank,
-    white or inverted images are judged by the stage `validate`.
+    labels that view, size, source or the border give away; and judges it by the rules of the stage `validate`: empty
+    splits, constant labels, odd ages and views, blank, white or inverted images. Where there is no official split and
+    no sides.csv, patients are dealt 65 % to train, 15 % to val and 20 % to test; params.yaml is not read.
     """
     try:
         from medistill.data.audit import check as checking

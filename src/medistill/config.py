@@ -22,6 +22,10 @@ Seed = Annotated[int, Field(ge=0, lt=SEEDS, strict=True)]  # DVC hands it to sta
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
+MAX_QUARANTINED = 0.01
+"""`data.max_quarantined` as params.yaml and the presets come; `medistill check`, which reads neither, judges by it."""
+
+
 class Phantom(Settings):
     """The built-in data set: procedurally drawn chest X-rays."""
 

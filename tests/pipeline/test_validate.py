@@ -68,8 +68,9 @@ def test_a_good_data_set_passes(processed, tmp_path):
     assert result["success"]
     assert result["failures"] == []
     assert result["statistics"]["failed"] == 0
-    assert result["statistics"]["evaluated"] == len(result["expectations"]) == 34
-    assert {"ExpectGroupOnOneSide", "ExpectPixelsOnOneSide"} <= {entry["name"] for entry in result["expectations"]}
+    assert result["statistics"]["evaluated"] == len(result["expectations"]) == 35
+    names = {entry["name"] for entry in result["expectations"]}
+    assert {"group_in_one_split", "pixels_in_one_split", "label_with_both"} <= names
 
 
 def first_on(manifest, side):
@@ -296,7 +297,7 @@ def test_the_pages_work_offline_and_run_nothing(processed, tmp_path):
     docs = tmp_path / "docs"
     validate(processed, docs, max_quarantined=0.01)
     pages = list(docs.rglob("*.html"))
-    assert len(pages) == 5
+    assert len(pages) == 7
     for page in pages:
         text = page.read_text()
         assert "http://" not in text
@@ -310,7 +311,7 @@ def test_the_pages_work_offline_and_run_nothing(processed, tmp_path):
 
 
 def run_stage(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pipeline.stages.validate"]
     shutil.copy(root / "params.yaml", folder)
     audit = folder / "reports" / "validation" / "audit.json"

@@ -145,7 +145,7 @@ def _split(source: Source, data: Data) -> tuple[pd.DataFrame, list[tuple[str, st
     rows["age"] = rows["age"].astype("float64") if "age" in rows else np.nan
     own = rows["group_id"]
     rows["group_id"], listed, notes = _groups(source, data, rows["path"], own)
-    notes = [f"{count:,} rows not asked for: {what}" for what, count in source.unwanted.items()] + source.notes + notes
+    notes = [f"{count:,} not asked for: {what}" for what, count in source.unwanted.items()] + source.notes + notes
     unknown = int(rows["patient_id"].isna().sum())
     if unknown == len(rows) == rows["group_id"].nunique():
         notes.append("no patient ids: each image is a group of its own, and one person may be on two sides")

@@ -134,7 +134,7 @@ def _find_images(root: Path) -> Files:
     folders += sorted(folder.relative_to(root).as_posix() for folder in root.glob("images_*/images") if folder.is_dir())
     folders = folders or [folder for folder in SAMPLE_FOLDERS if (root / folder).is_dir()][:1]
     if not folders:
-        raise UserError(f"{root}: no folder images/ or images_001/images/ in it")
+        raise UserError(f"{root}: no folder images/ or images_001/images/ in it; unpack the images there")
     return find_files(root, folders, by="name")
 
 

@@ -12,11 +12,13 @@ import pandas as pd
 import yaml
 from pydantic import ValidationError
 
-from medistill.config import Data, describe_errors
+from medistill.config import MAX_QUARANTINED, Data, describe_errors
 from medistill.data import splits as sides
 from medistill.data.adapters import FORMATS, read_source
 from medistill.data.arrays import read_picture
-from medistill.data.audit.checks import audit, find_groups_of
+from medistill.data.audit.checks import audit, find_groups_of, finding
+from medistill.data.audit.left_out import advise, describe_kinds
+from medistill.data.audit.rules import LEFT_OUT, judge, rules_of, tables_of
 from medistill.data.dataset import SPLITS, Dataset
 from medistill.data.folders import compose
 from medistill.data.manifest import ingest
@@ -31,6 +33,13 @@ SIZE = 128
 
 FRACTIONS = {"val_fraction": 0.15, "test_fraction": 0.2}
 """Of the split where the data set has none of its own."""
+
+_UNWRITTEN = finding(
+    "copies",
+    "error",
+    "this holds augmented copies, and nothing but this report says of which pictures",
+    advice="write groups.csv for ingest by --write-splits splits",
+)
 
 _SHOWN = 5
 _PEEKED = 32
@@ -48,9 +57,10 @@ def check(
     workers: int,
     cache: Path,
 ) -> dict[str, Any]:
-    """Read a data set as `ingest` would, and audit it.
+    """Read a data set as `ingest` would, audit it, and judge it by the rules of the gate.
 
-    Where sides are written, those are what is audited.
+    What would stop `ingest` or the gate is an error, what the gate warns of a warning; `data.max_quarantined` is
+    `MAX_QUARANTINED`. Where sides are written, those are what is audited.
 
     Args:
         root: the data set's folder.
@@ -65,9 +75,11 @@ def check(
 
     Returns:
         A JSON-ready dict: `name`, `format`, `split`, `task`, `entries`, `images`, `groups`, `sides` (split → images and
-        groups), `labels` (label → positive and known images), `notes`, `quarantined` (path and reason each),
-        `findings`, `near_duplicates` and `shortcuts` as `audit` gives them, `groups_found` (of more than one image;
-        None where none were looked for), and `written`, the files that were written.
+        groups), `labels` (label → positive and known images), `masks` and `boxes`, how many there are, `notes`,
+        `quarantined` (path and reason each),
+        `findings`, those of `audit` and `judge`, `near_duplicates` and `shortcuts` as `audit` gives them,
+        `groups_found` (of more than one image; None where none were looked for), and `written`, the files that were
+        written.
 
     Raises:
         UserError: the data set cannot be read at all.
@@ -91,7 +103,7 @@ def check(
         own_cache = cache / hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
         summary = ingest(data, Path(folder) / "processed", own_cache, source=known, empty_sides=True)
         dataset = Dataset.open(Path(folder) / "processed")
-        quarantined = pd.read_csv(dataset.folder / "quarantine.csv", keep_default_na=False)
+        quarantined = pd.read_csv(dataset.folder / "quarantine.csv", keep_default_na=False, dtype=str)
         notes = summary["notes"]
         if split is None and source.official is None:
             notes.append(f"split by patient: {source.official_files} are not there")
@@ -107,6 +119,9 @@ def check(
             dataset = _regroup(dataset, _first_of(dataset.manifest, "sha256"), data, source)
             dataset, tables = _draw_splits(dataset, own, data, write_splits, whole=source.copies)
         found = audit(dataset)
+        found["findings"] += _judge(dataset, found, summary["entries"], quarantined)
+        if source.copies and look and not write_splits:
+            found["findings"].append(_UNWRITTEN)
     written = _write_tables(write_splits, tables) if write_splits else []
     manifest, targets = dataset.manifest, dataset.targets(dataset.manifest)
     return {
@@ -125,12 +140,24 @@ def check(
             label: {"positive": int((targets[:, k] == 1).sum()), "known": int((~np.isnan(targets[:, k])).sum())}
             for k, label in enumerate(dataset.labels)
         },
+        "masks": int((manifest["mask_row"] >= 0).sum()),
+        "boxes": summary["boxes"],
         "notes": notes,
         "quarantined": quarantined.to_dict("records"),
         **found,
         "groups_found": found_groups,
         "written": [str(file) for file in written],
     }
+
+
+def _judge(dataset: Dataset, audited: dict[str, Any], entries: int, quarantined: pd.DataFrame) -> list[dict[str, Any]]:
+    """Findings of the rules of the gate, with what would help."""
+    findings = judge(rules_of(dataset, entries, MAX_QUARANTINED), tables_of(dataset, audited))
+    left_out = list(quarantined.itertuples(index=False, name=None))
+    for number, found in enumerate(findings):
+        if found["check"] == LEFT_OUT:
+            findings[number] = found | {"advice": advise(left_out, entries)}
+    return findings
 
 
 def parse_options(settings: list[str]) -> dict[str, Any]:
@@ -286,13 +313,18 @@ def describe(report: dict[str, Any]) -> str:
         unknown = report["images"] - count["known"]
         shares.append(f"{label} {count['positive']:,}" + (f" ({unknown:,} unknown)" if unknown else ""))
     lines.append(f"  positive: {', '.join(shares)}")
+    if report["masks"] or report["boxes"]:
+        lines.append(
+            f"  {counted(report['masks'], 'mask')}, {report['boxes']:,} {'box' if report['boxes'] == 1 else 'boxes'}"
+        )
     lines += _describe_quarantine(report)
     lines += [f"  note: {note}" for note in report["notes"]]
-    for finding in report["findings"]:
-        more = finding["count"] - len(finding["examples"])
-        examples = finding["examples"] + ([f"and {more:,} more"] if more else [])
-        lines.append(f"{finding['severity']}: {finding['message']}" + (f": {'; '.join(examples)}" if examples else ""))
-    count = Counter(finding["severity"] for finding in report["findings"])
+    for found in sorted(report["findings"], key=lambda found: found["severity"]):  # errors first
+        more = found["count"] - len(found["examples"])
+        examples = found["examples"] + ([f"and {more:,} more"] if more else [])
+        lines.append(f"{found['severity']}: {found['message']}" + (f": {'; '.join(examples)}" if examples else ""))
+        lines += [f"  what helps: {found['advice']}"] if "advice" in found else []
+    count = Counter(found["severity"] for found in report["findings"])
     lines.append(f"{counted(count['error'], 'error')}, {counted(count['warning'], 'warning')}")
     lines += [f"wrote {file}" for file in report["written"]]
     return "\n".join(lines)
@@ -302,8 +334,9 @@ def _describe_quarantine(report: dict[str, Any]) -> list[str]:
     left_out = report["quarantined"]
     if not left_out:
         return [f"  nothing left out of {report['entries']:,} entries"]
-    lines = [f"  left out: {len(left_out):,} of {report['entries']:,} entries"]
-    lines += [f"    {entry['path']}: {entry['reason']}" for entry in left_out[:_SHOWN]]
-    if len(left_out) > _SHOWN:
-        lines.append(f"    and {len(left_out) - _SHOWN:,} more (--json lists all)")
+    lines = [f"  left out: {len(left_out):,} of {report['entries']:,} entries (--json lists all)"]
+    kinds = describe_kinds([(entry["path"], entry["reason"]) for entry in left_out])
+    lines += [f"    {kind}" for kind in kinds[:_SHOWN]]
+    if len(kinds) > _SHOWN:
+        lines.append(f"    and for {counted(len(kinds) - _SHOWN, 'reason')} more")
     return lines

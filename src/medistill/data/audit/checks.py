@@ -17,6 +17,8 @@ SHORTCUT = 0.65
 
 EXAMPLES = 5
 
+_TOGETHER = "--write-splits keeps them together, for data.split: patient; or take all but one out of data.root"
+
 _BATCH = 256
 
 
@@ -25,9 +27,9 @@ def audit(dataset: Dataset) -> dict[str, Any]:
 
     Returns:
         A JSON-ready dict: `findings`, a list of `check` (`groups`, `identical_pixels`, `near_duplicates`, `shortcut`),
-        `severity` (`error` or `warning`), `message` (one line), `count` and `examples`; `near_duplicates`, the
-        confirmed pairs of images of different groups (`image_id`, `other`, `splits`, `correlation`, `kind`);
-        `shortcuts`, what `probe_shortcuts` measured.
+        `severity` (`error` or `warning`), `message` (one line), `count`, `examples` and, of an error, `advice` (what
+        helps); `near_duplicates`, the confirmed pairs of images of different groups (`image_id`, `other`, `splits`,
+        `correlation`, `kind`); `shortcuts`, what `probe_shortcuts` measured.
     """
     manifest = dataset.manifest
     pairs = _pairs(dataset)
@@ -77,7 +79,7 @@ def _on_two_sides(manifest: pd.DataFrame) -> list[dict[str, Any]]:
         for group, rows in torn(manifest, "group_id")
     ]
     text = f"{counted(len(named), 'group')} of images that belong together on two sides"
-    return [_finding("groups", "error", text, named)] if named else []
+    return [finding("groups", "error", text, named, advice=_TOGETHER)] if named else []
 
 
 def _identical(manifest: pd.DataFrame) -> list[dict[str, Any]]:
@@ -91,7 +93,7 @@ def _identical(manifest: pd.DataFrame) -> list[dict[str, Any]]:
         if sets:
             named = [", ".join(f"{row.image_id} ({row.split})" for row in rows.itertuples()) for _, rows in sets]
             text = f"{len(part)} images in {counted(len(sets), 'set')} are identical pixel for pixel and {where}"
-            findings.append(_finding("identical_pixels", severity, text, named))
+            findings.append(finding("identical_pixels", severity, text, named, advice=_TOGETHER if across else ""))
     return findings
 
 
@@ -133,7 +135,7 @@ def _near(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 for pair in part
             ]
             text = f"{counted(len(part), 'pair')} of images of different groups are nearly the same and {where}"
-            findings.append(_finding("near_duplicates", "warning", text, named))
+            findings.append(finding("near_duplicates", "warning", text, named))
     return findings
 
 
@@ -144,18 +146,22 @@ def _shortcuts(table: pd.DataFrame) -> list[dict[str, Any]]:
             f"{row.label} can be told from nothing but {CUES[row.cue]}:"
             f" AUROC {row.auroc:.2f} [{row.lower:.2f}, {row.upper:.2f}], {row.images} images"
         )
-        findings.append(_finding("shortcut", "warning", text))
+        findings.append(finding("shortcut", "warning", text))
     return findings
 
 
-def _finding(check: str, severity: str, message: str, examples: Sequence[str] = ()) -> dict[str, Any]:
-    return {
+def finding(
+    check: str, severity: str, message: str, examples: Sequence[str] = (), *, advice: str = ""
+) -> dict[str, Any]:
+    """A finding as `audit` gives it, of all its examples; `advice`, where there is some, says what helps."""
+    found = {
         "check": check,
         "severity": severity,
         "message": message,
         "count": len(examples),
         "examples": list(examples[:EXAMPLES]),
     }
+    return found | ({"advice": advice} if advice else {})
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

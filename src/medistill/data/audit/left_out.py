@@ -1,0 +1,59 @@
+"""What is left out of a data set, kind by kind, and what would help."""
+
+import math
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+_VARIES = re.compile(r"'[^']*'|\"[^\"]*\"|[0-9]+|(?<=the first is ).*|(?<=its mask )\S+")
+
+_ADVICE = {
+    r"in no class's folder": "move what is not of this data set out of data.root{where}",
+    r"there is no such file": "unpack all images below data.root, and see that the table names files that are there",
+    r"no row of .* names this image": "give each image a row, or move the others out of data.root{where}",
+    r"repeats an earlier row|contradict each other": (
+        "write one row per image; where readers or boxes have a row each, docs/data.md names the options"
+    ),
+    r"has no label": "fill the labels in; docs/data.md names the options for what a blank means",
+    r"in none of ": "--split patient takes images that no list names",
+    r"a second file of this name": "keep one file of each name",
+    r"^its mask|without an image$": "see that each mask lies where its image's name leads, in its image's shape",
+    r"link that leads out": "put the files themselves into data.root",
+    r"not an image|cannot be decoded|the file is empty|truncated": "fetch these files again, or convert them to PNG",
+}
+"""What is in a reason -> what to do; `{where}`: the folder that all of them are in."""
+
+
+def group_reasons(left_out: Sequence[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    """Reasons that differ in nothing but lines, numbers and names are one: the first of each kind, and its paths.
+
+    Args:
+        left_out: path and reason each.
+    """
+    paths: dict[str, list[str]] = defaultdict(list)
+    first: dict[str, str] = {}
+    for path, reason in left_out:
+        kind = _VARIES.sub("…", reason)
+        first.setdefault(kind, reason)
+        paths[kind].append(path)
+    kinds = sorted(paths, key=lambda kind: (-len(paths[kind]), kind))
+    return [(first[kind], paths[kind]) for kind in kinds]
+
+
+def describe_kinds(left_out: Sequence[tuple[str, str]]) -> list[str]:
+    """A line for each kind of reason, the most frequent first."""
+    return [
+        f"{len(paths):,} such as {paths[0]}: {reason}" if len(paths) > 1 else f"{paths[0]}: {reason}"
+        for reason, paths in group_reasons(left_out)
+    ]
+
+
+def advise(left_out: Sequence[tuple[str, str]], entries: int) -> str:
+    """What would help where more is left out than is allowed."""
+    reason, paths = group_reasons(left_out)[0]
+    advice = next((advice for pattern, advice in _ADVICE.items() if re.search(pattern, reason)), "mend these files")
+    folder = posixpath.commonpath(paths) if all("/" in path for path in paths) and len(paths) > 1 else ""
+    advice = advice.replace("{where}", f" ({folder}/)" if folder else "")
+    share = math.ceil(100 * len(left_out) / entries) / 100
+    return f"{advice}; or set data.max_quarantined to {share:g} and go on without them"

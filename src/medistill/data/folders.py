@@ -99,6 +99,12 @@ def require_folder(root: Path) -> Path:
         raise UserError(f"{root}: the folder cannot be read: {error.strerror}") from None
 
 
+def require_within(root: Path, folder: str) -> None:
+    """Refuse a data set's folder that lacks the folder `folder`; `UserError` says which folder near it has one."""
+    if not (root / folder).is_dir():
+        raise UserError(f"{root}: no folder {folder} in it{suggest_root(root, lambda near: (near / folder).is_dir())}")
+
+
 def _describe_file(file: Path) -> tuple[str, str]:
     """What a file is that was taken for a folder, and what to do with it before anything else."""
     if not file.is_file():

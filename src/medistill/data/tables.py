@@ -13,13 +13,13 @@ import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from medistill.data.folders import Files, compose, is_image_name
+from medistill.data.folders import Files, compose, is_image_name, suggest_root
 from medistill.errors import UserError
 from medistill.kinds import HEAD, describe_kind, describe_picture
 from medistill.text import counted
@@ -170,6 +170,20 @@ def find_table(folder: Path, *names: str) -> Path | None:
     """The first of these files in a folder, as it is named or packed as `NAME.gz`; None where there is none."""
     files = (folder / f"{name}{packed}" for name in names for packed in ("", ".gz"))
     return next((file for file in files if file.is_file()), None)
+
+
+def require_table(root: Path, *names: str) -> Path:
+    """The table of a data set that has one of these names, or is packed.
+
+    Raises:
+        UserError: none is in the root; the message says what is there instead, or which folder has one.
+    """
+    found = find_table(root, *names)
+    if found:
+        return found
+    advice = describe_instead(root, *(PurePosixPath(name).stem for name in names))
+    advice = advice or suggest_root(root, lambda folder: find_table(folder, *names) is not None)
+    raise UserError(f"{root}: no {' or '.join(names)} in it, packed (.gz) or not{advice}")
 
 
 def describe_instead(folder: Path, *beginnings: str) -> str:

@@ -10,6 +10,7 @@ from medistill.data.folders import suggest_root
 from medistill.data.phantom import write_phantom
 from medistill.errors import UserError
 from tests.trees_cxr import write_chexpert, write_padchest
+from tests.trees_readers import write_medmnist, write_mimic_cxr, write_rsna_pneumonia, write_vindr_cxr
 from tests.trees_tiles import write_covid_qu_ex, write_csv, write_folder, write_lc25000
 
 LAYOUTS = {
@@ -21,16 +22,21 @@ LAYOUTS = {
     "lc25000": (lambda root: write_lc25000(root, top=""), "lung_image_sets"),
     "folder": (lambda root: write_folder(root, sides=("train", "test"), images_each=1), "test/NORMAL"),
     "csv": (lambda root: write_csv(root, patients=2), "images"),
+    "mimic_cxr": (lambda root: write_mimic_cxr(root, patients=2), "files"),
+    "vindr_cxr": (lambda root: write_vindr_cxr(root, images=4, test=1), "train"),
+    "rsna_pneumonia": (lambda root: write_rsna_pneumonia(root, images=3), "stage_2_train_images"),
+    "medmnist": (lambda root: write_medmnist(root, sizes=(2, 2, 2)), "below"),
 }
 
 
-@pytest.mark.parametrize("format", [name for name in FORMATS if name in LAYOUTS])
+@pytest.mark.parametrize("format", FORMATS)
 def test_a_root_too_high_or_too_low_says_which_would_do(format, tmp_path):
     write, within = LAYOUTS[format]
     right = tmp_path / "downloads" / "archive" / "release"
     options = write(right)
     options = options if format == "csv" else {}
     (tmp_path / "downloads" / "__MACOSX" / "release").mkdir(parents=True)
+    (right / within).mkdir(exist_ok=True)
     assert len(read_source(format, right, options).rows) > 0
     for wrong in (right.parent.parent, right.parent, right / within):
         if (format, wrong) == ("chexpert", right.parent):

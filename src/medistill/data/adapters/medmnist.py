@@ -18,8 +18,7 @@ import pandas as pd
 from medistill.config import Settings
 from medistill.data.arrays import SUFFIX, Array, find_arrays, is_picture, read_array
 from medistill.data.dataset import LABEL_PREFIX, SPLITS
-from medistill.data.folders import require_folder
-from medistill.data.layout import advise
+from medistill.data.folders import require_folder, suggest_root
 from medistill.data.source import Source, one_hot
 from medistill.errors import UserError
 
@@ -127,9 +126,10 @@ def _find_archive(root: Path, name: str) -> str:
         raise UserError(f"{root}: which archive? set data.options.file to one of {', '.join(found)}")
     if not found:
         others = f", but {', '.join(there[:3])}" if there else ""
+        advice = suggest_root(root, lambda folder: any((folder / archive).is_file() for archive in ARCHIVES))
         raise UserError(
             f"{root}: no archive of a two-dimensional set of MedMNIST in it, such as chestmnist.npz or"
-            f" chestmnist_64.npz{others}{advise(root, list(ARCHIVES))}"
+            f" chestmnist_64.npz{others}{advice}"
         )
     archive = root / found[0]
     if not archive.resolve().is_relative_to(root.resolve()):

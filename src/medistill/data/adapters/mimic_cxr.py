@@ -19,10 +19,9 @@ import pandas as pd
 
 from medistill.data.chexpert_labels import LABELS, LabelOptions, read_label
 from medistill.data.dataset import LABEL_PREFIX
-from medistill.data.folders import find_files, require_folder
-from medistill.data.layout import find_table, packed
+from medistill.data.folders import find_files, require_folder, require_within
 from medistill.data.source import Source, side_of
-from medistill.data.tables import identifiers, join_files, read_table
+from medistill.data.tables import find_table, identifiers, join_files, read_table, require_table
 from medistill.errors import UserError
 
 TABLE = "mimic-cxr-2.0.0-{}.csv"
@@ -54,14 +53,14 @@ def read(root: Path, options: Options) -> Source:
             an image two studies or two splits, a label is none of 1, 0, -1 and blank, or a split is unknown.
     """
     root = require_folder(root)
-    file = find_table(root, packed(TABLE.format("metadata")))
+    file = require_table(root, TABLE.format("metadata"))
     table = _read_images(file)
     wanted = table["view"].isin(FRONTAL) | (options.views == "all")
-    find_table(root, ("files",))
+    require_within(root, "files")
     files = find_files(root, ["files"], recursive=True).without(set(table["image"][~wanted]))
     table = table[wanted]
 
-    labels_file = find_table(root, packed(TABLE.format(options.labels)))
+    labels_file = require_table(root, TABLE.format(options.labels))
     labels = _read_labels(labels_file, options)
     unclear = pd.Series(None, index=table.index, dtype=object)
     unclear[~table["study"].isin(labels.index)] = f"its study has no row in {labels_file.name}"
@@ -117,10 +116,9 @@ def _read_labels(file: Path, options: Options) -> pd.DataFrame:
 
 def _read_split(root: Path, images: pd.Series) -> tuple[pd.Series | None, str]:
     """The official split of each image, and the table it is read from; None where there is none."""
-    names = packed(TABLE.format("split"))
-    file = next((root / name for name in names if (root / name).is_file()), None)
+    file = find_table(root, TABLE.format("split"))
     if file is None:
-        return None, names[1]
+        return None, TABLE.format("split") + ".gz"
     raw = read_table(file, {"dicom_id": (), "split": ()})
     words = {word: side_of(word) for word in raw["split"].unique()}
     strange = next((word for word, side in words.items() if side is None), None)

@@ -19,12 +19,11 @@ import pandas as pd
 from medistill.config import Settings
 from medistill.data.boxes import BoxColumns, upheld
 from medistill.data.dataset import LABEL_PREFIX
-from medistill.data.folders import find_files, list_images, require_folder
+from medistill.data.folders import find_files, list_images, require_folder, require_within
 from medistill.data.label_columns import read_flags
-from medistill.data.layout import find_table
 from medistill.data.locate import by_stem
 from medistill.data.source import Source, one_hot
-from medistill.data.tables import identifiers, join_files, read_table
+from medistill.data.tables import find_table, identifiers, join_files, read_table, require_table
 from medistill.errors import UserError
 
 LABELS_FILE = "stage_2_train_labels.csv"
@@ -59,7 +58,7 @@ def read(root: Path, options: Options) -> Source:
             unknown, or a box is none, lies outside of the image or stands beside Target 0.
     """
     root = require_folder(root)
-    file = find_table(root, (LABELS_FILE,))
+    file = require_table(root, LABELS_FILE)
     raw = read_table(file, dict.fromkeys(["patientId", *list(BOXES.columns().values())[:4], "Target"], ()))
     ids = identifiers(raw["patientId"], file, "patientId")
     target = read_flags(raw, file, "Target")
@@ -75,8 +74,8 @@ def read(root: Path, options: Options) -> Source:
     wrong = pd.Series(None, index=raw.index, dtype=object)
     wrong[differ] = f"rows of {file.name} contradict each other about this image"
     if options.labels == "classes":
-        find_table(root, (CLASSES_FILE,))
-    kind = ids.map(_read_classes(root / CLASSES_FILE)).astype("str")
+        require_table(root, CLASSES_FILE)
+    kind = ids.map(_read_classes(find_table(root, CLASSES_FILE))).astype("str")
     clash = kind.notna() & ((kind == OPACITY) != (target == 1))
     wrong[clash & ~differ] = "Target is " + raw["Target"] + ", its class '" + kind + "'"
     if options.labels == "classes":
@@ -85,7 +84,7 @@ def read(root: Path, options: Options) -> Source:
     else:
         labels, values = [PNEUMONIA], pd.DataFrame({LABEL_PREFIX + PNEUMONIA: target})
 
-    find_table(root, (IMAGES,))
+    require_within(root, IMAGES)
     files = find_files(root, [IMAGES])
     stems = by_stem(files, IMAGES, (".dcm",))
     image = ids.map({name: stems.get(name, f"{IMAGES}/{name}.dcm") for name in ids.unique()})
@@ -108,9 +107,9 @@ def read(root: Path, options: Options) -> Source:
     )
 
 
-def _read_classes(file: Path) -> pd.Series:
+def _read_classes(file: Path | None) -> pd.Series:
     """Class by image; none where the table is not there."""
-    if not file.is_file():
+    if file is None:
         return pd.Series(dtype="str")
     raw = read_table(file, {"patientId": (), "class": ()})
     unknown = ~raw["class"].isin(CLASSES)

@@ -29,13 +29,12 @@ import pandas as pd
 from medistill.config import Settings
 from medistill.data.boxes import TWO_CORNERS, BoxColumns, upheld
 from medistill.data.dataset import LABEL_PREFIX
-from medistill.data.folders import Files, find_files, list_images, require_folder
+from medistill.data.folders import Files, find_files, list_images, require_folder, require_within
 from medistill.data.label_columns import read_flags
-from medistill.data.layout import find_table
 from medistill.data.locate import by_stem
 from medistill.data.readers import Vote, vote
 from medistill.data.source import Source, no_boxes
-from medistill.data.tables import join_files, read_table
+from medistill.data.tables import find_table, join_files, read_table, require_table
 from medistill.errors import UserError
 
 FINDINGS = (
@@ -113,15 +112,15 @@ def read(root: Path, options: Options) -> Source:
             is unknown, a box is none, or boxes are in pixels of DICOM files and the files are others.
     """
     root = require_folder(root)
-    first = find_table(root, (f"annotations/{TABLE.format('train')}", TABLE.format("train"), KAGGLE_TABLE))
-    if first.name == KAGGLE_TABLE:
+    first = require_table(root, f"annotations/{TABLE.format('train')}", TABLE.format("train"), KAGGLE_TABLE)
+    if first.name.removesuffix(".gz") == KAGGLE_TABLE:
         labels, parts = KAGGLE, {"train": _read_kaggle(first, options)}
     else:
         labels, parts = (*FINDINGS, *IMPRESSIONS), {"train": _read_part(first, "train", options)}
-        if first.with_name(TABLE.format("test")).is_file():
-            parts["test"] = _read_part(first.with_name(TABLE.format("test")), "test", options)
+        if test := find_table(first.parent, TABLE.format("test")):
+            parts["test"] = _read_part(test, "test", options)
     for part in parts:
-        find_table(root, (part,))
+        require_within(root, part)
     files = find_files(root, parts)
     table = pd.concat([_with_files(part, name, files) for name, part in parts.items()], ignore_index=True)
     twice = table["image_id"].duplicated()
@@ -186,10 +185,10 @@ def _read_part(file: Path, name: str, options: Options) -> _Part:
     images, notes = values.assign(image_id=ids, line=raw["line"]), []
     if readers:
         images, notes = _merge(raw, values, options.vote)
-    table = file.with_name(f"annotations_{name}.csv")
-    if not table.is_file():
-        notes = [*notes, f"{table.name} is not there: no boxes"]
-        return _Part(file, images.assign(wrong=None), no_boxes(), table, False, notes)
+    table = find_table(file.parent, f"annotations_{name}.csv")
+    if table is None:
+        notes = [*notes, f"annotations_{name}.csv is not there: no boxes"]
+        return _Part(file, images.assign(wrong=None), no_boxes(), file, False, notes)
     raw = read_table(table, {"image_id": (), "class_name": ()} | dict.fromkeys([*CORNERS, *SIZE], ()), optional=SIZE)
     boxes, in_pixels = _read_boxes(raw, table, FINDINGS)
     if len(boxes) and not boxes["image_id"].isin(ids).any():

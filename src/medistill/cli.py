@@ -3,9 +3,10 @@
 Nothing heavy is imported at the top: what a command needs, it imports itself, so that `--help` answers at once.
 """
 
-import json
+import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
@@ -16,6 +17,8 @@ import typer
 
 from medistill import __version__, front_door
 from medistill.errors import UserError
+from medistill.runtime.bundle import DISCLAIMER, LARGEST_SIZE
+from medistill.text import printable, to_json
 
 if TYPE_CHECKING:
     from medistill.runtime.predictor import Prediction
@@ -62,7 +65,7 @@ def _options(
 def phantom(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must be empty, absent, or a phantom.")],
     images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 1000,
-    size: Annotated[int, typer.Option(min=32, help="Height and width in pixels.")] = 128,
+    size: Annotated[int, typer.Option(min=32, max=LARGEST_SIZE, help="Height and width in pixels.")] = 128,
     prevalence: Annotated[
         Prevalence, typer.Option(help="How often findings occur: balanced, or as in ChestX-ray14 (nih).")
     ] = Prevalence.BALANCED,
@@ -80,7 +83,7 @@ def phantom(
         raise UserError(str(error)) from error
     except OSError as error:
         raise UserError(f"{error.filename or out}: {error.strerror or error}") from error
-    print(f"{out}: {images} images of {size}x{size} px")
+    print(f"{printable(str(out))}: {images} images of {size}x{size} px")
 
 
 @app.command(
@@ -88,36 +91,47 @@ def phantom(
     "\b\n"
     "  medistill predict chest.png --model exports/eeea_net_c2-kd-0\n"
     "  medistill predict films/*.png --model exports/eeea_net_c2-kd-0 --json > answers.json\n\n"
-    "Exit code 2 where an image could not be read; the others are predicted all the same."
+    "Exit code 2 where an image could not be read or the model gave no number for it; the others are predicted all "
+    "the same."
 )
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files (PNG, JPEG, TIFF, ...).")],
     model: Annotated[Path, typer.Option(help="Folder of an exported model, exports/NAME.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object an image.")] = False,
+    timeout: Annotated[
+        int,
+        typer.Option(min=1, max=86_400, metavar="SECONDS", help="Give up where the model is silent for so long."),
+    ] = 600,
 ) -> None:
     """Predict the labels of images.
 
     With an exported model, on the CPU. Research use only, not a medical device.
     """
-    from medistill.runtime.bundle import DISCLAIMER
     from medistill.runtime.predictor import Predictor
 
-    predictor = Predictor(model)
+    limit = f"{model}: no answer within {timeout} s; where the machine is merely slow, set --timeout higher"
+    with _time_limit(timeout, limit):
+        predictor = Predictor(model)
     name = predictor.bundle.name
     if not as_json:
         print(f"{name}: {DISCLAIMER}")
     failed = False
     answers = []
-    for prediction in predictor.predict(images):
+    predictions = predictor.predict(images)
+    while True:
+        with _time_limit(timeout, limit):
+            prediction = next(predictions, None)
+        if prediction is None:
+            break
         if prediction.error is not None:
             failed = True
-            print(f"error: {prediction.image}: {prediction.error}", file=sys.stderr)
+            print(f"error: {printable(f'{prediction.image}: {prediction.error}')}", file=sys.stderr)
         if as_json:
-            answers.append(_as_json(prediction, name, DISCLAIMER))
+            answers.append(_as_json(prediction, name))
         elif prediction.probabilities is not None:
             _show(prediction.image, prediction.probabilities)
     if as_json:
-        print(json.dumps(answers, indent=2, ensure_ascii=False))
+        print(to_json(answers))
     raise typer.Exit(2 if failed else 0)
 
 
@@ -184,7 +198,7 @@ def check(
         workers=workers,
         cache=cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medistill",
     )
-    print(json.dumps(report, indent=2, ensure_ascii=False) if as_json else checking.describe(report))
+    print(to_json(report) if as_json else checking.describe(report))
     raise typer.Exit(1 if any(finding["severity"] == "error" for finding in report["findings"]) else 0)
 
 
@@ -196,8 +210,10 @@ def check(
     "Any other network of timm that ends in a feature map can be a teacher or a student as well."
 )
 def models(
-    labels: Annotated[int, typer.Option(min=1, help="Number of labels, which parameters depend on.")] = 14,
-    size: Annotated[int, typer.Option(min=32, help="Height and width of the images in pixels.")] = 224,
+    labels: Annotated[int, typer.Option(min=1, max=10_000, help="Number of labels, which parameters depend on.")] = 14,
+    size: Annotated[
+        int, typer.Option(min=32, max=LARGEST_SIZE, help="Height and width of the images in pixels.")
+    ] = 224,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object a network.")] = False,
 ) -> None:
     """List the teachers and students of systems A and B, and compact networks to set beside them.
@@ -215,12 +231,35 @@ def models(
         try:
             measured.append(systems.measure(network, labels=labels, size=size))
         except UserError as error:  # a network that does not take this size
-            print(f"note: {error}; it is left out", file=sys.stderr)
-    print(json.dumps(measured, indent=2) if as_json else systems.describe(measured))
+            print(f"note: {printable(str(error))}; it is left out", file=sys.stderr)
+    print(to_json(measured) if as_json else systems.describe(measured))
 
 
-def _as_json(prediction: "Prediction", model: str, disclaimer: str) -> dict[str, Any]:
-    answer: dict[str, Any] = {"image": str(prediction.image), "model": model, "disclaimer": disclaimer}
+@contextlib.contextmanager
+def _time_limit(seconds: float, message: str) -> Iterator[None]:
+    """End the process with one line and exit code 2 where the block takes longer: native code cannot be interrupted.
+
+    ONNX Runtime before 1.31 lets no other thread run while it opens a model: with those only predictions are limited.
+    """
+
+    def give_up() -> None:
+        try:
+            print(f"error: {printable(message)}", file=sys.stderr, flush=True)
+            sys.stdout.flush()
+        finally:
+            os._exit(2)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _as_json(prediction: "Prediction", model: str) -> dict[str, Any]:
+    answer: dict[str, Any] = {"image": str(prediction.image), "model": model, "disclaimer": DISCLAIMER}
     if prediction.error is not None:
         return {**answer, "error": prediction.error}
     return {**answer, "probabilities": prediction.probabilities}
@@ -228,7 +267,7 @@ def _as_json(prediction: "Prediction", model: str, disclaimer: str) -> dict[str,
 
 def _show(image: Path, probabilities: dict[str, float]) -> None:
     """Print one image's labels, the most probable first: what a reader looks for stands at the top."""
-    print(image)
+    print(printable(str(image)))
     width = max(len(label) for label in probabilities)
     for label, probability in sorted(probabilities.items(), key=lambda item: -item[1]):
         print(f"  {label:<{width}}  {probability:.3f}")

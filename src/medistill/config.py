@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from medistill.data.adapters import FORMATS
 from medistill.distillation.terms import AnyTerm, DistillationTerm, HardTerm
 from medistill.errors import UserError
+from medistill.runtime.bundle import LARGEST_SIZE
 from medistill.settings import Settings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=100)]
@@ -30,7 +31,7 @@ class Phantom(Settings):
     """The built-in data set: procedurally drawn chest X-rays."""
 
     images: int = Field(ge=20)
-    size: int = Field(ge=32)
+    size: int = Field(ge=32, le=LARGEST_SIZE)
     """Height and width in pixels."""
     seed: Seed
     prevalence: Literal["balanced", "nih"]
@@ -56,7 +57,7 @@ class Data(Settings):
     test_fraction: Fraction
     """Share of the patients that tests; unused where the split is official."""
     seed: Seed
-    image_size: int = Field(ge=32)
+    image_size: int = Field(ge=32, le=LARGEST_SIZE)
     """Height and width of the ingested frame in pixels."""
     channels: Literal[1, 3]
     fit: Literal["pad", "squash", "crop"]
@@ -141,7 +142,7 @@ class Network(Settings):
     weights: Path | None = None
     """A safetensors file with the user's own weights: for these labels in this order; or, where the network is to be
     trained, without any tensor of the classifier, which is then put on anew."""
-    input_size: int | None = Field(default=None, ge=16)
+    input_size: int | None = Field(default=None, ge=16, le=LARGEST_SIZE)
     """Height and width that the network sees: frames are resized to it, in its ONNX file too. None: data.image_size."""
     channels: Literal[1, 3] = 3
     """What the network takes; grey frames become colour, colour frames grey."""

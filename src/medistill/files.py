@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from medistill.errors import UserError
+from medistill.text import shortened, to_json
 
 
 @contextlib.contextmanager
@@ -73,23 +75,62 @@ def locked(path: Path, *, taken: str | None) -> Iterator[None]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON in UTF-8, atomically; NaN and infinity are refused (`ValueError`)."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = to_json(value) + "\n"
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
+def read_regular(path: Path, *, limit: int) -> bytes:
+    """Content of a file that is not larger than `limit` bytes.
 
     Raises:
-        UserError: the file is missing or is not JSON.
+        UserError: the file is missing, too large, cannot be read, or is a folder, pipe or device, which may never end.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path}: not a regular file")
+        if status.st_size > limit:
+            raise UserError(f"{path}: has {status.st_size:,} bytes; more than {limit:,} are not read")
+        return Path(path).read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+LARGEST_JSON = 2**28
+"""Bytes; no file that is written here comes near."""
+
+
+def read_json(path: Path, *, limit: int = LARGEST_JSON) -> Any:
+    """Read a JSON file of at most `limit` bytes.
+
+    Raises:
+        UserError: the file cannot be read, or is not JSON: NaN and a key that is twice in an object are none, either.
+    """
+    content = read_regular(path, limit=limit)
+    try:
+        return json.loads(
+            content.decode("utf-8-sig"), object_pairs_hook=_without_repeated_keys, parse_constant=_refuse_constant
+        )
+    except RecursionError:
+        raise UserError(f"{path}: not valid JSON (nested too deeply)") from None
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {shortened(repr(repeated), 100)} is there twice")
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def sha256(path: Path | None) -> str | None:

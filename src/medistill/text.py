@@ -1,5 +1,9 @@
 """Words for people."""
 
+import json
+import re
+from typing import Any
+
 
 def counted(number: int, noun: str) -> str:
     """`1 pair`, `2 pairs`, `1,200 boxes`."""
@@ -16,6 +20,32 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def to_json(value: Any) -> str:
+    """Indented JSON text, in which what a terminal would obey is escaped, and so are lone surrogates.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON does not have.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    lines = text.split("\n")  # of the layout: within JSON's own texts a line break is escaped
+    if all(line.isprintable() for line in lines):
+        return text
+    return "\n".join("".join(sign if sign.isprintable() else json.dumps(sign)[1:-1] for sign in line) for line in lines)
+
+
+_OBEYED = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # control characters: escape sequences, line breaks
+    "\u2028\u2029"  # line and paragraph separator
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # turn the direction of writing
+    "\ud800-\udfff]"  # lone surrogates: no text
+)
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of a label or a model: it is not blank and has no sign that a terminal obeys."""
+    return text.strip() != "" and not _OBEYED.search(text)
 
 
 def shortened(text: str, limit: int) -> str:

@@ -94,6 +94,8 @@ def test_a_network_may_have_no_patience(params, tmp_path):
             lambda p: p["recipes"]["kd"]["terms"][1].update(temperature=0),
             "temperature: input should be greater than or",
         ),
+        (lambda p: p["data"].update(image_size=100_000), "data.image_size: input should be less than or equal to 4096"),
+        (lambda p: p["phantom"].update(size=10**9), "phantom.size: input should be less than or equal to 4096"),
         (
             lambda p: p["recipes"]["kd"]["terms"][1].update(weight=0),
             "recipes.kd.terms.1 (sigmoid_kd).weight: input should be greater than 0",

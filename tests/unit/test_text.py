@@ -1,8 +1,10 @@
 """Words for people, whatever is in the data."""
 
+import json
+
 import pytest
 
-from medistill.text import counted, printable, shortened
+from medistill.text import counted, is_name, printable, shortened, to_json
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,22 @@ def test_what_is_too_long_ends_in_an_ellipsis_within_its_limit():
 
 def test_nouns_are_counted_in_english():
     assert [counted(1, "box"), counted(0, "box"), counted(1200, "image")] == ["1 box", "0 boxes", "1,200 images"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        *(("Pleural effusion", True), ("Röntgen 胸部", True), ("ذات الرئة", True), ("می‌شود", True), ("a\u00a0b", True)),
+        *(("", False), (" \u3000", False), ("a\nb", False), ("a\x1b[0m", False), ("a\x7f", False), ("a\x85", False)),
+        *(("a\u2029", False), ("\u061ca", False), ("a\u202d", False), ("\u2067a", False), ("a\udfff", False)),
+    ],
+)
+def test_a_name_is_not_blank_and_obeyed_by_no_terminal(text, name):
+    assert is_name(text) is name
+
+
+def test_json_is_ordinary_json_where_nothing_must_be_escaped():
+    value = {"b": [1, 2.5, None, True], "ä": "ö\t"}
+    assert to_json(value) == json.dumps(value, indent=2, ensure_ascii=False)
+    with pytest.raises(ValueError, match="JSON compliant"):
+        to_json([float("inf")])

@@ -1,16 +1,24 @@
 """bundle.json: what a device must know about the exported model beside it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medistill.errors import UserError
 from medistill.files import read_json
+from medistill.text import is_name, shortened
 
 BUNDLE_VERSION = 1
 """Raised when a reader of the older layout would misread a new bundle."""
 
 BUNDLE_FILE = "bundle.json"
+
+LARGEST_BUNDLE = 2**22
+"""Bytes of bundle.json."""
+
+LARGEST_SIZE = 4096
+"""Height and width in pixels of a frame: memory for it is taken before an image has been looked at."""
 
 DISCLAIMER = "Research use only, not a medical device"
 
@@ -53,32 +61,23 @@ def read_bundle(folder: Path) -> Bundle:
     path = folder / BUNDLE_FILE
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name one that the export stage wrote")
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{folder}: not an exported model, {BUNDLE_FILE} is missing")
-    raw = read_json(path)
+    raw = read_json(path, limit=LARGEST_BUNDLE)
     version = raw.get("bundle_version") if isinstance(raw, dict) else None
-    if version != BUNDLE_VERSION:
+    if type(version) is not int or version != BUNDLE_VERSION:
         raise UserError(
-            f"{path}: version {version}, but this medistill reads version {BUNDLE_VERSION}; export the model again"
+            f"{path}: version {shortened(str(version), 20)}, but this medistill reads version {BUNDLE_VERSION};"
+            " export the model again"
         )
     preprocessing = raw.get("preprocessing")
     flat: dict[str, Any] = {**(preprocessing if isinstance(preprocessing, dict) else {}), **raw}
-    checks = {
-        "name": lambda value: isinstance(value, str),
-        "task": lambda value: value in ("multilabel", "multiclass"),
-        "labels": lambda value: isinstance(value, list) and value and all(isinstance(label, str) for label in value),
-        "image_size": lambda value: type(value) is int and value > 0,
-        "channels": lambda value: type(value) is int and value in (1, 3),
-        "fit": lambda value: value in ("pad", "squash", "crop"),
-        # A plain name: the file cannot be outside of the folder.
-        "file": lambda value: isinstance(value, str) and value == Path(value).name and value not in ("", ".."),
-        "sha256": lambda value: isinstance(value, str),
-    }
-    for key, valid in checks.items():
+    for key, valid in _CHECKS.items():
         if key not in flat:
             raise UserError(f"{path}: key {key} is missing; export the model again")
         if not valid(flat[key]):
-            raise UserError(f"{path}: {key} has a value that makes no sense, {flat[key]!r}; export the model again")
+            value = shortened(repr(flat[key]), 200)
+            raise UserError(f"{path}: {key} has a value that makes no sense, {value}; export the model again")
     return Bundle(
         name=flat["name"],
         task=flat["task"],
@@ -89,3 +88,26 @@ def read_bundle(folder: Path) -> Bundle:
         model=folder / flat["file"],
         sha256=flat["sha256"],
     )
+
+
+def _are_labels(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(isinstance(label, str) and is_name(label) for label in value)
+        and len(set(value)) == len(value)
+    )
+
+
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "name": lambda value: isinstance(value, str) and is_name(value),
+    "task": lambda value: value in ("multilabel", "multiclass"),
+    "labels": _are_labels,
+    "image_size": lambda value: type(value) is int and 0 < value <= LARGEST_SIZE,
+    "channels": lambda value: type(value) is int and value in (1, 3),
+    "fit": lambda value: value in ("pad", "squash", "crop"),
+    # A plain name: the file cannot be outside of the folder.
+    "file": lambda value: isinstance(value, str) and is_name(value) and value == Path(value).name and value != "..",
+    "sha256": lambda value: isinstance(value, str),
+}
+"""Of each key of bundle.json that is needed here, whether a value makes sense."""

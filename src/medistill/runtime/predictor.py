@@ -1,28 +1,36 @@
 """Prediction from image files with an exported model."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from medistill.errors import UserError
+from medistill.files import read_regular
 from medistill.images import ImageError, decode
-from medistill.runtime.bundle import INPUT, OUTPUT, read_bundle
+from medistill.runtime.bundle import read_bundle
 from medistill.runtime.probabilities import probabilities
+from medistill.runtime.session import open_session, run
+
+LARGEST_MODEL = 10**9
+"""Bytes of an ONNX file; the largest network of both papers, VGG19, has 0.6 of it."""
+
+LARGEST_BATCH = 2**26
+"""Bytes of the frames that are in memory at once; a graph's own maps need many times as much."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one image, or why it could not be read.
+    """What the model says of one image, or why it says nothing.
 
     Attributes:
         image: the path as it was given.
         probabilities: one in 0..1 a label, in the order of the model's labels; they sum to 1 where the classes are
-            exclusive (bundle.json: task multiclass). None where the image could not be read.
-        error: the reason; None where the image could be read.
+            exclusive (bundle.json: task multiclass). None where the image could not be read or a logit is not finite.
+        error: the reason; None where there are probabilities.
     """
 
     image: Path
@@ -48,44 +56,52 @@ class Predictor:
             UserError: a file is missing, damaged, or of another version.
         """
         self.bundle = read_bundle(folder)
-        path = self.bundle.model
+        bundle, path = self.bundle, self.bundle.model
         try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}; export the model again") from None
-        if hashlib.sha256(content).hexdigest() != self.bundle.sha256:
+            content = read_regular(path, limit=LARGEST_MODEL)
+        except UserError as error:
+            raise UserError(f"{error}; export the model again") from None
+        if hashlib.sha256(content).hexdigest() != bundle.sha256:
             raise UserError(f"{path}: damaged, its SHA-256 is not the one in bundle.json; copy or export it again")
         self._session = open_session(content, name=str(path), threads=threads)
-        self._check_shapes()
+        shape = (bundle.channels, bundle.image_size, bundle.image_size)
+        self._session.require(shape, len(bundle.labels))
+        self._most = max(1, LARGEST_BATCH // math.prod(shape))
+        if (self._session.batch or 1) > self._most:
+            raise UserError(
+                f"{path}: takes {self._session.batch:,} images at a time, more than the {self._most:,} of this size"
+                " for which there is memory; export it again"
+            )
 
     def predict(self, images: Iterable[Path], *, batch_size: int = 16) -> Iterator[Prediction]:
-        """Predict image files, `batch_size` at a time; an image that cannot be read yields its error.
+        """Predict image files, at most `batch_size` at a time; an image that cannot be read yields its error.
 
         Yields:
             A prediction an image, in the order of `images`.
         """
+        size = self._session.batch or min(batch_size, self._most)
         batch: list[Path] = []
         for image in images:
             batch.append(Path(image))
-            if len(batch) == batch_size:
+            if len(batch) == size:
                 yield from self._predict_batch(batch)
                 batch = []
         if batch:
             yield from self._predict_batch(batch)
 
     def logits(self, frames: np.ndarray) -> np.ndarray:
-        """Logits, float32 (N, L), of frames, uint8 (N, C, S, S)."""
-        return run(self._session, frames)
+        """Logits, float32 (N, L), of frames, uint8 (N, C, S, S).
 
-    def _check_shapes(self) -> None:
-        bundle = self.bundle
-        ports = {port.name: port.shape[1:] for port in [*self._session.get_inputs(), *self._session.get_outputs()]}
-        expected = {INPUT: [bundle.channels, bundle.image_size, bundle.image_size], OUTPUT: [len(bundle.labels)]}
-        for name, shape in expected.items():
-            if ports.get(name) != shape:
-                raise UserError(
-                    f"{bundle.model}: {name} is {ports.get(name)}, but bundle.json needs {shape}; export it again"
-                )
+        Raises:
+            UserError: the model fails, or gives another number of logits than it says.
+        """
+        logits = run(self._session, frames)
+        if logits.shape[1] != len(self.bundle.labels):
+            raise UserError(
+                f"{self.bundle.model}: gives {logits.shape[1]} logits of an image for {len(self.bundle.labels)} labels;"
+                " export it again"
+            )
+        return logits
 
     def _predict_batch(self, images: list[Path]) -> Iterator[Prediction]:
         bundle = self.bundle
@@ -98,35 +114,18 @@ class Predictor:
                 errors[index] = error.reason
             except OSError as error:
                 errors[index] = error.strerror or str(error)
-        rows: dict[int, np.ndarray] = {}
-        if frames:
-            rows = dict(
-                zip(frames, probabilities(self.logits(np.stack(list(frames.values()))), bundle.task), strict=True)
-            )
+        logits = dict(zip(frames, self.logits(np.stack(list(frames.values()))), strict=True)) if frames else {}
         for index, image in enumerate(images):
             if index in errors:
                 yield Prediction(image, error=errors[index])
             else:
-                yield Prediction(image, dict(zip(bundle.labels, rows[index].tolist(), strict=True)))
+                yield self._answer(image, logits[index])
 
-
-def open_session(model: bytes, *, name: str, threads: int = 0) -> onnxruntime.InferenceSession:
-    """Open an ONNX model on the CPU with a fixed number of threads (0: as many as ONNX Runtime likes).
-
-    Raises:
-        UserError: this ONNX Runtime cannot open it; `name` stands in the message.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors only: its warnings are about hardware that is not there
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
-        reason = " ".join(str(error).split())
-        raise UserError(f"{name}: ONNX Runtime {onnxruntime.__version__} cannot open it: {reason}") from None
-
-
-def run(session: onnxruntime.InferenceSession, frames: np.ndarray) -> np.ndarray:
-    """Logits, float32 (N, L), of frames, uint8 (N, C, S, S)."""
-    (logits,) = session.run([OUTPUT], {INPUT: frames})
-    return logits
+    def _answer(self, image: Path, logits: np.ndarray) -> Prediction:
+        """The prediction from one image's logits, float32 (L,)."""
+        labels = self.bundle.labels
+        for label, logit in zip(labels, logits.tolist(), strict=True):
+            if not math.isfinite(logit):
+                return Prediction(image, error=f"the model gives no number: its logit of {label} is {logit}")
+        (row,) = probabilities(logits[None], self.bundle.task)
+        return Prediction(image, dict(zip(labels, row.tolist(), strict=True)))

@@ -44,6 +44,25 @@ def linear_model(slope: list[float], offset: list[float], *, size: int, batch: i
     return model.SerializeToString()
 
 
+def graph_model(nodes, inputs, outputs, constants=None, **model) -> bytes:
+    """An ONNX file of a graph; ports as (name, type, shape), constants by name as arrays."""
+    ports = [[helper.make_tensor_value_info(*port) for port in side] for side in (inputs, outputs)]
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()]
+    graph = helper.make_graph(nodes, "graph", *ports, tensors)
+    settings = {"opset_imports": [helper.make_opsetid("", 18)], "ir_version": 10, **model}
+    return helper.make_model(graph, **settings).SerializeToString()
+
+
+IMAGE = ("image", TensorProto.UINT8, ["batch", 1, 8, 8])
+LOGITS = ("logits", TensorProto.FLOAT, ["batch", 3])
+MEANS = [
+    helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+    helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
+]
+"""`mean`, float32 (batch, 1): of each image's pixels, 0..255; `axes` is `AXES`."""
+AXES = np.array([2, 3])
+
+
 @pytest.fixture
 def make_bundle(tmp_path) -> Callable[..., Path]:
     """A function that writes an exported model's folder; its keywords replace keys of bundle.json."""

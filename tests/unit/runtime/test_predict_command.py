@@ -5,8 +5,14 @@ import math
 import os
 import subprocess
 import sys
+import time
 
+import numpy as np
+import onnxruntime
 import pytest
+from onnx import TensorProto, helper
+
+from tests.unit.runtime.conftest import AXES, IMAGE, LOGITS, MEANS, graph_model
 
 COMMAND = [sys.executable, "-m", "medistill.cli", "predict"]
 
@@ -101,6 +107,119 @@ def test_a_model_that_cannot_be_used_is_one_line(make_bundle, grey, tmp_path):
         (line,) = done.stderr.splitlines()
         assert line.startswith(f"error: {folder}")
         assert message in line
+
+
+HOSTILE = "a\x1b[31m\n\u202e\x9b2J.png"
+ESCAPED = r"a\x1b[31m\n\u202e\x9b2J.png"
+
+
+def test_a_terminal_obeys_no_file_name(make_bundle, grey, tmp_path):
+    image, text, folder = grey(255, HOSTILE), tmp_path / f"no{HOSTILE}", make_bundle()
+    text.write_text("no image")
+    done = predict(image, text, "--model", folder)
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[1].endswith(f"/{ESCAPED}")
+    assert done.stderr == f"error: {tmp_path}/no{ESCAPED}: not an image, or in a format that is not read\n"
+    printed = predict(image, text, "--model", folder, "--json").stdout
+    assert printed.replace("\n", "").isprintable()
+    assert [answer["image"] for answer in json.loads(printed)] == [str(image), str(text)]
+
+
+def no_number_for_black() -> bytes:
+    """Logits are the logarithm of the pixels' mean: of black pixels minus infinity."""
+    nodes = [helper.make_node("Log", ["mean"], ["log"]), helper.make_node("Add", ["log", "offset"], ["logits"])]
+    return graph_model(MEANS + nodes, [IMAGE], [LOGITS], {"axes": AXES, "offset": np.zeros((1, 3), np.float32)})
+
+
+def test_json_has_no_number_that_json_does_not_know(make_bundle, grey):
+    images = [grey(1), grey(0), grey(3)]
+    done = predict(*images, "--model", make_bundle(content=no_number_for_black()), "--json")
+    assert done.returncode == 2
+    assert done.stderr == f"error: {images[1]}: the model gives no number: its logit of Effusion is -inf\n"
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    first, second, third = json.loads(done.stdout, parse_constant=refuse)
+    assert first["probabilities"]["Mass"] == pytest.approx(1 / 2)
+    assert second["error"] == "the model gives no number: its logit of Effusion is -inf"
+    assert third["probabilities"]["Mass"] == pytest.approx(3 / 4)
+
+
+def endless() -> bytes:
+    """A loop that ends after 2^62 rounds."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["x", "x"], ["twice"])],
+        "body",
+        [
+            helper.make_tensor_value_info("round", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("twice", TensorProto.FLOAT, None),
+        ],
+    )
+    nodes = [
+        helper.make_node("Add", ["mean", "offset"], ["start"]),
+        helper.make_node("Loop", ["rounds", "true", "start"], ["logits"], body=body),
+    ]
+    constants = {
+        "axes": AXES,
+        "offset": np.zeros((1, 3), np.float32),
+        "rounds": np.array(2**62),
+        "true": np.array(True),
+    }
+    return graph_model(MEANS + nodes, [IMAGE], [LOGITS], constants)
+
+
+def endless_to_open() -> bytes:
+    """Products of large matrices of constants, which ONNX Runtime works out when it opens the file."""
+    nodes = [helper.make_node("ConstantOfShape", ["shape"], ["matrix0"])]
+    nodes += [helper.make_node("MatMul", [f"matrix{i}"] * 2, [f"matrix{i + 1}"]) for i in range(40)]
+    nodes += [
+        helper.make_node("ReduceMax", ["matrix40"], ["largest"], keepdims=0),
+        helper.make_node("Add", ["mean", "largest"], ["sum"]),
+        helper.make_node("Add", ["sum", "offset"], ["logits"]),
+    ]
+    constants = {"axes": AXES, "offset": np.zeros((1, 3), np.float32), "shape": np.array([4000, 4000])}
+    return graph_model(MEANS + nodes, [IMAGE], [LOGITS], constants)
+
+
+RELEASE = tuple(map(int, onnxruntime.__version__.split(".")[:2]))
+
+
+can_be_left = pytest.mark.skipif(RELEASE < (1, 31), reason="ONNX Runtime cannot be left while it opens a file")
+
+
+@pytest.mark.parametrize(
+    ("make", "form"), [(endless, []), (endless, ["--json"]), pytest.param(endless_to_open, [], marks=can_be_left)]
+)
+def test_a_model_that_never_answers_is_given_up(make_bundle, grey, make, form):
+    folder = make_bundle(content=make())
+    done = predict(grey(0), "--model", folder, "--timeout", 1, *form)
+    assert done.returncode == 2
+    line = f"error: {folder}: no answer within 1 s; where the machine is merely slow, set --timeout higher\n"
+    assert done.stderr == line
+    assert "png" not in done.stdout
+    assert not form or done.stdout == ""
+
+
+def test_many_images_may_take_longer_than_the_limit_of_one(make_bundle, grey):
+    image = grey(3)
+    started = time.monotonic()
+    done = predict(*[image] * 3000, "--model", make_bundle(), "--timeout", 1)
+    assert done.returncode == 0
+    assert time.monotonic() - started > 1
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "1e9", "soon"])
+def test_a_limit_that_is_none(make_bundle, grey, seconds):
+    done = predict(grey(0), "--model", make_bundle(), "--timeout", seconds)
+    assert done.returncode == 2
+    assert "--timeout" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux")

@@ -26,7 +26,7 @@ from medistill.data.source import Source
 from medistill.errors import UserError
 from medistill.files import atomic
 from medistill.images import ImageError
-from medistill.text import counted
+from medistill.text import counted, printable
 
 SIZE = 128
 """Height and width in pixels of the frames that are compared."""
@@ -314,9 +314,7 @@ def describe(report: dict[str, Any]) -> str:
         shares.append(f"{label} {count['positive']:,}" + (f" ({unknown:,} unknown)" if unknown else ""))
     lines.append(f"  positive: {', '.join(shares)}")
     if report["masks"] or report["boxes"]:
-        lines.append(
-            f"  {counted(report['masks'], 'mask')}, {report['boxes']:,} {'box' if report['boxes'] == 1 else 'boxes'}"
-        )
+        lines.append(f"  {counted(report['masks'], 'mask')}, {counted(report['boxes'], 'box')}")
     lines += _describe_quarantine(report)
     lines += [f"  note: {note}" for note in report["notes"]]
     for found in sorted(report["findings"], key=lambda found: found["severity"]):  # errors first
@@ -327,7 +325,7 @@ def describe(report: dict[str, Any]) -> str:
     count = Counter(found["severity"] for found in report["findings"])
     lines.append(f"{counted(count['error'], 'error')}, {counted(count['warning'], 'warning')}")
     lines += [f"wrote {file}" for file in report["written"]]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _describe_quarantine(report: dict[str, Any]) -> list[str]:

@@ -1,0 +1,131 @@
+"""An ONNX model that ONNX Runtime has opened: pixels in, logits out."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+
+from medistill.errors import UserError
+from medistill.runtime.bundle import INPUT, OUTPUT
+from medistill.runtime.onnx_file import has_external_data
+from medistill.text import counted, shortened
+
+FATAL = 4
+"""Severity of ONNX Runtime's log: all that counts becomes an exception, and names of a file are not printed raw."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open model.
+
+    Attributes:
+        name: how messages call it: its file, as a rule.
+        batch: images that it takes at a time; None: as many as it is given.
+        inner: ONNX Runtime's session.
+    """
+
+    name: str
+    batch: int | None
+    inner: onnxruntime.InferenceSession
+
+    def require(self, image: tuple[int, int, int], labels: int) -> None:
+        """Refuse a model that does not take uint8 (N, *image) and nothing else, or does not give float32 (N, labels).
+
+        Raises:
+            UserError: says what it takes or gives in place of that.
+        """
+        inputs = {port.name: port for port in self.inner.get_inputs()}
+        outputs = {port.name: port for port in self.inner.get_outputs()}
+        for ports, name, kind, shape in (
+            (inputs, INPUT, "tensor(uint8)", list(image)),
+            (outputs, OUTPUT, "tensor(float)", [labels]),
+        ):
+            port = ports.get(name)
+            if port is None or (port.type, port.shape[1:]) != (kind, shape):
+                there = "missing" if port is None else f"{port.type} {port.shape[1:]}"
+                raise UserError(
+                    f"{self.name}: {name} is {there}, but bundle.json needs {kind} {shape} for each image;"
+                    " export it again"
+                )
+        if len(inputs) > 1:
+            others = shortened(", ".join(name for name in inputs if name != INPUT), 200)
+            raise UserError(f"{self.name}: needs more than {INPUT}, namely {others}; export it again")
+
+
+def open_session(model: bytes, *, name: str, threads: int = 0) -> Session:
+    """Open an ONNX model on the CPU with a fixed number of threads (0: as many as ONNX Runtime likes).
+
+    From memory, and only if all of the model is there, so that nothing depends on the folder one stands in.
+
+    Raises:
+        UserError: a part of the model is in another file, or this ONNX Runtime cannot open it; `name` stands in the
+            message.
+    """
+    try:
+        external = has_external_data(model)
+    except ValueError as error:
+        raise UserError(f"{name}: not an ONNX file, or damaged ({error}); export it again") from None
+    if external:
+        raise UserError(
+            f"{name}: keeps numbers in another file (external data), which is not read; save it as one file"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = FATAL
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # not ORT's own, which is not looked into
+    try:
+        inner = onnxruntime.InferenceSession(
+            model,
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,  # it would print to stdout, and try the same again
+        )
+        batch = next((port.shape[0] for port in inner.get_inputs() if port.name == INPUT and port.shape), None)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+        raise UserError(
+            f"{name}: ONNX Runtime {onnxruntime.__version__} cannot open it ({_reason(error)}); export it again, or"
+            " install a newer onnxruntime"
+        ) from None
+    return Session(name, batch if isinstance(batch, int) and batch > 0 else None, inner)
+
+
+def run(session: Session, frames: np.ndarray) -> np.ndarray:
+    """Logits, float32 (N, L), of frames, uint8 (N, C, S, S).
+
+    A model that takes a fixed number of images is given as many at a time, the last time with black ones added.
+
+    Raises:
+        UserError: ONNX Runtime cannot run the model, or it does not answer with one row for each image.
+    """
+    step, count = session.batch, len(frames)
+    if step is None or step == count:
+        return _run(session, frames)
+    added = np.zeros((-count % step, *frames.shape[1:]), frames.dtype)
+    padded = np.concatenate([frames, added])
+    rows = [_run(session, padded[start : start + step]) for start in range(0, len(padded), step)]
+    return np.concatenate(rows)[:count]
+
+
+def _run(session: Session, frames: np.ndarray) -> np.ndarray:
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = FATAL
+    try:
+        (logits,) = session.inner.run([OUTPUT], {INPUT: frames}, options)
+    except Exception as error:
+        raise UserError(
+            f"{session.name}: ONNX Runtime {onnxruntime.__version__} cannot run it ({_reason(error)}); export it again"
+        ) from None
+    if not isinstance(logits, np.ndarray) or logits.ndim != 2 or len(logits) != len(frames):
+        shape = list(logits.shape) if isinstance(logits, np.ndarray) else "no array"
+        raise UserError(
+            f"{session.name}: its {OUTPUT} of {counted(len(frames), 'image')} are {shape}, not a row for each image;"
+            " export it again"
+        )
+    return logits
+
+
+def _reason(error: Exception) -> str:
+    """ONNX Runtime's words in one line, without its codes and places in its own code."""
+    words = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))
+    return shortened(re.sub(r"/\S+\.\w+:\d+ [^()]*\([^()]*\) (const )?", "", words), 300)

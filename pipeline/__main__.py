@@ -1,6 +1,5 @@
 """`python -m pipeline`: tracking, registry and scheduled runs of this repository's graph."""
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +8,7 @@ import typer
 
 from medistill import front_door
 from medistill.errors import UserError
-from medistill.text import counted
+from medistill.text import counted, printable, to_json
 
 REFUSED = 3
 """Exit code of `promote` where no student passed."""
@@ -98,7 +97,7 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
     try:
         _track(Path.cwd())
     except UserError as error:  # a graph that is half done must not hide the runs that are there
-        typer.echo(f"warning: not brought up to date: {error}", err=True)
+        typer.echo(f"warning: not brought up to date: {printable(str(error))}", err=True)
     serve_ui(Path.cwd(), port)
 
 
@@ -118,7 +117,7 @@ def promote(
 
     promotion = promote(load_params(), Path.cwd(), dry_run=dry_run)
     if as_json:
-        typer.echo(json.dumps(promotion.to_dict(), indent=2, ensure_ascii=False))
+        typer.echo(to_json(promotion.to_dict()))
     else:
         _show(promotion)
     if promotion.outcome == "refused":
@@ -137,7 +136,7 @@ def history(as_json: Json = False) -> None:
     lines = read_history(Path.cwd())
     count = looks(lines)
     if as_json:
-        typer.echo(json.dumps({"history": lines, "looks": count}, indent=2, ensure_ascii=False))
+        typer.echo(to_json({"history": lines, "looks": count}))
         return
     if not lines:
         typer.echo("nothing has been promoted or refused yet; run `python -m pipeline promote`")
@@ -147,7 +146,7 @@ def history(as_json: Json = False) -> None:
         name = f"{champion['model']}{version}" if champion else "no champion"
         typer.echo(f"{line['time']}  {line['action']:<11}  {name}")
         for reason in line.get("refused", []):
-            typer.echo(f"    refused  {reason}")
+            typer.echo(f"    refused  {printable(reason)}")
     if count > LOOKS:
         typer.echo(
             f"warning: {count} different sets of models were judged on this data; "
@@ -168,7 +167,7 @@ def rollback(as_json: Json = False) -> None:
 
     champion, withdrawn = rollback(Path.cwd())
     if as_json:
-        typer.echo(json.dumps({"champion": champion.to_dict(), "withdrawn": withdrawn.to_dict()}, indent=2))
+        typer.echo(to_json({"champion": champion.to_dict(), "withdrawn": withdrawn.to_dict()}))
     else:
         typer.echo(
             f"champion: {champion.model} (version {champion.version}); "
@@ -215,7 +214,7 @@ def _track(root: Path) -> None:
     tracked = track(load_params(), root)
     typer.echo(
         f"{len(tracked.created)} created, {len(tracked.updated)} updated, {len(tracked.unchanged)} unchanged "
-        f"in {tracking_uri(root)}"
+        f"in {printable(tracking_uri(root))}"
     )
 
 
@@ -223,7 +222,7 @@ def _show(promotion: "Promotion") -> None:  # noqa: F821
     from pipeline.registry import describe
 
     for line in describe(promotion):
-        typer.echo(line)
+        typer.echo(printable(line))
 
 
 def _prepare_prefect() -> None:

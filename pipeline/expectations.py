@@ -21,8 +21,9 @@ from great_expectations.data_context.types.base import ProgressBarsConfig
 from medistill.data import provenance
 from medistill.data.audit.rules import KEYS, Rule, rules_of, tables_of
 from medistill.data.dataset import Dataset
-from medistill.document import POLICY, document
+from medistill.document import POLICY, document, escape
 from medistill.files import atomic, read_json
+from medistill.text import printable
 
 _KEYS = KEYS | {"weights": ["network"]}
 _SEVERITY = {True: "critical", False: "warning"}
@@ -122,13 +123,14 @@ def _weights(dataset: Dataset, weights: Mapping[str, Path]) -> pd.DataFrame:
 
 
 def _expect(rule: Rule) -> gxe.Expectation:
-    """A rule as Great Expectations has it."""
+    """A rule as Great Expectations has it, about a table as `_as_html` makes it."""
     common = {"severity": _SEVERITY[rule.critical], "description": rule.expected}
+    values = [html.escape(value) if isinstance(value, str) else value for value in rule.values]
     if rule.kind == "columns":
-        return gxe.ExpectTableColumnsToMatchSet(column_set=list(rule.values), exact_match=False, **common)
+        return gxe.ExpectTableColumnsToMatchSet(column_set=values, exact_match=False, **common)
     if rule.kind == "rows":
         return gxe.ExpectTableRowCountToBeBetween(min_value=rule.least, max_value=rule.most, **common)
-    common |= {"column": rule.column}
+    common["column"] = html.escape(rule.column)
     if rule.kind == "known":
         return gxe.ExpectColumnValuesToNotBeNull(**common)
     if rule.kind == "unique":
@@ -136,8 +138,8 @@ def _expect(rule: Rule) -> gxe.Expectation:
     if rule.kind == "between":
         return gxe.ExpectColumnValuesToBeBetween(min_value=rule.least, max_value=rule.most, **common)
     if rule.kind == "contains":
-        return gxe.ExpectColumnDistinctValuesToContainSet(value_set=list(rule.values), **common)
-    return gxe.ExpectColumnValuesToBeInSet(value_set=list(rule.values), **common)
+        return gxe.ExpectColumnDistinctValuesToContainSet(value_set=values, **common)
+    return gxe.ExpectColumnValuesToBeInSet(value_set=values, **common)
 
 
 def _run(context: Any, name: str, table: pd.DataFrame, rules: Sequence[Rule]) -> list[dict[str, Any]]:
@@ -162,14 +164,30 @@ def _run(context: Any, name: str, table: pd.DataFrame, rules: Sequence[Rule]) ->
             },
         )
     )
-    (outcome,) = checkpoint.run(batch_parameters={"dataframe": table}).run_results.values()
+    (outcome,) = checkpoint.run(batch_parameters={"dataframe": _as_html(table)}).run_results.values()
     results = {result.expectation_config.id: result for result in outcome.results}
     found = [results[expectation.id] for expectation in suite.expectations]
     return [_compact(rule, result) for rule, result in zip(rules, found, strict=True)]
 
 
+def _as_html(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with its text and the names of its columns as HTML: Great Expectations puts them into its pages as is."""
+    text = [column for column in table if not pd.api.types.is_numeric_dtype(table[column])]
+    shown = {column: table[column].map(html.escape, na_action="ignore") for column in text}
+    return table.assign(**shown).rename(columns=html.escape)
+
+
+def _as_text(value: Any) -> Any:
+    """What was found in such a table, its HTML as text again."""
+    if isinstance(value, dict):
+        return {_as_text(key): _as_text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_text(item) for item in value]
+    return html.unescape(value) if isinstance(value, str) else value
+
+
 def _compact(rule: Rule, result: Any) -> dict[str, Any]:
-    found = result.to_json_dict()["result"]
+    found = _as_text(result.to_json_dict()["result"])
     missing = found.get("details", {}).get("mismatched", {}).get("missing", found.get("partial_missing_list"))
     observed = f"missing: {', '.join(map(str, missing))}" if missing else _plain(found.get("observed_value"))
     observed = _errors(result.exception_info) or observed  # Great Expectations raises nothing, it notes what was raised
@@ -242,14 +260,14 @@ def _make_offline(docs: Path) -> None:
     As Great Expectations writes them they fetch styles and scripts from five hosts, and their index is empty without.
     """
     for page in docs.rglob("*.html"):
-        text = _REMOTE.sub("", page.read_text(encoding="utf-8"))
+        text = printable(_REMOTE.sub("", page.read_text(encoding="utf-8")), keep="\n\t")
         page.write_text(text.replace("<head>", f"<head>{POLICY}<style>{_STYLE}</style>", 1), encoding="utf-8")
     shutil.rmtree(docs / "static", ignore_errors=True)  # 4 MB of fonts that the pages no longer name
     items = []
     for kind, title in (("validations", "Results"), ("expectations", "Expectations")):
         for page in sorted((docs / kind).rglob("*.html")):
             link, name = page.relative_to(docs).as_posix(), page.relative_to(docs / kind).parts[0].removesuffix(".html")
-            items.append(f'<li><a href="{html.escape(link)}">{title}: {html.escape(name)}</a></li>')
+            items.append(f'<li><a href="{escape(link)}">{title}: {escape(name)}</a></li>')
     (docs / "index.html").write_text(
         document("Data validation", _STYLE, f"<h1>Data validation</h1><ul>{''.join(items)}</ul>"),
         encoding="utf-8",

@@ -30,7 +30,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field, ValidationError
 
 from medistill.config import Params, load_params
+from medistill.document import markdown
 from medistill.errors import UserError
+from medistill.text import printable
 from pipeline.graph import Stage, read_graph
 from pipeline.locks import exclusive
 from pipeline.processes import answers, end_group, server
@@ -101,7 +103,7 @@ class Runner:
             if stage.timeout_seconds:
                 watchdog.start()
             for raw in process.stdout:
-                line = raw.decode(errors="replace").rstrip()
+                line = printable(raw.decode(errors="replace").rstrip(), keep="\t")
                 lines.append(line)
                 if line:
                     log(line)
@@ -172,7 +174,7 @@ def retrain(workers: Annotated[int, Field(ge=1)] = 2) -> State:
         with exclusive(root, "retrain", wait=False):
             return _retrain(root, workers)
     except UserError as error:
-        return Failed(message=str(error))
+        return Failed(message=printable(str(error)))
 
 
 def _retrain(root: Path, workers: int) -> State:
@@ -220,7 +222,7 @@ def _track(params: Params, root: Path) -> str | State:
     try:
         tracked = track(params, root)
     except UserError as error:
-        return Failed(message=f"track: {error}")
+        return Failed(message=f"track: {printable(str(error))}")
     return f"track: {len(tracked.created)} created, {len(tracked.updated)} updated"
 
 
@@ -231,9 +233,9 @@ def _promote(params: Params, root: Path) -> str | State:
     try:
         lines = describe(promote(params, root))
     except UserError as error:
-        return Failed(message=f"promote: {error}")
+        return Failed(message=f"promote: {printable(str(error))}")
     for line in lines:
-        get_run_logger().info(line)
+        get_run_logger().info(printable(line))
     return lines[-1]
 
 
@@ -251,7 +253,7 @@ def table(stages: list[Stage], done: dict[str, Outcome], failed: dict[str, str])
             rows.append(f"| {stage.name} | {outcome.status} | {outcome.seconds:.1f} |")
         else:
             rows.append(f"| {stage.name} | {'failed' if stage.name in failed else 'not run'} | |")
-    reasons = [f"* {' '.join(reason.split())}" for reason in failed.values()]
+    reasons = [f"* {markdown(reason)}" for reason in failed.values()]
     return "\n".join(rows + (["", *reasons] if reasons else []))
 
 

@@ -4,7 +4,6 @@ No server and no tracker: each training writes its own small file, and whoever w
 What is final is in the report and in MLflow.
 """
 
-import html
 import json
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from medistill.document import document
+from medistill.document import document, escape
 from medistill.evaluation import charts
 from medistill.evaluation.page import style
 from medistill.files import atomic, write_json
@@ -118,8 +117,8 @@ def _section(state: dict[str, Any]) -> str:
             figures.append(f"<figure><figcaption>{title}</figcaption>{chart}</figure>")
     kind = "bad" if status.startswith(("stopped", "silent")) else "good" if status == "done" else ""
     return (
-        f"<section><h2>{html.escape(state['name'])}</h2>"
-        f'<p class="notice {kind}">{html.escape(", ".join(facts))}</p>'
+        f"<section><h2>{escape(state['name'])}</h2>"
+        f'<p class="notice {kind}">{escape(", ".join(facts))}</p>'
         f'<div class="charts">{"".join(figures)}</div></section>'
     )
 

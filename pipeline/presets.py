@@ -1,12 +1,12 @@
 """params.yaml for the papers' systems: `python -m pipeline preset NAME --root ROOT`."""
 
-import json
 import os
 from pathlib import Path
 
 from medistill.config import load_params
 from medistill.errors import UserError
 from medistill.files import atomic
+from medistill.text import to_json
 
 _FOLDER = Path(__file__).parent / "presets"
 
@@ -43,7 +43,7 @@ def preset_text(name: str, root: Path | None) -> str:
         f"# Preset {name}. Which values are the paper's and which are ours is said beside them; see docs/papers.md.\n"
         "# Every key is checked and documented in src/medistill/config.py.\n"
     )
-    return "\n".join([head, *parts]).replace("root: ROOT", f"root: {json.dumps(str(root), ensure_ascii=False)}")
+    return "\n".join([head, *parts]).replace("root: ROOT", f"root: {to_json(str(root))}")
 
 
 def write_preset(name: str, root: Path | None, folder: Path) -> bool:

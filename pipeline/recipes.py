@@ -24,7 +24,7 @@ from medistill.distillation.objective import (
 from medistill.errors import UserError, at_key
 from medistill.files import read_json, sha256
 from medistill.models.zoo import create_classifier, has_batch_norm_behind_map, load_model, map_shape
-from medistill.text import counted
+from medistill.text import counted, printable
 from medistill.training.loop import steps_per_epoch, training_rows
 from medistill.training.processes import this_process
 from medistill.training.run import as_it_is, labels_of, train
@@ -89,7 +89,7 @@ def require_run(params: Params, dataset: Dataset) -> None:
             for teacher in recipe.teachers:
                 require_all_classes(teacher, unknown[teacher], at)
     for note in _oddities(params, dataset, learners, shapes, unknown):
-        print(note, file=sys.stderr)
+        print(printable(note), file=sys.stderr)
 
 
 def _require_network(network: Network, dataset: Dataset, training: Training) -> tuple[list[int], bool]:

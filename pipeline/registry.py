@@ -496,7 +496,7 @@ def _gist(line: dict[str, Any]) -> tuple[Any, ...]:
 def _append(root: Path, line: dict[str, Any]) -> None:
     path = root / HISTORY
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **line}, ensure_ascii=False)
+    text = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **line})
     with path.open("a", encoding="utf-8") as file:
         file.write(text + "\n")
         file.flush()

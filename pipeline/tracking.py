@@ -29,6 +29,7 @@ import yaml
 from medistill.config import Params
 from medistill.errors import UserError
 from medistill.files import read_json, sha256
+from medistill.text import printable
 from pipeline.graph import out_of_date
 from pipeline.locks import exclusive
 from pipeline.processes import server
@@ -148,7 +149,7 @@ def project(params: Params, root: Path) -> list[Projection]:
     check_up_to_date(root, [*folders, *(stage for stage in measured if stage in lock)])
     metrics = read_json(root / "reports" / "metrics.json")
     explained = read_json(root / "reports/explain/metrics.json") if "explain" in lock else {}
-    dataset = read_json(root / "data/processed/dataset.json")["name"]
+    dataset = printable(read_json(root / "data/processed/dataset.json")["name"])
     return [
         _project(root, lock, stage, folder, metrics.get(folder.name, {}), explained.get(folder.name, {}), dataset)
         for stage, folder in folders.items()
@@ -327,7 +328,7 @@ def _project(
         params=_settings(config, lock[stage].get("params", {}).get("params.yaml", {})),
         metrics={key: float(value) for key, value in metrics.items() if _is_number(value)},
         curves=_curves(root / folder / "history.csv"),
-        tags=tags,
+        tags={key: printable(value) for key, value in tags.items()},
         artifacts=[(root / path, where) for path, where in files if (root / path).is_file()],
         dataset=(dataset, config["dataset_fingerprint"]),
     )
@@ -351,7 +352,7 @@ def _settings(config: dict[str, Any], recorded: dict[str, Any]) -> dict[str, str
         **{key: value for key, value in recipe.items() if key != "views"},
         **{key: config[key] for key in facts if key in config},
     }
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
+    return {key: printable(value) if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
 
 
 def _curves(path: Path) -> list[tuple[str, int, float]]:

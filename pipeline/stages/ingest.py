@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from medistill.config import load_params
+from medistill.text import printable
 from pipeline.stage import run_stage
 
 OUT = Path("data/processed")
@@ -20,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     sides = ", ".join(f"{side} {count['images']} ({count['groups']})" for side, count in summary["counts"].items())
     print(f"{summary['name']}: images (groups): {sides}; {summary['boxes']} boxes")
     for note in summary["notes"]:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {printable(note)}", file=sys.stderr)
     if summary["quarantined"]:
         print(
             f"{summary['quarantined']} of {summary['entries']} left out; see {OUT / 'quarantine.csv'}", file=sys.stderr

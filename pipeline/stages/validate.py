@@ -7,6 +7,7 @@ from pathlib import Path
 from medistill.config import load_params
 from medistill.errors import UserError
 from medistill.files import read_json, write_json
+from medistill.text import printable
 from pipeline.stage import run_stage
 
 FOLDER = Path("reports/validation")
@@ -33,9 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     write_json(FOLDER / "validation.json", result)
     for line in result["warnings"]:
-        print(f"warning: {line}", file=sys.stderr)
+        print(f"warning: {printable(line)}", file=sys.stderr)
     for line in result["failures"]:
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {printable(line)}", file=sys.stderr)
     counts = result["statistics"]
     print(
         f"{counts['evaluated']} expectations: {counts['successful']} met, {counts['warnings']} warnings,"

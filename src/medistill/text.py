@@ -11,15 +11,27 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
-def printable(text: str) -> str:
+_OBEYED = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # control characters: escape sequences, line breaks
+    "\u2028\u2029"  # line and paragraph separator
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f"  # turn the direction of writing
+    "\ud800-\udfff]"  # lone surrogates: no text
+)
+"""Signs that are not shown but obeyed, by a terminal or whatever else lays out text, or that cannot be encoded."""
+
+
+def printable(text: str, *, keep: str = "") -> str:
     """Text that came from data or a file, in one line that a terminal shows and does not obey.
 
     Control characters, escape sequences, line breaks, marks that turn the direction of writing and lone surrogates are
-    escaped as Python writes them: `\\x1b`, `\\n`, `\\u202e`, `\\ud800`.
+    escaped as Python writes them: `\x1b`, `\n`, `\u202e`, `\ud800`; those in `keep` are not.
     """
-    if text.isprintable():
-        return text
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    return _OBEYED.sub(lambda sign: sign[0] if sign[0] in keep else sign[0].encode("unicode_escape").decode(), text)
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of a label or a model: it is not blank, and nothing in it must be escaped."""
+    return text.strip() != "" and not _OBEYED.search(text)
 
 
 def to_json(value: Any) -> str:
@@ -29,23 +41,8 @@ def to_json(value: Any) -> str:
         ValueError: a number is NaN or infinite, which JSON does not have.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    lines = text.split("\n")  # of the layout: within JSON's own texts a line break is escaped
-    if all(line.isprintable() for line in lines):
-        return text
-    return "\n".join("".join(sign if sign.isprintable() else json.dumps(sign)[1:-1] for sign in line) for line in lines)
-
-
-_OBEYED = re.compile(
-    "[\x00-\x1f\x7f-\x9f"  # control characters: escape sequences, line breaks
-    "\u2028\u2029"  # line and paragraph separator
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # turn the direction of writing
-    "\ud800-\udfff]"  # lone surrogates: no text
-)
-
-
-def is_name(text: str) -> bool:
-    """Whether a text can be the name of a label or a model: it is not blank and has no sign that a terminal obeys."""
-    return text.strip() != "" and not _OBEYED.search(text)
+    # A line break is of the layout: within JSON's texts json has escaped it.
+    return _OBEYED.sub(lambda sign: sign[0] if sign[0] == "\n" else json.dumps(sign[0])[1:-1], text)
 
 
 def shortened(text: str, limit: int) -> str:

@@ -101,7 +101,8 @@ def write_dataset(root: Path, images: int, random: np.random.Generator, task: st
         "counts": counts,
     }
     write_json(folder / "dataset.json", meta)
-    (folder / "quarantine.csv").write_text("path,reason\nbad.png,truncated\n", encoding="utf-8")
+    quarantine = 'path,reason\nbad.png,truncated\n"\x1b[2J\n\u202e.png",no image\n'
+    (folder / "quarantine.csv").write_text(quarantine, encoding="utf-8")
     return targets
 
 

@@ -107,7 +107,7 @@ def test_a_student_that_is_not_there_is_named(project, monkeypatch, arguments, m
 def test_as_a_program_it_says_in_one_line_what_is_missing(project, root, tmp_path):
     shutil.copy(project / "params.yaml", tmp_path)
     command = [sys.executable, "-m", "pipeline.stages.export", "eeea_net_c2", "kd", "0"]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root}/src"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: data/processed/dataset.json: no such file\n"

@@ -144,6 +144,18 @@ def test_a_failure_has_the_stages_own_reason(tmp_path: Path) -> None:
         run_one(tmp_path)
 
 
+def test_what_a_stage_prints_is_obeyed_by_no_terminal_and_no_page(tmp_path: Path) -> None:
+    write_graph(tmp_path, a={"cmd": r"printf 'tab\there\nerror: \033[2J\302\233 <b> [x](http://x)\n'; exit 2"})
+    lines: list[str] = []
+    with pytest.raises(StageFailed, match=r"^a: \\x1b\[2J\\x9b <b> \[x\]\(http://x\)$") as caught:
+        Runner(tmp_path, workers=1).run(Stage("a", "", ()), lines.append)
+    assert "tab\there" in lines
+    assert all(line.replace("\t", "").isprintable() for line in lines)
+    shown = table([Stage("a", "", ())], {}, {"a": str(caught.value)})
+    (reason,) = [line for line in shown.splitlines() if line.startswith("*")]
+    assert reason == r"* a: \\x1b\[2J\\x9b \<b\> \[x\](http://x)"
+
+
 def test_without_a_reason_of_its_own_dvcs_is_given() -> None:
     lines = ["Running stage 'a':", "Traceback …", "ERROR: failed to reproduce 'a': exited with 1", ""]
     assert failure(lines) == "failed to reproduce 'a': exited with 1"

@@ -26,7 +26,7 @@ def project(root: Path, tmp_path: Path) -> Path:
 
 
 def stage(root: Path, folder: Path, name: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root}/src", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", f"pipeline.stages.{name}"]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 

@@ -52,13 +52,13 @@ def test_the_page_shows_each_training_and_how_it_ended(tmp_path, monkeypatch):
         curves.end(pd.DataFrame({"epoch": [1, 2, 3], "val_macro_auroc": [0.6, 0.7, 0.8]}))
     assert state(tmp_path, "first")["val_macro_auroc"][-1] == [3, 0.8]
     with pytest.raises(ValueError, match="<bad>"):
-        fail(tmp_path, [1], ValueError("<bad> luck"))
+        fail(tmp_path, [1], ValueError("<bad> luck\x1b[2J\n\u202e"))
     text = (tmp_path / "index.html").read_text()
     body = text[text.index("<main>") : text.index("</main>") + len("</main>")]
     tree = ElementTree.fromstring(body)  # well-formed, whatever an error says
     assert [heading.text for heading in tree.iter("h2")] == ["net", "first"]
     notices = ["".join(notice.itertext()) for notice in tree.iter("p")]
-    assert notices[0].startswith("stopped: <bad> luck")
+    assert notices[0].startswith(r"stopped: <bad> luck\x1b[2J\n\u202e, epoch")
     assert notices[1].startswith("done")
     assert len(list(tree.iter("figure"))) == 2
     assert 'http-equiv="refresh"' not in text  # nothing is at work any more

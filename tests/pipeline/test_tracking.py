@@ -20,7 +20,7 @@ import yaml
 
 from medistill.config import Params, load_params
 from medistill.errors import UserError
-from pipeline.tracking import EXPERIMENT, open_store, project, track
+from pipeline.tracking import EXPERIMENT, _project, open_store, project, read_lock, track
 
 MODELS = ["big", "small-baseline-0", "small-kd-0"]
 
@@ -86,6 +86,17 @@ def test_shows_every_model_with_params_figures_curves_and_provenance(
     assert Path(run.info.artifact_uri.removeprefix("file://").replace("%20", " ")).is_relative_to(repository / "mlruns")
     assert found["big"][0].data.tags["role"] == "teacher"
     assert "recipe" not in found["big"][0].data.tags
+
+
+def test_what_a_terminal_would_obey_is_escaped_in_params_and_tags(repository: Path) -> None:
+    folder, lock = Path("models/students/small-kd-0"), read_lock(repository)
+    config = json.loads((repository / folder / "config.json").read_text())
+    config |= {"arch": "net\x1b[2J", "initialisation": "weights \u202e.safetensors", "args": {"a": "\x9b"}}
+    (repository / folder / "config.json").write_text(json.dumps(config))
+    shown = _project(repository, lock, "distill@small-kd-0", folder, {}, {}, "set")
+    assert (shown.params["arch"], shown.tags["arch"]) == (r"net\x1b[2J", r"net\x1b[2J")
+    assert shown.params["initialisation"] == shown.tags["initialisation"] == r"weights \u202e.safetensors"
+    assert shown.params["args"] == r'{"a": "\u009b"}'
 
 
 def test_a_second_call_changes_nothing(repository: Path, settings: Callable[[], Params]) -> None:

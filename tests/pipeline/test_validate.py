@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -308,6 +309,55 @@ def test_the_pages_work_offline_and_run_nothing(processed, tmp_path):
     assert "Every image belongs to a group" in results.read_text()
     index = (docs / "index.html").read_text()
     assert results.relative_to(docs).as_posix() in index
+
+
+class Tags(HTMLParser):
+    """Tags of a page with their attributes, and its text."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.found: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_names_and_values_are_text_in_the_data_docs_and_nothing_in_them_is_obeyed(processed, tmp_path):
+    label, view = '<meta http-equiv="refresh" content="0">$column &lt; {0}', "<form action='x'>\x1b[2J\u202e$v__0"
+
+    def spoil(manifest):
+        manifest["view"] = view
+        manifest.loc[0, ["image_id", "age"]] = ["<a href='x'>\x1b", 300]
+        return manifest.rename(columns={"label:Mass": f"label:{label}"})
+
+    change(processed, spoil)
+    meta = json.loads((processed / "dataset.json").read_text())
+    meta["labels"][meta["labels"].index("Mass")] = label
+    (processed / "dataset.json").write_text(json.dumps(meta))
+    result = validate(processed, tmp_path / "docs", max_quarantined=0.01)
+
+    found = {entry["name"] + str(entry["column"]): entry for entry in result["expectations"]}
+    assert found[f"label_valueslabel:{label}"]["success"]
+    assert found["viewview"]["examples"][0]["view"] == view
+    assert found["ageage"]["examples"] == [{"age": 300.0, "image_id": "<a href='x'>\x1b"}]
+    text = ""
+    for page in (tmp_path / "docs").rglob("*.html"):
+        content = page.read_text(encoding="utf-8")
+        assert content.replace("\n", "").replace("\t", "").isprintable()
+        tags = Tags(content)
+        text += tags.text
+        assert not {"form", "script"} & {tag for tag, _ in tags.found}
+        assert {attributes.get("http-equiv", "Content-Security-Policy").lower() for tag, attributes in tags.found} == {
+            "content-security-policy"
+        }
+        assert "x" not in [attributes.get("href") for _, attributes in tags.found]
+    assert f"label:{label}" in text
+    assert r"<form action='x'>\x1b[2J\u202e" in text
 
 
 def run_stage(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -20,7 +20,7 @@ from medistill.data.source import DETAILS, Source
 from medistill.errors import UserError
 from medistill.files import atomic, locked, write_json
 from medistill.images import fit_boxes
-from medistill.text import counted
+from medistill.text import counted, printable
 
 SHARD = 1024
 """Images a shard, `images-*.npy`."""
@@ -275,9 +275,14 @@ def quarantine_limit(share: float, entries: int) -> int:
 
 def _write_quarantine(path: Path, quarantined: list[tuple[str, str]]) -> None:
     with atomic(path) as temporary:
-        pd.DataFrame(sorted(quarantined), columns=["path", "reason"]).to_csv(
-            temporary, index=False, lineterminator="\n"
-        )
+        rows = [(_as_cell(path), printable(reason)) for path, reason in sorted(quarantined)]
+        pd.DataFrame(rows, columns=["path", "reason"]).to_csv(temporary, index=False, lineterminator="\n")
+
+
+def _as_cell(path: str) -> str:
+    """A path that no terminal obeys and no spreadsheet takes for a formula: `./=x` is the same file as `=x`."""
+    shown = printable(path)
+    return f"./{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
 
 
 def _write_shards(rows: pd.DataFrame, frames: Frames, folder: Path, labels: list[str]) -> pd.DataFrame:
@@ -352,7 +357,7 @@ def _summarise(
             "negatives": {label: int((part[LABEL_PREFIX + label] == 0).sum()) for label in source.labels},
         }
     return {
-        "name": data.name or data.root.resolve().name,
+        "name": printable(data.name or data.root.resolve().name),
         "task": source.task,
         "labels": source.labels,
         "image_size": data.image_size,

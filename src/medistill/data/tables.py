@@ -22,7 +22,7 @@ import pandas as pd
 from medistill.data.folders import Files, compose, is_image_name, suggest_root
 from medistill.errors import UserError
 from medistill.kinds import HEAD, describe_kind, describe_picture
-from medistill.text import counted
+from medistill.text import counted, printable
 
 _DELIMITERS = ",;\t|"
 _MORE_THAN_HEADER = "the header names no more; put a cell with the delimiter in it between quotes, or name each column"
@@ -376,7 +376,7 @@ def join_files(
     left_out = reasons.notna()
     there = files.keys()
     quarantined = [
-        (files.path(key) if key in there else missing.replace("{image}", _printable(key)), reason)
+        (files.path(key) if key in there else missing.replace("{image}", printable(key) or "(empty)"), reason)
         for key, reason in zip(image[left_out], reasons[left_out], strict=True)
     ]
     listed = set(image)
@@ -387,8 +387,3 @@ def join_files(
     quarantined += surplus
     rows = table[~left_out].assign(path=path[~left_out].astype("str")).reset_index(drop=True)
     return Joined(rows, len(table) + len(unlisted) + len(surplus), quarantined)
-
-
-def _printable(key: str) -> str:
-    """A name from a table, fit for one line of a report."""
-    return key.encode("unicode_escape").decode() if not key.isprintable() else key or "(empty)"

@@ -1,9 +1,10 @@
 """Inline SVG charts for offline pages: no script, no style of their own; colours come from the page's CSS classes."""
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from medistill.document import escape
 
 WIDTH = 440
 """Of a line chart, in CSS pixels before scaling: text stays readable when a telephone shrinks it."""
@@ -73,7 +74,7 @@ def line_chart(
         if line.points:
             path = "L".join(f"{px(x):.1f} {py(y):.1f}" for x, y in line.points)
             dash = " dashed" if line.dashed else ""
-            name = html.escape(line.name)
+            name = escape(line.name)
             parts.append(f'<path class="line s{line.colour}{dash}" d="M{path}"><title>{name}</title></path>')
     x_ticks, y_ticks = [(px(x), x) for x in xs], [(py(y), y) for y in ys]
     return _framed("".join(parts), x_ticks, y_ticks, title, x_label, y_label, height)
@@ -89,7 +90,7 @@ def _framed(
     height: int,
 ) -> str:
     """Marks on a grid with axes; ticks are (position, value)."""
-    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(title)}">']
+    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">']
     for at, value in x_ticks:
         parts.append(f'<path class="grid" d="M{at:.1f} {_TOP}V{height - _BOTTOM}"/>')
         parts.append(f'<text x="{at:.1f}" y="{height - _BOTTOM + 16}" text-anchor="middle">{_tick(value)}</text>')
@@ -99,9 +100,9 @@ def _framed(
     middle = (_TOP + height - _BOTTOM) / 2
     parts.append(
         f'{marks}<text class="axis" x="{(_LEFT + WIDTH - _RIGHT) / 2:.0f}" y="{height - 6}" text-anchor="middle">'
-        f"{html.escape(x_label)}</text>"
+        f"{escape(x_label)}</text>"
         f'<text class="axis" transform="translate(13 {middle:.0f}) rotate(-90)" text-anchor="middle">'
-        f"{html.escape(y_label)}</text></svg>"
+        f"{escape(y_label)}</text></svg>"
     )
     return "".join(parts)
 
@@ -145,7 +146,7 @@ def dot_chart(dots: Sequence[Dot], title: str, x_label: str, y_label: str, heigh
     for dot in dots:
         beside = [other for other in dots if other.x == dot.x]
         at = px(dot.x) + 12 * (beside.index(dot) - (len(beside) - 1) / 2)
-        name = html.escape(dot.name)
+        name = escape(dot.name)
         parts.append(f"<g><title>{name}</title>")
         if dot.lower is not None and dot.upper is not None:
             parts.append(f'<path class="line s{dot.colour}" d="M{at:.1f} {py(dot.lower):.1f}V{py(dot.upper):.1f}"/>')
@@ -162,7 +163,7 @@ def dot_legend(dots: Sequence[Dot]) -> str:
     """The key of a dot chart."""
     items = "".join(
         '<li><svg class="key" viewBox="0 0 28 10" aria-hidden="true">'
-        f'<circle class="{_mark(dot)}" cx="20" cy="5" r="4"/></svg>{html.escape(dot.name)}</li>'
+        f'<circle class="{_mark(dot)}" cx="20" cy="5" r="4"/></svg>{escape(dot.name)}</li>'
         for dot in dots
     )
     return f'<ul class="legend">{items}</ul>'
@@ -172,7 +173,7 @@ def legend(series: Sequence[Series]) -> str:
     """The key of one or several line charts."""
     items = "".join(
         f'<li><svg class="key" viewBox="0 0 28 10" aria-hidden="true"><path class="line s{line.colour}'
-        f'{" dashed" if line.dashed else ""}" d="M1 5H27"/></svg>{html.escape(line.name)}</li>'
+        f'{" dashed" if line.dashed else ""}" d="M1 5H27"/></svg>{escape(line.name)}</li>'
         for line in series
     )
     return f'<ul class="legend">{items}</ul>'

@@ -3,13 +3,12 @@
 Everything that comes from data is escaped; the page has no script and its content policy forbids any.
 """
 
-import html
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from medistill.document import document
+from medistill.document import document, escape
 from medistill.evaluation import charts
 from medistill.evaluation.gate import Verdict
 
@@ -602,7 +601,7 @@ def _table(
 
 
 def _text(value: Any) -> str:
-    return html.escape(str(value), quote=True)
+    return escape(value)
 
 
 def _name(name: str) -> str:

@@ -4,7 +4,6 @@ import base64
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
-from medistill.document import document
+from medistill.document import document, escape
 from medistill.explain.selection import Finding
 
 COLOURS = "inferno"

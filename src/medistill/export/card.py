@@ -3,6 +3,7 @@
 from typing import Any
 
 from medistill.data.dataset import Dataset
+from medistill.document import markdown
 from medistill.runtime.bundle import DISCLAIMER
 
 _FITS = {
@@ -41,7 +42,7 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any], dataset: Dataset
     )
     figures = {key: value for key, value in metrics.items() if key.startswith("val_") or key == "best_epoch"}
     lines = [
-        f"# {_text(config['name'])}",
+        f"# {markdown(config['name'])}",
         "",
         f"**{DISCLAIMER}.** Its answers must not guide the care of anybody.",
         "",
@@ -56,12 +57,12 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any], dataset: Dataset
         if multiclass
         else "Each is judged on its own; none, one or several may be present:",
         "",
-        *[f"{number}. {_text(label)}" for number, label in enumerate(config["labels"], 1)],
+        *[f"{number}. {markdown(label)}" for number, label in enumerate(config["labels"], 1)],
         "",
         "## Data",
         "",
-        f"{_text(dataset.name)} (fingerprint `{_text(dataset.fingerprint)}`): trained on {len(train):,} images of "
-        f"{train['group_id'].nunique():,} patients or other groups, validated on {len(val):,} images of "
+        f"{markdown(dataset.name)} (fingerprint `{markdown(dataset.fingerprint)}`): trained on {len(train):,} images "
+        f"of {train['group_id'].nunique():,} patients or other groups, validated on {len(val):,} images of "
         f"{val['group_id'].nunique():,}.",
         "",
         f"Images are {_FITS[config['fit']]} to {size}×{size} px, {colour}, 8 bits. Scaling and normalisation are in "
@@ -112,16 +113,12 @@ def _term(term: dict[str, Any]) -> str:
 
 
 def _table(head: tuple[str, str], rows: list[tuple[str, Any]]) -> list[str]:
-    return [f"| {head[0]} | {head[1]} |", "|---|---|", *[f"| {_text(key)} | {_text(value)} |" for key, value in rows]]
+    return [
+        f"| {head[0]} | {head[1]} |",
+        "|---|---|",
+        *[f"| {markdown(key)} | {markdown(value)} |" for key, value in rows],
+    ]
 
 
 def _number(value: float) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _text(value: Any) -> str:
-    """Any value as harmless text in one line of Markdown."""
-    text = " ".join(str(value).split())
-    for sign in "\\`|<>":
-        text = text.replace(sign, f"\\{sign}")
-    return text

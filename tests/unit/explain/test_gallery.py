@@ -13,6 +13,7 @@ from medistill.explain.localisation import NO_BOXES
 from medistill.explain.selection import Finding
 
 EVIL = "<script>alert('x')</script>"
+OBEYED = "\x1b[31m\n\u202e\x9b2J"
 SIZE = 16
 
 
@@ -68,6 +69,15 @@ def test_everything_from_data_is_escaped():
     assert "<script" not in text
     assert "&lt;script&gt;" in text
     assert "teacher&1" not in text
+
+
+def test_nothing_from_data_is_obeyed():
+    shown = row(present=False)
+    finding = replace(shown.finding, image_id=OBEYED, label=OBEYED)
+    overlays = [replace(overlay, model=OBEYED, predicted=OBEYED) for overlay in shown.overlays]
+    text = page([replace(shown, finding=finding, overlays=overlays, facts=OBEYED)], conclusion=OBEYED)
+    assert text.replace("\n", "").isprintable()
+    assert text.count(r"\x1b[31m\n\u202e\x9b2J") > 8
 
 
 def test_tags_are_balanced():

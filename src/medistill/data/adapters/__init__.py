@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from medistill.errors import UserError
+from medistill.text import is_name, shortened
 
 if TYPE_CHECKING:
     from medistill.data.source import Source
@@ -36,7 +37,8 @@ def read_source(
         given: where the options come from, for messages.
 
     Raises:
-        UserError: an option is unknown or has a bad value, or the folder is not what its format promises.
+        UserError: an option is unknown or has a bad value, the folder is not what its format promises, or a label is
+            no name.
     """
     from medistill.config import describe_errors
 
@@ -45,4 +47,22 @@ def read_source(
         checked = adapter.Options.model_validate(options)
     except ValidationError as error:
         raise UserError(f"{given}: {describe_errors(error, adapter.Options)}") from None
-    return adapter.read(Path(root), checked)
+    source = adapter.read(Path(root), checked)
+    _require_names(source.labels, Path(root))
+    return source
+
+
+def _require_names(labels: list[str], root: Path) -> None:
+    """Refuse labels that are no names: what is written with them would be obeyed by terminals and pages.
+
+    Names of files and people are data as they are, and escaped where they are shown; labels come from whoever made the
+    table or the folders, and can be mended there.
+    """
+    for number, label in enumerate(labels):
+        if not is_name(label):
+            raise UserError(
+                f"{root}: the label {shortened(repr(label), 100)} is blank or has a control character, a line break or"
+                " a mark that turns the direction of writing; rename it in the table, or the folder"
+            )
+        if label in labels[:number]:
+            raise UserError(f"{root}: the label {shortened(repr(label), 100)} is there twice; name each once")

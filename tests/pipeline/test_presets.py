@@ -132,3 +132,12 @@ def test_a_link_that_leads_nowhere_is_kept_too(root, tmp_path):
     assert preset(tmp_path, root, "paper-b-lc25000", "--root", "set").returncode == 2
     assert (tmp_path / "params.yaml").read_text() == "mine: 1\n"
     assert (tmp_path / "params.yaml.before").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "root", ["/data/Röntgen 😀", "/data/\x1b[2J\x7f\x85\u2028\u202e", "/data/caf\udce9", '/data/"a" #b: c']
+)
+def test_a_folder_of_any_name_is_read_back_as_it_was(root):
+    text = preset_text("paper-a-chestxray14", Path(root))
+    assert text.replace("\n", "").isprintable()
+    assert yaml.safe_load(text)["data"]["root"] == root

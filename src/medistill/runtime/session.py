@@ -21,13 +21,20 @@ class Session:
 
     Attributes:
         name: how messages call it: its file, as a rule.
-        batch: images that it takes at a time; None: as many as it is given.
         inner: ONNX Runtime's session.
+        inputs, outputs: type and shape of each by name; of the shape, sizes that are free are text or None.
     """
 
     name: str
-    batch: int | None
     inner: onnxruntime.InferenceSession
+    inputs: dict[str, tuple[str, list[int | str | None]]]
+    outputs: dict[str, tuple[str, list[int | str | None]]]
+
+    @property
+    def batch(self) -> int | None:
+        """Images that it takes at a time; None: as many as it is given."""
+        _, shape = self.inputs.get(INPUT, ("", []))
+        return shape[0] if shape and isinstance(shape[0], int) and shape[0] > 0 else None
 
     def require(self, image: tuple[int, int, int], labels: int) -> None:
         """Refuse a model that does not take uint8 (N, *image) and nothing else, or does not give float32 (N, labels).
@@ -35,21 +42,19 @@ class Session:
         Raises:
             UserError: says what it takes or gives in place of that.
         """
-        inputs = {port.name: port for port in self.inner.get_inputs()}
-        outputs = {port.name: port for port in self.inner.get_outputs()}
         for ports, name, kind, shape in (
-            (inputs, INPUT, "tensor(uint8)", list(image)),
-            (outputs, OUTPUT, "tensor(float)", [labels]),
+            (self.inputs, INPUT, "tensor(uint8)", list(image)),
+            (self.outputs, OUTPUT, "tensor(float)", [labels]),
         ):
-            port = ports.get(name)
-            if port is None or (port.type, port.shape[1:]) != (kind, shape):
-                there = "missing" if port is None else f"{port.type} {port.shape[1:]}"
+            their_kind, theirs = ports.get(name, ("missing", []))
+            if (their_kind, theirs[1:]) != (kind, shape):
+                there = f"{their_kind} {theirs[1:]}" if name in ports else "missing"
                 raise UserError(
                     f"{self.name}: {name} is {there}, but bundle.json needs {kind} {shape} for each image;"
                     " export it again"
                 )
-        if len(inputs) > 1:
-            others = shortened(", ".join(name for name in inputs if name != INPUT), 200)
+        if len(self.inputs) > 1:
+            others = shortened(", ".join(name for name in self.inputs if name != INPUT), 200)
             raise UserError(f"{self.name}: needs more than {INPUT}, namely {others}; export it again")
 
 
@@ -81,13 +86,16 @@ def open_session(model: bytes, *, name: str, threads: int = 0) -> Session:
             providers=["CPUExecutionProvider"],
             enable_fallback=0,  # it would print to stdout, and try the same again
         )
-        batch = next((port.shape[0] for port in inner.get_inputs() if port.name == INPUT and port.shape), None)
+        inputs, outputs = (
+            {port.name: (port.type, port.shape) for port in ports}  # of a damaged file they may be no text
+            for ports in (inner.get_inputs(), inner.get_outputs())
+        )
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         raise UserError(
             f"{name}: ONNX Runtime {onnxruntime.__version__} cannot open it ({_reason(error)}); export it again, or"
             " install a newer onnxruntime"
         ) from None
-    return Session(name, batch if isinstance(batch, int) and batch > 0 else None, inner)
+    return Session(name, inner, inputs, outputs)
 
 
 def run(session: Session, frames: np.ndarray) -> np.ndarray:

@@ -93,6 +93,10 @@ MODELS = {
         lambda: linear_model([1.0] * 3, [0.0] * 3, size=8, batch="b").replace(b"image", b"imagf"),
         r"image is missing, but bundle\.json needs",
     ),
+    "names that are no text": (
+        lambda: linear_model([1.0] * 3, [0.0] * 3, size=8, batch="batch").replace(b"batch", b"bat\xa3h"),
+        r"cannot open it \(.*decode",
+    ),
     "no such output": (
         lambda: means(
             nodes=[helper.make_node("Add", ["mean", "offset"], ["answer"])],

@@ -14,6 +14,8 @@ from medistill.text import counted, shortened
 FATAL = 4
 """Severity of ONNX Runtime's log: all that counts becomes an exception, and names of a file are not printed raw."""
 
+onnxruntime.set_default_logger_severity(FATAL)  # of what belongs to no session, such as memory that is not there
+
 
 @dataclass(frozen=True)
 class Session:

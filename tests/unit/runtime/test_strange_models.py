@@ -45,14 +45,14 @@ def cast(kind: int) -> bytes:
     )
 
 
-def huge_constant() -> bytes:
+def huge_constant(side: int) -> bytes:
     nodes = [
         helper.make_node("ConstantOfShape", ["shape"], ["constant"]),
         helper.make_node("ReduceMax", ["constant"], ["zero"], keepdims=0),
         helper.make_node("Add", ["mean", "zero"], ["sum"]),
         helper.make_node("Add", ["sum", "offset"], ["logits"]),
     ]
-    constants = {"axes": AXES, "offset": np.zeros((1, 3), np.float32), "shape": np.array([2**20, 2**20])}
+    constants = {"axes": AXES, "offset": np.zeros((1, 3), np.float32), "shape": np.array([side, side])}
     return graph_model(MEANS + nodes, [IMAGE], [LOGITS], constants)
 
 
@@ -115,7 +115,8 @@ MODELS = {
         lambda: linear_model([1.0] * 3, [0.0] * 3, size=8, batch=10**9),
         r"takes 1,000,000,000 images at a time",
     ),
-    "a huge constant": (huge_constant, r"cannot (run|open) it \("),
+    "a huge constant": (lambda: huge_constant(2**20), r"cannot (run|open) it \("),
+    "a constant of more bytes than can be counted": (lambda: huge_constant(2**31), r"cannot (run|open) it \("),
     "an operator set to come": (
         lambda: means(opset_imports=[helper.make_opsetid("", 999)]),
         r"cannot open it \(.*opset",

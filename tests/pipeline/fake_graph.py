@@ -225,7 +225,12 @@ def repro(root: Path, *stages: str) -> str:
 def environment() -> dict[str, str]:
     """This process's environment, with the interpreter that runs the tests first on the path, and telemetry off."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    extra = {"PATH": path, "PYTHONPATH": str(REPOSITORY), "DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    extra = {
+        "PATH": path,
+        "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY}/src",
+        "DVC_NO_ANALYTICS": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "PREFECT_"))}
     return {**kept, **extra}
 

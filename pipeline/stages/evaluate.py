@@ -81,16 +81,20 @@ def main(argv: list[str] | None = None) -> int:
 
 def compare(params: Params, measured: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of comparisons.csv: every distilled student − its baselines, every student − every teacher, per split."""
+    from medistill.evaluation.comparison import adjust
     from medistill.evaluation.comparison import compare as pair
 
     rows = []
     for split, models in measured.items():
+        here = []
         for model in params.student_models():
             references = [(name, "baseline") for name in baselines(params, model)]
             references += [(name, "teacher") for name in params.run.all_teachers]
             for reference, relation in references:
                 key = {"split": split, "model": model.name, "reference": reference, "relation": relation}
-                rows += [key | row for row in pair(models[model.name], models[reference])]
+                here += [key | row for row in pair(models[model.name], models[reference])]
+        adjust(here)
+        rows += here
     return rows
 
 

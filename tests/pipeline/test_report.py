@@ -1,5 +1,6 @@
 """The stage `report`: the gate's table and the page."""
 
+import csv
 import json
 import re
 from html.parser import HTMLParser
@@ -186,6 +187,48 @@ def test_page_is_self_contained(source, page):
 def test_page_says_what_it_is_not(source):
     assert "Research use only, not a medical device" in source
     assert "diagnos" not in source.lower()
+
+
+SHOWN = [
+    ("0.01", "0.05", "0.049", "better"),
+    ("-0.05", "-0.01", "0.01", "worse"),
+    ("0.01", "0.05", "0.066", "no difference shown, once adjusted"),
+    ("-0.05", "-0.01", "0.05", "no difference shown, once adjusted"),
+    ("-0.01", "0.05", "0.02", "no difference shown"),
+    ("", "", "", "no interval"),
+]
+
+
+def test_a_difference_is_called_better_only_where_it_is_after_adjustment(tmp_path, monkeypatch):
+    make(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    rows = report.read_rows(Path("reports/comparisons.csv"))
+    changed = [row for row in rows if (row["split"], row["metric"]) == ("test", "macro_auroc")]
+    for k, (row, (lower, upper, p_holm, _)) in enumerate(zip(changed, SHOWN, strict=False)):
+        row |= {"model": f"case{k}", "lower": lower, "upper": upper, "p_holm": p_holm}
+    with Path("reports/comparisons.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    report.main([])
+    source = Path("reports/index.html").read_text(encoding="utf-8")
+    for k, (*_, words) in enumerate(SHOWN):
+        row = re.search(f'<th scope="row">case{k}</th>(.*?)</tr>', source).group(1)
+        assert re.findall(r"<td[^>]*>([^<]*)</td>", row)[-1] == words
+
+
+def test_page_shows_what_localisation_is_compared_with(tmp_path):
+    make(tmp_path)
+    file = tmp_path / "reports" / "explain" / "metrics.json"
+    explained = json.loads(file.read_text())
+    explained["densenet"]["difference_chance"] = {"estimate": 0.44, "lower": 0.329, "upper": 0.551}
+    explained["densenet"]["difference_centre"] = {"estimate": -0.32, "lower": -0.4, "upper": -0.2}
+    file.write_text(json.dumps(explained))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        report.main([])
+    text = Page((tmp_path / "reports" / "index.html").read_text(encoding="utf-8")).text
+    assert "0.072+0.440 [+0.329, +0.551]0.192−0.320 [−0.400, −0.200]" in text
 
 
 def test_every_table_scrolls_in_a_box_of_its_own(source):

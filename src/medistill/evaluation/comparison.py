@@ -35,6 +35,7 @@ class Split:
         groups: (N,) int, 0..G-1.
         counts: (G, 1 + R), from `bootstrap.draw`.
         skipped: why a label is not eligible, by name.
+        rests_on: of each label, the number of groups with a positive, or with a negative where these are fewer.
         task: `multilabel`, or `multiclass` where the labels are exclusive classes.
     """
 
@@ -43,6 +44,7 @@ class Split:
     groups: NDArray
     counts: NDArray
     skipped: dict[str, str]
+    rests_on: list[int]
     task: str
 
     @classmethod
@@ -70,7 +72,8 @@ class Split:
         names, groups = np.unique(group_ids, return_inverse=True)
         reasons = {label: bootstrap.ineligible(targets[:, k], groups) for k, label in enumerate(labels)}
         skipped = {label: reason for label, reason in reasons.items() if reason}
-        return cls(labels, targets, groups, bootstrap.draw(len(names), resamples, seed), skipped, task)
+        rests_on = [bootstrap.fewer_groups(targets[:, k], groups) for k in range(len(labels))]
+        return cls(labels, targets, groups, bootstrap.draw(len(names), resamples, seed), skipped, rests_on, task)
 
     @property
     def eligible(self) -> list[str]:
@@ -156,8 +159,8 @@ class Measured:
                 "prevalence": float(positive.sum() / known) if known else None,
                 "groups": len(np.unique(split.groups[positive | negative])),
                 "positive_groups": len(np.unique(split.groups[positive])),
-                "auroc": bootstrap.summarise(self.auroc[:, k]).to_dict(),
-                "auprc": bootstrap.summarise(self.auprc[:, k], reflected=True).to_dict(),
+                "auroc": bootstrap.summarise(self.auroc[:, k], groups=split.rests_on[k]).to_dict(),
+                "auprc": bootstrap.summarise(self.auprc[:, k], groups=split.rests_on[k]).to_dict(),
                 "ece": ece if known else None,
             }
             if thresholded:
@@ -196,8 +199,7 @@ class Measured:
 
 def difference(model: Measured, reference: Measured, metric: str) -> tuple[Estimate, float | None]:
     """Paired difference of the macro `auroc` or `auprc` of two models on the same split, and its p-value."""
-    values = model.macro(metric) - reference.macro(metric)
-    return bootstrap.summarise(values), bootstrap.p_value(values)
+    return _interval_and_p(model.macro(metric) - reference.macro(metric))
 
 
 def compare(model: Measured, reference: Measured) -> list[dict[str, Any]]:
@@ -205,24 +207,39 @@ def compare(model: Measured, reference: Measured) -> list[dict[str, Any]]:
 
     Of exclusive classes accuracy and balanced accuracy stand before the labels.
 
-    p-values of labels are adjusted for testing all eligible labels (Holm); the rows before have no `p_holm`.
+    p-values of labels are adjusted for testing all eligible labels (Holm); the rows before get their `p_holm` from
+    `adjust`, once all pairs of models are compared.
 
     Returns:
         Rows with the columns `metric` to `dropped` of `COLUMNS`; where no label is eligible only those of accuracy.
     """
     split = model.split
-    rows = []
-    for metric in ("auroc", "auprc") if split.eligible else ():
-        estimate, p = difference(model, reference, metric)
-        rows.append(_row(split, f"macro_{metric}", estimate, p, None))
-    for name, own in model.overall.items():
-        values = own - reference.overall[name]
-        rows.append(_row(split, name, bootstrap.summarise(values), bootstrap.p_value(values), None))
-    per_label = [model.auroc[:, k] - reference.auroc[:, k] for k in split.columns()]
-    p_values = [bootstrap.p_value(values) for values in per_label]
-    for label, values, p, p_holm in zip(split.eligible, per_label, p_values, bootstrap.holm(p_values), strict=True):
-        rows.append(_row(split, f"label:{label}", bootstrap.summarise(values), p, p_holm))
+    overall = {f"macro_{metric}": model.macro(metric) - reference.macro(metric) for metric in ("auroc", "auprc")}
+    overall = overall if split.eligible else {}
+    overall |= {name: own - reference.overall[name] for name, own in model.overall.items()}
+    rows = [_row(split, name, *_interval_and_p(values), None) for name, values in overall.items()]
+    per_label = [_interval_and_p(model.auroc[:, k] - reference.auroc[:, k], split.rests_on[k]) for k in split.columns()]
+    adjusted = bootstrap.holm([p for _, p in per_label])
+    for label, (estimate, p), p_holm in zip(split.eligible, per_label, adjusted, strict=True):
+        rows.append(_row(split, f"label:{label}", estimate, p, p_holm))
     return rows
+
+
+def adjust(rows: list[dict[str, Any]]) -> None:
+    """Fill in `p_holm` of figures over all labels: adjusted for testing all pairs of models in that figure (Holm).
+
+    Args:
+        rows: of `compare`, of all pairs of models on one split.
+    """
+    for metric in ("macro_auroc", "macro_auprc", *OVERALL):
+        same = [row for row in rows if row["metric"] == metric]
+        for row, p in zip(same, bootstrap.holm([row["p"] for row in same]), strict=True):
+            row["p_holm"] = p
+
+
+def _interval_and_p(differences: FloatArray, groups: int | None = None) -> tuple[Estimate, float | None]:
+    estimate = bootstrap.summarise(differences, groups=groups, difference=True)
+    return estimate, bootstrap.p_value(differences, groups=groups)
 
 
 def _row(split: Split, metric: str, estimate: Estimate, p: float | None, p_holm: float | None) -> dict[str, Any]:

@@ -275,7 +275,8 @@ def _differences(content: Content) -> str:
         return '<p class="notice">No label is eligible, so nothing can be compared.</p>'
     intro = (
         "<p>Student minus reference in macro AUROC, paired: both models in every resample. An interval that holds 0 "
-        "means that no difference was shown, not that there is none.</p>"
+        "means that no difference was shown, not that there is none. Of many intervals some leave out 0 by chance: "
+        "better or worse is what Holm's adjustment for all rows of a table leaves below 0.05.</p>"
     )
     folded = {"Validation, which the gate reads": _forest(content, "val")}
     if _exclusive(content):
@@ -298,16 +299,21 @@ def _forest(content: Content, split: str, metric: str = "macro_auroc") -> str:
         plot = MISSING if estimate is None else charts.forest_interval(estimate, lower, upper, scale)
         minus = f"{_text(row['relation'])}<small>{_name(row['reference'])}</small>"
         cells = [minus, plot, _bracketed(estimate, lower, upper, True)]
-        rows.append((_name(row["model"]), [*cells, _p(row["p"]), _shown(lower, upper)], ""))
-    heads = ["Student", "minus", charts.forest_axis(scale), "Difference", "p", "In words"]
-    return _table(heads, rows, text={1, 5}, plot={2})
+        shown = _shown(lower, upper, row["p_holm"])
+        rows.append((_name(row["model"]), [*cells, _p(row["p"]), _p(row["p_holm"]), shown], ""))
+    heads = ["Student", "minus", charts.forest_axis(scale), "Difference", "p", "p, Holm", "In words"]
+    return _table(heads, rows, text={1, 6}, plot={2})
 
 
-def _shown(lower: float | None, upper: float | None) -> str:
-    """What an interval of a difference says."""
+def _shown(lower: float | None, upper: float | None, p_holm: float | None) -> str:
+    """What an interval of a difference says, as one of several."""
     if lower is None or upper is None:
         return "no interval"
-    return "better" if lower > 0 else "worse" if upper < 0 else "no difference shown"
+    if lower <= 0 <= upper:
+        return "no difference shown"
+    if p_holm is None or p_holm >= 0.05:
+        return "no difference shown, once adjusted"
+    return "better" if lower > 0 else "worse"
 
 
 def _label_differences(content: Content) -> str:
@@ -428,8 +434,8 @@ def _localisation(content: Content) -> str:
                     size,
                     _text(entry.get("boxes", MISSING)),
                     _any_interval(entry.get("pointing_game")),
-                    _any_interval(entry.get("chance")),
-                    _any_interval(entry.get("centre_prior")),
+                    _prior(entry, "chance", "difference_chance"),
+                    _prior(entry, "centre_prior", "difference_centre"),
                     agreed or MISSING,
                     _text(entry.get("conclusion", MISSING)),
                 ],
@@ -450,7 +456,8 @@ def _localisation(content: Content) -> str:
     note = (
         '<p class="soft">Pointing game: how often the maximum of the Grad-CAM map lies in a box of the label. Chance: '
         "the share of the frame that boxes cover. Centre prior: the pointing game of a map that always points to the "
-        "centre.</p>"
+        "centre. Below each: the pointing game minus it, paired finding by finding, which is what the conclusion reads."
+        "</p>"
     )
     return _table(heads, rows, text={7}) + note + link
 
@@ -543,14 +550,18 @@ def _method(content: Content) -> str:
     of_studies = f"Figures are of studies, not of images: a study's probability is the {study} of those of its images."
     items = [
         *([of_studies] if study else []),
-        f"95 % intervals: percentiles (AUPRC: reflected) of {figures['resamples']:,} resamples of patients, "
-        "not of images: images of one patient are not independent.",
+        f"95 % intervals come from {figures['resamples']:,} resamples of patients, not of images: images of one "
+        "patient are not independent. Means over labels, accuracy and differences of these have percentile intervals, "
+        "macro AUPRC a reflected one. Figures of one label have expanded ones, which are wider the fewer patients have "
+        "the label (or lack it). Shares of hits have Wilson's. docs/intervals.md says how often each holds the truth.",
         "Every model is measured in the same resamples, so differences are paired. Resamples in which a figure is "
         "undefined are dropped and counted; where more than 5 % are, there is no interval.",
         "A label is eligible where it has at least 10 positives and 10 negatives, each from at least 10 groups. Macro "
         "means are over eligible labels.",
-        "p = min(1, 2 min((1 + #≤0)/(R + 1), (1 + #≥0)/(R + 1))) over the R resampled differences; per label adjusted "
-        "by Holm over the eligible labels.",
+        "p = min(1, 2 min((1 + #≤0)/(R + 1), (1 + #≥0)/(R + 1))) over the R resampled differences; of one label it is "
+        "larger, as its interval is wider. Adjusted by Holm: of labels over the eligible labels of two models, of a "
+        "figure over all labels over all pairs of models on that split. No p is below 2/(R + 1): where there are more "
+        "than R/40 pairs, none can be below 0.05 once adjusted, unless evaluate.resamples is raised.",
         "A baseline is the same student with the same seed and the same budget, without teachers (a recipe with "
         "`unlabelled` has more images, so more steps). Where there are two, the better one on validation is quoted; so "
         "is the best teacher on validation.",
@@ -651,6 +662,14 @@ def _any_interval(figure: Any) -> str:
     if isinstance(figure, Mapping):
         return _stacked_estimate({key: figure.get(key) for key in ("estimate", "lower", "upper")})
     return _number(figure)
+
+
+def _prior(entry: Mapping[str, Any], key: str, difference: str) -> str:
+    """What is hit without a model, and the lead of the pointing game over it on the line below."""
+    text, lead = _number(entry.get(key)), entry.get(difference)
+    if not lead or lead["estimate"] is None:
+        return text
+    return f"{text}<small>{_bracketed(lead['estimate'], lead['lower'], lead['upper'], signed=True)}</small>"
 
 
 def _rule_number(rule: str, value: float | None) -> str:

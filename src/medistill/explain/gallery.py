@@ -100,9 +100,11 @@ def _summary(roles: dict[str, str], metrics: dict[str, Any]) -> str:
             f"A hit: the map's peak is inside a box; a flat map points nowhere and is a miss. "
             f"<em>Chance</em> is the share of the frame that the boxes cover; "
             f"<em>centre</em> is what pointing at the middle of every image hits; "
+            f"below each is the pointing game minus it, finding by finding, which is what the conclusion reads; "
             f"<em>energy</em> is the share of the map inside the boxes (chance, if the map is the same everywhere). "
             f"<em>Agreement</em> is the mean cosine similarity of a student's and a teacher's maps. "
-            f"Brackets: 95&nbsp;% intervals, bootstrap over groups, the same draws for every model.</p>"
+            f"Brackets: 95&nbsp;% intervals over groups, Wilson's of a share of hits, else by a bootstrap with the "
+            f"same draws for every model.</p>"
         )
     head = "".join(
         f'<th scope="col">{title}</th>'
@@ -130,8 +132,8 @@ def _summary_row(name: str, role: str, entry: dict[str, Any]) -> str:
         _interval(entry["pointing_game"]),
         str(entry["flat_maps"]) if entry["boxes"] else "–",
         _interval(entry["energy"]),
-        _number(entry["chance"]),
-        _number(entry["centre_prior"]),
+        _prior(entry["chance"], entry["difference_chance"]),
+        _prior(entry["centre_prior"], entry["difference_centre"]),
         lead or "–",
         against or "–",
         escape(entry["conclusion"]),
@@ -256,6 +258,11 @@ def _name(name: str) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
+
+
+def _prior(value: float | None, difference: dict[str, float | None] | None) -> str:
+    """What is hit without a model, and the lead of the pointing game over it."""
+    return _number(value) if difference is None else f"{_number(value)}<br>{_interval(difference, '+.2f')}"
 
 
 def _interval(value: dict[str, float | None] | None, form: str = ".2f") -> str:

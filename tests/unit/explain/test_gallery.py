@@ -22,7 +22,9 @@ def entry(**changes) -> dict:
     table = {
         **{key: 12 for key in ("images", "findings", "groups", "boxes", "boxes_test")},
         **{"boxes_val": 0, "flat_maps": 0, "pointing_game": figure, "energy": figure},
-        **{"chance": 0.125, "centre_prior": 0.0, "conclusive": True, "reason": "", "conclusion": "better than chance"},
+        **{"chance": 0.125, "difference_chance": {"estimate": 0.375, "lower": 0.125, "upper": 0.625}},
+        **{"centre_prior": 0.0, "difference_centre": {"estimate": 0.5, "lower": -0.03, "upper": 0.75}},
+        **{"conclusive": True, "reason": "", "conclusion": "better than chance"},
     }
     return {
         "map_size": [4, 4],

@@ -21,7 +21,7 @@ from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from medistill.evaluation.bootstrap import draw, ineligible, measure, summarise
+from medistill.evaluation.bootstrap import draw, fewer_groups, ineligible, measure, summarise
 
 CUES = {
     "view": "the view position",
@@ -129,7 +129,7 @@ def probe_shortcuts(rows: pd.DataFrame, targets: NDArray, labels: list[str], bor
             if (features[known] != features[known[0]]).any():
                 scores[cue] = _scores(cue, features[known], target, folds)
         for cue, auroc in _auroc_within_folds(target, scores, here, folds, counts).items():
-            value = summarise(auroc)
+            value = summarise(auroc, groups=fewer_groups(target, here))
             found.append((label, cue, value.estimate, value.lower, value.upper, len(known), int(target.sum())))
     numbers = dict.fromkeys(["auroc", "lower", "upper"], "float64") | dict.fromkeys(["images", "positives"], "int64")
     return pd.DataFrame(found, columns=["label", "cue", *numbers]).astype({"label": "str", "cue": "str"} | numbers)

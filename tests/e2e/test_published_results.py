@@ -1,18 +1,42 @@
-"""The tables of docs/results.md are what the outcomes in the repository say."""
+"""The tables of docs/results.md and README.md are what the outcomes in the repository say."""
+
+from collections.abc import Callable
 
 import pytest
 
 from benchmarks import results, study
+from benchmarks.scores import results_of
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("data", ["phantom", "xrays"])
-def test_the_published_table_is_computed_from_the_kept_outcomes(root, tmp_path, monkeypatch, request, data):
-    xrays = request.getfixturevalue("real_data") / "nih1000_256" if data == "xrays" else None
-    monkeypatch.setattr(study, "WORK", tmp_path)  # data sets are drawn and ingested anew, and no model is there
-    page = (root / "docs" / "results.md").read_text(encoding="utf-8")
-    published = page.partition(f"<!-- {data}: begin -->\n")[2].partition(f"\n<!-- {data}: end -->")[0]
-    tables = results.results_of(data, xrays)
-    assert tables is not None, "other versions of Pillow or NumPy make other pixels: no outcome is of these"
-    assert tables[0] == published
+@pytest.fixture
+def published(root) -> Callable[[str, str], str]:
+    """The text between the markers of a page."""
+
+    def read(page: str, name: str) -> str:
+        text = (root / page).read_text(encoding="utf-8")
+        return text.partition(f"<!-- {name}: begin -->\n")[2].partition(f"\n<!-- {name}: end -->")[0]
+
+    return read
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_trained(tmp_path, monkeypatch):
+    """Data sets are drawn and ingested anew, and no model is there."""
+    monkeypatch.setattr(study, "WORK", tmp_path)
+
+
+def test_the_published_table_is_computed_from_the_kept_outcomes(published):
+    blocks = results.pages({"phantom": results_of("phantom", None)}, None)
+    assert blocks, "other versions of Pillow or NumPy make other pixels: no outcome is of these"
+    assert blocks == {("docs/results.md", "phantom"): published("docs/results.md", "phantom")}
+
+
+def test_all_that_is_published_of_both_data_sets_is_computed_from_the_kept_outcomes(published, real_data):
+    xrays = real_data / "nih1000_256"
+    blocks = results.pages({data: results_of(data, xrays) for data in ("phantom", "xrays")}, xrays)
+    pages = [("docs/results.md", name) for name in ("phantom", "xrays", "sample", "halves")]
+    assert set(blocks) == {*pages, ("README.md", "results")}
+    for (page, name), text in blocks.items():
+        assert text == published(page, name), name

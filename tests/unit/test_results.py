@@ -5,13 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import attempts, results
+from benchmarks import attempts, results, tables
 from benchmarks.outcomes import Outcome, read_outcomes, write_outcomes
-from benchmarks.results import ORDER, PLANS, RECIPES, Job, foldwise_auroc, phases, to_train
-from benchmarks.study import FOLDS, Trained, fold_sides, rarest_label
+from benchmarks.plans import ORDER, PLANS, RECIPES, Job, phases
+from benchmarks.results import to_train
+from benchmarks.sample import Sample, halves, summary
+from benchmarks.scores import Results, Scores, Truth, adjusted, foldwise_auroc, lead, with_seeds
+from benchmarks.study import DENSENET, EEEA, FOLDS, LITE0, LITE2, Trained, fold_sides, rarest_label
 from medistill.evaluation import bootstrap
+from medistill.evaluation.comparison import Split
 
 
 @pytest.fixture
@@ -112,8 +117,8 @@ def test_outcomes_are_read_as_they_were_written_in_whatever_order(
 def test_what_is_kept_is_not_trained_but_a_teacher_that_is_gone_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    order = [("phantom", [results.LITE0], ("baseline", "system_b", "by_densenet"))]
-    missing = Job("phantom", 0, results.LITE0, "system_b", 1)
+    order = [("phantom", [LITE0], ("baseline", "system_b", "by_densenet"))]
+    missing = Job("phantom", 0, LITE0, "system_b", 1)
 
     def locate(job: Job, xrays: Path | None) -> Trained:
         recipe = PLANS[job.data].recipes[job.recipe] if job.recipe else None
@@ -124,8 +129,8 @@ def test_what_is_kept_is_not_trained_but_a_teacher_that_is_gone_is(
     monkeypatch.setattr(results, "locate", locate)
     monkeypatch.setattr(results, "outcome_of", lambda job, *_: None if job == missing else "kept")
 
-    assert to_train(order, None) == [[Job("phantom", 0, results.LITE2, None, 0)], [missing]]
-    (tmp_path / f"{results.LITE2}-None-0").mkdir()
+    assert to_train(order, None) == [[Job("phantom", 0, LITE2, None, 0)], [missing]]
+    (tmp_path / f"{LITE2}-None-0").mkdir()
     assert to_train(order, None) == [[], [missing]]
 
 
@@ -133,3 +138,201 @@ def test_the_published_attempts_are_those_that_are_kept(root):
     text = (root / "docs" / "results.md").read_text()
     published = text.partition("<!-- attempts: begin -->\n")[2].partition("\n<!-- attempts: end -->")[0]
     assert published == attempts.table(attempts.read_rows())
+
+
+# What is said of the figures
+
+
+def made_results(generator: np.random.Generator) -> Results:
+    """Four labels on 240 images of 120 patients in two folds; all positives of B, C and D are positives of A.
+
+    Lite0's recipe `system_b` is a little better than its baseline, `system_a` is the baseline with other noise; each
+    model has logits of a level of its own in each fold.
+    """
+    ill = np.arange(240) % 2 == 0
+    targets = np.stack([ill, *(ill & (generator.random(240) < 0.4) for _ in range(3))], axis=1).astype(float)
+    patients, folds = np.repeat(np.arange(120), 2), np.arange(240) // 120
+    split = Split.of(["A", "B", "C", "D"], targets, patients, 200, 0)
+    truth = Truth(split, folds, [[0, 1], [0, 2]])
+    noise = generator.normal(size=(240, 4))
+
+    def scores(gain: float, seeds: int = 3) -> Scores:
+        logits = [
+            targets * (0.5 + gain)
+            + ill[:, None]
+            + noise
+            + 0.5 * generator.normal(size=noise.shape)
+            + 9 * folds[:, None]
+            for _ in range(seeds)
+        ]
+        macro = np.array([truth.auroc(one, range(4)) for one in logits])
+        outcomes = [outcome_with(f"{gain}-{k}", one) for k, one in enumerate(logits)]
+        return Scores(list(range(seeds)), macro, np.array(logits), 0.5, outcomes)
+
+    recipes = {"baseline": scores(0), "system_a": scores(0), "system_b": scores(0.8)}
+    others = {"baseline": scores(0), "system_b": scores(0.8)}
+    return Results(PLANS["xrays"], truth, {LITE2: scores(1.5), DENSENET: scores(0)}, {LITE0: recipes, EEEA: others})
+
+
+def brute_auroc(truth: Truth, logits: np.ndarray, labels: list[int], chosen: np.ndarray) -> float:
+    """Mean AUROC over pairs of chosen images (N, L) of one fold, by scikit-learn."""
+    values = []
+    for label in labels:
+        won = pairs = 0.0
+        for fold in (0, 1):
+            here = chosen[:, label] & (truth.folds == fold)
+            y = truth.split.targets[here, label]
+            weight = y.sum() * (1 - y).sum()
+            won, pairs = won + weight * roc_auc_score(y, logits[here, label]), pairs + weight
+        values.append(won / pairs)
+    return float(np.mean(values))
+
+
+def test_pairs_within_the_common_label_and_between_are_those_by_hand(generator: np.random.Generator) -> None:
+    made = made_results(generator)
+    sample = Sample.of(made)
+    assert (sample.name, sample.others, int(sample.inside.sum())) == ("A", [1, 2, 3], 120)
+    ill, truth = sample.inside[:, None], made.truth
+    logits = made.students[LITE0]["system_b"].logits[0]
+    positive = truth.split.targets == 1
+    everyone = np.ones_like(positive)
+    expected = [
+        brute_auroc(truth, logits, [0, 1, 2, 3], everyone),
+        brute_auroc(truth, logits, [1, 2, 3], everyone & ill),
+        brute_auroc(truth, logits, [1, 2, 3], positive | ~ill),
+    ]
+    found = [measure(logits) for measure in (sample.everywhere, sample.within, sample.between)]
+    assert [values[0] for values in found] == pytest.approx(expected, abs=1e-12)
+    # A resample is the images that were drawn, in each figure.
+    row, split = 7, truth.split
+    drawn = np.repeat(np.arange(240), split.counts[split.groups, row])
+    again = Truth(replace(split, targets=split.targets[drawn]), truth.folds[drawn], [])
+    assert found[1][row] == pytest.approx(brute_auroc(again, logits[drawn], [1, 2, 3], (everyone & ill)[drawn]))
+
+
+def test_a_sample_whose_labels_have_nothing_in_common_is_not_divided(generator: np.random.Generator) -> None:
+    made = made_results(generator)
+    targets = made.truth.split.targets.copy()
+    targets[1] = [0, 1, 0, 0]
+    other = replace(made, truth=replace(made.truth, split=replace(made.truth.split, targets=targets)))
+    assert Sample.of(other) is None
+
+
+def test_what_needs_no_teacher(generator: np.random.Generator) -> None:
+    made = made_results(generator)
+    sample = Sample.of(made)
+    own = made.students[LITE0]["baseline"].logits
+    averaged, blended, single = sample.alternatives(LITE0).values()
+    assert np.array_equal(averaged[0], own.mean(axis=0))
+    assert np.array_equal(single[1], own[1][:, [0, 0, 0, 0]])
+    for fold in (0, 1):
+        here = made.truth.folds == fold
+        parts = stats.zscore(own[2][here], axis=0)
+        np.testing.assert_allclose(blended[2][here], parts + parts[:, :1])
+    assert tables.averaged(made, LITE0)[0] == pytest.approx(
+        brute_auroc(made.truth, averaged[0], [0, 1, 2, 3], np.ones((240, 4), bool))
+    )
+
+
+def test_recipes_are_adjusted_for_their_number(generator: np.random.Generator) -> None:
+    made = made_results(generator)
+    p_a, p_b = (bootstrap.p_value(made.gain(LITE0, name).mean(axis=0)) for name in ("system_a", "system_b"))
+    assert p_b < 0.02 < p_a
+    assert adjusted(made, LITE0) == pytest.approx({"system_a": p_a, "system_b": 2 * p_b})
+    text = tables.count_above(made, LITE0)
+    assert text.startswith("of 2 recipes with a teacher 1 has an interval above zero (`system_b`)")
+
+
+def test_a_share_of_a_lead_has_an_interval_and_says_whose_lead(generator: np.random.Generator) -> None:
+    made = made_results(generator)
+    gain, ahead = made.gain(EEEA, "system_b").mean(axis=0), lead(made, EEEA, LITE2, [0])
+    base = made.students[EEEA]["baseline"].macro.mean(axis=0)
+    np.testing.assert_allclose(ahead, made.teachers[LITE2].macro[0] - base)
+    share = gain / ahead
+    lower, upper = np.quantile(share[1:], [0.025, 0.975])
+    text = tables.gain_text(made, EEEA, "system_b")
+    assert f"of the one seed that taught, is {ahead[0]:+.3f} [" in text
+    assert f"and the gain {share[0]:.0%} [{lower:.0%}, {upper:.0%}] of it" in text
+    # No lead, no share of it: DenseNet is not ahead.
+    behind = replace(made, teachers={LITE2: made.teachers[DENSENET]})
+    assert "%" not in tables.gain_text(behind, EEEA, "system_b")
+
+
+def test_interval_over_patients_and_seeds_is_satterthwaites(generator: np.random.Generator) -> None:
+    differences = 0.02 + 0.004 * generator.normal(size=(3, 1)) + 0.009 * generator.normal(size=(1, 2001))
+    patients = np.var(differences.mean(axis=0)[1:], ddof=1)
+    seeds = np.var(differences[:, 0], ddof=1) / 3
+    freedom = (patients + seeds) ** 2 / (seeds**2 / 2 + patients**2 / 59)
+    expected = stats.t.interval(0.95, freedom, differences[:, 0].mean(), np.sqrt(patients + seeds))
+    assert with_seeds(differences, 60) == pytest.approx(expected)
+    assert with_seeds(differences[:1], 60) is None
+    assert with_seeds(np.zeros((3, 50)), 60) == (0, 0)
+
+
+def test_interval_over_patients_and_seeds_holds_the_truth(generator: np.random.Generator) -> None:
+    """Three seeds that differ as much as patients do: over patients alone the interval misses the truth."""
+    held = {"both": 0, "patients": 0}
+    for _ in range(400):
+        by_patients = generator.normal(size=60)
+        resampled = by_patients[generator.integers(60, size=(200, 60))].mean(axis=1)
+        over_patients = np.append(by_patients.mean(), resampled)
+        differences = over_patients + np.sqrt(3 / 60) * generator.normal(size=(3, 1))
+        lower, upper = with_seeds(differences, 60)
+        held["both"] += lower <= 0 <= upper
+        plain = bootstrap.summarise(differences.mean(axis=0), difference=True)
+        held["patients"] += plain.lower <= 0 <= plain.upper
+    assert held["both"] / 400 >= 0.93
+    assert held["patients"] / 400 < 0.87
+
+
+def test_a_row_says_of_how_many_labels_each_figure_is(generator: np.random.Generator) -> None:
+    made = made_results(generator)
+    heads, _, *rows = (
+        [cell.strip() for cell in text.strip("|").split("|")] for text in (*tables.header(made), *tables.table(made))
+    )
+    assert heads[6:9] == ["val macro AUROC, 2 labels", "test, the same 2 labels", "test macro AUROC, 4 labels"]
+    assert heads[10] == "difference to the better baseline, not adjusted"
+    assert all(len(row) == len(heads) for row in rows)
+    titles = [row[0] for row in rows]
+    assert titles[2:6] == [
+        f"{LITE0}, {name}" for name in ("baseline", "system_a", "system_b", "baseline, seeds averaged")
+    ]
+    averaged = rows[5]
+    assert averaged[3:6] == ["0.00 M", "0 M", "3 as one"]
+    adjusted_ones = {row[0]: row[-1] for row in rows if row[-1]}
+    assert set(adjusted_ones) == {f"{LITE0}, system_a", f"{LITE0}, system_b", f"{EEEA}, system_b"}
+
+
+def test_words_follow_from_the_intervals(generator: np.random.Generator) -> None:
+    made = made_results(generator)
+    sample = Sample.of(made)
+    table, says = summary(sample, replace(made, plan=PLANS["phantom"]))
+    assert "X-rays: `system_b`, within A, 3 labels" in table
+    assert "a gain by a teacher was shown; within A, in telling one finding from another, it was shown." in says
+    students = {name: own | {"system_b": own["baseline"]} for name, own in made.students.items()}
+    none = replace(made, students=students)
+    _, says = summary(Sample.of(none), replace(none, plan=PLANS["phantom"]))
+    assert "a gain by a teacher was not shown; within A, in telling one finding from another, it was not shown." in says
+    assert says.endswith("what stays above zero is nothing.")
+    assert f"{LITE0}, baseline: each logit + that of A" in halves(sample)
+
+
+def test_the_readme_says_what_the_results_say(root: Path) -> None:
+    """Every row and sentence of the README's figures is one of docs/results.md, and both say what the X-rays are."""
+
+    def blocks(page: str, name: str) -> str:
+        text = (root / page).read_text(encoding="utf-8")
+        return text.partition(f"<!-- {name}: begin -->\n")[2].partition(f"\n<!-- {name}: end -->")[0]
+
+    readme = blocks("README.md", "results").splitlines()
+    sample, full = blocks("docs/results.md", "sample"), blocks("docs/results.md", "xrays").splitlines()
+    rows = {tables.shortened(text) for text in full if text.startswith("|")}
+    in_short = {text for text in readme if text.startswith("|")}
+    assert in_short == rows | {text for text in sample.splitlines() if text.startswith("|")}
+    prose = [text for text in readme if text and not text.startswith(("|", "<"))]
+    assert len(prose) == 5
+    assert all(text in full or text in sample for text in prose[2:])
+    assert prose[0] in sample
+    assert "500 of the 1,000 images have Pneumonia, 500 no finding" in prose[0]
+    assert any("`medistill check` warns" in text for text in prose)
+    assert "right places" not in (root / "README.md").read_text(encoding="utf-8")

@@ -90,9 +90,9 @@ def probe_shortcuts(rows: pd.DataFrame, targets: NDArray, labels: list[str], bor
 
     The AUROC is that of five-fold cross-validation, no group on two sides of a fold, with a 95 % interval by a
     bootstrap over groups. The interval takes the scores as they are, not how they would vary with the probe's training:
-    where there is nothing to find it leaves out 0.5 in one test of six, not of twenty. Hence a warning must ask for
+    where there is nothing to find it leaves out 0.5 in one test of eight, not of twenty. Hence a warning must ask for
     much more than 0.5: of 6,656 tests on shuffled labels with 20 positives or more among 400 images, none had a lower
-    bound above 0.65; of those with 10 to 15, one in 600 had.
+    bound above 0.65; of those with 10 to 15, fewer than one in 600 had.
 
     Images whose label is unknown are left out for that label. A view or source that is not given is a value of its own,
     as it may tell a label too. Of more than `MAX_IMAGES` images a random sample of the groups is taken, the same for

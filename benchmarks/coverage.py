@@ -1,0 +1,295 @@
+"""How often 95 % intervals hold the truth: `python -m benchmarks.coverage` writes the tables of docs/intervals.md.
+
+Labels: patients are drawn with replacement from real label tables, with all their images, and given scores whose true
+AUROC and average precision are known. Hits: patients have findings, and a known share of these is hit. Then the truth
+is looked for in the interval of each figure, data set by data set.
+
+The phantom is drawn where it is not yet; the X-rays' label files must be at hand (`--data`, or MEDISTILL_TEST_DATA).
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import special
+from tqdm import tqdm
+
+from benchmarks.page import write_between
+from benchmarks.study import open_phantom, open_xrays
+from medistill.evaluation import bootstrap
+from medistill.evaluation.bootstrap import summarise
+from medistill.explain.localisation import Interval, paired_interval, share_interval
+
+ROOT = Path(__file__).resolve().parents[1]
+RESAMPLES = 1000
+BLOCK = 25
+"""Data sets that a process makes at a time."""
+
+OWN = 0.4
+"""Share of a score's variance, given the label, that all images of a patient have in common."""
+CORRELATION = 0.8
+"""Of two models' scores, given the label."""
+AUROCS = (0.65, 0.90)
+"""True AUROC of the first and of the last label; others lie between."""
+LEAD = 0.02
+"""Of the first model over the second in the true AUROC of each label."""
+BINS = {"10–14": 10, "15–29": 15, "30–99": 30, "100 or more": 100}
+"""Labels by the number of positives that a data set has on average: the least of each bin."""
+
+FIGURES = {
+    "macro AUROC": "percentile",
+    "macro AUROC, difference": "percentile",
+    "macro AUPRC": "reflected (percentile)",
+    "macro AUPRC, difference": "percentile",
+    "label AUROC": "expanded (percentile)",
+    "label AUROC, difference": "expanded (percentile)",
+    "label AUPRC": "expanded (reflected)",
+}
+"""Figures and their interval, in brackets another one that stands beside it."""
+
+COUNTS, RATES = (10, 20, 42), (0.03, 0.1, 0.3)
+"""Patients with findings, and shares of findings that are hit."""
+LIKE = 0.3
+"""Correlation of hits among a patient's findings."""
+
+MIN_RUNS = 100
+"""Data sets without which a cell of a table stays empty."""
+
+Noted = tuple[str, int, bool, bool]
+"""A row of the table, a data set, and whether the interval and the one beside it hold the truth there."""
+
+
+# Labels
+
+
+@dataclass(frozen=True)
+class Population:
+    """A table of images from which patients are drawn.
+
+    Attributes:
+        name: for the head of the table.
+        targets: (N, L), 1 or 0, the images of a patient side by side.
+        starts: (P + 1,), where each patient's images begin.
+        patients: that a data set has.
+    """
+
+    name: str
+    targets: NDArray
+    starts: NDArray
+    patients: int
+
+    @classmethod
+    def of(cls, name: str, targets: NDArray, owners: pd.Series, patients: int) -> "Population":
+        """Of a table of N images, their labels (N, L) and patients (N,)."""
+        codes, _ = pd.factorize(owners)
+        order = np.argsort(codes, kind="stable")
+        starts = np.searchsorted(codes[order], np.arange(codes.max() + 2))
+        return cls(f"{name}, {patients} patients", targets[order], starts, patients)
+
+    def draw(self, generator: np.random.Generator) -> tuple[NDArray, NDArray]:
+        """Labels (n, L) and patients (n,) of a data set."""
+        drawn = generator.integers(len(self.starts) - 1, size=self.patients)
+        rows = [np.arange(self.starts[k], self.starts[k + 1]) for k in drawn]
+        return self.targets[np.concatenate(rows)], np.repeat(np.arange(self.patients), [len(own) for own in rows])
+
+    def bins(self) -> list[str | None]:
+        """In which of `BINS` each label is; None below all."""
+        expected = self.targets.sum(axis=0) * self.patients / (len(self.starts) - 1)
+        return [next((name for name in reversed(BINS) if count >= BINS[name]), None) for count in expected]
+
+
+@cache
+def populations(data: Path) -> list[Population]:
+    """The columns of the table."""
+    phantom, xrays = open_phantom(96), open_xrays(data / "nih1000_256", 96)
+    table = pd.read_csv(data / "nih_label_files" / "Data_Entry_2017_v2020.csv.gz")
+    whole = table["Finding Labels"].str.get_dummies("|").drop(columns="No Finding").to_numpy()
+    own, others = (set_.targets(set_.manifest) for set_ in (phantom, xrays))
+    return [
+        *(Population.of("phantom", own, phantom.manifest["group_id"], count) for count in (65, 178)),
+        Population.of("1,000 X-rays", others, xrays.manifest["group_id"], 682),
+        *(Population.of("ChestX-ray14", whole, table["Patient ID"], count) for count in (140, 280)),
+    ]
+
+
+def true_precision(prevalence: float, separation: float) -> float:
+    """Average precision in endless data where positives score N(separation, 1) and negatives N(0, 1)."""
+    thresholds = np.linspace(10, -10, 20_001)
+    hits, alarms = special.ndtr(separation - thresholds), special.ndtr(-thresholds)
+    return float(np.trapezoid(prevalence * hits / (prevalence * hits + (1 - prevalence) * alarms), hits))
+
+
+def scores_of(
+    targets: NDArray, groups: NDArray, separations: NDArray, generator: np.random.Generator
+) -> tuple[NDArray, NDArray]:
+    """Scores (n, L) of two models, whose positives are `separations` (2, L) above the negatives."""
+
+    def noise() -> NDArray:
+        own = generator.normal(size=(groups.max() + 1, targets.shape[1]))[groups]
+        return np.sqrt(OWN) * own + np.sqrt(1 - OWN) * generator.normal(size=targets.shape)
+
+    first = noise()
+    second = CORRELATION * first + np.sqrt(1 - CORRELATION**2) * noise()
+    return first + separations[0] * targets, second + separations[1] * targets
+
+
+def label_rows(population: Population, run: int, seed: int) -> Iterator[Noted]:
+    """Draw a data set, and look for the truth in the intervals of all its figures."""
+    labels = population.targets.shape[1]
+    auroc = np.array([np.linspace(*AUROCS, labels), np.linspace(*AUROCS, labels) - LEAD])
+    separations = np.sqrt(2) * special.ndtri(auroc)
+    rates = population.targets.mean(axis=0)
+    precision = np.array([[true_precision(*pair) for pair in zip(rates, row, strict=True)] for row in separations])
+
+    generator = np.random.default_rng([seed, run])
+    targets, groups = population.draw(generator)
+    chosen = [k for k in range(labels) if not bootstrap.ineligible(targets[:, k], groups)]
+    if not chosen:
+        return
+    counts = bootstrap.draw(population.patients, RESAMPLES, run)
+    both = [
+        bootstrap.measure(targets[:, chosen], scores[:, chosen], groups, counts)
+        for scores in scores_of(targets, groups, separations, generator)
+    ]
+    first, second = ({"AUROC": area, "AUPRC": mean} for area, mean in both)
+    for name, true in {"AUROC": auroc[:, chosen], "AUPRC": precision[:, chosen]}.items():
+        values, lead = first[name].mean(axis=1), (first[name] - second[name]).mean(axis=1)
+        yield _noted(f"macro {name}", run, true[0].mean(), values, {"reflected": name == "AUPRC"}, {})
+        yield _noted(f"macro {name}, difference", run, (true[0] - true[1]).mean(), lead, {"difference": True}, {})
+    bins = population.bins()
+    for j, k in enumerate(chosen):
+        if bins[k] is None:
+            continue
+        few, of = {"groups": bootstrap.fewer_groups(targets[:, k], groups)}, f" ({bins[k]} positives)"
+        lead = first["AUROC"][:, j] - second["AUROC"][:, j]
+        yield _noted("label AUROC" + of, run, auroc[0, k], first["AUROC"][:, j], few, {})
+        yield _noted("label AUROC, difference" + of, run, LEAD, lead, few | {"difference": True}, {})
+        yield _noted("label AUPRC" + of, run, precision[0, k], first["AUPRC"][:, j], few, {"reflected": True})
+
+
+def _noted(row: str, run: int, true: float, values: NDArray, used: dict, beside: dict) -> Noted:
+    intervals = [summarise(values, **options) for options in (used, beside)]
+    return row, run, *(bool(found.lower <= true <= found.upper) for found in intervals)
+
+
+# Hits
+
+
+def hits_of(patients: int, rate: float | None, generator: np.random.Generator) -> tuple[NDArray, NDArray, NDArray]:
+    """Whether each finding is hit (n,), the chance of it (n,), and whose it is (n,).
+
+    Args:
+        patients: with one to several findings each; `LIKE` is the correlation of their hits.
+        rate: share of findings that are hit; None: each by its chance.
+        generator: of random numbers.
+    """
+    groups = np.repeat(np.arange(patients), 1 + generator.poisson(1.2, patients))
+    chance = generator.uniform(0.02, 0.18, len(groups))
+    own, alike = generator.random(len(groups)), generator.random(len(groups)) < np.sqrt(LIKE)
+    shared = generator.random(patients)[groups]
+    hits = np.where(alike, shared, own) < (chance if rate is None else rate)
+    return hits.astype(float), chance, groups
+
+
+def hit_rows(patients: int, run: int, seed: int) -> Iterator[Noted]:
+    """Draw findings of each rate, and look for the truth in their intervals."""
+    generator = np.random.default_rng([seed, run])
+    for rate in RATES:
+        hits, _, groups = hits_of(patients, rate, generator)
+        yield _held(
+            f"share of hits ({100 * rate:.0f} %)", run, rate, share_interval(hits, groups), _plain(hits, groups)
+        )
+    hits, chance, groups = hits_of(patients, None, generator)
+    used, plain = paired_interval(hits, chance, groups), _plain(hits, groups)
+    # what was done before: the interval of hits against the mean chance as if it were known
+    shifted = {key: plain[key] - chance.mean() for key in ("lower", "upper")}
+    yield _held("share of hits − chance (0)", run, 0, used, shifted)
+
+
+def _held(row: str, run: int, true: float, used: Interval, beside: Interval) -> Noted:
+    return row, run, *(bool(found["lower"] <= true <= found["upper"]) for found in (used, beside))
+
+
+def _plain(values: NDArray, groups: NDArray) -> Interval:
+    """The percentile interval of a mean."""
+    counts = bootstrap.draw(groups.max() + 1, RESAMPLES, 0).astype(float)
+    means = (np.bincount(groups, values) @ counts) / (np.bincount(groups) @ counts)
+    return dict(zip(("lower", "upper"), np.quantile(means[1:], [0.025, 0.975]), strict=True))
+
+
+# Tables
+
+
+def block(rows: Callable[[int], Iterator[Noted]], start: int) -> list[Noted]:
+    """What is noted of `BLOCK` data sets."""
+    return [noted for run in range(start, start + BLOCK) for noted in rows(run)]
+
+
+def table(head: str, columns: dict[str, pd.DataFrame], beside: Callable[[str], str]) -> str:
+    """Rows by figure and columns by population: coverage in %, ± its Monte Carlo error, and of the interval beside."""
+    names = list(dict.fromkeys(row for frame in columns.values() for row in frame["row"]))
+    lines = [f"| {head} | interval | {' | '.join(columns)} |", f"|---|---|{'---|' * len(columns)}"]
+    for name in sorted(names, key=_order):
+        cells = [_cell(frame[frame["row"] == name], "(" in beside(name)) for frame in columns.values()]
+        lines.append(f"| {name} | {beside(name)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _order(name: str) -> tuple[int, int]:
+    """Means over labels first, then figures of a label from rare to frequent."""
+    figure, _, rest = name.partition(" (")
+    return list(FIGURES).index(figure) if figure in FIGURES else 0, [*map(rest.startswith, BINS), True].index(True)
+
+
+def _cell(found: pd.DataFrame, with_other: bool) -> str:
+    if found["run"].nunique() < MIN_RUNS:
+        return ""
+    by_run = found.groupby("run")["used"].agg(["sum", "size"])
+    share = found["used"].mean()
+    # labels of a data set are not independent: the spread is over data sets
+    error = np.sqrt(np.square(by_run["sum"] - share * by_run["size"]).sum()) / by_run["size"].sum()
+    text = f"{100 * share:.1f} ± {100 * error:.1f}"
+    return f"{text} ({100 * found['beside'].mean():.1f})" if with_other else text
+
+
+def main() -> None:
+    """Simulate and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = os.environ.get("MEDISTILL_TEST_DATA") or ROOT.parent / "shared" / "data"
+    parser.add_argument("--data", type=Path, default=default, help="folder with nih1000_256 and nih_label_files")
+    parser.add_argument("--runs", type=int, default=1000, help="data sets of each column")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    arguments = parser.parse_args()
+    seeds = iter(range(len(populations(arguments.data)) + len(COUNTS)))
+    jobs = {one.name: partial(label_rows, one, seed=next(seeds)) for one in populations(arguments.data)}
+    jobs |= {f"{count} patients": partial(hit_rows, count, seed=next(seeds)) for count in COUNTS}
+    starts = range(0, arguments.runs, BLOCK)
+    noted: dict[str, list[Noted]] = {name: [] for name in jobs}
+    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
+        todo = [(name, pool.submit(block, rows, start)) for name, rows in jobs.items() for start in starts]
+        for name, future in tqdm(todo, unit="block", disable=None):
+            noted[name] += future.result()
+    frames = {name: pd.DataFrame(rows, columns=["row", "run", "used", "beside"]) for name, rows in noted.items()}
+    split = len(populations(arguments.data))
+    labels, hits = dict(list(frames.items())[:split]), dict(list(frames.items())[split:])
+    text = "\n\n".join(
+        [
+            table("figure", labels, lambda name: FIGURES[name.partition(" (")[0]]),
+            table("figure", hits, lambda name: "paired (against a constant)" if "−" in name else "Wilson (percentile)"),
+            f"{len(starts) * BLOCK:,} data sets a column, {RESAMPLES:,} resamples each.",
+        ]
+    )
+    write_between("docs/intervals.md", "coverage", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

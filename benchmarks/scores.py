@@ -1,0 +1,285 @@
+"""What was measured of each model of `benchmarks.results`, from the logits that are kept of it.
+
+The X-rays are few, so each is tested once in five-fold cross-validation. The logits of two folds come from two
+trainings and their levels differ, so that ranking them together would measure how well these happen to agree. An AUROC
+is therefore the share of pairs *within a fold* in which the positive image ranks above the negative one: the mean of
+the folds' AUROCs, each weighted by its number of pairs. Unlike their plain mean it is defined where a rare label is
+absent from a fold, as it is in many bootstrap resamples, and a fold with one positive counts less than one with nine.
+Ranks normalised within a fold would assume that folds have equally many positives. With one fold it is the usual AUROC.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from benchmarks.outcomes import FOLDER, Outcome, read_outcomes
+from benchmarks.plans import PLANS, RECIPES, SEEDS, Job, Plan, locate, open_fold
+from benchmarks.study import STUDENTS, TEACHERS, Trained
+from medistill.evaluation import bootstrap, metrics
+from medistill.evaluation.bootstrap import CONFIDENCE
+from medistill.evaluation.comparison import Split
+from medistill.evaluation.predictions import align, read_logits
+from medistill.files import read_json
+from medistill.training.checkpoint import fingerprint
+
+RESAMPLES = 2000
+BOOTSTRAP_SEED = 0
+
+Interval = tuple[float, float]
+
+
+def foldwise_auroc(targets: NDArray, scores: NDArray, groups: NDArray, folds: NDArray, counts: NDArray) -> NDArray:
+    """AUROC of each label over pairs of images of one fold, in every resample: (1 + R, L), NaN where there is no pair.
+
+    Args:
+        targets: (N, L), 1, 0, or NaN where unknown.
+        scores: (N, L), comparable within a fold.
+        groups: (N,) int, 0..G-1.
+        folds: (N,) the fold that tests each image.
+        counts: (G, 1 + R), from `bootstrap.draw`.
+    """
+    won = np.zeros((counts.shape[1], targets.shape[1]))
+    pairs = np.zeros_like(won)
+    for fold in np.unique(folds):
+        here = folds == fold
+        drawn = counts[groups[here]].T.astype(np.float64)  # (1 + R, n)
+        weight = (drawn @ (targets[here] == 1)) * (drawn @ (targets[here] == 0))
+        auroc, _ = bootstrap.measure(targets[here], scores[here], groups[here], counts)
+        won += np.where(weight > 0, weight * np.nan_to_num(auroc), 0)
+        pairs += weight
+    return np.divide(won, pairs, out=np.full_like(won, np.nan), where=pairs > 0)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """All tested images of a data set.
+
+    Attributes:
+        split: targets, patients and resamples of the pooled test sides, (N, …), fold after fold.
+        folds: (N,) int.
+        val_labels: of each fold, the labels (columns) that its validation macro AUROC is a mean over.
+    """
+
+    split: Split
+    folds: NDArray
+    val_labels: list[list[int]]
+
+    def auroc(
+        self, logits: NDArray, columns: Sequence[int], rows: NDArray | None = None, targets: NDArray | None = None
+    ) -> NDArray:
+        """Mean AUROC over labels on the data themselves and in each resample, (1 + R,).
+
+        Args:
+            logits: (N, L).
+            columns: the labels.
+            rows: (N,) of bool, the images that are ranked; None: all.
+            targets: (N, L) instead of the split's own.
+        """
+        rows = slice(None) if rows is None else rows
+        truth = self.split.targets if targets is None else targets
+        split, columns = self.split, list(columns)
+        own, scores = truth[rows][:, columns], logits[rows][:, columns]
+        return foldwise_auroc(own, scores, split.groups[rows], self.folds[rows], split.counts).mean(axis=1)
+
+
+@cache
+def truth_of(data: str, xrays: Path | None) -> Truth:
+    """Pool the test sides of all folds; a label is eligible by what is pooled."""
+    sets = [open_fold(data, fold, xrays) for fold in range(PLANS[data].folds)]
+    rows = [dataset.split("test") for dataset in sets]
+    targets = np.concatenate([dataset.targets(part) for dataset, part in zip(sets, rows, strict=True)])
+    groups = np.concatenate([part["group_id"].to_numpy() for part in rows])
+    split = Split.of(sets[0].labels, targets, groups, RESAMPLES, BOOTSTRAP_SEED)
+    val_labels = []
+    for dataset in sets:
+        part = dataset.split("val")
+        known, owners = dataset.targets(part), part["group_id"].to_numpy()
+        val_labels.append([k for k in range(known.shape[1]) if not bootstrap.ineligible(known[:, k], owners)])
+    return Truth(split, np.repeat(np.arange(len(sets)), [len(part) for part in rows]), val_labels)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One network by one recipe, or one teacher.
+
+    Attributes:
+        seeds: S of which all folds are trained.
+        macro: test macro AUROC of each on the data themselves and in each resample, (S, 1 + R).
+        logits: of each on the pooled test sides, (S, N, L).
+        on_val_labels: test macro AUROC over the labels that validation has, the mean over seeds and folds.
+        outcomes: of all seeds and folds.
+    """
+
+    seeds: list[int]
+    macro: NDArray
+    logits: NDArray
+    on_val_labels: float
+    outcomes: list[Outcome]
+
+    @property
+    def val(self) -> float:
+        """Validation macro AUROC, the mean over seeds and folds."""
+        return float(np.mean([outcome.val for outcome in self.outcomes]))
+
+
+def scores_of(data: str, network: str, recipe: str | None, truth: Truth, xrays: Path | None) -> Scores | None:
+    """Measure what is complete; None where nothing is."""
+    seeds, logits, found = [], [], []
+    for seed in SEEDS:
+        jobs = [Job(data, fold, network, recipe, seed) for fold in range(PLANS[data].folds)]
+        outcomes = [outcome for job in jobs if (outcome := outcome_of(job, locate(job, xrays), xrays))]
+        if len(outcomes) < len(jobs):
+            continue
+        seeds.append(seed)
+        logits.append(np.concatenate([outcome.logits for outcome in outcomes]))
+        found += outcomes
+    if not seeds:
+        return None
+    macro = np.array([truth.auroc(answers, truth.split.columns()) for answers in logits])
+    on_val_labels = float(np.mean([_on_val_labels(answers, truth) for answers in logits]))
+    return Scores(seeds, macro, np.array(logits), on_val_labels, found)
+
+
+def _on_val_labels(logits: NDArray, truth: Truth) -> float:
+    """Mean over folds of the mean AUROC over the labels that the fold's validation has, if they have a pair on test."""
+    means = []
+    for fold, columns in enumerate(truth.val_labels):
+        here = truth.folds == fold
+        values = [metrics.auroc(truth.split.targets[here, k], logits[here, k]) for k in columns]
+        means.append(np.nanmean(values))
+    return float(np.mean(means))
+
+
+@cache
+def kept_of(data: str, network: str, recipe: str | None) -> tuple[Path, dict[str, Outcome]]:
+    """The file of a network by a recipe, and what is in it."""
+    file = FOLDER / data / f"{network}-{recipe or 'teacher'}.parquet"
+    return file, read_outcomes(file)
+
+
+def outcome_of(job: Job, model: Trained, xrays: Path | None) -> Outcome | None:
+    """What is kept of a model, or what its folder says; None where there is neither."""
+    _, kept = kept_of(job.data, job.network, job.recipe)
+    if model.settings in kept or not model.done:
+        return kept.get(model.settings)
+    dataset, file = open_fold(job.data, job.fold, xrays), model.folder / "predictions.parquet"
+    predicted = read_logits(file, model.folder.name, dataset.labels)
+    logits = align(predicted, "test", dataset.split("test")["image_id"], file, model.folder.name)
+    metrics, config = read_json(model.folder / "metrics.json"), read_json(model.folder / "config.json")
+    return Outcome(
+        settings=model.settings,
+        code=fingerprint({}),
+        initialisation=config["initialisation"].split(" (")[0],
+        params=config["params"],
+        macs=config["macs"],
+        seconds=metrics["train_seconds"],
+        val=metrics["val_macro_auroc"],
+        logits=logits.astype(np.float32),
+    )
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that is complete of a data set.
+
+    Attributes:
+        plan: sizes and recipes.
+        truth: the tested images.
+        teachers: by name.
+        students: by name, then by recipe; none without a baseline.
+    """
+
+    plan: Plan
+    truth: Truth
+    teachers: dict[str, Scores]
+    students: dict[str, dict[str, Scores]]
+
+    def taught(self, student: str) -> list[str]:
+        """Recipes of a student that have a teacher."""
+        return [name for name in self.students[student] if self.plan.recipes[name].teachers]
+
+    def baseline(self, student: str) -> str:
+        """The recipe without a teacher that is better on validation, of those with most seeds."""
+        measured = self.students[student]
+        own = [name for name in measured if not self.plan.recipes[name].teachers]
+        return max(own, key=lambda name: (len(measured[name].seeds), measured[name].val))
+
+    def gain(self, student: str, recipe: str) -> NDArray:
+        """What a recipe has over the baseline by each seed that both have, (S, 1 + R)."""
+        measured = self.students[student]
+        return paired(measured[recipe], measured[self.baseline(student)])
+
+
+def results_of(data: str, xrays: Path | None) -> Results:
+    """Measure all that is complete of a data set."""
+    plan, truth = PLANS[data], truth_of(data, xrays)
+
+    def complete(network: str, recipes: Sequence[str | None]) -> dict[str | None, Scores]:
+        found = {recipe: scores_of(data, network, recipe, truth, xrays) for recipe in recipes}
+        return {recipe: scores for recipe, scores in found.items() if scores}
+
+    teachers = {name: found[None] for name in TEACHERS if (found := complete(name, [None]))}
+    students = {name: complete(name, RECIPES[data, name]) for name in STUDENTS}
+    with_baseline = {
+        name: found for name, found in students.items() if any(not plan.recipes[recipe].teachers for recipe in found)
+    }
+    return Results(plan, truth, teachers, with_baseline)
+
+
+# Comparisons
+
+
+def paired(scores: Scores, reference: Scores) -> NDArray:
+    """Difference by each seed that both have, on the data and in each resample: (seeds, 1 + R)."""
+    both = [seed for seed in scores.seeds if seed in reference.seeds]
+    own = [scores.macro[scores.seeds.index(seed)] for seed in both]
+    other = [reference.macro[reference.seeds.index(seed)] for seed in both]
+    return np.array(own) - np.array(other)
+
+
+def with_seeds(differences: NDArray, groups: int) -> Interval | None:
+    """95 % interval of the mean over seeds that holds what other patients and what other trainings would change.
+
+    Both variances are added, and Student's t has as many degrees of freedom as they are known with (Satterthwaite,
+    Biometrics 1946). What a seed does to some patients alone is in both, so that it is a little too wide.
+
+    Args:
+        differences: (S, 1 + R), by seed, on the data and in each resample.
+        groups: patients.
+
+    Returns:
+        None of one seed.
+    """
+    seeds = len(differences)
+    if seeds < 2:
+        return None
+    mean = float(differences[:, 0].mean())
+    by_patients = np.nanvar(differences.mean(axis=0)[1:], ddof=1)
+    by_seeds = differences[:, 0].var(ddof=1) / seeds
+    both = by_patients + by_seeds
+    if both == 0:
+        return mean, mean
+    freedom = both**2 / (by_seeds**2 / (seeds - 1) + by_patients**2 / (groups - 1))
+    half = float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(both))
+    return mean - half, mean + half
+
+
+def adjusted(results: Results, student: str) -> dict[str, float | None]:
+    """p of each recipe with a teacher against the baseline, adjusted for their number (Holm)."""
+    taught = results.taught(student)
+    p_values = [bootstrap.p_value(results.gain(student, recipe).mean(axis=0)) for recipe in taught]
+    return dict(zip(taught, bootstrap.holm(p_values), strict=True))
+
+
+def lead(results: Results, student: str, teacher: str, seeds: Sequence[int]) -> NDArray | None:
+    """How far a teacher, the mean over its `seeds`, is ahead of a student's baseline, (1 + R,); None: not known."""
+    scores = results.teachers.get(teacher)
+    if scores is None or not set(seeds) <= set(scores.seeds):
+        return None
+    own = [scores.macro[scores.seeds.index(seed)] for seed in seeds]
+    return np.mean(own, axis=0) - results.students[student][results.baseline(student)].macro.mean(axis=0)

@@ -172,8 +172,8 @@ def count_above(results: Results, student: str) -> str:
     firm = [name for name in above if p_values[name] < LEVEL]
     return (
         f"{text}{len(above)} {'has' if len(above) == 1 else 'have'} an interval above zero ({_named(above)}); "
-        f"still {_named(firm)} once adjusted for their number (Holm), and {_named(wider)} once the spread over seeds is "
-        "counted."
+        f"still {_named(firm)} once adjusted for their number (Holm), and {_named(wider)} once the spread over seeds "
+        "is counted."
     )
 
 

@@ -303,6 +303,16 @@ def test_a_row_says_of_how_many_labels_each_figure_is(generator: np.random.Gener
     assert set(adjusted_ones) == {f"{LITE0}, system_a", f"{LITE0}, system_b", f"{EEEA}, system_b"}
 
 
+@pytest.mark.parametrize(
+    ("shift", "words"), [(0.03, "a gain"), (-0.03, "a loss"), (0.01, "no difference shown"), (0, "no difference shown")]
+)
+def test_a_verdict_is_what_an_interval_shows(generator: np.random.Generator, shift: float, words: str) -> None:
+    differences = np.append(shift, generator.normal(shift, 0.01, 2000))
+    assert tables.verdict(differences) == words
+    undefined = np.append(differences[:1], np.full(2000, np.nan))
+    assert tables.verdict(undefined) == "no difference shown"
+
+
 def test_words_follow_from_the_intervals(generator: np.random.Generator) -> None:
     made = made_results(generator)
     sample = Sample.of(made)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 
@@ -126,6 +127,42 @@ def test_models_are_compared_in_accuracy_on_the_same_resamples():
     assert rows["macro_auroc"]["estimate"] == difference(second, first, "auroc")[0].estimate
     same = {row["metric"]: row for row in compare(first, first)}
     assert (same["accuracy"]["estimate"], same["accuracy"]["p"]) == (0, 1)
+
+
+def expanded(values: np.ndarray, patients: int) -> tuple[float, float]:
+    tail = stats.norm.cdf(-stats.t.ppf(0.975, patients - 1) * np.sqrt(patients / (patients - 1)))
+    return tuple(np.quantile(values[1:], [tail, 1 - tail]))
+
+
+def test_each_figure_has_the_interval_of_its_kind():
+    """Of a label by the number of its patients, of a mean the plain percentile, of macro AUPRC reflected."""
+    _, targets, patients, logits = problem(images=120)
+    split = Split.of(LABELS, targets, patients, 500, 0)
+    model, other = Measured.of(split, logits), Measured.of(split, problem(120, seed=3)[3] + targets)
+    report = model.describe()
+
+    def bounds(figure: dict) -> tuple[float, float]:
+        return figure["lower"], figure["upper"]
+
+    rows = {row["metric"]: row for row in compare(model, other)}
+    for k, label in enumerate(LABELS):
+        have = [set(patients[targets[:, k] == value]) for value in (1, 0)]
+        few = min(map(len, have))
+        assert 10 < few < 45
+        for metric in ("auroc", "auprc"):
+            values = getattr(model, metric)[:, k]
+            assert bounds(report["per_label"][label][metric]) == pytest.approx(expanded(values, few))
+        values = model.auroc[:, k] - other.auroc[:, k]
+        assert bounds(rows[f"label:{label}"]) == pytest.approx(expanded(values, few))
+        plain = min(1, 2 * (1 + min((values[1:] <= 0).sum(), (values[1:] >= 0).sum())) / 501)
+        assert rows[f"label:{label}"]["p"] > plain or plain == 1
+    for metric in ("auroc", "auprc"):
+        lower, upper = np.quantile(model.macro(metric)[1:], [0.025, 0.975])
+        estimate = report[f"macro_{metric}"]["estimate"]
+        reflected = (2 * estimate - upper, 2 * estimate - lower)
+        assert bounds(report[f"macro_{metric}"]) == pytest.approx((lower, upper) if metric == "auroc" else reflected)
+        values = model.macro(metric) - other.macro(metric)
+        assert bounds(rows[f"macro_{metric}"]) == pytest.approx(tuple(np.quantile(values[1:], [0.025, 0.975])))
 
 
 def test_accuracy_is_compared_where_no_class_is_eligible():

@@ -1,18 +1,23 @@
 """DICOM files as pictures; `medistill.images.read` calls it when it meets one.
 
-Needs the extra `dicom`: pydicom, and imagecodecs for JPEG Lossless and JPEG-LS.
+Needs the extra `dicom`: pydicom, and imagecodecs for what is compressed. docs/data.md has the table of what is read.
 """
 
 import contextlib
+import io
 import logging
 import warnings
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from medistill.images import MAX_PIXELS, Refused, too_large
+from medistill.codestream import CutOff, Stream, read_jpeg, read_jpeg_2000
+from medistill.dicom_display import number, shown_greys, shown_palette
+from medistill.images import MAX_BYTES, Refused, require_size, strips
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -20,20 +25,39 @@ if TYPE_CHECKING:
 TRANSFER_SYNTAXES = {
     "1.2.840.10008.1.2": "",  # Implicit VR Little Endian
     "1.2.840.10008.1.2.1": "",  # Explicit VR Little Endian
+    "1.2.840.10008.1.2.1.99": "",  # Deflated Explicit VR Little Endian
     "1.2.840.10008.1.2.2": "",  # Explicit VR Big Endian
     "1.2.840.10008.1.2.5": "pydicom",  # RLE Lossless
-    "1.2.840.10008.1.2.4.50": "pillow",  # JPEG Baseline
+    "1.2.840.10008.1.2.4.50": "jpeg8",  # JPEG Baseline
+    "1.2.840.10008.1.2.4.51": "jpeg8",  # JPEG Extended, 8 or 12 bits
     "1.2.840.10008.1.2.4.57": "jpeg8",  # JPEG Lossless, process 14
     "1.2.840.10008.1.2.4.70": "jpeg8",  # JPEG Lossless, process 14, selection value 1
     "1.2.840.10008.1.2.4.80": "jpegls",  # JPEG-LS Lossless
     "1.2.840.10008.1.2.4.81": "jpegls",  # JPEG-LS Near-lossless
-    "1.2.840.10008.1.2.4.90": "pillow",  # JPEG 2000 Lossless
-    "1.2.840.10008.1.2.4.91": "pillow",  # JPEG 2000
+    "1.2.840.10008.1.2.4.90": "jpeg2k",  # JPEG 2000 Lossless
+    "1.2.840.10008.1.2.4.91": "jpeg2k",  # JPEG 2000
+    "1.2.840.10008.1.2.4.201": "htj2k",  # High-Throughput JPEG 2000 Lossless
+    "1.2.840.10008.1.2.4.202": "htj2k",  # High-Throughput JPEG 2000 Lossless, RPCL
+    "1.2.840.10008.1.2.4.203": "htj2k",  # High-Throughput JPEG 2000
+    "1.2.840.10008.1.2.4.110": "jpegxl",  # JPEG XL Lossless
+    "1.2.840.10008.1.2.4.111": "jpegxl",  # JPEG XL of a JPEG
+    "1.2.840.10008.1.2.4.112": "jpegxl",  # JPEG XL
 }
-"""DICOM transfer syntaxes that are read, and what decodes each: a plugin of pydicom, a codec of imagecodecs or nothing.
+"""DICOM transfer syntaxes that are read, and what decodes each: a codec of imagecodecs, pydicom's own decoder of run
+lengths, or nothing. JPEG 2000 is Pillow's first; see `_decode_jpeg_2000`."""
 
-Deflated ones are not: pydicom unpacks them whole before anything of them is known.
-"""
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+
+_BYTES_PER_PIXEL = {
+    "": (6, 9),
+    "pydicom": (7, 9),
+    "jpeg8": (7, 12),
+    "jpegls": (7, 9),
+    "jpeg2k": (9, 20),
+    "htj2k": (7, 9),
+    "jpegxl": (9, 18),
+}
+"""What decoding takes at most, measured, of greys and of colours; and of what is compressed several copies besides."""
 
 
 def read_dicom(file: BinaryIO) -> Image.Image:
@@ -45,41 +69,54 @@ def read_dicom(file: BinaryIO) -> Image.Image:
     """
     try:
         import pydicom
+        from pydicom.encaps import parse_basic_offsets
         from pydicom.filereader import read_file_meta_info
-        from pydicom.pixels import apply_color_lut
     except ModuleNotFoundError:
         raise Refused(_NEEDS_EXTRA) from None
     with _quiet_pydicom():
         syntax = read_file_meta_info(file.name).get("TransferSyntaxUID")
         if syntax not in TRANSFER_SYNTAXES:
             raise Refused(f"DICOM transfer syntax {syntax.name if syntax else '(none)'} is not read")
+        if syntax == _DEFLATED:
+            file = _inflated(file)
+        codec = TRANSFER_SYNTAXES[syntax]
         header = pydicom.dcmread(file, stop_before_pixels=True)  # what is refused by it need not fit into memory
-        _check_header(header, has_pixels=file.read(1) != b"")
+        _check_header(header, codec, has_pixels=file.read(1) != b"", size=file.seek(0, io.SEEK_END))
         file.seek(0)
         dataset = pydicom.dcmread(file)
         if "PixelData" not in dataset:
-            raise Refused(_TRUNCATED)
-        pixels = _decode_pixels(dataset)
+            is_float = "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset
+            raise Refused("DICOM with pixels of floating point numbers is not read" if is_float else _TRUNCATED)
+        if codec and len(parse_basic_offsets(dataset.PixelData)) > 1:
+            raise Refused(_SEVERAL)
+        pixels = _native_pixels(dataset, codec) if codec in ("", "pydicom") else _decompressed_pixels(dataset, codec)
+        del dataset.PixelData
         if dataset.PhotometricInterpretation in _GREY:
-            return Image.fromarray(_shown_greys(pixels, dataset))
+            return Image.fromarray(shown_greys(pixels, dataset))
         if dataset.PhotometricInterpretation == "PALETTE COLOR":
-            pixels = apply_color_lut(pixels, dataset)[..., :3]
-            if pixels.dtype == np.uint16:
-                pixels >>= 8
-        return Image.fromarray(pixels.astype(np.uint8))
+            return Image.fromarray(shown_palette(pixels, dataset))
+        return Image.fromarray(pixels)
 
 
 _NEEDS_EXTRA = 'DICOM needs more packages: pip install "medistill[dicom]"'
 
 _TRUNCATED = "DICOM is truncated"
 
+_SEVERAL = "DICOM with several images in its one frame"
+
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 
-_SAMPLES = {
-    **dict.fromkeys((*_GREY, "PALETTE COLOR"), 1),
-    **dict.fromkeys(("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"), 3),
-}
+_YBR = ("YBR_FULL", "YBR_FULL_422")
+
+_OF_JPEG_2000 = ("YBR_ICT", "YBR_RCT")
+"""Colours as JPEG 2000 transforms them inside; its decoders give RGB."""
+
+_SAMPLES = {**dict.fromkeys((*_GREY, "PALETTE COLOR"), 1), **dict.fromkeys(("RGB", *_YBR, *_OF_JPEG_2000, "XYB"), 3)}
 """Photometric interpretations that are read, and the samples a pixel of each."""
+
+
+_CODECS_OF = {**dict.fromkeys(_OF_JPEG_2000, ("jpeg2k", "htj2k")), "XYB": ("jpegxl",)}
+"""Photometric interpretations that mean something in these compressions alone."""
 
 
 @contextlib.contextmanager
@@ -95,143 +132,273 @@ def _quiet_pydicom() -> Iterator[None]:
         logger.propagate = propagate
 
 
-def _check_header(header: "Dataset", *, has_pixels: bool) -> None:
-    """Refuse what cannot or must not be decoded; `has_pixels`: something follows the header."""
+def _inflated(file: BinaryIO) -> BinaryIO:
+    """A deflated file as it would be if it were not; pydicom would unpack it whole, however large that is."""
+    file.seek(128)
+    head = file.read(16)
+    if head[4:12] != b"\2\0\0\0UL\4\0":
+        raise Refused("DICOM that does not say how long its file meta information is")
+    meta = file.read(int.from_bytes(head[12:], "little"))
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    content = unpacker.decompress(file.read(), MAX_BYTES // 4)
+    if unpacker.unconsumed_tail:
+        raise Refused(f"DICOM that unpacks to more than {MAX_BYTES // 4_000_000} MB")
+    if not unpacker.eof:
+        raise Refused(_TRUNCATED)
+    plain = _DEFLATED.removesuffix(".99").ljust(len(_DEFLATED), "\0")
+    return io.BytesIO(bytes(128) + head + meta.replace(_DEFLATED.encode(), plain.encode()) + content)
+
+
+def _check_header(header: "Dataset", codec: str, *, has_pixels: bool, size: int) -> None:
+    """Refuse what cannot or must not be decoded.
+
+    Args:
+        header: what stands before the pixels.
+        codec: what decodes them.
+        has_pixels: whether something follows the header.
+        size: of the file, in bytes.
+    """
     if not has_pixels:
         raise Refused(_TRUNCATED if "Rows" in header else "DICOM without an image")
     for name in ("Rows", "Columns", "BitsStored", "SamplesPerPixel", "PhotometricInterpretation"):
         if not header.get(name):
             raise Refused(f"DICOM without {name}")
-    if (frames := int(header.get("NumberOfFrames") or 1)) > 1:
-        raise Refused(f"DICOM with {frames} frames; only single ones are read")
-    if header.Rows * header.Columns > MAX_PIXELS:
-        raise Refused(too_large(f"{header.Columns}x{header.Rows} pixels"))
+    if (frames := number(header, "NumberOfFrames", 1)) > 1:
+        raise Refused(f"DICOM with {frames:g} frames; only single ones are read")
     photometric, samples = header.PhotometricInterpretation, header.SamplesPerPixel
     if _SAMPLES.get(photometric) != samples:
         raise Refused(f"DICOM photometric interpretation {photometric} with {samples} samples a pixel is not read")
-    if header.BitsStored > (limit := 16 if samples == 1 else 8):
-        raise Refused(f"DICOM with {header.BitsStored} bits a sample; at most {limit} are read")
+    if codec not in _CODECS_OF.get(photometric, (codec,)):
+        raise Refused(f"DICOM photometric interpretation {photometric} outside of its compression is not read")
+    per_pixel = _BYTES_PER_PIXEL[codec][photometric not in _GREY]
+    copies = 3 * size if codec else 0
+    require_size(header.Columns, header.Rows, header.Columns * header.Rows * per_pixel + copies)
+    _check_bits(header.BitsStored, samples)
+    if header.get("PixelRepresentation") not in (0, 1):
+        raise Refused(f"DICOM with a PixelRepresentation of {header.get('PixelRepresentation')}, which is not 0 or 1")
 
 
-def _decode_pixels(dataset: "Dataset") -> np.ndarray:
-    """Stored values, (H, W), or colours as RGB, (H, W, 3)."""
-    from pydicom.encaps import get_frame
+def _check_bits(bits: int, samples: int) -> None:
+    if bits > (limit := 16 if samples == 1 else 8):
+        raise Refused(f"DICOM with {bits} bits a sample; at most {limit} are read")
+
+
+def _bits_below(dataset: "Dataset", width: int) -> int:
+    """How many of the `width` bits of a sample lie below those stored, which end at the high bit (PS3.5 8.1.1)."""
+    stored = dataset.BitsStored
+    high = int(number(dataset, "HighBit", stored - 1))
+    if high == stored - 1 or stored == width:
+        return 0
+    if not stored <= high < width:
+        raise Refused(f"DICOM whose {stored} bits stored cannot end at the HighBit {high} of {width} bits")
+    return high + 1 - stored
+
+
+def _native_pixels(dataset: "Dataset", plugin: str) -> np.ndarray:
+    """Stored values, (H, W), or colours as RGB, uint8 (H, W, 3), of pixels that are plain or run lengths."""
     from pydicom.pixels import pixel_array
-    from pydicom.uid import ExplicitVRLittleEndian
 
-    decoder = TRANSFER_SYNTAXES[dataset.file_meta.TransferSyntaxUID]
-    if decoder in ("pillow", "jpeg8", "jpegls"):
-        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-        if not frame.rstrip(b"\0").endswith(b"\xff\xd9"):  # ends all kinds of JPEG; not every decoder minds
-            raise Refused(_TRUNCATED)
-        if decoder != "pillow":  # pydicom cannot call imagecodecs, so it is given what comes out
-            pixels = _decode_lossless(frame, dataset, decoder)
-            dataset.PixelData = pixels.tobytes()
-            dataset.BitsAllocated = 8 * pixels.itemsize
-            dataset.PlanarConfiguration = 0
-            dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-            decoder = ""
-    return pixel_array(dataset, index=0, decoding_plugin=decoder)
+    stored, allocated, samples = dataset.BitsStored, dataset.BitsAllocated, dataset.SamplesPerPixel
+    if not plugin:
+        needed = -(-dataset.Rows * dataset.Columns * samples * allocated // 8)
+        if len(dataset.PixelData) >= max(2 * needed, needed + 2):  # a little more is padding
+            raise Refused(f"DICOM with {len(dataset.PixelData)} bytes of pixels where its attributes need {needed}")
+    if stored > allocated:
+        raise Refused(f"DICOM with {stored} bits stored of {allocated} allocated")
+    pixels = pixel_array(dataset, index=0, decoding_plugin=plugin, raw=True, correct_unused_bits=False)
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    if allocated > 1:  # what lies above and below the bits stored may be anything, an overlay for one
+        unused = 8 * pixels.itemsize - stored
+        np.left_shift(pixels, unused - _bits_below(dataset, allocated), out=pixels)
+        np.right_shift(pixels, unused, out=pixels)
+    if samples == 1:
+        return pixels
+    return _as_rgb(pixels.astype(np.uint8, copy=False), stored, dataset.PhotometricInterpretation)
 
 
-def _decode_lossless(frame: bytes, dataset: "Dataset", codec: str) -> np.ndarray:
-    """Decode JPEG Lossless (`jpeg8`) or JPEG-LS (`jpegls`): uint8 or uint16, (H, W) or (H, W, 3).
+def _decompressed_pixels(dataset: "Dataset", codec: str) -> np.ndarray:
+    """As `_native_pixels`, of a compressed frame.
 
-    By imagecodecs (libjpeg-turbo, CharLS) and not by GDCM, which pydicom would take: damaged headers make GDCM end the
-    process, and with it all that the process still had to decode.
+    By imagecodecs and not by GDCM, which pydicom would take: damaged headers make GDCM end the process, and with it all
+    that the process still had to decode.
     """
+    from pydicom.encaps import get_frame
+
     try:
         import imagecodecs
     except ModuleNotFoundError:
         raise Refused(_NEEDS_EXTRA) from None
-    shape = (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel)[: 3 if dataset.SamplesPerPixel > 1 else 2]
-    # The decoders refuse an array of another shape, so a frame cannot be larger than its file says
-    pixels = np.empty(shape, np.uint8 if dataset.BitsStored <= 8 else np.uint16)
-    return getattr(imagecodecs, f"{codec}_decode")(frame, out=pixels)
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    dataset.PixelData = b""
+    decode = getattr(imagecodecs, f"{codec}_decode")
+    if codec == "jpegxl":
+        return _decode_jpeg_xl(frame, dataset, decode)
+    try:
+        stream = read_jpeg(frame) if codec in ("jpeg8", "jpegls") else read_jpeg_2000(frame)
+    except CutOff:
+        raise Refused(_TRUNCATED) from None
+    del frame
+    _check_stream(stream, dataset)
+    if codec == "jpeg2k":
+        return _decode_jpeg_2000(stream, dataset, decode)
+    if codec == "jpeg8":
+        pixels = _decode_jpeg(stream, decode)
+    elif codec == "jpegls":
+        pixels = decode(stream.content, out=_empty(stream))
+    else:
+        pixels = decode(stream.content, planar=False, out=_empty(stream))
+    return _interpreted(pixels, stream, dataset)
 
 
-def _shown_greys(stored: np.ndarray, dataset: "Dataset") -> np.ndarray:
-    """Stored values (H, W) as uint8 (H, W), 0 black: modality LUT, VOI LUT or window, polarity (PS3.3 C.11)."""
-    index = stored.astype(np.int32)
-    low = int(index.min())
-    index -= low
-    levels = low + np.arange(index.max() + 1)  # at most 65,536: one look-up a pixel replaces the arithmetic on each
-    values = _modality_values(levels, dataset)
-    shares = _voi_shares(values, dataset)
-    if shares is None:
-        occurs = np.zeros(len(levels), bool)
-        occurs[index] = True
-        shares = _range_shares(values, occurs & ~_is_padding(levels, dataset))
-    if not np.isfinite([values, shares]).all():
-        raise ValueError("the rescale slope, intercept or window is not a number")
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        shares = 1 - shares
-    return np.rint(255 * shares).astype(np.uint8)[index]
+def _check_stream(stream: Stream, dataset: "Dataset") -> None:
+    """Refuse a stream that is not the picture that the attributes describe."""
+    described = (dataset.Columns, dataset.Rows, dataset.SamplesPerPixel)
+    if (stream.columns, stream.rows, stream.samples) != described:
+        raise Refused(
+            "DICOM of {}x{} pixels of {} samples whose stream has {}x{} of {}".format(
+                *described, stream.columns, stream.rows, stream.samples
+            )
+        )
+    _check_bits(stream.bits, stream.samples)
+    if any(start in stream.rest for start in (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")):
+        raise Refused(_SEVERAL)
 
 
-def _modality_values(levels: np.ndarray, dataset: "Dataset") -> np.ndarray:
-    """Stored values in the modality's own units (PS3.3 C.11.1)."""
-    if dataset.get("ModalityLUTSequence"):
-        return _look_up(levels, dataset.ModalityLUTSequence[0], dataset)
-    return levels * _number(dataset, "RescaleSlope", 1) + _number(dataset, "RescaleIntercept", 0)
+def _empty(stream: Stream) -> np.ndarray:
+    """What a stream is decoded into; decoders refuse an array of another shape, so that none becomes larger."""
+    shape: tuple[int, ...] = (stream.rows, stream.columns)
+    if stream.samples > 1:
+        shape = (stream.samples, *shape) if stream.is_planar else (*shape, stream.samples)
+    return np.empty(shape, f"{'i' if stream.is_signed else 'u'}{1 if stream.bits <= 8 else 2}")
 
 
-def _voi_shares(values: np.ndarray, dataset: "Dataset") -> np.ndarray | None:
-    """Values as shares 0..1 of the range shown, by the VOI LUT or the first window; None if there is neither."""
-    if dataset.get("VOILUTSequence"):
-        item = dataset.VOILUTSequence[0]
-        return np.clip(_look_up(values, item, dataset) / (2.0 ** item.LUTDescriptor[2] - 1), 0, 1)
-    center, width = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
-    if center is None or width is None:
-        return None
-    function = dataset.get("VOILUTFunction") or "LINEAR"
-    if function == "SIGMOID" and width > 0:  # C.11.2.1.3.1, as a tanh, which cannot overflow
-        return 0.5 + 0.5 * np.tanh(2 * (values - center) / width)
-    if function == "LINEAR" and width >= 1:  # C.11.2.1.2.1
-        center, width = center - 0.5, width - 1
-    elif function != "LINEAR_EXACT" or width <= 0:  # C.11.2.1.3.2
-        raise Refused(f"DICOM with a window width of {width:g} for the VOI LUT function {function}")
-    if width == 0:
-        return (values > center).astype(np.float64)
-    return np.clip((values - center) / width + 0.5, 0, 1)
+_FILLING = b"\xa5\x5a" * 8 + b"".join(b"\xff" + bytes([0xD0 + i]) + b"\xa5\x5a" * 8 for i in range(8))
+"""Bits that no picture needs, the first of them not the 0 that a decoder fills up with, and behind restart markers."""
 
 
-def _range_shares(values: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """Values as shares 0..1 of the range of those that are `shown`; the others are clipped to it."""
-    if not shown.any():
-        return np.zeros(len(values))
-    low, high = values[shown].min(), values[shown].max()
-    return np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros(len(values))
+def _decode_jpeg(stream: Stream, decode: Callable[..., np.ndarray]) -> np.ndarray:
+    """Samples of a JPEG stream as they are stored, uint8 or uint16 (H, W) or (H, W, 3).
 
-
-def _is_padding(levels: np.ndarray, dataset: "Dataset") -> np.ndarray:
-    """Which stored values only fill up the rectangle (PS3.3 C.7.5.1.1.2)."""
-    padding = _number(dataset, "PixelPaddingValue")
-    if padding is None:
-        return np.zeros(len(levels), bool)
-    low, high = sorted((padding, _number(dataset, "PixelPaddingRangeLimit", padding)))
-    return (levels >= low) & (levels <= high)
-
-
-def _number(dataset: "Dataset", name: str, default: float | None = None) -> float | None:
-    """An attribute's value, of several the first; `default` where it is absent or empty."""
-    value = dataset.get(name)
-    return default if value is None else float(np.ravel(value)[0])
-
-
-def _look_up(values: np.ndarray, item: "Dataset", dataset: "Dataset") -> np.ndarray:
-    """Entries, float64, of a modality or VOI LUT (PS3.3 C.11.1.1.1); values outside take its first or last.
-
-    pydicom's own look-up computes an index into 8-bit entries in 8 bits, so it wraps around.
+    The decoder fills up what is missing before an end marker with grey, without a word. So it is given the stream once
+    more with some bits before that marker: pixels that change were not in the stream.
     """
-    count, first, bits = (int(number) for number in item.LUTDescriptor)
-    count = count or 2**16
-    entries = item.LUTData
-    if isinstance(entries, bytes):  # VR OW
-        is_packed = bits == 8 and len(entries) < 2 * count
-        _, little_endian = dataset.original_encoding
-        entries = np.frombuffer(entries, np.uint8 if is_packed else "<u2" if little_endian else ">u2")
-    entries = np.ravel(entries)
-    if len(entries) < count:
-        raise ValueError(f"a look-up table has {len(entries)} of its {count} entries")
-    return entries[np.clip(np.rint(values).astype(np.int64) - first, 0, count - 1)].astype(np.float64)
+    colours = {"colorspace": "RGB", "outcolorspace": "RGB"} if stream.samples == 3 else {}  # equal: not converted
+    pixels = decode(stream.content, out=_empty(replace(stream, is_planar=False)), **colours)
+    longer = stream.content[:-2] + _FILLING + stream.content[-2:]
+    if not np.array_equal(pixels, decode(longer, **colours)):
+        raise Refused(_TRUNCATED)
+    return pixels
+
+
+def _decode_jpeg_2000(stream: Stream, dataset: "Dataset", decode: Callable[..., np.ndarray]) -> np.ndarray:
+    """Pixels of a JPEG 2000 stream by Pillow, or by imagecodecs: Pillow cannot read tiles whose parts are mixed."""
+    from pydicom.encaps import encapsulate
+    from pydicom.pixels import pixel_array
+
+    stored = dataset.BitsStored
+    below = _bits_below(dataset, stream.bits) if stream.samples == 1 else 0
+    dataset.PixelData = encapsulate([stream.content])
+    dataset.BitsAllocated, dataset.BitsStored = 8 if stream.bits <= 8 else 16, stream.bits
+    try:
+        pixels = pixel_array(dataset, index=0, decoding_plugin="pillow", raw=True)
+    except RuntimeError:
+        dataset.BitsStored = stored
+        return _interpreted(decode(stream.content, out=_empty(stream)), stream, dataset)
+    if stream.samples == 3:
+        return _as_rgb(pixels.astype(np.uint8, copy=False), stream.bits, _colours_of(stream, dataset))
+    return pixels >> below if below else pixels
+
+
+def _decode_jpeg_xl(frame: bytes, dataset: "Dataset", decode: Callable[..., np.ndarray]) -> np.ndarray:
+    """As `_decompressed_pixels`; the decoder itself sees whether a stream is whole, and gives RGB."""
+    samples, stored = dataset.SamplesPerPixel, dataset.BitsStored
+    if dataset.PixelRepresentation == 1 or _bits_below(dataset, 16):
+        raise Refused("DICOM with signed or shifted values in JPEG XL is not read")
+    shape = (dataset.Rows, dataset.Columns, samples)[: 3 if samples > 1 else 2]
+    errors = []
+    for kind in ("u1", "u2") if stored <= 8 else ("u2", "u1"):  # the stream's own, which the attributes may not say
+        try:
+            pixels = decode(frame, numthreads=1, out=np.empty(shape, kind))
+        except ValueError as error:
+            errors.append(error)
+        except RuntimeError as error:
+            if "NEED_MORE_INPUT" in str(error):
+                raise Refused(_TRUNCATED) from None
+            raise
+        else:
+            _check_bits(8 * pixels.itemsize, samples)
+            return pixels if samples == 1 else _as_rgb(pixels, stored, "RGB")
+    raise errors[0]
+
+
+def _interpreted(pixels: np.ndarray, stream: Stream, dataset: "Dataset") -> np.ndarray:
+    """Decoded samples as stored values, signed where PixelRepresentation says so, or as RGB.
+
+    The stream says how many bits a sample has, which may be others than BitsStored.
+    """
+    if stream.samples == 3:
+        return _as_rgb(pixels.view(np.uint8), stream.bits, _colours_of(stream, dataset))
+    stored, bits = dataset.BitsStored, stream.bits
+    is_signed = dataset.PixelRepresentation == 1
+    below = _bits_below(dataset, bits)
+    values = pixels.view(f"u{pixels.itemsize}")
+    if below:
+        bits = stored
+    elif is_signed and not stream.is_signed and bits != stored:
+        highest = values.max()
+        if bits < stored and highest >= 2 ** (bits - 1):
+            raise Refused(f"DICOM with signed values of {stored} bits in a stream of {bits}")
+        if bits > stored and highest < 2**stored:  # or else the sign is at the stream's highest bit
+            bits = stored
+    elif bits > stored and not is_signed and _has_overlay_in_pixels(dataset):
+        bits = stored
+    unused = 8 * values.itemsize - bits
+    values = np.left_shift(values, unused - below)
+    return np.right_shift(values.view(f"i{values.itemsize}") if is_signed else values, unused)
+
+
+def _has_overlay_in_pixels(dataset: "Dataset") -> bool:
+    """Whether the bits above those stored hold a drawing (PS3.3 C.9.2, retired)."""
+    return any(dataset.get((group, 0x0102)) is not None and (group, 0x3000) not in dataset for group in _OVERLAYS)
+
+
+_OVERLAYS = range(0x6000, 0x6020, 2)
+
+
+def _colours_of(stream: Stream, dataset: "Dataset") -> str:
+    """The photometric interpretation of a stream's samples; where stream and attribute differ as other decoders do."""
+    photometric, syntax = dataset.PhotometricInterpretation, dataset.file_meta.TransferSyntaxUID
+    if photometric in _OF_JPEG_2000:
+        return "RGB"
+    if TRANSFER_SYNTAXES[syntax] != "jpeg8":
+        return photometric
+    if syntax in _LOSSLESS_JPEG:
+        if stream.has_jfif and photometric == "RGB":
+            raise Refused("DICOM whose stream says YCbCr and whose photometric interpretation says RGB")
+        return photometric
+    if stream.adobe_transform == 1:
+        return "YBR_FULL"
+    if photometric == "RGB":
+        return "YBR_FULL" if stream.has_jfif else "RGB"
+    if stream.component_ids not in (b"RGB", b"rgb"):
+        return photometric
+    if stream.has_jfif or stream.adobe_transform is None:
+        raise Refused(f"DICOM whose stream says RGB and whose photometric interpretation says {photometric}")
+    return "RGB"
+
+
+_LOSSLESS_JPEG = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+
+
+def _as_rgb(pixels: np.ndarray, bits: int, photometric: str) -> np.ndarray:
+    """Colours of `bits` a sample, uint8 (H, W, 3), as RGB of 8 bits."""
+    from pydicom.pixels import convert_color_space
+
+    if photometric in _YBR:
+        if bits < 8:
+            raise Refused(f"DICOM photometric interpretation {photometric} with {bits} bits a sample is not read")
+        for rows in strips(pixels.shape):  # it computes in 8 bytes a sample
+            pixels[rows] = convert_color_space(pixels[rows], "YBR_FULL", "RGB")
+    elif bits < 8:
+        pixels = np.rint(np.arange(256) * (255 / (2**bits - 1))).clip(0, 255).astype(np.uint8)[pixels]
+    return np.ascontiguousarray(pixels)

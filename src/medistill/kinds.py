@@ -49,7 +49,7 @@ _TEXT = (
 _PICTURES = (
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "a PNG image"),
     (re.compile(rb"\xff\xd8\xff"), "a JPEG image"),
-    (re.compile(rb"II\*\0|MM\0\*"), "a TIFF image"),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), "a TIFF image"),
     (re.compile(rb".{128}DICM", re.DOTALL), "a DICOM file"),
 )
 

@@ -1,4 +1,7 @@
-"""Real DICOM files: a chest X-ray, a copy that calls itself MONOCHROME1, and a web page with a DICOM name."""
+"""Real DICOM files: a chest X-ray, a copy that calls itself MONOCHROME1, and a web page with a DICOM name.
+
+And the small files that were refused or read wrongly once, each with its right answer.
+"""
 
 import io
 
@@ -70,3 +73,73 @@ def test_a_web_page_with_a_dicom_name_is_refused(folder):
     with pytest.raises(ImageError) as caught:
         read(folder / "NOT_A_DICOM_html_page.dcm")
     assert caught.value.reason.startswith("not an image, or in a format that is not read: a web page; the download has")
+
+
+@pytest.fixture(scope="module")
+def failing(real_data):
+    if not (real_data / "failing").is_dir():
+        pytest.skip("the files that failed once are not here")
+    return real_data / "failing"
+
+
+def pixels(path):
+    return np.asarray(read(path)).astype(int)
+
+
+@pytest.mark.parametrize("name", ["j2k-pad-20", "jpeg-pad-20", "jpeg-pad-ff", "jpegll-pad-20", "jpegls-pad-ff"])
+def test_a_pad_byte_of_any_value_is_none_of_the_picture(failing, name):
+    folder = failing / "D1-pad-byte"
+    assert np.array_equal(pixels(folder / f"{name}.dcm"), pixels(folder / f"{name[:-2]}00.dcm"))
+
+
+def test_a_high_bit_above_the_bits_stored_is_the_same_picture(failing):
+    folder = failing / "D2-high-bit"
+    assert np.array_equal(pixels(folder / "highbit15-window.dcm"), pixels(folder / "highbit11-window.dcm"))
+
+
+def test_a_slope_of_zero_is_refused(failing):
+    with pytest.raises(ImageError, match="DICOM with a RescaleSlope of 0, which makes all values the same"):
+        read(failing / "D3-rescale-slope-0" / "slope0.dcm")
+
+
+@pytest.mark.parametrize("name", ["empty-ModalityLUTSequence", "empty-VOILUTSequence"])
+def test_a_table_without_content_leaves_the_window(failing, name):
+    shown = pixels(failing / "D4-empty-lut-item" / f"{name}.dcm")
+    assert np.abs(shown - pixels(failing / "D2-high-bit" / "highbit11-window.dcm")).max() <= 1
+    assert (shown.min(), shown.max()) == pytest.approx((32, 235), abs=1)
+
+
+def test_a_palette_is_the_same_in_both_byte_orders(failing):
+    folder = failing / "D5-palette-big-endian"
+    assert np.array_equal(pixels(folder / "palette-be.dcm"), pixels(folder / "palette-le.dcm"))
+
+
+@pytest.mark.parametrize("name", ["jpegls-stored8-stream16", "stored12-stream8"])
+def test_a_stream_of_other_bits_than_those_stored_is_read(failing, name):
+    """16..118, stretched."""
+    shown = pixels(failing / "D6-jpegll-precision" / f"{name}.dcm")
+    assert (shown.min(), shown.max()) == (0, 255)
+    assert {*np.unique(shown)} <= {*np.rint((np.arange(16, 119) - 16) / 102 * 255).astype(int)}
+
+
+def test_jpeg_extended_of_twelve_bits_is_read(failing):
+    import imagecodecs
+
+    path = failing / "D7-jpeg-extended" / "extended-12bit.dcm"
+    content = path.read_bytes()
+    stored = imagecodecs.jpeg8_decode(content[content.index(b"\xff\xd8\xff") : content.rindex(b"\xff\xd9") + 2])
+    assert (stored.min(), stored.max()) == (529, 3780)
+    assert np.array_equal(pixels(path), np.rint((stored - 529.0) / (3780 - 529) * 255))
+
+
+@pytest.mark.parametrize("bits", [1, 8])
+def test_a_png_whose_white_is_transparent_is_black_there(failing, bits):
+    path = failing / "I1-png-trns" / f"grey{bits}-white-transparent.png"
+    with Image.open(path) as stored:
+        values = np.asarray(stored.convert("L"))
+    assert np.array_equal(pixels(path), np.where(values == 255, 0, values))
+
+
+def test_sixteen_bits_beside_transparency_are_refused(failing):
+    with pytest.raises(ImageError, match="colour or transparency with 16 bits a sample is not read"):
+        read(failing / "I1-png-trns" / "grey16-white-transparent.png")

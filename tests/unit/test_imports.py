@@ -87,23 +87,25 @@ def test_the_runtime_needs_numpy_pillow_and_onnxruntime_alone(path):
         assert standard or within(name, "numpy", "PIL", "onnxruntime", *own), name
 
 
-LIGHT = ["images.py", "errors.py", "files.py", "kinds.py", "telemetry.py", "text.py", "__init__.py"]
+LIGHT = ["images.py", "codestream.py", "errors.py", "files.py", "kinds.py", "telemetry.py", "text.py", "__init__.py"]
 
 
 @pytest.mark.parametrize("file", LIGHT)
 def test_what_the_runtime_stands_on_is_light(file):
     for name in imports_of(SOURCE / "medistill" / file):
-        own = ("errors", "dicom", "images", "kinds", "telemetry", "text")
+        own = ("errors", "codestream", "dicom", "images", "kinds", "telemetry", "text")
         own = tuple(f"medistill.{name}" for name in own)
         assert name.split(".")[0] in sys.stdlib_module_names or within(name, "numpy", "PIL", *own), name
 
 
-def test_pydicom_is_imported_when_a_dicom_file_is_met_and_not_before():
-    path = SOURCE / "medistill" / "dicom.py"
+@pytest.mark.parametrize("file", ["dicom.py", "dicom_display.py"])
+def test_pydicom_is_imported_when_a_dicom_file_is_met_and_not_before(file):
+    path = SOURCE / "medistill" / file
     optional = ("pydicom", "imagecodecs")
+    own = ("medistill.codestream", "medistill.dicom_display", "medistill.images")
     for name in imports_of(path):
         standard = name.split(".")[0] in sys.stdlib_module_names
-        assert standard or within(name, "numpy", "PIL", "medistill.images", *optional), name
+        assert standard or within(name, "numpy", "PIL", *own, *optional), name
     assert not [name for name in imports_of(path, top=True) if within(name, *optional)]
     assert not loaded_by("import medistill.runtime.predictor") & {*optional}
 

@@ -32,7 +32,7 @@ BLOCK = 128
 _LEAST = 16
 """Images a block at least, as long as there are as many."""
 
-_VERSION = 1
+_VERSION = 2
 """Part of every key; raise it when `medistill.images` starts to give other pixels."""
 
 

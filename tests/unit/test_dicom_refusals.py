@@ -34,9 +34,13 @@ def test_the_content_counts_and_not_the_name(tmp_path):
     assert np.array_equal(np.asarray(read(tmp_path / "picture.dcm")), EIGHT)
 
 
-@pytest.mark.parametrize("content", [b"<!DOCTYPE html><html>404 not found</html>", b"\0" * 131, b"\0" * 500])
-def test_other_files_are_no_dicom(path, content):
-    assert refusal(path, content) == "not an image, or in a format that is not read"
+WEB_PAGE = b"<!DOCTYPE html><html>404 not found</html>"
+FAILED = ": a web page; the download has failed; sign in where it comes from and download it again"
+
+
+@pytest.mark.parametrize(("content", "known"), [(WEB_PAGE, FAILED), (b"\0" * 131, ""), (b"\0" * 500, "")])
+def test_other_files_are_no_dicom(path, content, known):
+    assert refusal(path, content) == f"not an image, or in a format that is not read{known}"
 
 
 def test_dicom_without_its_preamble_is_named(path):

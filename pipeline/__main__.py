@@ -92,8 +92,12 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
     \b
       python -m pipeline ui --port 5001
     """
+    from pipeline.locks import exclusive
+    from pipeline.store import open_store
     from pipeline.tracking import serve_ui
 
+    with exclusive(Path.cwd(), "mlflow", wait=True):
+        open_store(Path.cwd())  # a server could not show it either
     try:
         _track(Path.cwd())
     except UserError as error:  # a graph that is half done must not hide the runs that are there
@@ -131,7 +135,7 @@ def history(as_json: Json = False) -> None:
     \b
       python -m pipeline history --json
     """
-    from pipeline.registry import LOOKS, looks, read_history
+    from pipeline.history import LOOKS, looks, read_history
 
     lines = read_history(Path.cwd())
     count = looks(lines)
@@ -180,7 +184,8 @@ def retrain(workers: Workers = 2) -> None:
     """Run the graph of dvc.yaml in parallel as a Prefect flow, then track and promote.
 
     \b
-    Stages that did not change are skipped, as by `dvc repro`. Without $PREFECT_API_URL a temporary server is used.
+    Stages that did not change are skipped, as by `dvc repro`. Where `python -m pipeline prefect` runs, its UI shows the
+    run; $PREFECT_API_URL names another server; else a temporary one is used.
       python -m pipeline retrain --workers 4
     """
     _prepare_prefect()
@@ -188,6 +193,19 @@ def retrain(workers: Workers = 2) -> None:
 
     if not run_here(Path.cwd(), workers):
         raise typer.Exit(1)
+
+
+@app.command()
+def prefect() -> None:
+    """Serve Prefect's UI on 127.0.0.1:4200 until Ctrl-C; `retrain` and `serve` use it while it runs.
+
+    \b
+    It lets no web page in: its UI asks for the key, which only you can read, in a file that this command names.
+      python -m pipeline prefect
+    """
+    from pipeline.prefect_server import serve_prefect
+
+    serve_prefect(Path.cwd())
 
 
 @app.command()
@@ -209,12 +227,16 @@ def serve(
 
 def _track(root: Path) -> None:
     from medistill.config import load_params
-    from pipeline.tracking import track, tracking_uri
+    from pipeline.registry import mend_champion
+    from pipeline.store import shown_uri
+    from pipeline.tracking import track
 
     tracked = track(load_params(), root)
+    if lost := mend_champion(root):
+        typer.echo(f"warning: {lost}", err=True)
     typer.echo(
         f"{len(tracked.created)} created, {len(tracked.updated)} updated, {len(tracked.unchanged)} unchanged "
-        f"in {printable(tracking_uri(root))}"
+        f"in {printable(shown_uri(root))}"
     )
 
 

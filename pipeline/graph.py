@@ -1,13 +1,20 @@
-"""DVC's own graph, read for the orchestrator. The only module that imports `dvc.repo`, which is no documented API."""
+"""DVC's own graph, dvc.lock and cache. The only module that imports DVC, whose Python side is no documented API."""
 
 import contextlib
 import dataclasses
 import os
+import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from medistill.errors import UserError
+
+ANEW = "bring it back from git, or delete it and run `dvc repro`, which takes what has run before from its cache"
+"""What to do about a dvc.lock that is no use any more."""
 
 META_KEYS = ("retries", "retry_delay_seconds", "timeout_seconds", "resource")
 
@@ -35,12 +42,72 @@ class Stage:
     resource: str | None = None
 
 
+class Out(BaseModel):
+    """An output as dvc.lock records it; `md5` is of the file, or of the list of a folder's files and ends in `.dir`."""
+
+    path: str
+    md5: str | None = None
+
+
+_Section = Annotated[dict[str, Any], BeforeValidator(lambda given: {} if given is None else given)]
+
+
+class Ran(BaseModel):
+    """A stage as dvc.lock records it: what it made, and of what settings (file → key → value)."""
+
+    outs: list[Out] = []
+    params: dict[str, _Section] = {}
+
+
+class _Lock(BaseModel):
+    version: Literal["2.0"] = Field(alias="schema")
+    stages: dict[str, Ran]
+
+
+_SAID = {
+    "model_type": "must be a mapping",
+    "dict_type": "must be a mapping",
+    "string_type": "must be text",
+    "missing": "is missing",
+}
+"""Words for what pydantic finds."""
+
+
+def read_lock(root: Path) -> dict[str, Ran]:
+    """The stages of dvc.lock by name.
+
+    Raises:
+        UserError: there is none (nothing has run yet), it cannot be read, or it is not what DVC writes.
+    """
+    path = root / "dvc.lock"
+    text = ""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return _Lock.model_validate(yaml.safe_load(text)).stages
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run `dvc repro` in the repository's root first") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8; {ANEW}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ": ".join([str(path), *map(str, first["loc"][:5])])
+        what = _SAID.get(first["type"], first["msg"])
+        raise UserError(f"{where}: {what}; DVC writes no such file: {ANEW}") from None
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:  # YAML's own constructors
+        conflict = next((number for number, line in enumerate(text.split("\n"), 1) if line.startswith("<<<<<<<")), None)
+        if conflict:
+            raise UserError(f"{path}: line {conflict}: a conflict that git left; resolve it, or {ANEW}") from None
+        raise UserError(f"{path}: not YAML ({_one_line(error)}); {ANEW}") from None
+
+
 def read_graph(root: Path) -> list[Stage]:
     """Every stage of dvc.yaml, upstream before downstream.
 
     Raises:
-        UserError: `root` is no DVC repository, dvc.yaml is missing or invalid, or a `meta:` key is unknown or not a
-            number where one is needed.
+        UserError: `root` is no DVC repository, dvc.yaml is missing or invalid, dvc.lock cannot be read, or a `meta:`
+            key is unknown or not a number where one is needed.
     """
     import networkx as nx
 
@@ -57,11 +124,27 @@ def read_graph(root: Path) -> list[Stage]:
     return stages
 
 
-def out_of_date(root: Path, names: Iterable[str]) -> dict[str, list[str]]:
-    """Which stages' outputs no longer fit the files on disk.
+@dataclasses.dataclass(frozen=True)
+class Altered:
+    """An output whose bytes are not those that dvc.lock records, though DVC takes them for that.
+
+    Attributes:
+        out: path of the output, relative to the root.
+        file: the file in it that is another one; the output itself where DVC's list of its files is lost.
+        objects: files in DVC's cache that do not hold what their name says, relative to the root.
+    """
+
+    out: str
+    file: str
+    objects: tuple[str, ...]
+
+
+def examine(root: Path, names: Iterable[str]) -> tuple[dict[str, list[str]], list[Altered]]:
+    """Which stages' outputs no longer fit the files on disk, and which are not what DVC takes them for.
 
     Only data counts: an output that was changed or deleted since the stage ran, or an input made by another stage
-    that has changed since. Edited code and settings do not, since what lies on disk still fits together.
+    that has changed since. Edited code and settings do not, since what lies on disk still fits together. DVC believes
+    a file whose size and time it knows, and whatever it has restored from its cache; so outputs are read once more.
 
     Args:
         root: the repository's root.
@@ -69,25 +152,58 @@ def out_of_date(root: Path, names: Iterable[str]) -> dict[str, list[str]]:
 
     Returns:
         Stage name → paths relative to `root`, with what is the matter: `models/students (modified)`; stages that are
-        up to date are left out.
+        up to date are left out. Of these, the outputs whose bytes are others.
 
     Raises:
         UserError: as `read_graph`, or dvc.yaml has no stage of that name.
     """
     repo = _open(root)
-    with _locked(repo):
-        stages = {_name(repo, stage): stage for stage in _index(repo).stages if stage.cmd}
-        made = [Path(out.fs_path) for stage in stages.values() for out in stage.outs]
-        result = {}
+    stale, altered = {}, []
+    with _dvc_errors(repo), _locked(repo):
+        known = {_name(repo, stage): stage for stage in _index(repo).stages if stage.cmd}
+        made = [Path(out.fs_path) for stage in known.values() for out in stage.outs]
         for name in names:
-            if name not in stages:
+            if name not in known:
                 raise UserError(f"{root / 'dvc.yaml'}: no stage {name}; params.yaml and dvc.yaml do not fit together")
-            stage = stages[name]
+            stage = known[name]
             entries = stage.outs + [dep for dep in stage.deps if _touches(Path(dep.fs_path), made)]
             changed = [f"{path} ({what})" for entry in entries for path, what in entry.workspace_status().items()]
             if changed:
-                result[name] = changed
-    return result
+                stale[name] = changed
+            else:
+                altered += filter(None, (_altered(repo, out) for out in stage.outs))
+    return stale, altered
+
+
+def _altered(repo: Any, out: Any) -> Altered | None:
+    """What is the matter with the bytes of an output; None where they are those that dvc.lock records."""
+    from dvc_data.hashfile.build import build
+    from dvc_data.hashfile.db import HashFileDB
+    from dvc_data.hashfile.tree import Tree
+
+    forgetful = HashFileDB(out.fs, repo.tmp_dir)  # without DVC's memory of sizes and times
+    _, _, present = build(forgetful, out.fs_path, out.fs, out.hash_name, ignore=out.dvcignore, dry_run=True)
+    recorded, cache = out.hash_info, repo.cache.local
+    if present.hash_info == recorded:
+        return None
+    path = Path(os.path.relpath(out.fs_path, repo.root_dir)).as_posix()
+    file: tuple[str, ...] = ()
+    objects = [recorded.value]
+    if recorded.isdir and present.hash_info.isdir and _is_whole(cache, recorded.value):
+        wanted = {key: info.value for key, _, info in Tree.load(cache, recorded)}
+        here = {key: info.value for key, _, info in present}
+        file = min((key for key in wanted.keys() | here.keys() if wanted.get(key) != here.get(key)), default=())
+        objects += filter(None, [wanted.get(file)])
+    damaged = [cache.oid_to_path(oid) for oid in objects if _is_whole(cache, oid) is False]
+    return Altered(path, "/".join([path, *file]), tuple(os.path.relpath(item, repo.root_dir) for item in damaged))
+
+
+def _is_whole(cache: Any, oid: str) -> bool | None:
+    """Whether an object in DVC's cache holds what its name says; None where it is not there."""
+    from dvc_data.hashfile.hash import file_md5
+
+    path = cache.oid_to_path(oid)
+    return file_md5(path, cache.fs) == oid.removesuffix(".dir") if os.path.isfile(path) else None
 
 
 @contextlib.contextmanager
@@ -104,25 +220,51 @@ def _locked(repo: Any) -> Iterator[None]:
         repo.lock.unlock()
 
 
-def _open(root: Path) -> Any:
+@contextlib.contextmanager
+def _dvc_errors(repo: Any) -> Iterator[None]:
+    """Turn what DVC says of files of its own that it cannot read into one line (`UserError`)."""
     from dvc.exceptions import DvcException
+    from dvc_objects.errors import ObjectFormatError
+
+    try:
+        yield
+    except (DvcException, ObjectFormatError, OSError, UnicodeError, sqlite3.Error) as error:
+        raise UserError(f"{repo.root_dir}: DVC: {_one_line(error)}") from None
+
+
+def _open(root: Path) -> Any:
+    from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
 
     try:
         return Repo(os.fspath(root))
-    except DvcException:
+    except NotDvcRepoError as error:
+        if (root / ".dvc").is_dir():  # it wants git as well
+            raise UserError(f"{_one_line(error)}; run this in a clone that git made") from None
         raise UserError(f"{root}: not a DVC repository; run this in the repository's root") from None
+    except (DvcException, OSError, UnicodeError) as error:
+        raise UserError(f"{root / '.dvc'}: DVC cannot open it: {_one_line(error)}") from None
 
 
 def _index(repo: Any) -> Any:
     from dvc.exceptions import DvcException
 
+    root = Path(repo.root_dir)
     try:
         index = repo.index
         index.graph  # noqa: B018  reads and checks every dvc.yaml
-    except DvcException as error:
-        raise UserError(f"{Path(repo.root_dir) / 'dvc.yaml'}: {' '.join(str(error).split())}") from None
+    except (DvcException, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        if (root / "dvc.lock").exists():
+            read_lock(root)  # says more of what is wrong than DVC does
+        if "dvc.lock" in (said := _one_line(error)):
+            raise UserError(f"{root / 'dvc.lock'}: {said}; {ANEW}") from None
+        raise UserError(f"{root / 'dvc.yaml'}: {said}") from None
     return index
+
+
+def _one_line(error: BaseException) -> str:
+    """What an exception says, without the line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _name(repo: Any, stage: Any) -> str:

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from medistill.errors import UserError
@@ -38,7 +38,13 @@ def _alive(process: subprocess.Popen) -> bool:
 
 
 @contextlib.contextmanager
-def server(command: Sequence[str], health: str, folder: Path, seconds: float = 120.0) -> Iterator[subprocess.Popen]:
+def server(
+    command: Sequence[str],
+    health: str,
+    folder: Path,
+    seconds: float = 120.0,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[subprocess.Popen]:
     """Run a server while the block runs; it answers when the block begins and is gone when it ends.
 
     Args:
@@ -46,12 +52,20 @@ def server(command: Sequence[str], health: str, folder: Path, seconds: float = 1
         health: address that answers once it is up.
         folder: its working directory.
         seconds: how long it may take to come up.
+        environment: variables that it gets besides this process's own; no one sees them, unlike a command line.
 
     Raises:
         UserError: it does not come up, or ended while the block ran; the message has its last line.
     """
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, **(environment or {})},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         try:
             deadline = time.monotonic() + seconds
             while not answers(health):
@@ -66,8 +80,8 @@ def server(command: Sequence[str], health: str, folder: Path, seconds: float = 1
             end_group(process)
 
 
-def answers(address: str) -> bool:
-    """Whether a server answers there with status 200."""
+def answers(address: str | urllib.request.Request) -> bool:
+    """Whether a server answers there, or to such a request, with status 200."""
     try:
         with urllib.request.urlopen(address, timeout=5) as response:
             return response.status == 200

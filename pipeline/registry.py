@@ -1,15 +1,12 @@
 """The model registry: the gate's verdicts, the alias `champion`, and the way back.
 
-MLflow's registry holds every student that passed the gate as an ONNX version; the alias `champion` says which one ships
-and `previous` which one `rollback` returns to. `registry/history.jsonl` is append-only and outlives the registry: where
-mlflow.db is lost, `promote` puts the champion back from it as long as its export is on disk.
+MLflow's registry holds every student that passed the gate as an ONNX version (versions.py); the alias `champion` says
+which one ships and `previous` which one `rollback` returns to. registry/history.jsonl (history.py) outlives the
+registry: where mlflow.db is lost, `promote` puts the champion back from it as long as its export is on disk.
 """
 
 import dataclasses
 import hashlib
-import json
-import os
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,44 +14,17 @@ from medistill.config import Params
 from medistill.errors import UserError
 from medistill.evaluation.gate import RuleVerdict, Verdict, collect_facts, evaluate_candidates, rank
 from medistill.files import read_json, sha256, write_json
+from pipeline.history import TOOK_OVER, Model, append, champions, read_history, withdrawn
 from pipeline.locks import exclusive
-from pipeline.tracking import open_store, project, store_errors, track
+from pipeline.store import is_users, open_store, store_errors
+from pipeline.tracking import project, track
+from pipeline.versions import NAME, SHA, mend, register, versions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-NAME = "medistill"
-"""The registered model; its versions are students."""
 CHAMPION, PREVIOUS = "champion", "previous"
-HISTORY = Path("registry/history.jsonl")
 PROMOTION = Path("reports/promotion.json")
-SHA = "onnx_sha256"
-"""Tag that identifies a version: the bytes of the exported file, whatever was measured on it, and whenever."""
-LOOKS = 20
-"""Verdicts on different models after which a test set has been looked at too often."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A student as the history and a version's tags describe it.
-
-    Attributes:
-        model: its name, `<student>-<recipe>-<seed>`.
-        onnx_sha256: of model.onnx; None where it was not exported.
-        val_macro_auroc: on validation; None where undefined.
-        dataset_fingerprint: of the data it was trained and measured on.
-        version: in the registry; None where it is not in it.
-    """
-
-    model: str
-    onnx_sha256: str | None
-    val_macro_auroc: float | None
-    dataset_fingerprint: str
-    version: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields by name."""
-        return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +38,7 @@ class Promotion:
         candidates: the gate's entry of each candidate, with the champion's rules added.
         ranking: names of those that passed every rule, best first.
         dry_run: whether nothing was written.
+        warnings: what a person should know of the champion.
     """
 
     outcome: str
@@ -76,6 +47,7 @@ class Promotion:
     candidates: list[dict[str, Any]]
     ranking: list[str]
     dry_run: bool
+    warnings: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def reasons(self) -> list[str]:
@@ -101,7 +73,8 @@ def promote(params: Params, root: Path, *, dry_run: bool = False) -> Promotion:
         dry_run: say what would happen and write nothing.
 
     Raises:
-        UserError: a stage has not run or is out of date, or MLflow cannot be reached.
+        UserError: a stage has not run or is out of date, a file is not what DVC or the history say, or MLflow cannot be
+            reached.
     """
     if dry_run:
         project(params, root)  # refuses figures that are out of date
@@ -112,17 +85,19 @@ def promote(params: Params, root: Path, *, dry_run: bool = False) -> Promotion:
         verdicts = evaluate_candidates(collect_facts(params, root), params.promote)
         models = {verdict.model: _model(verdict, root) for verdict in verdicts}
         history = read_history(root)
+        warnings: list[str] = []
         if dry_run:
             champion = _current(client, history)
         else:
             for verdict in verdicts:
                 if verdict.passed:
-                    version = _register(client, root, models[verdict.model], runs[verdict.model])
-                    models[verdict.model] = dataclasses.replace(models[verdict.model], version=version)
+                    models[verdict.model] = _registered(client, root, models[verdict.model], runs[verdict.model])
             champion = _settled(client, root, models, runs)
             history = read_history(root)
+            if champion is not None and champion.version is not None and not mend(client, root, champion):
+                warnings = [f"the champion {_lost(champion)}"]
         judged = add_champion_rules(verdicts, models, champion, withdrawn(history))
-        promotion = _decide(judged, models, champion, dry_run)
+        promotion = dataclasses.replace(_decide(judged, models, champion, dry_run), warnings=warnings)
         if not dry_run:
             if promotion.outcome == "promoted":
                 _point(client, promotion.champion, champion)
@@ -132,6 +107,18 @@ def promote(params: Params, root: Path, *, dry_run: bool = False) -> Promotion:
         return promotion
 
 
+def mend_champion(root: Path) -> str | None:
+    """Log the champion's files again where they are gone or changed; what to tell a person where that cannot be.
+
+    Raises:
+        UserError: MLflow cannot be reached.
+    """
+    with exclusive(root, "promotion", wait=True), store_errors(root):
+        client = open_store(root)
+        champion = _current(client, [])
+        return None if champion is None or mend(client, root, champion) else f"the champion {_lost(champion)}"
+
+
 def rollback(root: Path) -> tuple[Model, Model]:
     """Make the champion before the present one champion again; `promote` never takes the withdrawn one any more.
 
@@ -139,32 +126,45 @@ def rollback(root: Path) -> tuple[Model, Model]:
         The champion now, and the model that was withdrawn.
 
     Raises:
-        UserError: there is no champion, or no earlier one in the registry.
+        UserError: there is no champion, no earlier one in the registry, or its files are lost.
     """
     with exclusive(root, "promotion", wait=True), store_errors(root):
         client = open_store(root) if _has_store(root) else None
         bad = _settled(client, root, {}, {}) if client else None
         if bad is None or bad.version is None:
             raise UserError("the registry has no champion; run `python -m pipeline promote` first")
-        versions = _versions(client)
-        earlier = [
-            dataclasses.replace(model, version=versions[model.onnx_sha256])
-            for model in champions(read_history(root))
-            if model.onnx_sha256 in versions and model.onnx_sha256 != bad.onnx_sha256
-        ]
+        earlier = [model for model in _registered_champions(client, root) if model.onnx_sha256 != bad.onnx_sha256]
         if not earlier:
             raise UserError(
                 f"{bad.model} (version {bad.version}) is champion, and no earlier champion is in the registry"
             )
         champion = earlier[-1]
-        _point(client, champion, earlier[-2] if len(earlier) > 1 else None)
-        client.set_model_version_tag(NAME, bad.version, "verdict", "withdrawn")
-        client.set_model_version_tag(NAME, bad.version, "reason", f"rolled back to version {champion.version}")
-        client.set_model_version_tag(NAME, champion.version, "verdict", "champion")
-        reason = f"rolled back from version {bad.version}"
-        client.set_model_version_tag(NAME, champion.version, "reason", reason)
-        _append(root, {"action": "rolled_back", "champion": champion.to_dict(), "previous": bad.to_dict()})
+        if not mend(client, root, champion):
+            raise UserError(_lost(champion))
+        # First the history: a process that is killed after this line has withdrawn the model, and `_settled` goes on.
+        append(root, {"action": "rolled_back", "champion": champion.to_dict(), "previous": bad.to_dict()})
+        _return(client, earlier, bad)
         return champion, bad
+
+
+def _registered_champions(client: "MlflowClient", root: Path) -> list[Model]:
+    """The champions of the history that the registry has, in their order, with their versions."""
+    known = versions(client)
+    return [
+        dataclasses.replace(model, version=known[model.onnx_sha256])
+        for model in champions(read_history(root))
+        if model.onnx_sha256 in known
+    ]
+
+
+def _return(client: "MlflowClient", earlier: list[Model], bad: Model) -> None:
+    """Let the aliases point at the last two of `earlier`, and say why."""
+    champion = earlier[-1]
+    _point(client, champion, earlier[-2] if len(earlier) > 1 else None)
+    client.set_model_version_tag(NAME, bad.version, "verdict", "withdrawn")
+    client.set_model_version_tag(NAME, bad.version, "reason", f"rolled back to version {champion.version}")
+    client.set_model_version_tag(NAME, champion.version, "verdict", "champion")
+    client.set_model_version_tag(NAME, champion.version, "reason", f"rolled back from version {bad.version}")
 
 
 def add_champion_rules(
@@ -247,6 +247,7 @@ def describe(promotion: Promotion) -> list[str]:
     champion = promotion.champion.model if promotion.champion else "none"
     before = promotion.previous.model if promotion.previous else "none"
     would = "would be " if promotion.dry_run else ""
+    lines += [f"warning: {warning}" for warning in promotion.warnings]
     return (
         lines
         + {
@@ -261,7 +262,7 @@ def describe(promotion: Promotion) -> list[str]:
 
 
 def _has_store(root: Path) -> bool:
-    return "MLFLOW_TRACKING_URI" in os.environ or (root / "mlflow.db").is_file()
+    return is_users() or (root / "mlflow.db").is_file()
 
 
 def _model(verdict: Verdict, root: Path) -> Model:
@@ -273,17 +274,6 @@ def _model(verdict: Verdict, root: Path) -> Model:
         val_macro_auroc=verdict.facts.validation.get("macro_auroc"),
         dataset_fingerprint=config["dataset_fingerprint"],
     )
-
-
-def _versions(client: "MlflowClient") -> dict[str, str]:
-    """Version by sha256 of its ONNX file."""
-    versions, token = {}, None
-    while True:
-        page = client.search_model_versions(f"name = '{NAME}'", page_token=token)
-        versions |= {version.tags[SHA]: str(version.version) for version in page if SHA in version.tags}
-        token = page.token
-        if not token:
-            return versions
 
 
 def _current(client: "MlflowClient | None", history: list[dict[str, Any]]) -> Model | None:
@@ -313,79 +303,43 @@ def _settled(client: "MlflowClient", root: Path, models: dict[str, Model], runs:
     """The champion, after registry and history were brought to agree.
 
     A lost registry gets its champion back where the export is among `models`; an alias that was moved by hand, or
-    before a crash, is written into the history.
+    before a crash, is written into the history; a rollback that was cut short is finished.
     """
     history = read_history(root)
     champion = _current(client, history)
     if champion is None:
         return None
+    known = champions(history)
     if champion.version is None:
         found = next((model for model in models.values() if model.onnx_sha256 == champion.onnx_sha256), None)
         if found is None:
             return champion
-        champion = dataclasses.replace(champion, version=_register(client, root, found, runs[found.model]))
+        champion = _registered(client, root, found, runs[found.model])
         client.set_registered_model_alias(NAME, CHAMPION, champion.version)
-        _append(root, {"action": "restored", "champion": champion.to_dict(), "previous": None})
-    elif not (known := champions(history)) or known[-1].onnx_sha256 != champion.onnx_sha256:
-        _append(root, {"action": "recorded", "champion": champion.to_dict(), "previous": None})
+        append(root, {"action": "restored", "champion": champion.to_dict(), "previous": None})
+    elif not known or known[-1].onnx_sha256 != champion.onnx_sha256:
+        last = next((line for line in reversed(history) if line["action"] in TOOK_OVER), None)
+        if last and last["action"] == "rolled_back" and last["previous"]["onnx_sha256"] == champion.onnx_sha256:
+            earlier = _registered_champions(client, root)
+            _return(client, earlier, champion)
+            return earlier[-1]
+        append(root, {"action": "recorded", "champion": champion.to_dict(), "previous": None})
     return champion
 
 
-def _register(client: "MlflowClient", root: Path, model: Model, run: str) -> str:
-    """Version of `model`; created, with the ONNX file logged in the model's run, where there is none yet."""
-    known = _versions(client)
-    if model.onnx_sha256 in known:
-        return known[model.onnx_sha256]
-    import mlflow
-    import onnx
-    import onnxruntime
-    from mlflow.exceptions import MlflowException
-
-    folder = root / "exports" / model.model
-    network = onnx.load(folder / "model.onnx")
-    extra = [folder / name for name in ("bundle.json", "MODEL_CARD.md")]
-    with mlflow.start_run(run_id=run):
-        logged = mlflow.onnx.log_model(
-            network,
-            name=model.model,
-            signature=_signature(network),
-            pip_requirements=[f"onnx=={onnx.__version__}", f"onnxruntime=={onnxruntime.__version__}"],
-            onnx_execution_providers=["CPUExecutionProvider"],
-            save_as_external_data=False,  # one file, as it goes to the device
-            extra_files=[str(path) for path in extra if path.is_file()],
-        )
-    try:
-        client.create_registered_model(NAME, description="Students that passed the gate. Not a medical device.")
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    tags = {
-        "model": model.model,
-        SHA: model.onnx_sha256,
-        "dataset_fingerprint": model.dataset_fingerprint,
-        **({} if model.val_macro_auroc is None else {"val_macro_auroc": repr(model.val_macro_auroc)}),
-    }
-    version = client.create_model_version(NAME, f"models:/{logged.model_id}", run_id=run, tags=tags)
-    return str(version.version)
+def _registered(client: "MlflowClient", root: Path, model: Model, run: str) -> Model:
+    """The model with its version, which is made where there is none yet; its files are whole."""
+    model = dataclasses.replace(model, version=register(client, root, model, run))
+    if not mend(client, root, model):
+        raise UserError(_lost(model))
+    return model
 
 
-def _signature(network: Any) -> Any:
-    """MLflow's signature from the ONNX graph's own inputs and outputs."""
-    import onnx
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    def specs(values: Any) -> list[TensorSpec]:
-        return [
-            TensorSpec(
-                onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type),
-                tuple(d.dim_value if d.HasField("dim_value") else -1 for d in value.type.tensor_type.shape.dim),
-                value.name,
-            )
-            for value in values
-        ]
-
-    return ModelSignature(Schema(specs(network.graph.input)), Schema(specs(network.graph.output)))
+def _lost(model: Model) -> str:
+    return (
+        f"{model.model} (version {model.version}) cannot be loaded: its files in MLflow are gone or changed, "
+        f"and no export brings them back (sha256 {model.onnx_sha256})"
+    )
 
 
 def _point(client: "MlflowClient", champion: Model, previous: Model | None) -> None:
@@ -425,51 +379,6 @@ def _reason(promotion: Promotion) -> str:
     return f"ranked first, {of}" + ("" if auroc is None else f"; validation macro AUROC {auroc:.4f}")
 
 
-# The history
-
-
-def read_history(root: Path) -> list[dict[str, Any]]:
-    """Lines of registry/history.jsonl, oldest first; empty where there is no such file.
-
-    Raises:
-        UserError: a line is damaged; the message names it.
-    """
-    path = root / HISTORY
-    if not path.is_file():
-        return []
-    lines = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            raise UserError(f"{path}: line {number} is not JSON; mend or remove that line") from None
-    return lines
-
-
-def champions(history: list[dict[str, Any]]) -> list[Model]:
-    """Champions that were not withdrawn, in the order in which they took over; the last one is the present one."""
-    stack: list[Model] = []
-    for line in history:
-        if line["action"] == "rolled_back":
-            stack = [model for model in stack if model.onnx_sha256 != line["previous"]["onnx_sha256"]]
-        if line["action"] in ("promoted", "restored", "recorded", "rolled_back"):
-            champion = Model(**line["champion"])
-            if not stack or stack[-1].onnx_sha256 != champion.onnx_sha256:
-                stack.append(champion)
-    return stack
-
-
-def withdrawn(history: list[dict[str, Any]]) -> dict[str, str]:
-    """Sha256 of every model that was rolled back → when."""
-    return {line["previous"]["onnx_sha256"]: line["time"] for line in history if line["action"] == "rolled_back"}
-
-
-def looks(history: list[dict[str, Any]]) -> int:
-    """How many different sets of models were judged on the data of the last verdict, each a look at its test set."""
-    judged = [line for line in history if "evidence" in line]
-    return len({line["evidence"] for line in judged if line["data"] == judged[-1]["data"]})
-
-
 def _record(root: Path, promotion: Promotion, models: dict[str, Model]) -> None:
     """Append the verdict, unless it is the last one again (a second call, a night without news)."""
     shas = sorted(model.onnx_sha256 or model.model for model in models.values())
@@ -484,20 +393,10 @@ def _record(root: Path, promotion: Promotion, models: dict[str, Model]) -> None:
     }
     last = next((entry for entry in reversed(read_history(root)) if "evidence" in entry), None)
     if promotion.outcome == "promoted" or last is None or _gist(line) != _gist(last):
-        _append(root, line)
+        append(root, line)
 
 
 def _gist(line: dict[str, Any]) -> tuple[Any, ...]:
     """What makes a verdict news: other models, other data, another champion, or a refusal."""
     champion = line["champion"] and line["champion"]["onnx_sha256"]
     return line["evidence"], line["data"], champion, line["action"] == "refused"
-
-
-def _append(root: Path, line: dict[str, Any]) -> None:
-    path = root / HISTORY
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **line})
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())

@@ -9,30 +9,27 @@ Nothing is logged while stages run. `track` reads what they left and brings MLfl
 * Runs of the present graph have the tag `current: true`.
 """
 
-import contextlib
 import csv
 import dataclasses
+import filecmp
 import hashlib
 import json
 import math
-import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from medistill.config import Params
 from medistill.errors import UserError
 from medistill.files import read_json, sha256
 from medistill.text import printable
-from pipeline.graph import out_of_date
+from pipeline.graph import Ran, examine, read_lock
 from pipeline.locks import exclusive
 from pipeline.processes import server
+from pipeline.store import REBUILT, is_users, local_folder, open_store, shown_uri, store_errors, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -114,7 +111,7 @@ def track(params: Params, root: Path) -> Tracked:
             if run is None:
                 run = client.create_run(experiment, run_name=item.model, tags=item.tags)
                 created.append(item.model)
-            elif run.data.tags.get(FIGURES) != item.digest:
+            elif run.data.tags.get(FIGURES) != item.digest or not _has_files(client, run, item):
                 updated.append(item.model)
             else:
                 unchanged.append(item.model)
@@ -142,16 +139,30 @@ def project(params: Params, root: Path) -> list[Projection]:
     for stage, folder in folders.items():
         if stage not in lock or not (root / folder / "config.json").is_file():
             raise UserError(f"{folder}: not there; run `dvc repro {stage}`, or `dvc pull` where a remote has it")
-        _require_weights(root, params, stage, folder)
     if "evaluate" not in lock or not (root / "reports" / "metrics.json").is_file():
         raise UserError("reports/metrics.json: not there; run `dvc repro evaluate`")
-    measured = ["evaluate", "explain", *(f"export@{model.name}" for model in params.student_models())]
-    check_up_to_date(root, [*folders, *(stage for stage in measured if stage in lock)])
+    exports = {f"export@{model.name}": Path("exports", model.name) for model in params.student_models()}
+    for stage, folder in exports.items():
+        if stage not in lock and (root / folder).exists():
+            raise UserError(f"{folder}: dvc.lock does not know it; run `dvc repro {stage}`")
+    check_up_to_date(root, [*folders, *(stage for stage in ("evaluate", "explain", *exports) if stage in lock)])
+    for stage, folder in folders.items():
+        _require_weights(root, params, stage, folder)
     metrics = read_json(root / "reports" / "metrics.json")
     explained = read_json(root / "reports/explain/metrics.json") if "explain" in lock else {}
-    dataset = printable(read_json(root / "data/processed/dataset.json")["name"])
+    dataset = read_json(root / "data/processed/dataset.json")
+    if not isinstance(dataset, dict) or not isinstance(dataset.get("name"), str):
+        raise UserError("data/processed/dataset.json: key name is missing; run `dvc repro --force ingest`")
     return [
-        _project(root, lock, stage, folder, metrics.get(folder.name, {}), explained.get(folder.name, {}), dataset)
+        _project(
+            root,
+            lock,
+            stage,
+            folder,
+            metrics.get(folder.name, {}),
+            explained.get(folder.name, {}),
+            printable(dataset["name"]),
+        )
         for stage, folder in folders.items()
     ]
 
@@ -172,77 +183,32 @@ def _require_weights(root: Path, params: Params, stage: str, folder: Path) -> No
         )
 
 
-def read_lock(root: Path) -> dict[str, Any]:
-    """The stages of dvc.lock by name.
-
-    Raises:
-        UserError: there is none: nothing has run yet.
-    """
-    try:
-        return yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
-    except FileNotFoundError:
-        raise UserError(f"{root / 'dvc.lock'}: no such file; run `dvc repro` in the repository's root first") from None
-
-
 def check_up_to_date(root: Path, stages: list[str]) -> None:
-    """Refuse figures that were measured on other models than those on disk.
+    """Refuse figures that were measured on other models than those on disk, and files that are not what DVC says.
 
     Raises:
-        UserError: names the first stage that is out of date, and why.
+        UserError: names the first stage that is out of date, or the first file, and what to do.
     """
-    for stage, changed in out_of_date(root, stages).items():
+    stale, altered = examine(root, stages)
+    for stage, changed in stale.items():
         raise UserError(f"stage {stage} is out of date ({', '.join(changed)}); run `dvc repro`")
-
-
-def tracking_uri(root: Path) -> str:
-    """`MLFLOW_TRACKING_URI`, else the SQLite file mlflow.db in `root`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
-
-
-def open_store(root: Path) -> "MlflowClient":
-    """A client of the store of `root`; the schema of a new SQLite file is created here.
-
-    Call it while the lock `mlflow` is held: two processes that create the schema at once break it.
-    """
-    import logging
-
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a server that is not there is said in seconds
-    import mlflow
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    uri, theirs = tracking_uri(root), "MLFLOW_TRACKING_URI" in os.environ
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    if not theirs:
-        os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it, and the next call would take it for the user's
-    return mlflow.MlflowClient(uri, uri)
-
-
-@contextlib.contextmanager
-def store_errors(root: Path) -> Iterator[None]:
-    """Turn MLflow's exceptions into one line that names the store (`UserError`)."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"MLflow at {tracking_uri(root)}: {reason}") from error
+    for item in altered:
+        raise UserError(
+            f"{item.file}: not what dvc.lock records, though DVC takes it for that; "
+            f"delete {' and '.join([item.out, *item.objects])}, then run `dvc repro`"
+        )
 
 
 def _experiment(client: "MlflowClient", root: Path) -> str:
     """Id of the experiment, created on first use; artifacts lie in mlruns unless a server decides."""
-    location = None if "MLFLOW_TRACKING_URI" in os.environ else (root.resolve() / "mlruns").as_uri()
+    location = None if is_users() else (root.resolve() / "mlruns").as_uri()
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
         return client.create_experiment(EXPERIMENT, location)
     if location is not None and found.artifact_location != location:
         raise UserError(
             f"{root / 'mlflow.db'} keeps its files in {found.artifact_location}: this folder was moved or copied; "
-            "delete mlflow.db and mlruns; all is rebuilt from DVC's outputs and registry/history.jsonl"
+            f"{REBUILT}"
         )
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
@@ -266,6 +232,17 @@ def _is_of(run: "Run", item: Projection) -> bool:
     return same and all(params.get(key, value) == value for key, value in item.params.items())
 
 
+def _has_files(client: "MlflowClient", run: "Run", item: Projection) -> bool:
+    """Whether the run's files are there: byte for byte where they lie on this machine, else by name and size."""
+    stored = local_folder(run.info.artifact_uri)
+    if stored is not None:
+        copies = [(path, stored / folder / path.name) for path, folder in item.artifacts]
+        return all(copy.is_file() and filecmp.cmp(path, copy, shallow=False) for path, copy in copies)
+    folders = {folder for _, folder in item.artifacts}
+    sizes = {file.path: file.file_size for folder in folders for file in client.list_artifacts(run.info.run_id, folder)}
+    return all(sizes.get(f"{folder}/{path.name}") == path.stat().st_size for path, folder in item.artifacts)
+
+
 def _log(client: "MlflowClient", run: "Run", item: Projection) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
@@ -286,12 +263,12 @@ def _log(client: "MlflowClient", run: "Run", item: Projection) -> None:
         client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
     for path, folder in item.artifacts:
         client.log_artifact(run_id, str(path), folder)
-    client.set_tag(run_id, FIGURES, item.digest)
     client.set_terminated(run_id)
+    client.set_tag(run_id, FIGURES, item.digest)
 
 
 def _project(
-    root: Path, lock: dict[str, Any], stage: str, folder: Path, figures: dict[str, Any], explained: Any, dataset: str
+    root: Path, lock: dict[str, Ran], stage: str, folder: Path, figures: dict[str, Any], explained: Any, dataset: str
 ) -> Projection:
     model, config = folder.name, read_json(root / folder / "config.json")
     metrics = {f"{split}_{key}": value for split in ("val", "test") for key, value in figures.get(split, {}).items()}
@@ -315,7 +292,7 @@ def _project(
         "dataset": dataset,
         "dataset_fingerprint": config["dataset_fingerprint"],
         STAGE: stage,
-        OUT: _out_md5(lock[stage], folder),
+        OUT: _out_md5(lock[stage], stage, folder),
     }
     files = [
         *((folder / name, "model") for name in ("config.json", "metrics.json", "history.csv")),
@@ -325,7 +302,7 @@ def _project(
     ]
     return Projection(
         model=model,
-        params=_settings(config, lock[stage].get("params", {}).get("params.yaml", {})),
+        params=_settings(config, lock[stage].params.get("params.yaml", {})),
         metrics={key: float(value) for key, value in metrics.items() if _is_number(value)},
         curves=_curves(root / folder / "history.csv"),
         tags={key: printable(value) for key, value in tags.items()},
@@ -334,8 +311,11 @@ def _project(
     )
 
 
-def _out_md5(stage: dict[str, Any], folder: Path) -> str:
-    return next(out["md5"] for out in stage["outs"] if out["path"] == folder.as_posix())
+def _out_md5(ran: Ran, stage: str, folder: Path) -> str:
+    found = next((out.md5 for out in ran.outs if out.path == folder.as_posix()), None)
+    if found is None:
+        raise UserError(f"dvc.lock: {stage}: no md5 of {folder}; run `dvc repro --force {stage}`")
+    return found
 
 
 def _settings(config: dict[str, Any], recorded: dict[str, Any]) -> dict[str, str]:
@@ -396,7 +376,7 @@ def serve_ui(root: Path, port: int) -> None:
     """
     uri = tracking_uri(root)
     if uri.startswith(("http://", "https://")):
-        print(f"MLflow runs at {uri} (MLFLOW_TRACKING_URI)")
+        print(f"MLflow runs at {shown_uri(root)} (MLFLOW_TRACKING_URI)")
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -404,12 +384,18 @@ def serve_ui(root: Path, port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError:
             raise UserError(f"port {port} is taken; choose another with --port") from None
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", uri, "--registry-store-uri", uri]
     address = f"http://127.0.0.1:{port}"
+    # By default MLflow takes any host that begins as a private address does, `10.evil.example` among them.
+    hosts = [f"127.0.0.1:{port}", f"localhost:{port}"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--allowed-hosts", ",".join(hosts)]
+    command += ["--cors-allowed-origins", ",".join(f"http://{host}" for host in hosts)]
+    command += ["--x-frame-options", "SAMEORIGIN", "--workers", "1"]
+    # A database's address may hold a password, and a command line is seen by everybody on the machine.
+    environment = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_REGISTRY_STORE_URI": uri}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with server(command, f"{address}/health", root) as process:
+        with server(command, f"{address}/health", root, environment=environment) as process:
             print(f"MLflow: {address} (Ctrl-C ends it)", flush=True)
             process.wait()
         raise UserError(f"the MLflow server on port {port} ended with code {process.returncode}")

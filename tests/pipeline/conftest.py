@@ -22,7 +22,7 @@ def finished_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow SQLite file with its schema and nothing in it: creating one takes seconds."""
-    from pipeline.tracking import open_store
+    from pipeline.store import open_store
 
     root = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fake_graph
@@ -21,7 +21,7 @@ import yaml
 
 from medistill.errors import UserError
 from pipeline.flow import Outcome, Runner, StageFailed, failure, status, summary, table
-from pipeline.graph import Stage, out_of_date, read_graph
+from pipeline.graph import Stage, examine, read_graph
 from pipeline.locks import exclusive
 
 
@@ -95,14 +95,56 @@ def test_a_broken_graph_is_named(tmp_path: Path) -> None:
         read_graph(Path("/"))
 
 
+def break_(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda root: (root / name).write_bytes(content)
+
+
+def folder_in_place_of(name: str) -> Callable[[Path], object]:
+    return lambda root: ((root / name).unlink(), (root / name).mkdir())
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a conflict in dvc.yaml": (break_("dvc.yaml", b"<<<<<<< HEAD\nstages: {}\n"), "dvc.yaml: .*corrupted"),
+    "dvc.yaml not UTF-8": (break_("dvc.yaml", b"\xff\xfe\0"), "dvc.yaml: .*not valid utf-8"),
+    "dvc.yaml a list": (break_("dvc.yaml", b"[1]"), "dvc.yaml: .*validation failed"),
+    "no dvc.yaml": (lambda root: (root / "dvc.yaml").unlink(), "dvc.yaml: no stages"),
+    "DVC's settings garbage": (break_(".dvc/config", b"[core\nx"), "DVC cannot open it: config file error"),
+    "DVC's settings not UTF-8": (break_(".dvc/config", b"\xff[core]"), "DVC cannot open it: config file error"),
+    "a setting that DVC does not know": (break_(".dvc/config", b"[core]\n  x = 1\n"), "extra keys not allowed"),
+    "DVC's settings a folder": (folder_in_place_of(".dvc/config"), "DVC cannot open it: .*Is a directory"),
+    ".dvcignore not UTF-8": (break_(".dvcignore", b"\xff"), "DVC cannot open it: 'utf-8' codec"),
+    "no git": (lambda root: shutil.rmtree(root / ".git"), "is not a git repository"),
+    "no .dvc": (lambda root: shutil.rmtree(root / ".dvc"), "not a DVC repository; run this in the repository's root"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), BROKEN.values(), ids=BROKEN)
+def test_what_dvc_cannot_read_is_one_line(
+    finished_repository: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    root = fake_graph.copy(finished_repository, tmp_path / "a copy")
+    damage(root)
+
+    with pytest.raises(UserError, match=message) as said:
+        read_graph(root)
+    assert "\n" not in str(said.value)
+
+
+def test_a_cache_that_is_gone_does_not_matter_as_long_as_the_files_are_there(repository: Path) -> None:
+    names = [stage.name for stage in read_graph(repository)]
+    shutil.rmtree(repository / ".dvc/cache")
+
+    assert examine(repository, names) == ({}, [])
+
+
 def test_only_data_makes_a_stage_out_of_date(repository: Path) -> None:
     names = [stage.name for stage in read_graph(repository)]
-    assert out_of_date(repository, names) == {}
+    assert examine(repository, names) == ({}, [])
     (repository / "make.py").write_text("# edited\n")
     fake_graph.set_params(repository, "evaluate", seed=99)
-    assert out_of_date(repository, names) == {}
+    assert examine(repository, names) == ({}, [])
     (repository / "models/students/small-kd-0/history.csv").write_text("epoch\n")
-    assert out_of_date(repository, names) == {
+    assert examine(repository, names)[0] == {
         "distill@small-kd-0": ["models/students/small-kd-0 (modified)"],
         "evaluate": ["models/students (modified)"],
         "explain": ["models/students (modified)"],

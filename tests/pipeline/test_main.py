@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import fake_graph
 import pytest
 
-COMMANDS = ["preset", "check", "track", "ui", "promote", "history", "rollback", "retrain", "serve"]
+COMMANDS = ["preset", "check", "track", "ui", "promote", "history", "rollback", "retrain", "prefect", "serve"]
 
 
 def test_help_is_fast_and_has_examples(tmp_path: Path) -> None:
@@ -92,6 +93,40 @@ def test_promote_refuses_with_exit_code_3_and_a_line_a_reason(repository: Path) 
     assert lines[-1] == "refused: no student passed every rule; champion: none"
     history = fake_graph.pipeline(repository, "history")
     assert re.search(r"refused +no champion\n +refused  small-baseline-0: max_params: ", history.stdout)
+
+
+@pytest.mark.slow
+def test_a_conflict_in_the_lock_file_is_one_line_of_every_command(repository: Path) -> None:
+    lock = repository / "dvc.lock"
+    lock.write_text(lock.read_text().replace("stages:", "<<<<<<< HEAD\nstages:", 1))
+    line = rf"{lock}: line 2: a conflict that git left; resolve it, or .*\n"
+
+    for arguments in (["track"], ["promote"], ["promote", "--dry-run"], ["retrain"]):
+        done = fake_graph.pipeline(repository, *arguments)
+        assert done.returncode == 2
+        assert re.fullmatch(f"error: {line}", done.stderr), done.stderr
+    with socket.socket() as taken:  # so that it does not go on to serve
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = fake_graph.pipeline(repository, "ui", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 2
+    assert re.fullmatch(f"warning: not brought up to date: {line}error: port .* is taken; .*\n", done.stderr)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_read_is_one_line_of_every_command_that_reads_it(repository: Path) -> None:
+    (repository / "registry").mkdir()
+    (repository / "registry/history.jsonl").write_bytes(b"[1]\n")
+    for arguments in (["history"], ["history", "--json"], ["promote", "--dry-run"], ["promote"]):
+        done = fake_graph.pipeline(repository, *arguments)
+        assert done.returncode == 2
+        assert re.fullmatch(r"error: .*history.jsonl: line 1: .*; mend or remove that line\n", done.stderr)
+
+    (repository / "mlflow.db").write_bytes(b"garbage" * 1000)
+    for arguments in (["track"], ["ui"], ["promote", "--dry-run"], ["rollback"]):
+        done = fake_graph.pipeline(repository, *arguments)
+        assert done.returncode == 2
+        assert re.fullmatch(r"error: MLflow at .*: file is not a database; delete mlflow.db .*\n", done.stderr)
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,12 @@ import pytest
 
 from medistill.config import Params, load_params
 from medistill.errors import UserError
-from pipeline.registry import NAME, champions, looks, promote, read_history, rollback, withdrawn
-from pipeline.tracking import open_store
+from medistill.files import sha256
+from pipeline.history import read_history
+from pipeline.registry import describe, mend_champion, promote, rollback
+from pipeline.store import open_store
+from pipeline.tracking import EXPERIMENT
+from pipeline.versions import NAME
 
 RULES = ["max_params", "max_macs", "max_onnx_mb", "margin_teacher", "max_ece", "require_baseline", "require_parity"]
 
@@ -271,36 +277,154 @@ def test_a_dry_run_measures_against_the_present_champion(champion: Path, setting
     assert len(open_store(champion).search_model_versions(f"name = '{NAME}'")) == 2
 
 
-def line(action: str, model: str, previous: str | None = None, **more: Any) -> dict[str, Any]:
-    def one(name: str) -> dict[str, Any]:
-        return {"model": name, "onnx_sha256": name, "val_macro_auroc": 0.5, "dataset_fingerprint": "d", "version": "1"}
-
-    return {"time": action, "action": action, "champion": one(model), "previous": previous and one(previous), **more}
-
-
-def test_champions_are_a_stack_without_the_withdrawn() -> None:
-    history = [line("promoted", "a"), line("promoted", "b"), line("kept", "b"), line("promoted", "c")]
-
-    assert [model.model for model in champions(history)] == ["a", "b", "c"]
-    history.append(line("rolled_back", "b", "c"))
-    assert [model.model for model in champions(history)] == ["a", "b"]
-    history.append(line("rolled_back", "a", "b"))
-    assert [model.model for model in champions(history)] == ["a"]
-    assert withdrawn(history) == {"b": "rolled_back", "c": "rolled_back"}
-    assert champions([]) == []
+def files_of(root: Path, alias: str) -> Path:
+    """The folder in which MLflow keeps the files of the version with this alias."""
+    client = open_store(root)
+    model_id = client.get_model_version_by_alias(NAME, alias).source.removeprefix("models:/")
+    return Path(client.get_logged_model(model_id).artifact_location.removeprefix("file://").replace("%20", " "))
 
 
-def test_looks_count_different_models_on_the_same_data() -> None:
-    history = [line("promoted", "a", evidence=e, data=d) for e, d in [("1", "x"), ("2", "x"), ("2", "x"), ("3", "y")]]
+def answer(root: Path) -> float:
+    """The champion's logit of a black image, as whoever loads it from MLflow gets it."""
+    import mlflow
 
-    assert looks(history) == 1
-    assert looks(history[:3]) == 2
-    assert looks([]) == 0
+    open_store(root)
+    model = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
+    return float(model.predict({"image": np.zeros((1, 1, 8, 8), np.uint8)})["logits"][0, 0])
 
 
-def test_a_damaged_history_is_named_by_line(tmp_path: Path) -> None:
-    (tmp_path / "registry").mkdir()
-    (tmp_path / "registry/history.jsonl").write_text('{"action": "kept"}\n{"act\n')
+def other_network(folder: Path) -> None:
+    path = folder / "model.onnx"
+    path.write_bytes(path.read_bytes().replace(np.float32(0.83).tobytes(), np.float32(0.99).tobytes()))
 
-    with pytest.raises(UserError, match=r"history.jsonl: line 2 is not JSON"):
-        read_history(tmp_path)
+
+@pytest.mark.parametrize(
+    "lose",
+    [lambda folder: shutil.rmtree(folder.parents[2]), lambda folder: (folder / "MLmodel").unlink(), other_network],
+    ids=["mlruns", "a file", "another network"],
+)
+def test_files_of_the_champion_that_are_gone_or_others_come_back(
+    champion: Path, settings: Callable[[], Params], lose: Callable[[Path], object]
+) -> None:
+    folder = files_of(champion, "champion")
+    versions = len(open_store(champion).search_model_versions(f"name = '{NAME}'"))
+    lose(folder)
+
+    promotion = promote(settings(), champion)
+
+    assert (promotion.outcome, promotion.warnings) == ("kept", [])
+    assert sha256(folder / "model.onnx") == promotion.champion.onnx_sha256
+    assert answer(champion) == pytest.approx(0.83, rel=1e-6)
+    assert len(open_store(champion).search_model_versions(f"name = '{NAME}'")) == versions
+
+
+def test_track_brings_the_champions_files_back_as_well(champion: Path) -> None:
+    folder = files_of(champion, "champion")
+    shutil.rmtree(champion / "mlruns")
+
+    assert mend_champion(champion) is None
+    assert (folder / "model.onnx").is_file()
+
+
+def test_a_champion_whose_files_are_lost_for_good_is_named(champion: Path, settings: Callable[[], Params]) -> None:
+    auroc(champion, kd=0.82, baseline=0.81)  # other networks: no export has the champion's bytes any more
+    shutil.rmtree(files_of(champion, "champion"))
+
+    promotion = promote(settings(), champion)
+
+    lost = "the champion small-kd-0 (version 2) cannot be loaded: its files in MLflow are gone or changed"
+    assert promotion.outcome == "refused"
+    assert promotion.warnings[0].startswith(lost)
+    assert any(line.startswith(f"warning: {lost}") for line in describe(promotion))
+    assert json.loads((champion / "reports/promotion.json").read_text())["warnings"] == promotion.warnings
+    assert mend_champion(champion).startswith(lost)
+
+
+def test_rollback_refuses_a_champion_that_cannot_be_loaded(champion: Path, settings: Callable[[], Params]) -> None:
+    auroc(champion, kd=0.82, baseline=0.86)
+    first = files_of(champion, "champion")
+    promote(settings(), champion)
+    shutil.rmtree(first)
+    before, history = aliases(champion), read_history(champion)
+
+    with pytest.raises(UserError, match=r"^small-kd-0 \(version 2\) cannot be loaded"):
+        rollback(champion)
+
+    assert (aliases(champion), read_history(champion)) == (before, history)
+
+
+def killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_rollback_that_was_cut_short_is_finished(
+    champion: Path, settings: Callable[[], Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed when the history said it and the alias had not moved: the withdrawn model must not come back."""
+    auroc(champion, baseline=0.86)
+    promote(settings(), champion)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.registry._return", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rollback(champion)
+    assert aliases(champion)["champion"] == "small-baseline-0"
+
+    promotion = promote(settings(), champion)
+
+    assert (promotion.outcome, promotion.champion.model) == ("kept", "small-kd-0")
+    assert aliases(champion) == {"champion": "small-kd-0"}
+    assert [line["action"] for line in read_history(champion)] == ["promoted", "promoted", "rolled_back", "kept"]
+
+
+def test_a_logged_model_that_a_killed_promote_has_left_is_taken(
+    repository: Path, settings: Callable[[], Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    def models() -> list[Any]:
+        client = open_store(repository)
+        return client.search_logged_models([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+
+    for call in ("log_model_artifacts", "create_model_version"):
+        with monkeypatch.context() as patch:
+            patch.setattr(mlflow.MlflowClient, call, killed)
+            with pytest.raises(KeyboardInterrupt):
+                promote(settings(), repository)
+    (left,) = models()
+
+    assert promote(settings(), repository).outcome == "promoted"
+    found = {model.model_id: (model.name, model.status) for model in models()}
+    assert left.model_id in found
+    assert sorted(found.values()) == [("small-baseline-0", "READY"), ("small-kd-0", "READY")]
+    versions = open_store(repository).search_model_versions(f"name = '{NAME}'")
+    assert {version.source.removeprefix("models:/") for version in versions} == set(found)
+
+
+@pytest.mark.slow
+def test_a_promote_that_was_killed_before_one_of_its_calls_is_completed_by_the_next(repository: Path) -> None:
+    script = Path(__file__).with_name("killed.py")
+    command = [sys.executable, str(script), str(repository)]
+    done = subprocess.run(command, env=fake_graph.environment(), capture_output=True, text=True, timeout=3000)
+    assert done.returncode == 0, done.stderr
+    tries = [json.loads(line) for line in done.stdout.splitlines()]
+
+    assert len(tries) > 40
+    for calls, again, state in tries:
+        assert again, f"killed before call {calls}, the next one failed: {done.stderr}"
+        history, outcome = state.pop("history"), state.pop("outcome")
+        assert state == {
+            "champion": "small-kd-0",
+            "versions": ["small-baseline-0", "small-kd-0"],
+            "logged": ["small-baseline-0 READY", "small-kd-0 READY"],
+            "referred": True,
+            "whole": True,
+            "figures": True,
+            "runs": ["FINISHED"] * 3,
+            "leftovers": [],
+        }, f"killed before call {calls}"
+        # Killed after the alias had moved: the history learns of it from the registry.
+        assert (history, outcome) in (
+            (["promoted"], "promoted"),
+            (["promoted"], "kept"),
+            (["recorded", "kept"], "kept"),
+        ), f"killed before call {calls}"

@@ -4,6 +4,8 @@ import hashlib
 import json
 import math
 import os
+import random
+import re
 import shutil
 import signal
 import socket
@@ -20,7 +22,9 @@ import yaml
 
 from medistill.config import Params, load_params
 from medistill.errors import UserError
-from pipeline.tracking import EXPERIMENT, _project, open_store, project, read_lock, track
+from pipeline.graph import read_graph, read_lock
+from pipeline.store import open_store
+from pipeline.tracking import EXPERIMENT, _project, project, track
 
 MODELS = ["big", "small-baseline-0", "small-kd-0"]
 
@@ -196,6 +200,165 @@ def test_what_is_missing_or_out_of_date_is_named(
 
     with pytest.raises(UserError, match=message):
         project(settings(), repository)
+
+
+def same_time(path: Path, content: bytes) -> None:
+    """Write other bytes so that size and time stay: what DVC knows a file by."""
+    before = path.stat()
+    assert len(content) == before.st_size
+    path.chmod(0o644)
+    path.write_bytes(content)
+    path.chmod(before.st_mode)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def flipped(path: Path) -> bytes:
+    """The bytes of a file, a bit of the one in the middle changed."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    return bytes(content)
+
+
+def test_a_changed_byte_that_dvc_does_not_see_is_named_in_every_file_that_is_believed(
+    repository: Path, settings: Callable[[], Params]
+) -> None:
+    files = [path for folder in ("models", "exports", "reports") for path in (repository / folder).rglob("*.*")]
+    files = [path for path in files if path.is_file() and not path.name.startswith(".")]
+    assert len(files) > 20
+    project(settings(), repository)  # DVC remembers the size and the time of each
+
+    for path in files:
+        whole = path.read_bytes()
+        same_time(path, flipped(path))
+        name = path.relative_to(repository)
+        with pytest.raises(UserError, match=rf"^{name}: not what dvc.lock records, though .*; delete .*`dvc repro`$"):
+            project(settings(), repository)
+        same_time(path, whole)
+    project(settings(), repository)
+
+
+def test_a_changed_object_in_dvcs_cache_is_named_and_what_is_said_mends_it(
+    repository: Path, settings: Callable[[], Params]
+) -> None:
+    network = repository / "exports/small-kd-0/model.onnx"
+    whole = network.read_bytes()
+    md5 = hashlib.md5(whole).hexdigest()
+    lost = repository / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    same_time(lost, flipped(lost))
+    shutil.rmtree(repository / "exports")
+    fake_graph.run(repository, "dvc", "checkout")
+    assert "didn't change" in fake_graph.repro(repository)
+    assert network.read_bytes() != whole  # another network, which DVC calls up to date
+
+    folder, cached = "exports/small-kd-0", lost.relative_to(repository)
+    with pytest.raises(UserError, match=rf"^{folder}/model.onnx: .*; delete {folder} and {cached}, then run `dvc r"):
+        track(settings(), repository)
+
+    shutil.rmtree(repository / folder)
+    lost.unlink()
+    fake_graph.repro(repository)
+    assert network.read_bytes() == whole
+    assert sorted(track(settings(), repository).created) == MODELS
+
+
+def test_an_export_that_dvc_does_not_know_is_refused(repository: Path, settings: Callable[[], Params]) -> None:
+    lock = repository / "dvc.lock"
+    stages = yaml.safe_load(lock.read_text())
+    del stages["stages"]["export@small-kd-0"]
+    lock.write_text(yaml.safe_dump(stages))
+
+    with pytest.raises(UserError, match=r"^exports/small-kd-0: dvc.lock does not know it; run `dvc repro export@small"):
+        project(settings(), repository)
+
+
+LOCKS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "a conflict": (lambda b: b.replace(b"stages:", b"<<<<<<< HEAD\nstages:", 1), "line 2: a conflict that git left; r"),
+    "empty": (lambda b: b"", "must be a mapping; .*delete it and run `dvc repro`"),
+    "a list": (lambda b: b"[1]", "must be a mapping; "),
+    "zeros": (lambda b: bytes(99), "not YAML "),
+    "cut": (lambda b: b[: len(b) // 2], "not YAML "),
+    "not UTF-8": (lambda b: b[:20] + b"\xff" + b[21:], "byte 20 is not UTF-8; "),
+    "a month 13": (lambda b: b"schema: 2001-13-01", "not YAML "),
+    "no stages": (lambda b: b"schema: '2.0'\nstages:\n", "stages: must be a mapping; "),
+    "a stage of nothing": (lambda b: b"schema: '2.0'\nstages: {ingest: }\n", "stages: ingest: must be a mapping; "),
+    "another version": (lambda b: b.replace(b"'2.0'", b"'9.0'"), "schema: Input should be '2.0'; "),
+    "outs by another name": (lambda b: b.replace(b"outs:", b"oust:"), "dvc.lock.* validation failed"),
+    "an md5 that is a number": (lambda b: re.sub(rb"md5: \w+\.dir", b"md5: 5", b), "md5: must be text; "),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), LOCKS.values(), ids=LOCKS)
+def test_a_damaged_lock_file_is_named_and_what_to_do(
+    finished_repository: Path, tmp_path: Path, change: Callable[[bytes], bytes], message: str
+) -> None:
+    root = fake_graph.copy(finished_repository, tmp_path / "a copy")
+    (root / "dvc.lock").write_bytes(change((root / "dvc.lock").read_bytes()))
+
+    for read in (lambda: project(load_params(root / "params.yaml"), root), lambda: read_graph(root)):
+        with pytest.raises(UserError, match=rf"^{root}/dvc.lock: .*{message}") as said:
+            read()
+        assert "`dvc repro`" in str(said.value)
+
+
+def test_no_cut_and_no_changed_byte_of_the_lock_file_is_a_traceback_or_another_figure(
+    finished_repository: Path, tmp_path: Path
+) -> None:
+    root = fake_graph.copy(finished_repository, tmp_path / "a copy")
+    params = load_params(root / "params.yaml")
+    lock = root / "dvc.lock"
+    whole = lock.read_bytes()
+    before = {item.model: item.metrics for item in project(params, root)}
+    shuffled, refused = random.Random(0), 0
+
+    for _ in range(24):
+        place = shuffled.randrange(len(whole))
+        bit = 1 << shuffled.randrange(8)
+        for damaged in (whole[:place], whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :]):
+            lock.write_bytes(damaged)
+            try:
+                after = {item.model: item.metrics for item in project(params, root)}
+            except UserError:
+                refused += 1
+            else:
+                assert after == before
+    assert refused > 24
+
+
+def lose_everything(mlruns: Path) -> None:
+    shutil.rmtree(mlruns)
+
+
+def lose_a_file(mlruns: Path) -> None:
+    next(mlruns.rglob("small-kd-0.json")).unlink()
+
+
+def change_a_file(mlruns: Path) -> None:
+    (card,) = (path for path in mlruns.rglob("export/MODEL_CARD.md") if "kd" in path.read_text())
+    card.write_bytes(card.read_bytes().replace(b"kd", b"KD"))
+
+
+@pytest.mark.parametrize(
+    ("lose", "again"),
+    [(lose_everything, MODELS), (lose_a_file, ["small-kd-0"]), (change_a_file, ["small-kd-0"])],
+    ids=["all", "one", "other bytes"],
+)
+def test_files_that_are_gone_from_mlruns_are_missed_and_logged_again(
+    repository: Path, settings: Callable[[], Params], lose: Callable[[Path], None], again: list[str]
+) -> None:
+    def stored() -> dict[str, bytes]:
+        files = (repository / "mlruns").rglob("*.*")
+        return {str(path): path.read_bytes() for path in files if path.is_file()}
+
+    first = track(settings(), repository)
+    before = stored()
+    lose(repository / "mlruns")
+    assert stored() != before
+
+    second = track(settings(), repository)
+
+    assert (second.created, sorted(second.updated), second.runs) == ([], again, first.runs)
+    assert stored() == before
+    assert track(settings(), repository).updated == []
 
 
 def test_figures_of_another_model_are_refused(repository: Path, settings: Callable[[], Params]) -> None:

@@ -1,0 +1,179 @@
+"""registry/history.jsonl: who was champion when, what was refused and what was rolled back; append-only.
+
+It outlives MLflow's registry, which is rebuilt from it. Each line carries a checksum of itself, so that a byte that has
+changed is noticed; a line without one, from before or mended by hand, is taken as it is.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from medistill.errors import UserError
+
+HISTORY = Path("registry/history.jsonl")
+CHECKSUM = "checksum"
+"""Key of the first 16 hexadecimal digits of the SHA-256 of the rest of its line."""
+LOOKS = 20
+"""Verdicts on different models after which a test set has been looked at too often."""
+TOOK_OVER = ("promoted", "restored", "recorded", "rolled_back")
+"""Actions after which the line's champion is champion."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A student as the history and a version's tags describe it.
+
+    Attributes:
+        model: its name, `<student>-<recipe>-<seed>`.
+        onnx_sha256: of model.onnx; None where it was not exported.
+        val_macro_auroc: on validation; None where undefined.
+        dataset_fingerprint: of the data it was trained and measured on.
+        version: in the registry; None where it is not in it.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    model: str
+    onnx_sha256: str | None
+    val_macro_auroc: float | None
+    dataset_fingerprint: str
+    version: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name."""
+        return dataclasses.asdict(self)
+
+
+class _Line(BaseModel):
+    """What a line must have for those who read it."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    time: str
+    action: Literal["promoted", "kept", "refused", "restored", "recorded", "rolled_back"]
+    champion: Model | None
+    previous: Model | None = None
+    evidence: str | None = None
+    data: str | None = None
+    refused: list[str] = []
+
+    @model_validator(mode="after")
+    def _complete(self) -> "_Line":
+        if self.action in (*TOOK_OVER, "kept") and self.champion is None:
+            raise ValueError(f"{self.action} needs a champion")
+        if self.action == "rolled_back" and self.previous is None:
+            raise ValueError("rolled_back needs previous")
+        if self.evidence is not None and self.data is None:
+            raise ValueError("evidence needs data")
+        return self
+
+
+def read_history(root: Path) -> list[dict[str, Any]]:
+    """Lines of registry/history.jsonl, oldest first; empty where there is no such file.
+
+    A last line that was cut off while it was written is left out: what it would have said is found anew in the registry
+    and in the exports.
+
+    Raises:
+        UserError: a line is damaged; the message names it, and what to do.
+    """
+    path = root / HISTORY
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if _is_cut(lines[-1]):
+        del lines[-1]
+    return [_parse(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def append(root: Path, line: dict[str, Any]) -> None:
+    """Add a line with the time, and write it through to the disk.
+
+    What a killed process has left of a line of its own gives way; no whole line is ever touched.
+    """
+    path = root / HISTORY
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **line}
+    text = json.dumps({**line, CHECKSUM: _checksum(line)})
+    with path.open("ab+") as file:
+        file.seek(0)
+        before = file.read()
+        last = before[before.rfind(b"\n") + 1 :]
+        if _is_cut(last):
+            file.truncate(len(before) - len(last))
+            last = b""
+        file.write(b"\n" * bool(last) + text.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def champions(history: list[dict[str, Any]]) -> list[Model]:
+    """Champions that were not withdrawn, in the order in which they took over; the last one is the present one."""
+    stack: list[Model] = []
+    for line in history:
+        if line["action"] == "rolled_back":
+            stack = [model for model in stack if model.onnx_sha256 != line["previous"]["onnx_sha256"]]
+        if line["action"] in TOOK_OVER:
+            champion = Model(**line["champion"])
+            if not stack or stack[-1].onnx_sha256 != champion.onnx_sha256:
+                stack.append(champion)
+    return stack
+
+
+def withdrawn(history: list[dict[str, Any]]) -> dict[str, str]:
+    """Sha256 of every model that was rolled back → when."""
+    return {line["previous"]["onnx_sha256"]: line["time"] for line in history if line["action"] == "rolled_back"}
+
+
+def looks(history: list[dict[str, Any]]) -> int:
+    """How many different sets of models were judged on the data of the last verdict, each a look at its test set."""
+    judged = [line for line in history if "evidence" in line]
+    return len({line["evidence"] for line in judged if line["data"] == judged[-1]["data"]})
+
+
+def _is_cut(line: bytes) -> bool:
+    """Whether a line is the beginning of one, as a killed process leaves it; after a whole object it is damaged."""
+    if not line.startswith(b"{"):
+        return False
+    try:
+        json.JSONDecoder().raw_decode(line.decode("utf-8", errors="replace"))
+    except ValueError:
+        return True
+    except RecursionError:
+        return False
+    return False
+
+
+def _checksum(line: dict[str, Any]) -> str:
+    text = json.dumps({key: value for key, value in line.items() if key != CHECKSUM}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _parse(path: Path, number: int, text: bytes) -> dict[str, Any]:
+    mend = "mend or remove that line"
+    try:
+        line = json.loads(text.decode("utf-8"))
+        _Line.model_validate_json(text)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: line {number}: byte {error.start} is not UTF-8; {mend}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{key}: " for key in first["loc"])
+        raise UserError(f"{path}: line {number}: {where}{first['msg']}; {mend}") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: line {number} is not JSON; {mend}") from None
+    if line.get(CHECKSUM, _checksum(line)) != _checksum(line):
+        raise UserError(
+            f"{path}: line {number}: not what was written, by its {CHECKSUM}; bring the file back from a backup, or, "
+            f"where the line is true, remove {CHECKSUM} from it"
+        )
+    return line

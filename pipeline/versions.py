@@ -1,0 +1,175 @@
+"""Versions of the registered model: each an exported student, found by the bytes of its ONNX file.
+
+A version is made in three steps: a logged model with the file's checksum as a tag, its files, the version that refers
+to it. What a process that was killed between two of them has left, the next one finds by the tag and completes.
+"""
+
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medistill.files import sha256
+from pipeline.history import Model
+from pipeline.store import local_folder
+from pipeline.tracking import CURVES
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+NAME = "medistill"
+"""The registered model; its versions are students."""
+SHA = "onnx_sha256"
+"""Tag that identifies a version: the bytes of the exported file, whatever was measured on it, and whenever."""
+FILES = ("MLmodel", "model.onnx", "requirements.txt", "python_env.yaml", "conda.yaml")
+"""What MLflow needs to load a version."""
+
+
+def versions(client: "MlflowClient") -> dict[str, str]:
+    """Version by sha256 of its ONNX file."""
+    found, token = {}, None
+    while True:
+        page = client.search_model_versions(f"name = '{NAME}'", page_token=token)
+        found |= {version.tags[SHA]: str(version.version) for version in page if SHA in version.tags}
+        token = page.token
+        if not token:
+            return found
+
+
+def register(client: "MlflowClient", root: Path, model: Model, run: str) -> str:
+    """Version of `model`; created, with the ONNX file logged in the model's run, where there is none yet."""
+    from mlflow.exceptions import MlflowException
+
+    known = versions(client).get(model.onnx_sha256)
+    if known is not None:
+        return known
+    model_id = _logged(client, model, run)
+    if not _is_whole(client, model_id, model.onnx_sha256):
+        _log_files(client, root, model_id, root / "exports" / model.model, run)
+    _complete(client, model_id, run)
+    try:
+        client.create_registered_model(NAME, description="Students that passed the gate. Not a medical device.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    tags = {
+        "model": model.model,
+        SHA: model.onnx_sha256,
+        "dataset_fingerprint": model.dataset_fingerprint,
+        **({} if model.val_macro_auroc is None else {"val_macro_auroc": repr(model.val_macro_auroc)}),
+    }
+    version = client.create_model_version(NAME, f"models:/{model_id}", run_id=run, tags=tags)
+    return str(version.version)
+
+
+def mend(client: "MlflowClient", root: Path, model: Model) -> bool:
+    """Log the files of a version again where they are gone or others, from any export that holds the same bytes.
+
+    Returns:
+        Whether the version's files are whole now.
+    """
+    from mlflow.exceptions import MlflowException
+
+    version = client.get_model_version(NAME, model.version)
+    model_id = version.source.removeprefix("models:/")
+    try:
+        if _is_whole(client, model_id, model.onnx_sha256):
+            return True
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False  # somebody has deleted the logged model itself
+    for onnx in sorted((root / "exports").glob("*/model.onnx")):
+        if sha256(onnx) == model.onnx_sha256:
+            _log_files(client, root, model_id, onnx.parent, version.run_id)
+            return True
+    return False
+
+
+def _logged(client: "MlflowClient", model: Model, run: str) -> str:
+    """Id of the logged model with the file's checksum, which a killed process may have left; else of a new one."""
+    run_of = client.get_run(run)
+    experiment = run_of.info.experiment_id
+    left = client.search_logged_models([experiment], f"tags.{SHA} = '{model.onnx_sha256}'", max_results=1)
+    if left:
+        return left[0].model_id
+    made = client.create_logged_model(
+        experiment, model.model, source_run_id=run, tags={SHA: model.onnx_sha256}, params=run_of.data.params
+    )
+    return made.model_id
+
+
+def _log_files(client: "MlflowClient", root: Path, model_id: str, export: Path, run: str) -> None:
+    """Put the files of an export into a logged model, as MLflow loads them; the network's bytes are the export's."""
+    import mlflow
+    import onnx
+    import onnxruntime
+    from mlflow.models import Model as MlflowModel
+
+    network = onnx.load(export / "model.onnx")
+    extra = [export / name for name in ("bundle.json", "MODEL_CARD.md")]
+    described = MlflowModel(
+        artifact_path=client.get_logged_model(model_id).artifact_location,
+        run_id=run,
+        model_uuid=model_id,
+        model_id=model_id,
+    )
+    stored = root / ".dvc" / "tmp" / "version"  # one at a time, under the lock; so what a killed process left is found
+    shutil.rmtree(stored, ignore_errors=True)
+    try:
+        mlflow.onnx.save_model(
+            network,
+            stored,
+            mlflow_model=described,
+            signature=_signature(network),
+            pip_requirements=[f"onnx=={onnx.__version__}", f"onnxruntime=={onnxruntime.__version__}"],
+            onnx_execution_providers=["CPUExecutionProvider"],
+            save_as_external_data=False,  # one file, as it goes to the device
+            extra_files=[str(path) for path in extra if path.is_file()],
+        )
+        shutil.copyfile(export / "model.onnx", stored / "model.onnx")  # MLflow wrote it anew
+        client.log_model_artifacts(model_id, str(stored))
+    finally:
+        shutil.rmtree(stored, ignore_errors=True)
+
+
+def _complete(client: "MlflowClient", model_id: str, run: str) -> None:
+    """Say of a logged model that it is ready, show the run's figures with it, and let the run refer to it."""
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
+
+    if client.get_logged_model(model_id).status != LoggedModelStatus.READY:
+        client.finalize_logged_model(model_id, LoggedModelStatus.READY)
+    run_of, now = client.get_run(run), int(time.time() * 1000)
+    if model_id in (output.model_id for output in run_of.outputs.model_outputs):
+        return
+    figures = {key: value for key, value in run_of.data.metrics.items() if not key.startswith(CURVES)}
+    metrics = [Metric(key, value, now, 0, model_id=model_id, run_id=run) for key, value in figures.items()]
+    client.log_batch(run, metrics=metrics)
+    client.log_outputs(run, [LoggedModelOutput(model_id, step=0)])
+
+
+def _is_whole(client: "MlflowClient", model_id: str, onnx_sha256: str) -> bool:
+    """Whether a logged model's files are there; byte for byte where they lie on this machine."""
+    stored = local_folder(client.get_logged_model(model_id).artifact_location)
+    if stored is not None:
+        return all((stored / name).is_file() for name in FILES) and sha256(stored / "model.onnx") == onnx_sha256
+    return set(FILES) <= {item.path for item in client.list_logged_model_artifacts(model_id)}
+
+
+def _signature(network: Any) -> Any:
+    """MLflow's signature from the ONNX graph's own inputs and outputs."""
+    import onnx
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    def specs(values: Any) -> list[TensorSpec]:
+        return [
+            TensorSpec(
+                onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type),
+                tuple(d.dim_value if d.HasField("dim_value") else -1 for d in value.type.tensor_type.shape.dim),
+                value.name,
+            )
+            for value in values
+        ]
+
+    return ModelSignature(Schema(specs(network.graph.input)), Schema(specs(network.graph.output)))

@@ -1,0 +1,141 @@
+"""registry/history.jsonl: what it says, and that a damaged line is named and never taken for another."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medistill.errors import UserError
+from pipeline.history import CHECKSUM, HISTORY, append, champions, looks, read_history, withdrawn
+
+
+def line(action: str, model: str, previous: str | None = None, **more: Any) -> dict[str, Any]:
+    def one(name: str) -> dict[str, Any]:
+        return {"model": name, "onnx_sha256": name, "val_macro_auroc": 0.5, "dataset_fingerprint": "d", "version": "1"}
+
+    return {"time": action, "action": action, "champion": one(model), "previous": previous and one(previous), **more}
+
+
+def test_champions_are_a_stack_without_the_withdrawn() -> None:
+    history = [line("promoted", "a"), line("promoted", "b"), line("kept", "b"), line("promoted", "c")]
+
+    assert [model.model for model in champions(history)] == ["a", "b", "c"]
+    history.append(line("rolled_back", "b", "c"))
+    assert [model.model for model in champions(history)] == ["a", "b"]
+    history.append(line("rolled_back", "a", "b"))
+    assert [model.model for model in champions(history)] == ["a"]
+    assert withdrawn(history) == {"b": "rolled_back", "c": "rolled_back"}
+    assert champions([]) == []
+
+
+def test_looks_count_different_models_on_the_same_data() -> None:
+    history = [line("promoted", "a", evidence=e, data=d) for e, d in [("1", "x"), ("2", "x"), ("2", "x"), ("3", "y")]]
+
+    assert looks(history) == 1
+    assert looks(history[:3]) == 2
+    assert looks([]) == 0
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """A history of three lines as `append` writes them."""
+    for action, model, previous in (("promoted", "a", None), ("promoted", "b", "a"), ("rolled_back", "a", "b")):
+        entry = line(action, model, previous, evidence="e", data="d", refused=["c: max_params: too many"])
+        append(tmp_path, {key: value for key, value in entry.items() if key != "time"})
+    return tmp_path
+
+
+def actions(root: Path) -> list[str]:
+    return [entry["action"] for entry in read_history(root)]
+
+
+def test_what_is_appended_is_read_again(written: Path) -> None:
+    assert actions(written) == ["promoted", "promoted", "rolled_back"]
+    assert [model.model for model in champions(read_history(written))] == ["a"]
+    assert read_history(written)[1]["previous"]["val_macro_auroc"] == 0.5
+
+
+def test_a_line_of_before_there_were_checksums_is_read(tmp_path: Path) -> None:
+    (tmp_path / "registry").mkdir()
+    (tmp_path / HISTORY).write_text(json.dumps(line("kept", "a")) + "\n")
+
+    assert actions(tmp_path) == ["kept"]
+
+
+DAMAGES: dict[str, tuple[Any, str]] = {
+    "cut off, with the line break": (b'{"act', "line 2 is not JSON; mend or remove that line"),
+    "not UTF-8": (b'{"time": "\xff"}', "line 2: byte 10 is not UTF-8; mend or remove that line"),
+    "a list": (b"[1]", "line 2: .*object.*; mend or remove that line"),
+    "deeply nested": (b"[" * 100_000, "line 2 is not JSON"),
+    "a key less": ({"action": "kept", "champion": None}, "line 2: time: Field required"),
+    "no champion": (line("promoted", "a") | {"champion": None}, "line 2: .*promoted needs a champion"),
+    "a champion without a name": (line("kept", "a") | {"champion": {"version": "1"}}, "line 2: champion: model: "),
+    "nothing rolled back": (line("rolled_back", "a"), "line 2: .*rolled_back needs previous"),
+    "a figure that is text": (line("kept", "a", evidence=1, data="d"), "line 2: evidence: .*string"),
+    "another action": (line("crowned", "a"), "line 2: action: .*'promoted'"),
+    "evidence without data": (line("kept", "a", evidence="1"), "line 2: .*evidence needs data"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_line_is_named_and_what_to_do(tmp_path: Path, damage: Any, message: str) -> None:
+    append(tmp_path, {"action": "refused", "champion": None})
+    before = (tmp_path / HISTORY).read_bytes()
+    text = damage if isinstance(damage, bytes) else json.dumps(damage).encode()
+    (tmp_path / HISTORY).write_bytes(before + text + b"\n" + before)
+
+    with pytest.raises(UserError, match=f"history.jsonl: {message}"):
+        read_history(tmp_path)
+
+
+def test_a_byte_that_has_changed_is_named_or_changes_nothing(written: Path) -> None:
+    """A bit of every byte: another figure must never be taken for the one that was written."""
+    whole = (written / HISTORY).read_bytes()
+    before, shuffled, seen = read_history(written), random.Random(0), []
+    for place in range(len(whole)):
+        bit = 1 << shuffled.randrange(8)
+        (written / HISTORY).write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+        try:
+            seen.append(read_history(written))
+        except UserError as error:
+            seen.append(str(error))
+
+    named = [said for said in seen if isinstance(said, str)]
+    assert all("history.jsonl: line " in said for said in named)
+    assert len(named) > 0.9 * len(whole)
+    for lines in seen:
+        if not isinstance(lines, str):  # at most the name of the checksum itself is another
+            known = before[0].keys()
+            assert [{k: v for k, v in entry.items() if k in known and k != CHECKSUM} for entry in lines] == [
+                {k: v for k, v in entry.items() if k != CHECKSUM} for entry in before
+            ]
+
+
+def test_a_line_that_a_killed_process_has_begun_gives_way_and_no_whole_line_is_lost(written: Path) -> None:
+    whole = (written / HISTORY).read_bytes()
+    start = whole.rindex(b"\n", 0, -1) + 1
+    for cut in (start, start + 1, start + 20, len(whole) - 2):
+        (written / HISTORY).write_bytes(whole[:cut])
+        assert actions(written) == ["promoted", "promoted"], cut
+        append(written, {"action": "refused", "champion": None})
+        assert actions(written) == ["promoted", "promoted", "refused"], cut
+        assert (written / HISTORY).read_bytes().startswith(whole[:start])
+
+
+def test_a_line_without_its_line_break_is_a_line(written: Path) -> None:
+    whole = (written / HISTORY).read_bytes()
+    (written / HISTORY).write_bytes(whole[:-1])
+
+    assert actions(written) == ["promoted", "promoted", "rolled_back"]
+    append(written, {"action": "refused", "champion": None})
+    assert (written / HISTORY).read_bytes().startswith(whole)
+    assert actions(written)[-1] == "refused"
+
+
+def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / HISTORY).mkdir(parents=True)
+
+    with pytest.raises(UserError, match=r"history.jsonl: cannot be read \(Is a directory\)"):
+        read_history(tmp_path)

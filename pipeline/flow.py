@@ -4,7 +4,6 @@ DVC decides what has to run (Prefect's cache is off), Prefect runs it: order, re
 Each stage is `dvc repro --single-item` in a process of its own: `Repo.reproduce` is not thread-safe.
 """
 
-import contextlib
 import dataclasses
 import os
 import re
@@ -24,7 +23,6 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.futures import PrefectFuture, wait
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field, ValidationError
@@ -35,13 +33,12 @@ from medistill.errors import UserError
 from medistill.text import printable
 from pipeline.graph import Stage, read_graph
 from pipeline.locks import exclusive
-from pipeline.processes import answers, end_group, server
+from pipeline.prefect_server import connected, scheduling
+from pipeline.processes import end_group
 
 UNCHANGED = re.compile(r"^Stage '.*' didn't change, skipping$")
 RESTORED = re.compile(r"^Stage '.*' is cached - skipping run, checking out outputs$")
 """How DVC says that it did not run a stage; there is no other way to learn it, so a test holds these two lines."""
-
-LOCAL_API = "http://127.0.0.1:4200/api"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,7 +279,8 @@ def run_here(root: Path, workers: int) -> bool:
     with exclusive(root, "retrain", wait=False):
         pass
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: stages run in sessions of their own
-    state = retrain(workers, return_state=True)
+    with connected():
+        state = retrain(workers, return_state=True)
     print(state.message, file=sys.stdout if state.is_completed() else sys.stderr)
     return state.is_completed()
 
@@ -290,7 +288,7 @@ def run_here(root: Path, workers: int) -> bool:
 def serve(root: Path, cron: str, workers: int) -> None:
     """Run the flow on a schedule until Ctrl-C or SIGTERM; one run at a time.
 
-    Without `PREFECT_API_URL` the server on 127.0.0.1:4200 is used, or started and ended with this process where there
+    Without `PREFECT_API_URL` our server on 127.0.0.1:4200 is used, or started and ended with this process where there
     is none: the temporary server that single runs use does not schedule.
 
     Args:
@@ -308,13 +306,7 @@ def serve(root: Path, cron: str, workers: int) -> None:
     load_params(root / "params.yaml")
     read_graph(root)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server ends too
-    with contextlib.ExitStack() as stack:
-        if not PREFECT_API_URL.value():
-            health = f"{LOCAL_API}/health"
-            command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", "4200"]
-            if not answers(health):
-                stack.enter_context(server(command, health, root))
-            stack.enter_context(temporary_settings({PREFECT_API_URL: LOCAL_API}))
+    with scheduling(root):
         retrain.serve(
             name="scheduled",
             cron=cron,

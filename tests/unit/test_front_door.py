@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import medistill
 
 
 def run(code: str) -> subprocess.CompletedProcess:
@@ -41,7 +44,7 @@ def test_whoever_imports_any_part_of_medistill_reports_home_no_more_and_a_users_
 
     names = list(SWITCHES)
     code = f"import os, medistill.errors; print([os.environ[name] for name in {names}])"
-    plain = {"PATH": "/usr/bin"}
+    plain = {"PATH": "/usr/bin", "PYTHONPATH": str(Path(medistill.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=plain)
     assert done.stdout.strip() == str(list(SWITCHES.values()))
     done = subprocess.run(

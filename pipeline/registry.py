@@ -7,18 +7,19 @@ registry: where mlflow.db is lost, `promote` puts the champion back from it as l
 
 import dataclasses
 import hashlib
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medistill.config import Params
 from medistill.errors import UserError
 from medistill.evaluation.gate import RuleVerdict, Verdict, collect_facts, evaluate_candidates, rank
-from medistill.files import read_json, sha256, write_json
+from medistill.files import read_json, remove_leftovers, sha256, write_json
 from pipeline.history import TOOK_OVER, Model, append, champions, read_history, withdrawn
 from pipeline.locks import exclusive
 from pipeline.store import is_users, open_store, store_errors
 from pipeline.tracking import project, track
-from pipeline.versions import NAME, SHA, mend, register, versions
+from pipeline.versions import NAME, SHA, WORK, mend, register, versions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -81,6 +82,9 @@ def promote(params: Params, root: Path, *, dry_run: bool = False) -> Promotion:
     else:
         runs = track(params, root).runs
     with exclusive(root, "promotion", wait=True), store_errors(root):
+        if not dry_run:
+            remove_leftovers(root / PROMOTION)
+            shutil.rmtree(root / WORK, ignore_errors=True)
         client = open_store(root) if not dry_run or _has_store(root) else None
         verdicts = evaluate_candidates(collect_facts(params, root), params.promote)
         models = {verdict.model: _model(verdict, root) for verdict in verdicts}

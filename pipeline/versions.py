@@ -23,6 +23,8 @@ SHA = "onnx_sha256"
 """Tag that identifies a version: the bytes of the exported file, whatever was measured on it, and whenever."""
 FILES = ("MLmodel", "model.onnx", "requirements.txt", "python_env.yaml", "conda.yaml")
 """What MLflow needs to load a version."""
+WORK = Path(".dvc/tmp/version")
+"""Where the files of a version are put together: one at a time, under the lock, so what was left there is dead."""
 
 
 def versions(client: "MlflowClient") -> dict[str, str]:
@@ -114,7 +116,7 @@ def _log_files(client: "MlflowClient", root: Path, model_id: str, export: Path, 
         model_uuid=model_id,
         model_id=model_id,
     )
-    stored = root / ".dvc" / "tmp" / "version"  # one at a time, under the lock; so what a killed process left is found
+    stored = root / WORK
     shutil.rmtree(stored, ignore_errors=True)
     try:
         mlflow.onnx.save_model(

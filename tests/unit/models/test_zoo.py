@@ -266,7 +266,8 @@ def test_labels_beside_weights_must_be_names(tmp_path, labels):
 
 
 def test_a_size_that_no_memory_holds_is_no_fault_of_the_network():
-    model = create_classifier(Network(arch="test_resnet", input_size=2_000_000), labels=["a"])
+    network = Network(arch="test_resnet").model_copy(update={"input_size": 2_000_000})  # params.yaml has its limit
+    model = create_classifier(network, labels=["a"])
     with pytest.raises(UserError, match=r"^memory runs out with one image of 2000000 px; set input_size lower$"):
         map_shape(model, 64)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from medistill.config import load_params
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
-from medistill.files import atomic, remove_leftovers
+from medistill.files import atomic
 from pipeline.stage import require_name, run_stage
 
 
@@ -34,7 +34,6 @@ def main(argv: list[str] | None) -> int:
     part.mkdir(parents=True, exist_ok=True)
     write_knowledge(part, teacher, dataset, params.augmentation, **params.teach.model_dump())
     provenance.write_ids(part / provenance.FILE, ids)  # what the teacher has seen, its students have in part
-    remove_leftovers(whole)
     with atomic(whole) as temporary:
         shutil.move(part, temporary)
     return 0

@@ -81,8 +81,6 @@ def phantom(
         write_phantom(out, images=images, size=size, seed=seed, prevalence=prevalence.value, progress=_bar)
     except ValueError as error:
         raise UserError(str(error)) from error
-    except OSError as error:
-        raise UserError(f"{error.filename or out}: {error.strerror or error}") from error
     print(f"{printable(str(out))}: {images} images of {size}x{size} px")
 
 

@@ -1,6 +1,8 @@
 """Errors that a user can mend."""
 
 import contextlib
+import errno
+import os
 from collections.abc import Iterator
 
 
@@ -27,3 +29,43 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an exception says that memory has run out; PyTorch has no type of its own for it on a CPU."""
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)
+
+
+_REMEDIES = {
+    errno.ENOSPC: "make room and run it again",
+    errno.EDQUOT: "make room and run it again",
+    errno.EFBIG: "raise the limit (ulimit -f), or take a file system that allows larger files",
+    errno.EROFS: "make it writable, or work in another folder",
+    errno.EACCES: "change its permissions, or work in another folder",
+    errno.EPERM: "change its permissions, or work in another folder",
+    errno.ENAMETOOLONG: "take a shorter name",
+    errno.EMFILE: "raise the limit (ulimit -n)",
+    errno.ENFILE: "end other programs",
+    errno.ENOTDIR: "a file is where a folder should be; move it away",
+    errno.EEXIST: "a file is where a folder should be; move it away",
+    errno.EISDIR: "a folder is where a file should be; move it away",
+    errno.ELOOP: "a symbolic link leads back to itself; remove it",
+    errno.EIO: "look at the disk",
+    errno.ESTALE: "look at the network drive",
+}
+"""What a user can do about what the system refuses, by error number."""
+
+
+def system_error(error: BaseException | None) -> OSError | None:
+    """The error of the system behind an exception, where it is one that a user can mend, else None.
+
+    Libraries pass it on in their own ways: safetensors and shutil as a text, torch by an error that it causes.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error if error.errno in _REMEDIES else None
+        for number in _REMEDIES:
+            if os.strerror(number) in str(error):
+                return OSError(number, os.strerror(number))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def remedy(error: OSError) -> str:
+    """What the system says, and what to do: `No space left on device; make room and run it again`."""
+    return f"{os.strerror(error.errno)}; {_REMEDIES[error.errno]}"

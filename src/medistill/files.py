@@ -1,50 +1,142 @@
-"""Reading and writing files so that a reader never sees half of one."""
+"""Reading and writing files so that a reader never sees half of one, and a full disk is one line."""
 
 import contextlib
-import glob
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from medistill.errors import UserError
+from medistill.errors import UserError, remedy, system_error
 from medistill.text import shortened, to_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_MARK = r"\.[0-9a-f]{8}\.tmp"
+"""End of the name of the folder in which `atomic` lets write: `.NAME.0a1b2c3d.tmp`, beside NAME."""
+
+_ABOUT_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_ABOUT_FOLDERS = (errno.ENOTDIR, errno.EEXIST)
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path`, renamed onto it when the block ends without an exception.
+    """Yield a temporary path, renamed onto `path` when the block ends without an exception.
 
     The block may create a file or a folder there; an older file or folder at `path` is replaced.
-    After an exception nothing is left and `path` is as it was.
+    After an exception nothing is left and `path` is as it was. What killed writers of `path` have left is removed.
+
+    Raises:
+        UserError: the system refuses to write: the disk is full, read-only, …
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
+        with _private_folder(path) as folder:
+            temporary = folder / path.name
+            yield temporary
+            _replace(temporary, path)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in one line what could not be written within the block, and why, whichever library has tried.
+
+    Raises:
+        UserError: the system refuses to write `path`.
+    """
     try:
-        yield temporary
-        if temporary.is_dir() and path.exists():
-            shutil.rmtree(path)  # rename cannot replace a folder that has files in it
-        os.replace(temporary, path)
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        known = system_error(error)
+        if known is None:
+            raise
+        final = Path(*(part for part in path.parts if not re.fullmatch(rf"\..+{_MARK}", part)))
+        folder = final.parent if final.parent.parts else Path.cwd()
+        reason = remedy(known)
+        if known.errno in _ABOUT_FOLDERS:
+            reason = f"{next((p for p in (folder, *folder.parents) if p.is_file()), final)} is in the way; move it away"
+        elif known.filename and known.errno not in _ABOUT_WRITING and not _is_at(known.filename, path.parent):
+            raise UserError(f"{known.filename}: {reason}") from None  # something that is read meanwhile
+        raise UserError(f"{folder}: {final.name} cannot be written: {reason}") from None
+
+
+def _is_at(file: Any, folder: Path) -> bool:
+    """Whether a file is in a folder, or is one of its parents."""
+    file, folder = Path(os.path.abspath(file)), Path(os.path.abspath(folder))
+    return file.is_relative_to(folder) or folder.is_relative_to(file)
+
+
+@contextlib.contextmanager
+def _private_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, gone afterwards; it is locked as long as its writer lives."""
+    while True:
+        folder = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        folder.mkdir()
+        lock = _lock(folder, wait=True)
+        if folder.exists():  # else another writer has taken it for a leftover before it was locked
+            break
+        if lock is not None:
+            os.close(lock)
+    try:
+        yield folder
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Rename `temporary` onto `path`."""
+    if not temporary.is_dir() or not path.is_dir():
+        os.replace(temporary, path)
+        return
+    before = temporary.with_name(".before")  # rename cannot replace a folder that has files in it
+    os.rename(path, before)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        os.rename(before, path)
+        raise
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed writers of `path` have left beside it, which may be large.
+    """Remove what killed writers of `path` have left beside it, which may be large; what a live one holds stays."""
+    with os.scandir(path.parent) as entries:
+        left = [Path(entry) for entry in entries if re.fullmatch(rf"\.{re.escape(path.name)}{_MARK}", entry.name)]
+    for place in left:
+        if (lock := _lock(place, wait=False)) is not None:
+            shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)
+            os.close(lock)
 
-    Only for whoever is alone in writing it: `atomic` cannot know what another process is still at work on.
+
+def _lock(place: Path, *, wait: bool) -> int | None:
+    """A descriptor that holds the lock of a file or folder, which the kernel drops when its holder ends, however.
+
+    None where another holds it, or where the file system has no such locks: then nobody knows whether its writer lives.
     """
-    for left in Path(path).parent.glob(f".{glob.escape(Path(path).name)}.????????.tmp"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    try:
+        import fcntl  # POSIX only, as is all that trains; a device that only predicts may have another system
+
+        descriptor = os.open(place, os.O_RDONLY)
+    except (ImportError, OSError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 @contextlib.contextmanager
@@ -56,21 +148,34 @@ def locked(path: Path, *, taken: str | None) -> Iterator[None]:
         taken: what to say where another process holds it, `{holder}` its process id; None: wait for it.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or the system refuses to write it.
     """
-    import fcntl  # POSIX only, as is all that trains; a device that only predicts may have another system
+    import fcntl
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    with contextlib.ExitStack() as stack:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.open("a+", encoding="utf-8"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if taken else 0))
         except BlockingIOError:
             file.seek(0)
             raise UserError(taken.replace("{holder}", file.read().strip() or "unknown")) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with writing(path):
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
         yield
+
+
+def write_array(path: Path, array: "np.ndarray") -> None:
+    """Write a `.npy` file. As `numpy.save`, which does not say why a disk takes only a part."""
+    import numpy as np
+
+    array = np.ascontiguousarray(array)
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,13 +1,31 @@
-"""A reader sees the old file or the new one, never a part."""
+"""A reader sees the old file or the new one, never a part; and what cannot be written is said in one line."""
 
+import errno
 import os
+import resource
+import shutil
 import subprocess
 import sys
+import threading
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from medistill.errors import UserError
-from medistill.files import atomic, locked, read_json, read_regular, remove_leftovers, write_json
+from medistill.files import (
+    atomic,
+    locked,
+    read_json,
+    read_regular,
+    write_array,
+    write_json,
+)
+
+BLOCK = np.random.default_rng(0).integers(0, 256, 300_000, np.uint8)
 
 
 def test_a_file_and_a_folder_replace_what_was_there(tmp_path):
@@ -19,6 +37,7 @@ def test_a_file_and_a_folder_replace_what_was_there(tmp_path):
             (temporary / text).write_text(text)
     assert (tmp_path / "a" / "file").read_text() == "new"
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "folder"]
 
 
 def test_a_failure_leaves_the_old_one_and_nothing_else(tmp_path):
@@ -36,17 +55,223 @@ def test_a_failure_leaves_the_old_one_and_nothing_else(tmp_path):
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
 
 
-def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
-    code = "import os, signal, sys; from pathlib import Path; from medistill.files import atomic\n"
-    code += "with atomic(Path(sys.argv[1])) as folder: folder.mkdir(); os.kill(os.getpid(), signal.SIGKILL)"
+KILLED = "import os, signal, sys; from pathlib import Path; from medistill.files import atomic\n"
+KILLED += "with atomic(Path(sys.argv[1])) as temporary:\n    {}\n    os.kill(os.getpid(), signal.SIGKILL)"
+
+
+@pytest.mark.parametrize(
+    "write", ["temporary.mkdir(); (temporary / 'x').write_text('half')", "temporary.write_text('')"]
+)
+def test_what_a_killed_writer_has_left_is_gone_when_its_path_is_written_again_and_nothing_else(tmp_path, write):
     for name in ("a", "a.b"):
-        subprocess.run([sys.executable, "-c", code, str(tmp_path / name)])
-    (tmp_path / "a").write_text("whole")
+        subprocess.run([sys.executable, "-c", KILLED.format(write), str(tmp_path / name)])
+    (tmp_path / ".a.notes.tmp").write_text("a user's own")
     assert len(list(tmp_path.iterdir())) == 3
-    remove_leftovers(tmp_path / "a")
+    with atomic(tmp_path / "a") as temporary:
+        temporary.write_text("whole")
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names[1:] == ["a"]
-    assert names[0].startswith(".a.b.")
+    assert [names[0][:5], *names[1:]] == [".a.b.", ".a.notes.tmp", "a"]
+
+
+def test_what_a_writer_is_still_at_work_on_stays(tmp_path):
+    with atomic(tmp_path / "a") as one:
+        one.write_text("first")
+        with atomic(tmp_path / "a") as other:  # another thread or process would do the same
+            other.write_text("second")
+        assert (tmp_path / "a").read_text() == "second"
+        assert one.read_text() == "first"
+    assert (tmp_path / "a").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_many_writers_of_one_file_never_remove_what_another_writes(tmp_path):
+    failures = []
+
+    def write(number):
+        try:
+            for _ in range(60):
+                with atomic(tmp_path / "page") as temporary:
+                    temporary.write_text(str(number) * 100)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert [path.name for path in tmp_path.iterdir()] == ["page"]
+    assert len(set((tmp_path / "page").read_text())) == 1
+
+
+def save_to_file(path):
+    with open(path, "wb") as file:
+        torch.save({"a": torch.from_numpy(BLOCK)}, file)
+
+
+WRITERS = {
+    "text": lambda path, _: path.write_text("x" * 300_000),
+    "numpy": lambda path, _: write_array(path, BLOCK),
+    "npz": lambda path, _: np.savez(path, a=BLOCK),
+    "torch": lambda path, _: save_to_file(path),
+    "safetensors": lambda path, _: save_file({"a": torch.from_numpy(BLOCK)}, path),
+    "parquet": lambda path, _: pd.DataFrame({"a": BLOCK}).to_parquet(path),
+    "csv": lambda path, _: pd.DataFrame({"a": BLOCK}).to_csv(path),
+    "png": lambda path, _: Image.fromarray(BLOCK.reshape(500, 600)).save(path, "png"),
+    "copytree": lambda path, large: shutil.copytree(large, path),
+}
+"""Whatever writes in a stage: each library has a way of its own to say that it could not."""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("large")
+    (folder / "file").write_bytes(BLOCK.tobytes())
+    return folder
+
+
+@pytest.fixture
+def small_files(tmp_path):
+    """A folder in which no file may be longer than 40,000 bytes (`ulimit -f`); Python ignores the signal."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
+    yield tmp_path
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def require_one_line(folder, writer, large, reason):
+    """The writer fails with one line that names folder, file and reason, and the older file stays alone."""
+    (folder / "file").write_text("old")
+
+    def write():
+        with atomic(folder / "file") as temporary:
+            writer(temporary, large)
+
+    with pytest.raises(UserError) as error:
+        write()
+    assert str(error.value) == f"{folder}: file cannot be written: {reason}"
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("file", "old")]
+
+
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+def test_a_file_that_is_too_large_is_one_line_whichever_library_writes_it(small_files, large, writer):
+    reason = "File too large; raise the limit (ulimit -f), or take a file system that allows larger files"
+    require_one_line(small_files, writer, large, reason)
+
+
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+def test_a_full_disk_is_one_line_whichever_library_writes_to_it(small_disk, large, writer):
+    require_one_line(small_disk(96), writer, large, "No space left on device; make room and run it again")
+
+
+def test_a_file_in_a_folder_is_named_as_it_will_lie(small_files):
+    def write():
+        with atomic(small_files / "models" / "net") as folder:
+            folder.mkdir()
+            write_json(folder / "metrics.json", ["x" * 50_000])
+
+    with pytest.raises(UserError, match=rf"^{small_files}/models/net: metrics\.json cannot be written: File too large"):
+        write()
+    assert not list((small_files / "models").iterdir())
+
+
+def test_a_file_system_that_is_read_only_is_one_line(small_disk):
+    folder = small_disk(96)
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    for path in (folder / "file", folder / "new" / "file"):
+        with pytest.raises(UserError, match=r"file cannot be written: Read-only file system; make it writable, or"):
+            write_json(path, 1)
+        with (
+            pytest.raises(UserError, match=r"lock cannot be written: Read-only file system; "),
+            locked(path.with_name("lock"), taken=None),
+        ):
+            pass
+
+
+def test_a_folder_without_permission_is_one_line(tmp_path):
+    code = "import os, sys; from pathlib import Path\n"
+    code += "from medistill import front_door; from medistill.files import write_json\n"
+    code += "if os.geteuid() == 0: os.seteuid(65534)\n"  # nothing is forbidden to root
+    code += "front_door.run(lambda: write_json(Path(sys.argv[1]), 1))"
+    (tmp_path / "out").mkdir(mode=0o555)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out" / "file")], capture_output=True, text=True)
+    reason = "Permission denied; change its permissions, or work in another folder"
+    assert (done.returncode, done.stderr) == (2, f"error: {tmp_path / 'out'}: file cannot be written: {reason}\n")
+
+
+def test_names_that_the_system_does_not_take_are_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"xxx cannot be written: File name too long; take a shorter name"):
+        write_json(tmp_path / ("x" * 300), 1)
+    (tmp_path / "file").write_text("a user's own")
+    for path in (tmp_path / "file" / "a", tmp_path / "file" / "a" / "b"):
+        with pytest.raises(UserError, match=rf"{path.name} cannot be written: {tmp_path}/file is in the way; move it"):
+            write_json(path, 1)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"folder cannot be written: Is a directory; a folder is where a file should"):
+        write_json(tmp_path / "folder", 1)
+    with (
+        pytest.raises(UserError, match=r"file cannot be written: .*/file is in the way"),
+        atomic(tmp_path / "file") as temporary,
+    ):
+        temporary.mkdir()
+    assert (tmp_path / "file").read_text() == "a user's own"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_too_many_open_files_are_one_line(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files[0] + 1, hard))
+    try:
+        with pytest.raises(UserError, match=r"file cannot be written: Too many open files; raise the limit"):
+            write_json(tmp_path / "file", 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(files[0])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.EDQUOT, "make room and run it again"),
+        (errno.EIO, "look at the disk"),
+        (errno.ESTALE, "look at the network drive"),
+    ],
+)
+def test_quotas_and_broken_disks_are_one_line(tmp_path, number, remedy):
+    def refuse(path, _):
+        raise OSError(number, os.strerror(number))
+
+    require_one_line(tmp_path, refuse, None, f"{os.strerror(number)}; {remedy}")
+
+
+def test_a_mistake_in_the_code_is_not_taken_for_one_of_the_system(tmp_path):
+    for bug in (ValueError("wrong"), KeyError("File"), OSError("no number"), FileNotFoundError(errno.ENOENT, "gone")):
+        with pytest.raises(type(bug)), atomic(tmp_path / "file"):
+            raise bug
+
+
+def test_what_is_read_meanwhile_and_may_not_be_is_named_itself(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"^/somewhere/else\.png: Permission denied; change its permissions"),
+        atomic(tmp_path / "file"),
+    ):
+        raise PermissionError(errno.EACCES, "Permission denied", "/somewhere/else.png")
+
+
+def test_an_array_is_written_as_numpy_does(tmp_path):
+    for array in (
+        *(np.zeros((3, 1, 4, 4), np.uint8), np.array(["aé", "b" * 50]), np.empty((0, 3), np.float16)),
+        *(np.arange(12.0).reshape(3, 4)[:, ::2], np.asfortranarray(np.arange(6).reshape(2, 3))),
+    ):
+        write_array(tmp_path / "one.npy", array)
+        np.save(tmp_path / "other.npy", np.ascontiguousarray(array))
+        assert (tmp_path / "one.npy").read_bytes() == (tmp_path / "other.npy").read_bytes()
+        assert np.array_equal(np.load(tmp_path / "one.npy"), array)
 
 
 def test_json(tmp_path):

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from medistill.data.arrays import file_of, read_picture
 from medistill.errors import UserError
-from medistill.files import atomic, write_json
+from medistill.files import atomic, write_array, write_json
 from medistill.images import Fit, ImageError, to_frame
 
 BLOCK = 128
@@ -192,7 +192,7 @@ def _decode_block(
     if index:
         with atomic(folder / name) as temporary:
             temporary.mkdir()
-            np.save(temporary / "pixels.npy", frames[: len(index)])
+            write_array(temporary / "pixels.npy", frames[: len(index)])
             write_json(temporary / "index.json", keys)
     return folder / name, index, failures
 

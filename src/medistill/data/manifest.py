@@ -18,7 +18,7 @@ from medistill.data.dataset import LABEL_PREFIX, SPLITS
 from medistill.data.folders import compose
 from medistill.data.source import DETAILS, Source
 from medistill.errors import UserError
-from medistill.files import atomic, locked, write_json
+from medistill.files import atomic, locked, write_array, write_json
 from medistill.images import fit_boxes
 from medistill.text import counted, printable
 
@@ -290,7 +290,7 @@ def _write_shards(rows: pd.DataFrame, frames: Frames, folder: Path, labels: list
     hashes: list[str] = []
     for shard, start in enumerate(range(0, len(rows), SHARD)):
         pixels = frames.gather(rows["path"].iloc[start : start + SHARD].tolist())
-        np.save(folder / f"images-{shard:05d}.npy", pixels)
+        write_array(folder / f"images-{shard:05d}.npy", pixels)
         hashes += [hashlib.sha256(frame.tobytes()).hexdigest() for frame in pixels]
     number = np.arange(len(rows), dtype=np.int32)
     masked = rows["mask"].notna()
@@ -313,7 +313,8 @@ def _write_masks(rows: pd.DataFrame, masks: Frames, folder: Path) -> None:
         pixels = masks.gather(paths[start : start + SHARD])
         # white may be 255 or 1
         white = pixels.max(axis=(1, 2, 3), keepdims=True)
-        np.save(folder / f"masks-{shard:05d}.npy", ((white > 0) & (pixels >= white / 2))[:, 0].astype(np.uint8))
+        inside = (white > 0) & (pixels >= white / 2)
+        write_array(folder / f"masks-{shard:05d}.npy", inside[:, 0].astype(np.uint8))
 
 
 def _boxes_in_frames(source: Source, manifest: pd.DataFrame, data: Data) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import torch
 
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
-from medistill.files import atomic, remove_leftovers, write_json
+from medistill.files import atomic, write_json
 from medistill.models.zoo import Classifier, count_macs, count_params, map_size, save_model
 from medistill.training.loop import Fit, predict, say_what_to_lower
 
@@ -57,7 +57,6 @@ def write_outputs(
     if fit is not None:
         measured |= {"best_epoch": fit.best_epoch, "val_macro_auroc": fit.val_macro_auroc}
         measured |= {"train_seconds": round(fit.seconds, 1)}
-    remove_leftovers(folder)
     with atomic(folder) as temporary:
         temporary.mkdir()
         save_model(temporary, model, config)

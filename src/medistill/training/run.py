@@ -15,7 +15,7 @@ from medistill.config import Network, Params, Teacher
 from medistill.data import provenance
 from medistill.data.dataset import Dataset, label_columns
 from medistill.errors import UserError
-from medistill.files import atomic, read_json, remove_leftovers, sha256
+from medistill.files import atomic, read_json, sha256
 from medistill.models.zoo import Classifier, create_classifier, map_size, read_beside, start_at_prevalence
 from medistill.training.checkpoint import Checkpoint, fingerprint
 from medistill.training.loop import Fit, Objective, fit, steps_per_epoch, training_rows
@@ -89,7 +89,6 @@ def train(
     checkpoint = Checkpoint(checkpoints / facts["role"] / facts["name"], identity)
     if done := _finished(checkpoint.finished, identity):
         if first:
-            remove_leftovers(folder)
             with atomic(folder) as temporary:
                 shutil.copytree(checkpoint.finished, temporary)
             again = f"to do it again delete {checkpoint.finished.parent}"

@@ -22,7 +22,8 @@ from medistill.data import provenance
 from medistill.data.audit.rules import KEYS, Rule, rules_of, tables_of
 from medistill.data.dataset import Dataset
 from medistill.document import POLICY, document, escape
-from medistill.files import atomic, read_json
+from medistill.files import atomic
+from medistill.records import read_record
 from medistill.text import printable
 
 _KEYS = KEYS | {"weights": ["network"]}
@@ -77,7 +78,7 @@ def validate(
         UserError: a file of the data set is missing or damaged.
     """
     dataset = Dataset.open(folder)
-    entries = read_json(Path(folder) / "dataset.json")["entries"]
+    entries = read_record(Path(folder) / "dataset.json")["entries"]
     rules = [*rules_of(dataset, entries, max_quarantined), *_WEIGHTS]
     tables = tables_of(dataset, audit) | ({"weights": _weights(dataset, weights)} if weights else {})
     context = gx.get_context(mode="ephemeral")

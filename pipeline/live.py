@@ -4,7 +4,7 @@ No server and no tracker: each training writes its own small file, and whoever w
 What is final is in the report and in MLflow.
 """
 
-import json
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -13,9 +13,11 @@ from typing import Any
 import pandas as pd
 
 from medistill.document import document, escape
+from medistill.errors import UserError
 from medistill.evaluation import charts
 from medistill.evaluation.page import style
-from medistill.files import atomic, write_json
+from medistill.files import atomic
+from medistill.records import read_record, write_record
 
 FOLDER = Path("reports/live")
 EVERY = 2.0
@@ -38,6 +40,7 @@ class LiveCurves:
         self._pending: list[float] = []
         self._drawn = self._started = time.monotonic()
         self._images = self._steps = 0
+        self._silent = False
 
     def __enter__(self) -> "LiveCurves":
         """Nothing is written before the first step."""
@@ -83,16 +86,20 @@ class LiveCurves:
             self._state["loss"] = [point for point in before["loss"] if point[0] < first]
 
     def _draw(self, status: str) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        write_json(self._file, self._state | {"status": status, "time": time.time()})
-        with atomic(self._folder / "index.html") as temporary:
-            temporary.write_text(page(self._folder), encoding="utf-8")
+        try:
+            write_record(self._file, self._state | {"status": status, "time": time.time()})
+            with atomic(self._folder / "index.html") as temporary:
+                temporary.write_text(page(self._folder), encoding="utf-8")
+        except UserError as error:  # no page is worth a training
+            if not self._silent:
+                print(f"note: {error}; the training goes on", file=sys.stderr)
+            self._silent = True
         self._drawn = time.monotonic()
 
 
 def page(folder: Path) -> str:
     """The page of the latest trainings that have left a file in `folder`, the latest first."""
-    files = sorted(folder.glob("*.json"), key=lambda file: -file.stat().st_mtime)[:SHOWN]
+    files = sorted(filter(Path.is_file, folder.glob("*.json")), key=lambda file: -file.stat().st_mtime)[:SHOWN]
     states = sorted(filter(None, map(_read, files)), key=lambda state: -state["time"])
     working = any(_status(state) == "at work" for state in states)
     sections = "".join(_section(state) for state in states)
@@ -131,8 +138,8 @@ def _status(state: dict[str, Any]) -> str:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    """What a training has written; None where there is nothing, or nothing that can be read."""
+    """What a training has written; None where there is nothing, or nothing that is whole."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_record(file)
+    except UserError:
         return None

@@ -22,8 +22,9 @@ from medistill.distillation.objective import (
     traits_of,
 )
 from medistill.errors import UserError, at_key
-from medistill.files import read_json, sha256
+from medistill.files import sha256
 from medistill.models.zoo import create_classifier, has_batch_norm_behind_map, load_model, map_shape
+from medistill.records import read_record
 from medistill.text import counted, printable
 from medistill.training.loop import steps_per_epoch, training_rows
 from medistill.training.processes import this_process
@@ -188,10 +189,10 @@ def require_trained(params: Params, name: str, dataset: Dataset) -> dict[str, An
     DVC sees to it; who runs stages by hand may forget one.
 
     Raises:
-        UserError: it is not there, or is of other data, labels, weights or settings.
+        UserError: it is not there or damaged, or is of other data, labels, weights or settings.
     """
     folder, network = Path("models/teachers") / name, params.teachers[name]
-    config = read_json(folder / "config.json")
+    config = read_record(folder / "config.json")  # of its files those are held against it that are read
     now = {
         "dataset_fingerprint": (dataset.fingerprint, "data"),
         "labels": (labels_of(network, dataset), "labels"),

@@ -53,11 +53,10 @@ def write_dataset(
 
     Two images a patient; patients 0, 5, 10… test, 1, 6, 11… validate, the others train. Every positive has a box.
     """
-    import hashlib
-    import json
-
     import numpy as np
     import pandas as pd
+
+    from tests.seal import digests, seal
 
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
@@ -88,7 +87,7 @@ def write_dataset(
             "mask_row": np.int32(-1),
             "width": np.int32(size),
             "height": np.int32(size),
-            "sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels],
+            "sha256": digests(pixels),
             **{f"label:{label}": targets[:, j].astype(np.float32) for j, label in enumerate(labels)},
         }
     )
@@ -115,7 +114,7 @@ def write_dataset(
         "source": {"format": "chestxray14", "root": "spots", "split": "official"},
         "counts": counts,
     }
-    (folder / "dataset.json").write_text(json.dumps(meta))
+    seal(folder / "dataset.json", meta)
     return folder
 
 

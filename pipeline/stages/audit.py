@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from medistill.data.dataset import Dataset
-from medistill.files import write_json
+from medistill.records import write_record
 from pipeline.stage import run_stage
 
 OUT = Path("reports/validation/audit.json")
@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from medistill.data.audit.checks import audit
 
-    write_json(OUT, audit(dataset))
+    write_record(OUT, audit(dataset))
     return 0
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from medistill.config import Params, load_params
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
-from medistill.files import atomic, read_json, write_json
+from medistill.files import atomic, write_json
+from medistill.records import checksums, require_whole, write_record
 from pipeline.stage import run_stage
 
 SPLITS = ("val", "test")
@@ -15,7 +16,7 @@ REPORTS = Path("reports")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write reports/metrics.json, reports/evaluation/, reports/comparisons.csv and reports/roc/."""
+    """Write reports/metrics.json, evaluation/, comparisons.csv and roc/, and evaluation.json with their checksums."""
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     params = load_params()
     dataset = Dataset.open()
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     models, study = params.model_folders(), params.evaluate.study
     configs = {}
     for name, folder in models.items():
-        configs[name] = read_json(folder / "config.json")
+        configs[name] = require_whole(folder / "config.json")
         provenance.refuse_overlap(folder / provenance.FILE, dataset)
     files = {name: folder / "predictions.parquet" for name, folder in models.items()}
     known = {name: config["labels"] if config["role"] == "teacher" else None for name, config in configs.items()}
@@ -76,6 +77,9 @@ def main(argv: list[str] | None = None) -> int:
     numbers = {name: numbers_of(described[name], configs[name]) for name in models}
     add_differences(numbers, params, measured)
     write_json(REPORTS / "metrics.json", numbers)
+    written = [REPORTS / "metrics.json", REPORTS / "comparisons.csv"]
+    written += [file for folder in ("evaluation", "roc") for file in (REPORTS / folder).iterdir()]
+    write_record(REPORTS / "evaluation.json", {"files": checksums(written, REPORTS)})
     return 0
 
 

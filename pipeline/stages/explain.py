@@ -18,8 +18,9 @@ from medistill.explain import gallery, localisation, selection
 from medistill.explain.agreement import agreement
 from medistill.explain.cam import grad_cam, upsample
 from medistill.explain.selection import Finding
-from medistill.files import atomic, read_json, write_json
+from medistill.files import atomic, write_json
 from medistill.models.zoo import load_model
+from medistill.records import checksums, require_whole, write_record
 from medistill.runtime.probabilities import probabilities
 from pipeline.stage import run_stage
 
@@ -28,7 +29,7 @@ BATCH = 8  # small: what could be trained can be explained
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write reports/explain/metrics.json and reports/explain/index.html."""
+    """Write reports/explain/metrics.json, index.html, and record.json with their checksums."""
     argparse.ArgumentParser(prog="python -m pipeline.stages.explain", description=__doc__).parse_args(argv)
     params = load_params()
     dataset = Dataset.open()
@@ -62,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         temporary.mkdir()
         write_json(temporary / "metrics.json", metrics)
         (temporary / "index.html").write_text(page, encoding="utf-8")
+        write_record(temporary / "record.json", {"files": checksums(temporary.iterdir(), temporary)})
     return 0
 
 
@@ -74,7 +76,7 @@ def _explained(params: Params, dataset: Dataset) -> dict[str, Path]:
     """Folder of each model that is explained; a teacher that was taken as it is and lacks a label is left out."""
     folders = {}
     for name, folder in params.model_folders().items():
-        labels = read_json(folder / "config.json")["labels"]
+        labels = require_whole(folder / "config.json")["labels"]
         provenance.refuse_overlap(folder / provenance.FILE, dataset)
         missing = [label for label in dataset.labels if label not in labels]
         if name in params.run.all_teachers and missing:
@@ -109,7 +111,7 @@ def _predicted(folders: dict[str, Path], dataset: Dataset) -> dict[str, NDArray[
 def _images(dataset: Dataset, findings: list[Finding]) -> NDArray[np.uint8]:
     """The image of each finding: uint8 (N, C, S, S)."""
     rows = dataset.manifest.set_index("image_id").loc[[finding.image_id for finding in findings]]
-    return dataset.images(rows)
+    return dataset.images(rows.reset_index())
 
 
 def _explain(

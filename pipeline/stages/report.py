@@ -9,6 +9,7 @@ from medistill.config import load_params
 from medistill.errors import UserError
 from medistill.evaluation import gate, page
 from medistill.files import atomic, read_json, write_json
+from medistill.records import read_record, require_whole
 from pipeline.stage import run_stage
 
 REPORTS = Path("reports")
@@ -20,16 +21,19 @@ def main(argv: list[str] | None = None) -> int:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     params = load_params()
     verdicts = gate.evaluate_candidates(gate.collect_facts(params), params.promote)
-    metrics = read_json(REPORTS / "metrics.json")
+    metrics = gate.read_metrics(REPORTS)
+    require_whole(PROCESSED / "dataset.json", ["quarantine.csv"])
     models = [read_model(name, folder, metrics) for name, folder in params.model_folders().items()]
-    explained = REPORTS / "explain" / "metrics.json"
+    explained = REPORTS / "explain"
+    if explained.is_dir():
+        require_whole(explained / "record.json")
     content = page.Content(
-        dataset=read_json(PROCESSED / "dataset.json"),
+        dataset=read_record(PROCESSED / "dataset.json"),
         quarantine=[(row["path"], row["reason"]) for row in read_rows(PROCESSED / "quarantine.csv")],
-        validation=read_json(REPORTS / "validation" / "validation.json"),
+        validation=read_record(REPORTS / "validation" / "validation.json"),
         models=models,
         comparisons=[typed(row) for row in read_rows(REPORTS / "comparisons.csv")],
-        explain=read_json(explained) if explained.is_file() else None,
+        explain=read_json(explained / "metrics.json") if explained.is_dir() else None,
         verdicts=verdicts,
         ranking=[verdict.model for verdict in gate.rank(v for v in verdicts if v.passed)],
     )
@@ -44,31 +48,26 @@ def read_model(name: str, folder: Path, metrics: dict[str, Any]) -> page.Model:
     """What the page shows of one model; latency and ONNX file may be missing."""
     if name not in metrics:
         raise UserError(f"{REPORTS / 'metrics.json'}: has no model {name}; run the evaluate stage")
-    export = Path("exports") / name
+    export, config = Path("exports") / name, require_whole(folder / "config.json")
     latency, onnx, history = export / "latency.json", export / "model.onnx", folder / "history.csv"
+    if export.is_dir():
+        require_whole(export / "bundle.json")
     return page.Model(
         name=name,
-        config=read_json(folder / "config.json"),
+        config=config,
         numbers=metrics[name],
         evaluation=read_json(REPORTS / "evaluation" / f"{name}.json"),
         roc=[(float(row["fpr"]), float(row["tpr"])) for row in read_rows(REPORTS / "roc" / f"{name}.csv")],
         history=read_rows(history) if history.is_file() else [],
-        latency=read_json(latency) if latency.is_file() else None,
+        latency=read_record(latency) if export.is_dir() else None,
         onnx_mb=onnx.stat().st_size / 1e6 if onnx.is_file() else None,
     )
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file as text.
-
-    Raises:
-        UserError: the file is missing.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+    """Rows of a CSV file as text; the file is known to be whole."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def typed(row: dict[str, str]) -> dict[str, Any]:

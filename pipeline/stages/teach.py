@@ -7,7 +7,7 @@ from pathlib import Path
 from medistill.config import load_params
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
-from medistill.files import atomic
+from medistill.files import atomic, writing
 from pipeline.stage import require_name, run_stage
 
 
@@ -31,9 +31,10 @@ def main(argv: list[str] | None) -> int:
         return 0
     teacher = load_model(Path("models/teachers") / name).to(this_process().device)
     whole, part = params.knowledge_folder(name), Path(".checkpoints/teach") / name
-    part.mkdir(parents=True, exist_ok=True)
+    with writing(part):
+        part.mkdir(parents=True, exist_ok=True)
+        provenance.write_ids(part / provenance.FILE, ids)  # what the teacher has seen, its students have in part
     write_knowledge(part, teacher, dataset, params.augmentation, **params.teach.model_dump())
-    provenance.write_ids(part / provenance.FILE, ids)  # what the teacher has seen, its students have in part
     with atomic(whole) as temporary:
         shutil.move(part, temporary)
     return 0

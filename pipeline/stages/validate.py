@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 
 from medistill.config import load_params
-from medistill.errors import UserError
-from medistill.files import read_json, write_json
+from medistill.records import read_record, write_record
 from medistill.text import printable
 from pipeline.stage import run_stage
 
@@ -20,9 +19,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from pipeline.expectations import validate
 
-    audit = read_json(FOLDER / "audit.json")
-    if not isinstance(audit, dict) or not {"near_duplicates", "shortcuts"} <= set(audit):
-        raise UserError(f"{FOLDER / 'audit.json'}: damaged; run the audit stage again")
+    audit = read_record(FOLDER / "audit.json")
     networks = {f"teachers.{name}": network for name, network in params.teachers.items()}
     networks |= {f"students.{name}": network for name, network in params.students.items()}
     result = validate(
@@ -32,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         audit=audit,
         weights={name: network.weights for name, network in networks.items() if network.weights},
     )
-    write_json(FOLDER / "validation.json", result)
+    write_record(FOLDER / "validation.json", result)
     for line in result["warnings"]:
         print(f"warning: {printable(line)}", file=sys.stderr)
     for line in result["failures"]:

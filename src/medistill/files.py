@@ -168,6 +168,18 @@ def locked(path: Path, *, taken: str | None) -> Iterator[None]:
         yield
 
 
+def reserve(path: Path) -> None:
+    """Take the place of a sparse file on the disk: where there is none, a write to its memory map ends as SIGBUS."""
+    with writing(path), path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except AttributeError:  # macOS has no such call
+            pass
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # nor have some file systems
+                raise
+
+
 def write_array(path: Path, array: "np.ndarray") -> None:
     """Write a `.npy` file. As `numpy.save`, which does not say why a disk takes only a part."""
     import numpy as np

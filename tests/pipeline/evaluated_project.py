@@ -9,6 +9,8 @@ import yaml
 
 from medistill.config import Params, load_params
 from medistill.files import write_json
+from medistill.records import write_record
+from tests.seal import seal
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = '<script>alert("x")</script> & co'
@@ -100,9 +102,9 @@ def write_dataset(root: Path, images: int, random: np.random.Generator, task: st
         "source": {"format": "chestxray14", "split": "patient"},
         "counts": counts,
     }
-    write_json(folder / "dataset.json", meta)
     quarantine = 'path,reason\nbad.png,truncated\n"\x1b[2J\n\u202e.png",no image\n'
     (folder / "quarantine.csv").write_text(quarantine, encoding="utf-8")
+    seal(folder / "dataset.json", meta)
     return targets
 
 
@@ -126,7 +128,6 @@ def write_model(root: Path, params: Params, name: str, logits: np.ndarray) -> No
         recipe = params.recipes[student.recipe]
         config |= {"student": student.student, "recipe": student.recipe, "seed": student.seed}
         config |= recipe.model_dump(mode="json", include={"teachers", "combine", "terms"})
-    write_json(folder / "config.json", config)
     nothing = np.array([], np.uint64)
     np.savez(folder / "train_ids.npz", groups=nothing, images=nothing)
     epochs = pd.DataFrame({"epoch": [1, 2, 3], "step": [8, 16, 24], "train_loss": [0.6, 0.4, 0.3]})
@@ -137,6 +138,7 @@ def write_model(root: Path, params: Params, name: str, logits: np.ndarray) -> No
         table[f"logit:{label}"] = logits[:, k].astype(np.float32)
     # In another order than the manifest: rows are matched by image_id.
     table.sample(frac=1, random_state=0).to_parquet(folder / "predictions.parquet", index=False)
+    seal(folder / "config.json", config)
 
 
 def write_surroundings(root: Path, params: Params) -> None:
@@ -152,7 +154,7 @@ def write_surroundings(root: Path, params: Params) -> None:
         "failures": [],
         "warnings": [f"label {HOSTILE} is rare"],
     }
-    write_json(root / "reports" / "validation" / "validation.json", validation)
+    write_record(root / "reports" / "validation" / "validation.json", validation)
     explained: dict[str, Any] = {}
     for name in [*params.run.teachers, *(model.name for model in params.student_models())]:
         explained[name] = {
@@ -175,5 +177,7 @@ def write_surroundings(root: Path, params: Params) -> None:
         parity = {"images": 32, "max_abs_logit_difference": 2.3e-6, "limit": 1e-4, "passed": True}
         write_json(folder / "parity.json", parity)
         latency = {"threads": 1, "runs": 50, "batch": 1, "p50_ms": 4.5678, "p95_ms": 5.4321, "cpu": "test <cpu>"}
-        write_json(folder / "latency.json", latency)
+        seal(folder / "bundle.json", {"name": model.name})
+        write_record(folder / "latency.json", latency)
     write_json(root / "reports" / "explain" / "metrics.json", explained)
+    seal(root / "reports" / "explain" / "record.json", {})

@@ -66,7 +66,7 @@ stages:
     deps: [data/processed, models/teachers, models/students]
     metrics:
       - reports/metrics.json: {cache: false}
-    outs: [reports/evaluation, reports/comparisons.csv, reports/roc]
+    outs: [reports/evaluation, reports/evaluation.json, reports/comparisons.csv, reports/roc]
   explain:
     cmd: python make.py explain
     deps: [models/teachers, models/students]
@@ -86,6 +86,8 @@ from pathlib import Path
 
 import yaml
 
+from medistill.records import checksums, write_record
+
 stage, model = sys.argv[1], sys.argv[-1]
 fake = yaml.safe_load(Path("fake.yaml").read_text())
 params = yaml.safe_load(Path("params.yaml").read_text())
@@ -96,12 +98,18 @@ def write(path, value):
     path.write_text(value if isinstance(value, str) else json.dumps(value, indent=2))
 
 
+def record(path, value, *files):
+    files = files or [file for file in path.parent.iterdir() if file != path]
+    write_record(path, value | {"files": checksums(files, path.parent)})
+
+
 def trained():
     return sorted(path.parent for path in Path("models").glob("*/*/config.json"))
 
 
 if stage == "ingest":
-    write(Path("data/processed/dataset.json"), {"name": "fake", "fingerprint": fake["fingerprint"]})
+    Path("data/processed").mkdir(parents=True, exist_ok=True)
+    record(Path("data/processed/dataset.json"), {"name": "fake", "fingerprint": fake["fingerprint"]})
 elif stage in ("train_teacher", "distill"):
     numbers = fake[model]
     if "fail" in numbers:
@@ -122,10 +130,10 @@ elif stage in ("train_teacher", "distill"):
         settings = params["recipes"][recipe]
         config |= {"student": student, "recipe": recipe, "seed": int(seed), "teachers": settings.get("teachers", []),
                    "combine": "mean", "terms": settings.get("terms", [])}
-    write(folder / "config.json", config)
     history = "epoch,step,train_loss,val_macro_auroc\\n1,10,0.7,0.6\\n2,20,0.5,{val}\\n"
     write(folder / "history.csv", history.format(**numbers))
     write(folder / "metrics.json", {"best_epoch": 2, "train_seconds": 1.5, "val_macro_auroc": 0.1})
+    record(folder / "config.json", config)
 elif stage == "evaluate":
     metrics = {}
     for folder in trained():
@@ -149,9 +157,12 @@ elif stage == "evaluate":
         write(Path("reports/roc", name + ".csv"), "fpr,tpr\\n0,0\\n1,1\\n")
     write(Path("reports/metrics.json"), metrics)
     write(Path("reports/comparisons.csv"), "split,student,reference\\n")
+    files = [*Path("reports/evaluation").iterdir(), *Path("reports/roc").iterdir()]
+    record(Path("reports/evaluation.json"), {}, *files, Path("reports/metrics.json"), Path("reports/comparisons.csv"))
 elif stage == "explain":
     one = {"conclusive": False, "chance": 0.1, "pointing_game": {"estimate": 0.5, "lower": 0.4, "upper": 0.6}}
     write(Path("reports/explain/metrics.json"), {folder.name: one for folder in trained()})
+    record(Path("reports/explain/record.json"), {})
 elif stage == "export":
     from onnx import TensorProto, helper, save
 
@@ -179,9 +190,9 @@ elif stage == "export":
     difference = numbers.get("parity", 1e-6)
     write(folder / "parity.json", {"images": 4, "max_abs_logit_difference": difference, "limit": 1e-4,
                                    "passed": difference <= 1e-4})
-    write(folder / "latency.json", {"p50_ms": 1.5, "p95_ms": 2.5, "onnx_mb": 0.001})
-    write(folder / "bundle.json", {"name": model})
     write(folder / "MODEL_CARD.md", "# " + model + "\\nNot a medical device.\\n")
+    record(folder / "bundle.json", {"name": model})
+    write_record(folder / "latency.json", {"p50_ms": 1.5, "p95_ms": 2.5, "onnx_mb": 0.001})
 """
 
 

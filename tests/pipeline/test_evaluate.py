@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, balanced_ac
 from medistill.config import load_params
 from medistill.errors import UserError
 from pipeline.stages import evaluate
+from tests.seal import seal
 
 ELIGIBLE = [label for label in LABELS if label != RARE]
 TEACHERS = ["densenet", "efficientnet_lite2"]
@@ -173,7 +174,7 @@ def test_twice_gives_the_same_bytes(project, tmp_path):
     run(tmp_path)
     run(tmp_path)  # over its own outputs
     files = sorted(path.relative_to(tmp_path) for path in (tmp_path / "reports").rglob("*") if path.is_file())
-    assert len(files) == 2 + 6 + 6
+    assert len(files) == 3 + 6 + 6
     for path in files:
         assert (tmp_path / path).read_bytes() == (project / path).read_bytes(), path
 
@@ -269,6 +270,7 @@ def test_predictions_that_do_not_fit_the_manifest_are_refused_by_name(tmp_path, 
     write_project(tmp_path)
     path = tmp_path / "models" / "students" / "eeea_net_c2-kd-0" / "predictions.parquet"
     spoil(pd.read_parquet(path)).to_parquet(path, index=False)
+    seal(path.with_name("config.json"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="eeea_net_c2-kd-0") as error:
         evaluate.main([])

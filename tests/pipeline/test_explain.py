@@ -16,10 +16,10 @@ from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.explain.selection import boxed_findings
-from medistill.files import write_json
 from medistill.models.zoo import create_classifier, load_model, map_size, save_model
 from medistill.training.outputs import predictions
 from pipeline.stages.explain import main
+from tests.seal import digests, seal
 
 LABELS = ["Mass", "<script>Nodule"]
 TEACHERS = ("wide", "other")
@@ -41,7 +41,8 @@ def write_project(folder, root, *, size: int, boxes: bool, task: str = "multilab
     processed.mkdir(parents=True)
     rng = np.random.default_rng(0)
     ids = [f"i{k:02d}" for k in range(48)]
-    np.save(processed / "images-00000.npy", rng.integers(0, 256, (48, 1, size, size), dtype=np.uint8))
+    pixels = rng.integers(0, 256, (48, 1, size, size), dtype=np.uint8)
+    np.save(processed / "images-00000.npy", pixels)
     manifest = pd.DataFrame(
         {
             "image_id": ids,
@@ -49,7 +50,7 @@ def write_project(folder, root, *, size: int, boxes: bool, task: str = "multilab
             "row": np.arange(48, dtype=np.int32),
             "group_id": [f"p{k // 2}" for k in range(48)],
             "patient_id": [f"p{k // 2}" for k in range(48)],
-            "sha256": [f"{k:064x}" for k in range(48)],
+            "sha256": digests(pixels),
             "split": ["train"] * 8 + ["val"] * 16 + ["test"] * 24,
             "sex": ["F", None] * 24,
             "age": [50.0, np.nan] * 24,
@@ -71,19 +72,17 @@ def write_project(folder, root, *, size: int, boxes: bool, task: str = "multilab
     ]
     pd.DataFrame(rows, columns=["image_id", "label", "x", "y", "w", "h"]).to_parquet(processed / "boxes.parquet")
     facts = {"task": task, "labels": LABELS, "image_size": size, "channels": 1, "fit": "pad"}
-    write_json(
-        processed / "dataset.json", {"name": "made <up>", "fingerprint": "0", "source": {"format": "folder"}, **facts}
-    )
+    seal(processed / "dataset.json", {"name": "made <up>", "fingerprint": "0", "source": {"format": "folder"}, **facts})
 
     for seed, name in enumerate([f"teachers/{name}" for name in TEACHERS] + [f"students/{name}" for name in STUDENTS]):
         torch.manual_seed(0 if name.endswith("kd-0") else seed)  # the distilled one is its teacher's twin
         model = create_classifier(NETWORK, labels=LABELS)
         (folder / "models" / name).mkdir(parents=True)
-        save_model(folder / "models" / name, model, model.config | facts | {"map_size": map_size(model, size)})
         nothing = np.array([], np.uint64)
         provenance.write_ids(folder / "models" / name / provenance.FILE, provenance.TrainIds(nothing, nothing))
         if task == "multiclass":
             predictions(model, Dataset.open(processed)).to_parquet(folder / "models" / name / "predictions.parquet")
+        save_model(folder / "models" / name, model, model.config | facts | {"map_size": map_size(model, size)})
 
 
 @pytest.fixture(scope="module")
@@ -230,8 +229,7 @@ def test_mistakes_leave_the_last_report(project, tmp_path, monkeypatch):
     shutil.copytree(project, tmp_path / "p")
     monkeypatch.chdir(tmp_path / "p")
     file = tmp_path / "p/models/students/small-kd-0/config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    write_json(file, config | {"labels": LABELS[::-1]})
+    seal(file, labels=LABELS[::-1])
     before = (tmp_path / "p/reports/explain/metrics.json").read_bytes()
     with pytest.raises(UserError, match=r"small-kd-0/config\.json: labels differ"):
         main([])

@@ -17,6 +17,7 @@ from medistill.files import read_json, write_json
 from medistill.models.zoo import count_macs, count_params, create_classifier, save_model
 from medistill.runtime.predictor import Predictor
 from pipeline.stages.export import main
+from tests.seal import digests, seal
 
 NAME = "eeea_net_c2-kd-0"
 
@@ -36,8 +37,9 @@ def project(root, tmp_path_factory) -> Path:
     np.save(data / "images-00000.npy", pixels)
     numbers = range(len(pixels))
     manifest = {"image_id": map(str, numbers), "shard": 0, "row": numbers, "group_id": map(str, numbers)}
+    manifest["sha256"] = digests(pixels)
     pd.DataFrame({**manifest, "split": ["train"] * 2 + ["val"] * 4}).to_parquet(data / "manifest.parquet")
-    write_json(data / "dataset.json", {"name": "noise", "fingerprint": "da7a", "source": {"format": "folder"}, **shape})
+    seal(data / "dataset.json", {"name": "noise", "fingerprint": "da7a", "source": {"format": "folder"}, **shape})
 
     torch.manual_seed(0)
     model = create_classifier(Network(arch="test_efficientnet"), labels=shape["labels"]).eval()
@@ -52,8 +54,8 @@ def project(root, tmp_path_factory) -> Path:
     folder = project / "models" / "students" / NAME
     folder.mkdir(parents=True)
     counts = {"params": count_params(model), "macs": count_macs(model, 32)}
-    save_model(folder, model, {**model.config, **shape, **facts, **counts})
     write_json(folder / "metrics.json", {"val_macro_auroc": 0.5})
+    save_model(folder, model, {**model.config, **shape, **facts, **counts})
     return project
 
 
@@ -81,6 +83,7 @@ def test_a_failed_parity_is_a_result_that_is_written_and_printed(project, tmp_pa
     weights = load_file(file)
     weights["classifier.bias"].fill_(float("nan"))  # a network that diverged in training
     save_file(weights, file)
+    seal(file.with_name("config.json"))
     assert main(["eeea_net_c2", "kd", "0"]) == 0
     assert "parity FAILED on 3 images (largest logit difference not finite" in capsys.readouterr().out
     parity = read_json(Path("exports", NAME, "parity.json"))
@@ -110,5 +113,5 @@ def test_as_a_program_it_says_in_one_line_what_is_missing(project, root, tmp_pat
     environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root}/src"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: data/processed/dataset.json: no such file\n"
+    assert done.stderr == "error: data/processed/dataset.json: no such file; run the ingest stage again\n"
     assert not (tmp_path / "exports").exists()

@@ -1,6 +1,5 @@
 """The page of the trainings that are at work."""
 
-import json
 import os
 import time
 import xml.etree.ElementTree as ElementTree
@@ -8,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import pandas as pd
 import pytest
 
+from medistill.records import read_record, write_record
 from pipeline import live
 from pipeline.live import POINTS, LiveCurves, page
 
@@ -25,7 +25,7 @@ def fail(folder, steps, error):
 
 
 def state(folder, name):
-    return json.loads((folder / f"{name}.json").read_text())
+    return read_record(folder / f"{name}.json")
 
 
 def test_a_long_curve_keeps_its_mean_and_its_end(tmp_path):
@@ -81,10 +81,23 @@ def test_a_training_that_was_killed_is_called_silent(tmp_path):
     with LiveCurves("net", tmp_path) as curves:
         curves.step(report(1))
     file = tmp_path / "net.json"
-    file.write_text(json.dumps(state(tmp_path, "net") | {"status": "at work", "time": time.time() - 300}))
+    write_record(file, state(tmp_path, "net") | {"status": "at work", "time": time.time() - 300})
     (tmp_path / "other.json").write_text('{"name": "ha')
+    (tmp_path / "changed.json").write_text(file.read_text().replace("1000.0", "2000.0"))
     assert "silent for 5 min" in page(tmp_path)
     assert 'http-equiv="refresh"' not in page(tmp_path)
+
+
+def test_a_training_goes_on_where_its_page_cannot_be_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(live, "EVERY", 0.0)
+    (tmp_path / "reports").write_text("in the way")
+    with LiveCurves("net", tmp_path / "reports") as curves:
+        for step in (1, 2, 3):
+            curves.step(report(step))
+    assert capsys.readouterr().err == (
+        f"note: {tmp_path}/reports: net.json cannot be written: {tmp_path}/reports is in the way; move it away; the"
+        " training goes on\n"
+    )
 
 
 def test_a_training_that_failed_before_its_first_step_leaves_nothing(tmp_path):

@@ -15,6 +15,7 @@ from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.models.zoo import create_classifier, save_model
 from pipeline.stages import distill, evaluate, explain, teach, train_teacher
+from tests.seal import seal
 
 
 @pytest.fixture
@@ -36,6 +37,7 @@ def project(root: Path, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pyte
 def add_to_provenance(folder: Path, side: str) -> None:
     file = folder / provenance.FILE
     provenance.write_ids(file, provenance.read_ids(file) | provenance.ids_of(Dataset.open(), side))
+    seal(folder / "config.json")
 
 
 def give_weights(project: Path, section: str, name: str, file: Path) -> None:
@@ -65,6 +67,7 @@ def test_what_a_student_has_seen_includes_what_its_teacher_has(project):
     elsewhere = provenance.TrainIds(np.array([1, 2], np.uint64), np.array([3], np.uint64))
     file = teacher / provenance.FILE
     provenance.write_ids(file, provenance.read_ids(file) | elsewhere)
+    seal(teacher / "config.json")
     teach.main(["big"])
     (teacher / "model.safetensors").unlink()  # its answers are kept: who learns from them asks it nothing
     distill.main(["small", "kd", "0"])

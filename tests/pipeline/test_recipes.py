@@ -14,8 +14,8 @@ from medistill.data import provenance
 from medistill.distillation.knowledge import write_knowledge
 from medistill.distillation.objective import RecipeObjective
 from medistill.errors import UserError
-from medistill.files import write_json
 from medistill.models.zoo import create_classifier, load_model, save_model
+from medistill.records import write_record
 from medistill.training.views import read_frames, render_views, view_parameters
 from pipeline.recipes import require_networks, require_run, require_trained, train_by_recipe
 from pipeline.stages import distill
@@ -175,7 +175,7 @@ def test_a_teacher_of_other_settings_neither_answers_nor_teaches(
     }
     folder = tmp_path / "models/teachers/efficientnet_lite2"
     folder.mkdir(parents=True)
-    write_json(folder / "config.json", config | there)
+    write_record(folder / "config.json", config | there)
     if what is None:
         assert require_trained(read, "efficientnet_lite2", tiny_dataset) == config
         return

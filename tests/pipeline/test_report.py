@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from evaluated_project import HOSTILE, LABELS, RARE, write_project, write_surrou
 from medistill.errors import UserError
 from medistill.evaluation import gate
 from pipeline.stages import evaluate, report
+from tests.seal import seal
 
 VOID = {"meta", "link", "br", "img", "wbr", "input", "hr"}
 
@@ -245,9 +247,11 @@ def test_missing_latency_explanations_and_exports_are_shown_as_such(tmp_path, mo
     write_surroundings(tmp_path, write_project(tmp_path))
     monkeypatch.chdir(tmp_path)
     evaluate.main([])
-    (tmp_path / "reports" / "explain" / "metrics.json").unlink()
-    for path in [*(tmp_path / "exports").rglob("*.*"), *(tmp_path / "models").rglob("history.csv")]:
-        path.unlink() if path.is_file() else None
+    shutil.rmtree(tmp_path / "reports" / "explain")
+    shutil.rmtree(tmp_path / "exports")
+    for path in (tmp_path / "models").rglob("history.csv"):
+        path.unlink()
+        seal(path.with_name("config.json"))
     report.main([])
     page = Page((tmp_path / "reports" / "index.html").read_text(encoding="utf-8"))
     assert "Latency was not measured." in page.text

@@ -18,7 +18,9 @@ from medistill.data.dataset import Dataset
 from medistill.data.manifest import ingest
 from medistill.data.phantom import write_phantom
 from medistill.errors import UserError
+from medistill.records import write_record
 from pipeline.expectations import validate
+from tests.seal import digests, seal
 
 CRITICAL, WARNING = "failures", "warnings"
 
@@ -60,8 +62,19 @@ def change(folder: Path, edit) -> pd.DataFrame:
     manifest = pd.read_parquet(folder / "manifest.parquet")
     changed = edit(manifest)
     manifest = manifest if changed is None else changed
-    manifest.to_parquet(folder / "manifest.parquet", index=False)
+    write_manifest(folder, manifest)
     return manifest
+
+
+def write_manifest(folder: Path, manifest: pd.DataFrame) -> None:
+    manifest.to_parquet(folder / "manifest.parquet", index=False)
+    seal(folder / "dataset.json")
+
+
+def write_pixels(folder: Path, pixels: np.ndarray) -> None:
+    """Other pixels, as ingest would have written them."""
+    np.save(folder / "images-00000.npy", pixels)
+    write_manifest(folder, pd.read_parquet(folder / "manifest.parquet").assign(sha256=digests(pixels)))
 
 
 def test_a_good_data_set_passes(processed, tmp_path):
@@ -82,8 +95,13 @@ def same_patient(manifest):
     manifest.loc[first_on(manifest, "test"), "group_id"] = manifest["group_id"][first_on(manifest, "train")]
 
 
+def copy_pixels(manifest, to, source):
+    for column in ("shard", "row", "sha256"):
+        manifest.loc[to, column] = manifest.loc[source, column]
+
+
 def same_pixels(manifest):
-    manifest.loc[first_on(manifest, "val"), "sha256"] = manifest["sha256"][first_on(manifest, "train")]
+    copy_pixels(manifest, first_on(manifest, "val"), first_on(manifest, "train"))
 
 
 def twice(manifest):
@@ -128,7 +146,7 @@ def absent_label(manifest):
 
 def copied(manifest):
     train = manifest.index[manifest["split"] == "train"]
-    manifest.loc[train[1], "sha256"] = manifest["sha256"][train[0]]
+    copy_pixels(manifest, train[1], train[0])
 
 
 def rare(manifest):
@@ -189,7 +207,7 @@ def test_a_missing_column_is_named_once(processed, tmp_path):
 def test_blank_frames_are_a_warning(processed, tmp_path):
     pixels = np.load(processed / "images-00000.npy")
     pixels[[7, 9]] = 40
-    np.save(processed / "images-00000.npy", pixels)
+    write_pixels(processed, pixels)
     result = validate(processed, tmp_path / "docs", max_quarantined=0.01)
     manifest = pd.read_parquet(processed / "manifest.parquet")
     assert result["success"]
@@ -201,7 +219,7 @@ def test_blank_frames_are_a_warning(processed, tmp_path):
 def edit_pixels(folder: Path, rows: list[int], change) -> list[str]:
     pixels = np.load(folder / "images-00000.npy")
     pixels[rows] = change(pixels[rows])
-    np.save(folder / "images-00000.npy", pixels)
+    write_pixels(folder, pixels)
     return pd.read_parquet(folder / "manifest.parquet")["image_id"][rows].tolist()
 
 
@@ -224,7 +242,7 @@ def test_pictures_without_a_common_shape_are_never_inverted(tmp_path, good):
     shutil.copytree(good, folder)
     count = len(pd.read_parquet(folder / "manifest.parquet"))
     noise = np.random.default_rng(0).integers(0, 255, (count, 1, 32, 32), dtype=np.uint8)
-    np.save(folder / "images-00000.npy", noise)
+    write_pixels(folder, noise)
     assert not [line for line in warnings_of(folder, tmp_path) if line.startswith("likeness")]
 
 
@@ -275,10 +293,23 @@ def test_weights_that_have_seen_the_test_side_stop_the_graph(processed, tmp_path
     assert "teachers.clean" not in failure + warning
 
 
-@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"junk")])
-def test_a_damaged_shard_is_named(processed, tmp_path, damage):
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[5000] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda file: file.unlink(), "no such file"),
+        (lambda file: file.write_bytes(b"junk"), "damaged"),
+        (flip, r"image \S+ is damaged, it has other pixels"),
+    ],
+)
+def test_a_damaged_shard_is_named(processed, tmp_path, damage, message):
     damage(processed / "images-00000.npy")
-    with pytest.raises(UserError, match=r"images-00000\.npy: missing or damaged"):
+    with pytest.raises(UserError, match=rf"images-00000\.npy: {message}.*; run the ingest stage again"):
         validate(processed, tmp_path / "docs", max_quarantined=0.01)
 
 
@@ -365,8 +396,7 @@ def run_stage(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipeline.stages.validate"]
     shutil.copy(root / "params.yaml", folder)
     audit = folder / "reports" / "validation" / "audit.json"
-    audit.parent.mkdir(parents=True)
-    audit.write_text(json.dumps(found()))
+    write_record(audit, found())
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
@@ -394,4 +424,4 @@ def test_the_stage_passes_a_good_data_set(root, processed, tmp_path):
 def test_the_stage_without_data_is_one_line(root, tmp_path):
     done = run_stage(root, tmp_path)
     assert done.returncode == 2
-    assert done.stderr == f"error: {Path('data/processed/dataset.json')}: no such file\n"
+    assert done.stderr == f"error: {Path('data/processed/dataset.json')}: no such file; run the ingest stage again\n"

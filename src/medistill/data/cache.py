@@ -1,8 +1,8 @@
 """Decoded frames on disk, so that a killed or repeated ingest decodes no image twice.
 
 The cache folder holds a folder for each (root, size, channels, fit), and in it blocks: `pixels.npy` uint8 (n, C, S, S)
-and `index.json`, which names each image's file by path, size and time of change. A block appears in one rename.
-Nothing else is kept, so the folder may be deleted at any time.
+and the record `index.json`, which names each image's file by path, size and time of change. A block appears in one
+rename. Nothing else is kept, so the folder may be deleted at any time.
 """
 
 import contextlib
@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from medistill.data.arrays import file_of, read_picture
 from medistill.errors import UserError
-from medistill.files import atomic, write_array, write_json
+from medistill.files import atomic, write_array, writing
 from medistill.images import Fit, ImageError, to_frame
+from medistill.records import checksums, require_whole, write_record
 
 BLOCK = 128
 """Images a block at most: what a worker has in memory at once, and what a kill can lose of its work."""
@@ -100,7 +101,8 @@ def decode_all(
     root = Path(root)
     settings = json.dumps([_VERSION, str(root.resolve()), size, channels, fit])
     folder = Path(cache) / hashlib.sha256(settings.encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder / "index.json"):
+        folder.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}
     keys = {}
     for path in paths:
@@ -108,7 +110,7 @@ def decode_all(
             keys[path] = _key(file_of(root, path), path)
         except OSError as error:
             failures[path] = f"cannot be read: {error.strerror}"
-    cached = _read_blocks(folder, (channels, size, size))
+    cached = _read_blocks(folder)
     places = {path: cached[key] for path, key in keys.items() if key in cached}
     missing = [path for path in keys if path not in places]
     # a worker writes what it decodes: pixels do not travel between processes
@@ -193,20 +195,19 @@ def _decode_block(
         with atomic(folder / name) as temporary:
             temporary.mkdir()
             write_array(temporary / "pixels.npy", frames[: len(index)])
-            write_json(temporary / "index.json", keys)
+            files = checksums([temporary / "pixels.npy"], temporary)
+            write_record(temporary / "index.json", {"images": keys, "files": files})
     return folder / name, index, failures
 
 
-def _read_blocks(folder: Path, shape: tuple[int, int, int]) -> dict[str, Place]:
+def _read_blocks(folder: Path) -> dict[str, Place]:
     """Key -> place of every decoded frame; what a kill left behind or a disk damaged is removed."""
     places = {}
     for block in sorted(folder.iterdir()):
         try:
-            index = json.loads((block / "index.json").read_text(encoding="utf-8"))
-            pixels = np.load(block / "pixels.npy", mmap_mode="r")
-            if pixels.shape != (len(index), *shape) or pixels.dtype != np.uint8:
-                raise ValueError("pixels and index differ")
-            places |= {key: Place(block, row, width, height) for row, (key, width, height) in enumerate(index)}
-        except (OSError, ValueError, TypeError):
+            index = require_whole(block / "index.json")["images"]
+        except UserError:
             shutil.rmtree(block) if block.is_dir() else os.unlink(block)
+            continue
+        places |= {key: Place(block, row, width, height) for row, (key, width, height) in enumerate(index)}
     return places

@@ -1,17 +1,20 @@
 """The ingested data set as every later stage reads it."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from medistill.errors import UserError
-from medistill.files import read_json
+from medistill.records import read_record, reading, require_whole
 
 SPLITS = ("train", "val", "test")
 LABEL_PREFIX = "label:"
+RECORD = "dataset.json"
+_AGAIN = "run the ingest stage again"
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Dataset:
         fit: how frames were made square (`pad`, `squash`, `crop`).
         fingerprint: changes when pixels, labels or splits change.
         manifest: a row an image, sorted by `image_id`; columns as in docs/architecture.md.
+        checked: by shard, which of its frames this process has held against the manifest.
     """
 
     folder: Path
@@ -41,29 +45,20 @@ class Dataset:
     fit: str
     fingerprint: str
     manifest: pd.DataFrame
+    checked: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, folder: Path = Path("data/processed")) -> "Dataset":
         """Open what `ingest` wrote.
 
         Raises:
-            UserError: a file is missing or damaged.
+            UserError: a file is missing or damaged. Pixels are looked at when they are read, see `Frames`.
         """
         folder = Path(folder)
-        meta = read_json(folder / "dataset.json")
-        path = folder / "manifest.parquet"
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; run the ingest stage")
-        try:
-            keys = ("name", "task", "labels", "image_size", "channels", "fit", "fingerprint")
-            facts = {key: meta[key] for key in keys} | {"format": meta["source"]["format"]}
-        except (KeyError, TypeError):
-            raise UserError(f"{folder / 'dataset.json'}: damaged; run the ingest stage again") from None
-        try:
-            manifest = pd.read_parquet(path)
-        except (OSError, ValueError):  # pyarrow's errors are ValueErrors
-            raise UserError(f"{path}: damaged; run the ingest stage again") from None
-        return cls(folder=folder, manifest=manifest, **facts)
+        meta = require_whole(folder / RECORD, ["manifest.parquet"])
+        keys = ("name", "task", "labels", "image_size", "channels", "fit", "fingerprint")
+        facts = {key: meta[key] for key in keys} | {"format": meta["source"]["format"]}
+        return cls(folder=folder, manifest=pd.read_parquet(folder / "manifest.parquet"), **facts)
 
     def split(self, name: str) -> pd.DataFrame:
         """Rows of one split (`train`, `val`, `test`), sorted by `image_id`.
@@ -91,11 +86,13 @@ class Dataset:
         number = rows["mask_row"].to_numpy()
         if (number < 0).any():
             raise ValueError("an image without a mask")
+        names = [name for name in read_record(self.folder / RECORD)["files"] if name.startswith("masks-")]
+        require_whole(self.folder / RECORD, names)
         # every shard but the last is full
         full = 0
         out = np.empty((len(rows), self.image_size, self.image_size), bool)
-        for file in sorted(self.folder.glob("masks-*.npy")):
-            masks = np.load(file, mmap_mode="r")
+        for name in names:
+            masks = np.load(self.folder / name, mmap_mode="r")
             here = np.flatnonzero((number >= full) & (number < full + len(masks)))
             out[here] = masks[number[here] - full] != 0
             full += len(masks)
@@ -103,11 +100,16 @@ class Dataset:
 
     def boxes(self) -> pd.DataFrame:
         """Boxes: `image_id`, `label`, `x`, `y` (top left), `w`, `h`, as fractions of the frame; empty where none."""
+        require_whole(self.folder / RECORD, ["boxes.parquet"])
         return pd.read_parquet(self.folder / "boxes.parquet")
 
 
 class Frames:
-    """Pixels of some rows of a data set, read when they are asked for: they stay in their memory-mapped shards."""
+    """Pixels of some rows of a data set, read when they are asked for: they stay in their memory-mapped shards.
+
+    Each frame is held against its checksum in the manifest when a process reads it first: for a whole data set that
+    would take longer than many a stage, and who reads a frame does more with it.
+    """
 
     def __init__(self, dataset: Dataset, rows: pd.DataFrame) -> None:
         """Open the shards that have the pixels of `rows`.
@@ -117,25 +119,36 @@ class Frames:
         """
         self._shape = (dataset.channels, dataset.image_size, dataset.image_size)
         self._shard_of, self._row_of = rows["shard"].to_numpy(), rows["row"].to_numpy()
+        self._ids, self._digests = rows["image_id"].to_numpy(), rows["sha256"].to_numpy()
+        self._folder, self._checked = dataset.folder, dataset.checked
         self._shards = {}
         for shard in np.unique(self._shard_of):
-            file = dataset.folder / f"images-{shard:05d}.npy"
-            try:
-                self._shards[shard] = np.load(file, mmap_mode="r")
-                damaged = len(self._shards[shard]) <= self._row_of[self._shard_of == shard].max()
-            except (OSError, ValueError, EOFError):
-                damaged = True
-            if damaged or self._shards[shard].shape[1:] != self._shape:
-                raise UserError(f"{file}: missing or damaged; run the ingest stage again")
+            file = self._file(shard)
+            with reading(file, _AGAIN):
+                pixels = np.load(file, mmap_mode="r")
+            last = self._row_of[self._shard_of == shard].max()
+            if pixels.dtype != np.uint8 or pixels.shape[1:] != self._shape or len(pixels) <= last:
+                raise UserError(f"{file}: damaged, it has not the shape that {RECORD} says; {_AGAIN}")
+            self._shards[shard] = pixels
+            self._checked.setdefault(shard, np.zeros(len(pixels), bool))
 
     def __getitem__(self, chosen: np.ndarray) -> np.ndarray:
         """Pixels of the rows in these places: uint8 (n, C, H, W), in their order."""
         out = np.empty((len(chosen), *self._shape), np.uint8)
         shard_of, row_of = self._shard_of[chosen], self._row_of[chosen]
         for shard in np.unique(shard_of):
-            here = shard_of == shard
+            here = np.flatnonzero(shard_of == shard)
             out[here] = self._shards[shard][row_of[here]]
+            checked = self._checked[shard]
+            for place in here[~checked[row_of[here]]]:
+                if hashlib.sha256(out[place]).hexdigest() != self._digests[chosen[place]]:
+                    image = self._ids[chosen[place]]
+                    raise UserError(f"{self._file(shard)}: image {image} is damaged, it has other pixels; {_AGAIN}")
+                checked[row_of[place]] = True
         return out
+
+    def _file(self, shard: int) -> Path:
+        return self._folder / f"images-{shard:05d}.npy"
 
 
 def label_columns(known: Sequence[str], wanted: Sequence[str], who: str) -> list[int | None]:

@@ -18,8 +18,9 @@ from medistill.data.dataset import LABEL_PREFIX, SPLITS
 from medistill.data.folders import compose
 from medistill.data.source import DETAILS, Source
 from medistill.errors import UserError
-from medistill.files import atomic, locked, write_array, write_json
+from medistill.files import atomic, locked, write_array
 from medistill.images import fit_boxes
+from medistill.records import checksums, write_record
 from medistill.text import counted, printable
 
 SHARD = 1024
@@ -133,7 +134,9 @@ def _ingest(
         manifest.to_parquet(folder / "manifest.parquet", index=False)
         boxes.to_parquet(folder / "boxes.parquet", index=False)
         _write_quarantine(folder / "quarantine.csv", quarantined)
-        write_json(folder / "dataset.json", summary)
+        # all but the pixels, of which the manifest has a checksum each
+        files = (file for file in folder.iterdir() if not file.name.startswith("images-"))
+        write_record(folder / "dataset.json", summary | {"files": checksums(files, folder)})
     return summary
 
 

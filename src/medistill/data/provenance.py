@@ -7,7 +7,6 @@ of another. An image is its ingested pixels.
 """
 
 import hashlib
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ import pandas as pd
 
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
+from medistill.records import reading
 from medistill.text import counted
 
 FILE = "train_ids.npz"
@@ -71,15 +71,12 @@ def read_ids(file: Path) -> TrainIds:
     Raises:
         UserError: it is missing or damaged.
     """
-    try:
-        with np.load(file, allow_pickle=False) as content:
-            ids = TrainIds(content["groups"], content["images"])
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file, so nobody knows what the model has seen; train it again") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        raise UserError(f"{file}: damaged; train the model again") from None
+    if not file.exists():
+        raise UserError(f"{file}: no such file, so nobody knows what the model has seen; train it again")
+    with reading(file, "train the model again"), np.load(file, allow_pickle=False) as content:
+        ids = TrainIds(content["groups"], content["images"])
     if any(part.dtype != np.uint64 or part.ndim != 1 for part in ids):
-        raise UserError(f"{file}: damaged; train the model again")
+        raise UserError(f"{file}: damaged, these are no lists of ids; train the model again")
     return ids
 
 

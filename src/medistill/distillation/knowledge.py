@@ -7,12 +7,14 @@ import hashlib
 import json
 import math
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,14 +25,16 @@ from medistill.config import Augmentation
 from medistill.data.dataset import Dataset, label_columns
 from medistill.distillation.answers import ask, by_label, require_finite, unknown_labels
 from medistill.errors import UserError
-from medistill.files import read_json, write_json
+from medistill.files import reserve, write_array, writing
 from medistill.models.zoo import Classifier, map_shape
+from medistill.records import checksums, read_record, reading, require_whole, write_record
 from medistill.training.checkpoint import fingerprint
 from medistill.training.loop import Batch, say_what_to_lower
 from medistill.training.views import read_frames, render_views, send, view_parameters
 
 EVERY = 10.0
 """Seconds between two notes of how far a teacher has come: what an interruption costs at most."""
+RECORD, PROGRESS = "knowledge.json", "progress.json"
 EXTRAS = ("attention", "cams", "features")
 """What teachers answer besides logits where `teach` asks for it."""
 
@@ -50,9 +54,10 @@ def write_knowledge(
 ) -> None:
     """Let `teacher` answer all training images in views 0 … `views` − 1.
 
-    Writes into an existing folder: `image_ids.npy` (N), `knowledge.json`, and float16 `logits.npy` (V, N, L); where
-    they are asked for, `attention.npy` (V, N, h, w), `cams.npy` (V, N, L, h, w) and `features.npy` (V, N, K), as `ask`
-    gives them. Where an interrupted call has left a part of the very same answers, it goes on after them.
+    Writes into an existing folder: `image_ids.npy` (N), `knowledge.json`, a record of all files that the folder then
+    has, and float16 `logits.npy` (V, N, L); where they are asked for, `attention.npy` (V, N, h, w), `cams.npy`
+    (V, N, L, h, w) and `features.npy` (V, N, K), as `ask` gives them. Where an interrupted call has left a part of the
+    very same answers, it goes on after what is whole of them.
 
     Raises:
         UserError: an answer is not finite or does not fit float16, or memory or the disk does not suffice.
@@ -97,39 +102,65 @@ def write_knowledge(
                     arrays[name][view, chosen] = values.numpy()
                 bar.update(len(pixels))
             progress.write(arrays, start + len(pixels))
-    for array in arrays.values():
-        array.flush()
-    np.save(folder / "image_ids.npy", image_ids)
-    write_json(folder / "knowledge.json", meta | {"checksum": _checksum(folder, teacher.config["labels"])})
+    _flush(folder, arrays)
+    with writing(folder / "image_ids.npy"):
+        write_array(folder / "image_ids.npy", image_ids)
+    files = checksums((file for file in folder.iterdir() if file.name not in (RECORD, PROGRESS)), folder)
+    write_record(folder / RECORD, meta | {"checksum": _checksum(teacher.config["labels"], files), "files": files})
     progress.remove()
 
 
 class _Progress:
-    """How many images have been answered in full, in a file beside the answers."""
+    """How many images have been answered in full, in a file beside the answers, with checksums of the answers."""
 
     def __init__(self, folder: Path, identity: str) -> None:
         """`identity` is of all that decides the answers, the code among it."""
-        self._folder, self._file, self._identity = folder, folder / "progress.json", identity
+        self._folder, self._file, self._identity = folder, folder / PROGRESS, identity
         self._written = time.monotonic()
+        self._parts: list[tuple[int, str]] = []  # images so far, and the checksum of the answers since the part before
 
     def read(self) -> tuple[dict[str, np.ndarray], int]:
-        """The answers that are there and for how many images; those to other questions are removed."""
-        state = read_json(self._file) if self._file.exists() else {}
-        if state.get("identity") == self._identity:
-            files = {name: self._folder / f"{name}.npy" for name in state["arrays"]}
-            return {name: np.load(file, mmap_mode="r+") for name, file in files.items()}, state["images"]
+        """The answers that are there and for how many images; damaged ones and those to other questions are removed."""
+        if self._file.exists():
+            try:
+                state = read_record(self._file)
+                if state["identity"] == self._identity:
+                    return self._resume(state)
+            except UserError as error:
+                print(f"note: {error}; the answers begin anew", file=sys.stderr)
         for name in ("logits", *EXTRAS):
             (self._folder / f"{name}.npy").unlink(missing_ok=True)
         self.remove()
         return {}, 0
 
+    def _resume(self, state: dict[str, Any]) -> tuple[dict[str, np.ndarray], int]:
+        """The answers up to the first part that is damaged."""
+        arrays = {}
+        for name, shape in state["arrays"].items():
+            file = self._folder / f"{name}.npy"
+            with reading(file, "it had answers so far"):
+                arrays[name] = np.load(file, mmap_mode="r+")  # lengthens what was cut off
+            reserve(file)
+            if list(arrays[name].shape) != shape or arrays[name].dtype != np.float16:
+                raise UserError(f"{file}: damaged, it has another shape")
+        first = 0
+        for images, digest in state["parts"]:
+            if digest != _part_checksum(arrays, first, images):
+                print(f"note: {self._folder}: damaged; answers after image {first} begin anew", file=sys.stderr)
+                break
+            self._parts.append((images, digest))
+            first = images
+        return arrays, first
+
     def write(self, arrays: dict[str, np.ndarray], images: int) -> None:
         """Note that so many images are answered, after the answers themselves, now and then."""
         if time.monotonic() - self._written < EVERY:
             return
-        for array in arrays.values():
-            array.flush()
-        write_json(self._file, {"identity": self._identity, "arrays": list(arrays), "images": images})
+        _flush(self._folder, arrays)
+        before = self._parts[-1][0] if self._parts else 0
+        self._parts.append((images, _part_checksum(arrays, before, images)))
+        shapes = {name: list(array.shape) for name, array in arrays.items()}
+        write_record(self._file, {"identity": self._identity, "arrays": shapes, "parts": self._parts})
         self._written = time.monotonic()
 
     def remove(self) -> None:
@@ -137,8 +168,18 @@ class _Progress:
         self._file.unlink(missing_ok=True)
 
 
+def _part_checksum(arrays: dict[str, np.ndarray], first: int, last: int) -> str:
+    """Of the answers about images `first` … `last` − 1."""
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        digest.update(name.encode())
+        for view in array:
+            digest.update(np.ascontiguousarray(view[first:last]).data)
+    return digest.hexdigest()
+
+
 def _create(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Empty float16 arrays in files; refused where the disk is too small, since writing to them would end as SIGBUS."""
+    """Empty float16 arrays in files, refused where the disk is too small."""
     sizes = {name: 2 * math.prod(shape) for name, shape in shapes.items()}
     free = shutil.disk_usage(folder).free
     if sum(sizes.values()) > free:
@@ -147,23 +188,35 @@ def _create(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.nd
             f"{folder.parent}: the teacher's answers take {sum(sizes.values()) / 1e9:.3g} GB ({parts}), and"
             f" {free / 1e9:.3g} are free; set teach.views lower than {shapes['logits'][0]}, or ask for less in teach"
         )
-    return {
-        name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.float16, shape=shape)
-        for name, shape in shapes.items()
-    }
+    arrays = {}
+    try:
+        for name, shape in shapes.items():
+            file = folder / f"{name}.npy"
+            with writing(file):
+                arrays[name] = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
+            reserve(file)
+    except UserError:
+        for name in shapes:
+            (folder / f"{name}.npy").unlink(missing_ok=True)
+        raise
+    return arrays
+
+
+def _flush(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+        with writing(folder / f"{name}.npy"):
+            array.flush()
 
 
 def _needs(**asked: bool) -> list[str]:
     return [name for name, wanted in asked.items() if wanted]
 
 
-def _checksum(folder: Path, labels: list[str]) -> str:
+def _checksum(labels: list[str], files: dict[str, str]) -> str:
     """Of all answers, and of what they are about: the same numbers in another order of labels teach otherwise."""
     digest = hashlib.sha256(json.dumps(labels).encode())
-    extras = [name for name in EXTRAS if (folder / f"{name}.npy").exists()]
-    for name in ("image_ids", "logits", *extras):
-        with open(folder / f"{name}.npy", "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    for name in ("image_ids", "logits", *EXTRAS):
+        digest.update(bytes.fromhex(files.get(f"{name}.npy", "")))
     return digest.hexdigest()
 
 
@@ -215,16 +268,10 @@ class Knowledge:
                 of the data set's labels.
         """
         asked = {"attention": attention, "cams": cams, "features": features}
-        meta = read_json(folder / "knowledge.json")
-        try:
-            image_ids = np.load(folder / "image_ids.npy")
-            given = ["logits", *(name for name in _needs(**asked) if meta[name])]
-            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in given}
-            damaged = _checksum(folder, meta["labels"]) != meta["checksum"]
-        except (OSError, ValueError, KeyError, TypeError):
-            damaged = True
-        if damaged:
-            raise UserError(f"{folder}: the teacher's answers are damaged; run the teach stage again")
+        meta = require_whole(folder / RECORD)
+        image_ids = np.load(folder / "image_ids.npy")
+        given = ["logits", *(name for name in _needs(**asked) if meta[name])]
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in given}
         for key, value in (
             ("augmentation", augmentation.model_dump()),
             ("views", views),

@@ -11,6 +11,7 @@ from typing import Any
 
 from medistill.config import Params, Promote
 from medistill.files import read_json
+from medistill.records import require_whole
 
 PARITY_ABSOLUTE, PARITY_RELATIVE = 1e-4, 1e-5
 """Largest difference between a logit of ONNX Runtime and of torch: this much, or this share of the largest logit."""
@@ -148,22 +149,22 @@ def collect_facts(params: Params, root: Path = Path()) -> list[CandidateFacts]:
     """Read what the gate needs of every student of the run.
 
     Reads `models/students/*/config.json`, `reports/metrics.json`, and from `exports/*/` the size of `model.onnx` and
-    `parity.json`; the last two may be missing.
+    `parity.json`, where there is an export. All that these folders' records name must be whole.
 
     Args:
         params: the run's settings; its roster says which students there are.
         root: the repository's root.
 
     Raises:
-        UserError: a student's `config.json` or `reports/metrics.json` is missing, or a file is not JSON.
+        UserError: a student's folder or `reports/metrics.json` is missing, or a file is damaged.
     """
     root = Path(root)
-    metrics = read_json(root / "reports" / "metrics.json")
+    metrics = read_metrics(root / "reports")
     facts = []
     for model in params.student_models():
-        config = read_json(root / "models" / "students" / model.name / "config.json")
+        config = require_whole(root / "models" / "students" / model.name / "config.json")
         export = root / "exports" / model.name
-        onnx, parity = export / "model.onnx", export / "parity.json"
+        exported = require_whole(export / "bundle.json")["files"] if export.is_dir() else {}
         facts.append(
             CandidateFacts(
                 model=model.name,
@@ -174,14 +175,24 @@ def collect_facts(params: Params, root: Path = Path()) -> list[CandidateFacts]:
                 initialisation=config["initialisation"],
                 params=config["params"],
                 macs=config["macs"],
-                onnx_mb=onnx.stat().st_size / 1e6 if onnx.is_file() else None,
-                parity=read_json(parity) if parity.is_file() else None,
+                onnx_mb=(export / "model.onnx").stat().st_size / 1e6 if "model.onnx" in exported else None,
+                parity=read_json(export / "parity.json") if "parity.json" in exported else None,
                 validation=metrics.get(model.name, {}).get("val", {}),
                 distilled=bool(params.recipes[model.recipe].teachers),
                 has_baseline=bool(params.baseline_of(model)),
             )
         )
     return facts
+
+
+def read_metrics(reports: Path) -> dict[str, Any]:
+    """What `evaluate` has measured: `reports/metrics.json`, held against the record of all that it has written.
+
+    Raises:
+        UserError: one of its files is missing or damaged.
+    """
+    require_whole(reports / "evaluation.json")
+    return read_json(reports / "metrics.json")
 
 
 def _number(value: Any) -> float | None:

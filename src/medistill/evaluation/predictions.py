@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from medistill.errors import UserError
+from medistill.records import reading
 
 LOGIT_PREFIX = "logit:"
 
@@ -33,10 +34,8 @@ def read_logits(path: Path, model: str, labels: list[str], *, known: Collection[
     if not path.is_file():
         raise UserError(f"{path}: no such file; train {model} first")
     columns = [LOGIT_PREFIX + label for label in labels if known is None or label in known]
-    try:
+    with reading(path, f"train {model} again"):
         frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise UserError(f"{path}: not a parquet file ({' '.join(str(error).split())})") from None
     for column in ("image_id", "split", *columns):
         if column not in frame:
             raise UserError(f"{path}: model {model} has no column {column!r}; train it again on this data set")

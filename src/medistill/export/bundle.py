@@ -16,6 +16,7 @@ from medistill.export.onnx import export_onnx
 from medistill.export.parity import measure_parity
 from medistill.files import atomic, read_json, sha256, write_json
 from medistill.models.zoo import load_model
+from medistill.records import checksums, write_record
 from medistill.runtime.bundle import BUNDLE_FILE, BUNDLE_VERSION, DISCLAIMER
 
 ONNX_FILE = "model.onnx"
@@ -63,9 +64,9 @@ def export_model(source: Path, dataset: Dataset, target: Path, settings: Export)
         parity = measure_parity(classifier, model, images)
         latency = measure_latency(model, images[0], runs=settings.latency_runs, threads=settings.threads)
         write_json(folder / "parity.json", parity)
-        write_json(folder / "latency.json", latency)
-        write_json(folder / BUNDLE_FILE, describe(config, model))
         (folder / "MODEL_CARD.md").write_text(model_card(config, figures, dataset), encoding="utf-8")
+        write_record(folder / BUNDLE_FILE, describe(config, model) | {"files": checksums(folder.iterdir(), folder)})
+        write_record(folder / "latency.json", latency)  # of its own, as it differs from time to time
     return {"parity": parity, "latency": latency}
 
 

@@ -19,9 +19,10 @@ from timm.models import PretrainedCfg, get_pretrained_cfg
 from torch import Tensor, nn
 
 import medistill.models  # noqa: F401  (registers eeea_net_c2 and ofa_595)
+from medistill import records
 from medistill.config import Network
 from medistill.errors import UserError, is_out_of_memory
-from medistill.files import read_json, sha256, write_json
+from medistill.files import read_json
 from medistill.text import counted
 
 # Registry packages that carry ImageNet weights (Apache-2.0), in timm's order and shapes: (module, distribution).
@@ -284,12 +285,17 @@ def _refuse_other_labels(file: Path, labels: list[str]) -> None:
 def read_beside(weights: Path) -> dict[str, Any]:
     """What config.json beside a file of weights says, as medistill writes it; empty where there is none.
 
+    Where it is a record, the weights and what they were trained on must be those of the record.
+
     Raises:
-        UserError: it is damaged, or its labels are no names.
+        UserError: it or a file that it names is damaged, or its labels are no names.
     """
     file = weights.parent / "config.json"
     config = read_json(file) if file.exists() else None
     config = config if isinstance(config, dict) else {}
+    if records.OWN in config:
+        known = records.read_record(file)["files"]
+        records.require_whole(file, known.keys() & {weights.name, "train_ids.npz"})
     labels = config.get("labels", [])
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise UserError(f"{file}: labels must be a list of names, and is {json.dumps(labels)}")
@@ -351,10 +357,11 @@ def _load_tensors(
 
 
 def save_model(folder: Path, model: Classifier, config: dict[str, Any]) -> None:
-    """Write `model.safetensors` and `config.json`, with the former's checksum, into an existing folder."""
+    """Write `model.safetensors` and `config.json`, a record of all files that the folder then has."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.backbone.state_dict().items()}
     save_file(state, folder / "model.safetensors")
-    write_json(folder / "config.json", config | {"model_sha256": sha256(folder / "model.safetensors")})
+    files = records.checksums((file for file in folder.iterdir() if file.name != "config.json"), folder)
+    records.write_record(folder / "config.json", config | {"model_sha256": files["model.safetensors"], "files": files})
 
 
 def load_model(folder: Path) -> Classifier:
@@ -363,7 +370,7 @@ def load_model(folder: Path) -> Classifier:
     Raises:
         UserError: a file is missing or damaged.
     """
-    config = read_json(Path(folder) / "config.json")
+    config = records.require_whole(Path(folder) / "config.json")
     backbone = timm.create_model(config["arch"], num_classes=len(config["labels"]), **config["args"])
     load_weights(backbone, Path(folder) / "model.safetensors")
     return Classifier(backbone, config).eval()

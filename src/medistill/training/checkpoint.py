@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-import pickle
+import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import torch
 
 import medistill
 from medistill.errors import UserError
-from medistill.files import atomic
+from medistill.files import atomic, sha256
+from medistill.records import reading
 
 _PACKAGE = Path(medistill.__file__).parent
 _CODE = (
@@ -37,35 +39,56 @@ def fingerprint(settings: dict[str, Any], code: Sequence[Path] = ()) -> str:
 
 
 class Checkpoint:
-    """The last state of one training, or its outcome, in a folder that is named after the training's fingerprint."""
+    """The last state of one training, or its outcome, in a folder that is named after the training's fingerprint.
+
+    A state's file is named after its checksum: it says itself whether it is whole, and replaces the one before in one
+    rename.
+    """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         """Use `folder/fingerprint/`; what is under other fingerprints in `folder` is stale and not read."""
-        self._folder = folder
-        self._file = folder / fingerprint / "last.pt"
+        self._folder, self._states = folder, folder / fingerprint
         self.finished = folder / fingerprint / "model"
         """Copy of the model's folder, once it is trained."""
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write `state` (tensors, numbers, strings, lists and dicts), replacing the last one atomically."""
-        with atomic(self._file) as temporary:
-            torch.save(state, temporary)
+        """Write `state` (tensors, numbers, strings, lists and dicts) instead of the one before."""
+        before = self._files()
+        written = self._states / "last.pt"
+        with atomic(written) as temporary, open(temporary, "wb") as file:
+            torch.save(state, file)  # into an open file: by its name torch would not say that the disk is full
+        whole = self._states / f"last-{sha256(written)[:16]}.pt"
+        os.replace(written, whole)
+        for file in before:
+            if file != whole:
+                file.unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:
-        """The last state, or None where there is none.
+        """The last state that is whole, or None where there is none; what is damaged is said, and replaced later."""
+        for file in self._files():
+            try:
+                with reading(file, "the training goes on without it"):
+                    if sha256(file)[:16] != file.stem.removeprefix("last-"):
+                        raise ValueError("not what its name says")
+                    return torch.load(file, map_location="cpu", weights_only=True)
+            except UserError as error:
+                print(f"note: {error}", file=sys.stderr)
+        return None
 
-        Raises:
-            UserError: the file is damaged.
-        """
-        if not self._file.is_file():
-            return None
-        try:
-            return torch.load(self._file, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, LookupError, pickle.UnpicklingError):
-            raise UserError(f"{self._file}: damaged; delete it, and the training begins anew") from None
+    def _files(self) -> list[Path]:
+        """The states that are there, the latest first: two where a kill came between writing and removing."""
+        return sorted(self._states.glob("last-*.pt"), key=lambda file: -file.stat().st_mtime_ns)
 
     def finish(self, model: Path) -> None:
-        """Keep a copy of the model's folder, instead of this training's state and all stale ones."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Keep a copy of the model's folder, instead of this training's states and all stale ones."""
+        for other in self._folder.glob("*"):
+            if other != self._states:
+                shutil.rmtree(other, ignore_errors=True)
         with atomic(self.finished) as temporary:
             shutil.copytree(model, temporary)
+        self.remove_states()
+
+    def remove_states(self) -> None:
+        """Of a training that is finished."""
+        for file in self._files():
+            file.unlink(missing_ok=True)

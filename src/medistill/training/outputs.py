@@ -59,7 +59,6 @@ def write_outputs(
         measured |= {"train_seconds": round(fit.seconds, 1)}
     with atomic(folder) as temporary:
         temporary.mkdir()
-        save_model(temporary, model, config)
         if fit is not None:
             fit.history.to_csv(temporary / "history.csv", index=False, float_format="%.6g")
         write_json(temporary / "metrics.json", measured)
@@ -67,6 +66,7 @@ def write_outputs(
             predicted = predictions(model, dataset, batch_size=batch_size)
         predicted.to_parquet(temporary / "predictions.parquet", index=False)
         provenance.write_ids(temporary / provenance.FILE, functools.reduce(operator.or_, seen, provenance.NOTHING))
+        save_model(temporary, model, config)  # last, as its record has the checksums of the others
 
 
 def predictions(model: Classifier, dataset: Dataset, *, batch_size: int = 64) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """A whole training: build the network, fit it, write its folder; resumable until the folder stands."""
 
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from medistill.data.dataset import Dataset, label_columns
 from medistill.errors import UserError
 from medistill.files import atomic, read_json, sha256
 from medistill.models.zoo import Classifier, create_classifier, map_size, read_beside, start_at_prevalence
+from medistill.records import require_whole
 from medistill.training.checkpoint import Checkpoint, fingerprint
 from medistill.training.loop import Fit, Objective, fit, steps_per_epoch, training_rows
 from medistill.training.outputs import write_outputs
@@ -89,6 +91,7 @@ def train(
     checkpoint = Checkpoint(checkpoints / facts["role"] / facts["name"], identity)
     if done := _finished(checkpoint.finished, identity):
         if first:
+            checkpoint.remove_states()  # a kill may have come before
             with atomic(folder) as temporary:
                 shutil.copytree(checkpoint.finished, temporary)
             again = f"to do it again delete {checkpoint.finished.parent}"
@@ -138,18 +141,18 @@ def train(
 
 
 def _finished(folder: Path, identity: str) -> Fit | None:
-    """How the training of this identity went, where a copy of its model is in `folder`, undamaged."""
-    try:
-        config, measured = read_json(folder / "config.json"), read_json(folder / "metrics.json")
-        if config["fingerprint"] != identity or config["model_sha256"] != sha256(folder / "model.safetensors"):
-            return None
-        rest = ("predictions.parquet", provenance.FILE)
-        if not all((folder / name).is_file() for name in rest):
-            return None
-        history = pd.read_csv(folder / "history.csv")
-        return Fit(history, measured["best_epoch"], measured["val_macro_auroc"], measured["train_seconds"])
-    except (UserError, OSError, LookupError, TypeError, ValueError):
+    """How the training of this identity went, where a copy of its model is in `folder`, whole."""
+    if not folder.is_dir():
         return None
+    try:
+        config = require_whole(folder / "config.json")
+    except UserError as error:
+        print(f"note: {error}; that is done now", file=sys.stderr)
+        return None
+    if config["fingerprint"] != identity:
+        return None
+    measured, history = read_json(folder / "metrics.json"), pd.read_csv(folder / "history.csv")
+    return Fit(history, measured["best_epoch"], measured["val_macro_auroc"], measured["train_seconds"])
 
 
 def adopt(folder: Path, network: Teacher, dataset: Dataset, *, facts: dict[str, Any], batch_size: int = 64) -> None:

@@ -21,6 +21,7 @@ from medistill.errors import UserError
 from medistill.models.zoo import create_classifier
 from medistill.training.loop import Batch
 from medistill.training.views import render_views, view_parameters
+from tests.seal import seal
 
 AUGMENTATION = Augmentation(rotation=10, translation=0.1, scale=0.1, brightness=0.1, contrast=0.1, flip=False)
 
@@ -72,7 +73,7 @@ def test_damage_is_noticed(tiny_dataset, folder):
     with open(folder / "logits.npy", "r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x7f")
-    with pytest.raises(UserError, match="damaged; run the teach stage again"):
+    with pytest.raises(UserError, match=r"logits\.npy: damaged .*; run the teach stage again"):
         Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
 
 
@@ -87,14 +88,13 @@ def test_the_same_numbers_about_other_labels_are_other_answers(tiny_dataset, tea
     assert one.checksum != other.checksum
     file = folder / "knowledge.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"labels": turned.config["labels"]}))
-    with pytest.raises(UserError, match="damaged; run the teach stage again"):
+    with pytest.raises(UserError, match=r"knowledge\.json: damaged .*; run the teach stage again"):
         Knowledge.open(folder, tiny_dataset, AUGMENTATION, **asked)
 
 
 @pytest.mark.parametrize("key", ["augmentation", "views", "view_seed", "dataset_fingerprint"])
 def test_answers_to_another_question_are_refused(tiny_dataset, folder, key):
-    file = folder / "knowledge.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {key: ["other"]}))
+    seal(folder / "knowledge.json", **{key: ["other"]})
     with pytest.raises(UserError, match=f"another {key}; run the teach stage again"):
         Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
 
@@ -123,7 +123,7 @@ def test_maps_and_features_are_the_teachers_on_the_very_view(tiny_dataset, teach
         Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, views=2, view_seed=5)
     file = tmp_path / "cams.npy"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
-    with pytest.raises(UserError, match="answers are damaged"):
+    with pytest.raises(UserError, match=r"cams\.npy: damaged"):
         Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, **asked)
 
 
@@ -231,6 +231,77 @@ def test_an_interrupted_teacher_goes_on_where_it_was(tiny_dataset, tmp_path, mon
     changed, asked_anew = write("other", view_seed=6, features=False)  # another question
     assert asked_anew == answers
     assert set(changed) == {"image_ids.npy", "logits.npy", "knowledge.json"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "kept"),
+    [
+        ("nothing", 2),
+        ("second part", 1),
+        ("first part", 0),
+        ("shape", 0),
+        ("cut off", 1),
+        ("record", 0),
+        ("missing", 0),
+    ],
+)
+def test_damaged_answers_of_an_interrupted_teacher_are_asked_for_anew(
+    tiny_dataset, tmp_path, monkeypatch, capsys, damage, kept
+):
+    torch.manual_seed(0)
+    model = create_classifier(Network(arch="resnet10t"), labels=tiny_dataset.labels)
+    model.config |= {"name": "slow", "model_sha256": "f"}
+    asked = []
+
+    def write(folder, stop):
+        def counting(teacher, images, needs):
+            if len(asked) == stop:
+                raise KeyboardInterrupt
+            asked.append(len(images))
+            return ask(teacher, images, needs)
+
+        asked.clear()
+        monkeypatch.setattr(knowledge, "ask", counting)
+        write_knowledge(folder, model, tiny_dataset, AUGMENTATION, views=2, view_seed=5, batch_size=8)
+        return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    monkeypatch.setattr(knowledge, "EVERY", 0.0)
+    for name in ("whole", "part"):
+        (tmp_path / name).mkdir()
+    whole, answers = write(tmp_path / "whole", stop=None), sum(asked)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "part", stop=5)  # in the second view of the third batch
+    logits, progress = tmp_path / "part" / "logits.npy", tmp_path / "part" / "progress.json"
+    array = np.load(logits, mmap_mode="r+")
+    if damage.endswith("part"):
+        array[1, 3 if damage == "first part" else 11, 0] += 1
+        array.flush()
+    elif damage == "shape":
+        np.save(logits, array[:, :-1])
+    elif damage == "cut off":
+        logits.write_bytes(logits.read_bytes()[:-100])
+    elif damage == "record":
+        progress.write_text(progress.read_text().replace('"parts"', '"prats"'))
+    elif damage == "missing":
+        logits.unlink()
+    capsys.readouterr()
+    assert write(tmp_path / "part", stop=None) == whole
+    assert sum(asked) == answers - kept * 2 * 8
+    said = capsys.readouterr().err
+    assert ("anew" in said) == (damage != "nothing")
+    assert said.count("\n") == (damage != "nothing")
+
+
+def test_a_disk_that_fills_after_the_check_is_one_line_and_no_signal(tiny_dataset, small_disk, monkeypatch):
+    model = create_classifier(Network(arch="resnet10t"), labels=tiny_dataset.labels)
+    model.config |= {"name": "large", "model_sha256": "f"}
+    folder = small_disk(64)
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=10**9))  # as it was a moment before
+    options = {"views": 4, "view_seed": 5, "features": True}
+    with pytest.raises(UserError, match=r"features\.npy cannot be written: No space left on device; make room and run"):
+        write_knowledge(folder, model, tiny_dataset, AUGMENTATION, **options)
+    assert not list(folder.iterdir())
 
 
 def test_a_disk_that_is_too_small_is_named_before_anything_is_written(tiny_dataset, tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ from medistill.models.zoo import (
     map_size,
     save_model,
 )
+from tests.seal import digests, seal
 
 LABELS = ["Effusion", "Nodule", "Épanchement | <b>"]
 SIZE = 32
@@ -47,12 +48,13 @@ def dataset(tmp_path_factory) -> Dataset:
             "shard": np.zeros(24, np.int32),
             "row": np.arange(24, dtype=np.int32),
             "group_id": [f"patient{i // 2:02d}" for i in range(24)],
+            "sha256": digests(pixels),
             "split": ["train"] * 12 + ["val"] * 12,
         }
     )
     manifest.to_parquet(folder / "manifest.parquet")
     meta = {"task": "multilabel", "labels": LABELS, "image_size": SIZE, "channels": 1, "fit": "pad"}
-    write_json(folder / "dataset.json", {"name": "tiny", "fingerprint": "da7a", "source": {"format": "folder"}, **meta})
+    seal(folder / "dataset.json", {"name": "tiny", "fingerprint": "da7a", "source": {"format": "folder"}, **meta})
     return Dataset.open(folder)
 
 
@@ -75,8 +77,8 @@ def save_network(dataset):
             **{"dataset_fingerprint": dataset.fingerprint, "fingerprint": "f00d", "versions": {"torch": "any"}},
         }
         folder.mkdir(parents=True)
-        save_model(folder, model, config)
         write_json(folder / "metrics.json", {"best_epoch": 3, "val_macro_auroc": 0.71239, "train_seconds": 9.5})
+        save_model(folder, model, config)
         return folder
 
     return save

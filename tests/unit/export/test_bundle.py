@@ -16,10 +16,12 @@ from medistill.config import Export
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.export.bundle import export_model
-from medistill.files import read_json, write_json
+from medistill.files import read_json
 from medistill.images import decode
 from medistill.models.zoo import load_model
+from medistill.records import read_record
 from medistill.runtime.predictor import Predictor
+from tests.seal import digests, seal
 
 FILES = ["MODEL_CARD.md", "bundle.json", "latency.json", "model.onnx", "parity.json"]
 
@@ -80,10 +82,10 @@ def test_the_card_of_exclusive_classes_names_the_task_and_shows_accuracy(source,
     )
     exclusive = dataclasses.replace(dataset, task="multiclass", manifest=manifest)
     model = shutil.copytree(source, tmp_path / source.name)
-    write_json(model / "config.json", {**read_json(source / "config.json"), "task": "multiclass"})
     predicted = (truth + (np.arange(len(truth)) % 4 == 0)) % 3  # one in four is wrong
     logits = {f"logit:{label}": np.float32(predicted == k) for k, label in enumerate(dataset.labels)}
     manifest[["image_id", "split"]].assign(**logits).to_parquet(model / "predictions.parquet")
+    seal(model / "config.json", task="multiclass")
     export_model(model, exclusive, tmp_path / "out", settings)
     card = (tmp_path / "out" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "A single-label image classifier" in card
@@ -105,7 +107,7 @@ def test_a_second_export_is_the_same_but_for_the_time_it_took(exported, source, 
     for name in set(FILES) - {"latency.json"}:
         assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes(), name
     assert proofs["parity"] == read_json(exported / "parity.json")
-    assert proofs["latency"] == read_json(tmp_path / "again" / "latency.json")
+    assert proofs["latency"] == read_record(tmp_path / "again" / "latency.json")
 
 
 def test_a_failure_leaves_the_older_export_as_it_was(exported, source, dataset, tmp_path):
@@ -189,8 +191,8 @@ def test_students_of_the_graph_export(arch, save_network, dataset, tmp_path):
     shards = np.load(dataset.folder / "images-00000.npy").repeat(2, axis=2).repeat(2, axis=3)
     shutil.copytree(dataset.folder, tmp_path / "processed")
     np.save(tmp_path / "processed" / "images-00000.npy", shards)
-    meta = read_json(tmp_path / "processed" / "dataset.json")
-    write_json(tmp_path / "processed" / "dataset.json", {**meta, "image_size": size})
+    dataset.manifest.assign(sha256=digests(shards)).to_parquet(tmp_path / "processed" / "manifest.parquet")
+    seal(tmp_path / "processed" / "dataset.json", image_size=size)
     source = save_network(tmp_path / "students" / f"{arch}-kd-0", arch, size)
     proofs = export_model(source, Dataset.open(tmp_path / "processed"), tmp_path / "exports" / source.name, settings)
     assert proofs["parity"]["passed"]

@@ -14,6 +14,7 @@ from medistill.errors import UserError
 from medistill.models.zoo import create_classifier, save_model
 from medistill.training.loop import predict
 from medistill.training.run import adopt
+from tests.seal import seal
 
 FACTS = {"role": "teacher", "name": "friend", "teachers": []}
 
@@ -83,8 +84,7 @@ def test_a_correction_of_its_labels_makes_it_another_teacher(tiny_dataset, weigh
     network = teacher(folder, input_size=16, mean=[0.1, 0.2, 0.3])
     prints = set()
     for theirs in (labels, labels[::-1]):
-        config = json.loads((folder / "config.json").read_text()) | {"labels": theirs}
-        (folder / "config.json").write_text(json.dumps(config))
+        seal(folder / "config.json", labels=theirs)
         adopt(tmp_path / "out", network, tiny_dataset, facts=FACTS)
         prints.add(json.loads((tmp_path / "out" / "config.json").read_text())["fingerprint"])
     assert len(prints) == 2

@@ -47,7 +47,7 @@ def half_saved(state, file):
     saves.append(file)
     save(state, file)
     if moment == f"save {len(saves)}":
-        os.truncate(file, os.path.getsize(file) // 2)
+        file.truncate(file.tell() // 2)
         die()
 
 

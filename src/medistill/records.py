@@ -1,0 +1,151 @@
+"""Records: JSON files that vouch for themselves and for files beside them, and the one way to read what may be damaged.
+
+Every stage leaves a record of what it has written: config.json of a model, dataset.json, knowledge.json, and so on.
+Its key `files` has the SHA-256 of each file by its name from the record's folder, and `record_sha256` is that of all
+else in it. So whoever reads a file between stages gets what was written, or is told what to run again.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from medistill.errors import UserError
+from medistill.files import read_json, sha256, write_json
+from medistill.text import shortened
+
+OWN = "record_sha256"
+"""Key of a record's own checksum."""
+
+_AGAIN = {
+    "config.json": "train the model again",
+    "dataset.json": "run the ingest stage again",
+    "audit.json": "run the audit stage again",
+    "validation.json": "run the validate stage again",
+    "knowledge.json": "run the teach stage again",
+    "evaluation.json": "run the evaluate stage again",
+    "record.json": "run the explain stage again",
+    "bundle.json": "export the model again",
+    "latency.json": "export the model again",
+}
+"""What to do where a record, or a file that it names, is damaged, by the record's name."""
+
+_FRESH = 2_000_000_000
+"""Nanoseconds: a file that has just been written may change once more without a new time of change."""
+
+_known: dict[tuple[int, ...], str] = {}
+
+
+def write_record(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object with its own checksum, atomically; its key `files`, if any, is from `checksums`."""
+    write_json(path, value | {OWN: _own_checksum(value)})
+
+
+def checksums(files: Iterable[Path], folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file by its name from `folder`, sorted by name."""
+    return {file.relative_to(folder).as_posix(): sha256(file) for file in sorted(files)}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a record that is as it was written; of the files beside it nothing is said.
+
+    Raises:
+        UserError: it is missing, damaged or changed, or has no checksum; the message says what to run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {_again(path)}")
+    try:
+        content = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; {_again(path)}") from None
+    own = content.pop(OWN, None) if isinstance(content, dict) else None
+    if own is None:
+        raise UserError(f"{path}: has no checksum of its own, so an older medistill wrote it; {_again(path)}")
+    if own != _own_checksum(content):
+        raise UserError(f"{path}: damaged or changed, its {OWN} is that of another content; {_again(path)}")
+    return content
+
+
+def require_whole(path: Path, names: Collection[str] | None = None) -> dict[str, Any]:
+    """Read a record, and hold files that it names against their checksums, each once in a process.
+
+    Args:
+        path: the record's.
+        names: of the files, as the record has them; None: all.
+
+    Returns:
+        What the record says.
+
+    Raises:
+        UserError: the record or a file is missing or damaged; the message names it and says what to run.
+    """
+    path = Path(path)
+    record = read_record(path)
+    files = record.get("files", {})
+    for name in files if names is None else names:
+        file = path.parent / name
+        if not file.is_file():
+            raise UserError(f"{file}: no such file; {_again(path)}")
+        if name not in files:
+            raise UserError(f"{file}: {path.name} beside it has no checksum of it; {_again(path)}")
+        with reading(file, _again(path)):
+            digest = _sha256(file)
+        if digest != files[name]:
+            raise UserError(f"{file}: damaged or changed, {path.name} has another checksum of it; {_again(path)}")
+    return record
+
+
+@contextlib.contextmanager
+def reading(path: Path, again: str) -> Iterator[None]:
+    """Say in one line what is wrong with a file that is read within the block, whichever library reads it.
+
+    Args:
+        path: the file.
+        again: what to do where it is missing or damaged.
+
+    Raises:
+        UserError: it cannot be read, or is not what it should be.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {again}") from None
+    except OSError as error:
+        if error.errno is None:  # not the system, but a library
+            raise UserError(f"{path}: damaged ({_line(error)}); {again}") from None
+        raise UserError(f"{path}: cannot be read ({os.strerror(error.errno)}); {again}") from None
+    except Exception as error:  # a parser of bytes that may be anything raises whatever it trips over
+        raise UserError(f"{path}: damaged ({_line(error)}); {again}") from None
+
+
+def _line(error: Exception) -> str:
+    return shortened(" ".join(f"{type(error).__name__}: {error}".split()), 200)
+
+
+def _again(path: Path) -> str:
+    return _AGAIN.get(path.name, "delete it")
+
+
+def _own_checksum(content: dict[str, Any]) -> str:
+    """SHA-256 of a JSON object, whatever the order of its keys and its spaces."""
+    content = json.loads(json.dumps(content))  # as it will be read: tuples are lists, and keys texts
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    """Checksum of a file that exists, computed once in a process for as long as it does not change."""
+    status = file.stat()
+    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if key not in _known:
+        digest = sha256(file)
+        if time.time_ns() - status.st_mtime_ns < _FRESH:
+            return digest
+        _known[key] = digest
+    return _known[key]

@@ -31,7 +31,7 @@ def main(argv: list[str] | None) -> int:
         return 0
     teacher = load_model(Path("models/teachers") / name).to(this_process().device)
     whole, part = params.knowledge_folder(name), Path(".checkpoints/teach") / name
-    with writing(part):
+    with writing(part / provenance.FILE):
         part.mkdir(parents=True, exist_ok=True)
         provenance.write_ids(part / provenance.FILE, ids)  # what the teacher has seen, its students have in part
     write_knowledge(part, teacher, dataset, params.augmentation, **params.teach.model_dump())

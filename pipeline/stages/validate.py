@@ -16,10 +16,10 @@ def main(argv: list[str] | None = None) -> int:
     """Check data/processed; 1 if a critical expectation failed, with a line each on stderr."""
     argparse.ArgumentParser(prog="python -m pipeline.stages.validate", description=__doc__).parse_args(argv)
     params = load_params()
+    audit = read_record(FOLDER / "audit.json")
 
     from pipeline.expectations import validate
 
-    audit = read_record(FOLDER / "audit.json")
     networks = {f"teachers.{name}": network for name, network in params.teachers.items()}
     networks |= {f"students.{name}": network for name, network in params.students.items()}
     result = validate(

@@ -116,7 +116,7 @@ def remove_leftovers(path: Path) -> None:
         left = [Path(entry) for entry in entries if re.fullmatch(rf"\.{re.escape(path.name)}{_MARK}", entry.name)]
     for place in left:
         if (lock := _lock(place, wait=False)) is not None:
-            shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)
+            remove(place)
             os.close(lock)
 
 
@@ -166,6 +166,11 @@ def locked(path: Path, *, taken: str | None) -> Iterator[None]:
             file.write(str(os.getpid()))
             file.flush()
         yield
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, whichever is there."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def reserve(path: Path) -> None:

@@ -80,20 +80,30 @@ def test_the_library_knows_nothing_of_the_wiring(path):
 
 @pytest.mark.parametrize("path", modules_of("runtime"), ids=name_of)
 def test_the_runtime_needs_numpy_pillow_and_onnxruntime_alone(path):
-    own = ("errors", "images", "files", "kinds", "runtime", "text")
+    own = ("errors", "images", "files", "kinds", "records", "runtime", "text")
     own = tuple(f"medistill.{name}" for name in own)
     for name in imports_of(path):
         standard = name.split(".")[0] in sys.stdlib_module_names
         assert standard or within(name, "numpy", "PIL", "onnxruntime", *own), name
 
 
-LIGHT = ["images.py", "codestream.py", "errors.py", "files.py", "kinds.py", "telemetry.py", "text.py", "__init__.py"]
+LIGHT = [
+    "images.py",
+    "codestream.py",
+    "errors.py",
+    "files.py",
+    "kinds.py",
+    "records.py",
+    "telemetry.py",
+    "text.py",
+    "__init__.py",
+]
 
 
 @pytest.mark.parametrize("file", LIGHT)
 def test_what_the_runtime_stands_on_is_light(file):
     for name in imports_of(SOURCE / "medistill" / file):
-        own = ("errors", "codestream", "dicom", "images", "kinds", "telemetry", "text")
+        own = ("errors", "codestream", "dicom", "files", "images", "kinds", "telemetry", "text")
         own = tuple(f"medistill.{name}" for name in own)
         assert name.split(".")[0] in sys.stdlib_module_names or within(name, "numpy", "PIL", *own), name
 

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
@@ -23,7 +22,7 @@ from tqdm import tqdm
 
 from medistill.data.arrays import file_of, read_picture
 from medistill.errors import UserError
-from medistill.files import atomic, write_array, writing
+from medistill.files import atomic, remove, write_array, writing
 from medistill.images import Fit, ImageError, to_frame
 from medistill.records import checksums, require_whole, write_record
 
@@ -136,7 +135,7 @@ def decode_all(
             ) from None
     used = {place.block for place in places.values()}
     for block in {place.block for place in cached.values()} - used:
-        shutil.rmtree(block)  # the images were replaced or removed
+        remove(block)  # the images were replaced or removed
     return Frames(places, failures)
 
 
@@ -207,7 +206,7 @@ def _read_blocks(folder: Path) -> dict[str, Place]:
         try:
             index = require_whole(block / "index.json")["images"]
         except UserError:
-            shutil.rmtree(block) if block.is_dir() else os.unlink(block)
+            remove(block)
             continue
         places |= {key: Place(block, row, width, height) for row, (key, width, height) in enumerate(index)}
     return places

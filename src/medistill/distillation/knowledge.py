@@ -25,7 +25,7 @@ from medistill.config import Augmentation
 from medistill.data.dataset import Dataset, label_columns
 from medistill.distillation.answers import ask, by_label, require_finite, unknown_labels
 from medistill.errors import UserError
-from medistill.files import reserve, write_array, writing
+from medistill.files import remove, reserve, write_array, writing
 from medistill.models.zoo import Classifier, map_shape
 from medistill.records import checksums, read_record, reading, require_whole, write_record
 from medistill.training.checkpoint import fingerprint
@@ -129,7 +129,7 @@ class _Progress:
             except UserError as error:
                 print(f"note: {error}; the answers begin anew", file=sys.stderr)
         for name in ("logits", *EXTRAS):
-            (self._folder / f"{name}.npy").unlink(missing_ok=True)
+            remove(self._folder / f"{name}.npy")
         self.remove()
         return {}, 0
 
@@ -165,7 +165,7 @@ class _Progress:
 
     def remove(self) -> None:
         """The answers are whole."""
-        self._file.unlink(missing_ok=True)
+        remove(self._file)
 
 
 def _part_checksum(arrays: dict[str, np.ndarray], first: int, last: int) -> str:
@@ -197,7 +197,7 @@ def _create(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.nd
             reserve(file)
     except UserError:
         for name in shapes:
-            (folder / f"{name}.npy").unlink(missing_ok=True)
+            remove(folder / f"{name}.npy")
         raise
     return arrays
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from medistill.errors import UserError
 from medistill.files import read_json
+from medistill.records import OWN, read_record
 from medistill.text import is_name, shortened
 
 BUNDLE_VERSION = 1
@@ -55,7 +56,8 @@ def read_bundle(folder: Path) -> Bundle:
     """Read and check `bundle.json` of an exported model.
 
     Raises:
-        UserError: the folder or the file is missing, was written by another version, or a key is missing or wrong.
+        UserError: the folder or the file is missing or damaged, was written by another version, or a key is missing or
+            wrong.
     """
     folder = Path(folder)
     path = folder / BUNDLE_FILE
@@ -64,6 +66,8 @@ def read_bundle(folder: Path) -> Bundle:
     if not path.exists():
         raise UserError(f"{folder}: not an exported model, {BUNDLE_FILE} is missing")
     raw = read_json(path, limit=LARGEST_BUNDLE)
+    if isinstance(raw, dict) and OWN in raw:  # not in a bundle that an older medistill wrote
+        read_record(path)
     version = raw.get("bundle_version") if isinstance(raw, dict) else None
     if type(version) is not int or version != BUNDLE_VERSION:
         raise UserError(

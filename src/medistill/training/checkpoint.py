@@ -14,7 +14,7 @@ import torch
 
 import medistill
 from medistill.errors import UserError
-from medistill.files import atomic, sha256
+from medistill.files import atomic, remove, sha256
 from medistill.records import reading
 
 _PACKAGE = Path(medistill.__file__).parent
@@ -61,7 +61,7 @@ class Checkpoint:
         os.replace(written, whole)
         for file in before:
             if file != whole:
-                file.unlink(missing_ok=True)
+                remove(file)
 
     def load(self) -> dict[str, Any] | None:
         """The last state that is whole, or None where there is none; what is damaged is said, and replaced later."""
@@ -83,7 +83,7 @@ class Checkpoint:
         """Keep a copy of the model's folder, instead of this training's states and all stale ones."""
         for other in self._folder.glob("*"):
             if other != self._states:
-                shutil.rmtree(other, ignore_errors=True)
+                remove(other)
         with atomic(self.finished) as temporary:
             shutil.copytree(model, temporary)
         self.remove_states()
@@ -91,4 +91,4 @@ class Checkpoint:
     def remove_states(self) -> None:
         """Of a training that is finished."""
         for file in self._files():
-            file.unlink(missing_ok=True)
+            remove(file)

@@ -1,0 +1,371 @@
+"""Whatever becomes of a file between two stages: one line that names it, or the same numbers as before.
+
+Each kind of file is cut off, changed in one byte, emptied, removed, replaced by a folder, and, where its format has
+keys, columns or types, left without one or given another. `KINDS` says what reads which files; a new kind is a row.
+"""
+
+import contextlib
+import functools
+import io
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from finished_project import STUDENTS, TEACHER, build, inside, write_params
+from safetensors.torch import load_file, save
+
+from medistill.config import load_params
+from medistill.data.dataset import Dataset
+from medistill.data.manifest import ingest
+from medistill.distillation import knowledge
+from medistill.errors import UserError
+from medistill.evaluation import gate
+from medistill.runtime.predictor import Predictor
+from pipeline import live, recipes
+from pipeline.stages import distill, evaluate, explain, report, teach, train_teacher, validate
+from tests.trees_tiles import settings, write_csv
+
+KD = STUDENTS[1]
+
+# What reads the files, in a stage's own way: what it returns must be the same again.
+
+
+def contents(*patterns: str) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for pattern in patterns for file in sorted(Path().glob(pattern))}
+
+
+def read_data() -> list[bytes]:
+    dataset = Dataset.open()
+    arrays = [dataset.images(dataset.manifest), dataset.targets(dataset.manifest)]
+    tables = [dataset.manifest, dataset.boxes()]
+    return [*(array.tobytes() for array in arrays), *(table.to_csv().encode() for table in tables)]
+
+
+def read_masks() -> bytes:
+    dataset = Dataset.open(Path("masked"))
+    return dataset.masks(dataset.manifest[dataset.manifest["mask_row"] >= 0]).tobytes()
+
+
+def read_models() -> dict[str, bytes]:
+    evaluate.main([])
+    explain.main([])
+    gate.collect_facts(load_params())
+    return contents("reports/metrics.json", "reports/comparisons.csv", "reports/explain/*")
+
+
+def read_reports() -> dict[str, bytes]:
+    report.main([])
+    return contents("reports/gate.json", "reports/index.html")
+
+
+def read_export() -> list[bytes]:
+    report.main([])
+    answers = Predictor(Path("exports") / "-".join(KD)).logits(np.zeros((1, 1, 32, 32), np.uint8))
+    return [answers.tobytes(), *contents("reports/gate.json", "reports/index.html").values()]
+
+
+def train_again() -> dict[str, Any]:
+    """What was trained, but for the time it took."""
+    distill.main(KD)
+    folder = Path("models/students") / "-".join(KD)
+    history = pd.read_csv(folder / "history.csv").drop(columns="images_per_second")
+    names = ("model.safetensors", "predictions.parquet", "train_ids.npz")
+    return contents(*(str(folder / name) for name in names)) | {"history": history.to_csv()}
+
+
+def teach_again() -> dict[str, bytes]:
+    teach.main([TEACHER])
+    return contents("data/knowledge/*/*")
+
+
+def ingest_again() -> dict[str, bytes]:
+    ingest(load_params().data, Path("data/processed"), Path(".cache/ingest"))
+    return contents("data/processed/*")
+
+
+def adopt() -> dict[str, bytes]:
+    """Take the teacher as it is, by its weights and what lies beside them."""
+    shutil.rmtree("models/teachers", ignore_errors=True)
+    train_teacher.main([TEACHER])
+    return contents("models/teachers/*/predictions.parquet", "models/teachers/*/train_ids.npz")
+
+
+# How an interruption leaves a project.
+
+
+def interrupt_training() -> None:
+    shutil.rmtree(".checkpoints/student")
+
+    class Interrupted(live.LiveCurves):
+        def step(self, report: dict[str, Any]) -> None:
+            if report["epoch"] == 2:
+                raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(recipes, "LiveCurves", Interrupted)
+        distill.main(KD)
+
+
+def interrupt_teacher() -> None:
+    asked = []
+
+    def ask(*arguments: Any) -> Any:
+        asked.append(arguments)
+        if len(asked) > 5:
+            raise KeyboardInterrupt
+        return knowledge_ask(*arguments)
+
+    knowledge_ask = knowledge.ask
+    write_params(Path(), teach={"batch_size": 16})
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(knowledge, "ask", ask)
+        patch.setattr(knowledge, "EVERY", 0.0)
+        teach.main([TEACHER])
+
+
+def give_weights() -> None:
+    shutil.copytree(f"models/teachers/{TEACHER}", "friend")
+    weights = {"arch": "test_resnet", "weights": "friend/model.safetensors", "frozen": True}
+    write_params(Path(), teachers={TEACHER: weights})
+
+
+def ingest_masks() -> None:
+    options = write_csv(Path("tables"))
+    ingest(settings("csv", Path("tables"), options=options, split="official"), Path("masked"), Path("cache of masks"))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Files and what reads them.
+
+    Attributes:
+        files: patterns.
+        read: reads them; its result must be the same, or it raises a `UserError` that names the file.
+        heals: whether it must not raise, since what is damaged can be made again.
+        before: how the project comes to have these files.
+        other: what else `read` may return.
+    """
+
+    files: tuple[str, ...]
+    read: Callable[[], Any]
+    heals: bool = False
+    before: Callable[[], None] = lambda: None
+    other: Callable[[Path], Any] = lambda file: None
+
+
+def without(file: Path) -> str:
+    """The page of the trainings at work without one of them."""
+    others = [other for other in Path("reports/live").glob("*.json") if other != file]
+    shutil.rmtree("others", ignore_errors=True)
+    Path("others").mkdir()
+    for other in others:
+        shutil.copy2(other, "others")
+    return live.page(Path("others"))
+
+
+KINDS = {
+    "data set": Kind(("data/processed/[!q]*",), read_data),
+    "masks": Kind(("masked/masks-*",), read_masks, before=ingest_masks),
+    "quarantine": Kind(("data/processed/quarantine.csv",), read_reports),
+    "models": Kind(("models/*/*/*",), read_models),
+    "weights": Kind(
+        ("friend/model.safetensors", "friend/config.json", "friend/train_ids.npz"), adopt, before=give_weights
+    ),
+    "answers": Kind(("data/knowledge/*/*",), train_again),
+    "reports": Kind(
+        ("reports/*.json", "reports/*.csv", "reports/evaluation/*", "reports/roc/*", "reports/explain/*"), read_reports
+    ),
+    "validation": Kind(("reports/validation/validation.json",), read_reports),
+    "audit": Kind(("reports/validation/audit.json",), lambda: validate.main([])),
+    "exports": Kind(("exports/*/*",), read_export),
+    "live page": Kind(("reports/live/*.json",), lambda: live.page(Path("reports/live")), True, other=without),
+    "finished copy": Kind((f".checkpoints/student/{'-'.join(KD)}/*/model/*",), train_again, True),
+    "training's state": Kind((".checkpoints/student/*/*/last-*.pt",), train_again, True, before=interrupt_training),
+    "part of answers": Kind((".checkpoints/teach/*/*",), teach_again, True, before=interrupt_teacher),
+    "decoded images": Kind((".cache/ingest/*/*/*",), ingest_again, True),
+}
+
+NOT_READ = {Path("reports/gate.json")}
+"""Written for people alone."""
+
+
+# What becomes of a file.
+
+
+def cut(file: Path, rng: np.random.Generator) -> bytes:
+    content = file.read_bytes()
+    return content[: rng.integers(len(content))]
+
+
+def flip(file: Path, rng: np.random.Generator) -> bytes:
+    content = bytearray(file.read_bytes())
+    content[rng.integers(len(content))] ^= rng.integers(1, 256)
+    return bytes(content)
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Each (dict or list, key or index) within a JSON value."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        yield value, key
+        if isinstance(inner, dict | list):
+            yield from places(inner)
+
+
+def remove_key(file: Path, rng: np.random.Generator) -> bytes | None:
+    if file.suffix == ".json":
+        value = json.loads(file.read_text(encoding="utf-8"))
+        found = list(places(value))
+        within, key = found[rng.integers(len(found))]
+        del within[key]
+        return json.dumps(value, indent=2, ensure_ascii=False).encode()
+    if file.suffix in (".parquet", ".csv"):
+        table = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, dtype=str)
+        return write_table(file, table.drop(columns=table.columns[rng.integers(len(table.columns))]))
+    if file.suffix in (".npz", ".safetensors", ".pt"):
+        values = read_values(file)
+        del values[sorted(values)[rng.integers(len(values))]]
+        return write_values(file, values)
+    return None
+
+
+def change_type(file: Path, rng: np.random.Generator) -> bytes | None:
+    if file.suffix == ".json":
+        value = json.loads(file.read_text(encoding="utf-8"))
+        found = list(places(value))
+        within, key = found[rng.integers(len(found))]
+        others = [other for other in ([], {}, "x", 1, 0.5, None, True) if type(other) is not type(within[key])]
+        within[key] = others[rng.integers(len(others))]
+        return json.dumps(value, indent=2, ensure_ascii=False).encode()
+    if file.suffix in (".parquet", ".csv"):
+        table = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, dtype=str)
+        if table.empty:
+            return None
+        name = table.columns[rng.integers(len(table.columns))]
+        if file.suffix == ".parquet":
+            return write_table(file, table.assign(**{name: table[name].astype(str) + "?"}))
+        table.loc[rng.integers(len(table)), name] = "?"
+        return write_table(file, table)
+    if file.suffix == ".npy":
+        buffer, array = io.BytesIO(), np.load(file)
+        np.save(buffer, array.astype("U20") if array.dtype.kind == "U" else array.astype(np.int16))
+        return buffer.getvalue()
+    if file.suffix in (".npz", ".safetensors", ".pt"):
+        values = read_values(file)
+        name = sorted(values)[rng.integers(len(values))]
+        values[name] = values[name].astype(np.int8) if file.suffix == ".npz" else torch.zeros(3, dtype=torch.int8)
+        return write_values(file, values)
+    return None
+
+
+def write_table(file: Path, table: pd.DataFrame) -> bytes:
+    return table.to_parquet(index=False) if file.suffix == ".parquet" else table.to_csv(index=False).encode()
+
+
+def read_values(file: Path) -> dict[str, Any]:
+    if file.suffix == ".npz":
+        with np.load(file) as content:
+            return dict(content)
+    return load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
+
+
+def write_values(file: Path, values: dict[str, Any]) -> bytes:
+    if file.suffix == ".safetensors":
+        return save(values)
+    buffer = io.BytesIO()
+    np.savez(buffer, **values) if file.suffix == ".npz" else torch.save(values, buffer)
+    return buffer.getvalue()
+
+
+DAMAGES: dict[str, Callable[[Path, np.random.Generator], bytes | str | None]] = {
+    "cut": cut,
+    "flip": flip,
+    "remove": remove_key,
+    "change": change_type,
+    "empty": lambda file, rng: b"",
+    "missing": lambda file, rng: "missing",
+    "folder": lambda file, rng: "folder",
+}
+"""What a file has afterwards; None: this cannot happen to such a file."""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("finished") / "project"
+    build(root)
+    return root
+
+
+def copy(source: Path, target: Path) -> None:
+    """A copy of a project by links, as nothing is written in place but by a teacher that was interrupted."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, copy_function=lambda a, b: shutil.copy2(a, b) if "teach" in a else os.link(a, b))
+
+
+def try_kind(finished: Path, folder: Path, kind: Kind, *, each: int, most: int | None = None) -> int:
+    """Damage the files of a kind, each `each` times in each way; `most` cases of them; how many there were."""
+    prepared, root = folder / "prepared", folder / "project"
+    copy(finished, prepared)
+    with inside(prepared):
+        kind.before()
+    with inside(prepared):
+        files = sorted({file for pattern in kind.files for file in Path().glob(pattern)} - NOT_READ)
+
+    @functools.cache
+    def expected() -> Any:
+        copy(prepared, folder / "whole")
+        with inside(folder / "whole"):
+            return kind.read()
+
+    once = [(file, name, 0) for file in files for name in ("empty", "missing", "folder")]
+    many = [(file, name, n) for file in files for name in ("cut", "flip", "remove", "change") for n in range(each)]
+    cases = once + many
+    for file, name, number in random.Random(0).sample(cases, min(most or len(cases), len(cases))):
+        copy(prepared, root)
+        with inside(root):
+            rng = np.random.default_rng([number, *str(file).encode(), *name.encode()])
+            content = DAMAGES[name](file, rng)
+            if content is None or content == file.read_bytes():
+                continue
+            file.unlink()
+            if content == "folder":
+                file.mkdir()
+            elif isinstance(content, bytes):
+                file.write_bytes(content)
+            check(kind, file, expected, f"{file}: {name} {number}")
+    return len(cases)
+
+
+def check(kind: Kind, file: Path, expected: Callable[[], Any], case: str) -> None:
+    """Read a damaged file: the same as before, or one line that names it."""
+    try:
+        found = kind.read()
+    except UserError as error:
+        message = str(error)
+        assert not kind.heals or file.is_dir(), f"{case}: {message}"
+        assert file.name in message, f"{case}: {message}"
+        assert "\n" not in message, f"{case}: {message}"
+        assert len(message) < 500, f"{case}: {message}"
+    except Exception as error:
+        raise AssertionError(f"{case}: {type(error).__name__}: {error}") from error
+    else:
+        assert found in (expected(), kind.other(file)), f"{case}: other numbers"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_damaged_file_is_one_line_or_the_same_numbers(finished, tmp_path, name):
+    try_kind(finished, tmp_path, KINDS[name], each=1, most=4 if KINDS[name].heals else 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
+def test_a_file_damaged_in_many_ways_is_one_line_or_the_same_numbers(finished, tmp_path, name):
+    assert try_kind(finished, tmp_path, KINDS[name], each=5 if KINDS[name].heals else 20) >= 23

@@ -155,16 +155,15 @@ def locked(path: Path, *, taken: str | None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(path.open("a+", encoding="utf-8"))
+            file = stack.enter_context(path.open("a+b", buffering=0))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if taken else 0))
         except BlockingIOError:
             file.seek(0)
-            raise UserError(taken.replace("{holder}", file.read().strip() or "unknown")) from None
+            raise UserError(taken.replace("{holder}", file.read().decode().strip() or "unknown")) from None
         with writing(path):
             file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            file.write(str(os.getpid()).encode())
         yield
 
 

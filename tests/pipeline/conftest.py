@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import fake_graph
+import finished_project
 import pytest
 
 from medistill.config import Params, load_params
@@ -16,6 +17,14 @@ def finished_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository after `dvc repro`; its path has a space in it. Tests copy it."""
     root = fake_graph.build(tmp_path_factory.mktemp("a repository") / "root")
     fake_graph.repro(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small project after its stages, which were run for real. Tests copy it."""
+    root = tmp_path_factory.mktemp("finished") / "project"
+    finished_project.build(root)
     return root
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from finished_project import STUDENTS, TEACHER, build, inside, write_params
+from finished_project import STUDENTS, TEACHER, inside, write_params
 from safetensors.torch import load_file, save
 
 from medistill.config import load_params
@@ -295,13 +295,6 @@ DAMAGES: dict[str, Callable[[Path, np.random.Generator], bytes | str | None]] = 
     "folder": lambda file, rng: "folder",
 }
 """What a file has afterwards; None: this cannot happen to such a file."""
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("finished") / "project"
-    build(root)
-    return root
 
 
 def copy(source: Path, target: Path) -> None:

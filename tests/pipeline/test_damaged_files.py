@@ -67,10 +67,15 @@ def read_reports() -> dict[str, bytes]:
     return contents("reports/gate.json", "reports/index.html")
 
 
-def read_export() -> list[bytes]:
+def predict() -> dict[str, Any]:
+    predictor = Predictor(Path("exports") / "-".join(KD))
+    return vars(predictor.bundle) | {"logits": predictor.logits(np.zeros((1, 1, 32, 32), np.uint8)).tolist()}
+
+
+def read_export() -> dict[str, bytes]:
     report.main([])
-    answers = Predictor(Path("exports") / "-".join(KD)).logits(np.zeros((1, 1, 32, 32), np.uint8))
-    return [answers.tobytes(), *contents("reports/gate.json", "reports/index.html").values()]
+    gate.collect_facts(load_params())
+    return contents("reports/gate.json", "reports/index.html")
 
 
 def train_again() -> dict[str, Any]:
@@ -187,6 +192,7 @@ KINDS = {
     "validation": Kind(("reports/validation/validation.json",), read_reports),
     "audit": Kind(("reports/validation/audit.json",), lambda: validate.main([])),
     "exports": Kind(("exports/*/*",), read_export),
+    "bundle": Kind(("exports/*/bundle.json", "exports/*/model.onnx"), predict),
     "live page": Kind(("reports/live/*.json",), lambda: live.page(Path("reports/live")), True, other=without),
     "finished copy": Kind((f".checkpoints/student/{'-'.join(KD)}/*/model/*",), train_again, True),
     "training's state": Kind((".checkpoints/student/*/*/last-*.pt",), train_again, True, before=interrupt_training),

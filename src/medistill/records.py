@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from medistill.errors import UserError
+from medistill.errors import UserError, is_out_of_memory
 from medistill.files import read_json, sha256, write_json
 from medistill.text import shortened
 
@@ -34,6 +34,8 @@ _AGAIN = {
 }
 """What to do where a record, or a file that it names, is damaged, by the record's name."""
 
+_HOW = "dvc repro; with --force where it sees no change"
+
 _FRESH = 2_000_000_000
 """Nanoseconds: a file that has just been written may change once more without a new time of change."""
 
@@ -50,33 +52,38 @@ def checksums(files: Iterable[Path], folder: Path) -> dict[str, str]:
     return {file.relative_to(folder).as_posix(): sha256(file) for file in sorted(files)}
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path, again: str | None = None) -> dict[str, Any]:
     """Read a record that is as it was written; of the files beside it nothing is said.
+
+    Args:
+        path: the record's.
+        again: what to do where it is missing or damaged; None: run what has written it.
 
     Raises:
         UserError: it is missing, damaged or changed, or has no checksum; the message says what to run.
     """
-    path = Path(path)
+    path, again = Path(path), again or _again(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file; {_again(path)}")
+        raise UserError(f"{path}: no such file; {again}")
     try:
         content = read_json(path)
     except UserError as error:
-        raise UserError(f"{error}; {_again(path)}") from None
+        raise UserError(f"{error}; {again}") from None
     own = content.pop(OWN, None) if isinstance(content, dict) else None
     if own is None:
-        raise UserError(f"{path}: has no checksum of its own, so an older medistill wrote it; {_again(path)}")
+        raise UserError(f"{path}: has no checksum of its own, so an older medistill wrote it; {again}")
     if own != _own_checksum(content):
-        raise UserError(f"{path}: damaged or changed, its {OWN} is that of another content; {_again(path)}")
+        raise UserError(f"{path}: damaged or changed, its {OWN} is that of another content; {again}")
     return content
 
 
-def require_whole(path: Path, names: Collection[str] | None = None) -> dict[str, Any]:
+def require_whole(path: Path, names: Collection[str] | None = None, again: str | None = None) -> dict[str, Any]:
     """Read a record, and hold files that it names against their checksums, each once in a process.
 
     Args:
         path: the record's.
         names: of the files, as the record has them; None: all.
+        again: as for `read_record`.
 
     Returns:
         What the record says.
@@ -84,19 +91,19 @@ def require_whole(path: Path, names: Collection[str] | None = None) -> dict[str,
     Raises:
         UserError: the record or a file is missing or damaged; the message names it and says what to run.
     """
-    path = Path(path)
-    record = read_record(path)
+    path, again = Path(path), again or _again(path)
+    record = read_record(path, again)
     files = record.get("files", {})
     for name in files if names is None else names:
         file = path.parent / name
         if not file.is_file():
-            raise UserError(f"{file}: no such file; {_again(path)}")
+            raise UserError(f"{file}: no such file; {again}")
         if name not in files:
-            raise UserError(f"{file}: {path.name} beside it has no checksum of it; {_again(path)}")
-        with reading(file, _again(path)):
+            raise UserError(f"{file}: {path.name} beside it has no checksum of it; {again}")
+        with reading(file, again):
             digest = _sha256(file)
         if digest != files[name]:
-            raise UserError(f"{file}: damaged or changed, {path.name} has another checksum of it; {_again(path)}")
+            raise UserError(f"{file}: damaged or changed, {path.name} has another checksum of it; {again}")
     return record
 
 
@@ -122,15 +129,18 @@ def reading(path: Path, again: str) -> Iterator[None]:
             raise UserError(f"{path}: damaged ({_line(error)}); {again}") from None
         raise UserError(f"{path}: cannot be read ({os.strerror(error.errno)}); {again}") from None
     except Exception as error:  # a parser of bytes that may be anything raises whatever it trips over
+        if is_out_of_memory(error):
+            raise UserError(f"{path}: memory does not suffice to read it ({_line(error)})") from None
         raise UserError(f"{path}: damaged ({_line(error)}); {again}") from None
+
+
+def _again(record: Path) -> str:
+    name = Path(record).name
+    return f"{_AGAIN[name]} ({_HOW})" if name in _AGAIN else "delete it"
 
 
 def _line(error: Exception) -> str:
     return shortened(" ".join(f"{type(error).__name__}: {error}".split()), 200)
-
-
-def _again(path: Path) -> str:
-    return _AGAIN.get(path.name, "delete it")
 
 
 def _own_checksum(content: dict[str, Any]) -> str:

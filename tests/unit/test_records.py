@@ -45,7 +45,7 @@ def test_the_order_of_keys_and_spaces_say_nothing_and_every_value_does(record):
     assert read_record(record)["rate"] == 0.1
     for change in ({"rate": 0.2}, {"rate": "0.1"}, {"size": [2, 1]}, {"more": None}, {"files": {}}, {records.OWN: "0"}):
         record.write_text(json.dumps(text | change))
-        with pytest.raises(UserError, match=r"config\.json: damaged or changed, .*; train the model again$"):
+        with pytest.raises(UserError, match=r"config\.json: damaged or changed, .*; train the model again \(dvc repro"):
             read_record(record)
 
 

@@ -294,8 +294,9 @@ def read_beside(weights: Path) -> dict[str, Any]:
     config = read_json(file) if file.exists() else None
     config = config if isinstance(config, dict) else {}
     if records.OWN in config:
-        known = records.read_record(file)["files"]
-        records.require_whole(file, known.keys() & {weights.name, "train_ids.npz"})
+        again = "copy it again from where the weights are from, or leave config.json out"
+        known = records.read_record(file, again)["files"]
+        records.require_whole(file, known.keys() & {weights.name, "train_ids.npz"}, again)
     labels = config.get("labels", [])
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise UserError(f"{file}: labels must be a list of names, and is {json.dumps(labels)}")

@@ -70,9 +70,10 @@ class Checkpoint:
                 with reading(file, "the training goes on without it"):
                     if sha256(file)[:16] != file.stem.removeprefix("last-"):
                         raise ValueError("not what its name says")
-                    return torch.load(file, map_location="cpu", weights_only=True)
             except UserError as error:
                 print(f"note: {error}", file=sys.stderr)
+            else:
+                return torch.load(file, map_location="cpu", weights_only=True)
         return None
 
     def _files(self) -> list[Path]:

@@ -5,11 +5,13 @@ judges too; rules about the user's own weights, which it does not know, are adde
 takes 4 s: import this module only where data is validated.
 """
 
+import contextlib
 import html
+import logging
 import math
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +87,7 @@ def validate(
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     for site in list(context.variables.data_docs_sites or {}):
         context.delete_data_docs_site(site)  # the default one lies in the system's temporary folder
-    with atomic(docs) as temporary:
+    with atomic(docs) as temporary, _raise_what_is_logged():
         temporary.mkdir()
         store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(temporary.resolve())}
         site = {"class_name": "SiteBuilder", "show_how_to_buttons": False, "store_backend": store}
@@ -111,6 +113,23 @@ def validate(
         "warnings": warnings,
         "expectations": checked,
     }
+
+
+@contextlib.contextmanager
+def _raise_what_is_logged() -> Iterator[None]:
+    """Great Expectations logs what keeps it from writing a page, and goes on without the page."""
+    logger, messages = logging.getLogger("great_expectations.render.renderer.site_builder"), []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
+    if messages:
+        raise RuntimeError(messages[0])
 
 
 def _weights(dataset: Dataset, weights: Mapping[str, Path]) -> pd.DataFrame:

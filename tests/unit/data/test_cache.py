@@ -115,7 +115,7 @@ def test_blocks_of_replaced_images_are_removed(folder, tmp_path, make_picture):
     assert set(settings.iterdir()) == {place.block for place in frames.places.values()}
 
 
-@pytest.mark.parametrize("damage", ["index", "pixels", "shape", "file"])
+@pytest.mark.parametrize("damage", ["index", "pixels", "pixel", "shape", "file"])
 def test_a_damaged_block_is_decoded_again(folder, tmp_path, damage):
     root, paths = folder
     run(root, paths, tmp_path)
@@ -125,6 +125,10 @@ def test_a_damaged_block_is_decoded_again(folder, tmp_path, damage):
         (block / "index.json").write_text('[["images/000.png')
     elif damage == "pixels":
         (block / "pixels.npy").write_bytes((block / "pixels.npy").read_bytes()[:-100])
+    elif damage == "pixel":
+        content = bytearray((block / "pixels.npy").read_bytes())
+        content[-1] ^= 1
+        (block / "pixels.npy").write_bytes(content)
     elif damage == "shape":
         np.save(block / "pixels.npy", np.zeros((3, 1, 16, 16), np.uint8))
     else:

@@ -16,7 +16,7 @@ from medistill.config import Export
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.export.bundle import export_model
-from medistill.files import read_json
+from medistill.files import read_json, write_json
 from medistill.images import decode
 from medistill.models.zoo import load_model
 from medistill.records import read_record
@@ -100,6 +100,18 @@ def test_the_card_of_exclusive_classes_names_the_task_and_shows_accuracy(source,
     with torch.no_grad():
         expected = load_model(model)(torch.from_numpy(images) / 255).numpy()
     np.testing.assert_allclose(Predictor(tmp_path / "out").logits(images), expected, atol=1e-4)  # logits as before
+
+
+def test_a_bundle_that_says_something_else_than_it_did_does_not_predict(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "changed")
+    content = read_json(folder / "bundle.json")
+    labels = content["labels"]
+    write_json(folder / "bundle.json", content | {"labels": labels[::-1]})
+    with pytest.raises(UserError, match=r"bundle\.json: damaged or changed, .*; copy or export it again"):
+        Predictor(folder)
+    del content["record_sha256"]  # as an older medistill has written it, which predicts all the same
+    write_json(folder / "bundle.json", content)
+    assert Predictor(folder).bundle.labels == tuple(labels)
 
 
 def test_a_second_export_is_the_same_but_for_the_time_it_took(exported, source, dataset, settings, tmp_path):

@@ -1,6 +1,5 @@
 """What must not grow with the number of images: the memory pixels take, and the blocks a shard is made of."""
 
-import json
 import shutil
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from medistill.config import Data
 from medistill.data import cache, manifest
 from medistill.data.manifest import ingest
 from medistill.data.source import Source
+from medistill.records import read_record
 
 
 def shuffled(root, picture, count):
@@ -64,7 +64,7 @@ def test_a_shard_takes_its_frames_from_few_blocks_whatever_the_order_of_the_tabl
     source = shuffled(tmp_path / "root", make_picture(1), 100)
     data = settings(tmp_path / "root", 32, 1).model_copy(update={"workers": workers})
     ingest(data, tmp_path / "out", tmp_path / "cache", source=source)
-    blocks = [json.loads(index.read_text()) for index in (tmp_path / "cache").rglob("index.json")]
+    blocks = [read_record(index)["images"] for index in (tmp_path / "cache").rglob("index.json")]
     ids = sorted([key.split(":")[0] for key, _, _ in block] for block in blocks)
     ordered = sorted(source.rows["image_id"])
     assert ids == [ordered[start : start + 10] for start in range(0, 100, 10)]

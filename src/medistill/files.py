@@ -111,7 +111,12 @@ def _replace(temporary: Path, path: Path) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed writers of `path` have left beside it, which may be large; what a live one holds stays."""
+    """Remove what killed writers of `path` have left beside it, which may be large; what a live one holds stays.
+
+    `atomic` begins with it; it is for whoever will write only at the end of long work.
+    """
+    if not path.parent.is_dir():
+        return
     with os.scandir(path.parent) as entries:
         left = [Path(entry) for entry in entries if re.fullmatch(rf"\.{re.escape(path.name)}{_MARK}", entry.name)]
     for place in left:

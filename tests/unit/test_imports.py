@@ -87,17 +87,7 @@ def test_the_runtime_needs_numpy_pillow_and_onnxruntime_alone(path):
         assert standard or within(name, "numpy", "PIL", "onnxruntime", *own), name
 
 
-LIGHT = [
-    "images.py",
-    "codestream.py",
-    "errors.py",
-    "files.py",
-    "kinds.py",
-    "records.py",
-    "telemetry.py",
-    "text.py",
-    "__init__.py",
-]
+LIGHT = ["codestream", "errors", "files", "images", "kinds", "records", "telemetry", "text", "__init__"]
 
 
 @pytest.mark.parametrize("file", LIGHT)

@@ -1,18 +1,19 @@
 """The settings of params.yaml, checked key by key."""
 
-import difflib
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from medistill.data.adapters import FORMATS
 from medistill.distillation.terms import AnyTerm, DistillationTerm, HardTerm
 from medistill.errors import UserError
+from medistill.plain_yaml import load_yaml
 from medistill.runtime.bundle import LARGEST_SIZE
-from medistill.settings import Settings
+from medistill.settings import AnyPath, Settings, describe_errors
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=100)]
 """A name that becomes part of a file and a stage name; `-` is kept for joining student, recipe and seed."""
@@ -44,13 +45,13 @@ class Data(Settings):
     """Shown in reports; empty: the name of the root folder."""
     format: str
     """A file of `medistill/data/adapters`, without `.py`."""
-    root: Path
+    root: AnyPath
     options: dict[str, Any] = {}
     """What the format leaves open; see `Options` in its file."""
     split: Literal["official", "patient"]
     """`official`: the data set's own lists, validation carved from training by patient where there is none; `patient`:
     all by patient (or other group)."""
-    splits: Path = Path("splits")
+    splits: AnyPath = Path("splits")
     """Folder with `groups.csv` and `sides.csv`, which say what belongs together and on which side; both optional."""
     val_fraction: Fraction
     """Share of the patients (of the training part where the split is official) that validates."""
@@ -125,21 +126,57 @@ class TrainingOverrides(Settings):
 
 
 def _require_once(key: str, values: list[Any]) -> None:
-    for value in values:
-        if values.count(value) > 1:
+    for value, times in Counter(values).items():
+        if times > 1:
             raise ValueError(f"{key} names {value!r} more than once")
+
+
+MOST_ARGUMENTS, LARGEST_ARGUMENT = 100, 100_000
+"""Far beyond any network's: one with a million layers would be built for hours."""
+
+
+def _require_plain(args: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what config.json cannot hold as it is, and numbers of which networks without end are made."""
+    values = 0
+    for key, value in _within("args", args):
+        values += 1
+        if isinstance(value, int | float) and not abs(value) <= LARGEST_ARGUMENT:  # NaN is in no order
+            what = "larger than any network has" if math.isfinite(value) else "no number that a network has"
+            raise ValueError(f"{key}: {value} is {what}")
+        if not isinstance(value, str | int | float | None):
+            raise ValueError(f"{key}: must be text, a number, true, false, a list or a mapping")
+    if values > MOST_ARGUMENTS:
+        raise ValueError(f"args: has {values} values, more than any network")
+    return args
+
+
+def _within(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Every value that is neither a list nor a mapping, with the key at which it is."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if not isinstance(name, str):
+                raise ValueError(f"{key}: {name!r} is no text; put it into quotes")
+            yield from _within(f"{key}.{name}", inner)
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(value):
+            yield from _within(f"{key}.{place}", inner)
+    else:
+        yield key, value
+
+
+Arguments = Annotated[dict[str, Any], AfterValidator(_require_plain)]
 
 
 class Network(Settings):
     """A teacher or a student: any network that timm knows."""
 
-    arch: str
+    arch: str = Field(min_length=1, max_length=100)
     """Name for `timm.create_model`, among them `eeea_net_c2` and `ofa_595`."""
-    args: dict[str, Any] = {}
+    args: Arguments = {}
     """Further arguments of `timm.create_model`."""
     pretrained: bool = False
     """ImageNet weights: from a registry package where one is installed, else timm downloads them."""
-    weights: Path | None = None
+    weights: AnyPath | None = None
     """A safetensors file with the user's own weights: for these labels in this order; or, where the network is to be
     trained, without any tensor of the classifier, which is then put on anew."""
     input_size: int | None = Field(default=None, ge=16, le=LARGEST_SIZE)
@@ -236,6 +273,10 @@ class Recipe(Settings):
         return self
 
 
+MOST_STUDENTS = 10_000
+"""Far more than anybody trains, and few enough to list."""
+
+
 class Run(Settings):
     """What the graph trains: DVC's matrices run over these names."""
 
@@ -250,6 +291,9 @@ class Run(Settings):
     def _once(self) -> "Run":
         for key in ("teachers", "assistants", "students", "recipes", "seeds"):
             _require_once(key, getattr(self, key))
+        students = len(self.students) * len(self.recipes) * len(self.seeds)
+        if students > MOST_STUDENTS:
+            raise ValueError(f"students, recipes and seeds make {students:,} trainings; at most {MOST_STUDENTS:,} fit")
         return self
 
     @property
@@ -357,11 +401,15 @@ class Params(Settings):
         for name in self.run.teachers:
             if self.teachers[name].recipe:
                 raise ValueError(f"run.teachers names {name!r}, which has a recipe; name it in run.assistants instead")
+        first_of: dict[str | None, str] = {}
         for name in self.run.assistants:
-            self._taught(f"teachers.{name}", self.teachers[name].recipe)
+            first_of.setdefault(self.teachers[name].recipe, name)
+        for recipe, name in first_of.items():
+            self._taught(f"teachers.{name}", recipe)
+        answering = set(self.run.all_teachers)
         for recipe in self.run.recipes:
             for teacher in self.recipes[recipe].teachers:
-                if teacher not in self.run.all_teachers:
+                if teacher not in answering:
                     raise ValueError(
                         f"recipes.{recipe}.teachers names {teacher!r}, which is neither in run.teachers"
                         " nor in run.assistants"
@@ -449,103 +497,12 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
 
     Raises:
         UserError: the file is missing or not YAML, or a key is missing, unknown or has a bad value; the message names
-            each such key.
+            each such key, or the first of many.
     """
-    try:
-        raw = yaml.load(Path(path).read_text(encoding="utf-8"), _Plain)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run this in the repository's root") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    raw = load_yaml(Path(path))
     if not isinstance(raw, dict):
         raise UserError(f"{path}: {'is empty' if raw is None else 'has no keys, such as `training:`'}")
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
         raise UserError(f"{path}: {describe_errors(error, Params)}") from None
-
-
-class _Plain(yaml.SafeLoader):
-    """What would be read otherwise than its writer, or DVC, reads it is refused.
-
-    A second `training:` at a file's end would win without a word, and 010 is 8 here and 10 to DVC.
-    """
-
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        value = super().construct_yaml_int(node)
-        if node.value.removeprefix("+") != str(value):
-            raise yaml.constructor.ConstructorError(
-                None,
-                None,
-                f"{node.value} is {value} to some readers of YAML; write the number in full",
-                node.start_mark,
-            )
-        return value
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"):
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value} is there twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Plain.add_constructor("tag:yaml.org,2002:int", _Plain.construct_yaml_int)
-
-
-def describe_errors(error: ValidationError, model: type[Settings], *, prefix: str = "") -> str:
-    """All that is wrong with `model`'s keys in one line, each key behind `prefix`."""
-    return "; ".join(f"{prefix}{_describe(item, model)}" for item in error.errors()).replace("\n", "\\n")
-
-
-def _describe(item: Any, model: type[Settings]) -> str:
-    """One of pydantic's `ValidationError.errors()` in a few words."""
-    parts = [str(part) for part in item["loc"]]
-    if parts[2:3] == ["terms"] and len(parts) > 4:  # pydantic takes the loss for a key
-        parts[3:5] = [f"{parts[3]} ({parts[4]})"]
-    if parts[-1:] == ["[key]"]:
-        what = "a name has letters, digits and _ only"
-        if not isinstance(item["input"], str):
-            what = f"YAML takes this name for {type(item['input']).__name__}; put it into quotes"
-        return f"{'.'.join(parts[:-1])}: {what}"
-    key, given = ".".join(parts), "empty" if item["input"] is None else repr(item["input"])
-    if item["type"] == "missing":
-        return f"key {key} is missing"
-    if item["type"] == "string_pattern_mismatch":
-        return f"{key}: a name has letters, digits and _ only, and is {given}"
-    if item["type"] == "extra_forbidden":
-        keys = _keys_at(model, item["loc"][:-1])
-        near = difflib.get_close_matches(parts[-1], keys, n=1, cutoff=0.75)
-        return f"key {key} is unknown; " + (f"did you mean {near[0]}?" if near else f"known here are {', '.join(keys)}")
-    if item["type"] in ("model_type", "model_attributes_type"):
-        return f"{key}: must have keys of its own, such as `key: value`, and is {given}"
-    if item["type"] == "dict_type":
-        return f"{key}: must have names as keys, such as `name: {{…}}`, and is {given}"
-    if item["type"] == "list_type":
-        return f"{key}: must be a list, such as `[a, b]`, and is {given}"
-    if item["type"] == "union_tag_not_found" or (item["type"] == "union_tag_invalid" and item["ctx"]["tag"] == "None"):
-        return f"key {key}.loss is missing"
-    if item["type"] == "union_tag_invalid":
-        return f"{key}.loss: {item['ctx']['tag']!r} is unknown; known are {item['ctx']['expected_tags']}"
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "literal_error" and isinstance(item["input"], bool):  # YAML reads no, off and yes
-        message += "; in YAML a bare no, off, yes or on is true or false: put it into quotes"
-    message = message[0].lower() + message[1:]
-    return f"{key}: {message}" if key else message
-
-
-def _keys_at(model: type[Settings], place: Sequence[str | int]) -> list[str]:
-    """The keys that `model` knows at a place within it, such as `("recipes", "kd", "terms", 0, "sigmoid_kd")`."""
-    here: Any = model
-    for part in place:
-        if get_origin(here) is None:  # a section
-            here = here.model_fields[str(part)].annotation
-        elif get_origin(here) is Annotated:  # terms: pydantic names the loss after the place in the list
-            terms = get_args(get_args(here)[0])
-            here = next(term for term in terms if part in get_args(term.model_fields["loss"].annotation))
-        else:  # a list, or sections by name
-            here = get_args(here)[-1]
-    return list(here.model_fields)

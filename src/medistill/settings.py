@@ -1,9 +1,18 @@
-"""What all sections of params.yaml have in common."""
+"""What all sections of params.yaml have in common, and how what is wrong in them becomes one line."""
 
+import difflib
 import re
-from typing import Any
+import reprlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+
+from medistill.text import counted, printable, shortened
+
+LONGEST_MESSAGE = 500
+"""Characters of all that is said to be wrong at once."""
 
 
 class Settings(BaseModel):
@@ -21,3 +30,81 @@ class Settings(BaseModel):
             if is_number and any(isinstance(item, bool) for item in (value if isinstance(value, list) else [value])):
                 raise ValueError(f"{key} must be a number, not true or false")
         return given
+
+
+def _require_path(path: Path) -> Path:
+    """Refuse what no system takes for a path, before it is asked."""
+    name = str(path)
+    if "\0" in name or any("\ud800" <= sign <= "\udfff" for sign in name):
+        raise ValueError("has a character that no path can hold")
+    if len(name.encode()) > 1024 or any(len(part.encode()) > 255 for part in path.parts):
+        raise ValueError("is too long for a path: a name has at most 255 bytes, all of it 1,024")
+    return path
+
+
+AnyPath = Annotated[Path, AfterValidator(_require_path)]
+"""A path that may be there or not."""
+
+
+def describe_errors(error: ValidationError, model: type[Settings], *, prefix: str = "") -> str:
+    """What is wrong with `model`'s keys in one line, each key behind `prefix`; of many mistakes the first."""
+    mistakes = error.errors(include_url=False)
+    said: list[str] = []
+    for mistake in mistakes:
+        words = printable(shortened(f"{prefix}{_describe(mistake, model)}", 400))
+        if said and len("; ".join([*said, words])) > LONGEST_MESSAGE - 30:
+            break
+        said.append(words)
+    more = len(mistakes) - len(said)
+    return "; ".join(said) + (f"; and {counted(more, 'more mistake')}" if more else "")
+
+
+def _describe(item: Any, model: type[Settings]) -> str:
+    """One of pydantic's `ValidationError.errors()` in a few words."""
+    parts = [shortened(str(part), 60) for part in item["loc"]]
+    if parts[2:3] == ["terms"] and len(parts) > 4:  # pydantic takes the loss for a key
+        parts[3:5] = [f"{parts[3]} ({parts[4]})"]
+    if parts[-1:] == ["[key]"]:
+        what = "a name has letters, digits and _ only"
+        if not isinstance(item["input"], str):
+            what = f"YAML takes this name for {type(item['input']).__name__}; put it into quotes"
+        return f"{'.'.join(parts[:-1])}: {what}"
+    key, given = ".".join(parts), "empty" if item["input"] is None else shortened(reprlib.repr(item["input"]), 80)
+    if item["type"] == "missing":
+        return f"key {key} is missing"
+    if item["type"] == "string_pattern_mismatch":
+        return f"{key}: a name has letters, digits and _ only, and is {given}"
+    if item["type"] == "extra_forbidden":
+        keys = _keys_at(model, item["loc"][:-1])
+        near = difflib.get_close_matches(parts[-1], keys, n=1, cutoff=0.75)
+        return f"key {key} is unknown; " + (f"did you mean {near[0]}?" if near else f"known here are {', '.join(keys)}")
+    if item["type"] in ("model_type", "model_attributes_type"):
+        return f"{key}: must have keys of its own, such as `key: value`, and is {given}"
+    if item["type"] == "dict_type":
+        return f"{key}: must have names as keys, such as `name: {{…}}`, and is {given}"
+    if item["type"] == "list_type":
+        return f"{key}: must be a list, such as `[a, b]`, and is {given}"
+    if item["type"] == "union_tag_not_found" or (item["type"] == "union_tag_invalid" and item["ctx"]["tag"] == "None"):
+        return f"key {key}.loss is missing"
+    if item["type"] == "union_tag_invalid":
+        tag = shortened(item["ctx"]["tag"], 40)
+        return f"{key}.loss: {tag!r} is unknown; known are {item['ctx']['expected_tags']}"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "literal_error" and isinstance(item["input"], bool):  # YAML reads no, off and yes
+        message += "; in YAML a bare no, off, yes or on is true or false: put it into quotes"
+    message = message[0].lower() + message[1:]
+    return f"{key}: {message}" if key else message
+
+
+def _keys_at(model: type[Settings], place: Sequence[str | int]) -> list[str]:
+    """The keys that `model` knows at a place within it, such as `("recipes", "kd", "terms", 0, "sigmoid_kd")`."""
+    here: Any = model
+    for part in place:
+        if get_origin(here) is None:  # a section
+            here = here.model_fields[str(part)].annotation
+        elif get_origin(here) is Annotated:  # terms: pydantic names the loss after the place in the list
+            terms = get_args(get_args(here)[0])
+            here = next(term for term in terms if part in get_args(term.model_fields["loss"].annotation))
+        else:  # a list, or sections by name
+            here = get_args(here)[-1]
+    return list(here.model_fields)

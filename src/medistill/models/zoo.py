@@ -1,9 +1,11 @@
 """Building, saving and loading classifiers, and counting what they cost."""
 
+import copy
 import difflib
 import importlib.metadata
 import importlib.util
 import json
+import re
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -23,7 +25,8 @@ from medistill import records
 from medistill.config import Network
 from medistill.errors import UserError, is_out_of_memory
 from medistill.files import read_json
-from medistill.text import counted
+from medistill.models.limits import bounded
+from medistill.text import counted, shortened
 
 # Registry packages that carry ImageNet weights (Apache-2.0), in timm's order and shapes: (module, distribution).
 _WEIGHT_PACKAGES = {
@@ -117,10 +120,7 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
             missing, do not fit or were trained on other labels.
     """
     arch = network.arch
-    if not timm.is_model(arch):
-        near = difflib.get_close_matches(arch, timm.list_models(), n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()"
-        raise UserError(f"params.yaml: arch {arch!r} is not known to timm{hint}")
+    _require_known(arch)
     for key, instead in _NO_ARGS.items():
         if key in network.args:
             raise UserError(f"params.yaml: args of {arch}: {key} is not to be set; {instead}")
@@ -133,18 +133,24 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
             _require_pretrained(network)
         if image_size is not None and known.fixed_input_size and image_size != known.input_size[-1]:
             args = {"img_size": image_size} | args
-        backbone = timm.create_model(
-            arch, pretrained=network.pretrained and package is None, num_classes=len(labels), **args
-        )
-    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"params.yaml: timm cannot build {arch} with args {args}: {reason}") from None
+        with bounded(arch):
+            backbone = timm.create_model(
+                arch, pretrained=network.pretrained and package is None, num_classes=len(labels), **args
+            )
+    except UserError:
+        raise
     except OSError as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"params.yaml: the weights of {arch} could not be downloaded: {reason}; set weights: FILE beside arch, or "
-            "pretrained: false, or bring Hugging Face's cache from a machine that has them"
+            f"params.yaml: the weights of {arch} could not be downloaded: {_reason(error)}; set weights: FILE beside "
+            "arch, or pretrained: false, or bring Hugging Face's cache from a machine that has them"
         ) from None
+    except Exception as error:  # timm's code with a user's arguments: all of them may come
+        raise UserError(f"params.yaml: timm cannot build {arch}{_with(args)}: {_reason(error)}") from None
+    for name, parameter in backbone.named_parameters():
+        if parameter.numel() == 0:
+            raise UserError(
+                f"params.yaml: {arch} has layers of width 0{_with(args)}: {name} has the shape {list(parameter.shape)}"
+            )
     initialisation, new_head = "random", network.pretrained
     if package:
         initialisation = _load_package(backbone, arch, *package)
@@ -162,6 +168,32 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
         "std": network.std or _of_channels(backbone.pretrained_cfg["std"], network.channels),
     }
     return Classifier(backbone, config, new_head=new_head)
+
+
+def _require_known(arch: str) -> None:
+    """Refuse names that timm does not know, and those by which hubs and timm's own loaders know a network."""
+    if timm.is_model(arch):
+        return
+    bare = re.split("[:/]", arch)[-1]
+    if bare != arch and timm.is_model(bare):
+        raise UserError(
+            f"params.yaml: arch {arch!r}: leave the prefix out, arch: {bare}; weights come by pretrained: true or from "
+            "weights: FILE beside it"
+        )
+    near = difflib.get_close_matches(bare, timm.list_models(), n=3)
+    hint = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()"
+    if bare != arch:
+        hint = f": only timm's own networks are built, by their bare name, with weights: FILE{hint}"
+    raise UserError(f"params.yaml: arch {arch!r} is not known to timm{hint}")
+
+
+def _reason(error: Exception) -> str:
+    """What another library's exception says, in a line."""
+    return shortened(" ".join(str(error).split()), 200) or f"{type(error).__name__}, without a reason"
+
+
+def _with(args: dict[str, Any]) -> str:
+    return f" with args {shortened(str(args), 200)}" if args else ""
 
 
 def start_at_prevalence(model: Classifier, prevalence: np.ndarray, *, exclusive: bool = False) -> None:
@@ -386,12 +418,10 @@ def count_macs(model: nn.Module, size: int) -> int:
     """Multiply-accumulates of one RGB image of `size` pixels: convolutions, linear layers and attention products."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
+    # Shapes without numbers: on a CPU attention is an operation of its own, which PyTorch does not count.
+    shapes = copy.deepcopy(model).to("meta").eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, size, size, device=device))
-    model.train(was_training)
+        shapes(torch.zeros(1, 3, size, size, device="meta"))
     return counter.get_total_flops() // 2  # a multiply-accumulate is two operations
 
 
@@ -421,22 +451,43 @@ def map_shape(model: Classifier, size: int) -> list[int]:
     arch = model.config["arch"]
     try:
         ((_, features),) = _passed(model, size, [model.cam_layer()])
-    except (AssertionError, AttributeError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # timm's code with a user's arguments and size: all of them may come
         seen = model.input_size or size
         if is_out_of_memory(error):
             raise UserError(f"memory runs out with one image of {seen} px; set input_size lower") from None
-        args, reason = model.config.get("args"), " ".join(str(error).split())
-        with_args = f" with args {args}" if args else ""
-        known = get_pretrained_cfg(arch)
-        own = known.input_size[-1] if known and known.fixed_input_size else seen
-        hint = f"; it is made for {own} px: set input_size: {own} beside arch" if own != seen else ""
-        raise UserError(f"{arch} does not take images of {seen} px{with_args}: {reason}{hint}") from None
+        hint, args = _size_hint(model, seen), _with(model.config.get("args"))
+        raise UserError(f"{arch} does not take images of {seen} px{args}: {_reason(error)}{hint}") from None
     shape = list(features.shape) if isinstance(features, Tensor) else []
     # Images are square, and so are their maps: this also tells a map whose channels come last.
     if len(shape) != 4 or shape[2] != shape[3]:
         found = f"have the shape {shape}" if shape else "are several tensors"
         raise UserError(f"{arch}: its features {found}, not a map (N, K, h, w) to explain with; take another arch")
     return shape[1:]
+
+
+def _size_hint(model: Classifier, size: int) -> str:
+    """Which sizes a network takes that does not take `size`, as the end of a sentence."""
+    known = _pretrained_cfg(model.config["arch"])
+    if known.fixed_input_size:
+        own = known.input_size[-1]
+        return f"; it is made for {own} px: set input_size: {own} beside arch" if own != size else ""
+    shapes = copy.deepcopy(model).to("meta").eval()
+    lower = size // 32 * 32
+    others = {known.input_size[-1], *range(max(32, lower - 256), lower + 288, 32)} - {size}
+    smaller = next((other for other in sorted(others, reverse=True) if other < size and _takes(shapes, other)), None)
+    larger = next((other for other in sorted(others) if other > size and _takes(shapes, other)), None)
+    near = " or ".join(str(other) for other in (smaller, larger) if other)
+    return f"; it takes {near} px: set input_size beside arch" if near else ""
+
+
+def _takes(shapes: Classifier, size: int) -> bool:
+    try:
+        with torch.no_grad():
+            # past the classifier's own resizing
+            shapes.backbone(torch.zeros(1, shapes.mean.shape[1], size, size, device="meta"))
+    except Exception:
+        return False
+    return True
 
 
 def _passed(model: Classifier, size: int, layers: Sequence[nn.Module]) -> list[tuple[nn.Module, Any]]:

@@ -15,6 +15,7 @@ from medistill.export.latency import measure_latency
 from medistill.export.onnx import export_onnx
 from medistill.export.parity import measure_parity
 from medistill.files import atomic, read_json, sha256, write_json
+from medistill.models.deploy import deployed
 from medistill.models.zoo import load_model
 from medistill.records import checksums, write_record
 from medistill.runtime.bundle import BUNDLE_FILE, BUNDLE_VERSION, DISCLAIMER
@@ -60,7 +61,7 @@ def export_model(source: Path, dataset: Dataset, target: Path, settings: Export)
     with atomic(target) as folder:
         folder.mkdir()
         model = folder / ONNX_FILE
-        export_onnx(classifier, model, opset=settings.opset)
+        export_onnx(deployed(classifier), model, opset=settings.opset)
         parity = measure_parity(classifier, model, images)
         latency = measure_latency(model, images[0], runs=settings.latency_runs, threads=settings.threads)
         write_json(folder / "parity.json", parity)

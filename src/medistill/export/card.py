@@ -28,7 +28,7 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any], dataset: Dataset
     facts = {
         "Task": "multiclass, one of several classes" if multiclass else "multilabel, each label on its own",
         "Architecture": config["arch"],
-        "Parameters": f"{config['params']:,}",
+        "Parameters": f"{config['params']:,}{_in_training(config)}",
         "Multiply-accumulates": f"{config['macs'] / 1e6:,.1f} M an image of {size} px",
         "Initialisation": config["initialisation"],
         "Recipe": _recipe(config),
@@ -93,6 +93,11 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any], dataset: Dataset
         "- Labels of public data sets are often read from reports by a program, and contain that program's errors.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _in_training(config: dict[str, Any]) -> str:
+    """How many parameters a network has before its branches are merged; of most nothing."""
+    return f" ({config['params_in_training']:,} in training, then merged)" if "params_in_training" in config else ""
 
 
 def _recipe(config: dict[str, Any]) -> str:

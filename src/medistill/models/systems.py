@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from medistill.config import Network
-from medistill.models.zoo import count_macs, count_params, create_classifier, imagenet_weights, map_size
+from medistill.models.deploy import costs
+from medistill.models.zoo import create_classifier, imagenet_weights, map_size
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ def measure(network: NamedNetwork, *, labels: int, size: int) -> dict[str, Any]:
     """What a network costs with so many labels on RGB images of `size` pixels, counted and not looked up.
 
     Returns:
-        `name`, `arch`, `roles` (a list of `system`, `role`), `params`, `macs`, `map_size` (height, width of the last
-        feature map), `imagenet_weights`.
+        `name`, `arch`, `roles` (a list of `system`, `role`), `params`, `macs` (both of the network as it runs on a
+        device), `map_size` (height, width of the last feature map), `imagenet_weights`.
 
     Raises:
         UserError: the network does not take this size.
@@ -56,12 +57,12 @@ def measure(network: NamedNetwork, *, labels: int, size: int) -> dict[str, Any]:
     with torch.device("meta"):
         model = create_classifier(Network(arch=network.arch), labels=[""] * labels, image_size=size)
         height_width = map_size(model, size)  # first, for it refuses sizes
+        found = costs(model, size)
         return {
             "name": network.name,
             "arch": network.arch,
             "roles": [{"system": system, "role": role} for system, role in network.roles],
-            "params": count_params(model),
-            "macs": count_macs(model, size),
+            **{key: found[key] for key in ("params", "macs")},
             "map_size": height_width,
             "imagenet_weights": imagenet_weights(network.arch),
         }

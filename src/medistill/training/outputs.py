@@ -12,7 +12,8 @@ import torch
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.files import atomic, write_json
-from medistill.models.zoo import Classifier, count_macs, count_params, map_size, save_model
+from medistill.models.deploy import costs
+from medistill.models.zoo import Classifier, map_size, save_model
 from medistill.training.loop import Fit, predict, say_what_to_lower
 
 
@@ -46,8 +47,7 @@ def write_outputs(
         "image_size": size,
         "channels": dataset.channels,
         "fit": dataset.fit,
-        "params": count_params(model),
-        "macs": count_macs(model, size),
+        **costs(model, size),
         "map_size": map_size(model, size),
         "dataset": dataset.name,
         "dataset_fingerprint": dataset.fingerprint,

@@ -35,11 +35,16 @@ OWN_VIEWS = 1_000_003
 """Apart from any `teach.view_seed`: a teacher never trains on the views that it will answer."""
 
 
+EXPORTED = Path(".cache/export")
+"""What students are known to be exportable, so that not every stage tries."""
+
+
 def require_networks(params: Params) -> None:
     """Refuse networks that could not be trained on any data, before data are read.
 
     Raises:
-        UserError: a network cannot be built, does not take the size or has no weights to start from.
+        UserError: a network cannot be built, does not take the size or has no weights to start from, or a student
+            cannot be exported.
     """
     labels, size = ["a label", "another"], params.data.image_size
     for (section, name), network in _networks(params).items():
@@ -49,16 +54,19 @@ def require_networks(params: Params) -> None:
                 raise UserError(f"{network.weights}: no such file")
             if network.pretrained:  # downloaded now and not after the first network's hours
                 create_classifier(network, labels=labels, image_size=size)
+    _require_exportable(params, size, params.data.channels)
 
 
 def require_run(params: Params, dataset: Dataset) -> None:
     """Refuse a run whose later stages would fail, before a network is trained for hours.
 
-    Networks are built without numbers, users' own weights are read, and losses are held against the data set's task.
+    Networks are built without numbers, users' own weights are read, losses are held against the data set's task, and
+    students are exported untrained.
     What is odd and no mistake is said on stderr.
 
     Raises:
-        UserError: a network cannot be built, does not take the size or its weights, or a loss or teacher does not fit.
+        UserError: a network cannot be built, does not take the size or its weights, a loss or teacher does not fit, or
+            a student cannot be exported.
     """
     shapes, mixing = {}, set()
     for (section, name), network in _networks(params).items():
@@ -89,6 +97,7 @@ def require_run(params: Params, dataset: Dataset) -> None:
         if dataset.task == "multiclass":
             for teacher in recipe.teachers:
                 require_all_classes(teacher, unknown[teacher], at)
+    _require_exportable(params, dataset.image_size, dataset.channels)
     for note in _oddities(params, dataset, learners, shapes, unknown):
         print(printable(note), file=sys.stderr)
 
@@ -111,6 +120,23 @@ def _require_built(network: Network, labels: list[str], size: int, training: Tra
     with torch.device("meta"):
         model = create_classifier(plain, labels=labels, image_size=size)
         return map_shape(model, size), has_batch_norm_behind_map(model, size)
+
+
+def _require_exportable(params: Params, image_size: int, channels: int) -> None:
+    """Refuse students that no device could run; teachers are not exported."""
+    from medistill.export.trial import require_exportable
+
+    for name in params.run.students:
+        with at_key(f"students.{name}"):
+            batch_size = require_exportable(
+                params.students[name],
+                image_size=image_size,
+                channels=channels,
+                opset=params.export.opset,
+                known=EXPORTED,
+            )
+        if batch_size == 1:
+            print(f"students.{name}: its exported file takes one image at a time, not several", file=sys.stderr)
 
 
 def _networks(params: Params) -> dict[tuple[str, str], Network]:

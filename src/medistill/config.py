@@ -138,15 +138,15 @@ MOST_ARGUMENTS, LARGEST_ARGUMENT = 100, 100_000
 def _require_plain(args: dict[str, Any]) -> dict[str, Any]:
     """Refuse what config.json cannot hold as it is, and numbers of which networks without end are made."""
     values = 0
-    for key, value in _within("args", args):
+    for key, value in _within("", args):
         values += 1
         if isinstance(value, int | float) and not abs(value) <= LARGEST_ARGUMENT:  # NaN is in no order
-            what = "larger than any network has" if math.isfinite(value) else "no number that a network has"
-            raise ValueError(f"{key}: {value} is {what}")
+            bound = f"further from 0 than {LARGEST_ARGUMENT:,}, and no network has such numbers"
+            raise ValueError(f"{key}: {value} is {bound if math.isfinite(value) else 'no number'}")
         if not isinstance(value, str | int | float | None):
             raise ValueError(f"{key}: must be text, a number, true, false, a list or a mapping")
     if values > MOST_ARGUMENTS:
-        raise ValueError(f"args: has {values} values, more than any network")
+        raise ValueError(f"has {values} values; no network takes more than {MOST_ARGUMENTS}")
     return args
 
 
@@ -155,8 +155,8 @@ def _within(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for name, inner in value.items():
             if not isinstance(name, str):
-                raise ValueError(f"{key}: {name!r} is no text; put it into quotes")
-            yield from _within(f"{key}.{name}", inner)
+                raise ValueError(f"{key}: {name!r} is a name and no text; put it into quotes")
+            yield from _within(f"{key}.{name}".removeprefix("."), inner)
     elif isinstance(value, list | tuple):
         for place, inner in enumerate(value):
             yield from _within(f"{key}.{place}", inner)

@@ -11,7 +11,7 @@ import yaml
 from yaml.constructor import ConstructorError
 
 from medistill.errors import UserError
-from medistill.text import shortened
+from medistill.text import printable, shortened
 
 LONGEST_FILE = 100_000
 """Bytes; the longest preset has 4,000."""
@@ -47,7 +47,8 @@ def load_yaml(path: Path) -> Any:
     try:
         return parse_yaml(content.decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {shortened(' '.join(str(error).split()), 400)}") from None
+        reason = printable(shortened(" ".join(str(error).split()), 400))
+        raise UserError(f"{path}: not valid YAML: {reason}") from None
 
 
 def parse_yaml(text: str) -> Any:
@@ -101,7 +102,7 @@ class _Plain(yaml.SafeLoader):
         except yaml.YAMLError:
             raise
         except Exception:  # of PyYAML's constructors, which take it that a value fits its tag
-            raise _error(f"{_shown(node)} is no {node.tag.rpartition(':')[2]}", node) from None
+            raise _error(f"{_shown(node)!r} is no {node.tag.rpartition(':')[2]}", node) from None
 
     def construct_scalar(self, node: yaml.ScalarNode) -> str:
         value = super().construct_scalar(node)
@@ -121,7 +122,7 @@ class _Plain(yaml.SafeLoader):
 
     def construct_not_plain(self, node: yaml.Node) -> None:
         kind = node.tag.rpartition(":")[2]
-        raise _error(f"{_shown(node)} is a {kind} to YAML, which settings have not; put it into quotes", node)
+        raise _error(f"YAML takes {_shown(node)} for a {kind}; write text in quotes, and a list as `[a, b]`", node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
@@ -139,7 +140,7 @@ def _error(problem: str, place: yaml.Node | yaml.Event) -> ConstructorError:
 
 def _shown(node: yaml.Node) -> str:
     """A value as it is written; of one that is not a scalar its kind."""
-    return shortened(node.value, 40) if isinstance(node, yaml.ScalarNode) else f"a {node.id}"
+    return printable(shortened(node.value, 40)) if isinstance(node, yaml.ScalarNode) else f"a {node.id}"
 
 
 _Plain.add_constructor("tag:yaml.org,2002:int", _Plain.construct_yaml_int)

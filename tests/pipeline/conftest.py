@@ -29,6 +29,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def exportable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What students were exported untrained by any test, which takes seconds each."""
+    return tmp_path_factory.mktemp("exportable")
+
+
+@pytest.fixture
+def exported_once(exportable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the stages that train know what students other tests have exported untrained."""
+    monkeypatch.setattr("pipeline.recipes.EXPORTED", exportable)
+
+
+@pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow SQLite file with its schema and nothing in it: creating one takes seconds."""
     from pipeline.store import open_store

@@ -17,6 +17,8 @@ from medistill.models.zoo import create_classifier, save_model
 from pipeline.stages import distill, evaluate, explain, teach, train_teacher
 from tests.seal import seal
 
+pytestmark = pytest.mark.usefixtures("exported_once")
+
 
 @pytest.fixture
 def project(root: Path, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

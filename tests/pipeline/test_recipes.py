@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from timm.models._builder import build_model_with_cfg
+from timm.models._registry import generate_default_cfgs, register_model
+from torch import nn
 
 from medistill.config import Network, load_params
 from medistill.data import provenance
@@ -19,6 +22,8 @@ from medistill.records import write_record
 from medistill.training.views import read_frames, render_views, view_parameters
 from pipeline.recipes import require_networks, require_run, require_trained, train_by_recipe
 from pipeline.stages import distill
+
+pytestmark = pytest.mark.usefixtures("exported_once")
 
 
 @pytest.fixture
@@ -298,6 +303,53 @@ def test_networks_are_checked_before_there_are_data(params, tmp_path, change, me
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     with nullcontext() if message is None else pytest.raises(UserError, match=message):
         require_networks(load_params(tmp_path / "params.yaml"))
+
+
+class Eigen(nn.Module):
+    """A network with a map, and with an operation that ONNX does not have."""
+
+    def __init__(self, num_classes: int = 2, in_chans: int = 3) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.project = nn.Conv2d(in_chans, num_classes, 4, stride=4)
+
+    def forward_features(self, images):
+        return torch.linalg.eig(self.project(images))[0].real[..., None].expand(-1, -1, -1, images.shape[-1] // 4)
+
+    def forward_head(self, features):
+        return features.mean((2, 3))
+
+
+default_cfgs = generate_default_cfgs({"eigen.none": {"mean": [0.5] * 3, "std": [0.5] * 3, "classifier": "project"}})
+
+
+@register_model
+def eigen(pretrained: bool = False, **kwargs: int) -> nn.Module:
+    return build_model_with_cfg(Eigen, "eigen", pretrained, **kwargs)
+
+
+@pytest.mark.parametrize("data", [False, True], ids=["before there are data", "before the first training"])
+def test_a_student_that_cannot_be_exported_is_refused_and_a_teacher_is_not(
+    params, tiny_dataset, tmp_path, capsys, data
+):
+    tiny = {"arch": "test_resnet"}
+    params["data"]["image_size"] = 32
+    params["teachers"] |= {"densenet": {"arch": "eigen"}, "efficientnet_lite2": tiny}
+    params["students"]["eeea_net_c2"] = tiny
+
+    def check(student):
+        params["students"]["tf_efficientnet_lite0"] = student
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+        read = load_params(tmp_path / "params.yaml")
+        require_run(read, tiny_dataset) if data else require_networks(read)
+
+    check(tiny)
+    capsys.readouterr()
+    message = r"^params\.yaml: students\.tf_efficientnet_lite0: torch cannot express eigen in ONNX \(.+\); take another"
+    with pytest.raises(UserError, match=message):
+        check({"arch": "eigen"})
+    (line,) = capsys.readouterr().err.splitlines()  # and none of the exporter's pages
+    assert line.startswith("exporting eigen untrained, to see that it can be")
 
 
 def test_a_mistake_beside_finished_teachers_is_named_before_a_student_trains(

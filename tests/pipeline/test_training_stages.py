@@ -16,6 +16,8 @@ from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from pipeline.stages import distill, teach, train_teacher
 
+pytestmark = pytest.mark.usefixtures("exported_once")
+
 
 @pytest.fixture
 def project(root: Path, tiny_dataset: Dataset, tmp_path: Path) -> Path:

@@ -61,18 +61,25 @@ def export_model(source: Path, dataset: Dataset, target: Path, settings: Export)
     with atomic(target) as folder:
         folder.mkdir()
         model = folder / ONNX_FILE
-        export_onnx(deployed(classifier), model, opset=settings.opset)
+        batch_size = export_onnx(deployed(classifier), model, opset=settings.opset)
         parity = measure_parity(classifier, model, images)
         latency = measure_latency(model, images[0], runs=settings.latency_runs, threads=settings.threads)
         write_json(folder / "parity.json", parity)
-        (folder / "MODEL_CARD.md").write_text(model_card(config, figures, dataset), encoding="utf-8")
-        write_record(folder / BUNDLE_FILE, describe(config, model) | {"files": checksums(folder.iterdir(), folder)})
+        (folder / "MODEL_CARD.md").write_text(model_card(config, figures, dataset, batch_size), encoding="utf-8")
+        bundle = describe(config, model, batch_size) | {"files": checksums(folder.iterdir(), folder)}
+        write_record(folder / BUNDLE_FILE, bundle)
         write_record(folder / "latency.json", latency)  # of its own, as it differs from time to time
     return {"parity": parity, "latency": latency}
 
 
-def describe(config: dict[str, Any], model: Path) -> dict[str, Any]:
-    """The content of bundle.json for a model with `config` (config.json) and its ONNX file."""
+def describe(config: dict[str, Any], model: Path, batch_size: int | None = None) -> dict[str, Any]:
+    """The content of bundle.json for a model with `config` (config.json) and its ONNX file.
+
+    Args:
+        config: the model folder's config.json.
+        model: the ONNX file.
+        batch_size: how many images it takes at once; None: any number.
+    """
     return {
         "bundle_version": BUNDLE_VERSION,
         "name": config["name"],
@@ -82,6 +89,7 @@ def describe(config: dict[str, Any], model: Path) -> dict[str, Any]:
         "preprocessing": {key: config[key] for key in ("image_size", "channels", "fit", "mean", "std")},
         "file": model.name,
         "sha256": sha256(model),
+        "batch_size": batch_size,
         "params": config["params"],
         "macs": config["macs"],
         "training": {key: config[key] for key in _TRAINING if key in config},

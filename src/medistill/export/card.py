@@ -13,13 +13,14 @@ _FITS = {
 }
 
 
-def model_card(config: dict[str, Any], metrics: dict[str, Any], dataset: Dataset) -> str:
+def model_card(config: dict[str, Any], metrics: dict[str, Any], dataset: Dataset, batch_size: int | None = None) -> str:
     """Write the card, as Markdown.
 
     Args:
         config: the model folder's config.json.
         metrics: its metrics.json, with what else was measured on validation.
         dataset: the ingested data.
+        batch_size: how many images the file takes at once; None: any number.
     """
     train, val = dataset.split("train"), dataset.split("val")
     multiclass = config["task"] == "multiclass"
@@ -84,6 +85,7 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any], dataset: Dataset
         f"Probabilities are the {'softmax' if multiclass else 'sigmoid'} of the logits. They are not calibrated, "
         "and no threshold comes with them. `parity.json` compares the file with the network that was trained, "
         "`latency.json` says how fast it is, and on which processor.",
+        *(["", "The file takes one image at a time."] if batch_size == 1 else []),
         "",
         "## Limits",
         "",

@@ -5,6 +5,7 @@ import io
 import json
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from medistill.errors import UserError
+from medistill.errors import UserError, is_out_of_memory
 from medistill.files import atomic
-from medistill.models.zoo import Classifier
+from medistill.models.zoo import Classifier, count_params
 from medistill.runtime.bundle import DISCLAIMER, INPUT, OUTPUT
 from medistill.runtime.predictor import open_session
+from medistill.text import shortened
 
 
 class PixelClassifier(nn.Module):
@@ -32,21 +34,28 @@ class PixelClassifier(nn.Module):
         return self.classifier(image.float() / 255)
 
 
-def export_onnx(classifier: Classifier, path: Path, *, opset: int) -> None:
+def export_onnx(classifier: Classifier, path: Path, *, opset: int) -> int | None:
     """Write `classifier` as one ONNX file, weights included.
 
     Graph: `image` uint8 (batch, C, S, S) → scaling to 0..1, normalisation, network → `logits` float32 (batch, L), with
-    a free batch size. The metadata has all that a prediction needs: see `metadata`. The bytes depend on the weights,
-    the configuration, `opset` and the versions of torch and onnxscript alone.
+    a free batch size where torch can express that. The metadata has all that a prediction needs: see `metadata`. The
+    bytes depend on the weights, the configuration, `opset` and the versions of torch and onnxscript alone.
 
     Args:
         classifier: in evaluation mode, its `config` complete.
         path: the file to write.
         opset: version of the ONNX operator set.
 
+    Returns:
+        How many images it takes at once: 1, or None for any number.
+
     Raises:
-        UserError: torch cannot express the network in ONNX, or torch or ONNX Runtime do not know that operator set.
+        UserError: torch cannot express the network in ONNX, it is too large for it, or torch or ONNX Runtime do not
+            know that operator set.
     """
+    name = classifier.config["name"]
+    if 4 * count_params(classifier) >= 2**31:
+        raise UserError(f"{name}: is larger than the 2 GB of an ONNX file; take another arch")
     model = _to_onnx(classifier, opset)
     _strip_provenance(model.graph)
     for function in model.functions:
@@ -54,9 +63,10 @@ def export_onnx(classifier: Classifier, path: Path, *, opset: int) -> None:
     onnx.helper.set_model_props(model, metadata(classifier.config))
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString(deterministic=True)
-    open_session(content, name=f"{classifier.config['name']} in opset {opset} (params.yaml: export.opset)")
+    open_session(content, name=f"{name} in opset {opset} (params.yaml: export.opset)")
     with atomic(path) as temporary:
         temporary.write_bytes(content)
+    return model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
 
 
 def metadata(config: dict[str, Any]) -> dict[str, str]:
@@ -76,32 +86,30 @@ def metadata(config: dict[str, Any]) -> dict[str, str]:
 
 
 def _to_onnx(classifier: Classifier, opset: int) -> onnx.ModelProto:
-    config = classifier.config
-    size = config["image_size"]
-    # Two images: with one the exporter would take the batch size for a constant.
-    example = torch.zeros(2, config["channels"], size, size, dtype=torch.uint8)
-    chatter = io.StringIO()
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(chatter),
-            contextlib.redirect_stderr(chatter),
-        ):
-            warnings.simplefilter("always")
-            program = torch.onnx.export(
-                PixelClassifier(classifier).eval(),
-                (example,),
-                dynamo=True,
-                opset_version=opset,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
-                verbose=False,
-            )
-            model = program.model_proto
-    except torch.onnx.OnnxExporterError as error:
-        print(chatter.getvalue(), error, sep="\n", file=sys.stderr)
-        raise UserError(f"{config['name']}: torch cannot express {config['arch']} in ONNX, see above") from error
+    """The graph, of a free batch size where torch can express that, else of one image."""
+    config, chatter = classifier.config, io.StringIO()
+    fused = [module for module in classifier.modules() if getattr(module, "fused_attn", False)]
+    for single, plain in [(False, []), *([(False, fused)] if fused else []), (True, fused)]:
+        try:
+            with (
+                _plain_attention(plain),
+                warnings.catch_warnings(),
+                contextlib.redirect_stdout(chatter),
+                contextlib.redirect_stderr(chatter),
+            ):
+                warnings.simplefilter("always")
+                model = _traced(classifier, opset, single=single)
+            break
+        except Exception as error:  # torch's exporter at work on timm's code: all of them may come
+            if is_out_of_memory(error):
+                raise UserError(f"{config['name']}: memory runs out while it is written as ONNX") from None
+            print(error, file=chatter)
+            reason = _cause(error)
+    else:
+        print(chatter.getvalue(), file=sys.stderr)
+        raise UserError(
+            f"{config['name']}: torch cannot express {config['arch']} in ONNX ({reason}); take another arch"
+        )
     written = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if written != opset:
         # The exporter falls back to its own version where it cannot convert.
@@ -109,6 +117,46 @@ def _to_onnx(classifier: Classifier, opset: int) -> onnx.ModelProto:
             f"params.yaml: export.opset: {config['arch']} cannot be written in {opset}, {written} is possible"
         )
     return model
+
+
+def _cause(error: BaseException) -> str:
+    """What was first in a chain of exceptions, in a line."""
+    while error.__cause__:
+        error = error.__cause__
+    return shortened(" ".join(str(error).split()), 150) or type(error).__name__
+
+
+def _traced(classifier: Classifier, opset: int, *, single: bool) -> onnx.ModelProto:
+    config = classifier.config
+    size = config["image_size"]
+    # Two images: with one the exporter would take the batch size for a constant, which is what `single` wants.
+    example = torch.zeros(1 if single else 2, config["channels"], size, size, dtype=torch.uint8)
+    program = torch.onnx.export(
+        PixelClassifier(classifier).eval(),
+        (example,),
+        dynamo=True,
+        opset_version=opset,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes=None if single else {"image": {0: torch.export.Dim("batch")}},
+        verbose=False,
+    )
+    model = program.model_proto
+    if not single and not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        raise ValueError("its code makes a constant of the number of images")  # and of none but two would it answer
+    return model
+
+
+@contextlib.contextmanager
+def _plain_attention(fused: list[nn.Module]) -> Iterator[None]:
+    """Let timm's attention multiply matrices: the exporter knows the fused operation with one axis of heads alone."""
+    for module in fused:
+        module.fused_attn = False
+    try:
+        yield
+    finally:
+        for module in fused:
+            module.fused_attn = True
 
 
 def _strip_provenance(graph: onnx.GraphProto | onnx.FunctionProto) -> None:

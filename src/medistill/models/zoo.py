@@ -139,18 +139,14 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
             )
     except UserError:
         raise
-    except OSError as error:
+    except OSError as error:  # a hub's, or the network's
         raise UserError(
             f"params.yaml: the weights of {arch} could not be downloaded: {_reason(error)}; set weights: FILE beside "
             "arch, or pretrained: false, or bring Hugging Face's cache from a machine that has them"
         ) from None
     except Exception as error:  # timm's code with a user's arguments: all of them may come
-        raise UserError(f"params.yaml: timm cannot build {arch}{_with(args)}: {_reason(error)}") from None
-    for name, parameter in backbone.named_parameters():
-        if parameter.numel() == 0:
-            raise UserError(
-                f"params.yaml: {arch} has layers of width 0{_with(args)}: {name} has the shape {list(parameter.shape)}"
-            )
+        reason = "memory runs out" if is_out_of_memory(error) else _reason(error)
+        raise UserError(f"params.yaml: timm cannot build {arch}{_with(args)}: {reason}") from None
     initialisation, new_head = "random", network.pretrained
     if package:
         initialisation = _load_package(backbone, arch, *package)
@@ -468,23 +464,25 @@ def map_shape(model: Classifier, size: int) -> list[int]:
 def _size_hint(model: Classifier, size: int) -> str:
     """Which sizes a network takes that does not take `size`, as the end of a sentence."""
     known = _pretrained_cfg(model.config["arch"])
+    own, lower = known.input_size[-1], size // 32 * 32
     if known.fixed_input_size:
-        own = known.input_size[-1]
         return f"; it is made for {own} px: set input_size: {own} beside arch" if own != size else ""
     shapes = copy.deepcopy(model).to("meta").eval()
-    lower = size // 32 * 32
-    others = {known.input_size[-1], *range(max(32, lower - 256), lower + 288, 32)} - {size}
+    if not _takes(shapes, own):  # then it is no matter of size
+        return ""
+    others = {own, *range(max(32, lower - 256), lower + 288, 32)}
     smaller = next((other for other in sorted(others, reverse=True) if other < size and _takes(shapes, other)), None)
     larger = next((other for other in sorted(others) if other > size and _takes(shapes, other)), None)
-    near = " or ".join(str(other) for other in (smaller, larger) if other)
-    return f"; it takes {near} px: set input_size beside arch" if near else ""
+    return (
+        f"; it takes {' or '.join(str(other) for other in (smaller, larger) if other)} px: set input_size beside arch"
+    )
 
 
 def _takes(shapes: Classifier, size: int) -> bool:
+    shapes.config = shapes.config | {"input_size": size}
     try:
         with torch.no_grad():
-            # past the classifier's own resizing
-            shapes.backbone(torch.zeros(1, shapes.mean.shape[1], size, size, device="meta"))
+            shapes(torch.zeros(1, 3, size, size, device="meta"))
     except Exception:
         return False
     return True

@@ -11,7 +11,9 @@ import torch
 
 from medistill.errors import UserError
 from medistill.export.onnx import export_onnx
+from medistill.export.parity import measure_parity
 from medistill.models.zoo import Classifier
+from medistill.runtime.predictor import run
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +126,52 @@ def test_what_onnx_cannot_express_is_a_clear_error_and_the_exporter_explains_its
         export_onnx(Classifier(Eigenvalues(), config).eval(), tmp_path / "model.onnx", opset=18)
     assert "eig" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+class Windows(torch.nn.Module):
+    """A backbone whose heads attend within windows, as those of MaxViT and NesT do: five axes instead of four."""
+
+    def __init__(self, count=lambda images: images.shape[0]):
+        super().__init__()
+        self.fused_attn = True
+        self.project = torch.nn.Conv2d(3, 6, 4, stride=4)
+        self.count = count
+
+    def forward_features(self, images):
+        tokens = self.project(images).reshape(self.count(images), 2, 3, 4, 16).transpose(3, 4)
+        if self.fused_attn:
+            tokens = torch.nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+        else:
+            tokens = (tokens @ tokens.transpose(-2, -1) / 2).softmax(dim=-1) @ tokens
+        return tokens.reshape(images.shape[0], 24, 4, 4)
+
+    def forward_head(self, features):
+        return features.mean((2, 3))[:, :3]
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size"),
+    # Python's len makes a number of what torch follows as a symbol, and the exporter writes a graph for two images.
+    [(lambda images: images.shape[0], None), (len, 1)],
+    ids=["any number", "one by one"],
+)
+def test_attention_within_windows_is_written_for_any_number_of_images_or_for_one(
+    classifier, images, tmp_path, count, batch_size
+):
+    torch.manual_seed(0)
+    backbone = Windows(count)
+    model = Classifier(backbone, {**classifier.config, "mean": [0.5] * 3, "std": [0.5] * 3}).eval()
+    assert export_onnx(model, tmp_path / "model.onnx", opset=18) == batch_size
+    assert backbone.fused_attn
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert shape(graph.input[0]) == [batch_size or "batch", 1, 32, 32]
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images) / 255).numpy()
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for batch in (1, 5):
+        answers = run(session, images[:batch])
+        np.testing.assert_allclose(answers, expected[:batch], rtol=0, atol=1e-5)
+    assert measure_parity(model, tmp_path / "model.onnx", images)["passed"]
 
 
 @pytest.mark.slow

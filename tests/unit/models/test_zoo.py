@@ -1,5 +1,8 @@
 """Networks by name, exact counts, and weights that fit or are refused."""
 
+import re
+import time
+
 import numpy as np
 import pytest
 import timm
@@ -406,6 +409,84 @@ def test_arguments_that_make_no_classifier_are_one_line(args, message):
 def test_unknown_networks_are_named(network, message):
     with pytest.raises(UserError, match=message):
         create_classifier(Network(**network), labels=["a"])
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        (
+            "hf-hub:timm/resnet18.a1_in1k",
+            "leave the prefix out, arch: resnet18.a1_in1k; weights come by pretrained: true",
+        ),
+        ("hf_hub:timm/resnet18.a1_in1k", "leave the prefix out, arch: resnet18.a1_in1k; "),
+        (
+            "timm/resnet18",
+            "leave the prefix out, arch: resnet18; weights come by pretrained: true or from weights: FILE",
+        ),
+        ("timm:resnet18", "leave the prefix out, arch: resnet18; "),
+        ("https://huggingface.co/timm/resnet18.a1_in1k", "leave the prefix out, arch: resnet18.a1_in1k; "),
+        ("local-dir:/models/resnet18", "leave the prefix out, arch: resnet18; "),
+        (
+            "hf-hub:somebody/my-net",
+            "is not known to timm: only timm's own networks are built, by their bare name, with weights: FILE; see",
+        ),
+        ("timm/resnet19", "by their bare name, with weights: FILE; did you mean resnet"),
+    ],
+)
+def test_names_of_a_hub_are_told_to_leave_the_prefix_out(arch, message):
+    with pytest.raises(UserError) as refusal:
+        create_classifier(Network(arch=arch), labels=["a"])
+    assert str(refusal.value).startswith(f"params.yaml: arch {arch!r}")
+    assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "ending"),
+    [
+        ("halonet26t", 224, "224 px: AssertionError, without a reason; it takes 256 px: set input_size beside arch"),
+        ("halonet26t", 300, "; it takes 256 or 512 px: set input_size beside arch"),
+        ("bat_resnext26ts", 64, "; it takes 256 px: set input_size beside arch"),
+        ("visformer_tiny", 225, "; it is made for 224 px: set input_size: 224 beside arch"),
+        ("mobilenetv5_300m_enc", 64, "MobileNetV5Encoder does not support classification use cases."),
+    ],
+)
+def test_a_network_that_does_not_take_a_size_is_told_which_it_takes(arch, size, ending):
+    with torch.device("meta"):
+        model = create_classifier(Network(arch=arch), labels=["a"], image_size=size)
+        with pytest.raises(UserError) as refusal:
+            map_size(model, size)
+        assert str(refusal.value).endswith(ending)
+        for other in re.findall(r"it takes (\d+)(?: or (\d+))? px", str(refusal.value)):
+            for taken in filter(None, other):
+                map_size(create_classifier(Network(arch=arch, input_size=int(taken)), labels=["a"]), size)
+
+
+@pytest.mark.parametrize(
+    ("arch", "args", "message"),
+    [
+        ("resnet18", {"layers": [100_000, 1, 1, 1]}, "resnet18 has more than 5,000 layers with these args"),
+        ("convnext_atto", {"depths": [100_000] * 4}, "convnext_atto has more than 5,000 layers with these args"),
+        ("swin_s3_tiny_224", {"depths": [100_000, 2, 2, 2]}, "has more than 5,000 layers with these args"),
+        ("densenet121", {"growth_rate": 100_000}, "densenet121 has more than 5,000,000,000 numbers with these args"),
+        ("vgg11", {"mlp_ratio": 100_000}, "vgg11 has more than 5,000,000,000 numbers with these args"),
+        (
+            "densenet121",
+            {"growth_rate": 0},
+            "a layer of width 0 with these args: Conv2d with a weight of the shape",
+        ),
+        ("resnet18", {"channels": [0, 0, 0, 0]}, "resnet18 has a layer of width 0 with these args: Conv2d with a w"),
+        ("swin_s3_tiny_224", {"num_heads": [0] * 4}, "integer division or modulo by zero"),
+        ("convnext_atto", {"depths": []}, "with args {'depths': []}: list index out of range"),
+        ("resnet18", {"output_stride": 3}, "timm cannot build resnet18 with args {'output_stride': 3}: AssertionError"),
+    ],
+)
+def test_arguments_of_an_endless_network_or_of_none_are_refused_within_seconds(arch, args, message):
+    started = time.process_time()
+    with pytest.raises(UserError) as refusal, torch.device("meta"):  # as before any run
+        create_classifier(Network(arch=arch, args=args), labels=["a", "b"])
+    assert time.process_time() - started < 10
+    assert message in str(refusal.value)
+    assert len(str(refusal.value)) < 400
 
 
 @pytest.mark.parametrize(

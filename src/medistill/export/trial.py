@@ -1,0 +1,61 @@
+"""Can a network be exported at all? Asked before it is trained, and once."""
+
+import contextlib
+import hashlib
+import io
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import onnxscript
+import timm
+import torch
+
+from medistill.config import Network
+from medistill.errors import UserError
+from medistill.export.onnx import export_onnx
+from medistill.files import read_json, write_json
+from medistill.models.deploy import deployed
+from medistill.models.zoo import create_classifier
+
+
+def require_exportable(network: Network, *, image_size: int, channels: int, opset: int, known: Path) -> int | None:
+    """Export a network untrained, which takes some ten seconds, unless the very same has been exported before.
+
+    Args:
+        network: its weights are not read.
+        image_size: height and width of the frames in pixels.
+        channels: of the frames.
+        opset: version of the ONNX operator set.
+        known: folder that keeps what could be exported, a file each.
+
+    Returns:
+        How many images its file takes at once: 1, or None for any number.
+
+    Raises:
+        UserError: torch cannot express it in ONNX, or ONNX Runtime cannot open it.
+    """
+    plain = network.model_copy(update={"pretrained": False, "weights": None})
+    asked = {
+        **plain.model_dump(mode="json", include={"arch", "args", "channels", "input_size"}),
+        **{"frames": [image_size, channels], "opset": opset},
+        "versions": [module.__version__ for module in (onnx, onnxruntime, onnxscript, timm, torch)],
+    }
+    record = known / f"{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]}.json"
+    if record.is_file():
+        return read_json(record)["batch_size"]
+    print(f"exporting {network.arch} untrained, to see that it can be: once, some ten seconds", file=sys.stderr)
+    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
+        model = deployed(create_classifier(plain, labels=["a label", "another"], image_size=image_size))
+        about = {"name": "untrained", "task": "multilabel", "fit": "pad", "fingerprint": ""}
+        model.config |= about | {"image_size": image_size, "channels": channels}
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # what the exporter says at length
+                batch_size = export_onnx(model.eval(), Path(folder) / "model.onnx", opset=opset)
+        except UserError as error:
+            raise UserError(str(error).removeprefix("untrained: ")) from None
+    write_json(record, asked | {"batch_size": batch_size})
+    return batch_size

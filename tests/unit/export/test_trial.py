@@ -1,0 +1,36 @@
+"""Networks are exported untrained before they are trained, and the same one once."""
+
+import pytest
+import torch
+
+from medistill.config import Network
+from medistill.errors import UserError
+from medistill.export.trial import require_exportable
+from medistill.files import read_json
+
+FRAMES = {"image_size": 32, "channels": 1}
+
+
+def test_the_very_same_network_is_exported_once_whatever_its_weights(tmp_path, capsys):
+    network = Network(arch="test_resnet")
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    for again in (network, network, network.model_copy(update={"weights": tmp_path / "nowhere"})):
+        assert require_exportable(again, **FRAMES, opset=18, known=tmp_path / "known") is None
+    assert torch.equal(torch.rand(1), expected)  # what comes after is drawn as if nothing had been
+    assert capsys.readouterr().err.count("exporting test_resnet untrained") == 1
+    (record,) = (tmp_path / "known").iterdir()
+    assert read_json(record)["arch"] == "test_resnet"
+    with pytest.raises(
+        UserError, match=r"^params\.yaml: export\.opset: test_resnet cannot be written in 99, \d+ is poss"
+    ):
+        require_exportable(network, **FRAMES, opset=99, known=tmp_path / "known")
+    assert list((tmp_path / "known").iterdir()) == [record]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arch", "size"), [("test_maxvit", 64), ("nest_tiny", 224), ("mobileone_s0", 64)])
+def test_networks_that_the_exporter_does_not_take_as_they_are_can_be_exported(tmp_path, arch, size):
+    network = Network(arch=arch)
+    assert require_exportable(network, image_size=size, channels=1, opset=18, known=tmp_path) is None

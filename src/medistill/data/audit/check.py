@@ -26,7 +26,8 @@ from medistill.data.source import Source
 from medistill.errors import UserError
 from medistill.files import atomic
 from medistill.images import ImageError
-from medistill.text import counted, printable
+from medistill.plain_yaml import parse_yaml
+from medistill.text import counted, printable, shortened
 
 SIZE = 128
 """Height and width in pixels of the frames that are compared."""
@@ -178,9 +179,9 @@ def parse_options(settings: list[str]) -> dict[str, Any]:
             if not isinstance(place, dict):
                 raise UserError(f"--set {setting}: {parent} has been given a value already")
         try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"--set {setting}: the value is not YAML") from None
+            parsed = parse_yaml(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {shortened(setting, 80)}: {getattr(error, 'problem', 'is not YAML')}") from None
         place[last] = value if parsed in (None, "") else parsed  # `|` alone is YAML for an empty text
     return options
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from medistill.data.audit.check import parse_options
 from medistill.data.phantom import write_phantom
+from medistill.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +112,6 @@ def test_sides_are_written_and_ingest_reads_them(root, tmp_path):
         (["--set", "lists"], "--set lists: must be KEY=VALUE"),
         (["--set", "lists=mine"], "--set: lists: input should be 'official' or 'chexnet'"),
         (["--set", "colour=1"], "--set: key colour is unknown"),
-        (["--set", "lists=!!int x"], "--set lists=!!int x: 'x' is no int"),
-        (["--set", "lists=2020-13-01"], "--set lists=2020-13-01: YAML takes 2020-13-01 for a timestamp"),
-        (["--set", "lists=&a [*a]"], "--set lists=&a [*a]: a contains itself"),
         (["--split", "random"], "--split: input should be 'official' or 'patient'"),
         (["--set", "lists=chexnet", "--set", "lists.a=1"], "--set lists.a=1: lists has been given a value already"),
         (["--write-splits", "my data/test_list.txt/x"], "--write-splits my data/test_list.txt/x: my data/test_list"),
@@ -205,6 +203,22 @@ def test_no_patients_is_worth_a_note(tmp_path):
 def test_values_are_yaml_but_a_bar_is_a_bar():
     options = parse_options(["separator=|", "labels=[a, b]", "u.x=ones", "u.y=zeros", "empty="])
     assert options == {"separator": "|", "labels": ["a", "b"], "u": {"x": "ones", "y": "zeros"}, "empty": ""}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lists=!!int x", "--set lists=!!int x: 'x' is no int"),
+        ("lists=2020-13-01", "--set lists=2020-13-01: YAML takes 2020-13-01 for a timestamp; write text in quotes"),
+        ("lists=&a [*a]", "--set lists=&a [*a]: a contains itself"),
+        ("lists=[", "--set lists=[: expected the node content"),
+        ("lists=" + "[" * 5000, f"--set lists={'[' * 73}…: nested more than 20 levels deep"),
+    ],
+)
+def test_a_value_that_yaml_does_not_have_is_one_line(setting, message):
+    with pytest.raises(UserError) as refusal:
+        parse_options([setting])
+    assert str(refusal.value).startswith(message)
 
 
 def test_a_folder_that_is_no_data_set_is_one_line(tmp_path):

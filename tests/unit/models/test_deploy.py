@@ -35,7 +35,7 @@ FAMILIES = {
     "efficientvit_msra": ("efficientvit_m0", False),
     "fastvit": ("fastvit_t8", True),
     "ghostnet": ("ghostnetv3_050", True),
-    "iformer": ("iformer_t", True),
+    "iformer": ("iformer_t", False),
     "lcnetv2": ("lcnetv2_small", True),
     "levit": ("levit_conv_128s", False),
     "nextvit": ("nextvit_small", False),

@@ -50,6 +50,7 @@ def test_the_bundle_tells_a_device_what_it_must_know(exported, source):
     assert bundle["file"] == "model.onnx"
     assert bundle["sha256"] == hashlib.sha256((exported / "model.onnx").read_bytes()).hexdigest()
     assert (bundle["params"], bundle["macs"]) == (config["params"], config["macs"])
+    assert bundle["batch_size"] is None  # any number of images at once
     for key in ("student", "recipe", "seed", "teachers", "combine", "terms", "initialisation", "fingerprint"):
         assert bundle["training"][key] == config[key]
     assert "not a medical device" in bundle["disclaimer"]
@@ -73,6 +74,7 @@ def test_the_card_tells_a_person(exported):
     assert "train_seconds" not in card
     assert "3. Épanchement \\| \\<b\\>\n" in card
     assert "diagnos" not in card.lower()
+    assert "one image at a time" not in card
 
 
 def test_the_card_of_exclusive_classes_names_the_task_and_shows_accuracy(source, dataset, settings, tmp_path):
@@ -193,6 +195,20 @@ def test_the_command_predicts_as_torch_on_drawn_images(exported, source, tmp_pat
 def test_the_command_predicts_as_torch_on_real_x_rays(exported, source, real_data):
     folder = real_data / "nih1000_256" / "images"
     assert_predicts_as_torch(exported, source, sorted(folder.glob("*.png"))[:3])
+
+
+@pytest.mark.slow
+def test_a_student_of_one_image_at_a_time_says_so_and_answers_any_number(save_network, dataset, settings, tmp_path):
+    """Its convolutions are mixed for each image: the number of images is one of their sizes."""
+    source = save_network(tmp_path / "conditional-kd-0", "efficientnet_cc_b0_4e")
+    proofs = export_model(source, dataset, tmp_path / "out", settings)
+    assert proofs["parity"]["passed"]
+    assert read_json(tmp_path / "out" / "bundle.json")["batch_size"] == 1
+    assert "\nThe file takes one image at a time.\n" in (tmp_path / "out" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    images = dataset.images(dataset.split("val"))
+    with torch.no_grad():
+        expected = load_model(source)(torch.from_numpy(images) / 255).numpy()
+    np.testing.assert_allclose(Predictor(tmp_path / "out").logits(images), expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ def require_exportable(network: Network, *, image_size: int, channels: int, opse
         "versions": [module.__version__ for module in (onnx, onnxruntime, onnxscript, timm, torch)],
     }
     record = known / f"{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]}.json"
-    if record.is_file():
+    with contextlib.suppress(UserError, LookupError, TypeError):  # not there, or damaged: it is tried
         return read_json(record)["batch_size"]
     print(f"exporting {network.arch} untrained, to see that it can be: once, some ten seconds", file=sys.stderr)
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:

@@ -22,6 +22,10 @@ def test_the_very_same_network_is_exported_once_whatever_its_weights(tmp_path, c
     assert capsys.readouterr().err.count("exporting test_resnet untrained") == 1
     (record,) = (tmp_path / "known").iterdir()
     assert read_json(record)["arch"] == "test_resnet"
+    whole = record.read_bytes()
+    record.write_bytes(whole[:40])
+    assert require_exportable(network, **FRAMES, opset=18, known=tmp_path / "known") is None
+    assert record.read_bytes() == whole
     with pytest.raises(
         UserError, match=r"^params\.yaml: export\.opset: test_resnet cannot be written in 99, \d+ is poss"
     ):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from medistill.runtime.predictor import open_session, run
+from medistill.runtime.session import open_session, run
 
 WARM_UP = 5
 """Predictions that are not counted: the first ones allocate memory."""

@@ -8,7 +8,7 @@ import torch
 
 from medistill.evaluation.gate import parity_limit
 from medistill.models.zoo import Classifier
-from medistill.runtime.predictor import open_session, run
+from medistill.runtime.session import open_session, run
 
 
 def measure_parity(classifier: Classifier, model: Path, images: np.ndarray) -> dict[str, Any]:

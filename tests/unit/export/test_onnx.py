@@ -13,7 +13,7 @@ from medistill.errors import UserError
 from medistill.export.onnx import export_onnx
 from medistill.export.parity import measure_parity
 from medistill.models.zoo import Classifier
-from medistill.runtime.predictor import run
+from medistill.runtime.session import open_session, run
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_attention_within_windows_is_written_for_any_number_of_images_or_for_one
     assert shape(graph.input[0]) == [batch_size or "batch", 1, 32, 32]
     with torch.no_grad():
         expected = model(torch.from_numpy(images) / 255).numpy()
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    session = open_session((tmp_path / "model.onnx").read_bytes(), name="model.onnx")
     for batch in (1, 5):
         answers = run(session, images[:batch])
         np.testing.assert_allclose(answers, expected[:batch], rtol=0, atol=1e-5)

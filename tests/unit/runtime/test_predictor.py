@@ -8,7 +8,8 @@ from onnx import TensorProto, helper
 
 from medistill.errors import UserError
 from medistill.files import read_json, write_json
-from medistill.runtime.predictor import Predictor, open_session
+from medistill.runtime.predictor import Predictor
+from medistill.runtime.session import open_session
 from tests.unit.runtime.conftest import graph_model
 
 

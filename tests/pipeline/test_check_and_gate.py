@@ -17,6 +17,7 @@ from medistill.data.dataset import Dataset
 from medistill.data.manifest import ingest
 from medistill.errors import UserError
 from pipeline.expectations import validate
+from tests.seal import seal
 from tests.trees_tiles import write_folder, write_lc25000, write_picture
 
 Rows = list[dict[str, Any]]
@@ -219,8 +220,9 @@ def test_rules_of_the_library_and_great_expectations_find_the_same(tmp_path):
     manifest.loc[8:10, "age"] = [-1.0, 121.0, np.nan]
     manifest.loc[8:10, "sex"] = ["O", "F", None]
     manifest.loc[8:10, "view"] = ["X", "PA", None]
-    manifest.loc[11, "sha256"] = manifest["sha256"][12]
+    manifest.loc[11, ["shard", "row", "sha256"]] = manifest.loc[12, ["shard", "row", "sha256"]]
     manifest.drop(columns="study_id").iloc[:55].to_parquet(tmp_path / "processed" / "manifest.parquet")
+    seal(tmp_path / "processed" / "dataset.json")
     dataset = Dataset.open(tmp_path / "processed")
     found = {"findings": [], "near_duplicates": [], "shortcuts": []}
     result = validate(dataset.folder, tmp_path / "docs", max_quarantined=0.01, audit=found)

@@ -321,6 +321,7 @@ def give_studies(root: Path) -> None:
     first = manifest.groupby("group_id")[columns].transform(lambda values: values.iloc[0])
     manifest[columns] = manifest[columns].where(~in_study, first)
     manifest.to_parquet(file)
+    seal(file.with_name("dataset.json"))
 
 
 @pytest.mark.parametrize("how", ["max", "mean"])

@@ -13,6 +13,8 @@ from evaluated_project import HOSTILE, LABELS, RARE, write_project, write_surrou
 
 from medistill.errors import UserError
 from medistill.evaluation import gate
+from medistill.files import sha256
+from medistill.records import read_record, write_record
 from pipeline.stages import evaluate, report
 from tests.seal import seal
 
@@ -212,6 +214,9 @@ def test_a_difference_is_called_better_only_where_it_is_after_adjustment(tmp_pat
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+    record = read_record(Path("reports/evaluation.json"))
+    checksum = {"comparisons.csv": sha256(Path("reports/comparisons.csv"))}
+    write_record(Path("reports/evaluation.json"), record | {"files": record["files"] | checksum})
     report.main([])
     source = Path("reports/index.html").read_text(encoding="utf-8")
     for k, (*_, words) in enumerate(SHOWN):
@@ -226,6 +231,7 @@ def test_page_shows_what_localisation_is_compared_with(tmp_path):
     explained["densenet"]["difference_chance"] = {"estimate": 0.44, "lower": 0.329, "upper": 0.551}
     explained["densenet"]["difference_centre"] = {"estimate": -0.32, "lower": -0.4, "upper": -0.2}
     file.write_text(json.dumps(explained))
+    seal(file.with_name("record.json"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         report.main([])
@@ -267,6 +273,7 @@ def test_page_says_that_figures_are_of_studies_where_they_are(tmp_path, monkeypa
     write_surroundings(tmp_path, write_project(tmp_path, images=12, change={"evaluate": {"study": "mean"}}))
     manifest = pd.read_parquet(tmp_path / "data/processed/manifest.parquet")
     manifest.assign(study_id=manifest["image_id"]).to_parquet(tmp_path / "data/processed/manifest.parquet")
+    seal(tmp_path / "data/processed/dataset.json")
     monkeypatch.chdir(tmp_path)
     evaluate.main([])
     report.main([])

@@ -120,3 +120,23 @@ def pnm(kind, maximum, values, *, is_text=False):
         return head.encode() + " ".join(str(value) for value in values.ravel().tolist()).encode()
     bits = 1 if kind == 4 else 8 if maximum < 256 else 16
     return head.encode() + b"".join(packed(values, bits))
+
+
+def box(kind, content):
+    """A box of a JP2 file (T.800 annex I)."""
+    return struct.pack(">I", len(content) + 8) + kind + content
+
+
+def jp2(stream, samples, *boxes, colours=16):
+    """A JP2 file around a codestream of 12 rows of 20; `boxes`: what its header says besides; `colours`: EnumCS."""
+    size = struct.pack(">IIHBBBB", 12, 20, samples, 7, 7, 0, 0)
+    header = box(b"ihdr", size) + box(b"colr", b"\1\0\0" + struct.pack(">I", colours)) + b"".join(boxes)
+    head = box(b"jP  ", b"\r\n\x87\n") + box(b"ftyp", b"jp2 \0\0\0\0jp2 ")
+    return head + box(b"jp2h", header) + box(b"jp2c", stream)
+
+
+def jp2_palette(table, depth=8):
+    """The boxes of a palette, (N, 3), for the one component of a stream, and of which component makes which colour."""
+    head = struct.pack(">HB", len(table), 3) + bytes([depth - 1] * 3)
+    mapping = b"".join(struct.pack(">HBB", 0, 1, channel) for channel in range(3))
+    return box(b"pclr", head + table.astype(np.uint8).tobytes()) + box(b"cmap", mapping)

@@ -32,6 +32,9 @@ class Stream:
         has_jfif: of JPEG, whether there is a JFIF segment, by which colours are YCbCr.
         adobe_transform: of JPEG, what an Adobe segment says of the colours: 0 none, 1 YCbCr, 2 YCCK; None without one.
         tile: of JPEG 2000, pixels of a tile.
+        is_mixed: of JPEG 2000, whether components differ in their bits or sign.
+        is_subsampled: of JPEG 2000, whether components have fewer pixels than the picture.
+        palette: of JPEG 2000 in boxes, what the box of its palette holds (T.800 I.5.3.4); empty without one.
     """
 
     content: bytes
@@ -46,6 +49,9 @@ class Stream:
     has_jfif: bool = False
     adobe_transform: int | None = None
     tile: int = 0
+    is_mixed: bool = False
+    is_subsampled: bool = False
+    palette: bytes = b""
 
 
 _SOI, _EOI, _SOS, _SOT = 0xD8, 0xD9, 0xDA, 0x90
@@ -120,7 +126,7 @@ def read_jpeg_2000(data: bytes) -> Stream:
         CutOff: it is not whole: every tile must be there.
         ValueError: it is no such stream.
     """
-    data = _out_of_boxes(data)
+    data, palette = _out_of_boxes(data)
     if len(data) < 45:
         raise CutOff
     if data[:4] != b"\xff\x4f\xff\x51":
@@ -147,27 +153,34 @@ def read_jpeg_2000(data: bytes) -> Stream:
         place += length
     if len(seen) < missing:
         raise CutOff
-    end = place + 2
+    end, samples = place + 2, int.from_bytes(data[40:42], "big")
+    components = data[42 : 42 + 3 * samples]  # of each its bits, and how many columns and rows a sample stands for
     return Stream(
-        *(data[:end], data[end:], bottom - top, right - left, int.from_bytes(data[40:42], "big")),
+        *(data[:end], data[end:], bottom - top, right - left, samples),
         bits=(data[42] & 0x7F) + 1,
         is_signed=data[42] >= 0x80,
         tile=min(tile_width, right - left) * min(tile_height, bottom - top),
+        is_mixed=len(set(components[::3])) > 1,
+        is_subsampled={*components[1::3], *components[2::3]} != {1},
+        palette=palette,
     )
 
 
-def _out_of_boxes(data: bytes) -> bytes:
-    """The codestream inside a JP2 file, from its box on; `data` itself where there are no boxes."""
+def _out_of_boxes(data: bytes) -> tuple[bytes, bytes]:
+    """The codestream inside a JP2 file, from its box on, and its palette; `data` itself where there are no boxes."""
     if data[4:8] != b"jP  ":
-        return data
-    place = 0
+        return data, b""
+    place, palette = 0, b""
     while place + 8 <= len(data):
         length, head = int.from_bytes(data[place : place + 4], "big"), 8
         if length == 1:  # a length that needs 64 bits
             length, head = int.from_bytes(data[place + 8 : place + 16], "big"), 16
-        if data[place + 4 : place + 8] == b"jp2c":
-            return data[place + head : place + length if length else None]
+        kind = data[place + 4 : place + 8]
+        if kind == b"jp2c":
+            return data[place + head : place + length if length else None], palette
         if length < head:
             break
-        place += length
+        if kind == b"pclr":
+            palette = data[place + head : place + length]
+        place += head if kind == b"jp2h" else length  # that one holds boxes itself
     raise CutOff

@@ -68,22 +68,24 @@ def read_dicom(file: BinaryIO) -> Image.Image:
         Exception: the file is damaged.
     """
     try:
-        import pydicom
+        from pydicom import filereader
         from pydicom.encaps import parse_basic_offsets
-        from pydicom.filereader import read_file_meta_info
     except ModuleNotFoundError:
         raise Refused(_NEEDS_EXTRA) from None
     with _quiet_pydicom():
-        syntax = read_file_meta_info(file.name).get("TransferSyntaxUID")
+        syntax = filereader.read_file_meta_info(file.name).get("TransferSyntaxUID")
         if syntax not in TRANSFER_SYNTAXES:
             raise Refused(f"DICOM transfer syntax {syntax.name if syntax else '(none)'} is not read")
         if syntax == _DEFLATED:
             file = _inflated(file)
         codec = TRANSFER_SYNTAXES[syntax]
-        header = pydicom.dcmread(file, stop_before_pixels=True)  # what is refused by it need not fit into memory
-        _check_header(header, codec, has_pixels=file.read(1) != b"", size=file.seek(0, io.SEEK_END))
+        # What is refused by its header need not fit into memory
+        header = filereader.read_partial(file, _is_at_pixels, defer_size=_LARGE)
+        has_pixels = file.read(1) != b""
+        size = file.seek(0, io.SEEK_END)
+        _check_header(header, codec, has_pixels=has_pixels, size=2 * size if syntax == _DEFLATED else size)
         file.seek(0)
-        dataset = pydicom.dcmread(file)
+        dataset = filereader.read_partial(file, _is_behind_pixels)
         if "PixelData" not in dataset:
             is_float = "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset
             raise Refused("DICOM with pixels of floating point numbers is not read" if is_float else _TRUNCATED)
@@ -96,6 +98,19 @@ def read_dicom(file: BinaryIO) -> Image.Image:
         if dataset.PhotometricInterpretation == "PALETTE COLOR":
             return Image.fromarray(shown_palette(pixels, dataset))
         return Image.fromarray(pixels)
+
+
+_LARGE = 2**20
+"""Bytes of an attribute that is passed over before the pixels' size is known: none that says it is as long."""
+
+
+def _is_at_pixels(tag: int, vr: str | None, length: int) -> bool:
+    """Whether the header ends here: with pixels, or with zeros in the place of attributes, maybe very many."""
+    return tag in (0x7FE00008, 0x7FE00009, 0x7FE00010) or tag < 0x10000
+
+
+def _is_behind_pixels(tag: int, vr: str | None, length: int) -> bool:
+    return tag > 0x7FE00010 or tag < 0x10000
 
 
 _NEEDS_EXTRA = 'DICOM needs more packages: pip install "medistill[dicom]"'
@@ -140,8 +155,9 @@ def _inflated(file: BinaryIO) -> BinaryIO:
         raise Refused("DICOM that does not say how long its file meta information is")
     meta = file.read(int.from_bytes(head[12:], "little"))
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
-    content = unpacker.decompress(file.read(), MAX_BYTES // 4)
-    if unpacker.unconsumed_tail:
+    packed = file.read(MAX_BYTES // 4)
+    content = unpacker.decompress(packed, MAX_BYTES // 4)
+    if unpacker.unconsumed_tail or (len(packed) == MAX_BYTES // 4 and not unpacker.eof):
         raise Refused(f"DICOM that unpacks to more than {MAX_BYTES // 4_000_000} MB")
     if not unpacker.eof:
         raise Refused(_TRUNCATED)
@@ -156,11 +172,12 @@ def _check_header(header: "Dataset", codec: str, *, has_pixels: bool, size: int)
         header: what stands before the pixels.
         codec: what decodes them.
         has_pixels: whether something follows the header.
-        size: of the file, in bytes.
+        size: bytes that are in memory beside the pixels: the file's, once more if they were unpacked.
     """
     if not has_pixels:
         raise Refused(_TRUNCATED if "Rows" in header else "DICOM without an image")
-    for name in ("Rows", "Columns", "BitsStored", "SamplesPerPixel", "PhotometricInterpretation"):
+    needed = ("Rows", "Columns", "BitsStored", "SamplesPerPixel", "PhotometricInterpretation")
+    for name in needed if codec not in ("", "pydicom") else (*needed, "BitsAllocated"):
         if not header.get(name):
             raise Refused(f"DICOM without {name}")
     if (frames := number(header, "NumberOfFrames", 1)) > 1:
@@ -171,8 +188,9 @@ def _check_header(header: "Dataset", codec: str, *, has_pixels: bool, size: int)
     if codec not in _CODECS_OF.get(photometric, (codec,)):
         raise Refused(f"DICOM photometric interpretation {photometric} outside of its compression is not read")
     per_pixel = _BYTES_PER_PIXEL[codec][photometric not in _GREY]
-    copies = 3 * size if codec else 0
-    require_size(header.Columns, header.Rows, header.Columns * header.Rows * per_pixel + copies)
+    pixels = header.Columns * header.Rows
+    beside = 3 * size if codec else max(0, size - pixels * samples * header.BitsAllocated // 8)
+    require_size(header.Columns, header.Rows, pixels * per_pixel + beside)
     _check_bits(header.BitsStored, samples)
     if header.get("PixelRepresentation") not in (0, 1):
         raise Refused(f"DICOM with a PixelRepresentation of {header.get('PixelRepresentation')}, which is not 0 or 1")
@@ -260,6 +278,8 @@ def _check_stream(stream: Stream, dataset: "Dataset") -> None:
             )
         )
     _check_bits(stream.bits, stream.samples)
+    if stream.is_mixed or stream.is_subsampled or stream.palette:
+        raise Refused("DICOM with JPEG 2000 of a palette, or of components that differ in bits or size, is not read")
     if any(start in stream.rest for start in (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")):
         raise Refused(_SEVERAL)
 

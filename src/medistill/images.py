@@ -4,6 +4,7 @@ Needs nothing but numpy and Pillow, so that the exported student sees exactly th
 need the extra `dicom` as well, which is imported when one is met.
 """
 
+import io
 import re
 import warnings
 from collections.abc import Iterator
@@ -137,14 +138,17 @@ def _read_picture(file: BinaryIO) -> Image.Image:
         head = file.read(HEAD)
         file.seek(0)
         if (size := _webp_size(head)) is not None:  # Pillow takes memory for the picture when it opens the file
-            require_size(*size, _WEBP_BYTES * size[0] * size[1] + int.from_bytes(head[4:8], "little"))
+            require_size(*size, _WEBP_BYTES * size[0] * size[1] + 2 * _bytes_in(file))
         try:
             image = Image.open(file, formats=FORMATS)
         except Image.DecompressionBombError:
             raise Refused(too_large("the image")) from None
         except Image.UnidentifiedImageError:
             raise Refused(_unidentified(head)) from None
-        stream = _jpeg_2000_stream(file) if image.format == "JPEG2000" else None
+        stream = None
+        if image.format == "JPEG2000":
+            require_size(*image.size, 2 * _bytes_in(file))
+            stream = _jpeg_2000_stream(file, image.mode)
         require_size(*image.size, _bytes_needed(image, stream))
         raw_mode = _raw_mode(image)
         is_inverted = image.format == "TIFF" and _is_inverted_tiff(image, raw_mode)
@@ -154,10 +158,7 @@ def _read_picture(file: BinaryIO) -> Image.Image:
             raise Refused("TIFF with negative numbers of 8 bits is not read")
         if image.mode == "F" or image.mode.startswith("I"):
             return _stretched(image, is_inverted=is_inverted, is_unsigned=raw_mode == "I;32N")
-        if stream is not None and stream.bits < 8:  # Pillow shifts them up, so that white would be grey
-            levels = (np.arange(256) >> (8 - stream.bits)) * (255 / (2**stream.bits - 1))
-            image = image.point(np.rint(levels).astype(int).tolist() * len(image.getbands()))
-        return _to_8_bit(image)
+        return _to_8_bit(image if stream is None or stream.bits >= 8 else _shifted_down(image, stream.bits))
 
 
 _WEBP_BYTES = 17
@@ -176,13 +177,42 @@ def _webp_size(head: bytes) -> tuple[int, int] | None:
     return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
 
 
-def _jpeg_2000_stream(file: BinaryIO) -> Stream:
-    """The header of a JPEG 2000 file that is whole: Pillow decodes tiles that are cut off as if they were black."""
+def _bytes_in(file: BinaryIO) -> int:
+    """How long a file is; it is at its beginning again afterwards."""
+    size = file.seek(0, io.SEEK_END)
     file.seek(0)
+    return size
+
+
+def _jpeg_2000_stream(file: BinaryIO, mode: str) -> Stream:
+    """The header of a JPEG 2000 file that is whole: Pillow decodes tiles that are cut off as if they were black.
+
+    Raises:
+        Refused: Pillow, which takes it for an image of this mode, would read other pixels than are meant.
+    """
     try:
-        return read_jpeg_2000(file.read())
+        stream = read_jpeg_2000(file.read())
     except CutOff:
         raise ValueError("image file is truncated") from None
+    if stream.is_mixed:  # each is shifted up to 8 bits, so that of one bit 128 would be the highest
+        raise Refused("JPEG 2000 whose components differ in bits is not read")
+    if stream.palette:
+        count, columns = int.from_bytes(stream.palette[:2], "big"), stream.palette[2]
+        depths, entries = stream.palette[3 : 3 + columns], stream.palette[3 + columns :]
+        distinct = {entries[i : i + columns] for i in range(0, count * columns, columns)}
+        if mode != "P" or set(depths) != {7} or len(distinct) < count:  # equal ones become one, and the rest move up
+            raise Refused(
+                "JPEG 2000 with a palette that is grey, or has equal colours, or not 8 bits each, is not read"
+            )
+    return stream
+
+
+def _shifted_down(image: Image.Image, bits: int) -> Image.Image:
+    """What Pillow has shifted up to 8 bits, of which white would be grey, and palette's indices others."""
+    levels = np.arange(256) >> (8 - bits)
+    if image.mode != "P":
+        levels = np.rint(levels * (255 / (2**bits - 1))).astype(int)
+    return image.point(levels.tolist() * len(image.getbands()))
 
 
 def _bytes_needed(image: Image.Image, stream: Stream | None) -> float:
@@ -196,9 +226,10 @@ def _bytes_needed(image: Image.Image, stream: Stream | None) -> float:
     if "progressive" in image.info:  # all coefficients at once
         return max(needed, pixels * (native + 2 * len(image.getbands())))
     if image.format == "TIFF" and image.tile and image.tile[0][0] == "libtiff":  # a strip at once, packed and unpacked
+        of_ycbcr = 2 if image.tag_v2.get(_PHOTOMETRIC) == 6 else 1  # becomes RGB beside
         rows = image.tag_v2.get(_TILE_LENGTH) or image.tag_v2.get(_ROWS_PER_STRIP, image.height)
         share = min(1, rows / image.height)
-        return max(needed, pixels * native + share * (pixels * native + image.fp.seek(0, 2)))
+        return max(needed, pixels * native + share * (of_ycbcr * pixels * native + _bytes_in(image.fp)))
     return needed
 
 

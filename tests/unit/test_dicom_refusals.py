@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +17,7 @@ from pydicom.tag import Tag
 
 from medistill.images import ImageError, read
 from tests.dicoms import COLOUR, EIGHT, TWELVE, dataset, lossless_jpeg, refusal, save, small_files, stored_range
+from tests.pictures import TABLE, jp2, jp2_palette
 
 
 @pytest.fixture
@@ -81,6 +83,7 @@ def report():
         (lambda: without(dataset(EIGHT), "Rows"), "DICOM without Rows"),
         (lambda: without(dataset(EIGHT), "Columns"), "DICOM without Columns"),
         (lambda: without(dataset(EIGHT), "BitsStored"), "DICOM without BitsStored"),
+        (lambda: without(dataset(EIGHT), "BitsAllocated"), "DICOM without BitsAllocated"),
         (lambda: dataset(EIGHT, Rows=0), "DICOM without Rows"),
         (lambda: dataset(EIGHT, NumberOfFrames=3), "DICOM with 3 frames; only single ones are read"),
         (
@@ -223,6 +226,26 @@ def test_a_frame_larger_than_the_file_says_is_refused_before_it_is_decoded(path)
     stream[7:11] = struct.pack(">HH", 65_000, 65_000)  # 4 GiB of pixels
     reason = refusal(path, dataset(EIGHT, uid.JPEGLosslessSV1, frame=bytes(stream)))
     assert reason == "DICOM of 32x24 pixels of 1 samples whose stream has 65000x65000 of 1"
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEG2000Lossless, uid.HTJ2KLossless])
+@pytest.mark.parametrize("kind", ["palette", "bits", "size"])
+def test_jpeg_2000_that_is_another_picture_than_its_samples_is_refused(path, syntax, kind):
+    """Indices of a palette, 4 bits as if they were 8, and colours of which Pillow makes RGB before they are told."""
+    pixels = EIGHT if kind == "palette" else COLOUR
+    encode = imagecodecs.jpeg2k_encode if syntax == uid.JPEG2000Lossless else imagecodecs.htj2k_encode
+    options = {"codecformat": "J2K", "mct": False} if syntax == uid.JPEG2000Lossless else {}
+    stream = bytearray(encode(pixels, reversible=True, **options))
+    made = dataset(pixels, syntax, frame=bytes(stream))
+    read(save(path, made))
+    if kind == "palette":
+        stream = jp2(bytes(stream), 1, jp2_palette(TABLE))
+    elif kind == "bits":
+        stream[45] = 3
+    else:
+        stream[46:48] = b"\2\2"
+    reason = refusal(path, dataset(pixels, syntax, frame=bytes(stream), photometric=made.PhotometricInterpretation))
+    assert reason == "DICOM with JPEG 2000 of a palette, or of components that differ in bits or size, is not read"
 
 
 @pytest.mark.parametrize("kind", small_files())

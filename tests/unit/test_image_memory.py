@@ -5,6 +5,8 @@ import json
 import struct
 import subprocess
 import sys
+import time
+import tracemalloc
 
 import imagecodecs
 import numpy as np
@@ -33,6 +35,7 @@ PICTURES = {  # how many bytes a pixel takes at most, and the file
     "progressive.jpg": (8, COLOUR, {"progressive": True}),
     "float.tif": (6, GREY.astype(np.float32), {}),
     "one strip.tif": (9, GREY.astype(np.float32), {"compression": "tiff_adobe_deflate", "strip_size": 10**9}),
+    "ycbcr.tif": (12.5, Image.fromarray(COLOUR).convert("YCbCr"), {"compression": "tiff_lzw", "strip_size": 10**9}),
     "layers.tif": (9, LAYERS, {"compression": "tiff_adobe_deflate"}),
     "colour.ppm": (5, COLOUR, {}),
     "alpha.webp": (17, LAYERS, {"quality": 30, "method": 0}),
@@ -65,20 +68,25 @@ import json, os, resource, sys
 import numpy, pydicom, pydicom.pixels, imagecodecs, PIL.TiffImagePlugin, PIL.WebPImagePlugin, PIL.Jpeg2KImagePlugin
 for codec in ("jpeg8", "jpegls", "jpeg2k", "htj2k", "jpegxl"):
     getattr(imagecodecs, codec + "_decode")
-from medistill import dicom
-from medistill.images import decode
-taken = {}
+from medistill import dicom, images
+
+def require_size(width, height, needed, plain=images.require_size):
+    reckoned.append(needed)
+    plain(width, height, needed)
+
+images.require_size = dicom.require_size = require_size
+taken, reckoned = {}, []
 for path in sys.argv[1:]:
     reader, writer = os.pipe()
     if os.fork() == 0:  # a process of its own for each file: what it took at most is the process's
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        decode(path, size=128, channels=3, fit="pad")
+        images.decode(path, size=128, channels=3, fit="pad")
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        os.write(writer, str((after - before) * 1024).encode())
+        os.write(writer, json.dumps([(after - before) * 1024, max(reckoned)]).encode())
         os._exit(0)
     os.close(writer)
     os.wait()
-    taken[os.path.basename(path)] = int(os.read(reader, 99) or -1)
+    taken[os.path.basename(path)] = json.loads(os.read(reader, 99) or "[-1, 0]")
 print(json.dumps(taken))
 """
 
@@ -87,13 +95,13 @@ def test_decoding_takes_no_more_than_is_reckoned(tmp_path):
     """Beside it, a few megabytes for what is worked on at once."""
     most = write_dicoms(tmp_path)
     for name, (bytes_per_pixel, pixels, options) in PICTURES.items():
-        mode = "LA" if pixels.shape[2:] == (2,) else None
-        Image.fromarray(pixels, mode).save(tmp_path / name, **options)
+        image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+        image.save(tmp_path / name, **options)
         most[name] = bytes_per_pixel
     command = [sys.executable, "-c", MEASURE, *(str(tmp_path / name) for name in most)]
     taken = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    per_pixel = {name: (taken[name] - 16_000_000) / SIDE**2 for name in most}
-    assert not {name: value for name, value in per_pixel.items() if value > most[name] or taken[name] <= 0}
+    for name, (bytes_taken, reckoned) in taken.items():
+        assert 0 < bytes_taken <= 12_000_000 + min(reckoned, most[name] * SIDE**2), name
 
 
 def webp(width, height):
@@ -152,6 +160,77 @@ def test_a_jpeg_2000_file_of_one_large_tile_is_refused(tmp_path, monkeypatch):
 def test_a_dicom_file_that_takes_too_much_is_refused_before_it_is_decoded(tmp_path):
     made = dataset(COLOUR[:8, :8], uid.JPEG2000Lossless, frame=b"--", Rows=9_000, Columns=9_000)
     assert refusal(tmp_path / "large.dcm", made) == "9000x9000 pixels take 1.62 GB to decode; the limit is 1 GB"
+
+
+LONG = 100_000_000
+
+
+def longer(kind, path):
+    """A small picture in a file that is `LONG` bytes longer, of zeros: beside its pixels, or in the place of them."""
+    name, small = path / "long", GREY[:24, :32]
+    gap, rest = b"", b""
+    if kind in ("JPEG2000", "WEBP"):
+        Image.fromarray(small).save(name, kind)
+        head = name.read_bytes()
+    else:
+        frame = imagecodecs.jpeg8_encode(small) if "jpeg" in kind else None
+        syntax = uid.JPEGBaseline8Bit if frame else uid.ExplicitVRLittleEndian
+        whole = save(name, dataset(small, syntax, frame=frame)).read_bytes()
+        place = whole.index(b"\xe0\x7f\x10\0")
+        head, rest = whole[:place], whole[place:]
+        if kind == "private attribute":
+            gap = b"\x29\0\x10\x10OB\0\0" + struct.pack("<I", LONG)
+        elif kind == "trailing attribute":
+            head, gap, rest = whole, b"\xfc\xff\xfc\xffOB\0\0" + struct.pack("<I", LONG), b""
+        elif kind == "long pixels":
+            head, rest = head + rest[:8] + struct.pack("<I", LONG), b""
+        elif kind == "long jpeg":
+            frame_at = whole.index(b"\xff\xd8")
+            head = whole[: frame_at - 4] + struct.pack("<I", LONG + len(whole) - frame_at - 8) + whole[frame_at:-8]
+            rest = whole[-8:]
+        elif kind == "zeros behind":
+            head, rest = whole, b""
+        else:
+            rest = b""
+    with open(name, "wb") as file:
+        file.write(head + gap)
+        file.truncate(file.tell() + LONG)  # takes no room on the disk
+        file.seek(0, io.SEEK_END)
+        file.write(rest)
+    return name
+
+
+DICOM_KINDS = (
+    *("zeros behind", "zeros in the header", "private attribute", "trailing attribute", "long pixels", "long jpeg"),
+)
+
+
+@pytest.mark.parametrize("kind", [*DICOM_KINDS, "JPEG2000", "WEBP"])
+def test_a_small_picture_in_a_long_file_is_refused_before_that_is_read(tmp_path, monkeypatch, kind):
+    """At once: what takes the memory of a device, or minutes to walk through, are not its pixels."""
+    monkeypatch.setattr("medistill.images.MAX_BYTES", 20_000_000)
+    path = longer(kind, tmp_path)
+    tracemalloc.start()
+    started = time.process_time()
+    with pytest.raises(ImageError) as caught:
+        read(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    times = {"long jpeg": 3, "JPEG2000": 2, "WEBP": 2}.get(kind, 1)
+    assert caught.value.reason == f"32x24 pixels take {times * LONG / 1e9:.2f} GB to decode; the limit is 0.02 GB"
+    assert most < 20_000_000
+    assert time.process_time() - started < 5
+
+
+def test_zeros_are_no_attributes(tmp_path, monkeypatch):
+    """Behind the pixels they do not count, before them the picture is missing: as where a disk has lost a page."""
+    monkeypatch.setattr("tests.unit.test_image_memory.LONG", 100_000)
+    exact = np.asarray(read(save(tmp_path / "whole", dataset(GREY[:24, :32]))))
+    assert np.array_equal(np.asarray(read(longer("zeros behind", tmp_path))), exact)
+    assert np.array_equal(np.asarray(read(longer("private attribute", tmp_path))), exact)
+    assert np.array_equal(np.asarray(read(longer("trailing attribute", tmp_path))), exact)
+    with pytest.raises(ImageError, match="DICOM is truncated"):
+        read(longer("zeros in the header", tmp_path))
 
 
 def test_a_file_for_which_there_is_no_memory_is_named(tmp_path):

@@ -10,7 +10,22 @@ import pytest
 from PIL import Image
 
 from medistill.images import ImageError, decode, read
-from tests.pictures import ALPHA, COLOUR, GREY, TABLE, bmp, gif, hidden, packed, png, pnm, stretched, tiff
+from tests.pictures import (
+    ALPHA,
+    COLOUR,
+    GREY,
+    TABLE,
+    bmp,
+    gif,
+    hidden,
+    jp2,
+    jp2_palette,
+    packed,
+    png,
+    pnm,
+    stretched,
+    tiff,
+)
 
 SIXTEEN_BITS = "colour or transparency with 16 bits a sample is not read; convert it to 8 bits"
 UNKNOWN = "a TIFF image that is damaged, or of a kind that is not read"
@@ -332,6 +347,41 @@ def test_jpeg_2000_of_any_depth(path, bits, boxes):
         deep = COLOUR.astype(values.dtype) << (bits - 8)
         shown = pixels_of(path, imagecodecs.jpeg2k_encode(deep, **options))
         assert np.array_equal(shown, COLOUR)
+
+
+def in_jpeg_2000(values, bits=8):
+    return imagecodecs.jpeg2k_encode(values, level=0, codecformat="J2K", bitspersample=bits, reversible=True, mct=False)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_palettes_of_jpeg_2000(path, bits):
+    values, table = GREY >> (8 - bits), TABLE[: 2**bits]
+    shown = pixels_of(path, jp2(in_jpeg_2000(values, bits), 1, jp2_palette(table)))
+    assert np.array_equal(shown, table[values])
+
+
+@pytest.mark.parametrize("kind", ["equal colours", "4 bits each", "of grey"])
+def test_palettes_of_jpeg_2000_that_pillow_does_not_look_up_are_refused(path, kind):
+    """It counts equal colours once, takes 4 bits as if they were 8, and forgets a palette where colours are grey."""
+    values, table, depth = GREY >> 4, TABLE[:16].copy(), 8
+    if kind == "equal colours":
+        table[3] = table[2]
+    elif kind == "4 bits each":
+        table, depth = table >> 4, 4
+    content = jp2(in_jpeg_2000(values), 1, jp2_palette(table, depth), colours=17 if kind == "of grey" else 16)
+    assert reason_of(path, content) == (
+        "JPEG 2000 with a palette that is grey, or has equal colours, or not 8 bits each, is not read"
+    )
+
+
+@pytest.mark.parametrize("component", [0, 1, 2, 3])
+def test_jpeg_2000_whose_components_differ_in_bits_is_refused(path, component):
+    """Transparency of one bit, say, whose 1 would be one half."""
+    stream = bytearray(in_jpeg_2000(np.dstack([COLOUR, ALPHA])))
+    assert np.abs(pixels_of(path, bytes(stream)) - COLOUR * (ALPHA / 255)[..., None]).max() <= 0.5 + 1e-9
+    assert stream[42 + 3 * component] == 7
+    stream[42 + 3 * component] = 0
+    assert reason_of(path, bytes(stream)) == "JPEG 2000 whose components differ in bits is not read"
 
 
 @pytest.mark.parametrize("is_raw", [False, True])

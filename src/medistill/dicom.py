@@ -180,6 +180,9 @@ def _check_header(header: "Dataset", codec: str, *, has_pixels: bool, size: int)
     for name in needed if codec not in ("", "pydicom") else (*needed, "BitsAllocated"):
         if not header.get(name):
             raise Refused(f"DICOM without {name}")
+        is_word = name == "PhotometricInterpretation"
+        if not isinstance(value := header.get(name), str if is_word else (int, float)):
+            raise Refused(f"DICOM with a {name} of {value}, which is not one {'word' if is_word else 'number'}")
     if (frames := number(header, "NumberOfFrames", 1)) > 1:
         raise Refused(f"DICOM with {frames:g} frames; only single ones are read")
     photometric, samples = header.PhotometricInterpretation, header.SamplesPerPixel
@@ -223,6 +226,8 @@ def _native_pixels(dataset: "Dataset", plugin: str) -> np.ndarray:
             raise Refused(f"DICOM with {len(dataset.PixelData)} bytes of pixels where its attributes need {needed}")
     if stored > allocated:
         raise Refused(f"DICOM with {stored} bits stored of {allocated} allocated")
+    if allocated == 1 and not dataset.original_encoding[1] and dataset["PixelData"].VR == "OW":
+        dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").byteswap().tobytes()  # 16 pixels are a word
     pixels = pixel_array(dataset, index=0, decoding_plugin=plugin, raw=True, correct_unused_bits=False)
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if allocated > 1:  # what lies above and below the bits stored may be anything, an overlay for one
@@ -278,6 +283,8 @@ def _check_stream(stream: Stream, dataset: "Dataset") -> None:
             )
         )
     _check_bits(stream.bits, stream.samples)
+    if stream.is_signed and dataset.PixelRepresentation == 0:  # decoders add, wrap or keep what is negative
+        raise Refused("DICOM with unsigned values whose stream says that they are signed")
     if stream.is_mixed or stream.is_subsampled or stream.palette:
         raise Refused("DICOM with JPEG 2000 of a palette, or of components that differ in bits or size, is not read")
     if any(start in stream.rest for start in (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")):

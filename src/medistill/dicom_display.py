@@ -128,6 +128,8 @@ def _voi_shares(values: np.ndarray, dataset: "Dataset") -> np.ndarray | None:
     if center is None or width is None:
         return None
     function = dataset.get("VOILUTFunction") or "LINEAR"
+    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        raise Refused(f"DICOM with the VOI LUT function {function} is not read")
     if function == "SIGMOID" and width > 0:  # C.11.2.1.3.1, as a tanh, which cannot overflow
         return 0.5 + 0.5 * np.tanh(2 * (values - center) / width)
     if function == "LINEAR" and width >= 1:  # C.11.2.1.2.1
@@ -170,9 +172,11 @@ def _lut(dataset: "Dataset", name: str) -> tuple[np.ndarray, int, int] | None:
 
     pydicom's own look-up computes an index into 8-bit entries in 8 bits, so it wraps around.
     """
-    if not dataset.get(name):
+    if not (items := dataset.get(name)):
         return None
-    item = dataset[name][0]
+    if dataset[name].VR != "SQ":
+        raise Refused(f"DICOM with a {name} that is no sequence")
+    item = items[0]
     data = item.get("LUTData")
     is_empty = data is None or np.size(data) == 0 or data == b""
     if is_empty and item.get("LUTDescriptor") is None:

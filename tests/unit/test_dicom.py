@@ -248,6 +248,27 @@ def test_one_bit_is_black_and_white(path):
     assert np.array_equal(np.asarray(read(save(path, made))), np.where(bits, 255, 0))
 
 
+@pytest.mark.parametrize("kind", ["OB", "OW"])
+def test_one_bit_in_big_endian_words(path, kind):
+    """In words of 16 pixels the first is the lowest bit, which is in the second byte (PS3.5 8.1.1)."""
+    bits = EIGHT > 100
+    made = dataset(EIGHT, uid.ExplicitVRBigEndian, BitsAllocated=1, BitsStored=1, HighBit=0)
+    packed = np.packbits(bits, bitorder="little")
+    made.PixelData = (packed.reshape(-1, 2)[:, ::-1] if kind == "OW" else packed).tobytes()
+    made["PixelData"].VR = kind
+    assert np.array_equal(np.asarray(read(save(path, made))), np.where(bits, 255, 0))
+
+
+@pytest.mark.parametrize("kind", ["OB", "OW"])
+@pytest.mark.parametrize("pixels", [EIGHT, COLOUR], ids=["grey", "colour"])
+def test_eight_bits_in_big_endian_words(path, kind, pixels):
+    made = dataset(pixels, uid.ExplicitVRBigEndian)
+    made.PixelData = (pixels.reshape(-1, 2)[:, ::-1] if kind == "OW" else pixels).tobytes()
+    made["PixelData"].VR = kind
+    exact = stored_range(pixels) if pixels.ndim == 2 else pixels
+    assert np.array_equal(np.asarray(read(save(path, made))), exact)
+
+
 def test_size_and_aspect_are_those_stored(path):
     made = dataset(EIGHT, PixelAspectRatio=[2, 1], PixelSpacing=[0.2, 0.1], PatientOrientation=["R", "H"])
     assert np.array_equal(np.asarray(read(save(path, made))), stored_range(EIGHT))

@@ -153,7 +153,7 @@ def report():
         ),
         (
             lambda: dataset(TWELVE, WindowCenter=2000, WindowWidth=100, VOILUTFunction="CUBIC"),
-            "DICOM with a window width of 100 for the VOI LUT function CUBIC",
+            "DICOM with the VOI LUT function CUBIC is not read",
         ),
     ],
 )
@@ -205,6 +205,31 @@ def test_a_number_that_is_none_is_refused_in_words(path, name, value):
     raw = value.encode() + b" " * (len(value) % 2)
     made[tag] = RawDataElement(Tag(tag), kind, len(raw), raw, 0, False, True)
     assert refusal(path, made) == f"DICOM with a {name} of {value.strip()!r}, which is not a number"
+
+
+@pytest.mark.parametrize("codec", ["", "JPEG Lossless"])
+@pytest.mark.parametrize(
+    ("tag", "kind", "raw", "reason"),
+    [
+        (0x00280010, "US", b"\x18\0\x18\0", "a Rows of [24, 24], which is not one number"),
+        (0x00280011, "LO", b"many", "a Columns of many, which is not one number"),
+        (0x00280101, "US", b"\x0c\0\x0c\0", "a BitsStored of [12, 12], which is not one number"),
+        (0x00280002, "US", b"\1\0\1\0", "a SamplesPerPixel of [1, 1], which is not one number"),
+        (
+            0x00280004,
+            "CS",
+            b"MONOCHROME2\\RGB ",
+            "a PhotometricInterpretation of ['MONOCHROME2', 'RGB'], which is not one word",
+        ),
+        (0x00283000, "LO", b"abcd", "a ModalityLUTSequence that is no sequence"),
+        (0x00283010, "LO", b"abcd", "a VOILUTSequence that is no sequence"),
+    ],
+)
+def test_an_attribute_of_another_kind_is_refused_in_words(path, codec, tag, kind, raw, reason):
+    frame = {"syntax": uid.JPEGLosslessSV1, "frame": lossless_jpeg(TWELVE, 12)} if codec else {}
+    made = dataset(TWELVE, **frame, bits=12)
+    made[tag] = RawDataElement(Tag(tag), kind, len(raw), raw, 0, False, True)
+    assert refusal(path, made) == f"DICOM with {reason}"
 
 
 @pytest.mark.parametrize("value", ["2048\\x", "2048", "2048.0 ", "+2.048E3\\"])

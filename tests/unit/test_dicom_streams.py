@@ -369,6 +369,15 @@ def test_signed_values_in_a_stream_that_knows_no_sign(path, mask, bits):
     assert np.abs(shown - linear(pixels.astype(float), 0, 3000)).max() <= 0.5 + 1e-9
 
 
+@pytest.mark.parametrize("kind", ["JPEG 2000", "High-Throughput JPEG 2000"])
+def test_signed_values_that_the_attribute_calls_unsigned_are_refused(path, kind):
+    """Three decoders make three pictures of them."""
+    pixels = TWELVE.astype(np.int16) - 2000
+    syntax, frame = frame_of(kind, pixels, 12)
+    reason = "DICOM with unsigned values whose stream says that they are signed"
+    assert refusal(path, dataset(pixels, syntax, frame=frame, bits=12, PixelRepresentation=0)) == reason
+
+
 def test_signed_values_that_lost_their_sign_are_refused(path):
     pixels = (EIGHT.astype(np.int16) - 50).astype(np.int16)
     frame = lossless_jpeg(pixels & 0xFF, 8)

@@ -60,8 +60,12 @@ _BYTES_PER_PIXEL = {
 """What decoding takes at most, measured, of greys and of colours; and of what is compressed several copies besides."""
 
 
-def read_dicom(file: BinaryIO) -> Image.Image:
+def read_dicom(file: BinaryIO, memory: float) -> Image.Image:
     """Read the one frame of a DICOM file, 8-bit grey or RGB; `medistill.images.read` says how greys are shown.
+
+    Args:
+        file: open, at its beginning.
+        memory: bytes that decoding may take, where that is less than `MAX_BYTES`.
 
     Raises:
         Refused: the file is not tried, or a package is missing.
@@ -83,7 +87,8 @@ def read_dicom(file: BinaryIO) -> Image.Image:
         header = filereader.read_partial(file, _is_at_pixels, defer_size=_LARGE)
         has_pixels = file.read(1) != b""
         size = file.seek(0, io.SEEK_END)
-        _check_header(header, codec, has_pixels=has_pixels, size=2 * size if syntax == _DEFLATED else size)
+        _check_header(header, codec, has_pixels=has_pixels)
+        _check_size(header, codec, size=2 * size if syntax == _DEFLATED else size, memory=memory)
         file.seek(0)
         dataset = filereader.read_partial(file, _is_behind_pixels)
         if "PixelData" not in dataset:
@@ -165,14 +170,13 @@ def _inflated(file: BinaryIO) -> BinaryIO:
     return io.BytesIO(bytes(128) + head + meta.replace(_DEFLATED.encode(), plain.encode()) + content)
 
 
-def _check_header(header: "Dataset", codec: str, *, has_pixels: bool, size: int) -> None:
+def _check_header(header: "Dataset", codec: str, *, has_pixels: bool) -> None:
     """Refuse what cannot or must not be decoded.
 
     Args:
         header: what stands before the pixels.
         codec: what decodes them.
         has_pixels: whether something follows the header.
-        size: bytes that are in memory beside the pixels: the file's, once more if they were unpacked.
     """
     if not has_pixels:
         raise Refused(_TRUNCATED if "Rows" in header else "DICOM without an image")
@@ -190,13 +194,24 @@ def _check_header(header: "Dataset", codec: str, *, has_pixels: bool, size: int)
         raise Refused(f"DICOM photometric interpretation {photometric} with {samples} samples a pixel is not read")
     if codec not in _CODECS_OF.get(photometric, (codec,)):
         raise Refused(f"DICOM photometric interpretation {photometric} outside of its compression is not read")
-    per_pixel = _BYTES_PER_PIXEL[codec][photometric not in _GREY]
-    pixels = header.Columns * header.Rows
-    beside = 3 * size if codec else max(0, size - pixels * samples * header.BitsAllocated // 8)
-    require_size(header.Columns, header.Rows, pixels * per_pixel + beside)
     _check_bits(header.BitsStored, samples)
     if header.get("PixelRepresentation") not in (0, 1):
         raise Refused(f"DICOM with a PixelRepresentation of {header.get('PixelRepresentation')}, which is not 0 or 1")
+
+
+def _check_size(header: "Dataset", codec: str, *, size: int, memory: float) -> None:
+    """Refuse what takes too much memory.
+
+    Args:
+        header: as for `_check_header`, which goes before.
+        codec: what decodes the pixels.
+        size: bytes that are in memory beside the pixels: the file's, once more if they were unpacked.
+        memory: as for `read_dicom`.
+    """
+    pixels, samples = header.Columns * header.Rows, header.SamplesPerPixel
+    per_pixel = _BYTES_PER_PIXEL[codec][header.PhotometricInterpretation not in _GREY]
+    beside = 3 * size if codec else max(0, size - pixels * samples * header.BitsAllocated // 8)
+    require_size(header.Columns, header.Rows, pixels * per_pixel + beside, memory)
 
 
 def _check_bits(bits: int, samples: int) -> None:

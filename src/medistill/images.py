@@ -5,6 +5,7 @@ need the extra `dicom` as well, which is imported when one is met.
 """
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ class ImageError(ValueError):
         return ImageError, (self.path, self.reason)
 
 
-def decode(path: Path, *, size: int, channels: int, fit: Fit) -> np.ndarray:
+def decode(path: Path, *, size: int, channels: int, fit: Fit, memory: float = math.inf) -> np.ndarray:
     """Decode an image file into a square frame.
 
     Args:
@@ -59,6 +60,7 @@ def decode(path: Path, *, size: int, channels: int, fit: Fit) -> np.ndarray:
         size: height and width of the frame in pixels.
         channels: 1 (grey) or 3 (RGB).
         fit: how an image that is not square becomes square; see `to_frame`.
+        memory: bytes that decoding may take, where that is less than `MAX_BYTES`.
 
     Returns:
         uint8 (channels, size, size), 0 black to 255 white.
@@ -67,10 +69,10 @@ def decode(path: Path, *, size: int, channels: int, fit: Fit) -> np.ndarray:
         ImageError: the file is missing, truncated, larger than `MAX_PIXELS`, takes more memory than `MAX_BYTES`, or is
             not an image; or it may be read as another picture than is meant.
     """
-    return to_frame(read(path), size=size, channels=channels, fit=fit)
+    return to_frame(read(path, memory=memory), size=size, channels=channels, fit=fit)
 
 
-def read(path: Path) -> Image.Image:
+def read(path: Path, *, memory: float = math.inf) -> Image.Image:
     """Read an image file upright (EXIF orientation applied), as 8-bit grey (mode `L`) or colour (mode `RGB`).
 
     Grey images with more than 8 bits are scaled by their stored range: their lowest value becomes 0, their highest 255,
@@ -95,10 +97,10 @@ def read(path: Path) -> Image.Image:
             is_dicom = file.read(132)[128:] == b"DICM"
             file.seek(0)
             if not is_dicom:
-                return _read_picture(file)
+                return _read_picture(file, memory)
             from medistill.dicom import read_dicom
 
-            return read_dicom(file)
+            return read_dicom(file, memory)
     except Refused as refusal:
         raise ImageError(path, _in_one_line(refusal)) from None
     except MemoryError:
@@ -111,13 +113,15 @@ class Refused(Exception):
     """Raised by a decoder for a file that it does not even try; the message is the reason."""
 
 
-def require_size(width: int, height: int, needed: float) -> None:
-    """Refuse an image of more pixels than `MAX_PIXELS`, or of which `needed`, bytes, is more than `MAX_BYTES`."""
+def require_size(width: int, height: int, needed: float, memory: float = math.inf) -> None:
+    """Refuse an image of more pixels than `MAX_PIXELS`, or that needs more bytes than `MAX_BYTES` or `memory`."""
     size = f"{width}x{height} pixels"
     if width * height > MAX_PIXELS:
         raise Refused(too_large(size))
     if needed > MAX_BYTES:
         raise Refused(f"{size} take {needed / 1e9:.2f} GB to decode; the limit is {MAX_BYTES / 1e9:g} GB")
+    if needed > memory:
+        raise Refused(f"{size} take {needed / 1e9:.2f} GB to decode; {memory / 1e9:.2f} GB of memory are free")
 
 
 def too_large(what: str) -> str:
@@ -132,13 +136,13 @@ def strips(shape: tuple[int, ...]) -> Iterator[slice]:
         yield slice(top, min(top + step, shape[0]))
 
 
-def _read_picture(file: BinaryIO) -> Image.Image:
+def _read_picture(file: BinaryIO, memory: float) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of sizes below our own limit, and of damage that raises anyway
         head = file.read(HEAD)
         file.seek(0)
         if (size := _webp_size(head)) is not None:  # Pillow takes memory for the picture when it opens the file
-            require_size(*size, _WEBP_BYTES * size[0] * size[1] + 2 * _bytes_in(file))
+            require_size(*size, _WEBP_BYTES * size[0] * size[1] + 2 * _bytes_in(file), memory)
         try:
             image = Image.open(file, formats=FORMATS)
         except Image.DecompressionBombError:
@@ -147,9 +151,9 @@ def _read_picture(file: BinaryIO) -> Image.Image:
             raise Refused(_unidentified(head)) from None
         stream = None
         if image.format == "JPEG2000":
-            require_size(*image.size, 2 * _bytes_in(file))
+            require_size(*image.size, 2 * _bytes_in(file), memory)
             stream = _jpeg_2000_stream(file, image.mode)
-        require_size(*image.size, _bytes_needed(image, stream))
+        require_size(*image.size, _bytes_needed(image, stream), memory)
         raw_mode = _raw_mode(image)
         is_inverted = image.format == "TIFF" and _is_inverted_tiff(image, raw_mode)
         image.load()

@@ -70,9 +70,11 @@ for codec in ("jpeg8", "jpegls", "jpeg2k", "htj2k", "jpegxl"):
     getattr(imagecodecs, codec + "_decode")
 from medistill import dicom, images
 
-def require_size(width, height, needed, plain=images.require_size):
+plain = images.require_size
+
+def require_size(width, height, needed, memory):
     reckoned.append(needed)
-    plain(width, height, needed)
+    plain(width, height, needed, memory)
 
 images.require_size = dicom.require_size = require_size
 taken, reckoned = {}, []

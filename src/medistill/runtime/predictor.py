@@ -12,6 +12,7 @@ from medistill.errors import UserError
 from medistill.files import read_regular
 from medistill.images import ImageError, decode
 from medistill.runtime.bundle import read_bundle
+from medistill.runtime.memory import free_memory
 from medistill.runtime.probabilities import probabilities
 from medistill.runtime.session import open_session, run
 
@@ -108,8 +109,9 @@ class Predictor:
         frames: dict[int, np.ndarray] = {}
         errors: dict[int, str] = {}
         for index, image in enumerate(images):
+            shape = {"size": bundle.image_size, "channels": bundle.channels, "fit": bundle.fit}
             try:
-                frames[index] = decode(image, size=bundle.image_size, channels=bundle.channels, fit=bundle.fit)
+                frames[index] = decode(image, **shape, memory=free_memory())
             except ImageError as error:
                 errors[index] = error.reason
             except OSError as error:

@@ -277,12 +277,17 @@ def _find_columns(
 
 
 def describe_header(header: Sequence[str]) -> str:
-    """The names in a header for a message, and what to do where they look like a row of data."""
+    """The names in a header for a message, and what to do where blanks separate them or they look like a row of data."""
     names = ", ".join(header)
-    numbers = [re.fullmatch(r"-?[0-9]+([.,][0-9]+)?", name) for name in header if name]
-    if any(is_image_name(name) for name in header) or (numbers and all(numbers)):
-        return f"{names}: this looks like a row; put a line with the names of the columns above it"
-    return names
+    # who has separated cells by blanks has one column
+    cells = header[0].split() if len(header) == 1 else [name for name in header if name]
+    numbers = [re.fullmatch(r"-?[0-9]+([.,][0-9]+)?", cell) for cell in cells]
+    advice = []
+    if len(cells) > len(header):
+        advice.append(f"this is one column; where blanks separate {len(cells)} of them, save the table with commas")
+    if any(is_image_name(cell) for cell in cells) or (numbers and all(numbers)):
+        advice.append("this looks like a row; put a line with the names of the columns above it")
+    return f"{names}: {'; '.join(advice)}" if advice else names
 
 
 def identifiers(values: pd.Series, path: Path, column: str) -> pd.Series:

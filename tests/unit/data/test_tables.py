@@ -124,12 +124,26 @@ def test_the_line_of_a_row_that_is_too_long_counts_lines_within_cells(tmp_path):
         ("picture,mass", False),
         ("picture,0,1,2", False),  # classes may be numbers
         ("017,left lung", False),
+        ("p1 a.png COVID-19 rsna", True),  # blanks between cells, as COVIDx has them
+        ("1 0 0", True),
+        ("left lung", False),
     ],
 )
 def test_a_table_without_a_header_is_told_to_want_one(tmp_path, first, looks):
     with pytest.raises(UserError, match="column 'image' is missing; it has ") as caught:
         read_table(write(tmp_path, f"{first}\n{first}\n"), {"image": ()})
     assert ("put a line with the names of the columns above it" in str(caught.value)) == looks
+
+
+@pytest.mark.parametrize(
+    ("header", "columns"), [("image mass view", 3), ("image\xa0mass", 2), ("image", 0), ("left lung,mass", 0)]
+)
+def test_a_table_whose_cells_are_separated_by_blanks_is_told_to_want_commas(tmp_path, header, columns):
+    with pytest.raises(UserError, match="column 'file' is missing; it has ") as caught:
+        read_table(write(tmp_path, f"{header}\na b c\n"), {"file": ()})
+    advice = f"this is one column; where blanks separate {columns} of them, save the table with commas"
+    assert (advice in str(caught.value)) == (columns > 0)
+    assert ("save the table with commas" in str(caught.value)) == (columns > 0)
 
 
 def test_line_numbers_count_lines_of_the_file(tmp_path):

@@ -13,16 +13,19 @@ from dataclasses import dataclass
 
 from medistill.errors import UserError
 
-_SURE = r"masks?|segs?|segmentations?|segmented|annotations?|annotated|ground[ _-]?truths?"
+_SURE = r"[a-z]*masks?|segs?|segmentations?|segmented|annotations?|annotated|ground[ _-]?truths?"
 _MAYBE = r"labels|labelmaps?|contours?|overlays?|gt"
 """Words that are also used for classes, as in `label_0`: no number follows them."""
 
+_NONE = r"(?:no|without|un)(?:[ _.-]|masks?)"
 _FOLDER = re.compile(
-    rf"(?!(?:no|without)[ _.-])(?:.*[ _.-])?(?:(?:{_SURE})(?:[ _.-]*[0-9]+)?|{_MAYBE})|label|(?:{_SURE})[ _.-].*",
+    rf"(?!{_NONE})(?:(?:.*[ _.-])?(?:(?:{_SURE})(?:[ _.-]*[0-9]+|[ _.-].*)?|{_MAYBE})|label)", re.IGNORECASE
+)
+_WITHOUT = re.compile(_NONE, re.IGNORECASE)  # a class beside one named `mask`
+_END = re.compile(
+    rf"(?P<image>.*[^ _.-])(?P<kind>[ _.-]+(?:{_SURE}|{_MAYBE}|label)|(?<=[0-9])masks?)(?:[ _.-]*[0-9]+)?",
     re.IGNORECASE,
 )
-_WITHOUT = re.compile(r"(?:no|without)[ _.-]", re.IGNORECASE)  # a class beside one named `mask`
-_END = re.compile(rf"(?P<image>.*[^ _.-])(?P<kind>[ _.-]+(?:{_SURE}|{_MAYBE}|label))(?:[ _.-]*[0-9]+)?", re.IGNORECASE)
 _START = re.compile(rf"(?P<kind>(?:{_SURE}|{_MAYBE}|label)[ _.-]+)(?P<image>.+)", re.IGNORECASE)
 _IMAGE = re.compile(r"(?:images?|img)[ _.-]+(?P<after>.+)|(?P<before>.*[^ _.-])[ _.-]+(?:images?|img)", re.IGNORECASE)
 

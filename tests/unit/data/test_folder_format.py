@@ -105,10 +105,14 @@ LAYOUTS = {
     "of two words": ("{c}/images/{n}.png", "{c}/infection masks/{n}.png"),
     "ground truth": ("{c}/img/{n}.png", "{c}/ground_truth/{n}_gt.png"),
     "segmentations": ("{c}/images/{n}.png", "{c}/segmentations/{n}_segmentation.png"),
+    "of one word": ("{c}/images/{n}.png", "{c}/lungmasks/{n}.png"),
+    "of a version": ("{c}/images/{n}.png", "{c}/lung_mask_v2/{n}.png"),
     "annotations": ("{c}/xrays/{n}.png", "{c}/annotations/{n}.png"),
     "BUSI": ("{c}/{c} ({n}).png", "{c}/{c} ({n})_mask.png"),
     "seg": ("{c}/{n}.png", "{c}/{n}_seg.png"),
     "label": ("{c}/{n}.png", "{c}/{n}-label.png"),
+    "a word of its own": ("{c}/{n}.png", "{c}/{n}_lungMask.png"),
+    "without a sign": ("{c}/{c}{n}.png", "{c}/{c}{n}mask.png"),
     "numbered": ("{c}/{n}.png", "{c}/{n}_mask_1.png"),
     "mask first": ("{c}/img_{n}.png", "{c}/mask_{n}.png"),
 }
@@ -231,6 +235,9 @@ def test_masks_beside_the_sides_are_no_images_either(tmp_path):
     [
         ("with_mask/with_mask_1.png", "without_mask/without_mask_1.png"),  # faces
         ("mask/1.png", "no mask/1.png"),
+        ("mask/1.png", "nomask/1.png"),
+        ("unmask/1.png", "b/1.png"),
+        ("withoutmask/1.png", "other/1.png"),
         ("label_0/1.png", "label_1/1.png", "label_2/1.png"),
         ("a/1_label.png", "b/2_mask.png"),  # of no image that is there
         ("patient 1/1.png", "patient 2/1.png"),

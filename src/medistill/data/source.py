@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from medistill.data.dataset import LABEL_PREFIX
+from medistill.data.folders import compose
 from medistill.errors import UserError
 
 DETAILS = ("patient_id", "study_id", "view", "sex", "source", "mask")
@@ -83,7 +84,7 @@ def collect_labels(names: Iterable[str], where: str, *, least: int = 2, advice: 
         advice: what to do about too few, added to the message.
 
     Raises:
-        UserError: there are too few, or two that differ only in case.
+        UserError: there are too few, or two that differ only in case or in how Unicode spells them.
     """
     labels = sorted(set(names))
     if len(labels) < least:
@@ -91,7 +92,9 @@ def collect_labels(names: Iterable[str], where: str, *, least: int = 2, advice: 
         raise UserError(f"{where}: {least} or more labels are needed, there is {there}{advice}")
     spelt: dict[str, str] = {}
     for label in labels:
-        other = spelt.setdefault(label.casefold(), label)
+        other = spelt.setdefault(compose(label).casefold(), label)
+        if other != label and compose(other) == compose(label):  # they look alike: shown as code points
+            raise UserError(f"{where}: {other!a} and {label!a} are one name as Unicode has it; spell them alike")
         if other != label:
             raise UserError(f"{where}: {other!r} and {label!r} differ only in case; give them one name")
     return labels

@@ -152,6 +152,10 @@ def test_a_blank_class_is_kept_where_it_is_asked_for(tmp_path):
         (("low", "low"), "column 'grade': 2 or more labels are needed, there is low"),
         (("", ""), "column 'grade': 2 or more labels are needed, there is none"),
         (("Low", "low"), "column 'grade': 'Low' and 'low' differ only in case; give them one name"),
+        (
+            ("Me\u0301n", "M\xe9n"),
+            r"column 'grade': 'Me\\u0301n' and 'M\\xe9n' are one name as Unicode has it; spell them",
+        ),
     ],
 )
 def test_classes_that_are_too_few_or_too_alike(tmp_path, grades, message):
@@ -303,6 +307,14 @@ def test_masks_are_found_in_their_folder_and_are_no_images(tmp_path):
         ("d.png", "its mask is a link that leads out of the data set's folder"),
         ("e.png", "its mask '../secret.png' is not there"),
     ]
+
+
+@pytest.mark.filterwarnings("error")  # pandas warns of what it will refuse
+def test_a_mask_that_is_not_there_is_named_where_no_other_is_refused(tmp_path):
+    table(tmp_path, "file,Mass,mask\na.png,1,gone.png\nb.png,0,\n", "a.png", "b.png")
+    source = read(tmp_path, labels=["Mass"], mask="mask")
+    assert source.quarantined == [("a.png", "its mask 'gone.png' is not there")]
+    assert source.rows["path"].tolist() == ["b.png"]
 
 
 def test_groups_and_patients_are_both_kept_together(tmp_path):

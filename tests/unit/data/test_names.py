@@ -88,7 +88,8 @@ def test_labels_of_every_language_are_read(tmp_path, label):
 def test_an_adapter_that_gives_a_label_twice_or_none_is_refused(tmp_path, monkeypatch):
     from medistill.data.adapters import folder
 
-    for labels, message in ((["A", "B", "A"], "'A' is there twice"), (["A", " "], "' ' is blank")):
+    alike = (["A", "M\xe9", "Me\u0301"], "'Me\u0301' is there twice")  # one name as Unicode has it
+    for labels, message in ((["A", "B", "A"], "'A' is there twice"), (["A", " "], "' ' is blank"), alike):
         for number, name in enumerate("AB"):
             draw(tmp_path / name / "a.png", number)
         with monkeypatch.context() as patch:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from medistill.data.folders import compose
 from medistill.errors import UserError
 from medistill.text import is_name, shortened
 
@@ -64,5 +65,5 @@ def _require_names(labels: list[str], root: Path) -> None:
                 f"{root}: the label {shortened(repr(label), 100)} is blank or has a control character, a line break or"
                 " a mark that turns the direction of writing; rename it in the table, or the folder"
             )
-        if label in labels[:number]:
+        if compose(label) in map(compose, labels[:number]):
             raise UserError(f"{root}: the label {shortened(repr(label), 100)} is there twice; name each once")

@@ -258,7 +258,7 @@ def _read_table(
         table["mask"] = mask.map(masks.usable)
         missing = (mask != "") & table["mask"].isna()
         refused = {key: f"its mask {reason}" for key, (_, reason) in masks.refused.items()}
-        lost[missing] = mask[missing].map(refused).fillna("its mask " + mask[missing].map(repr) + " is not there")
+        lost[missing] = [refused.get(key, f"its mask {key!r} is not there") for key in mask[missing]]
         files = files.without(set(mask) - set(table["image"]))
     for option in DETAILS:
         column = getattr(options, option)

@@ -303,7 +303,7 @@ def describe(report: dict[str, Any]) -> str:
     """The report in a few lines for people."""
     lines = [
         f"{report['name']} ({report['format']}): {counted(report['images'], 'image')} of"
-        f" {counted(report['groups'], 'group')}, {len(report['labels'])} labels, {report['task']}"
+        f" {counted(report['groups'], 'group')}, {counted(len(report['labels']), 'label')}, {report['task']}"
     ]
     parts = [f"{side} {part['images']:,} ({part['groups']:,})" for side, part in report["sides"].items()]
     lines.append(f"  split {report['split']}, images (groups): {', '.join(parts)}")

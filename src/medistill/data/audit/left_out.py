@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-_VARIES = re.compile(r"'[^']*'|\"[^\"]*\"|[0-9]+|(?<=the first is ).*|(?<=its mask )\S+")
+_VARIES = re.compile(r"'[^']*'|\"[^\"]*\"|[0-9]+|(?<=the first is ).*|(?<=several classes, ).*|(?<=its mask )\S+")
 
 _ADVICE = {
     r"in no class's folder": "move what is not of this data set out of data.root{where}",
@@ -16,10 +16,19 @@ _ADVICE = {
         "write one row per image; where readers or boxes have a row each, docs/data.md names the options"
     ),
     r"has no label": "fill the labels in; docs/data.md names the options for what a blank means",
+    r"of several classes|of no class": "see that one column is 1 in each row; exclusive: false takes labels as they are",
+    r"its study has no row": "see that both tables are of one release; data.options.labels names the program",
+    r"neither frontal nor lateral": "--set views=all takes them",
+    r"do not agree on a class|finds something and nothing": "see what the readers say of these images",
+    r"has the (contradictory|unknown) |labels that are no list|, its class |has no class in|^its path is": (
+        "mend these rows of the table"
+    ),
     r"in none of ": "--split patient takes images that no list names",
     r"a second file of this name": "keep one file of each name",
     r"^its mask|without an image$": "see that each mask lies where its image's name leads, in its image's shape",
     r"link that leads out": "put the files themselves into data.root",
+    r"rename the file": "rename these files",
+    r"cannot be read": "see that this user may read these files",
     r"not an image|cannot be decoded|the file is empty|truncated": "fetch these files again, or convert them to PNG",
 }
 """What is in a reason -> what to do; `{where}`: the folder that all of them are in."""

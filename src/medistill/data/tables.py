@@ -277,7 +277,7 @@ def _find_columns(
 
 
 def describe_header(header: Sequence[str]) -> str:
-    """The names in a header for a message, and what to do where blanks separate them or they look like a row of data."""
+    """The names in a header for a message, and what to do where blanks separate them or they look like a row."""
     names = ", ".join(header)
     # who has separated cells by blanks has one column
     cells = header[0].split() if len(header) == 1 else [name for name in header if name]

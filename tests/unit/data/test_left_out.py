@@ -42,9 +42,9 @@ def test_reasons_that_differ_in_lines_and_names_alone_are_one_kind():
         ("its mask masks/1.png: the file is empty", "see that each mask lies where"),
         (
             "line 2 of t.csv is of several classes, A and B",
-            "see that one column is 1 in each row; exclusive: false takes",
+            "one column must be 1 in each row; exclusive: false takes",
         ),
-        ("line 2 of t.csv is of no class: no label is 1", "see that one column is 1 in each row"),
+        ("line 2 of t.csv is of no class: no label is 1", "one column must be 1 in each row"),
         ("line 2 of t.csv has readers who do not agree on a class", "see what the readers say of these images"),
         ("a reader finds something and nothing in it (train.csv)", "see what the readers say of these images"),
         ("its study has no row in mimic-cxr-2.0.0-negbio.csv.gz", "see that both tables are of one release"),

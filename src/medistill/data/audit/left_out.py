@@ -16,7 +16,7 @@ _ADVICE = {
         "write one row per image; where readers or boxes have a row each, docs/data.md names the options"
     ),
     r"has no label": "fill the labels in; docs/data.md names the options for what a blank means",
-    r"of several classes|of no class": "see that one column is 1 in each row; exclusive: false takes labels as they are",
+    r"of several classes|of no class": "one column must be 1 in each row; exclusive: false takes them as they are",
     r"its study has no row": "see that both tables are of one release; data.options.labels names the program",
     r"neither frontal nor lateral": "--set views=all takes them",
     r"do not agree on a class|finds something and nothing": "see what the readers say of these images",

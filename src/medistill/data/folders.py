@@ -18,6 +18,8 @@ IMAGE_SUFFIXES = frozenset(
 """What the formats end in that `medistill.images` reads. A file that no row names is worth a line in the quarantine if
 it ends so or, whatever its name, is a DICOM file; unlike `Thumbs.db` and the like."""
 
+_PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+
 _LEVELS = 3
 """How far below a folder `suggest_root` looks."""
 
@@ -117,7 +119,7 @@ def _describe_file(file: Path) -> tuple[str, str]:
 
 
 def suggest_root(root: Path, would_do: Callable[[Path], object], *, above: bool = True) -> str:
-    """What to add to a message that a folder is not the data set's: the nearest folder that is, else nothing.
+    """What to add to a message that a folder is not the data set's: the nearest one that is, or what is packed in it.
 
     Args:
         root: what `data.root` is.
@@ -132,7 +134,14 @@ def suggest_root(root: Path, would_do: Callable[[Path], object], *, above: bool 
             nearest = level
     if above and not found:
         found = [folder for folder in root.resolve().parents[:2] if would_do(folder)][:1]
-    return f"; set data.root to {' or to '.join(map(str, found[:3]))}" if found else ""
+    return f"; set data.root to {' or to '.join(map(str, found[:3]))}" if found else _describe_packed(root)
+
+
+def _describe_packed(root: Path) -> str:
+    with contextlib.suppress(OSError), os.scandir(root) as scan:
+        names = sorted(entry.name for entry in scan if entry.name.lower().endswith(_PACKED) and entry.is_file())
+        return f"; {names[0]} is there: unpack it" if names else ""
+    return ""
 
 
 def _folders_below(root: Path) -> Iterator[tuple[Path, int]]:

@@ -53,6 +53,15 @@ def test_a_root_too_high_or_too_low_says_which_would_do(format, tmp_path):
     assert "set data.root to" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["archive.zip", "release.tar.gz", "SET.RAR"])
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_release_that_is_still_packed_is_told_to_be_unpacked(format, name, tmp_path):
+    (tmp_path / name).touch()
+    options = {"path": "file", "label": "label"} if format == "csv" else {}
+    with pytest.raises(UserError, match=f"; {name} is there: unpack it$"):
+        read_source(format, tmp_path, options)
+
+
 def test_the_nearest_folders_are_suggested_and_nothing_behind_links(tmp_path):
     def would_do(folder: Path) -> bool:
         return (folder / "here").exists()

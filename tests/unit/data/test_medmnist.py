@@ -1,5 +1,6 @@
 """MedMNIST: pictures inside an archive, labels and splits of every kind of set, and archives that are damaged."""
 
+import hashlib
 import io
 import struct
 import zipfile
@@ -84,6 +85,28 @@ def test_every_set_has_its_labels_in_order(tmp_path):
         write_medmnist(root, f"{name}_128.npz", sizes=(count,) * 3, **changed)
         values = read_whole("medmnist", root).rows.filter(like="label:").to_numpy()
         assert np.array_equal(values, np.tile(np.eye(count), (3, 1)))
+
+
+ORGANS = "81084d35318817f5"
+
+PUBLISHED = {
+    # SHA-256, its first 16 digits, of the names in order with `|` between them, of INFO in the package medmnist 3.0.2
+    "pathmnist": "ae889708d6199a11",
+    "chestmnist": "634542dea94b29b8",
+    "dermamnist": "cbf51e18ed5ddb50",
+    "octmnist": "597b86e76fad98ab",
+    "pneumoniamnist": "11fe33ce73a53d7d",
+    "retinamnist": "4565c3e4e04dfe3f",
+    "breastmnist": "7f866dc8203fc938",
+    "bloodmnist": "b67bdc664d6b63d0",
+    "tissuemnist": "1bbce9000f7bca38",
+    **dict.fromkeys(("organamnist", "organcmnist", "organsmnist"), ORGANS),
+}
+
+
+def test_labels_have_the_names_that_their_authors_give_them():
+    hashes = {name: hashlib.sha256("|".join(labels).encode()).hexdigest()[:16] for name, labels in SETS.items()}
+    assert hashes == PUBLISHED
 
 
 def test_an_archive_is_read_once_from_its_first_picture_to_its_last(tmp_path, monkeypatch):

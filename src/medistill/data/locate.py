@@ -37,7 +37,7 @@ class _Names:
             self.paths |= {path: key, key: key}
             self.bare[path.rpartition("/")[2]].add(key)
             if is_image_name(path):
-                stem = path.rpartition(".")[0]
+                stem = _without_suffix(path)
                 self.stems[stem].add(key)
                 self.bare[stem.rpartition("/")[2]].add(key)
 
@@ -45,7 +45,13 @@ class _Names:
         """Files that a path or name may mean."""
         if cell in self.paths:
             return {self.paths[cell]}
-        return self.stems.get(cell, set()) | self.bare.get(cell, set())
+        found = self.stems.get(cell, set()) | self.bare.get(cell, set())
+        if found or "/" not in cell:
+            return found
+        alike = self.bare.get(cell.rpartition("/")[2], set())
+        return {
+            key for key in alike if f"/{key}".endswith(f"/{cell}") or f"/{_without_suffix(key)}".endswith(f"/{cell}")
+        }
 
     def ending(self, cell: str) -> set[str]:
         """Files whose whole path a longer path ends in: of several ends the longest."""
@@ -59,12 +65,17 @@ class _Names:
         return set()
 
 
+def _without_suffix(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
 def locate(raw: pd.DataFrame, file: Path, column: str, files: Files, folder: str) -> tuple[pd.Series, list[str]]:
     """The key in `files` of the file that each cell of a column means; the cell itself where there is none.
 
-    A cell is a path relative to the folder or the root, or the name of one file in whatever folder; either with or
-    without suffix, and as Windows writes it. A path of another machine (`/home/me/xrays/a/17.png`, `D:/xrays/a/17.png`;
-    or any, where no cell names a file as it is) means the file whose own path is its end, `a/17.png`.
+    A cell is a path relative to the folder or the root, or the name of one file in whatever folder, or the end of the
+    path of one; each with or without suffix, and as Windows writes it. A path of another machine
+    (`/home/me/xrays/a/17.png`, `D:/xrays/a/17.png`; or any, where no cell names a file as it is) means the file whose
+    own path is its end, `a/17.png`.
 
     Args:
         raw: the table, `line` among its columns.

@@ -41,6 +41,14 @@ def test_the_end_may_begin_at_the_root_or_in_the_folder_of_images(tmp_path):
     ]
 
 
+def test_the_end_of_one_files_path_names_it(tmp_path):
+    files = ("set/images/a/1.png", "set/images/b/1.png", "set/masks/c/1.png", "2.png")
+    cells = ["a/1.png", "images/b/1", "c\\1.png", "d/1.png", "ges/a/1.png"]
+    assert found(tmp_path, cells, *files) == ([files[0], files[1], files[2], "d/1.png", "ges/a/1.png"], [])
+    with pytest.raises(UserError, match=r"'a/1\.png' may be set/images/a/1\.png or set/masks/a/1\.png; write the path"):
+        found(tmp_path, ["a/1.png"], *files, "set/masks/a/1.png")
+
+
 def test_a_path_that_is_missing_here_is_no_path_of_another_machine(tmp_path):
     cells = ["a/1.png", "b/1.png", "c/2.png"]
     assert found(tmp_path, cells, "a/1.png", "1.png", "2.png") == (cells, [])

@@ -144,6 +144,27 @@ def test_images_and_rows_that_do_not_meet_are_all_named(root):
     assert source.entries == 7
 
 
+def test_images_that_have_been_converted_or_moved_are_found_by_their_id(root):
+    write_xray((root / path_of(PA)).with_suffix(".png"), 9)  # beside the original, which counts
+    (root / path_of(LATERAL)).rename((root / path_of(LATERAL)).with_suffix(".png"))
+    (root / path_of(AP)).rename(root / "files" / f"{AP}.dcm")
+    (root / path_of(LYING)).unlink()
+    source = read_whole("mimic_cxr", root, views="all")
+    assert dict(zip(source.rows["image_id"], source.rows["path"], strict=True)) == {
+        PA: path_of(PA),
+        LATERAL: path_of(LATERAL).replace(".jpg", ".png"),
+        AP: f"files/{AP}.dcm",
+        UNNAMED: path_of(UNNAMED),
+    }
+    table = MIMIC.format("metadata")
+    assert sorted(source.quarantined) == [
+        (path_of(PA).replace(".jpg", ".png"), f"no row of {table} names this image"),
+        (path_of(LYING), f"listed in {table} (line 5), but there is no such file"),
+    ]
+    frontal = read_whole("mimic_cxr", root)
+    assert (frontal.entries, frontal.rows["image_id"].tolist()) == (3, [PA, AP])
+
+
 def test_without_the_table_of_splits_there_is_none(root):
     (root / MIMIC.format("split")).unlink()
     source = read_whole("mimic_cxr", root)

@@ -5,6 +5,7 @@ mimic-cxr-2.0.0-chexpert.csv.gz, or -negbio.csv.gz       a row per study: its la
 mimic-cxr-2.0.0-split.csv.gz                             the official split; needed for `data.split: official`
 files/p10/p10000032/s50414267/<dicom_id>.jpg
 
+A dicom_id names one image wherever it lies in `files`: images may have been converted (`.png`, `.dcm` of MIMIC-CXR).
 Tables may also be unpacked (`.csv`); release 2.1.0 has them under the same names.
 
 All images of a study have the labels of its report; `evaluate.study` measures a study as one. A cell is what a program
@@ -20,11 +21,13 @@ import pandas as pd
 from medistill.data.chexpert_labels import LABELS, LabelOptions, read_label
 from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.folders import find_files, require_folder, require_within
+from medistill.data.locate import by_stem
 from medistill.data.source import Source, side_of
 from medistill.data.tables import find_table, identifiers, join_files, read_table, require_table
 from medistill.errors import UserError
 
 TABLE = "mimic-cxr-2.0.0-{}.csv"
+FOLDER = "files"
 
 FRONTAL = ("AP", "PA")
 
@@ -56,8 +59,11 @@ def read(root: Path, options: Options) -> Source:
     file = require_table(root, TABLE.format("metadata"))
     table = _read_images(file)
     wanted = table["view"].isin(FRONTAL) | (options.views == "all")
-    require_within(root, "files")
-    files = find_files(root, ["files"], recursive=True).without(set(table["image"][~wanted]))
+    require_within(root, FOLDER)
+    files = find_files(root, [FOLDER], recursive=True)
+    stems = by_stem(files, FOLDER, (".jpg",))
+    table["image"] = [stems.get(*place) for place in zip(table["dicom"], table["image"], strict=True)]
+    files = files.without(set(table["image"][~wanted]))
     table = table[wanted]
 
     labels_file = require_table(root, TABLE.format(options.labels))
@@ -91,14 +97,14 @@ def read(root: Path, options: Options) -> Source:
 
 
 def _read_images(file: Path) -> pd.DataFrame:
-    """A row per image: `line`, `image` (the path of its file), `dicom`, `patient`, `study` and `view`."""
+    """A row per image: `line`, `image` (where its file should be), `dicom`, `patient`, `study` and `view`."""
     raw = read_table(file, dict.fromkeys(("dicom_id", "subject_id", "study_id", "ViewPosition"), ()))
     ids = {column: identifiers(raw[column], file, column) for column in ("dicom_id", "subject_id", "study_id")}
     for column, cells in ids.items():
         if cells.isna().any():
             raise UserError(f"{file}: line {raw['line'][cells.isna()].iloc[0]}: column {column!r} is empty")
     image, patient, study = ids.values()
-    path = "files/p" + patient.str[:2] + "/p" + patient + "/s" + study + "/" + image + ".jpg"
+    path = f"{FOLDER}/p" + patient.str[:2] + "/p" + patient + "/s" + study + "/" + image + ".jpg"
     places = path.groupby(image).nunique()
     if (places > 1).any():
         raise UserError(f"{file}: dicom_id {places.index[places > 1][0]} is of two studies")

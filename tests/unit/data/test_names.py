@@ -119,8 +119,8 @@ def hostile(tmp_path):
 OPTIONS = {"path": "file", "label": "findings", "patient": "patient"}
 
 
-def settings(root) -> Data:
-    facts = {"format": "csv", "root": root, "options": OPTIONS, "split": "patient", "image_size": 32, "channels": 1}
+def settings(root, options=OPTIONS) -> Data:
+    facts = {"format": "csv", "root": root, "options": options, "split": "patient", "image_size": 32, "channels": 1}
     fractions = {"val_fraction": 0.3, "test_fraction": 0.3, "seed": 0, "max_quarantined": 0.2}
     return Data(**facts, **fractions, fit="pad", workers=1)
 
@@ -140,6 +140,19 @@ def test_names_of_files_and_people_are_kept_as_they_are_and_escaped_in_what_peop
     # No spreadsheet takes a path for a formula, and each still names its file.
     assert paths == {f"./=HYPERLINK({SHOWN}).png", f"./@unlisted{SHOWN}.png", f"3{SHOWN}.png"}
     assert read_json(tmp_path / "out" / "dataset.json")["name"] == f"set{SHOWN}"
+
+
+def test_a_name_within_a_reason_is_escaped_too(tmp_path):
+    rows = [(f"{number}.png", f"{number}", "Cyst" if number % 3 else "Edema", "") for number in range(24)]
+    for number, (name, *_) in enumerate(rows):
+        draw(tmp_path / "set" / name, number)
+    rows[5] = (*rows[5][:3], f"mask{OBEYED}.png")
+    (tmp_path / "set" / rows[5][3]).write_text("no image")
+    write_rows(tmp_path / "set", rows, columns=("file", "patient", "findings", "mask"))
+    ingest(settings(tmp_path / "set", OPTIONS | {"mask": "mask"}), tmp_path / "out", tmp_path / "cache")
+    ((path, reason),) = pd.read_csv(tmp_path / "out" / "quarantine.csv").to_numpy().tolist()
+    assert path == "5.png"
+    assert reason.startswith(f"its mask mask{SHOWN}.png: not an image")
 
 
 def test_check_says_nothing_that_is_obeyed_and_programs_get_names_as_they_are(hostile, tmp_path):

@@ -19,7 +19,8 @@ _MAYBE = r"labels|labelmaps?|contours?|overlays?|gt"
 
 _NONE = r"(?:no|without|un)(?:[ _.-]|masks?)"
 _FOLDER = re.compile(
-    rf"(?!{_NONE})(?:(?:.*[ _.-])?(?:(?:{_SURE})(?:[ _.-]*[0-9]+|[ _.-].*)?|{_MAYBE})|label)", re.IGNORECASE
+    rf"(?!{_NONE})(?:(?:.*[ _.-])?(?:(?:{_SURE})(?:[ _.-]*v?[0-9]+)?|{_MAYBE})|label|(?:{_SURE})[ _.-].*)",
+    re.IGNORECASE,
 )
 _WITHOUT = re.compile(_NONE, re.IGNORECASE)  # a class beside one named `mask`
 _END = re.compile(

@@ -8,6 +8,7 @@ import pytest
 
 from medistill.data.dataset import Dataset
 from medistill.data.manifest import ingest
+from medistill.data.masks import find_masks
 from medistill.errors import UserError
 from tests.trees_tiles import classes_of, draw_mask, read_whole, settings, write_folder, write_mask, write_picture
 
@@ -134,6 +135,14 @@ def test_masks_among_the_images_are_no_images(tmp_path, layout):
     assert dict(zip(masked.rows["path"], masked.rows["mask"], strict=True)) == mask_of
     assert masked.rows.drop(columns="mask").equals(source.rows.drop(columns="mask"))
     assert (masked.unwanted, masked.entries) == ({}, 6)
+
+
+def test_a_data_set_that_is_called_after_its_masks_has_images_too():
+    images = [f"Infection Segmentation Data/Train/{label}/images/1.png" for label in ("COVID-19", "Normal")]
+    masks = [path.replace("images", "infection masks") for path in images]
+    assert {path: mask.image for path, mask in find_masks(images + masks).items()} == dict(
+        zip(masks, images, strict=True)
+    )
 
 
 @pytest.mark.parametrize("sides", [(), ("train", "test")])

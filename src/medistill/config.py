@@ -65,7 +65,7 @@ class Data(Settings):
     """How an image that is not square becomes square."""
     max_quarantined: float = Field(ge=0, le=1)
     """Ingest stops where more than this share of rows and files has to be left out."""
-    workers: int = Field(ge=1)
+    workers: int = Field(ge=1, le=1024)
 
     @field_validator("format")
     @classmethod
@@ -305,7 +305,7 @@ class Run(Settings):
 class Teach(Settings):
     """What teachers answer before the students are trained."""
 
-    views: int = Field(ge=1)
+    views: int = Field(ge=1, le=10_000)
     """Augmented views of each training image."""
     view_seed: Seed
     """Seed of the views, the same for teachers and students, whatever the student's own seed."""
@@ -322,7 +322,7 @@ class Teach(Settings):
 class Evaluate(Settings):
     """Statistics of the evaluation."""
 
-    resamples: int = Field(ge=100)
+    resamples: int = Field(ge=100, le=100_000)
     """Bootstrap resamples over groups."""
     seed: Seed
     study: Literal["none", "max", "mean"] = "none"
@@ -342,11 +342,11 @@ class Explain(Settings):
 class Export(Settings):
     """ONNX export."""
 
-    opset: int = Field(ge=18)
+    opset: int = Field(ge=18, le=99)
     parity_images: int = Field(ge=1)
     """Real images on which ONNX Runtime and torch are compared."""
-    latency_runs: int = Field(ge=5)
-    threads: int = Field(ge=1)
+    latency_runs: int = Field(ge=5, le=100_000)
+    threads: int = Field(ge=1, le=256)
     """Threads of ONNX Runtime while latency is measured."""
 
 

@@ -96,6 +96,14 @@ def test_a_network_may_have_no_patience(params, tmp_path):
         ),
         (lambda p: p["data"].update(image_size=100_000), "data.image_size: input should be less than or equal to 4096"),
         (lambda p: p["phantom"].update(size=10**9), "phantom.size: input should be less than or equal to 4096"),
+        # hours later ONNX Runtime, numpy or the system would fail at these
+        *(
+            (lambda p, at=at, key=key: p[at].update({key: 3 * 10**9}), f"{at}.{key}: input should be less than or equ")
+            for at, key in (
+                *(("data", "workers"), ("teach", "views"), ("evaluate", "resamples")),
+                *(("export", "opset"), ("export", "latency_runs"), ("export", "threads")),
+            )
+        ),
         (
             lambda p: p["recipes"]["kd"]["terms"][1].update(weight=0),
             "recipes.kd.terms.1 (sigmoid_kd).weight: input should be greater than 0",

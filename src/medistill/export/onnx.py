@@ -17,7 +17,8 @@ from medistill.errors import UserError, is_out_of_memory
 from medistill.files import atomic
 from medistill.models.zoo import Classifier, count_params
 from medistill.runtime.bundle import DISCLAIMER, INPUT, OUTPUT
-from medistill.runtime.predictor import open_session
+from medistill.runtime.predictor import LARGEST_MODEL
+from medistill.runtime.session import open_session
 from medistill.text import shortened
 
 
@@ -50,12 +51,11 @@ def export_onnx(classifier: Classifier, path: Path, *, opset: int) -> int | None
         How many images it takes at once: 1, or None for any number.
 
     Raises:
-        UserError: torch cannot express the network in ONNX, it is too large for it, or torch or ONNX Runtime do not
-            know that operator set.
+        UserError: torch cannot express the network in ONNX, it is too large, or torch or ONNX Runtime do not know that
+            operator set.
     """
     name = classifier.config["name"]
-    if 4 * count_params(classifier) >= 2**31:
-        raise UserError(f"{name}: is larger than the 2 GB of an ONNX file; take another arch")
+    require_small(classifier)
     model = _to_onnx(classifier, opset)
     _strip_provenance(model.graph)
     for function in model.functions:
@@ -67,6 +67,20 @@ def export_onnx(classifier: Classifier, path: Path, *, opset: int) -> int | None
     with atomic(path) as temporary:
         temporary.write_bytes(content)
     return model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
+
+
+def require_small(classifier: Classifier) -> None:
+    """Refuse a network whose file would not be read on a device; shapes are enough.
+
+    Raises:
+        UserError: it is too large.
+    """
+    weights = 4 * count_params(classifier)
+    if weights > LARGEST_MODEL:
+        raise UserError(
+            f"{classifier.config['name']}: {classifier.config['arch']} has {weights:,} bytes of weights, and an exported "
+            f"model may have {LARGEST_MODEL:,}; take a smaller arch"
+        )
 
 
 def metadata(config: dict[str, Any]) -> dict[str, str]:

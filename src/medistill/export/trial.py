@@ -16,10 +16,10 @@ import torch
 
 from medistill.config import Network
 from medistill.errors import UserError
-from medistill.export.onnx import export_onnx
+from medistill.export.onnx import export_onnx, require_small
 from medistill.files import read_json, write_json
 from medistill.models.deploy import deployed
-from medistill.models.zoo import create_classifier
+from medistill.models.zoo import Classifier, create_classifier
 
 
 def require_exportable(network: Network, *, image_size: int, channels: int, opset: int, known: Path) -> int | None:
@@ -36,7 +36,7 @@ def require_exportable(network: Network, *, image_size: int, channels: int, opse
         How many images its file takes at once: 1, or None for any number.
 
     Raises:
-        UserError: torch cannot express it in ONNX, or ONNX Runtime cannot open it.
+        UserError: torch cannot express it in ONNX, it is too large, or ONNX Runtime cannot open it.
     """
     plain = network.model_copy(update={"pretrained": False, "weights": None})
     asked = {
@@ -47,15 +47,22 @@ def require_exportable(network: Network, *, image_size: int, channels: int, opse
     record = known / f"{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]}.json"
     with contextlib.suppress(UserError, LookupError, TypeError):  # not there, or damaged: it is tried
         return read_json(record)["batch_size"]
-    print(f"exporting {network.arch} untrained, to see that it can be: once, some ten seconds", file=sys.stderr)
-    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
-        model = deployed(create_classifier(plain, labels=["a label", "another"], image_size=image_size))
-        about = {"name": "untrained", "task": "multilabel", "fit": "pad", "fingerprint": ""}
+    about = {"name": "untrained", "task": "multilabel", "fit": "pad", "fingerprint": ""}
+
+    def build() -> Classifier:
+        model = deployed(create_classifier(plain, labels=["a label", "another"], image_size=image_size)).eval()
         model.config |= about | {"image_size": image_size, "channels": channels}
-        try:
+        return model
+
+    try:
+        with torch.device("meta"):
+            require_small(build())  # before its numbers take memory
+        print(f"exporting {network.arch} untrained, to see that it can be: once, some ten seconds", file=sys.stderr)
+        with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
+            model = build()
             with contextlib.redirect_stderr(io.StringIO()):  # what the exporter says at length
-                batch_size = export_onnx(model.eval(), Path(folder) / "model.onnx", opset=opset)
-        except UserError as error:
-            raise UserError(str(error).removeprefix("untrained: ")) from None
+                batch_size = export_onnx(model, Path(folder) / "model.onnx", opset=opset)
+    except UserError as error:
+        raise UserError(str(error).removeprefix("untrained: ")) from None
     write_json(record, asked | {"batch_size": batch_size})
     return batch_size

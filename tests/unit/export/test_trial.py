@@ -1,5 +1,7 @@
 """Networks are exported untrained before they are trained, and the same one once."""
 
+import time
+
 import pytest
 import torch
 
@@ -31,6 +33,14 @@ def test_the_very_same_network_is_exported_once_whatever_its_weights(tmp_path, c
     ):
         require_exportable(network, **FRAMES, opset=99, known=tmp_path / "known")
     assert list((tmp_path / "known").iterdir()) == [record]
+
+
+def test_a_network_whose_file_no_device_would_read_is_refused_before_it_takes_memory(tmp_path):
+    started = time.process_time()
+    message = r"^regnety_2560 has 5,\d{3},\d{3},\d{3} bytes of weights, and an exported model may have 1,000,000,000; "
+    with pytest.raises(UserError, match=message):
+        require_exportable(Network(arch="regnety_2560"), **FRAMES, opset=18, known=tmp_path)
+    assert time.process_time() - started < 5  # to fill 5 GB takes longer
 
 
 @pytest.mark.slow

@@ -23,7 +23,13 @@ from medistill.distillation.objective import (
 )
 from medistill.errors import UserError, at_key
 from medistill.files import sha256
-from medistill.models.zoo import create_classifier, has_batch_norm_behind_map, load_model, map_shape
+from medistill.models.zoo import (
+    create_classifier,
+    has_batch_norm_behind_map,
+    load_model,
+    map_shape,
+    require_pretrained,
+)
 from medistill.records import read_record
 from medistill.text import counted, printable
 from medistill.training.loop import steps_per_epoch, training_rows
@@ -52,9 +58,8 @@ def require_networks(params: Params) -> None:
             _require_built(network, labels, size, params.training_of(network))
             if network.weights and not network.weights.is_file():
                 raise UserError(f"{network.weights}: no such file")
-            if network.pretrained:  # downloaded now and not after the first network's hours
-                create_classifier(network, labels=labels, image_size=size)
     _require_exportable(params, size, params.data.channels)
+    _download(params, labels, size)
 
 
 def require_run(params: Params, dataset: Dataset) -> None:
@@ -98,6 +103,7 @@ def require_run(params: Params, dataset: Dataset) -> None:
             for teacher in recipe.teachers:
                 require_all_classes(teacher, unknown[teacher], at)
     _require_exportable(params, dataset.image_size, dataset.channels)
+    _download(params, dataset.labels, dataset.image_size)
     for note in _oddities(params, dataset, learners, shapes, unknown):
         print(printable(note), file=sys.stderr)
 
@@ -107,7 +113,7 @@ def _require_network(network: Network, dataset: Dataset, training: Training) -> 
     built = _require_built(network, dataset.labels, dataset.image_size, training)
     if getattr(network, "frozen", False):
         as_it_is(network, dataset)
-    elif network.weights or network.pretrained:  # downloaded now and not after the first network's hours
+    elif network.weights:
         create_classifier(network, labels=dataset.labels, image_size=dataset.image_size)
     return built
 
@@ -119,6 +125,8 @@ def _require_built(network: Network, labels: list[str], size: int, training: Tra
     plain = network.model_copy(update={"pretrained": False, "weights": None})
     with torch.device("meta"):
         model = create_classifier(plain, labels=labels, image_size=size)
+        if network.pretrained:
+            require_pretrained(network)
         return map_shape(model, size), has_batch_norm_behind_map(model, size)
 
 
@@ -137,6 +145,14 @@ def _require_exportable(params: Params, image_size: int, channels: int) -> None:
             )
         if batch_size == 1:
             print(f"students.{name}: its exported file takes one image at a time, not several", file=sys.stderr)
+
+
+def _download(params: Params, labels: list[str], image_size: int) -> None:
+    """Get pretrained weights now and not after the first network's hours; last, for it takes gigabytes."""
+    for (section, name), network in _networks(params).items():
+        if network.pretrained:
+            with at_key(f"{section}.{name}"):
+                create_classifier(network, labels=labels, image_size=image_size)
 
 
 def _networks(params: Params) -> dict[tuple[str, str], Network]:

@@ -89,8 +89,8 @@ def test_the_repositorys_run_passes(params, tiny_dataset, tmp_path):
             r"teachers\.densenet: cross_entropy is for exclusive classes",
         ),
         (
-            lambda p: p["students"]["tf_efficientnet_lite0"].update(arch="mobilenetv3_small_050"),
-            r"students\.tf_efficientnet_lite0: the weights of mobilenetv3_small_050 could not be downloaded",
+            lambda p: p["teachers"]["efficientnet_lite2"].update(arch="mobilenetv3_small_050"),
+            r"teachers\.efficientnet_lite2: the weights of mobilenetv3_small_050 could not be downloaded",
         ),
     ],
 )
@@ -331,7 +331,7 @@ def eigen(pretrained: bool = False, **kwargs: int) -> nn.Module:
 
 @pytest.mark.parametrize("data", [False, True], ids=["before there are data", "before the first training"])
 def test_a_student_that_cannot_be_exported_is_refused_and_a_teacher_is_not(
-    params, tiny_dataset, tmp_path, capsys, data
+    params, tiny_dataset, tmp_path, capsys, monkeypatch, data
 ):
     tiny = {"arch": "test_resnet"}
     params["data"]["image_size"] = 32
@@ -346,6 +346,8 @@ def test_a_student_that_cannot_be_exported_is_refused_and_a_teacher_is_not(
 
     check(tiny)
     capsys.readouterr()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    params["teachers"]["densenet"] = {"arch": "mobilenetv3_small_050", "pretrained": True}  # not downloaded in vain
     message = r"^params\.yaml: students\.tf_efficientnet_lite0: torch cannot express eigen in ONNX \(.+\); take another"
     with pytest.raises(UserError, match=message):
         check({"arch": "eigen"})

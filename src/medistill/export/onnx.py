@@ -78,8 +78,8 @@ def require_small(classifier: Classifier) -> None:
     weights = 4 * count_params(classifier)
     if weights > LARGEST_MODEL:
         raise UserError(
-            f"{classifier.config['name']}: {classifier.config['arch']} has {weights:,} bytes of weights, and an exported "
-            f"model may have {LARGEST_MODEL:,}; take a smaller arch"
+            f"{classifier.config['name']}: {classifier.config['arch']} has {weights:,} bytes of weights, and an "
+            f"exported model may have {LARGEST_MODEL:,}; take a smaller arch"
         )
 
 

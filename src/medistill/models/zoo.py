@@ -130,7 +130,7 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
     try:
         known = _pretrained_cfg(arch)
         if network.pretrained:
-            _require_pretrained(network)
+            require_pretrained(network)
         if image_size is not None and known.fixed_input_size and image_size != known.input_size[-1]:
             args = {"img_size": image_size} | args
         with bounded(arch):
@@ -216,7 +216,7 @@ def start_at_prevalence(model: Classifier, prevalence: np.ndarray, *, exclusive:
                     layer.bias.copy_(bias)
 
 
-def _require_pretrained(network: Network) -> None:
+def require_pretrained(network: Network) -> None:
     """Refuse `pretrained: true` where there are no weights to be had, without loading any.
 
     Raises:

@@ -3,7 +3,6 @@
 Anchors, aliases and `<<` are read, as far as what they stand for stays small when it is written out.
 """
 
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import yaml
 from yaml.constructor import ConstructorError
 
 from medistill.errors import UserError
+from medistill.files import read_regular
 from medistill.text import printable, shortened
 
 LONGEST_FILE = 100_000
@@ -32,18 +32,9 @@ def load_yaml(path: Path) -> Any:
     Raises:
         UserError: the file is missing, no regular file, too long or not valid YAML, or holds what settings have not.
     """
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe may never end, nor begin
-            raise UserError(f"{path}: is no file")
-        with path.open("rb") as file:
-            content = file.read(LONGEST_FILE + 1)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run this in the repository's root") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(content) > LONGEST_FILE:
-        raise UserError(f"{path}: has more than {LONGEST_FILE:,} bytes; is it another file?")
+    if not path.exists():
+        raise UserError(f"{path}: no such file; run this in the repository's root")
+    content = read_regular(path, limit=LONGEST_FILE)
     try:
         return parse_yaml(content.decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -346,7 +346,7 @@ def test_a_key_that_is_there_twice_is_named_and_anchors_are_not(root, tmp_path):
         file.write_text(nothing)
         with pytest.raises(UserError, match=rf"params\.yaml: {message}"):
             load_params(file)
-    with pytest.raises(UserError, match=r"^\S+: cannot be read \(Is a directory\)"):
+    with pytest.raises(UserError, match=r"^\S+: not a regular file$"):
         load_params(tmp_path)
 
 

@@ -3,6 +3,7 @@
 import shutil
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from medistill.data import provenance
 from medistill.distillation.knowledge import write_knowledge
 from medistill.distillation.objective import RecipeObjective
 from medistill.errors import UserError
+from medistill.files import read_json, write_json
 from medistill.models.zoo import create_classifier, load_model, save_model
 from medistill.records import write_record
 from medistill.training.views import read_frames, render_views, view_parameters
@@ -353,6 +355,25 @@ def test_a_student_that_cannot_be_exported_is_refused_and_a_teacher_is_not(
         check({"arch": "eigen"})
     (line,) = capsys.readouterr().err.splitlines()  # and none of the exporter's pages
     assert line.startswith("exporting eigen untrained, to see that it can be")
+
+
+def test_a_student_that_takes_one_image_at_a_time_is_named(params, tmp_path, monkeypatch, exportable, capsys):
+    tiny = {"arch": "test_resnet"}
+    params["data"]["image_size"] = 32
+    params["teachers"] |= {"densenet": tiny, "efficientnet_lite2": tiny}
+    params["students"] |= {"eeea_net_c2": tiny, "tf_efficientnet_lite0": tiny}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    require_networks(load_params(tmp_path / "params.yaml"))
+    known = Path(shutil.copytree(exportable, tmp_path / "known"))
+    monkeypatch.setattr("pipeline.recipes.EXPORTED", known)
+    for record in known.iterdir():
+        content = read_json(record)
+        if content["arch"] == tiny["arch"]:  # as it is written of a network that can be exported no other way
+            write_json(record, content | {"batch_size": 1})
+    capsys.readouterr()
+    require_networks(load_params(tmp_path / "params.yaml"))
+    said = "students.{}: its exported file takes one image at a time, not several\n"
+    assert capsys.readouterr().err == said.format("eeea_net_c2") + said.format("tf_efficientnet_lite0")
 
 
 def test_a_mistake_beside_finished_teachers_is_named_before_a_student_trains(

@@ -96,12 +96,47 @@ def tiny_repvgg(pretrained: bool = False, **kwargs) -> nn.Module:
     return build_model_with_cfg(ByobNet, "tiny_repvgg", pretrained, model_cfg=layout, **kwargs)
 
 
-def test_a_models_folder_and_its_export_say_what_runs_and_prove_it_by_what_was_trained(tiny_dataset, tmp_path):
-    model = like_trained("tiny_repvgg")
-    model.config["labels"] = tiny_dataset.labels
-    model.backbone.reset_classifier(len(tiny_dataset.labels))
+class Forgetful(nn.Module):
+    """A layer whose merging goes wrong."""
+
+    factor = 1.0
+
+    def forward(self, features):
+        return features * self.factor
+
+    def reparameterize(self) -> None:
+        self.factor = 1.1
+
+
+@register_model
+def badly_merged(pretrained: bool = False, **kwargs) -> nn.Module:
+    network = tiny_repvgg(pretrained, **kwargs)
+    network.final_conv = Forgetful()
+    return network
+
+
+SETTINGS = Export(opset=18, parity_images=4, latency_runs=5, threads=1)
+
+
+def student(arch, dataset, folder) -> Classifier:
+    """Write a model's folder; returns the network."""
+    model = like_trained(arch)
+    model.config["labels"] = dataset.labels
+    model.backbone.reset_classifier(len(dataset.labels))
     facts = {"name": "student", "role": "student", "fingerprint": "f00d"}
-    write_outputs(tmp_path / "student", model.eval(), tiny_dataset, None, facts, batch_size=16)
+    write_outputs(folder, model.eval(), dataset, None, facts, batch_size=16)
+    return model
+
+
+def test_an_export_is_held_against_what_was_trained_and_not_against_what_was_merged(tiny_dataset, tmp_path):
+    student("badly_merged", tiny_dataset, tmp_path / "student")
+    proofs = export_model(tmp_path / "student", tiny_dataset, tmp_path / "out", SETTINGS)
+    assert proofs["parity"]["passed"] is False
+    assert proofs["parity"]["max_abs_logit_difference"] > 10 * proofs["parity"]["limit"]
+
+
+def test_a_models_folder_and_its_export_say_what_runs_and_prove_it_by_what_was_trained(tiny_dataset, tmp_path):
+    model = student("tiny_repvgg", tiny_dataset, tmp_path / "student")
     config = read_json(tmp_path / "student" / "config.json")
     # The stem with its batch norm, a 3x3 convolution with a bias a block, the classifier; stem and first block halve.
     assert config["params"] == 8 * 27 + 16 + (16 * 8 * 9 + 16) + (16 * 16 * 9 + 16) + (16 * 2 + 2)
@@ -111,8 +146,7 @@ def test_a_models_folder_and_its_export_say_what_runs_and_prove_it_by_what_was_t
     assert {key: config[key] for key in ("params", "macs")} == read_json(tmp_path / "student" / "metrics.json")
     assert count_params(load_model(tmp_path / "student")) == config["params_in_training"]  # what heat maps are drawn of
 
-    settings = Export(opset=18, parity_images=4, latency_runs=5, threads=1)
-    proofs = export_model(tmp_path / "student", tiny_dataset, tmp_path / "out", settings)
+    proofs = export_model(tmp_path / "student", tiny_dataset, tmp_path / "out", SETTINGS)
     assert proofs["parity"]["passed"]
     graph = onnx.load(tmp_path / "out" / "model.onnx")
     assert counted_in(graph) == config["macs"]

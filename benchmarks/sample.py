@@ -279,10 +279,12 @@ def summary(sample: Sample, phantom: Results) -> tuple[str, str]:
     students = list(sample.results.students)
     lines = [line(["macro AUROC minus that of the baseline", *students]), line(["---"] * (1 + len(students)))]
     lines += [text for row in rows if row.gains for text in row.lines(students)]
-    rest = [f"{interval(gain - mean.gains[student], sign=True)} ({student})" for student, gain in whole.gains.items()]
+    beyond = Row("", {student: gain - mean.gains[student] for student, gain in whole.gains.items()})
+    rest = [f"{interval(gain, sign=True)} ({student})" for student, gain in beyond.gains.items()]
     says = (
         f"Between the two kinds of image a gain by a teacher {between.shown()}; within {sample.name}, in telling one "
-        f"finding from another, it {within.shown()}. `{BOTH}` minus averaged baselines is {' and '.join(rest)}. With "
-        f"the spread over seeds counted, what stays above zero is {firm([whole, *drawn])}."
+        f"finding from another, it {within.shown()}. Beyond what averaged baselines gain, which have no teacher, it "
+        f"{beyond.shown()}: `{BOTH}` minus these is {' and '.join(rest)}. Of the rows below, with the spread over "
+        f"seeds counted, what stays above zero is {firm([whole, *drawn])}."
     )
     return "\n".join(lines), says

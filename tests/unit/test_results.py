@@ -323,7 +323,8 @@ def test_words_follow_from_the_intervals(generator: np.random.Generator) -> None
     none = replace(made, students=students)
     _, says = summary(Sample.of(none), replace(none, plan=PLANS["phantom"]))
     assert "a gain by a teacher was not shown; within A, in telling one finding from another, it was not shown." in says
-    assert says.endswith("what stays above zero is nothing.")
+    assert "averaged baselines gain, which have no teacher, it was not shown: `system_b` minus these is -0." in says
+    assert says.endswith("Of the rows below, with the spread over seeds counted, what stays above zero is nothing.")
     assert f"{LITE0}, baseline: each logit + that of A" in halves(sample)
 
 

@@ -137,5 +137,5 @@ def _run(session: Session, frames: np.ndarray) -> np.ndarray:
 
 def _reason(error: Exception) -> str:
     """ONNX Runtime's words in one line, without its codes and places in its own code."""
-    words = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))
+    words = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))
     return shortened(re.sub(r"/\S+\.\w+:\d+ [^()]*\([^()]*\) (const )?", "", words), 300)

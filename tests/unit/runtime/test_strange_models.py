@@ -56,6 +56,16 @@ def huge_constant(side: int) -> bytes:
     return graph_model(MEANS + nodes, [IMAGE], [LOGITS], constants)
 
 
+def recursive() -> bytes:
+    own = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    function = helper.make_function("own", "F", ["x"], ["y"], [helper.make_node("F", ["x"], ["y"], domain="own")], own)
+    nodes = [
+        helper.make_node("Add", ["mean", "offset"], ["sum"]),
+        helper.make_node("F", ["sum"], ["logits"], domain="own"),
+    ]
+    return means(nodes=nodes, functions=[function], opset_imports=own)
+
+
 def reshaped(*shape: int) -> bytes:
     """A graph that says it gives three logits of each image, and gives six in this shape, which none can foresee."""
     nodes = [
@@ -129,6 +139,7 @@ MODELS = {
         ),
         r"cannot open it \(.*own:Zap",
     ),
+    "a function that calls itself": (recursive, r"cannot open it \(Model local function definitions must not be"),
     "rows that are not the images'": (lambda: reshaped(2, 3), r"its logits of 1 image are \[2, 3\], not a row for"),
     "columns that are not the labels'": (lambda: reshaped(1, 6), r"gives 6 logits of an image for 3 labels"),
     "not a matrix": (lambda: reshaped(1, 3, 2), r"logits is tensor\(float\) \[\], but bundle\.json needs"),

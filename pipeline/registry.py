@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from medistill.config import Params
 from medistill.errors import UserError
 from medistill.evaluation.gate import RuleVerdict, Verdict, collect_facts, evaluate_candidates, rank
-from medistill.files import read_json, remove_leftovers, sha256, write_json
+from medistill.files import sha256, write_json
+from medistill.records import read_record
 from pipeline.history import TOOK_OVER, Model, append, champions, read_history, withdrawn
 from pipeline.locks import exclusive
 from pipeline.store import is_users, open_store, store_errors
@@ -83,7 +84,6 @@ def promote(params: Params, root: Path, *, dry_run: bool = False) -> Promotion:
         runs = track(params, root).runs
     with exclusive(root, "promotion", wait=True), store_errors(root):
         if not dry_run:
-            remove_leftovers(root / PROMOTION)
             shutil.rmtree(root / WORK, ignore_errors=True)
         client = open_store(root) if not dry_run or _has_store(root) else None
         verdicts = evaluate_candidates(collect_facts(params, root), params.promote)
@@ -271,7 +271,7 @@ def _has_store(root: Path) -> bool:
 
 def _model(verdict: Verdict, root: Path) -> Model:
     onnx = root / "exports" / verdict.model / "model.onnx"
-    config = read_json(root / "models" / "students" / verdict.model / "config.json")
+    config = read_record(root / "models" / "students" / verdict.model / "config.json")
     return Model(
         model=verdict.model,
         onnx_sha256=sha256(onnx),

@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 from medistill.config import Params
 from medistill.errors import UserError
+from medistill.evaluation.gate import read_metrics
 from medistill.files import read_json, sha256
+from medistill.records import read_record, require_whole
 from medistill.text import printable
 from pipeline.graph import Ran, examine, read_lock
 from pipeline.locks import exclusive
@@ -130,7 +132,7 @@ def project(params: Params, root: Path) -> list[Projection]:
     """Read what MLflow shall show of every teacher and student of the run; MLflow itself is not needed.
 
     Raises:
-        UserError: a model or the evaluation is missing or out of date; the message names the stage to run.
+        UserError: a model or the evaluation is missing, damaged or out of date; the message names the stage to run.
     """
     lock = read_lock(root)
     folders = {f"train_teacher@{name}": Path("models/teachers", name) for name in params.run.teachers}
@@ -146,34 +148,25 @@ def project(params: Params, root: Path) -> list[Projection]:
         if stage not in lock and (root / folder).exists():
             raise UserError(f"{folder}: dvc.lock does not know it; run `dvc repro {stage}`")
     check_up_to_date(root, [*folders, *(stage for stage in ("evaluate", "explain", *exports) if stage in lock)])
-    for stage, folder in folders.items():
-        _require_weights(root, params, stage, folder)
-    metrics = read_json(root / "reports" / "metrics.json")
-    explained = read_json(root / "reports/explain/metrics.json") if "explain" in lock else {}
-    dataset = read_json(root / "data/processed/dataset.json")
-    if not isinstance(dataset, dict) or not isinstance(dataset.get("name"), str):
-        raise UserError("data/processed/dataset.json: key name is missing; run `dvc repro --force ingest`")
+    for stage, folder in folders.items():  # dvc.lock vouches for nothing that `dvc commit` has been told to believe
+        _require_weights(params, root, stage, require_whole(root / folder / "config.json"))
+    metrics, explained = read_metrics(root / "reports"), {}
+    if "explain" in lock:
+        require_whole(root / "reports/explain/record.json")
+        explained = read_json(root / "reports/explain/metrics.json")
+    dataset = printable(read_record(root / "data/processed/dataset.json")["name"])
     return [
-        _project(
-            root,
-            lock,
-            stage,
-            folder,
-            metrics.get(folder.name, {}),
-            explained.get(folder.name, {}),
-            printable(dataset["name"]),
-        )
+        _project(root, lock, stage, folder, metrics.get(folder.name, {}), explained.get(folder.name, {}), dataset)
         for stage, folder in folders.items()
     ]
 
 
-def _require_weights(root: Path, params: Params, stage: str, folder: Path) -> None:
+def _require_weights(params: Params, root: Path, stage: str, config: dict[str, Any]) -> None:
     """Refuse a model whose own initial weights have changed since: they lie where the user has them, DVC does not look.
 
     Raises:
         UserError: names the file, and the command that trains the model again.
     """
-    config = read_json(root / folder / "config.json")
     network = (params.students if config["role"] == "student" else params.teachers)[
         config.get("student", config["name"])
     ]
@@ -270,19 +263,17 @@ def _log(client: "MlflowClient", run: "Run", item: Projection) -> None:
 def _project(
     root: Path, lock: dict[str, Ran], stage: str, folder: Path, figures: dict[str, Any], explained: Any, dataset: str
 ) -> Projection:
-    model, config = folder.name, read_json(root / folder / "config.json")
+    model, config = folder.name, read_record(root / folder / "config.json")
     metrics = {f"{split}_{key}": value for split in ("val", "test") for key, value in figures.get(split, {}).items()}
     metrics |= {key: config[key] for key in ("params", "macs")}
     metrics = read_json(root / folder / "metrics.json") | metrics  # its best validation AUROC gives way to evaluate's
     metrics |= {f"explain_{key}": value for key, value in _flat(explained).items()}
     export = Path("exports", model)
     if f"export@{model}" in lock:
-        latency = read_json(root / export / "latency.json")
-        metrics |= {f"latency_{key}": latency.get(key) for key in ("p50_ms", "p95_ms")}
-        metrics["onnx_mb"] = latency.get("onnx_mb")
-        metrics["parity_max_abs_logit_difference"] = read_json(root / export / "parity.json").get(
-            "max_abs_logit_difference"
-        )
+        require_whole(root / export / "bundle.json")
+        latency, parity = read_record(root / export / "latency.json"), read_json(root / export / "parity.json")
+        metrics |= {f"latency_{key}": latency[key] for key in ("p50_ms", "p95_ms")} | {"onnx_mb": latency["onnx_mb"]}
+        metrics["parity_max_abs_logit_difference"] = parity["max_abs_logit_difference"]
     tags = {
         "role": config["role"],
         **{key: str(config[key]) for key in ("student", "recipe", "seed") if key in config},

@@ -39,7 +39,7 @@ def atomic(path: Path) -> Iterator[Path]:
     path = Path(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path)
+        _remove_leftovers(path)
         with _private_folder(path) as folder:
             temporary = folder / path.name
             yield temporary
@@ -110,13 +110,8 @@ def _replace(temporary: Path, path: Path) -> None:
         raise
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove what killed writers of `path` have left beside it, which may be large; what a live one holds stays.
-
-    `atomic` begins with it; it is for whoever will write only at the end of long work.
-    """
-    if not path.parent.is_dir():
-        return
+def _remove_leftovers(path: Path) -> None:
+    """Remove what killed writers of `path` have left beside it, which may be large; what a live one holds stays."""
     with os.scandir(path.parent) as entries:
         left = [Path(entry) for entry in entries if re.fullmatch(rf"\.{re.escape(path.name)}{_MARK}", entry.name)]
     for place in left:

@@ -23,8 +23,10 @@ import yaml
 from medistill.config import Params, load_params
 from medistill.errors import UserError
 from pipeline.graph import read_graph, read_lock
+from pipeline.registry import promote
 from pipeline.store import open_store
 from pipeline.tracking import EXPERIMENT, _project, project, track
+from tests.seal import seal
 
 MODELS = ["big", "small-baseline-0", "small-kd-0"]
 
@@ -94,9 +96,8 @@ def test_shows_every_model_with_params_figures_curves_and_provenance(
 
 def test_what_a_terminal_would_obey_is_escaped_in_params_and_tags(repository: Path) -> None:
     folder, lock = Path("models/students/small-kd-0"), read_lock(repository)
-    config = json.loads((repository / folder / "config.json").read_text())
-    config |= {"arch": "net\x1b[2J", "initialisation": "weights \u202e.safetensors", "args": {"a": "\x9b"}}
-    (repository / folder / "config.json").write_text(json.dumps(config))
+    hostile = {"arch": "net\x1b[2J", "initialisation": "weights \u202e.safetensors", "args": {"a": "\x9b"}}
+    seal(repository / folder / "config.json", **hostile)
     shown = _project(repository, lock, "distill@small-kd-0", folder, {}, {}, "set")
     assert (shown.params["arch"], shown.tags["arch"]) == (r"net\x1b[2J", r"net\x1b[2J")
     assert shown.params["initialisation"] == shown.tags["initialisation"] == r"weights \u202e.safetensors"
@@ -235,6 +236,36 @@ def test_a_changed_byte_that_dvc_does_not_see_is_named_in_every_file_that_is_bel
             project(settings(), repository)
         same_time(path, whole)
     project(settings(), repository)
+
+
+def test_a_damaged_file_that_dvc_was_told_to_believe_is_named(repository: Path, settings: Callable[[], Params]) -> None:
+    """`dvc commit` writes into dvc.lock whatever is there; the records know better."""
+    config = repository / "models/students/small-kd-0/config.json"
+    content = json.loads(config.read_text())
+    del content["dataset_fingerprint"]
+    config.chmod(0o644)
+    config.write_text(json.dumps(content))
+    fake_graph.run(repository, "dvc", "commit", "--force")
+
+    for read in (lambda: track(settings(), repository), lambda: promote(settings(), repository, dry_run=True)):
+        with pytest.raises(UserError, match=rf"^{config}: damaged or changed, .*; train the model again \(dvc repro"):
+            read()
+
+
+def test_no_figure_is_shown_of_a_file_that_its_record_does_not_know(
+    repository: Path, settings: Callable[[], Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file that is read, as `dvc commit` would leave it with every byte: DVC finds nothing."""
+    monkeypatch.setattr("pipeline.tracking.check_up_to_date", lambda root, stages: None)
+    files = [path for folder in ("models", "exports", "reports") for path in (repository / folder).rglob("*.*")]
+    files = [path for path in files if path.is_file() and not path.name.startswith(".")]
+    for path in [*files, repository / "data/processed/dataset.json"]:
+        whole = path.read_bytes()
+        same_time(path, flipped(path))
+        with pytest.raises(UserError, match=rf"^{path}: (damaged or changed|not valid JSON)[^\n]*; .*dvc repro"):
+            project(settings(), repository)
+        same_time(path, whole)
+    assert [item.model for item in project(settings(), repository)] == MODELS
 
 
 def test_a_changed_object_in_dvcs_cache_is_named_and_what_is_said_mends_it(

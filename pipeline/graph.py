@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from medistill.errors import UserError
+from medistill.errors import UserError, remedy, system_error
 
 ANEW = "bring it back from git, or delete it and run `dvc repro`, which takes what has run before from its cache"
 """What to do about a dvc.lock that is no use any more."""
@@ -229,6 +229,8 @@ def _dvc_errors(repo: Any) -> Iterator[None]:
     try:
         yield
     except (DvcException, ObjectFormatError, OSError, UnicodeError, sqlite3.Error) as error:
+        if (known := system_error(error)) is not None:
+            raise UserError(f"{known.filename or repo.root_dir}: {remedy(known)}") from None
         raise UserError(f"{repo.root_dir}: DVC: {_one_line(error)}") from None
 
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from medistill.errors import UserError
+from medistill.files import writing
 
 HISTORY = Path("registry/history.jsonl")
 CHECKSUM = "checksum"
@@ -99,21 +100,25 @@ def append(root: Path, line: dict[str, Any]) -> None:
     """Add a line with the time, and write it through to the disk.
 
     What a killed process has left of a line of its own gives way; no whole line is ever touched.
+
+    Raises:
+        UserError: the disk is full, read-only, …
     """
     path = root / HISTORY
-    path.parent.mkdir(parents=True, exist_ok=True)
     line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **line}
     text = json.dumps({**line, CHECKSUM: _checksum(line)})
-    with path.open("ab+") as file:
-        file.seek(0)
-        before = file.read()
-        last = before[before.rfind(b"\n") + 1 :]
-        if _is_cut(last):
-            file.truncate(len(before) - len(last))
-            last = b""
-        file.write(b"\n" * bool(last) + text.encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as file:
+            file.seek(0)
+            before = file.read()
+            last = before[before.rfind(b"\n") + 1 :]
+            if _is_cut(last):
+                file.truncate(len(before) - len(last))
+                last = b""
+            file.write(b"\n" * bool(last) + text.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def champions(history: list[dict[str, Any]]) -> list[Model]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
-from medistill.errors import UserError
+from medistill.errors import UserError, remedy, system_error
 from medistill.text import shortened
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def open_store(root: Path) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a server that is not there is said in seconds,
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # and one that does not answer in minutes
     uri, theirs = tracking_uri(root), is_users()
+    new = not theirs and not (root / "mlflow.db").exists()
     _require_address(root, uri)
     import mlflow
 
@@ -67,6 +68,8 @@ def open_store(root: Path) -> "MlflowClient":
         client = mlflow.MlflowClient(uri, uri)
         client.search_experiments(max_results=1)  # creates or checks the schema, or speaks to the server
     except Exception as error:  # whatever a library says of an address or a file that it cannot use
+        if new:  # half of a schema is of no use to anybody
+            (root / "mlflow.db").unlink(missing_ok=True)
         raise _unusable(root, error) from error
     return client
 
@@ -90,18 +93,32 @@ def store_errors(root: Path) -> Iterator[None]:
 
 
 def _unusable(root: Path, error: Exception) -> UserError:
-    said = " ".join(str(getattr(error, "orig", None) or error).split())
+    said = " ".join(_innermost(error).split())
     reason = shortened(_without_password(root, said), REASON)
     named = f"MLflow at {shown_uri(root)}: {reason or type(error).__name__}"
     if is_users():
         return UserError(f"{named}; see to $MLFLOW_TRACKING_URI")
     if "locked" in reason:
         return UserError(f"{named}; another process is at work in it: wait until it ends, and try again")
+    if (known := system_error(error)) is not None:
+        return UserError(f"{known.filename or f'MLflow at {shown_uri(root)}'}: {remedy(known)}")
+    if "disk is full" in reason:
+        return UserError(f"{named}; make room and run it again")
     if isinstance(error, PermissionError) or "readonly" in reason:
         return UserError(f"{named}; make it writable, or {REBUILT}")
-    if isinstance(error, OSError) or "full" in reason:  # of the disk, not of what is in the files
+    if isinstance(error, OSError):  # of a file, not of what is in the store
         return UserError(named)
     return UserError(f"{named}; {REBUILT}")
+
+
+def _innermost(error: BaseException) -> str:
+    """What the database itself said, without the statement and what MLflow has made of it; else what `error` says."""
+    within: BaseException | None = error
+    while within is not None:
+        if (database := getattr(within, "orig", None)) is not None:
+            return str(database)
+        within = within.__cause__ or within.__context__
+    return str(error)
 
 
 def _without_password(root: Path, text: str) -> str:
@@ -131,24 +148,25 @@ def _require_address(root: Path, uri: str) -> None:
             path = sqlalchemy.make_url(uri).database
             if path in (None, "", ":memory:"):
                 raise ValueError("it names no file, so nothing would be kept")
-            _require_sqlite(Path(path))
-        else:
-            engine = sqlalchemy.create_engine(uri)
-            engine.connect().close()
-            engine.dispose()
+            if Path(path).exists():
+                _require_sqlite(Path(path))
+                return
+            if not Path(path).parent.is_dir():  # MLflow makes it
+                return
+        engine = sqlalchemy.create_engine(uri)
+        engine.connect().close()
+        engine.dispose()
     except Exception as error:  # no driver, no host, no password, no such file: each library has words of its own
         raise _unusable(root, error) from error
 
 
 def _require_sqlite(path: Path) -> None:
-    """Open an SQLite file for writing, as soon as nobody else is; one that is not there yet is made by MLflow.
+    """Open an SQLite file that is there for writing, as soon as nobody else is at work in it.
 
     Raises:
         sqlite3.Error: it is none, is damaged, or is locked for longer than `PATIENCE`.
         PermissionError: it cannot be written.
     """
-    if not path.exists():
-        return
     if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):  # beside it SQLite writes its journal
         raise PermissionError("it cannot be written")
     with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", timeout=PATIENCE, uri=True)) as file:

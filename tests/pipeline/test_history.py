@@ -2,6 +2,8 @@
 
 import json
 import random
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +141,18 @@ def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"history.jsonl: cannot be read \(Is a directory\)"):
         read_history(tmp_path)
+
+
+def test_a_full_disk_is_one_line_and_no_line_is_lost(small_disk: Callable[[int], Path]) -> None:
+    root = small_disk(16)
+    append(root, {"action": "refused", "champion": None})
+    (root / "large").write_bytes(b"0" * (shutil.disk_usage(root).free))
+    refused = ["a: max_params: too many"] * 1000
+
+    with pytest.raises(UserError, match=r"registry: history.jsonl cannot be written: No space left on device; make"):
+        append(root, {"action": "refused", "champion": None, "refused": refused})
+    assert actions(root) == ["refused"]
+
+    (root / "large").unlink()
+    append(root, {"action": "kept", "champion": line("kept", "a")["champion"]})
+    assert actions(root) == ["refused", "kept"]

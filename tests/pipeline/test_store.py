@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fake_graph
+import mlflow
 import pytest
+import sqlalchemy
 
 from medistill.errors import UserError
 from pipeline import store
@@ -148,6 +150,8 @@ ADDRESSES = {
     "nonsense": "maintenance mode",
     "file:/nowhere": "maintenance mode",
     "foo://bar": "unsupported URI 'foo://bar'",
+    "sqlite:////proc/x.db": "unable to open database file",  # MLflow itself would try for two minutes
+    "sqlite:///file:x?mode=ro&uri=true": "unable to open database file",
 }
 
 
@@ -155,10 +159,13 @@ ADDRESSES = {
 def test_a_bad_address_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, reason: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.chdir(tmp_path)
+    start = time.monotonic()
 
     with pytest.raises(UserError, match=reason) as said:
         open_store(tmp_path)
 
+    assert time.monotonic() - start < 60
     assert str(said.value).startswith("MLflow at ")
     assert str(said.value).endswith("; see to $MLFLOW_TRACKING_URI")
     assert "secret" not in str(said.value)
@@ -196,6 +203,39 @@ def test_a_password_is_never_printed(monkeypatch: pytest.MonkeyPatch, address: s
     assert shown_uri(Path()) == shown
 
 
-def test_a_full_disk_is_no_reason_to_delete_the_store(root: Path) -> None:
-    with pytest.raises(UserError, match=r"No space left on device$"), store_errors(root):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "mlruns/1/a"), "mlruns/1/a: No space left on device; make room and"),
+        (shutil.Error([("a", "b", "[Errno 28] No space left on device")]), "MLflow at .*: No space left on device; "),
+        (sqlite3.OperationalError("database or disk is full"), "MLflow at .*: database or disk is full; make room and"),
+        (OSError(30, "Read-only file system", "mlruns/1/a"), "mlruns/1/a: Read-only file system; make it writable, or"),
+    ],
+)
+def test_a_full_disk_is_no_reason_to_delete_the_store(root: Path, error: Exception, said: str) -> None:
+    if isinstance(error, sqlite3.Error):  # as MLflow passes it on
+        within = sqlalchemy.exc.OperationalError("INSERT INTO metrics VALUES (?)", {}, error)
+        error = mlflow.exceptions.MlflowException(f"a long text: {within}")
+        error.__cause__ = within
+    with pytest.raises(UserError, match=f"^{said}") as caught, store_errors(root):
+        raise error
+    assert "delete" not in str(caught.value)
+    assert "INSERT" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_while_the_store_is_made_leaves_no_half_of_one(small_disk: Callable[[int], Path]) -> None:
+    folder = small_disk(300)
+    code = "import sys; from pathlib import Path; from medistill import front_door\n"
+    code += "from pipeline.store import open_store\n"
+    code += "front_door.run(lambda: open_store(Path(sys.argv[1])).search_experiments() and None)"
+    command = [sys.executable, "-c", code, str(folder)]
+
+    full = subprocess.run(command, env=fake_graph.environment(), capture_output=True, text=True)
+    assert full.returncode == 2
+    assert re.fullmatch(r"error: MLflow at .*: database or disk is full; make room and run it again\n", full.stderr)
+    assert list(folder.iterdir()) == []
+
+    subprocess.run(["mount", "-o", "remount,size=20m", str(folder)], check=True)
+    again = subprocess.run(command, env=fake_graph.environment(), capture_output=True, text=True)
+    assert (again.returncode, again.stderr) == (0, "")

@@ -20,7 +20,7 @@ from pipeline.history import TOOK_OVER, Model, append, champions, read_history, 
 from pipeline.locks import exclusive
 from pipeline.store import is_users, open_store, store_errors
 from pipeline.tracking import project, track
-from pipeline.versions import NAME, SHA, WORK, mend, register, versions
+from pipeline.versions import NAME, SHA, WORK, forgotten, mend, register, versions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,7 +40,7 @@ class Promotion:
         candidates: the gate's entry of each candidate, with the champion's rules added.
         ranking: names of those that passed every rule, best first.
         dry_run: whether nothing was written.
-        warnings: what a person should know of the champion.
+        warnings: what a person should know of the champion, and of what a killed process has left.
     """
 
     outcome: str
@@ -100,6 +100,10 @@ def promote(params: Params, root: Path, *, dry_run: bool = False) -> Promotion:
             history = read_history(root)
             if champion is not None and champion.version is not None and not mend(client, root, champion):
                 warnings = [f"the champion {_lost(champion)}"]
+            warnings += [
+                f"logged model {model} in MLflow has no version, as a promote that was killed leaves it; delete it"
+                for model in forgotten(client, next(iter(runs.values())))
+            ]
         judged = add_champion_rules(verdicts, models, champion, withdrawn(history))
         promotion = dataclasses.replace(_decide(judged, models, champion, dry_run), warnings=warnings)
         if not dry_run:

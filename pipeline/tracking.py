@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +107,7 @@ def track(params: Params, root: Path) -> Tracked:
     with exclusive(root, "mlflow", wait=True), store_errors(root):
         client = open_store(root)
         experiment = _experiment(client, root)
-        runs = _runs(client, experiment)
+        runs: list[Run] = pages(lambda token: client.search_runs([experiment], page_token=token))
         created, updated, unchanged, ids = [], [], [], {}
         for item in tqdm(projections, desc="track", unit="model", disable=None, leave=False):
             run = next((run for run in runs if _is_of(run, item)), None)
@@ -208,14 +209,14 @@ def _experiment(client: "MlflowClient", root: Path) -> str:
     return found.experiment_id
 
 
-def _runs(client: "MlflowClient", experiment: str) -> list["Run"]:
-    runs, token = [], None
-    while True:
-        page = client.search_runs([experiment], page_token=token)
-        runs += page
-        token = page.token
-        if not token:
-            return runs
+def pages(search: Callable[[str | None], Any]) -> list[Any]:
+    """All that a search of MLflow's client finds, which gives a page for a token, and with it the next token."""
+    page = search(None)
+    found = list(page)
+    while page.token:
+        page = search(page.token)
+        found += page
+    return found
 
 
 def _is_of(run: "Run", item: Projection) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from medistill.files import sha256
 from pipeline.history import Model
 from pipeline.store import local_folder
-from pipeline.tracking import CURVES
+from pipeline.tracking import CURVES, pages
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,13 +29,21 @@ WORK = Path(".dvc/tmp/version")
 
 def versions(client: "MlflowClient") -> dict[str, str]:
     """Version by sha256 of its ONNX file."""
-    found, token = {}, None
-    while True:
-        page = client.search_model_versions(f"name = '{NAME}'", page_token=token)
-        found |= {version.tags[SHA]: str(version.version) for version in page if SHA in version.tags}
-        token = page.token
-        if not token:
-            return found
+    found = pages(lambda token: client.search_model_versions(f"name = '{NAME}'", page_token=token))
+    return {version.tags[SHA]: str(version.version) for version in found if SHA in version.tags}
+
+
+def forgotten(client: "MlflowClient", run: str) -> list[str]:
+    """Logged models to which no version refers, `name (id)` each, in the experiment of a run.
+
+    A `promote` that was killed has left them, and nobody completes those whose model was trained anew since.
+    """
+    experiment = client.get_run(run).info.experiment_id
+    found = pages(lambda token: client.search_model_versions(f"name = '{NAME}'", page_token=token))
+    referred = {version.source.removeprefix("models:/") for version in found}
+    logged = pages(lambda token: client.search_logged_models([experiment], page_token=token))
+    left = (model for model in logged if SHA in model.tags and model.model_id not in referred)
+    return sorted(f"{model.name} ({model.model_id})" for model in left)
 
 
 def register(client: "MlflowClient", root: Path, model: Model, run: str) -> str:

@@ -400,6 +400,27 @@ def test_a_logged_model_that_a_killed_promote_has_left_is_taken(
     assert {version.source.removeprefix("models:/") for version in versions} == set(found)
 
 
+def test_a_logged_model_that_nobody_completes_any_more_is_named(
+    repository: Path, settings: Callable[[], Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "create_model_version", killed)
+        with pytest.raises(KeyboardInterrupt):
+            promote(settings(), repository)
+    client = open_store(repository)
+    (left,) = client.search_logged_models([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    auroc(repository, **{left.name.split("-")[1]: 0.82})  # trained anew: no export has its bytes
+
+    promotion = promote(settings(), repository)
+
+    said = f"logged model {left.name} ({left.model_id}) in MLflow has no version, as a promote that was killed"
+    assert [warning.startswith(said) for warning in promotion.warnings] == [True]
+    client.delete_logged_model(left.model_id)
+    assert promote(settings(), repository).warnings == []
+
+
 @pytest.mark.slow
 def test_a_promote_that_was_killed_before_one_of_its_calls_is_completed_by_the_next(repository: Path) -> None:
     script = Path(__file__).with_name("killed.py")

@@ -21,8 +21,8 @@ STUDENTS = (["small", "baseline", "0"], ["small", "kd", "0"])
 def write_params(root: Path, **sections: dict) -> None:
     """params.yaml of one teacher and one student that train in a second, with `sections` changed."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params["phantom"] |= {"images": 120, "size": 32}
-    params["data"] |= {"image_size": 32, "workers": 1, "val_fraction": 0.3}
+    params["phantom"] |= {"images": 160, "size": 32}
+    params["data"] |= {"image_size": 32, "workers": 1, "val_fraction": 0.4}  # enough for a figure on validation
     params["training"] |= {"epochs": 2, "batch_size": 16}
     params["teachers"] = {TEACHER: {"arch": "test_resnet"}}
     params["students"] = {"small": {"arch": "test_resnet"}}

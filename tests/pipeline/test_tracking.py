@@ -392,6 +392,15 @@ def test_files_that_are_gone_from_mlruns_are_missed_and_logged_again(
     assert track(settings(), repository).updated == []
 
 
+def test_a_checkout_that_is_read_only_is_one_line(finished_repository: Path, small_disk: Callable[[int], Path]) -> None:
+    disk = small_disk(50_000)
+    root = fake_graph.copy(finished_repository, disk / "a copy")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+
+    with pytest.raises(UserError, match=rf"^{root}/.dvc/tmp/\S+: Read-only file system; make it writable, or work in"):
+        project(load_params(root / "params.yaml"), root)
+
+
 def test_figures_of_another_model_are_refused(repository: Path, settings: Callable[[], Params]) -> None:
     """A student that was trained after the evaluation must not be shown with its predecessor's figures."""
     fake_graph.set_numbers(repository, **{"small-kd-0": {"val": 0.99}})

@@ -145,9 +145,9 @@ def _finished(folder: Path, identity: str) -> Fit | None:
     if not folder.is_dir():
         return None
     try:
-        config = require_whole(folder / "config.json")
+        config = require_whole(folder / "config.json", again="the model is trained again")
     except UserError as error:
-        print(f"note: {error}; that is done now", file=sys.stderr)
+        print(f"note: {error}", file=sys.stderr)
         return None
     if config["fingerprint"] != identity:
         return None

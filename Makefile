@@ -28,12 +28,14 @@ repro: setup  ## run the whole graph, track it in MLflow and promote the best st
 	@echo "The heat maps:  reports/explain/index.html"
 	@echo "Compare models: source .venv/bin/activate && python -m pipeline ui"
 
+# Two processes of one thread each. Whole files, in their order: the longest fixture belongs to one, and it is early.
+PYTEST = OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
+
 test: setup lint  ## lint and test (minutes)
-	@# Two processes of one thread each. Whole files, in their order: the longest fixture belongs to one, and it is early.
-	OMP_NUM_THREADS=1 python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=10
+	$(PYTEST) -m "not slow"
 
 test-slow: setup  ## the tests that take long or need a service
-	python -m pytest -m slow --durations=10
+	$(PYTEST) -m slow
 
 lint: setup
 	ruff check .

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 import fake_graph
 import pytest
 import yaml
+from waiting import free_port, until
 
 from medistill.errors import UserError
 from pipeline.flow import Outcome, Runner, StageFailed, failure, status, summary, table
@@ -211,15 +211,6 @@ def alive(pid: int) -> bool:
     return False
 
 
-def until(condition: object, seconds: float = 60) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 HANG = "import subprocess; p = subprocess.Popen(['sleep', '600']); open('pid', 'w').write(str(p.pid)); p.wait()"
 DEAF = "trap '' TERM; sleep 600 & echo $! > pid; wait; sleep 600"
 
@@ -257,8 +248,8 @@ def test_stop_ends_what_runs_and_starts_nothing_more(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert until((tmp_path / "pid").exists)
-    assert until(lambda: (tmp_path / "pid").read_text())
+    assert until((tmp_path / "pid").exists, 60)
+    assert until(lambda: (tmp_path / "pid").read_text(), 60)
     runner.stop()
     thread.join(30)
     run()
@@ -325,9 +316,7 @@ def test_a_lock_is_held_once_and_never_left_behind(finished_repository: Path) ->
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A Prefect server of the tests' own; yields the environment that leads to it."""
     home = tmp_path_factory.mktemp("prefect")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     extra = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_API_URL": url}
     environment = {**fake_graph.environment(), **extra}

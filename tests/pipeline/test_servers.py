@@ -12,13 +12,13 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import fake_graph
 import pytest
+from waiting import free_port, until
 
 pytestmark = pytest.mark.slow
 
@@ -55,21 +55,6 @@ def preflight(port: int, path: str, origin: str) -> Answer:
     """What a browser asks before it sends a page's request that is not simple."""
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
     return ask(port, path, method="OPTIONS", headers={"Origin": origin, **asked})
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def until(condition: Any, seconds: float = 120) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-    return True
 
 
 def answers(port: int, path: str) -> bool:

@@ -198,21 +198,27 @@ def test_a_teacher_of_another_size_and_channels_sees_the_same_crop(tiny_dataset,
     np.testing.assert_allclose(answers, expected, rtol=5e-3, atol=5e-3)  # float16, and whole grey levels
 
 
+def interrupt(monkeypatch, stop):
+    """Let a teacher be interrupted when it has answered `stop` batches; the images of each, as they are answered."""
+    asked = []
+
+    def counting(teacher, images, needs):
+        if len(asked) == stop:
+            raise KeyboardInterrupt
+        asked.append(len(images))
+        return ask(teacher, images, needs)
+
+    monkeypatch.setattr(knowledge, "ask", counting)
+    return asked
+
+
 def test_an_interrupted_teacher_goes_on_where_it_was(tiny_dataset, tmp_path, monkeypatch):
     torch.manual_seed(0)
     model = create_classifier(Network(arch="resnet10t"), labels=tiny_dataset.labels)
     model.config |= {"name": "slow", "model_sha256": "f"}
-    asked = []
 
-    def write(name, stop=10_000, **options):
-        def counting(teacher, images, needs):
-            if len(asked) == stop:
-                raise KeyboardInterrupt
-            asked.append(len(images))
-            return ask(teacher, images, needs)
-
-        asked.clear()
-        monkeypatch.setattr(knowledge, "ask", counting)
+    def write(name, stop=None, **options):
+        asked = interrupt(monkeypatch, stop)
         (folder := tmp_path / name).mkdir(exist_ok=True)
         options = {"views": 2, "view_seed": 5, "batch_size": 8, "features": True} | options
         write_knowledge(folder, model, tiny_dataset, AUGMENTATION, **options)
@@ -251,24 +257,16 @@ def test_damaged_answers_of_an_interrupted_teacher_are_asked_for_anew(
     torch.manual_seed(0)
     model = create_classifier(Network(arch="resnet10t"), labels=tiny_dataset.labels)
     model.config |= {"name": "slow", "model_sha256": "f"}
-    asked = []
 
-    def write(folder, stop):
-        def counting(teacher, images, needs):
-            if len(asked) == stop:
-                raise KeyboardInterrupt
-            asked.append(len(images))
-            return ask(teacher, images, needs)
-
-        asked.clear()
-        monkeypatch.setattr(knowledge, "ask", counting)
+    def write(folder, stop=None):
+        asked = interrupt(monkeypatch, stop)
         write_knowledge(folder, model, tiny_dataset, AUGMENTATION, views=2, view_seed=5, batch_size=8)
-        return {file.name: file.read_bytes() for file in folder.iterdir()}
+        return {file.name: file.read_bytes() for file in folder.iterdir()}, sum(asked)
 
     monkeypatch.setattr(knowledge, "EVERY", 0.0)
     for name in ("whole", "part"):
         (tmp_path / name).mkdir()
-    whole, answers = write(tmp_path / "whole", stop=None), sum(asked)
+    whole, answers = write(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "part", stop=5)  # in the second view of the third batch
     logits, progress = tmp_path / "part" / "logits.npy", tmp_path / "part" / "progress.json"
@@ -285,8 +283,9 @@ def test_damaged_answers_of_an_interrupted_teacher_are_asked_for_anew(
     elif damage == "missing":
         logits.unlink()
     capsys.readouterr()
-    assert write(tmp_path / "part", stop=None) == whole
-    assert sum(asked) == answers - kept * 2 * 8
+    resumed, rest = write(tmp_path / "part")
+    assert resumed == whole
+    assert rest == answers - kept * 2 * 8
     said = capsys.readouterr().err
     assert ("anew" in said) == (damage != "nothing")
     assert said.count("\n") == (damage != "nothing")

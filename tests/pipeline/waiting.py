@@ -1,0 +1,22 @@
+"""Waiting for what another process does."""
+
+import socket
+import time
+from collections.abc import Callable
+
+
+def until(condition: Callable[[], object], seconds: float = 120) -> bool:
+    """Whether a condition comes true before so many seconds have passed."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def free_port() -> int:
+    """A port at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from medistill.errors import UserError, remedy, system_error
+from medistill.text import error_line
 
 ANEW = "bring it back from git, or delete it and run `dvc repro`, which takes what has run before from its cache"
 """What to do about a dvc.lock that is no use any more."""
@@ -99,7 +100,7 @@ def read_lock(root: Path) -> dict[str, Ran]:
         conflict = next((number for number, line in enumerate(text.split("\n"), 1) if line.startswith("<<<<<<<")), None)
         if conflict:
             raise UserError(f"{path}: line {conflict}: a conflict that git left; resolve it, or {ANEW}") from None
-        raise UserError(f"{path}: not YAML ({_one_line(error)}); {ANEW}") from None
+        raise UserError(f"{path}: not YAML ({error_line(error)}); {ANEW}") from None
 
 
 def read_graph(root: Path) -> list[Stage]:
@@ -231,7 +232,7 @@ def _dvc_errors(repo: Any) -> Iterator[None]:
     except (DvcException, ObjectFormatError, OSError, UnicodeError, sqlite3.Error) as error:
         if (known := system_error(error)) is not None:
             raise UserError(f"{known.filename or repo.root_dir}: {remedy(known)}") from None
-        raise UserError(f"{repo.root_dir}: DVC: {_one_line(error)}") from None
+        raise UserError(f"{repo.root_dir}: DVC: {error_line(error)}") from None
 
 
 def _open(root: Path) -> Any:
@@ -242,10 +243,10 @@ def _open(root: Path) -> Any:
         return Repo(os.fspath(root))
     except NotDvcRepoError as error:
         if (root / ".dvc").is_dir():  # it wants git as well
-            raise UserError(f"{_one_line(error)}; run this in a clone that git made") from None
+            raise UserError(f"{error_line(error)}; run this in a clone that git made") from None
         raise UserError(f"{root}: not a DVC repository; run this in the repository's root") from None
     except (DvcException, OSError, UnicodeError) as error:
-        raise UserError(f"{root / '.dvc'}: DVC cannot open it: {_one_line(error)}") from None
+        raise UserError(f"{root / '.dvc'}: DVC cannot open it: {error_line(error)}") from None
 
 
 def _index(repo: Any) -> Any:
@@ -258,15 +259,10 @@ def _index(repo: Any) -> Any:
     except (DvcException, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         if (root / "dvc.lock").exists():
             read_lock(root)  # says more of what is wrong than DVC does
-        if "dvc.lock" in (said := _one_line(error)):
+        if "dvc.lock" in (said := error_line(error)):
             raise UserError(f"{root / 'dvc.lock'}: {said}; {ANEW}") from None
         raise UserError(f"{root / 'dvc.yaml'}: {said}") from None
     return index
-
-
-def _one_line(error: BaseException) -> str:
-    """What an exception says, without the line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _name(repo: Any, stage: Any) -> str:

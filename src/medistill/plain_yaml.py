@@ -11,7 +11,7 @@ from yaml.constructor import ConstructorError
 
 from medistill.errors import UserError
 from medistill.files import read_regular
-from medistill.text import printable, shortened
+from medistill.text import error_line, printable, shortened
 
 LONGEST_FILE = 100_000
 """Bytes; the longest preset has 4,000."""
@@ -38,7 +38,7 @@ def load_yaml(path: Path) -> Any:
     try:
         return parse_yaml(content.decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = printable(shortened(" ".join(str(error).split()), 400))
+        reason = printable(error_line(error, 400))
         raise UserError(f"{path}: not valid YAML: {reason}") from None
 
 

@@ -29,6 +29,12 @@ def printable(text: str, *, keep: str = "") -> str:
     return _OBEYED.sub(lambda sign: sign[0] if sign[0] in keep else sign[0].encode("unicode_escape").decode(), text)
 
 
+def error_line(error: BaseException, limit: int | None = None) -> str:
+    """What an exception says, in one line of at most `limit` characters; its type's name where it says nothing."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line if limit is None else shortened(line, limit)
+
+
 def is_name(text: str) -> bool:
     """Whether a text can be the name of a label or a model: it is not blank, and nothing in it must be escaped."""
     return text.strip() != "" and not _OBEYED.search(text)

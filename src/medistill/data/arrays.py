@@ -19,7 +19,7 @@ from PIL import Image
 
 from medistill.errors import UserError
 from medistill.images import MAX_PIXELS, read
-from medistill.text import shortened
+from medistill.text import error_line, shortened
 
 SUFFIX = ".npz"
 
@@ -124,7 +124,7 @@ def _readable(archive: Path) -> Iterator[None]:
         raise
     except Exception as error:
         _open.key = None
-        reason = shortened(" ".join(str(error).split()) or type(error).__name__, 200)
+        reason = error_line(error, 200)
         raise UserError(f"{archive}: not a readable NumPy archive: {reason}") from None
 
 

@@ -19,7 +19,7 @@ from medistill.models.zoo import Classifier, count_params
 from medistill.runtime.bundle import DISCLAIMER, INPUT, OUTPUT
 from medistill.runtime.predictor import LARGEST_MODEL
 from medistill.runtime.session import open_session
-from medistill.text import shortened
+from medistill.text import error_line
 
 
 class PixelClassifier(nn.Module):
@@ -137,7 +137,7 @@ def _cause(error: BaseException) -> str:
     """What was first in a chain of exceptions, in a line."""
     while error.__cause__:
         error = error.__cause__
-    return shortened(" ".join(str(error).split()), 150) or type(error).__name__
+    return error_line(error, 150)
 
 
 def _traced(classifier: Classifier, opset: int, *, single: bool) -> onnx.ModelProto:

@@ -149,15 +149,22 @@ def project(params: Params, root: Path) -> list[Projection]:
         if stage not in lock and (root / folder).exists():
             raise UserError(f"{folder}: dvc.lock does not know it; run `dvc repro {stage}`")
     check_up_to_date(root, [*folders, *(stage for stage in ("evaluate", "explain", *exports) if stage in lock)])
-    for stage, folder in folders.items():  # dvc.lock vouches for nothing that `dvc commit` has been told to believe
-        _require_weights(params, root, stage, require_whole(root / folder / "config.json"))
+    # dvc.lock vouches for nothing that `dvc commit` has been told to believe
+    configs = {stage: require_whole(root / folder / "config.json") for stage, folder in folders.items()}
+    for stage, config in configs.items():
+        _require_weights(params, root, stage, config)
     metrics, explained = read_metrics(root / "reports"), {}
     if "explain" in lock:
         require_whole(root / "reports/explain/record.json")
         explained = read_json(root / "reports/explain/metrics.json")
     dataset = printable(read_record(root / "data/processed/dataset.json")["name"])
     return [
-        _project(root, lock, stage, folder, metrics.get(folder.name, {}), explained.get(folder.name, {}), dataset)
+        _project(
+            *(root, lock, stage, folder, configs[stage]),
+            metrics.get(folder.name, {}),
+            explained.get(folder.name, {}),
+            dataset,
+        )
         for stage, folder in folders.items()
     ]
 
@@ -262,9 +269,16 @@ def _log(client: "MlflowClient", run: "Run", item: Projection) -> None:
 
 
 def _project(
-    root: Path, lock: dict[str, Ran], stage: str, folder: Path, figures: dict[str, Any], explained: Any, dataset: str
+    root: Path,
+    lock: dict[str, Ran],
+    stage: str,
+    folder: Path,
+    config: dict[str, Any],
+    figures: dict[str, Any],
+    explained: Any,
+    dataset: str,
 ) -> Projection:
-    model, config = folder.name, read_record(root / folder / "config.json")
+    model = folder.name
     metrics = {f"{split}_{key}": value for split in ("val", "test") for key, value in figures.get(split, {}).items()}
     metrics |= {key: config[key] for key in ("params", "macs")}
     metrics = read_json(root / folder / "metrics.json") | metrics  # its best validation AUROC gives way to evaluate's

@@ -16,6 +16,7 @@ from pipeline.tracking import CURVES, pages
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 NAME = "medistill"
 """The registered model; its versions are students."""
@@ -29,8 +30,11 @@ WORK = Path(".dvc/tmp/version")
 
 def versions(client: "MlflowClient") -> dict[str, str]:
     """Version by sha256 of its ONNX file."""
-    found = pages(lambda token: client.search_model_versions(f"name = '{NAME}'", page_token=token))
-    return {version.tags[SHA]: str(version.version) for version in found if SHA in version.tags}
+    return {version.tags[SHA]: str(version.version) for version in _all_versions(client) if SHA in version.tags}
+
+
+def _all_versions(client: "MlflowClient") -> list["ModelVersion"]:
+    return pages(lambda token: client.search_model_versions(f"name = '{NAME}'", page_token=token))
 
 
 def forgotten(client: "MlflowClient", run: str) -> list[str]:
@@ -39,11 +43,15 @@ def forgotten(client: "MlflowClient", run: str) -> list[str]:
     A `promote` that was killed has left them, and nobody completes those whose model was trained anew since.
     """
     experiment = client.get_run(run).info.experiment_id
-    found = pages(lambda token: client.search_model_versions(f"name = '{NAME}'", page_token=token))
-    referred = {version.source.removeprefix("models:/") for version in found}
+    referred = {_logged_of(version) for version in _all_versions(client)}
     logged = pages(lambda token: client.search_logged_models([experiment], page_token=token))
     left = (model for model in logged if SHA in model.tags and model.model_id not in referred)
     return sorted(f"{model.name} ({model.model_id})" for model in left)
+
+
+def _logged_of(version: "ModelVersion") -> str:
+    """Id of the logged model to which a version refers."""
+    return version.source.removeprefix("models:/")
 
 
 def register(client: "MlflowClient", root: Path, model: Model, run: str) -> str:
@@ -81,7 +89,7 @@ def mend(client: "MlflowClient", root: Path, model: Model) -> bool:
     from mlflow.exceptions import MlflowException
 
     version = client.get_model_version(NAME, model.version)
-    model_id = version.source.removeprefix("models:/")
+    model_id = _logged_of(version)
     try:
         if _is_whole(client, model_id, model.onnx_sha256):
             return True

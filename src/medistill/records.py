@@ -69,12 +69,21 @@ def read_record(path: Path, again: str | None = None) -> dict[str, Any]:
         content = read_json(path)
     except UserError as error:
         raise UserError(f"{error}; {again}") from None
-    own = content.pop(OWN, None) if isinstance(content, dict) else None
-    if own is None:
+    return require_own(path, content, again)
+
+
+def require_own(path: Path, content: Any, again: str) -> dict[str, Any]:
+    """Hold what a record's file has been found to contain against its own checksum, which is left out of the answer.
+
+    Raises:
+        UserError: it has none, or that of another content; the message names the file and ends with `again`.
+    """
+    if not isinstance(content, dict) or content.get(OWN) is None:
         raise UserError(f"{path}: has no checksum of its own, so an older medistill wrote it; {again}")
-    if own != _own_checksum(content):
+    said = {key: value for key, value in content.items() if key != OWN}
+    if content[OWN] != _own_checksum(said):
         raise UserError(f"{path}: damaged or changed, its {OWN} is that of another content; {again}")
-    return content
+    return said
 
 
 def require_whole(path: Path, names: Collection[str] | None = None, again: str | None = None) -> dict[str, Any]:

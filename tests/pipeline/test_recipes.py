@@ -18,9 +18,8 @@ from medistill.data import provenance
 from medistill.distillation.knowledge import write_knowledge
 from medistill.distillation.objective import RecipeObjective
 from medistill.errors import UserError
-from medistill.files import read_json, write_json
 from medistill.models.zoo import create_classifier, load_model, save_model
-from medistill.records import write_record
+from medistill.records import read_record, write_record
 from medistill.training.views import read_frames, render_views, view_parameters
 from pipeline.recipes import require_networks, require_run, require_trained, train_by_recipe
 from pipeline.stages import distill
@@ -367,9 +366,9 @@ def test_a_student_that_takes_one_image_at_a_time_is_named(params, tmp_path, mon
     known = Path(shutil.copytree(exportable, tmp_path / "known"))
     monkeypatch.setattr("pipeline.recipes.EXPORTED", known)
     for record in known.iterdir():
-        content = read_json(record)
+        content = read_record(record)
         if content["arch"] == tiny["arch"]:  # as it is written of a network that can be exported no other way
-            write_json(record, content | {"batch_size": 1})
+            write_record(record, content | {"batch_size": 1})
     capsys.readouterr()
     require_networks(load_params(tmp_path / "params.yaml"))
     said = "students.{}: its exported file takes one image at a time, not several\n"

@@ -19,9 +19,11 @@ from pathlib import Path
 import fake_graph
 import pytest
 import yaml
+from waiting import free_port
 
 from medistill.config import Params, load_params
 from medistill.errors import UserError
+from medistill.records import read_record
 from pipeline.graph import read_graph, read_lock
 from pipeline.registry import promote
 from pipeline.store import open_store
@@ -98,7 +100,8 @@ def test_what_a_terminal_would_obey_is_escaped_in_params_and_tags(repository: Pa
     folder, lock = Path("models/students/small-kd-0"), read_lock(repository)
     hostile = {"arch": "net\x1b[2J", "initialisation": "weights \u202e.safetensors", "args": {"a": "\x9b"}}
     seal(repository / folder / "config.json", **hostile)
-    shown = _project(repository, lock, "distill@small-kd-0", folder, {}, {}, "set")
+    config = read_record(repository / folder / "config.json")
+    shown = _project(repository, lock, "distill@small-kd-0", folder, config, {}, {}, "set")
     assert (shown.params["arch"], shown.tags["arch"]) == (r"net\x1b[2J", r"net\x1b[2J")
     assert shown.params["initialisation"] == shown.tags["initialisation"] == r"weights \u202e.safetensors"
     assert shown.params["args"] == r'{"a": "\u009b"}'
@@ -435,9 +438,7 @@ def test_the_digest_follows_every_file_that_is_shown(repository: Path, settings:
 
 @pytest.mark.slow
 def test_the_ui_answers_and_leaves_no_process_behind(repository: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "pipeline", "ui", "--port", str(port)]
     process = subprocess.Popen(
         command, cwd=repository, env=fake_graph.environment(), stdout=subprocess.PIPE, text=True, start_new_session=True

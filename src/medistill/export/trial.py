@@ -17,9 +17,9 @@ import torch
 from medistill.config import Network
 from medistill.errors import UserError
 from medistill.export.onnx import export_onnx, require_small
-from medistill.files import read_json, write_json
 from medistill.models.deploy import deployed
 from medistill.models.zoo import Classifier, create_classifier
+from medistill.records import read_record, write_record
 
 
 def require_exportable(network: Network, *, image_size: int, channels: int, opset: int, known: Path) -> int | None:
@@ -45,8 +45,8 @@ def require_exportable(network: Network, *, image_size: int, channels: int, opse
         "versions": [module.__version__ for module in (onnx, onnxruntime, onnxscript, timm, torch)],
     }
     record = known / f"{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]}.json"
-    with contextlib.suppress(UserError, LookupError, TypeError):  # not there, or damaged: it is tried
-        return read_json(record)["batch_size"]
+    with contextlib.suppress(UserError):  # not there, or damaged: it is tried
+        return read_record(record)["batch_size"]
     about = {"name": "untrained", "task": "multilabel", "fit": "pad", "fingerprint": ""}
 
     def build() -> Classifier:
@@ -64,5 +64,5 @@ def require_exportable(network: Network, *, image_size: int, channels: int, opse
                 batch_size = export_onnx(model, Path(folder) / "model.onnx", opset=opset)
     except UserError as error:
         raise UserError(str(error).removeprefix("untrained: ")) from None
-    write_json(record, asked | {"batch_size": batch_size})
+    write_record(record, asked | {"batch_size": batch_size})
     return batch_size

@@ -323,7 +323,7 @@ def read_beside(weights: Path) -> dict[str, Any]:
     config = config if isinstance(config, dict) else {}
     if records.OWN in config:
         again = "copy it again from where the weights are from, or leave config.json out"
-        known = records.read_record(file, again)["files"]
+        known = records.require_own(file, config, again)["files"]
         records.require_whole(file, known.keys() & {weights.name, "train_ids.npz"}, again)
     labels = config.get("labels", [])
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):

@@ -7,7 +7,7 @@ from typing import Any
 
 from medistill.errors import UserError
 from medistill.files import read_json
-from medistill.records import OWN, read_record
+from medistill.records import OWN, require_own
 from medistill.text import is_name, shortened
 
 BUNDLE_VERSION = 1
@@ -67,7 +67,7 @@ def read_bundle(folder: Path) -> Bundle:
         raise UserError(f"{folder}: not an exported model, {BUNDLE_FILE} is missing")
     raw = read_json(path, limit=LARGEST_BUNDLE)
     if isinstance(raw, dict) and OWN in raw:  # not in a bundle that an older medistill wrote
-        read_record(path, "copy or export it again")
+        require_own(path, raw, "copy or export it again")
     version = raw.get("bundle_version") if isinstance(raw, dict) else None
     if type(version) is not int or version != BUNDLE_VERSION:
         raise UserError(

@@ -30,11 +30,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.ingest import publish
-from medistill.data.audit.alignment import Frames
-from medistill.data.audit.duplicates import near_duplicates
-from medistill.data.audit.groups import discover_groups
-from medistill.data.phantom import write_phantom
-from medistill.images import decode
+from medistill.audit.alignment import Frames
+from medistill.audit.duplicates import near_duplicates
+from medistill.audit.groups import discover_groups
+from medistill.images.decode import decode
+from medistill.phantom.write import write_phantom
 
 ROOT = Path(__file__).resolve().parents[1]
 POOL, COPIES = 500, 100  # images that copies are sought among, and copies of each kind

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from benchmarks.page import write_between
 from benchmarks.study import open_phantom, open_xrays
-from medistill.evaluation import bootstrap
-from medistill.evaluation.bootstrap import summarise
 from medistill.explain.localisation import Interval, paired_interval, share_interval
+from medistill.metrics import bootstrap
+from medistill.metrics.bootstrap import summarise
 
 ROOT = Path(__file__).resolve().parents[1]
 RESAMPLES = 1000

@@ -22,18 +22,18 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from benchmarks.page import spread, write_between
-from medistill.config import Augmentation, Data, Network, Recipe, Training
 from medistill.data.dataset import Dataset
-from medistill.data.manifest import ingest
-from medistill.data.phantom import write_phantom
+from medistill.data.ingest import ingest
 from medistill.distillation.functional import binary_cross_entropy, sigmoid_kd
 from medistill.distillation.knowledge import Knowledge, write_knowledge
 from medistill.distillation.objective import RecipeObjective
 from medistill.files import atomic
-from medistill.models.zoo import Classifier, create_classifier, map_shape
+from medistill.models.build import Classifier, create_classifier, map_shape
+from medistill.params import Augmentation, Data, Network, Recipe, Training
+from medistill.phantom.write import write_phantom
 from medistill.training.checkpoint import Checkpoint
-from medistill.training.loop import fit
-from medistill.training.views import open_frames
+from medistill.training.trainer import fit
+from medistill.views import open_frames
 from pipeline.stage import keep_freed_memory
 
 SIZE, BATCH, ROUNDS = 224, 16, 5

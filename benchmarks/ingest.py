@@ -48,7 +48,7 @@ def bare(paths: list[str]) -> int:
 
 
 def settings(root: Path, **changed):
-    from medistill.config import Data
+    from medistill.params import Data
 
     defaults = {"format": "chestxray14", "root": root, "split": "patient", "val_fraction": 0.1, "test_fraction": 0.2}
     defaults |= {"seed": 0, "image_size": SIZE, "channels": 1, "fit": "pad", "max_quarantined": 0.0, "workers": WORKERS}
@@ -78,7 +78,7 @@ def decode(data: Path) -> None:
 def one_round(root: Path, executor: Executor) -> tuple[float, float, float]:
     """Seconds of bare decoding, of the decode stage, and of the whole of ingest, each from nothing."""
     from medistill.data.cache import decode_all
-    from medistill.data.manifest import ingest
+    from medistill.data.ingest import ingest
 
     paths = sorted(f"images/{file.name}" for file in (root / "images").iterdir())
     chunks = [[str(root / path) for path in paths[start : start + 16]] for start in range(0, len(paths), 16)]
@@ -286,7 +286,7 @@ def write_tiny(root: Path, count: int) -> None:
 
 def one(root: Path) -> None:
     """Ingest, and print the peak resident memory of this process in bytes."""
-    from medistill.data.manifest import ingest
+    from medistill.data.ingest import ingest
 
     with tempfile.TemporaryDirectory(dir=root.parent) as out:
         ingest(settings(root, image_size=32), Path(out) / "processed", Path(out) / "cache")

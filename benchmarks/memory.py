@@ -21,8 +21,8 @@ def step_rate(arch: str, size: int, *, keep: bool) -> float:
     """Images a second of forward and backward pass and optimiser on one batch in memory."""
     import torch
 
-    from medistill.config import Network
-    from medistill.models.zoo import create_classifier
+    from medistill.models.build import create_classifier
+    from medistill.params import Network
     from pipeline.stage import keep_freed_memory
 
     if keep:

@@ -22,9 +22,9 @@ from benchmarks.study import (
     open_xrays,
     read_params,
 )
-from medistill.config import Network, Recipe
 from medistill.data.dataset import Dataset
-from medistill.training.loop import training_rows
+from medistill.params import Network, Recipe
+from medistill.training.trainer import training_rows
 
 SEEDS = (0, 1, 2)
 BATCH_SIZE = 16

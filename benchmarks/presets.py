@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from benchmarks.distillation import seconds
 from benchmarks.page import spread, write_between
-from medistill.config import Network, Params, load_params
-from medistill.models.zoo import count_macs, create_classifier
+from medistill.models.build import count_macs, create_classifier
+from medistill.params import Network, Params, load_params
 from pipeline.presets import preset_text
 from pipeline.stage import keep_freed_memory
 

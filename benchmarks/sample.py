@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from benchmarks.scores import Interval, Results, with_seeds
 from benchmarks.study import open_xrays
 from benchmarks.tables import averaged, interval, line, verdict
-from medistill.data.audit.check import SIZE
-from medistill.data.audit.checks import SHORTCUT, audit
-from medistill.data.audit.shortcuts import CUES
-from medistill.evaluation import bootstrap
+from medistill.audit.command import SIZE
+from medistill.audit.findings import SHORTCUT, audit
+from medistill.audit.shortcuts import CUES
+from medistill.metrics import bootstrap
 
 BOTH = "system_b"
 """The recipe by which both students are taught."""

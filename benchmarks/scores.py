@@ -20,11 +20,12 @@ from scipy import special
 from benchmarks.outcomes import FOLDER, Outcome, read_outcomes
 from benchmarks.plans import PLANS, RECIPES, SEEDS, Job, Plan, locate, open_fold
 from benchmarks.study import STUDENTS, TEACHERS, Trained
-from medistill.evaluation import bootstrap, metrics
-from medistill.evaluation.bootstrap import CONFIDENCE
 from medistill.evaluation.comparison import Split
 from medistill.evaluation.predictions import align, read_logits
 from medistill.files import read_json
+from medistill.metrics import bootstrap
+from medistill.metrics import ranking as metrics
+from medistill.metrics.bootstrap import CONFIDENCE
 from medistill.training.checkpoint import fingerprint
 
 RESAMPLES = 2000

@@ -17,17 +17,17 @@ import pandas as pd
 import yaml
 from sklearn.model_selection import StratifiedGroupKFold
 
-from medistill.config import Data, Network, Params, Phantom, Recipe
 from medistill.data.dataset import LABEL_PREFIX, Dataset
-from medistill.data.manifest import ingest
-from medistill.data.phantom import write_phantom
+from medistill.data.ingest import ingest
 from medistill.distillation.knowledge import Knowledge, write_knowledge
 from medistill.distillation.objective import RecipeObjective
+from medistill.distillation.train import OWN_VIEWS
 from medistill.files import atomic, locked
-from medistill.models.zoo import load_model, map_shape
+from medistill.models.build import load_model, map_shape
+from medistill.params import Data, Network, Params, Phantom, Recipe
+from medistill.phantom.write import write_phantom
 from medistill.training.checkpoint import fingerprint
 from medistill.training.run import train
-from pipeline.recipes import OWN_VIEWS
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".cache" / "results"

@@ -6,7 +6,7 @@ from benchmarks.outcomes import Outcome
 from benchmarks.plans import RECIPES, SEEDS
 from benchmarks.scores import Results, Scores, adjusted, lead, paired, with_seeds
 from benchmarks.study import STUDENTS, TEACHERS
-from medistill.evaluation import bootstrap
+from medistill.metrics import bootstrap
 
 LEVEL = 0.05
 

@@ -61,11 +61,11 @@ def check() -> None:
     What depends on the data is checked before the first network is trained.
       python -m pipeline check
     """
-    from medistill.config import load_params
+    from medistill.params import load_params
 
     params = load_params()
 
-    from pipeline.recipes import require_networks
+    from medistill.distillation.train import require_networks
 
     require_networks(params)
     typer.echo(
@@ -116,7 +116,7 @@ def promote(
     Rules and limits are in params.yaml under promote; the verdict goes to reports/promotion.json.
       python -m pipeline promote --dry-run
     """
-    from medistill.config import load_params
+    from medistill.params import load_params
     from pipeline.registry import promote
 
     promotion = promote(load_params(), Path.cwd(), dry_run=dry_run)
@@ -226,7 +226,7 @@ def serve(
 
 
 def _track(root: Path) -> None:
-    from medistill.config import load_params
+    from medistill.params import load_params
     from pipeline.registry import mend_champion
     from pipeline.store import shown_uri
     from pipeline.tracking import track

@@ -1,6 +1,6 @@
 """The gate between data and training: Great Expectations suites over what `ingest` wrote.
 
-The rules and the tables that they are about are those of `medistill.data.audit.rules`, by which `medistill check`
+The rules and the tables that they are about are those of `medistill.audit.rules`, by which `medistill check`
 judges too; rules about the user's own weights, which it does not know, are added here. The import of Great Expectations
 takes 4 s: import this module only where data is validated.
 """
@@ -20,12 +20,12 @@ import pandas as pd
 from great_expectations import expectations as gxe
 from great_expectations.data_context.types.base import ProgressBarsConfig
 
+from medistill.audit.rules import KEYS, Rule, rules_of, tables_of
 from medistill.data import provenance
-from medistill.data.audit.rules import KEYS, Rule, rules_of, tables_of
 from medistill.data.dataset import Dataset
-from medistill.document import POLICY, document, escape
 from medistill.files import atomic
 from medistill.records import read_record
+from medistill.report.html import POLICY, document, escape
 from medistill.text import printable
 
 _KEYS = KEYS | {"weights": ["network"]}
@@ -68,7 +68,7 @@ def validate(
         folder: data/processed.
         docs: folder for the HTML pages; an older one is replaced.
         max_quarantined: share of the entries that ingest may have left out.
-        audit: what `medistill.data.audit.checks.audit` found there.
+        audit: what `medistill.audit.findings.audit` found there.
         weights: network -> file of a user's own weights.
 
     Returns:

@@ -27,9 +27,9 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field, ValidationError
 
-from medistill.config import Params, load_params
-from medistill.document import markdown
 from medistill.errors import UserError
+from medistill.params import Params, load_params
+from medistill.report.html import markdown
 from medistill.text import printable
 from pipeline.graph import Stage, read_graph
 from pipeline.locks import exclusive

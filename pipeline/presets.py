@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from medistill.config import load_params
 from medistill.errors import UserError
 from medistill.files import atomic
+from medistill.params import load_params
 from medistill.text import to_json
 
 _FOLDER = Path(__file__).parent / "presets"
@@ -41,7 +41,7 @@ def preset_text(name: str, root: Path | None) -> str:
         return "".join(parts)
     head = (
         f"# Preset {name}. Which values are the paper's and which are ours is said beside them; see docs/papers.md.\n"
-        "# Every key is checked and documented in src/medistill/config.py.\n"
+        "# Every key is checked and documented in src/medistill/params.py.\n"
     )
     return "\n".join([head, *parts]).replace("root: ROOT", f"root: {to_json(str(root))}")
 

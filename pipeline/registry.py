@@ -11,10 +11,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medistill.config import Params
 from medistill.errors import UserError
-from medistill.evaluation.gate import RuleVerdict, Verdict, collect_facts, evaluate_candidates, rank
 from medistill.files import sha256, write_json
+from medistill.gate.rules import RuleVerdict, Verdict, collect_facts, evaluate_candidates, rank
+from medistill.params import Params
 from medistill.records import read_record
 from pipeline.history import TOOK_OVER, Model, append, champions, read_history, withdrawn
 from pipeline.locks import exclusive

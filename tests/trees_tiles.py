@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from medistill.config import Data
 from medistill.data.adapters import read_source
 from medistill.data.source import Source
+from medistill.params import Data
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; right and bottom excluded."""

@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     argparse.ArgumentParser(prog="python -m pipeline.stages.audit", description=__doc__).parse_args(argv)
     dataset = Dataset.open()
 
-    from medistill.data.audit.checks import audit
+    from medistill.audit.findings import audit
 
     write_record(OUT, audit(dataset))
     return 0

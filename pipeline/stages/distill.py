@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from medistill.config import SEEDS, StudentModel, load_params
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
+from medistill.params import SEEDS, StudentModel, load_params
 from pipeline.stage import require_name, run_stage
 
 
@@ -24,7 +24,7 @@ def main(argv: list[str] | None) -> int:
     model = StudentModel(**vars(arguments))
     dataset = Dataset.open()
 
-    from pipeline.recipes import require_run, train_by_recipe
+    from medistill.distillation.train import require_run, train_by_recipe
 
     require_run(params, dataset)
     train_by_recipe(

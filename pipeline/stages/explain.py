@@ -9,18 +9,19 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from medistill.config import Params, load_params
 from medistill.data import provenance
 from medistill.data.dataset import LABEL_PREFIX, Dataset
 from medistill.errors import UserError
 from medistill.evaluation.predictions import align, read_logits
-from medistill.explain import gallery, localisation, selection
+from medistill.explain import localisation, selection
 from medistill.explain.agreement import agreement
 from medistill.explain.cam import grad_cam, upsample
 from medistill.explain.selection import Finding
 from medistill.files import atomic, write_json
-from medistill.models.zoo import load_model
+from medistill.models.build import load_model
+from medistill.params import Params, load_params
 from medistill.records import checksums, require_whole, write_record
+from medistill.report import gallery
 from medistill.runtime.probabilities import probabilities
 from pipeline.stage import run_stage
 

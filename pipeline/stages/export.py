@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from medistill.config import load_params
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
+from medistill.params import load_params
 from pipeline.stage import run_stage
 
 

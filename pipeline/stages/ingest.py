@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from medistill.config import load_params
+from medistill.params import load_params
 from medistill.text import printable
 from pipeline.stage import run_stage
 
@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     """Write data/processed from `data` in params.yaml."""
     argparse.ArgumentParser(prog="python -m pipeline.stages.ingest", description=__doc__).parse_args(argv)
 
-    from medistill.data.manifest import ingest
+    from medistill.data.ingest import ingest
 
     summary = ingest(load_params().data, OUT, cache=Path(".cache/ingest"))
     sides = ", ".join(f"{side} {count['images']} ({count['groups']})" for side, count in summary["counts"].items())

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from medistill.config import load_params
 from medistill.errors import UserError
+from medistill.params import load_params
 from pipeline.stage import run_stage
 
 
@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from tqdm import tqdm
 
-    from medistill.data.phantom import write_phantom
+    from medistill.phantom.write import write_phantom
 
     try:
         write_phantom(

@@ -4,10 +4,10 @@ import argparse
 import shutil
 from pathlib import Path
 
-from medistill.config import load_params
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.files import atomic, writing
+from medistill.params import load_params
 from pipeline.stage import require_name, run_stage
 
 
@@ -22,9 +22,9 @@ def main(argv: list[str] | None) -> int:
     ids = provenance.refuse_overlap(Path("models/teachers") / name / provenance.FILE, dataset)
 
     from medistill.distillation.knowledge import write_knowledge
-    from medistill.models.zoo import load_model
+    from medistill.distillation.train import require_trained
+    from medistill.models.build import load_model
     from medistill.training.processes import this_process
-    from pipeline.recipes import require_trained
 
     require_trained(params, name, dataset)
     if not this_process().is_main_process:  # of several that were launched, one answers

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from medistill.config import Recipe, load_params
 from medistill.data.dataset import Dataset
 from medistill.errors import at_key
+from medistill.params import Recipe, load_params
 from pipeline.stage import require_name, run_stage
 
 
@@ -19,9 +19,9 @@ def main(argv: list[str] | None) -> int:
     teacher = params.teachers[name]
     folder, dataset = Path("models/teachers") / name, Dataset.open()
 
+    from medistill.distillation.train import require_run, train_by_recipe
     from medistill.training.processes import this_process
     from medistill.training.run import adopt
-    from pipeline.recipes import require_run, train_by_recipe
 
     require_run(params, dataset)
     facts = {"role": "teacher", "name": name, "seed": teacher.seed}

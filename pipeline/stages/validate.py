@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from medistill.config import load_params
+from medistill.params import load_params
 from medistill.records import read_record, write_record
 from medistill.text import printable
 from pipeline.stage import run_stage

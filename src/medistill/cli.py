@@ -75,7 +75,7 @@ def phantom(
 
     They show 14 kinds of findings, with boxes, and lie in ChestX-ray14's layout on disk.
     """
-    from medistill.data.phantom import write_phantom
+    from medistill.phantom.write import write_phantom
 
     try:
         write_phantom(out, images=images, size=size, seed=seed, prevalence=prevalence.value, progress=_bar)
@@ -181,14 +181,14 @@ def check(
     no sides.csv, patients are dealt 65 % to train, 15 % to val and 20 % to test; params.yaml is not read.
     """
     try:
-        from medistill.data.audit import check as checking
+        from medistill.audit import command
     except ModuleNotFoundError as error:
         raise UserError(f"check needs {error.name}: pip install 'medistill[train]'") from None
 
-    report = checking.check(
+    report = command.check(
         root,
         format,
-        options=checking.parse_options(settings or []),
+        options=command.parse_options(settings or []),
         split=split,
         splits=splits,
         write_splits=write_splits,
@@ -196,7 +196,7 @@ def check(
         workers=workers,
         cache=cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medistill",
     )
-    print(to_json(report) if as_json else checking.describe(report))
+    print(to_json(report) if as_json else command.describe(report))
     raise typer.Exit(1 if any(finding["severity"] == "error" for finding in report["findings"]) else 0)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from medistill.config import Data
 from medistill.data.dataset import Dataset
-from medistill.data.manifest import ingest
+from medistill.data.ingest import ingest
+from medistill.params import Data
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medistill.images import ImageError, decode, read
+from medistill.images.decode import ImageError, decode, read
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from medistill.audit.command import check, describe
 from medistill.data.adapters import read_source
-from medistill.data.audit.check import check, describe
 from medistill.data.masks import find_masks
 
 

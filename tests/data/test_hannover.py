@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medistill.config import Data
 from medistill.data.adapters import read_source
 from medistill.data.dataset import Dataset
-from medistill.data.manifest import ingest
+from medistill.data.ingest import ingest
 from medistill.errors import UserError
+from medistill.params import Data
 
 OPTIONS = {
     "images": "png",

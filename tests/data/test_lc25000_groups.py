@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medistill.data.audit.groups import discover_groups
-from medistill.images import decode
+from medistill.audit.groups import discover_groups
+from medistill.images.decode import decode
 
 
 def frames_of(files: list[Path], size: int, channels: int) -> Callable[[np.ndarray], np.ndarray]:

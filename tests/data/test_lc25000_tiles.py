@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medistill.config import Data
 from medistill.data.dataset import Dataset
-from medistill.data.manifest import ingest
+from medistill.data.ingest import ingest
+from medistill.params import Data
 
 
 @pytest.fixture(scope="module")

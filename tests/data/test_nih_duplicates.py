@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medistill.data.audit.duplicates import near_duplicates
-from medistill.images import decode, to_frame
+from medistill.audit.duplicates import near_duplicates
+from medistill.images.decode import decode, to_frame
 
 
 @pytest.fixture(scope="module")

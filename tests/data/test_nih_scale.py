@@ -7,7 +7,7 @@ import pytest
 
 from medistill.data import splits
 from medistill.data.adapters import read_source
-from medistill.evaluation import metrics
+from medistill.metrics import ranking as metrics
 
 POSITIVES = {  # of all images, then of the official training and test side
     "Infiltration": (19_894, 13_782, 6_112),

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medistill.data.audit.shortcuts import MAX_IMAGES, border_features, probe_shortcuts
-from medistill.images import decode, read
+from medistill.audit.shortcuts import MAX_IMAGES, border_features, probe_shortcuts
+from medistill.images.decode import decode, read
 
 WARN = 0.65
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medistill.data.phantom import write_phantom
+from medistill.phantom.write import write_phantom
 from tests.e2e.conftest import Project, clone
 from tests.trees_cxr import write_chexpert, write_padchest
 from tests.trees_tiles import write_covid_qu_ex, write_lc25000

@@ -8,8 +8,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from medistill.config import Network
-from medistill.models.zoo import create_classifier, save_model
+from medistill.models.build import create_classifier, save_model
+from medistill.params import Network
 
 THEIRS = ["Mass", "Something else", "Effusion"]
 

@@ -9,7 +9,7 @@ import fake_graph
 import finished_project
 import pytest
 
-from medistill.config import Params, load_params
+from medistill.params import Params, load_params
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ def exportable(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def exported_once(exportable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the stages that train know what students other tests have exported untrained."""
-    monkeypatch.setattr("pipeline.recipes.EXPORTED", exportable)
+    monkeypatch.setattr("medistill.distillation.train.EXPORTED", exportable)
 
 
 @pytest.fixture(scope="session")

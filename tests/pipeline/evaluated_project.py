@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from medistill.config import Params, load_params
 from medistill.files import write_json
+from medistill.params import Params, load_params
 from medistill.records import write_record
 from tests.seal import seal
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from medistill.config import load_params
-from medistill.data.manifest import ingest
-from medistill.data.phantom import write_phantom
+from medistill.data.ingest import ingest
+from medistill.params import load_params
+from medistill.phantom.write import write_phantom
 from medistill.records import write_record
 from pipeline.stages import distill, evaluate, explain, export, report, teach, train_teacher
 

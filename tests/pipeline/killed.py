@@ -16,7 +16,7 @@ from typing import Any
 
 import mlflow
 
-from medistill.config import load_params
+from medistill.params import load_params
 from pipeline.history import read_history
 from pipeline.registry import promote
 from pipeline.store import open_store

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from medistill.audit.command import parse_options
 from medistill.cli import app
-from medistill.data.audit.check import parse_options
-from medistill.data.phantom import write_phantom
 from medistill.errors import UserError
+from medistill.phantom.write import write_phantom
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from medistill.config import MAX_QUARANTINED, Data
-from medistill.data.audit.check import FRACTIONS, SIZE, check, describe
-from medistill.data.audit.checks import audit
-from medistill.data.audit.rules import rules_of, tables_of
+from medistill.audit.command import FRACTIONS, SIZE, check, describe
+from medistill.audit.findings import audit
+from medistill.audit.rules import rules_of, tables_of
 from medistill.data.dataset import Dataset
-from medistill.data.manifest import ingest
+from medistill.data.ingest import ingest
 from medistill.errors import UserError
+from medistill.params import MAX_QUARANTINED, Data
 from pipeline.expectations import validate
 from tests.seal import seal
 from tests.trees_tiles import write_folder, write_lc25000, write_picture

@@ -23,15 +23,15 @@ import torch
 from finished_project import STUDENTS, TEACHER, inside, write_params
 from safetensors.torch import load_file, save
 
-from medistill.config import load_params
 from medistill.data.dataset import Dataset
-from medistill.data.manifest import ingest
-from medistill.distillation import knowledge
+from medistill.data.ingest import ingest
+from medistill.distillation import knowledge, train
 from medistill.errors import UserError
-from medistill.evaluation import gate
-from medistill.models.zoo import load_model
+from medistill.gate import rules as gate
+from medistill.models.build import load_model
+from medistill.params import load_params
+from medistill.report import live
 from medistill.runtime.predictor import Predictor
-from pipeline import live, recipes
 from pipeline.stages import distill, evaluate, explain, report, teach, train_teacher, validate
 from tests.trees_tiles import settings, write_csv
 
@@ -129,7 +129,7 @@ def interrupt_training() -> None:
                 raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr(recipes, "LiveCurves", Interrupted)
+        patch.setattr(train, "LiveCurves", Interrupted)
         distill.main(KD)
 
 

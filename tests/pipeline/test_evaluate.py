@@ -12,8 +12,8 @@ from evaluated_project import HOSTILE, LABELS, RARE, ROOT, write_model, write_pr
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, roc_auc_score
 
-from medistill.config import load_params
 from medistill.errors import UserError
+from medistill.params import load_params
 from pipeline.stages import evaluate
 from tests.seal import seal
 

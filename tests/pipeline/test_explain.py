@@ -11,12 +11,12 @@ import pytest
 import torch
 import yaml
 
-from medistill.config import Network
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.explain.selection import boxed_findings
-from medistill.models.zoo import create_classifier, load_model, map_size, save_model
+from medistill.models.build import create_classifier, load_model, map_size, save_model
+from medistill.params import Network
 from medistill.training.outputs import predictions
 from pipeline.stages.explain import main
 from tests.seal import digests, seal

@@ -11,10 +11,10 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from medistill.config import Network
 from medistill.errors import UserError
 from medistill.files import read_json, write_json
-from medistill.models.zoo import count_macs, count_params, create_classifier, save_model
+from medistill.models.build import count_macs, count_params, create_classifier, save_model
+from medistill.params import Network
 from medistill.runtime.predictor import Predictor
 from pipeline.stages.export import main
 from tests.seal import digests, seal

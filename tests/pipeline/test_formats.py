@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medistill.config import Data
+from medistill.audit.findings import audit
 from medistill.data.adapters import FORMATS
-from medistill.data.audit.checks import audit
 from medistill.data.dataset import Dataset
-from medistill.data.manifest import ingest
-from medistill.data.phantom import write_phantom
+from medistill.data.ingest import ingest
+from medistill.params import Data
+from medistill.phantom.write import write_phantom
 from pipeline.expectations import validate
 from tests.trees_cxr import write_chexpert, write_padchest
 from tests.trees_readers import write_medmnist, write_mimic_cxr, write_rsna_pneumonia, write_vindr_cxr

@@ -13,7 +13,7 @@ import pytest
 from finished_project import STUDENTS, TEACHER, inside
 from PIL import Image
 
-from medistill.data.audit.check import check
+from medistill.audit.command import check
 from medistill.errors import UserError
 from pipeline.presets import write_preset
 from pipeline.stages import audit, distill, evaluate, explain, export, ingest, phantom, report, teach, train_teacher

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from medistill.records import read_record, write_record
-from pipeline import live
-from pipeline.live import POINTS, LiveCurves, page
+from medistill.report import live
+from medistill.report.live import POINTS, LiveCurves, page
 
 
 def report(step, steps=10_000, val=()):

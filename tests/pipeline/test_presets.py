@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medistill.config import Params, load_params
 from medistill.distillation.functional import TRAITS
 from medistill.distillation.terms import HardTerm
+from medistill.params import Params, load_params
 from pipeline.presets import PRESETS, preset_text
 
 PAPERS = [name for name in PRESETS if name != "phantom"]

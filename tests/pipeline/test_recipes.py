@@ -13,15 +13,15 @@ from timm.models._builder import build_model_with_cfg
 from timm.models._registry import generate_default_cfgs, register_model
 from torch import nn
 
-from medistill.config import Network, load_params
 from medistill.data import provenance
 from medistill.distillation.knowledge import write_knowledge
 from medistill.distillation.objective import RecipeObjective
+from medistill.distillation.train import require_networks, require_run, require_trained, train_by_recipe
 from medistill.errors import UserError
-from medistill.models.zoo import create_classifier, load_model, save_model
+from medistill.models.build import create_classifier, load_model, save_model
+from medistill.params import Network, load_params
 from medistill.records import read_record, write_record
-from medistill.training.views import read_frames, render_views, view_parameters
-from pipeline.recipes import require_networks, require_run, require_trained, train_by_recipe
+from medistill.views import read_frames, render_views, view_parameters
 from pipeline.stages import distill
 
 pytestmark = pytest.mark.usefixtures("exported_once")
@@ -364,7 +364,7 @@ def test_a_student_that_takes_one_image_at_a_time_is_named(params, tmp_path, mon
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     require_networks(load_params(tmp_path / "params.yaml"))
     known = Path(shutil.copytree(exportable, tmp_path / "known"))
-    monkeypatch.setattr("pipeline.recipes.EXPORTED", known)
+    monkeypatch.setattr("medistill.distillation.train.EXPORTED", known)
     for record in known.iterdir():
         content = read_record(record)
         if content["arch"] == tiny["arch"]:  # as it is written of a network that can be exported no other way
@@ -423,7 +423,7 @@ def test_a_student_sees_what_its_teachers_answered(params, tiny_dataset, tmp_pat
             seen.append(batch)
             return super().forward(logits, batch)
 
-    monkeypatch.setattr("pipeline.recipes.RecipeObjective", Watched)
+    monkeypatch.setattr("medistill.distillation.train.RecipeObjective", Watched)
     facts = {"role": "student", "name": "s"}
     train_by_recipe(tmp_path / "out", read.students["s"], read.recipes["kd"], dataset, read, facts=facts, seed=0)
     rows = dataset.split("train").set_index("image_id", drop=False)

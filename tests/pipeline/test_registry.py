@@ -12,9 +12,9 @@ import fake_graph
 import numpy as np
 import pytest
 
-from medistill.config import Params, load_params
 from medistill.errors import UserError
 from medistill.files import sha256
+from medistill.params import Params, load_params
 from pipeline.history import read_history
 from pipeline.registry import describe, mend_champion, promote, rollback
 from pipeline.store import open_store

@@ -12,8 +12,8 @@ import pytest
 from evaluated_project import HOSTILE, LABELS, RARE, write_project, write_surroundings
 
 from medistill.errors import UserError
-from medistill.evaluation import gate
 from medistill.files import sha256
+from medistill.gate import rules as gate
 from medistill.records import read_record, write_record
 from pipeline.stages import evaluate, report
 from tests.seal import seal
@@ -302,7 +302,7 @@ def test_a_missing_input_is_one_line_that_names_it(tmp_path, monkeypatch, missin
 
 
 def test_collect_facts_reads_another_root(project):
-    from medistill.config import load_params
+    from medistill.params import load_params
 
     facts = gate.collect_facts(load_params(project / "params.yaml"), project)
     kd = next(entry for entry in facts if entry.model == "eeea_net_c2-kd-0")

@@ -21,8 +21,8 @@ import pytest
 import yaml
 from waiting import free_port
 
-from medistill.config import Params, load_params
 from medistill.errors import UserError
+from medistill.params import Params, load_params
 from medistill.records import read_record
 from pipeline.graph import read_graph, read_lock
 from pipeline.registry import promote

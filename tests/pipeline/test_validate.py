@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medistill.config import Data
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
-from medistill.data.manifest import ingest
-from medistill.data.phantom import write_phantom
+from medistill.data.ingest import ingest
 from medistill.errors import UserError
+from medistill.params import Data
+from medistill.phantom.write import write_phantom
 from medistill.records import write_record
 from pipeline.expectations import validate
 from tests.seal import digests, seal

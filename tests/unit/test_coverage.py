@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from benchmarks.coverage import FIGURES, LIKE, OWN, Population, hit_rows, hits_of, label_rows, scores_of, true_precision
-from medistill.evaluation import bootstrap
+from medistill.metrics import bootstrap
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from PIL import Image
 
 from medistill.data.tables import read_table
 from medistill.errors import UserError
-from medistill.images import ImageError, read
+from medistill.images.decode import ImageError, read
 from medistill.kinds import HEAD, describe_kind, describe_picture
 
 TABLE = b"image,Mass\na.png,1\n"

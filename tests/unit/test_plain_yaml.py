@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medistill.config import Params, load_params
 from medistill.errors import UserError
+from medistill.params import Params, load_params
 from medistill.plain_yaml import parse_yaml
 
 SECONDS = 5  # of processor time, so that other work on the machine does not count

@@ -15,8 +15,8 @@ from benchmarks.results import to_train
 from benchmarks.sample import Sample, halves, summary
 from benchmarks.scores import Results, Scores, Truth, adjusted, foldwise_auroc, lead, with_seeds
 from benchmarks.study import DENSENET, EEEA, FOLDS, LITE0, LITE2, Trained, fold_sides, rarest_label
-from medistill.evaluation import bootstrap
 from medistill.evaluation.comparison import Split
+from medistill.metrics import bootstrap
 
 
 @pytest.fixture

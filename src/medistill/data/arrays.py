@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from medistill.errors import UserError
-from medistill.images import MAX_PIXELS, read
+from medistill.images.decode import MAX_PIXELS, read
 from medistill.text import error_line, shortened
 
 SUFFIX = ".npz"
@@ -80,7 +80,7 @@ def file_of(root: Path, path: str) -> Path:
 
 
 def read_picture(root: Path, path: str) -> Image.Image:
-    """Read a picture, in an archive or a file of its own, as `medistill.images.read` does.
+    """Read a picture, in an archive or a file of its own, as `medistill.images.decode.read` does.
 
     Raises:
         ImageError: a file of its own cannot be decoded.

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from medistill.data.arrays import file_of, read_picture
 from medistill.errors import UserError
 from medistill.files import atomic, remove, write_array, writing
-from medistill.images import Fit, ImageError, to_frame
+from medistill.images.decode import Fit, ImageError, to_frame
 from medistill.records import checksums, require_whole, write_record
 
 BLOCK = 128

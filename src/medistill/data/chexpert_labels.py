@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, field_validator
 
-from medistill.config import Settings
 from medistill.data.uncertainty import DEFAULT, UNCERTAIN, Policy, by_label, value_of
 from medistill.errors import UserError
+from medistill.params import Settings
 
 LABELS = (
     "No Finding",

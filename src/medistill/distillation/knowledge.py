@@ -21,16 +21,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from medistill.config import Augmentation
 from medistill.data.dataset import Dataset, label_columns
-from medistill.distillation.answers import ask, by_label, require_finite, unknown_labels
+from medistill.distillation.teachers import ask, by_label, require_finite, unknown_labels
 from medistill.errors import UserError
 from medistill.files import remove, reserve, write_array, writing
-from medistill.models.zoo import Classifier, map_shape
+from medistill.models.build import Classifier, map_shape
+from medistill.params import Augmentation
 from medistill.records import checksums, read_record, reading, require_whole, write_record
 from medistill.training.checkpoint import fingerprint
-from medistill.training.loop import Batch, say_what_to_lower
-from medistill.training.views import read_frames, render_views, send, view_parameters
+from medistill.training.trainer import Batch, say_what_to_lower
+from medistill.views import read_frames, render_views, send, view_parameters
 
 EVERY = 10.0
 """Seconds between two notes of how far a teacher has come: what an interruption costs at most."""

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medistill.config import Recipe
 from medistill.data.dataset import Dataset
 from medistill.distillation import functional
-from medistill.distillation.answers import Teacher
+from medistill.distillation.combine import combine_answers
 from medistill.distillation.maps import class_maps
-from medistill.distillation.teachers import combine_answers
+from medistill.distillation.teachers import Teacher
 from medistill.distillation.terms import HARD_LOSS, HardTerm, Term
 from medistill.errors import UserError
-from medistill.training.loop import Batch
+from medistill.params import Recipe
+from medistill.training.trainer import Batch
 
 MOST_EXPLAINED = 3
 """Labels of an image for explanation_kd: each costs the whole batch a pass back through the classifier."""

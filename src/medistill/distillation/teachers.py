@@ -1,78 +1,140 @@
-"""One answer from many teachers."""
+"""What teachers are asked: logits, and where a recipe needs them maps and features; live or from `knowledge`."""
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-Combine = Literal["mean", "entropy", "confidence"]
+from medistill.data.dataset import Dataset, label_columns
+from medistill.distillation.maps import class_maps
+from medistill.errors import UserError
+from medistill.models.build import Classifier, map_shape
+from medistill.training.trainer import Batch
 
 
-def combine_answers(
-    answers: Tensor, targets: Tensor, *, how: Combine = "mean", exclusive: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Weighted mean of teachers' logits, for each image and label over the teachers that know the label.
+class Teacher(Protocol):
+    """Whoever answers for a batch.
 
-    Weights are those of `teacher_weights`. The papers they are from weigh each teacher's loss with them; here it is the
-    teachers' logits, so that a student has one teacher to learn from, by any loss, and many cost no more than one.
+    Attributes:
+        map_shape: K, h, w of its feature map.
+        unknown: the data set's labels that it does not know.
+    """
+
+    map_shape: Sequence[int]
+    unknown: Sequence[str]
+
+    def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:
+        """Its `logits` for the images in their view, and what `needs` names, in the order of the data set's labels.
+
+        Args:
+            batch: its `image_ids` and `view`, or its `images`.
+            needs: of `attention`, `cams`, `features`.
+
+        Returns:
+            float32: `logits` (N, L), `attention` (N, h, w), `cams` (N, L, h, w), `features` (N, K); NaN for labels that
+            the teacher does not know.
+        """
+        ...
+
+
+class LiveTeacher:
+    """A teacher that is asked about every batch anew: the plain way, at the price of its forward pass."""
+
+    def __init__(self, model: Classifier, dataset: Dataset) -> None:
+        """Ask `model`, a network that stays as it is, about the labels of `dataset`.
+
+        Raises:
+            UserError: it knows none of them.
+        """
+        self._model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self._name = model.config["name"]
+        self._columns = label_columns(model.config["labels"], dataset.labels, f"teacher {self._name}")
+        self.map_shape = map_shape(model, dataset.image_size)
+        self.unknown = unknown_labels(dataset, self._columns)
+
+    def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:
+        """As `Teacher` says."""
+        self._model.to(batch.images.device)
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        answers = {name: values.float() for name, values in ask(self._model, images, needs).items()}
+        require_finite(answers, batch.image_ids, self._name)
+        for name in answers.keys() & {"logits", "cams"}:
+            answers[name] = by_label(answers[name], self._columns)
+        return answers
+
+
+def ask(teacher: Classifier, images: Tensor, needs: AbstractSet[str]) -> dict[str, Tensor]:
+    """A network's answers about images, and nothing that has a gradient.
 
     Args:
-        answers: logits (T, N, L), NaN where a teacher does not know a label.
-        targets: (N, L): 1, 0, or NaN where unknown.
-        how: what weighs the teachers.
-        exclusive: labels are exclusive classes: a teacher has one weight for an image.
+        teacher: in evaluation mode; its labels are the L of the answers.
+        images: float32 (N, C, H, W) in 0..1.
+        needs: what is wanted besides the logits.
 
     Returns:
-        Logits (N, L), 0 where no teacher knows the label; and where one does, boolean (N, L).
+        `logits` (N, L); `attention` (N, h, w), the root of the mean squared channel; `cams` (N, L, h, w), signed class
+        activation maps; both with a largest magnitude of 1, as only their direction counts; `features` (N, K), the
+        feature map's mean.
     """
-    known = ~torch.isnan(answers)
-    weights = teacher_weights(answers, targets, how=how, exclusive=exclusive)
-    return (weights * torch.where(known, answers.float(), 0)).sum(0), known.any(0)
+    seen: list[Tensor] = []
+    cams = "cams" in needs
+
+    def start_graph(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        seen.append(output.detach().requires_grad_(cams))
+        return seen[0]
+
+    handle = teacher.cam_layer().register_forward_hook(start_graph)
+    trained = [parameter for parameter in teacher.parameters() if parameter.requires_grad]
+    for parameter in trained:  # nothing but the way from the feature map to the logits is differentiated
+        parameter.requires_grad_(False)
+    try:
+        with torch.set_grad_enabled(cams):
+            logits = teacher(images)
+            answers = {"logits": logits.detach()}
+            if cams:
+                labels = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
+                maps = class_maps(logits, seen[0], labels, create_graph=False).detach()
+                answers["cams"] = _largest_one(maps)
+        features = seen[0].detach().float()
+        if "attention" in needs:
+            answers["attention"] = _largest_one(features.pow(2).mean(1).sqrt())
+        if "features" in needs:
+            answers["features"] = features.mean((2, 3))
+    finally:
+        handle.remove()
+        for parameter in trained:
+            parameter.requires_grad_(True)
+    return answers
 
 
-def teacher_weights(answers: Tensor, targets: Tensor, *, how: Combine, exclusive: bool) -> Tensor:
-    """How much each teacher counts for each image and label: float32 (T, N, L), 1 in sum over those that know it.
+def require_finite(answers: Mapping[str, Tensor], image_ids: Sequence[str], teacher: str) -> None:
+    """Refuse an answer that says nothing: a NaN would be taken for a label that the teacher does not know.
 
-    `mean`: alike. `entropy`: the surer the more, `(1 − H_k / Σ H) / (K − 1)` of K teachers. `confidence`: the nearer to
-    the label the more, `(1 − softmax_k(CE_k)) / (K − 1)`; where the label is unknown, as `entropy`. A teacher that
-    alone knows a label has the weight 1.
-
-    Source: Kwon et al., "Adaptive Knowledge Distillation Based on Entropy", ICASSP 2020, whose weights are divided by
-    their sum here; Zhang et al., "Confidence-Aware Multi-Teacher Knowledge Distillation" (CA-MKD), ICASSP 2022 (arXiv
-    2201.00007), equation 3, for each image; the form for each label is ours.
-
-    Args and `exclusive`: as for `combine_answers`.
+    Raises:
+        UserError: names the teacher and the first image.
     """
-    known = ~torch.isnan(answers)
-    answers = torch.where(known, answers.float(), 0)
-    count = known.sum(0)
-    doubt = torch.ones_like(answers) if how == "mean" else _entropy(answers, known, exclusive)
-    total = torch.where(known, doubt, 0).sum(0)
-    tiny = torch.finfo(total.dtype).tiny  # where none doubts, all count alike
-    share = torch.where(total > tiny, doubt / total.clamp(min=tiny), 1 / count.clamp(min=1))
-    if how == "confidence":
-        labelled = ~torch.isnan(targets)
-        if exclusive:
-            labelled = labelled.all(1, keepdim=True).expand_as(targets)
-        error = _error(answers, known, torch.where(labelled, targets, 0).float(), exclusive)
-        share = torch.where(labelled, torch.where(known, error, -torch.inf).softmax(0).nan_to_num(), share)
-    weights = (1 - share) / (count - 1).clamp(min=1)
-    return torch.where(known, torch.where(count > 1, weights, 1), 0)
+    for name, values in answers.items():
+        bad = ~torch.isfinite(values.flatten(1)).all(1)
+        if bad.any():
+            image = image_ids[int(bad.nonzero()[0])]
+            raise UserError(f"teacher {teacher}: its {name} of image {image} are not finite; train it again")
 
 
-def _entropy(answers: Tensor, known: Tensor, exclusive: bool) -> Tensor:
-    """Entropy of each answer in nats, (T, N, L)."""
-    if exclusive:
-        logs = torch.where(known, answers, -1e9).log_softmax(2)
-        return -(logs.exp() * logs).sum(2, keepdim=True).expand_as(answers)
-    size = answers.abs()  # of a sure yes as of a sure no: 1 − p would round to 0
-    return F.softplus(-size) + size * torch.sigmoid(-size)
+def by_label(values: Tensor, columns: Sequence[int | None]) -> Tensor:
+    """Values (N, L', …) of a teacher's labels as (N, L, …) of the data set's, NaN where it does not know a label."""
+    out = values.new_full((len(values), len(columns), *values.shape[2:]), torch.nan)
+    for label, column in enumerate(columns):
+        if column is not None:
+            out[:, label] = values[:, column]
+    return out
 
 
-def _error(answers: Tensor, known: Tensor, targets: Tensor, exclusive: bool) -> Tensor:
-    """Cross-entropy of each answer against the labels, (T, N, L)."""
-    if exclusive:
-        logs = torch.where(known, answers, -1e9).log_softmax(2)
-        return -(logs * targets).sum(2, keepdim=True).expand_as(answers)
-    return F.binary_cross_entropy_with_logits(answers, targets.expand_as(answers), reduction="none")
+def unknown_labels(dataset: Dataset, columns: Sequence[int | None]) -> list[str]:
+    """The labels of a data set for which a teacher has no column."""
+    return [label for label, column in zip(dataset.labels, columns, strict=True) if column is None]
+
+
+def _largest_one(maps: Tensor) -> Tensor:
+    return maps / maps.abs().amax((-2, -1), keepdim=True).clamp(min=1e-30)

@@ -1,1 +1,1 @@
-"""How good a model is, how sure that is, and whether it may pass: metrics, intervals, comparisons, gate and report."""
+"""How good a model is, how sure that is, and how it compares with others."""

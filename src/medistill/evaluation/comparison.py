@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medistill.evaluation import bootstrap, metrics
-from medistill.evaluation.bootstrap import Estimate
-from medistill.evaluation.metrics import FloatArray
+from medistill.metrics import bootstrap
+from medistill.metrics import ranking as metrics
+from medistill.metrics.bootstrap import Estimate
+from medistill.metrics.ranking import FloatArray
 from medistill.runtime.probabilities import probabilities
 
 COLUMNS = (

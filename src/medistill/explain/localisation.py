@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from medistill.evaluation.bootstrap import CONFIDENCE, MIN_GROUPS, draw, summarise, wilson
 from medistill.explain.selection import Box, Finding
+from medistill.metrics.bootstrap import CONFIDENCE, MIN_GROUPS, draw, summarise, wilson
 
 Interval = dict[str, float | None]
 """`estimate`, `lower`, `upper`; None where undefined."""

@@ -5,19 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from medistill.config import Export
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
-from medistill.evaluation.metrics import accuracy
 from medistill.evaluation.predictions import align, read_logits
-from medistill.export.card import model_card
 from medistill.export.latency import measure_latency
 from medistill.export.onnx import export_onnx
 from medistill.export.parity import measure_parity
 from medistill.files import atomic, read_json, sha256, write_json
+from medistill.metrics.ranking import accuracy
+from medistill.models.build import load_model
 from medistill.models.deploy import deployed
-from medistill.models.zoo import load_model
+from medistill.params import Export
 from medistill.records import checksums, write_record
+from medistill.report.card import model_card
 from medistill.runtime.bundle import BUNDLE_FILE, BUNDLE_VERSION, DISCLAIMER
 
 ONNX_FILE = "model.onnx"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medistill.errors import UserError, is_out_of_memory
 from medistill.files import atomic
-from medistill.models.zoo import Classifier, count_params
+from medistill.models.build import Classifier, count_params
 from medistill.runtime.bundle import DISCLAIMER, INPUT, OUTPUT
 from medistill.runtime.predictor import LARGEST_MODEL
 from medistill.runtime.session import open_session

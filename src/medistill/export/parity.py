@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from medistill.evaluation.gate import parity_limit
-from medistill.models.zoo import Classifier
+from medistill.gate.rules import parity_limit
+from medistill.models.build import Classifier
 from medistill.runtime.session import open_session, run
 
 

@@ -14,11 +14,11 @@ import onnxscript
 import timm
 import torch
 
-from medistill.config import Network
 from medistill.errors import UserError
 from medistill.export.onnx import export_onnx, require_small
+from medistill.models.build import Classifier, create_classifier
 from medistill.models.deploy import deployed
-from medistill.models.zoo import Classifier, create_classifier
+from medistill.params import Network
 from medistill.records import read_record, write_record
 
 

@@ -5,7 +5,7 @@ import copy
 import torch
 from timm.utils.model import reparameterize_model
 
-from medistill.models.zoo import Classifier, count_macs, count_params
+from medistill.models.build import Classifier, count_macs, count_params
 
 _MERGES = ("fuse", "reparameterize", "switch_to_deploy")
 """What timm's blocks call it to become fewer layers."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from medistill.config import Network
+from medistill.models.build import create_classifier, imagenet_weights, map_size
 from medistill.models.deploy import costs
-from medistill.models.zoo import create_classifier, imagenet_weights, map_size
+from medistill.params import Network
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from medistill.errors import UserError
 from medistill.files import read_regular
-from medistill.images import ImageError, decode
+from medistill.images.decode import ImageError, decode
 from medistill.runtime.bundle import read_bundle
 from medistill.runtime.memory import free_memory
 from medistill.runtime.probabilities import probabilities

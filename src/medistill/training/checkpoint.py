@@ -19,7 +19,7 @@ from medistill.records import reading
 
 _PACKAGE = Path(medistill.__file__).parent
 _CODE = (
-    *("models/*.py", "training/*.py", "distillation/*.py", "evaluation/bootstrap.py", "evaluation/metrics.py"),
+    *("models/*.py", "training/*.py", "distillation/*.py", "metrics/*.py", "views.py"),
     *("data/dataset.py", "data/provenance.py"),
 )
 

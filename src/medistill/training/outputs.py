@@ -12,9 +12,9 @@ import torch
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.files import atomic, write_json
+from medistill.models.build import Classifier, map_size, save_model
 from medistill.models.deploy import costs
-from medistill.models.zoo import Classifier, map_size, save_model
-from medistill.training.loop import Fit, predict, say_what_to_lower
+from medistill.training.trainer import Fit, predict, say_what_to_lower
 
 
 def write_outputs(

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from medistill.config import Data
 from medistill.data.dataset import Dataset
-from medistill.data.manifest import ingest
+from medistill.data.ingest import ingest
+from medistill.params import Data
 
 NOT_READ = "not an image, or in a format that is not read"
 

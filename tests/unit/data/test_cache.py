@@ -15,7 +15,7 @@ from PIL import Image
 from medistill.data import cache
 from medistill.data.cache import decode_all
 from medistill.errors import UserError
-from medistill.images import decode
+from medistill.images.decode import decode
 
 OPTIONS = {"size": 16, "channels": 1, "fit": "pad"}
 

@@ -13,7 +13,7 @@ from PIL import Image
 from medistill.data import splits
 from medistill.data.adapters.chexpert import LABELS
 from medistill.data.dataset import Dataset
-from medistill.data.manifest import ingest
+from medistill.data.ingest import ingest
 from medistill.errors import UserError
 from tests.trees_cxr import CHEXPERT_HEADER, CHEXPERT_LABELS, chexpert_row, write_chexpert, write_chexpert_table
 from tests.trees_tiles import read_whole, settings

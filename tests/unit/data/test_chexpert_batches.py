@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from medistill.data.dataset import Dataset
-from medistill.data.manifest import ingest
+from medistill.data.ingest import ingest
 from medistill.errors import UserError
 from tests.trees_cxr import chexpert_row, write_chexpert, write_chexpert_table, write_xray
 from tests.trees_tiles import read_whole, settings

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from medistill.data.dataset import Dataset
-from medistill.data.manifest import ingest
+from medistill.data.ingest import ingest
 from medistill.errors import UserError
 from tests.trees_tiles import (
     COVID_CLASSES,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medistill.data.dataset import Dataset
-from medistill.data.manifest import ingest
+from medistill.data.ingest import ingest
 from medistill.errors import UserError
 from tests.trees_tiles import classes_of, draw_mask, read_whole, settings, write_csv, write_mask, write_picture
 

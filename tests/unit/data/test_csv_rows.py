@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from medistill.data.dataset import Dataset
-from medistill.data.manifest import ingest
+from medistill.data.ingest import ingest
 from medistill.errors import UserError
 from tests.trees_tiles import read_whole, settings, write_picture
 

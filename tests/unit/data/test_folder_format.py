@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medistill.data.dataset import Dataset
-from medistill.data.manifest import ingest
+from medistill.data.ingest import ingest
 from medistill.data.masks import find_masks
 from medistill.errors import UserError
 from tests.trees_tiles import classes_of, draw_mask, read_whole, settings, write_folder, write_mask, write_picture

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from medistill.data.dataset import Dataset
-from medistill.data.manifest import ingest
+from medistill.data.ingest import ingest
 from medistill.errors import UserError
 from tests.trees_tiles import (
     LC25000_CLASSES,

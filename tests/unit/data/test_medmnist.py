@@ -13,7 +13,7 @@ from medistill.data import arrays, cache
 from medistill.data.adapters.medmnist import SETS
 from medistill.data.cache import decode_all
 from medistill.data.dataset import SPLITS, Dataset
-from medistill.data.manifest import ingest
+from medistill.data.ingest import ingest
 from medistill.errors import UserError
 from tests.trees_readers import write_medmnist
 from tests.trees_tiles import read_whole, settings

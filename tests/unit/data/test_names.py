@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from medistill.config import Data
+from medistill.audit.command import check, describe
 from medistill.data.adapters import read_source
-from medistill.data.audit.check import check, describe
 from medistill.data.dataset import Dataset
-from medistill.data.manifest import ingest
+from medistill.data.ingest import ingest
 from medistill.errors import UserError
 from medistill.files import read_json
+from medistill.params import Data
 from medistill.text import to_json
 
 OBEYED = "\x1b[31m\n\u202e\x9b2J"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from medistill.data.dataset import Dataset
-from medistill.data.manifest import ingest
+from medistill.data.ingest import ingest
 from medistill.data.padchest_labels import DIFFERENTIAL, EXCLUDE, FINDINGS, NORMAL, TOKENS
 from medistill.errors import UserError
 from tests.trees_cxr import (

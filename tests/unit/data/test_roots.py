@@ -7,8 +7,8 @@ import pytest
 
 from medistill.data.adapters import FORMATS, read_source
 from medistill.data.folders import suggest_root
-from medistill.data.phantom import write_phantom
 from medistill.errors import UserError
+from medistill.phantom.write import write_phantom
 from tests.trees_cxr import write_chexpert, write_padchest
 from tests.trees_readers import write_medmnist, write_mimic_cxr, write_rsna_pneumonia, write_vindr_cxr
 from tests.trees_tiles import write_covid_qu_ex, write_csv, write_folder, write_lc25000

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medistill.data.dataset import Dataset
-from medistill.data.manifest import ingest
+from medistill.data.ingest import ingest
 from medistill.errors import UserError
 from tests.trees_readers import RSNA, write_dicom, write_rsna_pneumonia, write_table
 from tests.trees_tiles import classes_of, read_whole, settings, write_picture

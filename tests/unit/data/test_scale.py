@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medistill.config import Data
-from medistill.data import cache, manifest
-from medistill.data.manifest import ingest
+from medistill.data import cache
+from medistill.data.ingest import ingest
 from medistill.data.source import Source
+from medistill.params import Data
 from medistill.records import read_record
 
 
@@ -41,7 +41,7 @@ def settings(root, size, channels):
 
 def test_pixels_do_not_wait_in_memory(tmp_path, make_picture, monkeypatch):
     monkeypatch.setattr(cache, "BLOCK", 32)
-    monkeypatch.setattr(manifest, "SHARD", 128)
+    monkeypatch.setattr("medistill.data.ingest.SHARD", 128)
     few, many, frame = 400, 1600, 96 * 96 * 3
     peaks = []
     for count in (64, few, many):  # the first run imports

@@ -6,7 +6,7 @@ import pytest
 
 from medistill.data.adapters.vindr_cxr import FINDINGS, IMPRESSIONS, KAGGLE
 from medistill.data.dataset import Dataset
-from medistill.data.manifest import ingest
+from medistill.data.ingest import ingest
 from medistill.errors import UserError
 from tests.trees_readers import VINDR_KAGGLE, VINDR_LABELS, vindr_cells, write_dicom, write_table, write_vindr_cxr
 from tests.trees_tiles import read_whole, settings, write_picture

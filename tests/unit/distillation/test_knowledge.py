@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from medistill.config import Augmentation, Network, Recipe
 from medistill.data.dataset import Dataset
 from medistill.distillation import knowledge
-from medistill.distillation.answers import LiveTeacher, ask
 from medistill.distillation.functional import binary_cross_entropy, sigmoid_kd
 from medistill.distillation.knowledge import Knowledge, write_knowledge
 from medistill.distillation.objective import RecipeObjective
+from medistill.distillation.teachers import LiveTeacher, ask
 from medistill.errors import UserError
-from medistill.models.zoo import create_classifier
-from medistill.training.loop import Batch
-from medistill.training.views import render_views, view_parameters
+from medistill.models.build import create_classifier
+from medistill.params import Augmentation, Network, Recipe
+from medistill.training.trainer import Batch
+from medistill.views import render_views, view_parameters
 from tests.seal import seal
 
 AUGMENTATION = Augmentation(rotation=10, translation=0.1, scale=0.1, brightness=0.1, contrast=0.1, flip=False)

@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from medistill.config import Recipe
 from medistill.data.dataset import Dataset
+from medistill.distillation.combine import combine_answers
 from medistill.distillation.functional import dkd, rkd, sigmoid_kd, softmax_kd
 from medistill.distillation.objective import RecipeObjective, _explained
-from medistill.distillation.teachers import combine_answers
 from medistill.errors import UserError
-from medistill.training.loop import Batch
+from medistill.params import Recipe
+from medistill.training.trainer import Batch
 
 
 class Answers:

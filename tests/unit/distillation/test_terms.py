@@ -5,9 +5,9 @@ from typing import get_args
 
 import pytest
 
-from medistill.config import Recipe
 from medistill.distillation import functional
 from medistill.distillation.terms import HARD_LOSS, AnyTerm, HardTerm
+from medistill.params import Recipe
 
 TERMS = get_args(get_args(AnyTerm)[0])
 OURS = {"loss", "weight", "balanced", "allow_offset_blind"}

@@ -8,11 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from medistill.config import Export, Network
 from medistill.data.dataset import Dataset
 from medistill.export.bundle import export_model
 from medistill.files import write_json
-from medistill.models.zoo import (
+from medistill.models.build import (
     Classifier,
     count_macs,
     count_params,
@@ -21,6 +20,7 @@ from medistill.models.zoo import (
     map_size,
     save_model,
 )
+from medistill.params import Export, Network
 from tests.seal import digests, seal
 
 LABELS = ["Effusion", "Nodule", "Épanchement | <b>"]

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 
-from medistill.config import Export
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.export.bundle import export_model
 from medistill.files import read_json, write_json
-from medistill.images import decode
-from medistill.models.zoo import load_model
+from medistill.images.decode import decode
+from medistill.models.build import load_model
+from medistill.params import Export
 from medistill.records import read_record
 from medistill.runtime.predictor import Predictor
 from tests.seal import digests, seal

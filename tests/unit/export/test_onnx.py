@@ -12,7 +12,7 @@ import torch
 from medistill.errors import UserError
 from medistill.export.onnx import export_onnx
 from medistill.export.parity import measure_parity
-from medistill.models.zoo import Classifier
+from medistill.models.build import Classifier
 from medistill.runtime.session import open_session, run
 
 
@@ -178,7 +178,7 @@ def test_attention_within_windows_is_written_for_any_number_of_images_or_for_one
 def test_another_process_writes_the_same_bytes(source, exported, tmp_path):
     code = (
         "import sys; from pathlib import Path\n"
-        "from medistill.export.onnx import export_onnx; from medistill.models.zoo import load_model\n"
+        "from medistill.export.onnx import export_onnx; from medistill.models.build import load_model\n"
         "export_onnx(load_model(Path(sys.argv[1])), Path(sys.argv[2]), opset=18)"
     )
     for seed in ("1", "2"):

@@ -5,10 +5,10 @@ import time
 import pytest
 import torch
 
-from medistill.config import Network
 from medistill.errors import UserError
 from medistill.export.trial import require_exportable
 from medistill.files import read_json
+from medistill.params import Network
 
 FRAMES = {"image_size": 32, "channels": 1}
 

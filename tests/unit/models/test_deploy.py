@@ -14,14 +14,14 @@ from timm.models._registry import generate_default_cfgs, register_model
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 from torch import nn
 
-from medistill.config import Export, Network
 from medistill.export.bundle import export_model
 from medistill.export.onnx import export_onnx
 from medistill.export.parity import measure_parity
 from medistill.files import read_json
+from medistill.models.build import Classifier, count_macs, count_params, create_classifier, load_model
 from medistill.models.deploy import costs, deployed
 from medistill.models.systems import NamedNetwork, measure
-from medistill.models.zoo import Classifier, count_macs, count_params, create_classifier, load_model
+from medistill.params import Export, Network
 from medistill.training.outputs import write_outputs
 
 LABELS = ["a", "b", "c"]

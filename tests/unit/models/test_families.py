@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from medistill.config import Network
 from medistill.errors import UserError
 from medistill.explain.cam import grad_cam
 from medistill.export.onnx import export_onnx
 from medistill.export.parity import measure_parity
-from medistill.models.zoo import create_classifier, map_size
+from medistill.models.build import create_classifier, map_size
+from medistill.params import Network
 
 LABELS = ["a", "b", "c"]
 SIZE = 64

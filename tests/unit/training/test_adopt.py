@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
-from medistill.config import Teacher
 from medistill.data import provenance
 from medistill.errors import UserError
-from medistill.models.zoo import create_classifier, save_model
-from medistill.training.loop import predict
+from medistill.models.build import create_classifier, save_model
+from medistill.params import Teacher
 from medistill.training.run import adopt
+from medistill.training.trainer import predict
 from tests.seal import seal
 
 FACTS = {"role": "teacher", "name": "friend", "teachers": []}

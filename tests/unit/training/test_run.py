@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import save_file
 from scipy.special import expit
 
-from medistill.config import Network, Recipe, Teacher, load_params
 from medistill.data.dataset import Dataset
 from medistill.distillation.objective import RecipeObjective
 from medistill.errors import UserError
+from medistill.params import Network, Recipe, Teacher, load_params
 from medistill.training.run import adopt, train
 
 FACTS = {"role": "student", "name": "a", "teachers": []}

@@ -41,7 +41,7 @@ def read_source(
         UserError: an option is unknown or has a bad value, the folder is not what its format promises, or a label is
             no name.
     """
-    from medistill.config import describe_errors
+    from medistill.params import describe_errors
 
     adapter = importlib.import_module(f"{__name__}.{format}")
     try:

@@ -17,7 +17,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from medistill.config import Settings
 from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.folders import Files, find_files, require_folder, suggest_root
 from medistill.data.nih import BOX_FRAME, LABELS
@@ -34,6 +33,7 @@ from medistill.data.tables import (
     require_no_more,
 )
 from medistill.errors import UserError
+from medistill.params import Settings
 
 NO_FINDING = "No Finding"
 """Excludes all labels; not a label itself: such an image has 0 everywhere."""

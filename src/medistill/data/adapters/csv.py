@@ -43,7 +43,6 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from medistill.config import Settings
 from medistill.data.boxes import BoxColumns, upheld
 from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.folders import Files, compose, find_files, require_folder, suggest_root
@@ -63,6 +62,7 @@ from medistill.data.tables import (
 )
 from medistill.data.uncertainty import Policy, by_label, value_of
 from medistill.errors import UserError
+from medistill.params import Settings
 from medistill.text import counted
 
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")

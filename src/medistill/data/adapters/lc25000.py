@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from medistill.config import Settings
 from medistill.data.folders import Files, compose, find_files, list_images, require_folder, suggest_root
 from medistill.data.source import Source, one_hot
 from medistill.data.splits import GROUPS_FILE, read_groups
 from medistill.data.tables import Joined, find_table, join_files, read_header, read_table
 from medistill.errors import UserError
+from medistill.params import Settings
 
 CLASSES = {"lung_image_sets": ("lung_aca", "lung_n", "lung_scc"), "colon_image_sets": ("colon_aca", "colon_n")}
 SET = "lung_colon_image_set"

@@ -15,12 +15,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from medistill.config import Settings
 from medistill.data.arrays import SUFFIX, Array, find_arrays, is_picture, read_array
 from medistill.data.dataset import LABEL_PREFIX, SPLITS
 from medistill.data.folders import require_folder, suggest_root
 from medistill.data.source import Source, one_hot
 from medistill.errors import UserError
+from medistill.params import Settings
 
 _ORGANS = (
     *("bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right"),

@@ -22,13 +22,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from medistill.config import Settings
 from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.folders import find_files, require_folder, suggest_root
 from medistill.data.padchest_labels import DIFFERENTIAL, EXCLUDE, FINDINGS, NORMAL, TOKENS
 from medistill.data.source import Source
 from medistill.data.tables import describe_instead, identifiers, join_files, read_table
 from medistill.errors import UserError
+from medistill.params import Settings
 
 SAMPLE = "chest_x_ray_images_labels_sample.csv"
 

@@ -16,7 +16,6 @@ from typing import Literal
 
 import pandas as pd
 
-from medistill.config import Settings
 from medistill.data.boxes import BoxColumns, upheld
 from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.folders import find_files, list_images, require_folder, require_within
@@ -25,6 +24,7 @@ from medistill.data.locate import by_stem
 from medistill.data.source import Source, one_hot
 from medistill.data.tables import find_table, identifiers, join_files, read_table, require_table
 from medistill.errors import UserError
+from medistill.params import Settings
 
 LABELS_FILE = "stage_2_train_labels.csv"
 CLASSES_FILE = "stage_2_detailed_class_info.csv"

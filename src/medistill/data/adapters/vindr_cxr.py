@@ -26,7 +26,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from medistill.config import Settings
 from medistill.data.boxes import TWO_CORNERS, BoxColumns, upheld
 from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.folders import Files, find_files, list_images, require_folder, require_within
@@ -36,6 +35,7 @@ from medistill.data.readers import Vote, vote
 from medistill.data.source import Source, no_boxes
 from medistill.data.tables import find_table, join_files, read_table, require_table
 from medistill.errors import UserError
+from medistill.params import Settings
 
 FINDINGS = (
     "Aortic enlargement",

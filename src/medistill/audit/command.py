@@ -1,0 +1,341 @@
+"""The command `medistill check`: from a folder to a report on the data set, without a params.yaml."""
+
+import dataclasses
+import hashlib
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from pydantic import ValidationError
+
+from medistill.audit.findings import audit, find_groups_of, finding
+from medistill.audit.left_out import advise, describe_kinds
+from medistill.audit.rules import LEFT_OUT, judge, rules_of, tables_of
+from medistill.data import splits as sides
+from medistill.data.adapters import FORMATS, read_source
+from medistill.data.arrays import read_picture
+from medistill.data.dataset import SPLITS, Dataset
+from medistill.data.folders import compose
+from medistill.data.ingest import ingest
+from medistill.data.source import Source
+from medistill.errors import UserError
+from medistill.files import atomic
+from medistill.images.decode import ImageError
+from medistill.params import MAX_QUARANTINED, Data, describe_errors
+from medistill.plain_yaml import parse_yaml
+from medistill.text import counted, printable, shortened
+
+SIZE = 128
+"""Height and width in pixels of the frames that are compared."""
+
+FRACTIONS = {"val_fraction": 0.15, "test_fraction": 0.2}
+"""Of the split where the data set has none of its own."""
+
+_UNWRITTEN = finding(
+    "copies",
+    "error",
+    "this holds augmented copies, and nothing but this report says of which pictures",
+    advice="write groups.csv for ingest by --write-splits splits",
+)
+
+_SHOWN = 5
+_PEEKED = 32
+
+
+def check(
+    root: Path,
+    format: str,
+    *,
+    options: dict[str, Any],
+    split: str | None,
+    splits: Path | None,
+    write_splits: Path | None,
+    find_groups: bool,
+    workers: int,
+    cache: Path,
+) -> dict[str, Any]:
+    """Read a data set as `ingest` would, audit it, and judge it by the rules of the gate.
+
+    What would stop `ingest` or the gate is an error, what the gate warns of a warning; `data.max_quarantined` is
+    `MAX_QUARANTINED`. Where sides are written, those are what is audited.
+
+    Args:
+        root: the data set's folder.
+        format: one of `FORMATS`.
+        options: of the format.
+        split: `official` or `patient`; None: official where the data set has such a split.
+        splits: folder with the user's groups.csv and sides.csv; None: `write_splits`, else `splits`.
+        write_splits: folder for sides.csv, and for groups.csv where images were joined; None: nothing is written.
+        find_groups: look for augmented copies even if the format does not say that it holds some.
+        workers: processes that decode.
+        cache: folder that keeps decoded images.
+
+    Returns:
+        A JSON-ready dict: `name`, `format`, `split`, `task`, `entries`, `images`, `groups`, `sides` (split → images and
+        groups), `labels` (label → positive and known images), `masks` and `boxes`, how many there are, `notes`,
+        `quarantined` (path and reason each),
+        `findings`, those of `audit` and `judge`, `near_duplicates` and `shortcuts` as `audit` gives them,
+        `groups_found` (of more than one image; None where none were looked for), and `written`, the files that were
+        written.
+
+    Raises:
+        UserError: the data set cannot be read at all.
+    """
+    if format not in FORMATS:
+        raise UserError(f"--format: {format!r} is unknown; known are {', '.join(FORMATS)}")
+    splits = splits or write_splits or Path("splits")
+    _require_free("--write-splits", write_splits)
+    _require_free("--cache", cache)
+    if write_splits and write_splits.resolve() != splits.resolve() and (write_splits / sides.SIDES_FILE).exists():
+        raise UserError(
+            f"{write_splits / sides.SIDES_FILE}: is there already; keep its sides by --splits {write_splits}"
+        )
+    source = read_source(format, root, options, given="--set")
+    look = find_groups or (source.copies and not (splits / sides.GROUPS_FILE).is_file())
+    data = _settings(root, format, options, split, splits, workers, source)
+    with tempfile.TemporaryDirectory(prefix="medistill-check-") as folder:
+        # groups that nobody knows yet are found below, from the images that ingest decodes
+        known = dataclasses.replace(source, copies=source.copies and not look)
+        # a folder for each data set: in one for all, each would remove what another has decoded
+        own_cache = cache / hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+        summary = ingest(data, Path(folder) / "processed", own_cache, source=known, empty_sides=True)
+        dataset = Dataset.open(Path(folder) / "processed")
+        quarantined = pd.read_csv(dataset.folder / "quarantine.csv", keep_default_na=False, dtype=str)
+        notes = summary["notes"]
+        if split is None and source.official is None:
+            notes.append(f"split by patient: {source.official_files} are not there")
+        if write_splits and source.official is not None:
+            notes.append("sides are drawn anew, whatever the official split says")
+        own, found_groups = dataset.manifest["group_id"], None
+        if look:
+            listed = find_groups_of(dataset)
+            found_groups = int((listed.value_counts() > 1).sum())
+            dataset = _regroup(dataset, listed, data, source)
+        if write_splits:
+            # copies of a picture stay together, else the sides that are written would be refused
+            dataset = _regroup(dataset, _first_of(dataset.manifest, "sha256"), data, source)
+            dataset, tables = _draw_splits(dataset, own, data, write_splits, whole=source.copies)
+        found = audit(dataset)
+        found["findings"] += _judge(dataset, found, summary["entries"], quarantined)
+        if source.copies and look and not write_splits:
+            found["findings"].append(_UNWRITTEN)
+    written = _write_tables(write_splits, tables) if write_splits else []
+    manifest, targets = dataset.manifest, dataset.targets(dataset.manifest)
+    return {
+        "name": dataset.name,
+        "format": format,
+        "split": "patient" if write_splits else data.split,
+        "task": dataset.task,
+        "entries": summary["entries"],
+        "images": len(manifest),
+        "groups": int(manifest["group_id"].nunique()),
+        "sides": {
+            side: {"images": len(part), "groups": int(part["group_id"].nunique())}
+            for side, part in ((side, manifest[manifest["split"] == side]) for side in SPLITS)
+        },
+        "labels": {
+            label: {"positive": int((targets[:, k] == 1).sum()), "known": int((~np.isnan(targets[:, k])).sum())}
+            for k, label in enumerate(dataset.labels)
+        },
+        "masks": int((manifest["mask_row"] >= 0).sum()),
+        "boxes": summary["boxes"],
+        "notes": notes,
+        "quarantined": quarantined.to_dict("records"),
+        **found,
+        "groups_found": found_groups,
+        "written": [str(file) for file in written],
+    }
+
+
+def _judge(dataset: Dataset, audited: dict[str, Any], entries: int, quarantined: pd.DataFrame) -> list[dict[str, Any]]:
+    """Findings of the rules of the gate, with what would help."""
+    findings = judge(rules_of(dataset, entries, MAX_QUARANTINED), tables_of(dataset, audited))
+    left_out = list(quarantined.itertuples(index=False, name=None))
+    for number, found in enumerate(findings):
+        if found["check"] == LEFT_OUT:
+            findings[number] = found | {"advice": advise(left_out, entries)}
+    return findings
+
+
+def parse_options(settings: list[str]) -> dict[str, Any]:
+    """`KEY=VALUE` each, the value as in params.yaml; `A.B=VALUE` is a key within a key.
+
+    Raises:
+        UserError: there is no `=`, the value is not YAML, or a key is both a value and a parent.
+    """
+    options: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {setting}: must be KEY=VALUE")
+        *parents, last = key.split(".")
+        place = options
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise UserError(f"--set {setting}: {parent} has been given a value already")
+        try:
+            parsed = parse_yaml(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {shortened(setting, 80)}: {getattr(error, 'problem', 'is not YAML')}") from None
+        place[last] = value if parsed in (None, "") else parsed  # `|` alone is YAML for an empty text
+    return options
+
+
+def _settings(
+    root: Path, format: str, options: dict[str, Any], split: str | None, splits: Path, workers: int, source: Source
+) -> Data:
+    has_sides = (splits / sides.SIDES_FILE).is_file()
+    try:
+        return Data(
+            format=format,
+            root=root,
+            options=options,
+            split=split or ("official" if source.official is not None and not has_sides else "patient"),
+            splits=splits,
+            **FRACTIONS,
+            seed=0,
+            image_size=SIZE,
+            channels=_channels(root, source.rows["path"]),
+            fit="pad",
+            max_quarantined=1.0,  # what is left out is reported, however much it is
+            workers=workers,
+        )
+    except ValidationError as error:
+        raise UserError(describe_errors(error, Data, prefix="--")) from None
+
+
+def _channels(root: Path, paths: pd.Series) -> int:
+    """3 if one of a few images has colour."""
+    for path in paths.iloc[:: max(1, len(paths) // _PEEKED)]:
+        try:
+            image = read_picture(Path(root), path)
+        except ImageError:
+            continue
+        if image.mode != "L":
+            red, green, blue = np.asarray(image).transpose(2, 0, 1)
+            if not (np.array_equal(red, green) and np.array_equal(red, blue)):
+                return 3
+    return 1
+
+
+def _require_free(option: str, folder: Path | None) -> None:
+    """Raise `UserError` where a file stands in the way of a folder that is to be written."""
+    for place in (folder, *folder.parents) if folder else ():
+        if place.exists():
+            if not place.is_dir():
+                raise UserError(f"{option} {folder}: {place} is no folder")
+            return
+
+
+def _first_of(manifest: pd.DataFrame, column: str) -> pd.Series:
+    """The first image, in order of `image_id`, of those that have the same value: str (N,)."""
+    return manifest.groupby(column)["image_id"].transform("min").astype("str")
+
+
+def _regroup(dataset: Dataset, found: pd.Series, data: Data, source: Source) -> Dataset:
+    """The data set with found groups, str (N,), joined to its own, and split by them unless its split is official.
+
+    Groups of one image say nothing and leave the image's own group its name.
+    """
+    manifest = dataset.manifest
+    listed = found.set_axis(manifest["path"].map(compose))
+    groups = sides.merge_groups(manifest["group_id"], manifest["path"], listed[listed.duplicated(keep=False)])
+    if source.copies:
+        groups = groups.str.removeprefix(sides.LISTED)  # as ingest will name them
+    if data.split == "official":
+        return dataclasses.replace(dataset, manifest=manifest.assign(group_id=groups))
+    split = sides.by_group(groups, **FRACTIONS, seed=data.seed, sides=_fixed_sides(data.splits, manifest, groups))
+    return dataclasses.replace(dataset, manifest=manifest.assign(group_id=groups, split=split))
+
+
+def _fixed_sides(folder: Path, manifest: pd.DataFrame, groups: pd.Series) -> pd.Series | None:
+    """Sides that sides.csv in `folder` fixes, by group."""
+    file = folder / sides.SIDES_FILE
+    if not file.is_file():
+        return None
+    others = [manifest[column] for column in ("group_id", "image_id", "patient_id")]
+    return sides.sides_of_groups(sides.read_sides(file), groups, *others)[0]
+
+
+def _draw_splits(
+    dataset: Dataset, own: pd.Series, data: Data, folder: Path, *, whole: bool
+) -> tuple[Dataset, dict[str, pd.DataFrame]]:
+    """The data set with sides that are drawn up anew, and the tables that say so, by name of their file.
+
+    Args:
+        dataset: the data set with its groups.
+        own: str (N,), its groups as they were before others were joined to them.
+        data: settings; sides that `data.splits` fixes are kept.
+        folder: the tables are for; an older groups.csv there keeps its rows of images that are not here.
+        whole: list the images that were not joined to others, too.
+    """
+    manifest = dataset.manifest
+    groups, tables = manifest["group_id"], {}
+    joined = manifest[(groups != own) | groups.str.startswith(sides.LISTED) | whole]
+    if len(joined):
+        names = joined["group_id"].str.removeprefix(sides.LISTED)
+        table = pd.DataFrame({"path": joined["path"], "group_id": names})
+        for file in (folder / sides.GROUPS_FILE, data.splits / sides.GROUPS_FILE):
+            if file.is_file():
+                older = sides.read_groups(file)
+                older = older[~older.index.isin(manifest["path"].map(compose))]
+                table = pd.concat([table, older.rename_axis("path").reset_index()]).drop_duplicates("path")
+        tables[sides.GROUPS_FILE] = table.sort_values("path")
+    fixed = _fixed_sides(data.splits, manifest, groups)
+    drawn = sides.stratified(groups, dataset.targets(manifest), **FRACTIONS, seed=data.seed, sides=fixed)
+    tables[sides.SIDES_FILE] = drawn.rename("split").rename_axis("group_id").reset_index()
+    return dataclasses.replace(dataset, manifest=manifest.assign(split=groups.map(drawn))), tables
+
+
+def _write_tables(folder: Path, tables: dict[str, pd.DataFrame]) -> list[Path]:
+    for name, table in tables.items():
+        with atomic(folder / name) as file:
+            table.to_csv(file, index=False, lineterminator="\n")
+    return [folder / name for name in tables]
+
+
+def describe(report: dict[str, Any]) -> str:
+    """The report in a few lines for people."""
+    lines = [
+        f"{report['name']} ({report['format']}): {counted(report['images'], 'image')} of"
+        f" {counted(report['groups'], 'group')}, {counted(len(report['labels']), 'label')}, {report['task']}"
+    ]
+    parts = [f"{side} {part['images']:,} ({part['groups']:,})" for side, part in report["sides"].items()]
+    lines.append(f"  split {report['split']}, images (groups): {', '.join(parts)}")
+    if report["groups_found"] is not None:
+        lines.append(f"  groups of several images found by likeness: {report['groups_found']:,}")
+    shares = []
+    for label, count in report["labels"].items():
+        unknown = report["images"] - count["known"]
+        shares.append(f"{label} {count['positive']:,}" + (f" ({unknown:,} unknown)" if unknown else ""))
+    lines.append(f"  positive: {', '.join(shares)}")
+    if report["masks"] or report["boxes"]:
+        lines.append(f"  {counted(report['masks'], 'mask')}, {counted(report['boxes'], 'box')}")
+    lines += _describe_quarantine(report)
+    lines += [f"  note: {note}" for note in report["notes"]]
+    for found in sorted(report["findings"], key=lambda found: found["severity"]):  # errors first
+        more = found["count"] - len(found["examples"])
+        examples = found["examples"] + ([f"and {more:,} more"] if more else [])
+        lines.append(f"{found['severity']}: {found['message']}" + (f": {'; '.join(examples)}" if examples else ""))
+        lines += [f"  what helps: {found['advice']}"] if "advice" in found else []
+    count = Counter(found["severity"] for found in report["findings"])
+    lines.append(f"{counted(count['error'], 'error')}, {counted(count['warning'], 'warning')}")
+    lines += [f"wrote {file}" for file in report["written"]]
+    return "\n".join(map(printable, lines))
+
+
+def _describe_quarantine(report: dict[str, Any]) -> list[str]:
+    left_out = report["quarantined"]
+    if not left_out:
+        return [f"  nothing left out of {report['entries']:,} entries"]
+    lines = [f"  left out: {len(left_out):,} of {report['entries']:,} entries (--json lists all)"]
+    kinds = describe_kinds([(entry["path"], entry["reason"]) for entry in left_out])
+    lines += [f"    {kind}" for kind in kinds[:_SHOWN]]
+    if len(kinds) > _SHOWN:
+        lines.append(f"    and for {counted(len(kinds) - _SHOWN, 'reason')} more")
+    return lines

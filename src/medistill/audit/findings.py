@@ -1,0 +1,170 @@
+"""All checks of the audit on an ingested data set, as `medistill check` prints and the gate reads them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from medistill.audit.duplicates import near_duplicates
+from medistill.audit.shortcuts import CUES, border_features, probe_shortcuts
+from medistill.data.dataset import SPLITS, Dataset
+from medistill.text import counted
+
+SHORTCUT = 0.65
+"""A label whose AUROC from a cue alone is above this, at the lower end of its interval, is worth a warning."""
+
+EXAMPLES = 5
+
+_TOGETHER = "--write-splits keeps them together, for data.split: patient; or take all but one out of data.root"
+
+_BATCH = 256
+
+
+def audit(dataset: Dataset) -> dict[str, Any]:
+    """Look for copies across sides and for shortcuts.
+
+    Returns:
+        A JSON-ready dict: `findings`, a list of `check` (`groups`, `identical_pixels`, `near_duplicates`, `shortcut`),
+        `severity` (`error` or `warning`), `message` (one line), `count`, `examples` and, of an error, `advice` (what
+        helps); `near_duplicates`, the confirmed pairs of images of different groups (`image_id`, `other`, `splits`,
+        `correlation`, `kind`); `shortcuts`, what `probe_shortcuts` measured.
+    """
+    manifest = dataset.manifest
+    pairs = _pairs(dataset)
+    shortcuts = probe_shortcuts(manifest, dataset.targets(manifest), dataset.labels, _borders(dataset))
+    return {
+        "findings": [*_on_two_sides(manifest), *_identical(manifest), *_near(pairs), *_shortcuts(shortcuts)],
+        "near_duplicates": pairs,
+        "shortcuts": [_plain(row) for row in shortcuts.to_dict("records")],
+    }
+
+
+def find_groups_of(dataset: Dataset) -> pd.Series:
+    """Groups of augmented copies: str (N,) with the index of the manifest.
+
+    A group has the name of its first image, in order of `image_id`.
+    """
+    from medistill.audit.groups import discover_groups
+
+    found = discover_groups(_frames(dataset), len(dataset.manifest))
+    first = dataset.manifest["image_id"].groupby(found).transform("min")
+    return first.set_axis(dataset.manifest.index).astype("str")
+
+
+def _frames(dataset: Dataset) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda chosen: dataset.images(dataset.manifest.iloc[chosen])
+
+
+def _borders(dataset: Dataset) -> np.ndarray:
+    frames, count = _frames(dataset), len(dataset.manifest)
+    with tqdm(total=count, desc="borders", unit="image", disable=None) as bar:
+        parts = []
+        for start in range(0, count, _BATCH):
+            parts.append(border_features(frames(np.arange(start, min(start + _BATCH, count)))))
+            bar.update(len(parts[-1]))
+    return np.concatenate(parts)
+
+
+def torn(manifest: pd.DataFrame, column: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each value of a column that is on several sides, and its images."""
+    yield from manifest[manifest.groupby(column)["split"].transform("nunique") > 1].groupby(column)
+
+
+def _on_two_sides(manifest: pd.DataFrame) -> list[dict[str, Any]]:
+    """Groups with images on two sides."""
+    named = [
+        f"{group}: {', '.join(f'{row.image_id} ({row.split})' for row in rows.drop_duplicates('split').itertuples())}"
+        for group, rows in torn(manifest, "group_id")
+    ]
+    text = f"{counted(len(named), 'group')} of images that belong together on two sides"
+    return [finding("groups", "error", text, named, advice=_TOGETHER)] if named else []
+
+
+def _identical(manifest: pd.DataFrame) -> list[dict[str, Any]]:
+    """Images that are the same pixel for pixel: an error on two sides, else a warning, as they count twice."""
+    copies = manifest[manifest["sha256"].duplicated(keep=False)]
+    sides = copies.groupby("sha256")["split"].transform("nunique")
+    findings = []
+    for across, severity, where in ((True, "error", "on two sides"), (False, "warning", "on one side")):
+        part = copies[(sides > 1) == across]
+        sets = list(part.groupby("sha256", sort=False))
+        if sets:
+            named = [", ".join(f"{row.image_id} ({row.split})" for row in rows.itertuples()) for _, rows in sets]
+            text = f"{len(part)} images in {counted(len(sets), 'set')} are identical pixel for pixel and {where}"
+            findings.append(finding("identical_pixels", severity, text, named, advice=_TOGETHER if across else ""))
+    return findings
+
+
+def _pairs(dataset: Dataset) -> list[dict[str, Any]]:
+    manifest = dataset.manifest
+    found = near_duplicates(_frames(dataset), len(manifest))
+    one, other = manifest.iloc[found["i"].to_numpy()], manifest.iloc[found["j"].to_numpy()]
+    # one patient's images may look alike, and identical pixels are a finding of their own
+    kept = (one["group_id"].to_numpy() != other["group_id"].to_numpy()) & (
+        one["sha256"].to_numpy() != other["sha256"].to_numpy()
+    )
+    return [
+        {
+            "image_id": a,
+            "other": b,
+            "splits": sorted({s, t}, key=SPLITS.index),
+            "correlation": round(float(r), 4),
+            "kind": kind,
+        }
+        for a, b, s, t, r, kind in zip(
+            one["image_id"][kept],
+            other["image_id"][kept],
+            one["split"][kept],
+            other["split"][kept],
+            found["correlation"].to_numpy()[kept],
+            found["kind"].to_numpy()[kept],
+            strict=True,
+        )
+    ]
+
+
+def _near(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    findings = []
+    for across, where in ((True, "on two sides"), (False, "on one side")):
+        part = [pair for pair in pairs if (len(pair["splits"]) == 2) == across]
+        if part:
+            named = [
+                f"{pair['image_id']} and {pair['other']} ({pair['kind']}, {' and '.join(pair['splits'])})"
+                for pair in part
+            ]
+            text = f"{counted(len(part), 'pair')} of images of different groups are nearly the same and {where}"
+            findings.append(finding("near_duplicates", "warning", text, named))
+    return findings
+
+
+def _shortcuts(table: pd.DataFrame) -> list[dict[str, Any]]:
+    findings = []
+    for row in table[table["lower"] > SHORTCUT].itertuples():
+        text = (
+            f"{row.label} can be told from nothing but {CUES[row.cue]}:"
+            f" AUROC {row.auroc:.2f} [{row.lower:.2f}, {row.upper:.2f}], {row.images} images"
+        )
+        findings.append(finding("shortcut", "warning", text))
+    return findings
+
+
+def finding(
+    check: str, severity: str, message: str, examples: Sequence[str] = (), *, advice: str = ""
+) -> dict[str, Any]:
+    """A finding as `audit` gives it, of all its examples; `advice`, where there is some, says what helps."""
+    found = {
+        "check": check,
+        "severity": severity,
+        "message": message,
+        "count": len(examples),
+        "examples": list(examples[:EXAMPLES]),
+    }
+    return found | ({"advice": advice} if advice else {})
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Numbers as JSON has them; what is undefined is null."""
+    plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in row.items()}
+    return {key: None if value != value else value for key, value in plain.items()}

@@ -1,0 +1,483 @@
+"""What a data set must be to be trained on: one table of rules, for `medistill check` and for the gate of the pipeline.
+
+Rules are about four tables: `images`, the manifest, a row per image; `labels`, a row per label and split; `splits`;
+and `shortcuts`, a row per label and cue. What spans rows or needs pixels is a column derived here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from medistill.audit.findings import SHORTCUT, finding, torn
+from medistill.data.dataset import LABEL_PREFIX, SPLITS, Dataset
+from medistill.data.ingest import COLUMNS, quarantine_limit
+from medistill.text import counted
+
+BLANK = 1.0
+"""Grey levels (of 255): a frame whose pixels deviate by less is blank."""
+
+SATURATED = 0.5
+"""Share of a frame's pixels that are white: more is a failed export."""
+
+INVERTED = -0.3
+"""Correlation of a frame with the mean frame: less and black is probably white."""
+
+PREVALENCE = (0.0005, 0.95)
+"""A label that is rarer can hardly be learnt; one that is more frequent is often its own complement."""
+
+AGES = (0, 120)
+"""Years."""
+
+SEXES = ("F", "M")
+
+VIEWS = ("AP", "PA", "L", "LL", "RL")
+"""Frontal, and lateral from either side."""
+
+KEYS = {"images": ["image_id"], "labels": ["label", "split"], "splits": ["split"], "shortcuts": ["label", "cue"]}
+"""Columns that name a row, by table."""
+
+LEFT_OUT = "few_left_out"
+"""The rule that `data.max_quarantined` is about."""
+
+_COUNTS = ("positives", "negatives", "with_both")
+"""Columns whose cells are 0 where they break a rule."""
+
+_BATCH = 64
+_SAMPLE = 1000
+_STRUCTURE = 10.0  # grey levels by which a mean frame's pixels deviate where images show the same part of the body
+_DEAL = "change data.split, data.val_fraction, data.test_fraction or data.seed, or deal evenly by --write-splits"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule that a column of a table, or a table as a whole, keeps or breaks. Empty cells break `known` alone.
+
+    Attributes:
+        name: of the rule.
+        table: one of `KEYS`.
+        kind: `known`: no cell is empty; `unique`: no cell is there twice; `among`: each is one of `values`; `between`:
+            each is `least` to `most`; `contains`: each of `values` is in the column; `rows`: the table has `least` to
+            `most` rows; `columns`: it has all of `values`.
+        column: None for a rule of the table as a whole.
+        expected: what the rule asks for.
+        fault: what those are that break it, after their number: `3 images <fault>`.
+        critical: whether no model may be trained on a data set that breaks it; else it is worth a warning.
+        advice: what to do.
+        audited: `audit` finds what breaks it, and names it better.
+    """
+
+    name: str
+    table: str
+    kind: Literal["known", "unique", "among", "between", "contains", "rows", "columns"]
+    column: str | None
+    expected: str
+    fault: str
+    critical: bool = True
+    values: tuple[Any, ...] = ()
+    least: float | None = None
+    most: float | None = None
+    advice: str = ""
+    audited: bool = False
+
+    def applies(self, table: pd.DataFrame) -> bool:
+        """Whether the table has the column: one that is missing breaks a rule of its own."""
+        return self.column is None or self.column in table
+
+    def broken(self, table: pd.DataFrame) -> list[str]:
+        """What breaks the rule: rows by their `KEYS`, a line per first of these, with the cell where that says more."""
+        if self.kind in ("contains", "columns"):
+            there = set(table) if self.kind == "columns" else set(table[self.column])
+            return [str(value) for value in self.values if value not in there]
+        if self.kind == "rows":
+            return [] if self.least <= len(table) <= self.most else [f"{len(table)} rows"]
+        cells = table[self.column]
+        wrong = {
+            "known": lambda: cells.isna(),
+            "unique": lambda: cells.duplicated(keep=False) & cells.notna(),
+            "among": lambda: ~cells.isin(self.values) & cells.notna(),
+            "between": lambda: (cells < _or(self.least, -np.inf)) | (cells > _or(self.most, np.inf)),
+        }[self.kind]()
+        first, *second = KEYS[self.table]
+        says_more = self.kind not in ("known", "unique") and self.column not in _COUNTS
+        found: dict[str, list[str]] = {}
+        for name, cell, *where in zip(*(table.loc[wrong, key] for key in (first, self.column, *second)), strict=True):
+            found.setdefault(str(name), []).append(" ".join(where + [f"({_shown(cell)})"] * says_more))
+        between = " in " if second else " "
+        return [f"{name}{between}{', '.join(parts)}".rstrip() for name, parts in found.items()]
+
+
+def _or(value: float | None, other: float) -> float:
+    return other if value is None else value
+
+
+def _shown(cell: Any) -> str:
+    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
+
+
+def rules_of(dataset: Dataset, entries: int, max_quarantined: float) -> list[Rule]:
+    """The rules for a data set.
+
+    Args:
+        dataset: as it was ingested.
+        entries: of its source: rows of its tables, and files that none names.
+        max_quarantined: share of them that may be left out.
+    """
+    labels = [LABEL_PREFIX + label for label in dataset.labels]
+    fewest = entries - quarantine_limit(max_quarantined, entries)
+    return [
+        Rule(
+            "columns",
+            "images",
+            "columns",
+            None,
+            "The manifest has all its columns",
+            "columns missing",
+            values=(*COLUMNS, *labels),
+        ),
+        Rule(
+            LEFT_OUT,
+            "images",
+            "rows",
+            None,
+            "Ingest left out no larger share than data.max_quarantined allows",
+            f"of {entries:,} entries are left out, more than data.max_quarantined ({max_quarantined:g}) allows",
+            least=fewest,
+            most=entries,
+        ),
+        *_IMAGES,
+        *(
+            Rule(
+                "label_values",
+                "images",
+                "among",
+                column,
+                "A label is 0, 1, or empty where it is unknown",
+                f"with a label that is neither 0 nor 1: {column}",
+                values=(0.0, 1.0),
+            )
+            for column in labels
+        ),
+        *_DETAILS,
+        *_LABELS,
+        *_SPLITS,
+        *_SHORTCUTS,
+    ]
+
+
+_IMAGES = (
+    Rule("id_known", "images", "known", "image_id", "Every image has an id", "without an id"),
+    Rule("id_once", "images", "unique", "image_id", "Every image_id occurs once", "whose id another has too"),
+    Rule("group_known", "images", "known", "group_id", "Every image belongs to a group", "without a group"),
+    Rule("split_known", "images", "known", "split", "Every image has a split", "without a split"),
+    Rule(
+        "split_named",
+        "images",
+        "among",
+        "split",
+        f"The split is one of {', '.join(SPLITS)}",
+        f"in a split that is none of {', '.join(SPLITS)}",
+        values=SPLITS,
+    ),
+    Rule(
+        "split_filled",
+        "images",
+        "contains",
+        "split",
+        "Each split has at least one image",
+        "without an image",
+        values=SPLITS,
+        advice=_DEAL,
+    ),
+    # no patient on two sides: what is learnt of her would be tested on her
+    Rule(
+        "group_in_one_split",
+        "images",
+        "among",
+        "sides_of_group",
+        "Every patient (group) is in one split only",
+        "of a group in two splits",
+        values=("",),
+        audited=True,
+    ),
+    Rule(
+        "pixels_in_one_split",
+        "images",
+        "among",
+        "sides_of_pixels",
+        "Images that are identical pixel for pixel are in one split only",
+        "identical to one in another split",
+        values=("",),
+        audited=True,
+    ),
+    Rule(
+        "pixels_once",
+        "images",
+        "among",
+        "copies_of_pixels",
+        "No side has an image twice, pixel for pixel",
+        "identical to one in the same split",
+        critical=False,
+        values=("",),
+        audited=True,
+    ),
+    # copies that were scaled, cropped or compressed again leak from side to side as well as identical ones
+    Rule(
+        "no_near_duplicates",
+        "images",
+        "among",
+        "near_duplicates",
+        "No image is nearly the same as one of another group on another side",
+        "nearly the same as one of another group in another split",
+        critical=False,
+        values=("",),
+        audited=True,
+    ),
+)
+
+_DETAILS = (
+    Rule(
+        "age",
+        "images",
+        "between",
+        "age",
+        f"Ages are {AGES[0]} to {AGES[1]} years",
+        f"with an age outside of {AGES[0]} to {AGES[1]} years",
+        critical=False,
+        least=AGES[0],
+        most=AGES[1],
+    ),
+    Rule(
+        "sex",
+        "images",
+        "among",
+        "sex",
+        f"Sex is {', '.join(SEXES)} or empty",
+        f"with a sex that is neither {' nor '.join(SEXES)}",
+        critical=False,
+        values=SEXES,
+    ),
+    Rule(
+        "view",
+        "images",
+        "among",
+        "view",
+        f"The view is {', '.join(VIEWS)} or empty",
+        f"with a view that is none of {', '.join(VIEWS)}",
+        critical=False,
+        values=VIEWS,
+    ),
+    Rule(
+        "not_blank",
+        "images",
+        "between",
+        "pixel_deviation",
+        f"No frame is blank: its pixels' standard deviation is at least {BLANK:g} grey level",
+        f"blank: pixels deviate by less than {BLANK:g} grey level",
+        critical=False,
+        least=BLANK,
+    ),
+    Rule(
+        "not_saturated",
+        "images",
+        "between",
+        "white_share",
+        f"No frame is saturated: at most {SATURATED:.0%} of its pixels are white",
+        f"saturated: more than {SATURATED:.0%} of the pixels are white",
+        critical=False,
+        most=SATURATED,
+    ),
+    Rule(
+        "not_inverted",
+        "images",
+        "between",
+        "likeness",
+        f"No frame is inverted: its correlation with the mean frame is at least {INVERTED:g}",
+        "like the negative of the others, by the correlation with the mean frame",
+        critical=False,
+        least=INVERTED,
+    ),
+)
+
+_LABELS = (
+    Rule(
+        "positives",
+        "labels",
+        "between",
+        "positives",
+        "No label is constant on a side: each split has an image with it",
+        "without a positive in a split",
+        critical=False,
+        least=1,
+    ),
+    Rule(
+        "negatives",
+        "labels",
+        "between",
+        "negatives",
+        "No label is constant on a side: each split has an image without it",
+        "without a negative in a split",
+        critical=False,
+        least=1,
+    ),
+    Rule(
+        "prevalence",
+        "labels",
+        "between",
+        "prevalence",
+        f"Labels are neither very rare nor the rule: prevalence {PREVALENCE[0]:g} to {PREVALENCE[1]:g}",
+        f"rarer than {PREVALENCE[0]:g} or more frequent than {PREVALENCE[1]:g} in a split",
+        critical=False,
+        least=PREVALENCE[0],
+        most=PREVALENCE[1],
+    ),
+)
+
+_SPLITS = (
+    # without one nothing can be learnt in train, no epoch be chosen on val, nothing be measured on test
+    Rule(
+        "label_with_both",
+        "splits",
+        "between",
+        "with_both",
+        "Each split has a label with a positive and a negative",
+        "in which every label is constant",
+        least=1,
+        advice=_DEAL,
+    ),
+)
+
+_SHORTCUTS = (
+    Rule(
+        "no_shortcut",
+        "shortcuts",
+        "between",
+        "lower",
+        f"No label can be told from a cue that is not the finding: AUROC's lower bound at most {SHORTCUT}",
+        "that a cue other than the finding gives away",
+        critical=False,
+        most=SHORTCUT,
+        audited=True,
+    ),
+)
+
+
+def judge(rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
+    """A finding for each rule that is broken, as `audit` gives them; of rules that it looks after itself, none."""
+    findings = []
+    for rule in rules:
+        table = tables.get(rule.table)
+        if table is None or rule.audited or not rule.applies(table):
+            continue
+        broken = rule.broken(table)
+        if not broken:
+            continue
+        if rule.kind == "rows":
+            message, broken = f"{int(rule.most) - len(table):,} {rule.fault}", []
+        else:
+            noun = {"contains": "split", "columns": "column"}.get(rule.kind, rule.table.removesuffix("s"))
+            message = f"{counted(len(broken), noun)} {rule.fault}"
+        severity = "error" if rule.critical else "warning"
+        findings.append(finding(rule.name, severity, message, broken, advice=rule.advice))
+    return findings
+
+
+def tables_of(dataset: Dataset, audit: Mapping[str, Any] | None = None) -> dict[str, pd.DataFrame]:
+    """The tables that the rules are about.
+
+    Args:
+        dataset: as it was ingested.
+        audit: what `medistill.audit.findings.audit` found in it; without it, what needs that is not derived.
+    """
+    images = _images(dataset, (audit or {}).get("near_duplicates"))
+    labels = _labels(dataset, images)
+    tables = {"images": images, "labels": labels, "splits": _splits(labels)}
+    if audit and audit["shortcuts"]:
+        tables["shortcuts"] = pd.DataFrame(audit["shortcuts"])
+    return tables
+
+
+def _images(dataset: Dataset, near_duplicates: list[dict[str, Any]] | None) -> pd.DataFrame:
+    """The manifest with the derived columns that its columns allow."""
+    images = dataset.manifest.copy()
+    if {"group_id", "split"} <= set(images):
+        images["sides_of_group"] = ""
+        for group, part in torn(images, "group_id"):
+            sides = " and ".join(str(side) for side in part["split"].unique())
+            images.loc[part.index, "sides_of_group"] = f"{group} is in {sides}"
+    if {"image_id", "sha256", "split"} <= set(images):
+        images["sides_of_pixels"] = images["copies_of_pixels"] = ""
+        for _, part in torn(images, "sha256"):
+            first = {side: name for name, side in zip(part["image_id"][::-1], part["split"][::-1], strict=True)}
+            for row, side in part["split"].items():
+                others = [f"{name} in {other}" for other, name in first.items() if other != side]
+                images.loc[row, "sides_of_pixels"] = f"{side}, as {others[-1]}"
+        twice = images[images.duplicated(["sha256", "split"], keep=False)]
+        for _, part in twice.groupby(["sha256", "split"]):
+            names = part["image_id"].tolist()
+            images.loc[part.index, "copies_of_pixels"] = [f"as {names[0]}"] * len(part)
+            images.loc[part.index[0], "copies_of_pixels"] = f"as {names[1]}"
+    if near_duplicates is not None and "image_id" in images:
+        like: dict[str, str] = {}
+        for pair in near_duplicates:
+            if len(pair["splits"]) == 2:
+                one, other = pair["image_id"], pair["other"]
+                like.setdefault(one, f"like {other}")
+                like.setdefault(other, f"like {one}")
+        images["near_duplicates"] = images["image_id"].map(like).fillna("")
+    if {"shard", "row"} <= set(images):
+        images = pd.concat([images, _measure_pixels(dataset, images)], axis=1)
+    return images
+
+
+def _measure_pixels(dataset: Dataset, images: pd.DataFrame) -> pd.DataFrame:
+    """Of each frame: `pixel_deviation` in grey levels, `white_share`, and `likeness`, its correlation with the mean.
+
+    `likeness` is 1 for all where the mean of up to 1,000 frames shows next to nothing, as with histology. A few frames
+    are in memory at once.
+    """
+    mean = np.zeros((dataset.image_size, dataset.image_size))
+    sample = images.iloc[:: -(-len(images) // _SAMPLE)]
+    for start in range(0, len(sample), _BATCH):
+        mean += dataset.images(sample.iloc[start : start + _BATCH]).mean(axis=1).sum(axis=0, dtype=np.float64)
+    mean = (mean / len(sample) - (mean / len(sample)).mean()).ravel()
+    measured = np.empty((len(images), 3))
+    with tqdm(total=len(images), desc="measure", unit="image", disable=None) as bar:
+        for start in range(0, len(images), _BATCH):
+            frames = dataset.images(images.iloc[start : start + _BATCH]).reshape(-1, dataset.channels, mean.size)
+            grey = frames.mean(axis=1, dtype=np.float32)
+            grey -= grey.mean(axis=1, keepdims=True)
+            norms = np.linalg.norm(grey, axis=1) * np.linalg.norm(mean)
+            here = slice(start, start + len(frames))
+            measured[here, 0] = frames.std(axis=(1, 2))
+            measured[here, 1] = (frames == 255).all(axis=1).mean(axis=1)
+            measured[here, 2] = np.divide(grey @ mean, norms, out=np.ones(len(frames)), where=norms > 0)
+            bar.update(len(frames))
+    if mean.std() < _STRUCTURE:
+        measured[:, 2] = 1
+    return pd.DataFrame(measured, columns=["pixel_deviation", "white_share", "likeness"], index=images.index)
+
+
+def _labels(dataset: Dataset, images: pd.DataFrame) -> pd.DataFrame:
+    """A row per label and split: `positives`, `negatives`, and `prevalence` among those that are known."""
+    rows = []
+    for label in dataset.labels:
+        values = images.get(LABEL_PREFIX + label, pd.Series(np.nan, index=images.index))
+        for side in SPLITS:
+            here = values[images["split"] == side] if "split" in images else values[:0]
+            positives, negatives = int((here == 1).sum()), int((here == 0).sum())
+            # a constant label breaks a rule of its own, and so does an empty split
+            share = positives / (positives + negatives) if positives and negatives else None
+            counts = (positives, negatives) if len(here) else (None, None)
+            rows.append((label, side, *counts, share))
+    return pd.DataFrame(rows, columns=["label", "split", "positives", "negatives", "prevalence"])
+
+
+def _splits(labels: pd.DataFrame) -> pd.DataFrame:
+    """A row per split that has images: in how many labels both occur, positives and negatives."""
+    filled = labels[labels["positives"].notna()]
+    both = (filled["positives"] > 0) & (filled["negatives"] > 0)
+    return both.groupby(filled["split"], sort=False).sum().rename("with_both").reset_index()

@@ -1,0 +1,388 @@
+"""From a data set as its owner ships it to the one folder that every later stage reads."""
+
+import hashlib
+import math
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medistill.data import splits
+from medistill.data.adapters import read_source
+from medistill.data.boxes import outside
+from medistill.data.cache import Frames, decode_all
+from medistill.data.dataset import LABEL_PREFIX, SPLITS
+from medistill.data.folders import compose
+from medistill.data.source import DETAILS, Source
+from medistill.errors import UserError
+from medistill.files import atomic, locked, write_array
+from medistill.images.decode import fit_boxes
+from medistill.params import Data
+from medistill.records import checksums, write_record
+from medistill.text import counted, printable
+
+SHARD = 1024
+"""Images a shard, `images-*.npy`."""
+
+COLUMNS = (
+    "image_id",
+    "path",
+    "shard",
+    "row",
+    "group_id",
+    "patient_id",
+    "study_id",
+    "split",
+    "view",
+    "sex",
+    "age",
+    "source",
+    "mask_row",
+    "width",
+    "height",
+    "sha256",
+)
+"""Of the manifest; `label:<Name>` follow."""
+
+_FIND = "find them by `medistill check {root} --format {format} --write-splits {splits}`"
+
+
+def ingest(
+    data: Data,
+    out: Path,
+    cache: Path,
+    *,
+    executor: Executor | None = None,
+    source: Source | None = None,
+    empty_sides: bool = False,
+) -> dict[str, Any]:
+    """Read, split, decode and write a data set.
+
+    Every entry of the source ends in the manifest or in the quarantine. `out` is written whole or not at all, and is
+    the same byte for byte for the same source and settings.
+
+    Args:
+        data: the settings of `data` in params.yaml.
+        out: folder to write: `manifest.parquet`, `boxes.parquet`, `images-*.npy`, `masks-*.npy` where there are masks,
+            `dataset.json`, `quarantine.csv`.
+        cache: folder that keeps decoded images between runs; may be deleted at any time.
+        executor: decodes in its workers, which must see the same folders; None: `data.workers` processes here.
+        source: what `data.format` reads from `data.root`, where the caller has read it already.
+        empty_sides: whether a side may be empty.
+
+    Returns:
+        What `dataset.json` says: name, task, labels, image_size, channels, fit, fingerprint, source, boxes, counts by
+        split, how much was left out, and `notes`, what the user should know of how it was read, a sentence each.
+
+    Raises:
+        UserError: the source is not what its format promises, a group is on two sides, a side is empty, or more than
+            `data.max_quarantined` of the entries must be left out (they are then listed in `cache/quarantine.csv`).
+    """
+    cache = Path(cache)
+    # it removes blocks that it does not need: another would lose those that it does
+    taken = f"{cache}: process {{holder}} decodes into this folder; wait until it ends"
+    with locked(cache / "lock", taken=taken):
+        return _ingest(data, out, cache, executor, source, empty_sides)
+
+
+def _ingest(
+    data: Data, out: Path, cache: Path, executor: Executor | None, source: Source | None, empty_sides: bool
+) -> dict[str, Any]:
+    source = source or read_source(data.format, data.root, data.options)
+    rows, quarantined, notes = _split(source, data)
+    _limit(quarantined, source.entries, data, cache)
+
+    def require(rows: pd.DataFrame) -> None:
+        if rows.empty:
+            left_out = _list_left_out(quarantined, cache) if quarantined else "there are none"
+            raise UserError(f"{data.root}: none of {source.entries} entries can be used; {left_out}")
+        if not empty_sides:
+            splits.require_all(rows["split"])
+
+    require(rows)
+    # the cache's blocks in the order of the shards: in another, each shard would take its frames from all blocks
+    rows = rows.sort_values("image_id", ignore_index=True)
+
+    frames = decode_all(
+        data.root,
+        rows["path"].tolist(),
+        cache,
+        size=data.image_size,
+        channels=data.channels,
+        fit=data.fit,
+        workers=data.workers,
+        executor=executor,
+        check=lambda failures: _limit([*quarantined, *failures.items()], source.entries, data, cache),
+    )
+    masks = _decode_masks(rows, data, cache, executor)
+    failures = frames.failures | _bad_masks(rows, frames, masks)
+    quarantined += failures.items()
+    _limit(quarantined, source.entries, data, cache)
+    rows = rows[~rows["path"].isin(failures.keys())].reset_index(drop=True)
+    require(rows)
+    if len(rows) + len(quarantined) != source.entries:
+        raise AssertionError(f"{source.entries} entries in, {len(rows)} + {len(quarantined)} out")
+
+    with atomic(out) as folder:
+        folder.mkdir()
+        manifest = _write_shards(rows, frames, folder, source.labels)
+        _write_masks(rows, masks, folder)
+        boxes = _boxes_in_frames(source, manifest, data)
+        summary = _summarise(manifest, boxes, len(quarantined), source, data) | {"notes": notes}
+        manifest.to_parquet(folder / "manifest.parquet", index=False)
+        boxes.to_parquet(folder / "boxes.parquet", index=False)
+        _write_quarantine(folder / "quarantine.csv", quarantined)
+        # all but the pixels, of which the manifest has a checksum each
+        files = (file for file in folder.iterdir() if not file.name.startswith("images-"))
+        write_record(folder / "dataset.json", summary | {"files": checksums(files, folder)})
+    return summary
+
+
+def _split(source: Source, data: Data) -> tuple[pd.DataFrame, list[tuple[str, str]], list[str]]:
+    """Rows with all columns and a `split`, all that is left out so far, and what the user should know of it."""
+    rows, quarantined = source.rows.copy(), list(source.quarantined)
+    for column in DETAILS:
+        rows[column] = rows[column].astype("str") if column in rows else pd.Series(None, index=rows.index, dtype="str")
+    rows["age"] = rows["age"].astype("float64") if "age" in rows else np.nan
+    own = rows["group_id"]
+    rows["group_id"], listed, notes = _groups(source, data, rows["path"], own)
+    notes = [f"{count:,} not asked for: {what}" for what, count in source.unwanted.items()] + source.notes + notes
+    unknown = int(rows["patient_id"].isna().sum())
+    if unknown == len(rows) == rows["group_id"].nunique():
+        notes.append("no patient ids: each image is a group of its own, and one person may be on two sides")
+    elif 0 < unknown < len(rows):
+        notes.append(f"{unknown:,} of {len(rows):,} images have no patient id")
+    columns = [LABEL_PREFIX + label for label in source.labels]
+    labelled = rows[columns].notna().any(axis=1)
+    if not labelled.all():
+        notes.append(f"{(~labelled).sum():,} images have no label; they train recipes with unlabelled: true")
+    # groups without any label have nothing to measure: where the data set does not say otherwise, they train
+    measured = labelled.groupby(rows["group_id"]).transform("any")
+    sides_file = data.splits / splits.SIDES_FILE
+    if data.split == "patient":
+        sides = None
+        if sides_file.is_file():
+            named = splits.read_sides(sides_file)
+            sides, unused = splits.sides_of_groups(named, rows["group_id"], own, listed)
+            notes += _unused(sides_file, unused, len(named), "group_id")
+        idle = pd.Series("train", index=rows["group_id"][~measured].unique())
+        sides = idle if sides is None else sides.combine_first(idle)
+        split = splits.by_group(
+            rows["group_id"],
+            val_fraction=data.val_fraction,
+            test_fraction=data.test_fraction,
+            seed=data.seed,
+            sides=sides,
+        )
+        return rows.assign(split=split), quarantined, notes
+    if sides_file.is_file():
+        raise UserError(f"{sides_file}: data.split is official; set data.split: patient, or remove the file")
+    if source.official is None:
+        raise UserError(
+            f"{data.root}: data.split is official, but {source.official_files} are not there; set data.split: patient"
+        )
+    known = source.official.notna()
+    quarantined += [(path, f"in none of {source.official_files}") for path in rows["path"][~known]]
+    rows, lists = rows[known], source.official[known]
+    files = f"{data.root}: {source.official_files}"
+    split = splits.official(rows["group_id"], lists, val_fraction=data.val_fraction, seed=data.seed, files=files)
+    split = split.where(measured[known] | (lists != "train"), "train")
+    return rows.assign(split=split), quarantined, notes
+
+
+def _groups(source: Source, data: Data, paths: pd.Series, own: pd.Series) -> tuple[pd.Series, pd.Series, list[str]]:
+    """Groups with those of groups.csv joined, the group of each image there, and what the user should know of it."""
+    file = data.splits / splits.GROUPS_FILE
+    find = _FIND.format(format=data.format, root=data.root, splits=data.splits)
+    if not file.is_file():
+        if source.copies:
+            raise UserError(f"{data.root}: holds augmented copies of its pictures, and nothing says of which; {find}")
+        return own, pd.Series(None, index=own.index, dtype="str"), []
+    table = splits.read_groups(file)
+    spelt = paths.map(compose)
+    listed = spelt.map(table)
+    if source.copies and listed.isna().any():
+        missing = paths[listed.isna()]
+        raise UserError(f"{file}: {len(missing)} images are not in it, the first {missing.iloc[0]}; {find}")
+    there = set(spelt) | {compose(path) for path, _ in source.quarantined}
+    unused = [path for path in table.index if path not in there]
+    # who has copies has no patients that a listed group could be taken for
+    groups = listed if source.copies else splits.merge_groups(own, paths, table)
+    return groups, listed, _unused(file, unused, len(table), "path")
+
+
+def _unused(file: Path, names: list[str], total: int, column: str) -> list[str]:
+    """What to say of names in the user's own table that mean nothing here; an error where none does."""
+    if not names:
+        return []
+    text = f"{file}: {len(names):,} of {total:,} names in column {column!r} are not in the data set: {names[0]}"
+    if len(names) == total:
+        raise UserError(f"{text}; write them as medistill check --write-splits does")
+    return [text + (" ..." if len(names) > 1 else "")]
+
+
+def _decode_masks(rows: pd.DataFrame, data: Data, cache: Path, executor: Executor | None) -> Frames:
+    paths = rows["mask"].dropna().tolist()
+    if not paths:
+        return Frames({}, {})
+    return decode_all(
+        data.root,
+        paths,
+        cache / "masks",
+        size=data.image_size,
+        channels=1,
+        fit=data.fit,
+        workers=data.workers,
+        executor=executor,
+    )
+
+
+def _bad_masks(rows: pd.DataFrame, frames: Frames, masks: Frames) -> dict[str, str]:
+    """Path -> reason of images whose mask cannot be read or has another shape than they have."""
+    bad = {}
+    masked = rows[rows["mask"].notna()]
+    for path, mask in zip(masked["path"], masked["mask"], strict=True):
+        if mask in masks.failures:
+            bad[path] = f"its mask {mask}: {masks.failures[mask]}"
+        elif path in frames.places:
+            one, other = frames.places[path], masks.places[mask]
+            # a mask may be smaller than its image; a pixel more or less is rounding
+            if abs(one.width * other.height - one.height * other.width) > max(one.width, one.height):
+                shapes = f"{other.width}x{other.height} pixels, the image {one.width}x{one.height}"
+                bad[path] = f"its mask {mask} has another shape: {shapes}"
+    return bad
+
+
+def _limit(quarantined: list[tuple[str, str]], entries: int, data: Data, cache: Path) -> None:
+    """Stop where more is left out than the settings allow."""
+    if len(quarantined) <= quarantine_limit(data.max_quarantined, entries):
+        return
+    what = f"{len(quarantined)} of {entries} entries cannot be used, more than data.max_quarantined"
+    raise UserError(f"{data.root}: {what} ({data.max_quarantined:g}) allows; {_list_left_out(quarantined, cache)}")
+
+
+def _list_left_out(quarantined: list[tuple[str, str]], cache: Path) -> str:
+    """Write what is left out to the cache, and name the first of it."""
+    listing = cache / "quarantine.csv"
+    _write_quarantine(listing, quarantined)
+    path, reason = min(quarantined)
+    return f"the first: {path}: {reason}; all: {listing}"
+
+
+def quarantine_limit(share: float, entries: int) -> int:
+    """How many of `entries` may be left out: `share` of them, but one even in a small set, unless `share` is 0."""
+    return max(math.floor(share * entries), int(share > 0))
+
+
+def _write_quarantine(path: Path, quarantined: list[tuple[str, str]]) -> None:
+    with atomic(path) as temporary:
+        rows = [(_as_cell(path), printable(reason)) for path, reason in sorted(quarantined)]
+        pd.DataFrame(rows, columns=["path", "reason"]).to_csv(temporary, index=False, lineterminator="\n")
+
+
+def _as_cell(path: str) -> str:
+    """A path that no terminal obeys and no spreadsheet takes for a formula: `./=x` is the same file as `=x`."""
+    shown = printable(path)
+    return f"./{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
+
+
+def _write_shards(rows: pd.DataFrame, frames: Frames, folder: Path, labels: list[str]) -> pd.DataFrame:
+    """Write `images-*.npy`, a shard in memory at a time, and return the manifest."""
+    hashes: list[str] = []
+    for shard, start in enumerate(range(0, len(rows), SHARD)):
+        pixels = frames.gather(rows["path"].iloc[start : start + SHARD].tolist())
+        write_array(folder / f"images-{shard:05d}.npy", pixels)
+        hashes += [hashlib.sha256(frame.tobytes()).hexdigest() for frame in pixels]
+    number = np.arange(len(rows), dtype=np.int32)
+    masked = rows["mask"].notna()
+    places = [frames.places[path] for path in rows["path"]]
+    manifest = rows.assign(
+        shard=number // SHARD,
+        row=number % SHARD,
+        mask_row=(masked.cumsum() - 1).where(masked, -1).astype(np.int32),
+        width=np.array([place.width for place in places], np.int32),
+        height=np.array([place.height for place in places], np.int32),
+        sha256=pd.Series(hashes, index=rows.index, dtype="str"),
+    )
+    return manifest[[*COLUMNS, *(LABEL_PREFIX + label for label in labels)]]
+
+
+def _write_masks(rows: pd.DataFrame, masks: Frames, folder: Path) -> None:
+    """Write `masks-*.npy`, uint8 (n, S, S) of 0 and 1; `mask_row` counts through all of them."""
+    paths = rows["mask"].dropna().tolist()
+    for shard, start in enumerate(range(0, len(paths), SHARD)):
+        pixels = masks.gather(paths[start : start + SHARD])
+        # white may be 255 or 1
+        white = pixels.max(axis=(1, 2, 3), keepdims=True)
+        inside = (white > 0) & (pixels >= white / 2)
+        write_array(folder / f"masks-{shard:05d}.npy", inside[:, 0].astype(np.uint8))
+
+
+def _boxes_in_frames(source: Source, manifest: pd.DataFrame, data: Data) -> pd.DataFrame:
+    """Boxes as fractions of the frames; those of images that were left out, or that a crop cuts away, are dropped.
+
+    Raises:
+        UserError: a box lies outside of its image.
+    """
+    boxes = source.boxes.merge(manifest[["image_id", "width", "height"]], on="image_id")
+    numbers = ["x", "y", "w", "h"]
+    if source.boxes_in == "pixels":
+        lost = outside(boxes, boxes["width"], boxes["height"])
+        if lost.any():
+            first = boxes[lost].iloc[0]
+            box = ", ".join(f"{name} {first[name]:g}" for name in numbers)
+            raise UserError(
+                f"{data.root}: {counted(int(lost.sum()), 'box')} outside of the image; the first, of"
+                f" {first['image_id']}, is {box} in {first['width']} x {first['height']} pixels; where images have been"
+                " resized, the data set must say from which size"
+            )
+    fitted = np.empty((len(boxes), 4))
+    for (width, height), here in boxes.groupby(["width", "height"]).indices.items():
+        unit = (width, height, width, height) if source.boxes_in == "fractions" else 1
+        pixels = boxes[numbers].to_numpy()[here] * unit
+        fitted[here] = fit_boxes(pixels, width=width, height=height, size=data.image_size, fit=data.fit)
+    boxes[numbers] = fitted
+    boxes = boxes[(boxes["w"] > 0) & (boxes["h"] > 0)]
+    return boxes[["image_id", "label", *numbers]].sort_values(["image_id", "label", *numbers], ignore_index=True)
+
+
+def _summarise(
+    manifest: pd.DataFrame, boxes: pd.DataFrame, quarantined: int, source: Source, data: Data
+) -> dict[str, Any]:
+    counts = {}
+    for side in SPLITS:
+        part = manifest[manifest["split"] == side]
+        counts[side] = {
+            "images": len(part),
+            "groups": part["group_id"].nunique(),
+            "positives": {label: int((part[LABEL_PREFIX + label] == 1).sum()) for label in source.labels},
+            "negatives": {label: int((part[LABEL_PREFIX + label] == 0).sum()) for label in source.labels},
+        }
+    return {
+        "name": printable(data.name or data.root.resolve().name),
+        "task": source.task,
+        "labels": source.labels,
+        "image_size": data.image_size,
+        "channels": data.channels,
+        "fit": data.fit,
+        "fingerprint": _fingerprint(manifest, source.labels),
+        # Neither the root nor settings that only decide whether ingest stops: who moves the data need not train again.
+        "source": {"format": data.format, "split": data.split},
+        "boxes": len(boxes),
+        "entries": source.entries,
+        "quarantined": quarantined,
+        "counts": counts,
+    }
+
+
+def _fingerprint(manifest: pd.DataFrame, labels: list[str]) -> str:
+    """SHA-256 over label names, image ids, pixel hashes, groups, splits and labels."""
+    values = manifest[[LABEL_PREFIX + label for label in labels]].to_numpy(np.float64)
+    values = np.where(np.isnan(values), -1, values).astype(np.int8)
+    digest = hashlib.sha256("\t".join(labels).encode())
+    columns = manifest[["image_id", "sha256", "group_id", "split"]].itertuples(index=False)
+    for facts, row in zip(columns, values, strict=True):
+        digest.update("\n{}\t{}\t{}\t{}\t".format(*facts).encode() + row.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,426 @@
+"""Image files as square uint8 frames: the one way in, for training and for the device.
+
+Needs nothing but numpy and Pillow, so that the exported student sees exactly the pixels it was trained on; DICOM files
+need the extra `dicom` as well, which is imported when one is met.
+"""
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from medistill.images.codestream import CutOff, Stream, read_jpeg_2000
+from medistill.kinds import HEAD, describe_kind, describe_picture
+from medistill.text import printable, shortened
+
+Fit = Literal["pad", "squash", "crop"]
+
+FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
+"""Pillow decoders that are tried; the rarer ones (among them PostScript, which starts another program) are not.
+
+DICOM files are read besides, see `read`.
+"""
+
+MAX_PIXELS = 100_000_000
+"""Larger images are refused before they are decoded: a small file can unpack to more than the memory holds."""
+
+MAX_BYTES = 1_000_000_000
+"""Images that take more memory than this while they are decoded are refused before: a device has little of it."""
+
+
+class ImageError(ValueError):
+    """A file that cannot be decoded.
+
+    Attributes:
+        path: the file.
+        reason: what is wrong with it, without the path.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = Path(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[Path, str]]:
+        """Exceptions with two arguments must say how they travel between processes."""
+        return ImageError, (self.path, self.reason)
+
+
+def decode(path: Path, *, size: int, channels: int, fit: Fit, memory: float = math.inf) -> np.ndarray:
+    """Decode an image file into a square frame.
+
+    Args:
+        path: an image in one of `FORMATS`, or a DICOM file with one frame.
+        size: height and width of the frame in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        fit: how an image that is not square becomes square; see `to_frame`.
+        memory: bytes that decoding may take, where that is less than `MAX_BYTES`.
+
+    Returns:
+        uint8 (channels, size, size), 0 black to 255 white.
+
+    Raises:
+        ImageError: the file is missing, truncated, larger than `MAX_PIXELS`, takes more memory than `MAX_BYTES`, or is
+            not an image; or it may be read as another picture than is meant.
+    """
+    return to_frame(read(path, memory=memory), size=size, channels=channels, fit=fit)
+
+
+def read(path: Path, *, memory: float = math.inf) -> Image.Image:
+    """Read an image file upright (EXIF orientation applied), as 8-bit grey (mode `L`) or colour (mode `RGB`).
+
+    Grey images with more than 8 bits are scaled by their stored range: their lowest value becomes 0, their highest 255,
+    as many are stored with 10 or 12 of 16 bits. Pillow has no such colours: it would drop the lower 8 bits, and with
+    them most of a picture of 10 or 12 bits, so those of PNG and TIFF are refused, grey with transparency as well. What
+    is transparent becomes black. Of several pages the first is read. docs/data.md has the whole list.
+
+    DICOM files are recognised by their content. Their greys are those that a viewer shows first (DICOM PS3.3 C.11):
+    modality LUT, then VOI LUT or the first window; where there is neither, the stored range as above, padding apart.
+    MONOCHROME1 is inverted, so that 0 is black. Orientation and the pixels' aspect ratio stay as they are stored.
+
+    Raises:
+        ImageError: as for `decode`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ImageError(path, "no such file" if not path.exists() else "not a file")
+    if path.stat().st_size == 0:
+        raise ImageError(path, "the file is empty")
+    try:
+        with open(str(path), "rb") as file:  # pydicom wants the name of an open file as str
+            is_dicom = file.read(132)[128:] == b"DICM"
+            file.seek(0)
+            if not is_dicom:
+                return _read_picture(file, memory)
+            from medistill.images.dicom import read_dicom
+
+            return read_dicom(file, memory)
+    except Refused as refusal:
+        raise ImageError(path, _in_one_line(refusal)) from None
+    except MemoryError:
+        raise ImageError(path, "there is not enough memory to decode it") from None
+    except Exception as error:  # damaged files make decoders raise nearly anything
+        raise ImageError(path, f"cannot be decoded: {_in_one_line(error)}") from error
+
+
+class Refused(Exception):
+    """Raised by a decoder for a file that it does not even try; the message is the reason."""
+
+
+def require_size(width: int, height: int, needed: float, memory: float = math.inf) -> None:
+    """Refuse an image of more pixels than `MAX_PIXELS`, or that needs more bytes than `MAX_BYTES` or `memory`."""
+    size = f"{width}x{height} pixels"
+    if width * height > MAX_PIXELS:
+        raise Refused(too_large(size))
+    if needed > MAX_BYTES:
+        raise Refused(f"{size} take {needed / 1e9:.2f} GB to decode; the limit is {MAX_BYTES / 1e9:g} GB")
+    if needed > memory:
+        raise Refused(f"{size} take {needed / 1e9:.2f} GB to decode; {memory / 1e9:.2f} GB of memory are free")
+
+
+def too_large(what: str) -> str:
+    """The reason of an image with more than `MAX_PIXELS`."""
+    return f"{what} exceeds the limit of {MAX_PIXELS // 1_000_000} million pixels"
+
+
+def strips(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Rows of an image (H, W, ...), some hundred thousand pixels at a time: what is computed of them stays small."""
+    step = max(1, 2**18 // shape[1])
+    for top in range(0, shape[0], step):
+        yield slice(top, min(top + step, shape[0]))
+
+
+def _read_picture(file: BinaryIO, memory: float) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes below our own limit, and of damage that raises anyway
+        head = file.read(HEAD)
+        file.seek(0)
+        if (size := _webp_size(head)) is not None:  # Pillow takes memory for the picture when it opens the file
+            require_size(*size, _WEBP_BYTES * size[0] * size[1] + 2 * _bytes_in(file), memory)
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except Image.DecompressionBombError:
+            raise Refused(too_large("the image")) from None
+        except Image.UnidentifiedImageError:
+            raise Refused(_unidentified(head)) from None
+        stream = None
+        if image.format == "JPEG2000":
+            require_size(*image.size, 2 * _bytes_in(file), memory)
+            stream = _jpeg_2000_stream(file, image.mode)
+        require_size(*image.size, _bytes_needed(image, stream), memory)
+        raw_mode = _raw_mode(image)
+        is_inverted = image.format == "TIFF" and _is_inverted_tiff(image, raw_mode)
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        if _is_signed_tiff(image) and image.getextrema()[1] > 127:
+            raise Refused("TIFF with negative numbers of 8 bits is not read")
+        if image.mode == "F" or image.mode.startswith("I"):
+            return _stretched(image, is_inverted=is_inverted, is_unsigned=raw_mode == "I;32N")
+        return _to_8_bit(image if stream is None or stream.bits >= 8 else _shifted_down(image, stream.bits))
+
+
+_WEBP_BYTES = 17
+"""What Pillow takes for WebP, measured, in bytes a pixel: canvases of an animation, though there is none."""
+
+
+def _webp_size(head: bytes) -> tuple[int, int] | None:
+    """Width and height in a WebP file's first 30 bytes; None if it is none."""
+    if head[:4] != b"RIFF" or head[8:12] != b"WEBP" or len(head) < 30:
+        return None
+    if head[12:16] == b"VP8X":
+        return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+    if head[12:16] == b"VP8L":
+        packed = int.from_bytes(head[21:25], "little")
+        return (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
+    return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
+
+
+def _bytes_in(file: BinaryIO) -> int:
+    """How long a file is; it is at its beginning again afterwards."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    return size
+
+
+def _jpeg_2000_stream(file: BinaryIO, mode: str) -> Stream:
+    """The header of a JPEG 2000 file that is whole: Pillow decodes tiles that are cut off as if they were black.
+
+    Raises:
+        Refused: Pillow, which takes it for an image of this mode, would read other pixels than are meant.
+    """
+    try:
+        stream = read_jpeg_2000(file.read())
+    except CutOff:
+        raise ValueError("image file is truncated") from None
+    if stream.is_mixed:  # each is shifted up to 8 bits, so that of one bit 128 would be the highest
+        raise Refused("JPEG 2000 whose components differ in bits is not read")
+    if stream.palette:
+        count, columns = int.from_bytes(stream.palette[:2], "big"), stream.palette[2]
+        depths, entries = stream.palette[3 : 3 + columns], stream.palette[3 + columns :]
+        distinct = {entries[i : i + columns] for i in range(0, count * columns, columns)}
+        if mode != "P" or set(depths) != {7} or len(distinct) < count:  # equal ones become one, and the rest move up
+            raise Refused(
+                "JPEG 2000 with a palette that is grey, or has equal colours, or not 8 bits each, is not read"
+            )
+    return stream
+
+
+def _shifted_down(image: Image.Image, bits: int) -> Image.Image:
+    """What Pillow has shifted up to 8 bits, of which white would be grey, and palette's indices others."""
+    levels = np.arange(256) >> (8 - bits)
+    if image.mode != "P":
+        levels = np.rint(levels * (255 / (2**bits - 1))).astype(int)
+    return image.point(levels.tolist() * len(image.getbands()))
+
+
+def _bytes_needed(image: Image.Image, stream: Stream | None) -> float:
+    """What decoding an opened image takes at most, measured: its pixels, and what stands beside or after them."""
+    pixels = image.width * image.height
+    native = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
+    needed = pixels * (native + max(native, 1 if image.mode[0] in "1LIF" else 4))  # turned as EXIF says; made 8-bit
+    if stream is not None:  # a tile at once, with 4 bytes a sample
+        tile = stream.tile * stream.samples * (4 + (2 if stream.bits > 8 else 1))
+        return max(needed, pixels * native + tile + len(stream.content))
+    if "progressive" in image.info:  # all coefficients at once
+        return max(needed, pixels * (native + 2 * len(image.getbands())))
+    if image.format == "TIFF" and image.tile and image.tile[0][0] == "libtiff":  # a strip at once, packed and unpacked
+        of_ycbcr = 2 if image.tag_v2.get(_PHOTOMETRIC) == 6 else 1  # becomes RGB beside
+        rows = image.tag_v2.get(_TILE_LENGTH) or image.tag_v2.get(_ROWS_PER_STRIP, image.height)
+        share = min(1, rows / image.height)
+        return max(needed, pixels * native + share * (of_ycbcr * pixels * native + _bytes_in(image.fp)))
+    return needed
+
+
+def _unidentified(head: bytes) -> str:
+    """The reason of a file that Pillow does not know, by its first bytes."""
+    if _begins_like_dicom(head):
+        return "a DICOM file without its preamble, which is not read"
+    picture, kind = describe_picture(head), describe_kind(head)
+    if picture:
+        return f"{picture} that is damaged, or of a kind that is not read"
+    return "not an image, or in a format that is not read" + (f": {'; '.join(filter(None, kind))}" if kind else "")
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How an opened image's samples are stored, in Pillow's words.
+
+    Raises:
+        Refused: as samples that Pillow would not read as they are meant.
+    """
+    arguments = [tile[3] if isinstance(tile[3], str) else tile[3][0] for tile in image.tile if tile[3]]
+    raw_mode = str(arguments[0]) if arguments else image.mode
+    # `RGB;16B`, where `BGR;16` is 16 bits for all three
+    if image.mode[0] not in "IF" and re.search(";16[BLN]", raw_mode):
+        raise Refused(_SIXTEEN_BITS)
+    transparent = image.info.get("transparency")
+    if image.format == "PNG" and raw_mode in ("L;2", "L;4") and transparent is not None:  # not scaled as greys are
+        image.info["transparency"] = transparent * (85 if raw_mode == "L;2" else 17)
+    return raw_mode
+
+
+_SIXTEEN_BITS = "colour or transparency with 16 bits a sample is not read; convert it to 8 bits"
+
+
+def _is_inverted_tiff(image: Image.Image, raw_mode: str) -> bool:
+    """Whether an opened TIFF's zero is white and Pillow does not turn it.
+
+    Raises:
+        Refused: Pillow would read other pixels than are meant.
+    """
+    tags, codec = image.tag_v2, image.tile[0][0] if image.tile else ""
+    if _PHOTOMETRIC not in tags and image.info.get("compression") != "tiff_jpeg":
+        raise Refused("TIFF that does not say whether 0 is black or white")
+    if image.mode[0] not in "IF" and max(tags.get(_BITS_PER_SAMPLE, (1,))) > 8:  # of planes, Pillow forgets the 16
+        raise Refused(_SIXTEEN_BITS)
+    if codec == "libtiff" and raw_mode in ("F;32BF", "I;16BS", "I;32BS"):  # its bytes are turned already
+        raise Refused("TIFF with compressed big-endian numbers is not read; save it without compression")
+    if image.mode in ("P", "PA") and 0 < max(tags[_COLOUR_MAP]) < 256:
+        raise Refused("TIFF with a palette whose colours have 8 bits where 16 are due")
+    if tags.get(_PHOTOMETRIC) == 6 and codec == "raw" and tuple(tags.get(_YCBCR_SUBSAMPLING, (2, 2))) != (1, 1):
+        raise Refused("TIFF with subsampled YCbCr that is not compressed is not read")
+    return tags.get(_PHOTOMETRIC) == 0 and raw_mode in ("I;16", "I;16N", "F;32F", "F;32BF")
+
+
+def _is_signed_tiff(image: Image.Image) -> bool:
+    """Whether it is a TIFF of signed numbers of 8 bits, which Pillow takes as unsigned ones."""
+    return image.format == "TIFF" and image.mode == "L" and tuple(image.tag_v2.get(_SAMPLE_FORMAT, ())) == (2,)
+
+
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _ROWS_PER_STRIP, _COLOUR_MAP = 258, 262, 278, 320
+_TILE_LENGTH, _SAMPLE_FORMAT, _YCBCR_SUBSAMPLING = 323, 339, 530
+
+
+def _begins_like_dicom(head: bytes) -> bool:
+    """Whether a file begins with a data element of DICOM's group 0002 or 0008, with a VR or a length below 65,536."""
+    return head[:4] == b"DICM" or (
+        head[:2] in (b"\x02\x00", b"\x08\x00") and (head[4:6].isupper() or head[6:8] == b"\x00\x00")
+    )
+
+
+def _in_one_line(error: Exception) -> str:
+    """The message of an exception, shortened.
+
+    Without the path, without addresses in memory (they differ from run to run), and printable: a damaged file's bytes
+    may be in it.
+    """
+    message = getattr(error, "strerror", None) or re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", str(error))
+    return shortened(printable(" ".join(message.split())), 200) or type(error).__name__
+
+
+def _stretched(image: Image.Image, *, is_inverted: bool, is_unsigned: bool) -> Image.Image:
+    """Greys with more than 8 bits, scaled by their stored range; `is_unsigned`: Pillow takes 32 bits as signed."""
+    transparent = image.info.get("transparency")
+
+    def values_of(rows: slice) -> np.ndarray:
+        part = np.asarray(image.crop((0, rows.start, image.width, rows.stop)))
+        return part.view(np.uint32) if is_unsigned else part
+
+    low, high, is_transparent = np.inf, -np.inf, False
+    for rows in strips((image.height, image.width)):
+        values = values_of(rows)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ValueError("pixels are not finite")
+        is_transparent = is_transparent or (transparent is not None and bool((values == transparent).any()))
+        low, high = min(low, float(values.min())), max(high, float(values.max()))
+    if is_transparent and transparent != low:  # the lowest is black anyway
+        raise Refused(_SIXTEEN_BITS)
+    scaled = np.zeros((image.height, image.width), np.uint8)
+    if high > low:
+        for rows in strips(scaled.shape):
+            values = values_of(rows).astype(np.float64)
+            values = high - values if is_inverted else values - low
+            scaled[rows] = np.rint(values * (255 / (high - low)))
+    return Image.fromarray(scaled)
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """An image of at most 8 bits a sample in mode `L` or `RGB`, on black where it is transparent."""
+    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    if not image.has_transparency_data:
+        return image if image.mode == mode else image.convert(mode)
+    if image.mode == "La":  # multiplied with its transparency already, which is what is left on black
+        return image.getchannel("L")
+    shown = Image.new(mode, image.size)
+    for rows in strips((image.height, image.width)):
+        part = image.crop((0, rows.start, image.width, rows.stop)).convert("RGBA")
+        black = Image.new("RGBA", part.size, (0, 0, 0, 255))
+        shown.paste(Image.alpha_composite(black, part).convert(mode), (0, rows.start))
+    return shown
+
+
+def to_frame(image: Image.Image, *, size: int, channels: int, fit: Fit) -> np.ndarray:
+    """Make an image of `read` square.
+
+    Args:
+        image: mode `L` or `RGB`.
+        size: height and width of the frame in pixels.
+        channels: 1 (grey; colour by ITU-R 601 luma) or 3 (RGB; grey repeated).
+        fit: `pad`: black bars, the image centred; `squash`: the aspect ratio is lost; `crop`: the centred square.
+
+    Returns:
+        uint8 (channels, size, size). Resized by Pillow's bilinear filter with antialiasing.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3, not {channels}")
+    source, target = _placement(*image.size, size, fit)
+    inner = (target[2] - target[0], target[3] - target[1])
+    if channels == 1 and image.mode != "L":  # a conversion copies, and the image may be large
+        image = image.convert("L")
+    if inner != image.size or source != (0, 0, *image.size):
+        # reducing_gap: large factors are box-averaged to three times the target first; as good, several times faster
+        image = image.resize(inner, Image.Resampling.BILINEAR, box=source, reducing_gap=3.0)
+    if channels == 3 and image.mode != "RGB":
+        image = image.convert("RGB")
+    frame = np.zeros((channels, size, size), np.uint8)
+    pixels = np.asarray(image).reshape(inner[1], inner[0], channels)
+    frame[:, target[1] : target[3], target[0] : target[2]] = pixels.transpose(2, 0, 1)
+    return frame
+
+
+def fit_boxes(boxes: np.ndarray, *, width: int, height: int, size: int, fit: Fit) -> np.ndarray:
+    """Carry boxes from an image into its frame, by the same geometry as `to_frame`.
+
+    Args:
+        boxes: (N, 4) x, y, w, h in pixels of the upright source image; x, y is the top left corner.
+        width: width of the source image in pixels.
+        height: height of the source image in pixels.
+        size: height and width of the frame in pixels.
+        fit: as in `to_frame`.
+
+    Returns:
+        float64 (N, 4) x, y, w, h as fractions of the frame, clipped to it; a box of which the frame shows nothing has a
+        width or height of 0.
+    """
+    (left, top, right, bottom), (x0, y0, x1, y1) = _placement(width, height, size, fit)
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    scale = np.array([(x1 - x0) / (right - left), (y1 - y0) / (bottom - top)])
+    offset = np.array([x0, y0])
+    low = (boxes[:, :2] - (left, top)) * scale + offset
+    high = (boxes[:, :2] + boxes[:, 2:] - (left, top)) * scale + offset
+    low, high = np.clip(low, (x0, y0), (x1, y1)), np.clip(high, (x0, y0), (x1, y1))
+    return np.hstack([low, high - low]) / size
+
+
+def _placement(
+    width: int, height: int, size: int, fit: Fit
+) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
+    """Which part of the image goes where in the frame: two boxes (left, top, right, bottom) in pixels."""
+    source, target = (0, 0, width, height), (0, 0, size, size)
+    if fit == "pad":
+        longest = max(width, height)
+        inner_width, inner_height = (max(1, round(side * size / longest)) for side in (width, height))
+        left, top = (size - inner_width) // 2, (size - inner_height) // 2
+        target = (left, top, left + inner_width, top + inner_height)
+    elif fit == "crop":
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        source = (left, top, left + side, top + side)
+    elif fit != "squash":
+        raise ValueError(f"fit must be pad, squash or crop, not {fit!r}")
+    return source, target

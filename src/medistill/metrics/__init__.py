@@ -1,0 +1,1 @@
+"""Figures of ranking and calibration and their intervals, with numpy and scipy alone."""

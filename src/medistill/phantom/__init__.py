@@ -1,0 +1,1 @@
+"""The built-in data set: chest X-rays that are drawn."""

@@ -1,0 +1,221 @@
+"""Inline SVG charts for offline pages: no script, no style of their own; colours come from the page's CSS classes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medistill.report.html import escape
+
+WIDTH = 440
+"""Of a line chart, in CSS pixels before scaling: text stays readable when a telephone shrinks it."""
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 18, 12, 42
+
+COLOURS = 6
+"""How many series colours the page defines: classes `s0` to `s5`."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: `colour` 0..5 is a class of the page; a dashed line tells baselines from distilled students."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    colour: int
+    dashed: bool = False
+
+
+def ticks(low: float, high: float, whole: bool = False) -> list[float]:
+    """Some five round numbers that enclose low..high; steps of 1, 2 or 5 times a power of ten, `whole` where asked."""
+    span = (high - low) or abs(high) or 1.0
+    raw = max(span / 5, 1.0 if whole else 0.0)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(k * step, 12) for k in range(first, max(last, first + 1) + 1)]
+
+
+def line_chart(
+    series: Sequence[Series],
+    title: str,
+    x_label: str,
+    y_label: str,
+    x_range: tuple[float, float] | None = None,
+    y_range: tuple[float, float] | None = None,
+    height: int = 320,
+    whole_x: bool = False,
+    diagonal: bool = False,
+) -> str:
+    """A line chart; the title is what a screen reader says, the legend is `legend`.
+
+    Args:
+        series: lines; those without points are left out.
+        title: what is shown, in words.
+        x_label, y_label: under and beside the axes.
+        x_range, y_range: enclosed by the axes; None: that of the points.
+        height: of the chart; its width is `WIDTH`.
+        whole_x: whole numbers only under the x axis.
+        diagonal: draw the line y = x, chance in a ROC chart.
+    """
+    points = [point for line in series for point in line.points]
+    xs = ticks(*(x_range or (min(x for x, _ in points), max(x for x, _ in points))), whole=whole_x)
+    ys = ticks(*(y_range or (min(y for _, y in points), max(y for _, y in points))))
+
+    def px(x: float) -> float:
+        return _LEFT + (x - xs[0]) / (xs[-1] - xs[0]) * (WIDTH - _LEFT - _RIGHT)
+
+    def py(y: float) -> float:
+        return height - _BOTTOM - (y - ys[0]) / (ys[-1] - ys[0]) * (height - _TOP - _BOTTOM)
+
+    parts = []
+    if diagonal:
+        ends = f"M{px(xs[0]):.1f} {py(ys[0]):.1f}L{px(xs[-1]):.1f} {py(ys[-1]):.1f}"
+        parts.append(f'<path class="chance" d="{ends}"><title>chance</title></path>')
+    for line in series:
+        if line.points:
+            path = "L".join(f"{px(x):.1f} {py(y):.1f}" for x, y in line.points)
+            dash = " dashed" if line.dashed else ""
+            name = escape(line.name)
+            parts.append(f'<path class="line s{line.colour}{dash}" d="M{path}"><title>{name}</title></path>')
+    x_ticks, y_ticks = [(px(x), x) for x in xs], [(py(y), y) for y in ys]
+    return _framed("".join(parts), x_ticks, y_ticks, title, x_label, y_label, height)
+
+
+def _framed(
+    marks: str,
+    x_ticks: Sequence[tuple[float, float]],
+    y_ticks: Sequence[tuple[float, float]],
+    title: str,
+    x_label: str,
+    y_label: str,
+    height: int,
+) -> str:
+    """Marks on a grid with axes; ticks are (position, value)."""
+    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">']
+    for at, value in x_ticks:
+        parts.append(f'<path class="grid" d="M{at:.1f} {_TOP}V{height - _BOTTOM}"/>')
+        parts.append(f'<text x="{at:.1f}" y="{height - _BOTTOM + 16}" text-anchor="middle">{_tick(value)}</text>')
+    for at, value in y_ticks:
+        parts.append(f'<path class="grid" d="M{_LEFT} {at:.1f}H{WIDTH - _RIGHT}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{_tick(value)}</text>')
+    middle = (_TOP + height - _BOTTOM) / 2
+    parts.append(
+        f'{marks}<text class="axis" x="{(_LEFT + WIDTH - _RIGHT) / 2:.0f}" y="{height - 6}" text-anchor="middle">'
+        f"{escape(x_label)}</text>"
+        f'<text class="axis" transform="translate(13 {middle:.0f}) rotate(-90)" text-anchor="middle">'
+        f"{escape(y_label)}</text></svg>"
+    )
+    return "".join(parts)
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One model in a `dot_chart`: a point with its interval, hollow for baselines."""
+
+    name: str
+    x: float
+    y: float
+    lower: float | None
+    upper: float | None
+    colour: int
+    hollow: bool = False
+
+
+def dot_chart(dots: Sequence[Dot], title: str, x_label: str, y_label: str, height: int = 320) -> str:
+    """Points with vertical intervals over a logarithmic x axis; points of the same x stand side by side.
+
+    Args:
+        dots: at least one; x > 0.
+        title: what is shown, in words.
+        x_label, y_label: under and beside the axes.
+        height: of the chart; its width is `WIDTH`.
+    """
+    bounds = [value for dot in dots for value in (dot.y, dot.lower, dot.upper) if value is not None]
+    ys = ticks(min(bounds), max(bounds))
+    steps = [m * 10.0**p for p in range(-6, 13) for m in (1, 2, 5)]
+    least, most = min(dot.x for dot in dots), max(dot.x for dot in dots)
+    xs = [x for x in steps if max(s for s in steps if s < least) <= x <= min(s for s in steps if s > most)]
+    decades = math.log10(xs[-1] / xs[0])
+
+    def px(x: float) -> float:
+        return _LEFT + math.log10(x / xs[0]) / decades * (WIDTH - _LEFT - _RIGHT)
+
+    def py(y: float) -> float:
+        return height - _BOTTOM - (y - ys[0]) / (ys[-1] - ys[0]) * (height - _TOP - _BOTTOM)
+
+    parts = []
+    for dot in dots:
+        beside = [other for other in dots if other.x == dot.x]
+        at = px(dot.x) + 12 * (beside.index(dot) - (len(beside) - 1) / 2)
+        name = escape(dot.name)
+        parts.append(f"<g><title>{name}</title>")
+        if dot.lower is not None and dot.upper is not None:
+            parts.append(f'<path class="line s{dot.colour}" d="M{at:.1f} {py(dot.lower):.1f}V{py(dot.upper):.1f}"/>')
+        parts.append(f'<circle class="{_mark(dot)}" cx="{at:.1f}" cy="{py(dot.y):.1f}" r="4.5"/></g>')
+    x_ticks, y_ticks = [(px(x), x) for x in xs], [(py(y), y) for y in ys]
+    return _framed("".join(parts), x_ticks, y_ticks, title, x_label, y_label, height)
+
+
+def _mark(dot: Dot) -> str:
+    return f"mark s{dot.colour}{' hollow' if dot.hollow else ''}"
+
+
+def dot_legend(dots: Sequence[Dot]) -> str:
+    """The key of a dot chart."""
+    items = "".join(
+        '<li><svg class="key" viewBox="0 0 28 10" aria-hidden="true">'
+        f'<circle class="{_mark(dot)}" cx="20" cy="5" r="4"/></svg>{escape(dot.name)}</li>'
+        for dot in dots
+    )
+    return f'<ul class="legend">{items}</ul>'
+
+
+def legend(series: Sequence[Series]) -> str:
+    """The key of one or several line charts."""
+    items = "".join(
+        f'<li><svg class="key" viewBox="0 0 28 10" aria-hidden="true"><path class="line s{line.colour}'
+        f'{" dashed" if line.dashed else ""}" d="M1 5H27"/></svg>{escape(line.name)}</li>'
+        for line in series
+    )
+    return f'<ul class="legend">{items}</ul>'
+
+
+FOREST_WIDTH = 270
+_FOREST_TEXTS = 5
+"""More texts such as +0.025 side by side would touch."""
+
+
+def forest_axis(scale: Sequence[float]) -> str:
+    """The axis of a column of `forest_interval`s; `scale` are its ticks, of which every other has a text if many."""
+    zero = min(range(len(scale)), key=lambda k: abs(scale[k]))
+    step = 1 if len(scale) <= _FOREST_TEXTS else 2
+    texts = "".join(
+        f'<text x="{_fx(x, scale):.1f}" y="13" text-anchor="middle">{_tick(x, sign=True)}</text>'
+        for k, x in enumerate(scale)
+        if (k - zero) % step == 0
+    )
+    return f'<svg class="forest" viewBox="0 0 {FOREST_WIDTH} 18" aria-hidden="true">{texts}</svg>'
+
+
+def forest_interval(estimate: float, lower: float | None, upper: float | None, scale: Sequence[float]) -> str:
+    """A point with its interval beside the line of no difference; without an interval the point is hollow."""
+    lines = "".join(
+        f'<path class="{"zero" if x == 0 else "grid"}" d="M{_fx(x, scale):.1f} 0V24"/>' for x in sorted({*scale, 0.0})
+    )
+    if lower is None or upper is None:
+        bar, style = "", "point hollow"
+    else:
+        bar = f'<path class="interval" d="M{_fx(lower, scale):.1f} 12H{_fx(upper, scale):.1f}"/>'
+        style = "point"
+    point = f'<circle class="{style}" cx="{_fx(estimate, scale):.1f}" cy="12" r="4.5"/>'
+    return f'<svg class="forest" viewBox="0 0 {FOREST_WIDTH} 24" aria-hidden="true">{lines}{bar}{point}</svg>'
+
+
+def _fx(x: float, scale: Sequence[float]) -> float:
+    """Position on a forest axis; the margin holds half of the outermost tick's text."""
+    return 24 + (x - scale[0]) / (scale[-1] - scale[0]) * (FOREST_WIDTH - 48)
+
+
+def _tick(value: float, sign: bool = False) -> str:
+    """A tick as short as it can be, with a true minus sign."""
+    text = f"{value:+g}" if sign and value else f"{value:g}"
+    return text.replace("-", "−")

@@ -1,0 +1,153 @@
+"""The gate: one candidate that passes, one refused by each rule, and the order of those that pass."""
+
+import dataclasses
+import json
+
+import pytest
+
+from medistill.gate import rules as gate
+from medistill.params import Promote
+
+RULES = Promote(
+    max_params=8_000_000,
+    max_macs=600_000_000,
+    max_onnx_mb=40.0,
+    margin_teacher=0.05,
+    max_ece=0.15,
+    require_baseline=True,
+    require_parity=True,
+)
+NAMES = list(Promote.model_fields)
+VALIDATION = {
+    "macro_auroc": 0.85,
+    "macro_ece": 0.05,
+    "difference_baseline": 0.01,
+    "difference_teacher": -0.02,
+    "difference_teacher_lower": -0.04,
+    "difference_teacher_upper": 0.0,
+}
+GOOD = gate.CandidateFacts(
+    model="c2-kd-0",
+    student="c2",
+    recipe="kd",
+    seed=0,
+    arch="eeea_net_c2",
+    initialisation="random",
+    params=4_732_838,
+    macs=290_000_000,
+    onnx_mb=19.0,
+    parity={"images": 32, "max_abs_logit_difference": 2e-6, "limit": 1e-4, "passed": True},
+    validation=VALIDATION,
+    distilled=True,
+    has_baseline=True,
+)
+
+
+def verdict(rules: Promote = RULES, **changes) -> gate.Verdict:
+    return gate.evaluate_candidates([dataclasses.replace(GOOD, **changes)], rules)[0]
+
+
+def without(*keys: str) -> dict[str, float]:
+    return {key: value for key, value in VALIDATION.items() if key not in keys}
+
+
+def test_a_good_candidate_passes_every_rule():
+    result = verdict()
+    assert result.passed
+    assert [rule.rule for rule in result.rules] == NAMES
+    assert result.reasons == []
+    assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["passed"] is True
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes", "number"),
+    [
+        ("max_params", {"params": 8_000_001}, "8,000,001"),
+        ("max_macs", {"macs": 600_000_001}, "600,000,001"),
+        ("max_onnx_mb", {"onnx_mb": 40.01}, "40.01"),
+        ("max_onnx_mb", {"onnx_mb": None}, "no figure"),
+        ("margin_teacher", {"validation": VALIDATION | {"difference_teacher_lower": -0.05}}, "-0.0500"),
+        ("margin_teacher", {"validation": without("difference_teacher_lower")}, "no interval"),
+        ("margin_teacher", {"validation": without("difference_teacher", "difference_teacher_lower")}, "no teacher"),
+        ("max_ece", {"validation": VALIDATION | {"macro_ece": 0.1501}}, "0.1501"),
+        ("max_ece", {"validation": without("macro_ece")}, "no figure"),
+        ("max_ece", {"validation": VALIDATION | {"macro_ece": float("nan")}}, "no figure"),
+        ("require_baseline", {"validation": VALIDATION | {"difference_baseline": -0.0001}}, "-0.0001"),
+        ("require_baseline", {"validation": without("difference_baseline")}, "no label"),
+        ("require_baseline", {"has_baseline": False}, "no recipe without teachers"),
+        ("require_parity", {"parity": None}, "missing"),
+        ("require_parity", {"parity": GOOD.parity | {"passed": False}}, "passed"),
+        ("require_parity", {"parity": GOOD.parity | {"max_abs_logit_difference": 1.1e-4}}, "1.1e-04"),
+        ("require_parity", {"parity": GOOD.parity | {"max_abs_logit_difference": None}}, "not finite"),
+        ("require_parity", {"parity": {"passed": True}}, "missing"),
+    ],
+)
+def test_each_rule_refuses_and_says_why(rule, changes, number):
+    result = verdict(**changes)
+    assert not result.passed
+    assert [item.rule for item in result.rules if not item.passed] == [rule]
+    assert number in result.reasons[0]
+    assert result.reasons[0].startswith(f"{rule}: ")
+    json.dumps([item.to_dict() for item in result.rules], allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"params": 8_000_000},
+        {"macs": 600_000_000},
+        {"onnx_mb": 40.0},
+        {"validation": VALIDATION | {"difference_teacher_lower": -0.0499}},
+        {"validation": VALIDATION | {"macro_ece": 0.15}},
+        {"validation": VALIDATION | {"difference_baseline": 0.0}},
+        {"parity": GOOD.parity | {"max_abs_logit_difference": 1e-4}},
+    ],
+)
+def test_a_limit_itself_is_allowed(changes):
+    assert verdict(**changes).passed
+
+
+def test_a_baseline_needs_no_baseline():
+    result = verdict(distilled=False, has_baseline=False, validation=without("difference_baseline"))
+    assert result.passed
+    assert next(rule.reason for rule in result.rules if rule.rule == "require_baseline") == "it is the baseline"
+
+
+def test_requirements_can_be_waived_but_stay_in_the_table():
+    rules = RULES.model_copy(update={"require_baseline": False, "require_parity": False})
+    result = verdict(rules, parity=None, has_baseline=False, validation=without("difference_baseline"))
+    assert result.passed
+    assert [rule.reason for rule in result.rules[-2:]] == ["not required", "not required"]
+
+
+def ranked(*candidates: tuple[str, float | None, int]) -> list[str]:
+    facts = [
+        dataclasses.replace(GOOD, model=name, macs=macs, validation={} if auroc is None else {"macro_auroc": auroc})
+        for name, auroc, macs in candidates
+    ]
+    return [item.model for item in gate.rank(gate.evaluate_candidates(facts, RULES))]
+
+
+def test_rank_is_by_validation_auroc():
+    assert ranked(("a", 0.80, 1), ("b", 0.90, 3), ("c", 0.85, 2)) == ["b", "c", "a"]
+
+
+def test_within_two_thousandths_of_the_best_the_cheaper_one_is_first():
+    assert ranked(("best", 0.900, 300), ("cheap", 0.898, 100), ("close", 0.8979, 1)) == ["cheap", "best", "close"]
+    # Ties are counted from the best, not from neighbour to neighbour.
+    assert ranked(("a", 0.900, 300), ("b", 0.899, 200), ("c", 0.897, 100)) == ["b", "a", "c"]
+
+
+def test_rank_ends_with_what_has_no_figure_and_never_depends_on_the_order_given():
+    assert ranked(("none", None, 1), ("b", 0.9, 5), ("a", 0.9, 5)) == ["a", "b", "none"]
+    assert ranked(("a", 0.9, 5), ("none", None, 1), ("b", 0.9, 5)) == ["a", "b", "none"]
+    assert gate.rank([]) == []
+
+
+def test_parity_is_relative_where_logits_are_large():
+    """float32 has some seven digits, whatever the size of the logits."""
+    parity = GOOD.parity | {"max_abs_logit_difference": 2.6e-4}
+    assert not verdict(parity=parity | {"largest_logit": 20.0}).passed
+    assert verdict(parity=parity | {"largest_logit": 254.4}).passed
+    assert not verdict(parity=parity | {"largest_logit": float("inf")}).passed
+    assert not verdict(parity=parity | {"max_abs_logit_difference": 2.6e-3, "largest_logit": -254.4}).passed

@@ -1,0 +1,306 @@
+"""The bootstrap against brute force on the same resamples, and its rules against numbers worked out by hand."""
+
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import accuracy_score, average_precision_score, recall_score, roc_auc_score
+
+from medistill.metrics import bootstrap
+
+
+def problem(images: int = 90, groups: int = 30, labels: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(11)
+    targets = (random.random((images, labels)) < 0.3).astype(np.float32)
+    targets[random.random((images, labels)) < 0.05] = np.nan
+    scores = np.round(np.nan_to_num(targets) + random.normal(size=(images, labels)), 1)
+    return targets, scores, random.integers(0, groups, images)
+
+
+def test_every_resample_is_what_scikit_learn_says_of_the_images_drawn():
+    targets, scores, groups = problem()
+    counts = bootstrap.draw(30, 25, seed=3)
+    auroc, precision = bootstrap.measure(targets, scores, groups, counts)
+    assert auroc.shape == precision.shape == (26, 3)
+    for row in range(26):
+        # The images themselves, repeated as often as their group was drawn: no weights involved.
+        drawn = np.repeat(np.arange(len(groups)), counts[groups, row])
+        for label in range(3):
+            chosen = drawn[~np.isnan(targets[drawn, label])]
+            y, s = targets[chosen, label], scores[chosen, label]
+            assert auroc[row, label] == pytest.approx(roc_auc_score(y, s), abs=1e-12)
+            assert precision[row, label] == pytest.approx(average_precision_score(y, s), abs=1e-12)
+
+
+def test_accuracies_of_every_resample_are_those_of_the_images_drawn():
+    random = np.random.default_rng(4)
+    truth, groups = random.choice(3, 60, p=[0.7, 0.27, 0.03]), random.integers(0, 20, 60)
+    targets, scores = np.eye(3)[truth], np.eye(3)[truth] + random.normal(size=(60, 3))
+    unknown = random.random(60) < 0.1
+    targets[unknown] = np.nan
+    counts = bootstrap.draw(20, 40, seed=2)
+    accuracy, balanced = bootstrap.measure_accuracy(targets, scores, groups, counts)
+    undefined = 0
+    for row in range(41):
+        drawn = np.repeat(np.arange(60), counts[groups, row])
+        y, predicted = (values[drawn[~unknown[drawn]]] for values in (truth, scores.argmax(axis=1)))
+        assert accuracy[row] == pytest.approx(accuracy_score(y, predicted), abs=1e-12)
+        if len(np.unique(y)) < 3:
+            undefined += 1
+            assert np.isnan(balanced[row])
+        else:
+            expected = recall_score(y, predicted, average=None, labels=[0, 1, 2]).mean()
+            assert balanced[row] == pytest.approx(expected, abs=1e-12)
+    assert 0 < undefined < 40
+
+
+def test_draws_are_whole_samples_of_groups_repeatable_and_different():
+    counts = bootstrap.draw(40, 500, seed=0)
+    assert counts.shape == (40, 501)
+    assert (counts[:, 0] == 1).all()
+    assert (counts.sum(axis=0) == 40).all()
+    np.testing.assert_array_equal(counts, bootstrap.draw(40, 500, seed=0))
+    assert (counts != bootstrap.draw(40, 500, seed=1)).any()
+    # A group is missing from a resample with probability (1 − 1/40)^40 = 0.363.
+    assert (counts[:, 1:] == 0).mean() == pytest.approx((1 - 1 / 40) ** 40, abs=0.01)
+
+
+def test_a_chunk_is_an_implementation_detail(monkeypatch):
+    targets, scores, groups = problem()
+    counts = bootstrap.draw(30, 64, seed=0)
+    whole = bootstrap.measure(targets, scores, groups, counts)
+    whole_accuracies = bootstrap.measure_accuracy(targets, scores, groups, counts)
+    monkeypatch.setattr(bootstrap, "_CHUNK_BYTES", 8 * 181 * 7)
+    calls = []
+    parts = bootstrap.measure(targets, scores, groups, counts, on_label=lambda: calls.append(1))
+    accuracies = bootstrap.measure_accuracy(targets, scores, groups, counts)
+    np.testing.assert_allclose(parts[0], whole[0], atol=1e-14)
+    np.testing.assert_allclose(parts[1], whole[1], atol=1e-14)
+    np.testing.assert_allclose(accuracies, whole_accuracies, atol=1e-14)
+    assert len(calls) == 3
+
+
+def test_interval_is_the_percentile_interval_of_the_resamples():
+    values = np.append(0.5, np.arange(101) / 100)
+    summary = bootstrap.summarise(values)
+    assert (summary.estimate, summary.dropped) == (0.5, 0)
+    assert (summary.lower, summary.upper) == pytest.approx((0.025, 0.975))
+
+
+@pytest.mark.parametrize("groups", [2, 10, 27, 5000])
+def test_interval_of_few_groups_is_expanded(groups):
+    """That of the mean of n numbers, by t and with the variance that resamples lack."""
+    values = np.append(0.5, np.linspace(0, 1, 4001))
+    tail = stats.norm.cdf(-stats.t.ppf(0.975, groups - 1) * np.sqrt(groups / (groups - 1)))
+    summary = bootstrap.summarise(values, groups=groups)
+    assert (summary.lower, summary.upper) == pytest.approx((tail, 1 - tail), abs=1e-9)
+    expanded = {2: 0, 10: 0.0086, 27: 0.0181, 5000: 0.025}
+    assert summary.lower == pytest.approx(expanded[groups], abs=1e-4)
+
+
+def test_one_group_has_no_interval():
+    summary = bootstrap.summarise(np.full(101, 0.7), groups=1)
+    assert (summary.estimate, summary.lower, summary.upper) == (0.7, None, None)
+
+
+@pytest.mark.parametrize(("share", "trials"), [(0.0, 20), (1.0, 12), (0.05, 20), (0.3, 50), (0.5, 2)])
+def test_interval_of_a_share_is_wilsons(share, trials):
+    known = stats.binomtest(round(share * trials), trials).proportion_ci(0.95, "wilson")
+    assert bootstrap.wilson(share, trials) == pytest.approx((known.low, known.high), abs=1e-12)
+
+
+def test_figures_at_the_end_of_their_range_have_an_interval_with_width_or_none():
+    """No resample of 12 positives above all negatives is ranked otherwise, and yet the next positive may be."""
+    targets, groups = np.repeat([1.0, 0.0], [12, 40])[:, None], np.arange(52)
+    auroc, precision = bootstrap.measure(targets, targets + 0.1 * targets, groups, bootstrap.draw(52, 200, seed=0))
+    rests_on = bootstrap.fewer_groups(targets[:, 0], groups)
+    assert rests_on == 12
+    lower = stats.binomtest(12, 12).proportion_ci(0.95, "wilson").low
+    for values in (auroc[:, 0], precision[:, 0]):
+        summary = bootstrap.summarise(values, groups=rests_on)
+        assert (summary.estimate, summary.lower, summary.upper) == pytest.approx((1, lower, 1))
+    for options in ({}, {"reflected": True}):
+        assert bootstrap.summarise(auroc.mean(axis=1), **options).lower is None
+    worst = bootstrap.summarise(1 - auroc[:, 0], groups=rests_on)
+    assert (worst.lower, worst.upper) == pytest.approx((0, 1 - lower))
+    # Two models that never differ have a difference of 0, which is no end of its range.
+    same = bootstrap.summarise(auroc[:, 0] - auroc[:, 0], groups=rests_on, difference=True)
+    assert (same.lower, same.upper) == (0, 0)
+
+
+@pytest.mark.parametrize(("undefined", "has_interval"), [(0, True), (5, True), (6, False), (100, False)])
+def test_undefined_resamples_are_dropped_and_more_than_five_percent_leave_no_interval(undefined, has_interval):
+    values = np.append(0.5, np.linspace(0, 1, 100))
+    values[1 : 1 + undefined] = np.nan
+    summary = bootstrap.summarise(values)
+    assert summary.dropped == undefined
+    assert summary.estimate == 0.5
+    assert (summary.lower is not None) == (summary.upper is not None) == has_interval
+    assert (bootstrap.p_value(values) is not None) == has_interval
+
+
+def test_a_label_of_few_groups_loses_its_interval_by_itself():
+    # One group holds all positives: it is missing from 37 % of the resamples.
+    targets = np.zeros((40, 1), np.float32)
+    targets[0] = 1
+    auroc, _ = bootstrap.measure(targets, np.arange(40.0)[:, None], np.arange(40), bootstrap.draw(40, 1000, seed=0))
+    summary = bootstrap.summarise(auroc[:, 0])
+    assert summary.estimate == 0
+    assert summary.lower is None
+    assert summary.dropped / 1000 == pytest.approx((1 - 1 / 40) ** 40, abs=0.05)
+
+
+def test_p_value_by_hand():
+    # R = 9: two are ≤ 0 (one of them exactly 0) and eight are ≥ 0, so p = 2 (1 + 2) / 10.
+    differences = np.array([0.3, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+    assert bootstrap.p_value(differences) == pytest.approx(0.6)
+    assert bootstrap.p_value(-differences) == pytest.approx(0.6)
+    # The least it can say is 2 / (R + 1): never 0.
+    assert bootstrap.p_value(np.ones(10)) == pytest.approx(2 / 10)
+    assert bootstrap.p_value(np.zeros(10)) == 1
+
+
+@pytest.mark.parametrize("groups", [10, 25, 200])
+def test_p_value_of_a_label_goes_with_its_interval(groups):
+    random = np.random.default_rng(0)
+    for shift in np.linspace(0, 4, 41):
+        differences = np.append(shift, random.normal(shift, 1, 4000))
+        summary = bootstrap.summarise(differences, groups=groups, difference=True)
+        p = bootstrap.p_value(differences, groups=groups)
+        if abs(p - 0.05) > 0.005:
+            assert (p < 0.05) == (summary.lower > 0)
+        assert p >= bootstrap.p_value(differences)
+    assert bootstrap.p_value(np.zeros(100), groups=groups) == 1
+
+
+def test_holm_by_hand():
+    # Sorted 0.01, 0.02, 0.03, 0.04: times 4, 3, 2, 1 is 0.04, 0.06, 0.06, 0.04, made monotone.
+    assert bootstrap.holm([0.04, 0.01, None, 0.03, 0.02]) == pytest.approx([0.06, 0.04, None, 0.06, 0.06])
+    assert bootstrap.holm([0.9, 0.8]) == [1, 1]
+    assert bootstrap.holm([]) == []
+    assert bootstrap.holm([None]) == [None]
+
+
+def label(positives: int, positive_groups: int, negatives: int = 30, negative_groups: int = 30):
+    """Targets and groups: so many positives from so many groups, and the like for negatives."""
+    targets = np.append(np.ones(positives), np.zeros(negatives))
+    groups = np.append(np.arange(positives) % positive_groups, 1000 + np.arange(negatives) % negative_groups)
+    return targets, groups
+
+
+@pytest.mark.parametrize(
+    ("targets", "groups", "reason"),
+    [
+        (*label(10, 10), None),
+        (*label(9, 9), "9 positives, fewer than 10"),
+        (*label(10, 9), "positives from 9 groups, fewer than 10"),
+        (*label(50, 10, 10, 10), None),
+        (*label(50, 10, 9, 9), "9 negatives, fewer than 10"),
+        (*label(50, 10, 40, 9), "negatives from 9 groups, fewer than 10"),
+        (np.full(40, np.nan), np.arange(40), "0 positives, fewer than 10"),
+    ],
+)
+def test_eligibility(targets, groups, reason):
+    assert bootstrap.ineligible(targets, groups) == reason
+
+
+def test_intervals_over_images_miss_the_truth():
+    """Patients of several images with a common effect: intervals over patients hold the truth, over images do not."""
+    random = np.random.default_rng(5)
+    truth, held = 0.76025, {"patients": 0, "images": 0}  # Φ(1 / √2), positives one standard deviation above
+    runs, patients, each = 120, 60, 8
+    for seed in range(runs):
+        # Sick and healthy patients; most of a score's variance is the patient's own.
+        groups = np.repeat(np.arange(patients), each)
+        targets = (groups % 2).astype(np.float32)
+        effect = random.normal(size=patients)[groups]
+        scores = targets + np.sqrt(0.8) * effect + np.sqrt(0.2) * random.normal(size=len(groups))
+        for unit, codes in (("patients", groups), ("images", np.arange(len(groups)))):
+            counts = bootstrap.draw(codes.max() + 1, 300, seed)
+            auroc, _ = bootstrap.measure(targets[:, None], scores[:, None], codes, counts)
+            summary = bootstrap.summarise(auroc[:, 0], groups=30 if unit == "patients" else None)
+            held[unit] += summary.lower <= truth <= summary.upper
+    assert held["patients"] / runs >= 0.93
+    assert held["images"] / runs < 0.75
+
+
+SEPARATION = 1.2
+"""How far the positives' mean score is above the negatives', in standard deviations."""
+
+
+def patients_of_nih(random: np.random.Generator, rate: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Targets, patients and scores of 140 patients with as many images as those of NIH ChestX-ray14, and 14 labels.
+
+    Half of the patients have one image and a few have a hundred. Labels and scores of a patient's images are alike
+    (40 % of a score's variance is the patient's). `rate` is the prevalence of each label: of 0.035 a median label has
+    18 positives.
+    """
+    patients, labels = 140, 14
+    sizes = np.clip(np.round(random.lognormal(0.2, 1.4, patients)), 1, 184).astype(int)
+    groups = np.repeat(np.arange(patients), sizes)
+    prevalence = random.beta(9 * rate, 9 * (1 - rate), (patients, labels))
+    targets = (random.random((len(groups), labels)) < prevalence[groups]).astype(float)
+    own, rest = random.normal(size=(patients, labels))[groups], random.normal(size=targets.shape)
+    return targets, groups, SEPARATION * targets + np.sqrt(0.4) * own + np.sqrt(0.6) * rest
+
+
+def true_values(rate: float) -> tuple[float, float]:
+    """AUROC and average precision of `patients_of_nih` in endless data, the latter by its integral over thresholds."""
+    thresholds = np.linspace(10, -10, 20_001)
+    hits, alarms = stats.norm.sf(thresholds - SEPARATION), stats.norm.sf(thresholds)
+    precision = rate * hits / (rate * hits + (1 - rate) * alarms)
+    return stats.norm.cdf(SEPARATION / np.sqrt(2)), np.trapezoid(precision, hits)
+
+
+def coverage(rate: float, runs: int) -> dict[str, float]:
+    """How often intervals hold the truth: those that are used, and others, by name."""
+    random = np.random.default_rng(1)
+    truth, held = true_values(rate), {}
+
+    def note(name: str, values: np.ndarray, true: float, **options) -> None:
+        summary = bootstrap.summarise(values, **options)
+        held.setdefault(name, []).append(summary.lower <= true <= summary.upper)
+
+    for seed in range(runs):
+        targets, groups, scores = patients_of_nih(random, rate)
+        chosen = [k for k in range(14) if not bootstrap.ineligible(targets[:, k], groups)]
+        counts = bootstrap.draw(140, 300, seed)
+        auroc, precision = bootstrap.measure(targets[:, chosen], scores[:, chosen], groups, counts)
+        for j, k in enumerate(chosen):
+            rests_on = bootstrap.fewer_groups(targets[:, k], groups)
+            note("auroc", auroc[:, j], truth[0], groups=rests_on)
+            note("auroc, percentile", auroc[:, j], truth[0])
+            note("auprc", precision[:, j], truth[1], groups=rests_on)
+            note("auprc, reflected", precision[:, j], truth[1], reflected=True)
+        note("macro auroc", auroc.mean(axis=1), truth[0])
+        note("macro auprc", precision.mean(axis=1), truth[1], reflected=True)
+        note("macro auprc, percentile", precision.mean(axis=1), truth[1])
+    return {name: float(np.mean(values)) for name, values in held.items()}
+
+
+def test_intervals_of_rare_labels_hold_the_truth_as_often_as_they_say():
+    held = coverage(0.035, runs=160)  # some 1,500 intervals of each kind
+    assert held["auroc"] >= 0.93
+    assert held["auprc"] >= 0.93
+    assert held["macro auroc"] >= 0.93
+    # Neither of what labels had before would pass.
+    assert held["auroc, percentile"] < 0.92
+    assert held["auprc, reflected"] < 0.88
+
+
+def test_intervals_of_macro_average_precision_hold_the_truth_more_often_reflected():
+    """A resample's duplicates raise average precision; a mean over labels narrows its interval but not that bias."""
+    held = coverage(0.15, runs=80)
+    assert held["macro auprc"] >= 0.85
+    assert held["macro auprc, percentile"] < 0.8
+
+
+def test_a_usual_evaluation_takes_seconds():
+    random = np.random.default_rng(0)
+    targets = (random.random((300, 14)) < 0.1).astype(np.float32)
+    counts = bootstrap.draw(150, 2000, seed=0)
+    start = time.perf_counter()
+    for _ in range(8):
+        bootstrap.measure(targets, random.normal(size=targets.shape), np.arange(300) // 2, counts)
+    assert time.perf_counter() - start < 10

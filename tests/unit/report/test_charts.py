@@ -1,0 +1,91 @@
+"""Charts: round ticks, and marks where the numbers are."""
+
+import itertools
+import re
+
+import pytest
+
+from medistill.report import charts
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (-0.03, 0.02, [-0.03, -0.02, -0.01, 0, 0.01, 0.02]),
+        (0.61, 0.79, [0.6, 0.65, 0.7, 0.75, 0.8]),
+    ],
+)
+def test_ticks_are_round_and_enclose_the_range(low, high, expected):
+    assert charts.ticks(low, high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("value", [0, 0.5, -3])
+def test_ticks_of_a_single_value_enclose_it(value):
+    marks = charts.ticks(value, value)
+    assert marks[0] <= value <= marks[-1]
+    assert len(marks) > 1
+
+
+@pytest.mark.parametrize("last", [1, 2, 3, 10, 47])
+def test_whole_ticks_are_whole(last):
+    marks = charts.ticks(1, last, whole=True)
+    assert all(mark == int(mark) for mark in marks)
+    assert marks[0] <= 1
+    assert marks[-1] >= last
+
+
+def test_forest_marks_lie_in_proportion_on_the_axis():
+    scale = [-0.1, 0.0, 0.1]
+    svg = charts.forest_interval(0.05, -0.05, 0.1, scale)
+    zero = float(re.search(r'class="zero" d="M([\d.]+)', svg)[1])
+    lower, upper = map(float, re.search(r'class="interval" d="M([\d.]+) 12H([\d.]+)', svg).groups())
+    point = float(re.search(r'cx="([\d.]+)"', svg)[1])
+    unit = (upper - zero) / 0.1
+    assert point == pytest.approx(zero + 0.05 * unit, abs=0.11)
+    assert lower == pytest.approx(zero - 0.05 * unit, abs=0.11)
+
+
+def test_without_an_interval_the_point_is_hollow():
+    svg = charts.forest_interval(0.05, None, None, [0.0, 0.1])
+    assert "hollow" in svg
+    assert 'class="interval"' not in svg
+
+
+def test_line_chart_spans_its_frame_and_escapes_names():
+    line = charts.Series("<b>", [(0, 0), (1, 1)], colour=2, dashed=True)
+    svg = charts.line_chart([line], "t", "x", "y", x_range=(0, 1), y_range=(0, 1))
+    assert '<path class="line s2 dashed" d="M48.0 278.0L422.0 12.0"><title>&lt;b&gt;</title></path>' in svg
+    assert "<b>" not in svg + charts.legend([line])
+
+
+def test_dots_stand_in_proportion_on_a_logarithmic_axis():
+    dots = [
+        charts.Dot("a", 10, 0.5, 0.4, 0.6, 0),
+        charts.Dot("b", 100, 0.7, None, None, 1, True),
+        charts.Dot("c", 1000, 0.9, 0.8, 1, 2),
+    ]
+    svg = charts.dot_chart(dots, "t", "x", "y")
+    centres = [tuple(map(float, pair)) for pair in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg)]
+    (ax, ay), (bx, by), (cx, cy) = centres
+    assert bx - ax == pytest.approx(cx - bx, abs=0.11)
+    assert ay - by == pytest.approx(by - cy, abs=0.11)
+    assert cy < by < ay
+    assert svg.count('class="line') == 2
+    assert svg.count("hollow") == 1
+
+
+def test_dots_of_equal_cost_do_not_hide_each_other():
+    dots = [charts.Dot(name, 290, 0.8, 0.7, 0.9, 0) for name in "abc"]
+    centres = re.findall(r'cx="([\d.]+)"', charts.dot_chart(dots, "t", "x", "y"))
+    assert len(set(centres)) == 3
+
+
+def test_texts_of_a_forest_axis_do_not_touch_and_zero_has_one():
+    for low, high in ((-0.075, 0.075), (-0.02, 0.1), (0, 0.06), (-0.3, 0.0)):
+        scale = charts.ticks(low, high)
+        texts = re.findall(r'x="([\d.]+)"[^>]*>([^<]+)<', charts.forest_axis(scale))
+        places = [float(x) for x, _ in texts]
+        widest = max(len(text) for _, text in texts) * 6.5  # pixels of a digit at 11.5 px, and a little air
+        assert min(b - a for a, b in itertools.pairwise(places)) >= widest
+        assert "0" in [text for _, text in texts]

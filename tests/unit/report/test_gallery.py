@@ -1,0 +1,166 @@
+import base64
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medistill.explain.localisation import NO_BOXES
+from medistill.explain.selection import Finding
+from medistill.report.gallery import OPACITY, Overlay, Row, render
+
+EVIL = "<script>alert('x')</script>"
+OBEYED = "\x1b[31m\n\u202e\x9b2J"
+SIZE = 16
+
+
+def entry(**changes) -> dict:
+    figure = {"estimate": 0.5, "lower": 0.25, "upper": 0.75}
+    table = {
+        **{key: 12 for key in ("images", "findings", "groups", "boxes", "boxes_test")},
+        **{"boxes_val": 0, "flat_maps": 0, "pointing_game": figure, "energy": figure},
+        **{"chance": 0.125, "difference_chance": {"estimate": 0.375, "lower": 0.125, "upper": 0.625}},
+        **{"centre_prior": 0.0, "difference_centre": {"estimate": 0.5, "lower": -0.03, "upper": 0.75}},
+        **{"conclusive": True, "reason": "", "conclusion": "better than chance"},
+    }
+    return {
+        "map_size": [4, 4],
+        **table,
+        "labels": {EVIL: table},
+        "agreement_teacher": {},
+        "difference_teacher": {},
+    } | changes
+
+
+def row(*, present=True, heat=None, pixels=None, hit=True) -> Row:
+    finding = Finding(f"{EVIL}.png", EVIL, "p", "test", ((0.25, 0.5, 0.25, 0.25),) if present else (), present)
+    heat = np.zeros((SIZE, SIZE), np.float32) if heat is None else heat
+    pixels = np.full((1, SIZE, SIZE), 90, np.uint8) if pixels is None else pixels
+    overlays = [Overlay(name, 0.625, heat, (3, 4), hit if present else None) for name in ("teacher&1", "a-kd-0")]
+    return Row(finding, pixels, "F, 50 years", overlays)
+
+
+def page(rows, task="multilabel", **changes) -> str:
+    lead = {"pointing_game": {"estimate": -0.125, "lower": -0.25, "upper": 0.0625}}
+    against = {"agreement_teacher": {"teacher&1": agreed()}, "difference_teacher": {"teacher&1": lead}}
+    roles = {"teacher&1": "teacher", "a-kd-0": "student"}
+    metrics = {"teacher&1": entry(**changes), "a-kd-0": entry(**against, **changes)}
+    return render(EVIL, task, [EVIL], roles, metrics, rows)
+
+
+def agreed() -> dict:
+    return {"estimate": 0.9, "lower": 0.8, "upper": 0.95, "findings": 12, "zero_maps": 0}
+
+
+def pictures(text: str) -> list[Image.Image]:
+    found = re.findall(r'href="data:image/png;base64,([^"]+)"', text)
+    return [Image.open(io.BytesIO(base64.b64decode(code))) for code in found]
+
+
+def test_page_is_self_contained():
+    text = page([row(), row(present=False)])
+    assert not re.search(r"https?:|//[a-z]|@import|<link|<script|url\(", text)
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in re.findall(r'(?:href|src)="([^"]*)"', text))
+
+
+def test_everything_from_data_is_escaped():
+    text = page([row(), row(present=False)])
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert "teacher&1" not in text
+
+
+def test_nothing_from_data_is_obeyed():
+    shown = row(present=False)
+    finding = replace(shown.finding, image_id=OBEYED, label=OBEYED)
+    overlays = [replace(overlay, model=OBEYED, predicted=OBEYED) for overlay in shown.overlays]
+    text = page([replace(shown, finding=finding, overlays=overlays, facts=OBEYED)], conclusion=OBEYED)
+    assert text.replace("\n", "").isprintable()
+    assert text.count(r"\x1b[31m\n\u202e\x9b2J") > 8
+
+
+def test_tags_are_balanced():
+    class Balance(HTMLParser):
+        def __init__(self):
+            super().__init__()
+            self.open: list[str] = []
+
+        def handle_starttag(self, tag, attrs):
+            if tag not in {"meta", "br", "wbr", "input"}:
+                self.open.append(tag)
+
+        def handle_endtag(self, tag):
+            assert self.open.pop() == tag
+
+    parser = Balance()
+    parser.feed(page([row(), row(present=False)]))
+    assert parser.open == []
+
+
+def test_says_what_it_is_for():
+    text = page([row()])
+    assert "Research use only, not a medical device." in text
+    assert "diagnos" not in text.lower()
+
+
+def test_box_and_peak_are_where_they_belong():
+    text = page([row()])
+    assert '<rect class=box x="4.00" y="8.00" width="4.00" height="4.00"/>' in text
+    assert 'd="M4.0 3.5h1.0M4.5 3.0v1.0"' in text  # row 3, column 4: centre (4.5, 3.5), arms of 16/32
+
+
+def test_figures_and_marks():
+    text = page([row()])
+    assert text.count("probability 0.62, peak 0%") == 2
+    assert "−0.12 <span class=muted>[−0.25, +0.06]</span>" in text
+    assert text.count("✓ hit") == 2
+    assert "✗ miss" in page([row(hit=False)])
+    assert "✓ hit" not in page([row(present=False)])
+    assert "0.50 <span class=muted>[0.25, 0.75]</span>" in text
+    assert "0.90 <span class=muted>[0.80, 0.95]</span>" in text
+    assert "4×4" in text
+
+
+def test_exclusive_classes_show_what_each_model_predicts():
+    shown = row(present=False)
+    overlays = [replace(overlay, predicted=f"class {EVIL}") for overlay in shown.overlays]
+    text = page([row(), replace(shown, overlays=overlays)], task="multiclass")
+    assert "<h2>The true class</h2>" in text
+    assert "<h2>A class that is named in place of the true one</h2>" in text
+    assert text.count("predicts class &lt;script&gt;") == 2
+    assert "Findings that are" not in text
+    assert "predicts" not in page([row(), row(present=False)])
+
+
+def test_inconclusive_figures_say_why():
+    text = page([row()], conclusive=False, conclusion="none: map of 2×2 cells, smaller than 4×4")
+    assert "none: map of 2×2 cells, smaller than 4×4" in text
+
+
+def test_without_boxes_localisation_is_said_to_be_absent():
+    assert "Localisation is absent" in page([row(present=False)], **NO_BOXES)
+    assert "Localisation is absent" not in page([row()])
+
+
+def test_no_evidence_leaves_the_xray_as_it_is_and_the_most_covers_it_most():
+    heat = np.zeros((SIZE, SIZE), np.float32)
+    heat[2, 5] = 1.0
+    heat[9, 9] = 0.5
+    picture = np.asarray(pictures(page([row(heat=heat)]))[1].convert("RGBA"))
+    assert picture[2, 5, 3] == round(255 * OPACITY)
+    assert picture[9, 9, 3] == pytest.approx(255 * OPACITY * 0.5**0.5, abs=1)
+    assert (picture[heat == 0][:, 3] == 0).all()
+    red, green, _ = picture[2, 5, :3]
+    assert min(red, green) > 200  # the top of the scale is bright
+
+
+def test_xray_is_embedded_once_and_pixel_for_pixel():
+    pixels = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE), dtype=np.uint8)
+    found = pictures(page([row(pixels=pixels)]))
+    assert len(found) == 3  # the image, and a map for each of the two models
+    np.testing.assert_array_equal(np.asarray(found[0]), pixels[0])
+    colour = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE), dtype=np.uint8)
+    np.testing.assert_array_equal(np.asarray(pictures(page([row(pixels=colour)]))[0]), colour.transpose(1, 2, 0))

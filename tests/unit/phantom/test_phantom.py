@@ -8,18 +8,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from medistill.phantom.write import (
-    BOX_FRAME,
-    FOCAL,
-    LABELS,
-    _draw_labels,
-    boxes,
-    draw_exposure,
-    draw_finding,
-    draw_patient,
-    render,
-    write_phantom,
-)
+from medistill.nih import BOX_FRAME, LABELS
+from medistill.phantom.anatomy import draw_exposure, draw_finding, draw_patient
+from medistill.phantom.findings import FOCAL, boxes, render
+from medistill.phantom.population import draw_labels
+from medistill.phantom.write import write_phantom
 
 # ChestX-ray14's own numbers, counted in Data_Entry_2017_v2020.csv: share of its 112,120 images by label.
 NIH_PREVALENCE = {
@@ -180,7 +173,7 @@ def test_balanced_has_enough_of_each_label_to_be_evaluated(default: Written) -> 
 @pytest.mark.parametrize("prevalence", ["balanced", "nih"])
 def test_labels_come_as_often_and_together_as_they_should(prevalence: str) -> None:
     rng = np.random.default_rng(1)
-    draws = [_draw_labels(rng, prevalence) for _ in range(30_000)]
+    draws = [draw_labels(rng, prevalence) for _ in range(30_000)]
     y = np.array([[has[label] for label in LABELS] for has in draws], dtype=float)
     share = dict(zip(LABELS, y.mean(axis=0), strict=True))
     for label, real in NIH_PREVALENCE.items():

@@ -19,7 +19,6 @@ import pandas as pd
 
 from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.folders import Files, find_files, require_folder, suggest_root
-from medistill.data.nih import BOX_FRAME, LABELS
 from medistill.data.source import Source, no_boxes
 from medistill.data.tables import (
     ages,
@@ -33,6 +32,7 @@ from medistill.data.tables import (
     require_no_more,
 )
 from medistill.errors import UserError
+from medistill.nih import BOX_FRAME, LABELS
 from medistill.params import Settings
 
 NO_FINDING = "No Finding"

@@ -21,10 +21,10 @@ from great_expectations import expectations as gxe
 from great_expectations.data_context.types.base import ProgressBarsConfig
 
 from medistill.audit.rules import KEYS, Rule, rules_of, tables_of
+from medistill.checksums import read_record
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.files import atomic
-from medistill.records import read_record
 from medistill.report.html import POLICY, document, escape
 from medistill.text import printable
 

@@ -11,11 +11,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medistill.checksums import read_record
 from medistill.errors import UserError
 from medistill.files import sha256, write_json
 from medistill.gate.rules import RuleVerdict, Verdict, collect_facts, evaluate_candidates, rank
 from medistill.params import Params
-from medistill.records import read_record
 from pipeline.history import TOOK_OVER, Model, append, champions, read_history, withdrawn
 from pipeline.locks import exclusive
 from pipeline.store import is_users, open_store, store_errors

@@ -23,11 +23,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medistill.checksums import read_record, require_whole
 from medistill.errors import UserError
 from medistill.files import read_json, sha256
 from medistill.gate.rules import read_metrics
 from medistill.params import Params
-from medistill.records import read_record, require_whole
 from medistill.text import printable
 from pipeline.graph import Ran, examine, read_lock
 from pipeline.locks import exclusive

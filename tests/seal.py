@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from medistill import records
+from medistill.checksums import OWN, checksums, write_record
 
 
 def seal(record: Path, content: dict[str, Any] | None = None, **changes: Any) -> None:
     """Write a record, or write it again with `changes`, with the checksums of the files that are beside it now."""
     if content is None:
         content = json.loads(record.read_text(encoding="utf-8"))
-        content.pop(records.OWN, None)
+        content.pop(OWN, None)
     files = [file for file in record.parent.iterdir() if file != record and not file.name.startswith("images-")]
-    files = records.checksums(filter(Path.is_file, files), record.parent)
+    files = checksums(filter(Path.is_file, files), record.parent)
     if "model.safetensors" in files:
         changes["model_sha256"] = files["model.safetensors"]
-    records.write_record(record, content | changes | {"files": files})
+    write_record(record, content | changes | {"files": files})
 
 
 def digests(pixels: np.ndarray) -> list[str]:

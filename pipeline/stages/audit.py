@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from medistill.checksums import write_record
 from medistill.data.dataset import Dataset
-from medistill.records import write_record
 from pipeline.stage import run_stage
 
 OUT = Path("reports/validation/audit.json")

@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from medistill.checksums import checksums, require_whole, write_record
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.files import atomic, write_json
 from medistill.params import Params, load_params
-from medistill.records import checksums, require_whole, write_record
 from pipeline.stage import run_stage
 
 SPLITS = ("val", "test")

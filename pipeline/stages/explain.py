@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from medistill.checksums import checksums, require_whole, write_record
 from medistill.data import provenance
 from medistill.data.dataset import LABEL_PREFIX, Dataset
 from medistill.errors import UserError
@@ -20,7 +21,6 @@ from medistill.explain.selection import Finding
 from medistill.files import atomic, write_json
 from medistill.models.build import load_model
 from medistill.params import Params, load_params
-from medistill.records import checksums, require_whole, write_record
 from medistill.report import gallery
 from medistill.runtime.probabilities import probabilities
 from pipeline.stage import run_stage

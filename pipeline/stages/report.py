@@ -5,11 +5,11 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from medistill.checksums import read_record, require_whole
 from medistill.errors import UserError
 from medistill.files import atomic, read_json, write_json
 from medistill.gate import rules as gate
 from medistill.params import load_params
-from medistill.records import read_record, require_whole
 from medistill.report import page
 from pipeline.stage import run_stage
 

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from medistill.checksums import read_record, write_record
 from medistill.params import load_params
-from medistill.records import read_record, write_record
 from medistill.text import printable
 from pipeline.stage import run_stage
 

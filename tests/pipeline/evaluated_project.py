@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from medistill.checksums import write_record
 from medistill.files import write_json
 from medistill.params import Params, load_params
-from medistill.records import write_record
 from tests.seal import seal
 
 ROOT = Path(__file__).resolve().parents[2]

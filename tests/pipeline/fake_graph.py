@@ -86,7 +86,7 @@ from pathlib import Path
 
 import yaml
 
-from medistill.records import checksums, write_record
+from medistill.checksums import checksums, write_record
 
 stage, model = sys.argv[1], sys.argv[-1]
 fake = yaml.safe_load(Path("fake.yaml").read_text())

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import yaml
 
+from medistill.checksums import write_record
 from medistill.data.ingest import ingest
 from medistill.params import load_params
 from medistill.phantom.write import write_phantom
-from medistill.records import write_record
 from pipeline.stages import distill, evaluate, explain, export, report, teach, train_teacher
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import pandas as pd
 import pytest
 
-from medistill.records import read_record, write_record
+from medistill.checksums import read_record, write_record
 from medistill.report import live
 from medistill.report.live import POINTS, LiveCurves, page
 

@@ -13,6 +13,7 @@ from timm.models._builder import build_model_with_cfg
 from timm.models._registry import generate_default_cfgs, register_model
 from torch import nn
 
+from medistill.checksums import read_record, write_record
 from medistill.data import provenance
 from medistill.distillation.knowledge import write_knowledge
 from medistill.distillation.objective import RecipeObjective
@@ -20,7 +21,6 @@ from medistill.distillation.train import require_networks, require_run, require_
 from medistill.errors import UserError
 from medistill.models.build import create_classifier, load_model, save_model
 from medistill.params import Network, load_params
-from medistill.records import read_record, write_record
 from medistill.views import read_frames, render_views, view_parameters
 from pipeline.stages import distill
 

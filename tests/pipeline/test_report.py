@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from evaluated_project import HOSTILE, LABELS, RARE, write_project, write_surroundings
 
+from medistill.checksums import read_record, write_record
 from medistill.errors import UserError
 from medistill.files import sha256
 from medistill.gate import rules as gate
-from medistill.records import read_record, write_record
 from pipeline.stages import evaluate, report
 from tests.seal import seal
 

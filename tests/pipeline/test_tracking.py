@@ -21,9 +21,9 @@ import pytest
 import yaml
 from waiting import free_port
 
+from medistill.checksums import read_record
 from medistill.errors import UserError
 from medistill.params import Params, load_params
-from medistill.records import read_record
 from pipeline.graph import read_graph, read_lock
 from pipeline.registry import promote
 from pipeline.store import open_store

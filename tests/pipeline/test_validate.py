@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medistill.checksums import write_record
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
 from medistill.errors import UserError
 from medistill.params import Data
 from medistill.phantom.write import write_phantom
-from medistill.records import write_record
 from pipeline.expectations import validate
 from tests.seal import digests, seal
 

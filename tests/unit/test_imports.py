@@ -80,7 +80,7 @@ def test_the_library_knows_nothing_of_the_wiring(path):
 
 @pytest.mark.parametrize("path", modules_of("runtime"), ids=name_of)
 def test_the_runtime_needs_numpy_pillow_and_onnxruntime_alone(path):
-    own = ("errors", "images", "files", "kinds", "records", "runtime", "text")
+    own = ("errors", "images", "files", "checksums", "kinds", "layout", "runtime", "text")
     own = tuple(f"medistill.{name}" for name in own)
     for name in imports_of(path):
         standard = name.split(".")[0] in sys.stdlib_module_names
@@ -88,14 +88,25 @@ def test_the_runtime_needs_numpy_pillow_and_onnxruntime_alone(path):
 
 
 LIGHT = [
-    *("errors", "files", "images/codestream", "images/decode", "kinds", "records", "telemetry", "text", "__init__"),
+    *(
+        "errors",
+        "files",
+        "images/codestream",
+        "images/decode",
+        "checksums",
+        "kinds",
+        "layout",
+        "telemetry",
+        "text",
+        "__init__",
+    ),
 ]
 
 
 @pytest.mark.parametrize("file", LIGHT)
 def test_what_the_runtime_stands_on_is_light(file):
     for name in imports_of(SOURCE / "medistill" / f"{file}.py"):
-        own = ("errors", "files", "images", "kinds", "telemetry", "text")
+        own = ("errors", "files", "images", "kinds", "layout", "telemetry", "text")
         own = tuple(f"medistill.{name}" for name in own)
         assert name.split(".")[0] in sys.stdlib_module_names or within(name, "numpy", "PIL", *own), name
 

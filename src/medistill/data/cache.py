@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from medistill.checksums import checksums, require_whole, write_record
 from medistill.data.arrays import file_of, read_picture
 from medistill.errors import UserError
 from medistill.files import atomic, remove, write_array, writing
 from medistill.images.decode import Fit, ImageError, to_frame
-from medistill.records import checksums, require_whole, write_record
 
 BLOCK = 128
 """Images a block at most: what a worker has in memory at once, and what a kill can lose of its work."""

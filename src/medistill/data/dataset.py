@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medistill.checksums import INGEST_AGAIN, read_record, reading, require_whole
 from medistill.errors import UserError
-from medistill.records import read_record, reading, require_whole
 
 SPLITS = ("train", "val", "test")
 LABEL_PREFIX = "label:"
 RECORD = "dataset.json"
-_AGAIN = "run the ingest stage again"
 
 
 @dataclass(frozen=True)
@@ -124,11 +123,11 @@ class Frames:
         self._shards = {}
         for shard in np.unique(self._shard_of):
             file = self._file(shard)
-            with reading(file, _AGAIN):
+            with reading(file, INGEST_AGAIN):
                 pixels = np.load(file, mmap_mode="r")
             last = self._row_of[self._shard_of == shard].max()
             if pixels.dtype != np.uint8 or pixels.shape[1:] != self._shape or len(pixels) <= last:
-                raise UserError(f"{file}: damaged, it has not the shape that {RECORD} says; {_AGAIN}")
+                raise UserError(f"{file}: damaged, it has not the shape that {RECORD} says; {INGEST_AGAIN}")
             self._shards[shard] = pixels
             self._checked.setdefault(shard, np.zeros(len(pixels), bool))
 
@@ -143,7 +142,9 @@ class Frames:
             for place in here[~checked[row_of[here]]]:
                 if hashlib.sha256(out[place]).hexdigest() != self._digests[chosen[place]]:
                     image = self._ids[chosen[place]]
-                    raise UserError(f"{self._file(shard)}: image {image} is damaged, it has other pixels; {_AGAIN}")
+                    raise UserError(
+                        f"{self._file(shard)}: image {image} is damaged, it has other pixels; {INGEST_AGAIN}"
+                    )
                 checked[row_of[place]] = True
         return out
 

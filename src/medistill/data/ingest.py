@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medistill.checksums import checksums, write_record
 from medistill.data import splits
 from medistill.data.adapters import read_source
 from medistill.data.boxes import outside
@@ -20,7 +21,6 @@ from medistill.errors import UserError
 from medistill.files import atomic, locked, write_array
 from medistill.images.decode import fit_boxes
 from medistill.params import Data
-from medistill.records import checksums, write_record
 from medistill.text import counted, printable
 
 SHARD = 1024

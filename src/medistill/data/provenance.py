@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from medistill.checksums import TRAIN_AGAIN, reading
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
-from medistill.records import reading
 from medistill.text import counted
 
 FILE = "train_ids.npz"
@@ -73,10 +73,10 @@ def read_ids(file: Path) -> TrainIds:
     """
     if not file.exists():
         raise UserError(f"{file}: no such file, so nobody knows what the model has seen; train it again")
-    with reading(file, "train the model again"), np.load(file, allow_pickle=False) as content:
+    with reading(file, TRAIN_AGAIN), np.load(file, allow_pickle=False) as content:
         ids = TrainIds(content["groups"], content["images"])
     if any(part.dtype != np.uint64 or part.ndim != 1 for part in ids):
-        raise UserError(f"{file}: damaged, these are no lists of ids; train the model again")
+        raise UserError(f"{file}: damaged, these are no lists of ids; {TRAIN_AGAIN}")
     return ids
 
 

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from medistill.checksums import TEACH_AGAIN, checksums, read_record, reading, require_whole, write_record
 from medistill.data.dataset import Dataset, label_columns
 from medistill.distillation.teachers import ask, by_label, require_finite, unknown_labels
 from medistill.errors import UserError
 from medistill.files import remove, reserve, write_array, writing
 from medistill.models.build import Classifier, map_shape
 from medistill.params import Augmentation
-from medistill.records import checksums, read_record, reading, require_whole, write_record
 from medistill.training.checkpoint import fingerprint
 from medistill.training.trainer import Batch, say_what_to_lower
 from medistill.views import read_frames, render_views, send, view_parameters
@@ -280,7 +280,7 @@ class Knowledge:
             ("dataset_fingerprint", dataset.fingerprint),
         ):
             if meta[key] != value:
-                raise UserError(f"{folder}: the teacher answered for another {key}; run the teach stage again")
+                raise UserError(f"{folder}: the teacher answered for another {key}; {TEACH_AGAIN}")
         columns = label_columns(meta["labels"], dataset.labels, str(folder))
         rows = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
         unknown = unknown_labels(dataset, columns)

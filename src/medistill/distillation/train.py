@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from medistill.checksums import read_record
 from medistill.data import provenance
 from medistill.data.dataset import Dataset, label_columns
 from medistill.distillation.knowledge import Knowledge
@@ -30,7 +31,6 @@ from medistill.models.build import (
     require_pretrained,
 )
 from medistill.params import Network, Params, Recipe, Training
-from medistill.records import read_record
 from medistill.report.live import LiveCurves
 from medistill.text import counted, printable
 from medistill.training.processes import this_process

@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from medistill.checksums import reading
 from medistill.errors import UserError
-from medistill.records import reading
 
 LOGIT_PREFIX = "logit:"
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from medistill.checksums import TRAIN_AGAIN, checksums, write_record
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.evaluation.predictions import align, read_logits
@@ -16,7 +17,6 @@ from medistill.metrics.ranking import accuracy
 from medistill.models.build import load_model
 from medistill.models.deploy import deployed
 from medistill.params import Export
-from medistill.records import checksums, write_record
 from medistill.report.card import model_card
 from medistill.runtime.bundle import BUNDLE_FILE, BUNDLE_VERSION, DISCLAIMER
 
@@ -54,7 +54,7 @@ def export_model(source: Path, dataset: Dataset, target: Path, settings: Export)
         if config[key] != getattr(dataset, key):
             raise UserError(
                 f"{source / 'config.json'}: {key} is {config[key]}, but {dataset.folder} has {getattr(dataset, key)}; "
-                "train the model again (dvc repro)"
+                f"{TRAIN_AGAIN} (dvc repro)"
             )
     images = _spread(dataset, settings.parity_images)
     figures = read_json(source / "metrics.json") | _accuracy(source, dataset)

@@ -14,12 +14,12 @@ import onnxscript
 import timm
 import torch
 
+from medistill.checksums import read_record, write_record
 from medistill.errors import UserError
 from medistill.export.onnx import export_onnx, require_small
 from medistill.models.build import Classifier, create_classifier
 from medistill.models.deploy import deployed
 from medistill.params import Network
-from medistill.records import read_record, write_record
 
 
 def require_exportable(network: Network, *, image_size: int, channels: int, opset: int, known: Path) -> int | None:

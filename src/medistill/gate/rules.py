@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from medistill.checksums import require_whole
 from medistill.files import read_json
 from medistill.params import Params, Promote
-from medistill.records import require_whole
 
 PARITY_ABSOLUTE, PARITY_RELATIVE = 1e-4, 1e-5
 """Largest difference between a logit of ONNX Runtime and of torch: this much, or this share of the largest logit."""

@@ -21,7 +21,7 @@ from timm.models import PretrainedCfg, get_pretrained_cfg
 from torch import Tensor, nn
 
 import medistill.models  # noqa: F401  (registers eeea_net_c2 and ofa_595)
-from medistill import records
+from medistill.checksums import OWN, checksums, require_own, require_whole, write_record
 from medistill.errors import UserError, is_out_of_memory
 from medistill.files import read_json
 from medistill.models.limits import bounded
@@ -321,10 +321,10 @@ def read_beside(weights: Path) -> dict[str, Any]:
     file = weights.parent / "config.json"
     config = read_json(file) if file.exists() else None
     config = config if isinstance(config, dict) else {}
-    if records.OWN in config:
+    if OWN in config:
         again = "copy it again from where the weights are from, or leave config.json out"
-        known = records.require_own(file, config, again)["files"]
-        records.require_whole(file, known.keys() & {weights.name, "train_ids.npz"}, again)
+        known = require_own(file, config, again)["files"]
+        require_whole(file, known.keys() & {weights.name, "train_ids.npz"}, again)
     labels = config.get("labels", [])
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise UserError(f"{file}: labels must be a list of names, and is {json.dumps(labels)}")
@@ -389,8 +389,8 @@ def save_model(folder: Path, model: Classifier, config: dict[str, Any]) -> None:
     """Write `model.safetensors` and `config.json`, a record of all files that the folder then has."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.backbone.state_dict().items()}
     save_file(state, folder / "model.safetensors")
-    files = records.checksums((file for file in folder.iterdir() if file.name != "config.json"), folder)
-    records.write_record(folder / "config.json", config | {"model_sha256": files["model.safetensors"], "files": files})
+    files = checksums((file for file in folder.iterdir() if file.name != "config.json"), folder)
+    write_record(folder / "config.json", config | {"model_sha256": files["model.safetensors"], "files": files})
 
 
 def load_model(folder: Path) -> Classifier:
@@ -399,7 +399,7 @@ def load_model(folder: Path) -> Classifier:
     Raises:
         UserError: a file is missing or damaged.
     """
-    config = records.require_whole(Path(folder) / "config.json")
+    config = require_whole(Path(folder) / "config.json")
     backbone = timm.create_model(config["arch"], num_classes=len(config["labels"]), **config["args"])
     load_weights(backbone, Path(folder) / "model.safetensors")
     return Classifier(backbone, config).eval()

@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from medistill.checksums import read_record, write_record
 from medistill.errors import UserError
 from medistill.files import atomic
-from medistill.records import read_record, write_record
 from medistill.report import charts
 from medistill.report.html import document, escape
 from medistill.report.page import style

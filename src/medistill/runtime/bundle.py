@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medistill.checksums import EXPORT_AGAIN, OWN, require_own
 from medistill.errors import UserError
 from medistill.files import read_json
-from medistill.records import OWN, require_own
 from medistill.text import is_name, shortened
 
 BUNDLE_VERSION = 1
@@ -72,16 +72,16 @@ def read_bundle(folder: Path) -> Bundle:
     if type(version) is not int or version != BUNDLE_VERSION:
         raise UserError(
             f"{path}: version {shortened(str(version), 20)}, but this medistill reads version {BUNDLE_VERSION};"
-            " export the model again"
+            f" {EXPORT_AGAIN}"
         )
     preprocessing = raw.get("preprocessing")
     flat: dict[str, Any] = {**(preprocessing if isinstance(preprocessing, dict) else {}), **raw}
     for key, valid in _CHECKS.items():
         if key not in flat:
-            raise UserError(f"{path}: key {key} is missing; export the model again")
+            raise UserError(f"{path}: key {key} is missing; {EXPORT_AGAIN}")
         if not valid(flat[key]):
             value = shortened(repr(flat[key]), 200)
-            raise UserError(f"{path}: {key} has a value that makes no sense, {value}; export the model again")
+            raise UserError(f"{path}: {key} has a value that makes no sense, {value}; {EXPORT_AGAIN}")
     return Bundle(
         name=flat["name"],
         task=flat["task"],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medistill.checksums import EXPORT_AGAIN
 from medistill.errors import UserError
 from medistill.files import read_regular
 from medistill.images.decode import ImageError, decode
@@ -61,7 +62,7 @@ class Predictor:
         try:
             content = read_regular(path, limit=LARGEST_MODEL)
         except UserError as error:
-            raise UserError(f"{error}; export the model again") from None
+            raise UserError(f"{error}; {EXPORT_AGAIN}") from None
         if hashlib.sha256(content).hexdigest() != bundle.sha256:
             raise UserError(f"{path}: damaged, its SHA-256 is not the one in bundle.json; copy or export it again")
         self._session = open_session(content, name=str(path), threads=threads)

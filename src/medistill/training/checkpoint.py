@@ -13,9 +13,9 @@ import timm
 import torch
 
 import medistill
+from medistill.checksums import reading
 from medistill.errors import UserError
 from medistill.files import atomic, remove, sha256
-from medistill.records import reading
 
 _PACKAGE = Path(medistill.__file__).parent
 _CODE = (

@@ -12,13 +12,13 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from medistill.checksums import require_whole
 from medistill.data import provenance
 from medistill.data.dataset import Dataset, label_columns
 from medistill.errors import UserError
 from medistill.files import atomic, read_json, sha256
 from medistill.models.build import Classifier, create_classifier, map_size, read_beside, start_at_prevalence
 from medistill.params import Network, Params, Teacher
-from medistill.records import require_whole
 from medistill.training.checkpoint import Checkpoint, fingerprint
 from medistill.training.outputs import write_outputs
 from medistill.training.processes import this_process

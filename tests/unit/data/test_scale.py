@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medistill.checksums import read_record
 from medistill.data import cache
 from medistill.data.ingest import ingest
 from medistill.data.source import Source
 from medistill.params import Data
-from medistill.records import read_record
 
 
 def shuffled(root, picture, count):

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 
+from medistill.checksums import read_record
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.export.bundle import export_model
@@ -19,7 +20,6 @@ from medistill.files import read_json, write_json
 from medistill.images.decode import decode
 from medistill.models.build import load_model
 from medistill.params import Export
-from medistill.records import read_record
 from medistill.runtime.predictor import Predictor
 from tests.seal import digests, seal
 

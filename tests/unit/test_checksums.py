@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medistill import records
+import medistill.checksums
+from medistill.checksums import OWN, checksums, read_record, reading, require_whole, write_record
 from medistill.errors import UserError
-from medistill.records import checksums, read_record, reading, require_whole, write_record
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_the_order_of_keys_and_spaces_say_nothing_and_every_value_does(record):
     text = json.loads(record.read_text())
     record.write_text(json.dumps(dict(reversed(text.items()))))
     assert read_record(record)["rate"] == 0.1
-    for change in ({"rate": 0.2}, {"rate": "0.1"}, {"size": [2, 1]}, {"more": None}, {"files": {}}, {records.OWN: "0"}):
+    for change in ({"rate": 0.2}, {"rate": "0.1"}, {"size": [2, 1]}, {"more": None}, {"files": {}}, {OWN: "0"}):
         record.write_text(json.dumps(text | change))
         with pytest.raises(UserError, match=r"config\.json: damaged or changed, .*; train the model again \(dvc repro"):
             read_record(record)
@@ -86,8 +86,8 @@ def test_a_file_that_has_changed_is_named(record):
 
 
 def test_a_large_file_is_read_once_in_a_process_and_again_when_it_has_changed(record, monkeypatch):
-    file, read, sha256 = record.parent / "a.bin", [], records.sha256
-    monkeypatch.setattr(records, "sha256", lambda path: read.append(path.name) or sha256(path))
+    file, read, sha256 = record.parent / "a.bin", [], medistill.checksums.sha256
+    monkeypatch.setattr(medistill.checksums, "sha256", lambda path: read.append(path.name) or sha256(path))
     os.utime(file, (1, 1))
     for _ in range(3):
         require_whole(record, ["a.bin"])

@@ -10,29 +10,37 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from medistill.errors import UserError, is_out_of_memory
 from medistill.files import read_json, sha256, write_json
+from medistill.layout import Layout
 from medistill.text import shortened
 
 OWN = "record_sha256"
 """Key of a record's own checksum."""
 
+INGEST_AGAIN = "run the ingest stage again"
+TRAIN_AGAIN = "train the model again"
+TEACH_AGAIN = "run the teach stage again"
+EXPORT_AGAIN = "export the model again"
+"""What to do where something that a stage has written is damaged or does not fit; all messages end with these words."""
+
+_REPORTS, _EXPORT = Layout().reports, Layout().export("any")
 _AGAIN = {
-    "config.json": "train the model again",
-    "dataset.json": "run the ingest stage again",
-    "audit.json": "run the audit stage again",
-    "validation.json": "run the validate stage again",
-    "knowledge.json": "run the teach stage again",
-    "evaluation.json": "run the evaluate stage again",
-    "record.json": "run the explain stage again",
-    "bundle.json": "export the model again",
-    "latency.json": "export the model again",
+    Layout().processed.record.name: INGEST_AGAIN,
+    _REPORTS.audit.name: "run the audit stage again",
+    _REPORTS.validation.name: "run the validate stage again",
+    Layout().model("any").config.name: TRAIN_AGAIN,
+    Layout().knowledge("any").record.name: TEACH_AGAIN,
+    _REPORTS.evaluation_record.name: "run the evaluate stage again",
+    _REPORTS.explain.record.name: "run the explain stage again",
+    _EXPORT.bundle.name: EXPORT_AGAIN,
+    _EXPORT.latency.name: EXPORT_AGAIN,
 }
-"""What to do where a record, or a file that it names, is damaged, by the record's name."""
+"""The same by the name of the record that is damaged, or that names the damaged file."""
 
 _HOW = "dvc repro; with --force where it sees no change"
 
@@ -42,9 +50,9 @@ _FRESH = 2_000_000_000
 _known: dict[tuple[int, ...], str] = {}
 
 
-def write_record(path: Path, value: dict[str, Any]) -> None:
+def write_record(path: Path, value: Mapping[str, object]) -> None:
     """Write a JSON object with its own checksum, atomically; its key `files`, if any, is from `checksums`."""
-    write_json(path, value | {OWN: _own_checksum(value)})
+    write_json(path, {**value, OWN: _own_checksum(value)})
 
 
 def checksums(files: Iterable[Path], folder: Path) -> dict[str, str]:
@@ -72,7 +80,7 @@ def read_record(path: Path, again: str | None = None) -> dict[str, Any]:
     return require_own(path, content, again)
 
 
-def require_own(path: Path, content: Any, again: str) -> dict[str, Any]:
+def require_own(path: Path, content: object, again: str) -> dict[str, Any]:
     """Hold what a record's file has been found to contain against its own checksum, which is left out of the answer.
 
     Raises:
@@ -152,9 +160,9 @@ def _line(error: Exception) -> str:
     return shortened(" ".join(f"{type(error).__name__}: {error}".split()), 200)
 
 
-def _own_checksum(content: dict[str, Any]) -> str:
+def _own_checksum(content: Mapping[str, object]) -> str:
     """SHA-256 of a JSON object, whatever the order of its keys and its spaces."""
-    content = json.loads(json.dumps(content))  # as it will be read: tuples are lists, and keys texts
+    content = json.loads(json.dumps(dict(content)))  # as it will be read: tuples are lists, and keys texts
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

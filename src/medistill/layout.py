@@ -1,0 +1,362 @@
+"""Every path of a checkout, from one root: nothing else spells them but dvc.yaml and the documentation.
+
+`Layout()` has them from the current folder, as the stages do; `Layout(root)` from another one. A folder with files of
+its own, such as that of a model, is a class of its own: a library function that is given such a folder, wherever it
+lies, finds the files in it by the same names.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """What `ingest` writes: an ingested data set."""
+
+    folder: Path
+
+    @property
+    def record(self) -> Path:
+        """What the data set is, and the checksums of its files."""
+        return self.folder / "dataset.json"
+
+    @property
+    def manifest(self) -> Path:
+        """One row per image."""
+        return self.folder / "manifest.parquet"
+
+    @property
+    def boxes(self) -> Path:
+        """One row per box."""
+        return self.folder / "boxes.parquet"
+
+    @property
+    def quarantine(self) -> Path:
+        """One row per entry of the source that was left out."""
+        return self.folder / "quarantine.csv"
+
+    def images(self, shard: int) -> Path:
+        """Pixels of one shard."""
+        return self.folder / f"images-{shard:05d}.npy"
+
+    def masks(self, shard: int) -> Path:
+        """Masks of one shard."""
+        return self.folder / f"masks-{shard:05d}.npy"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a training writes, or a user has beside weights of their own."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        """What the model is and how it came about, and the checksums of its files."""
+        return self.folder / "config.json"
+
+    @property
+    def weights(self) -> Path:
+        """The tensors."""
+        return self.folder / "model.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        """What the training has measured."""
+        return self.folder / "metrics.json"
+
+    @property
+    def history(self) -> Path:
+        """One row per epoch; a model that was not trained here has none."""
+        return self.folder / "history.csv"
+
+    @property
+    def predictions(self) -> Path:
+        """Logits on validation and test."""
+        return self.folder / "predictions.parquet"
+
+    @property
+    def train_ids(self) -> Path:
+        """Hashes of what the model was trained on."""
+        return self.folder / "train_ids.npz"
+
+
+@dataclass(frozen=True)
+class KnowledgeFolder:
+    """What `teach` writes: one teacher's answers."""
+
+    folder: Path
+
+    @property
+    def record(self) -> Path:
+        """What was asked, and the checksums of the answers."""
+        return self.folder / "knowledge.json"
+
+    @property
+    def progress(self) -> Path:
+        """How far the teacher has come; it is gone once all is answered."""
+        return self.folder / "progress.json"
+
+    @property
+    def image_ids(self) -> Path:
+        """The images that were answered, in order."""
+        return self.folder / "image_ids.npy"
+
+    @property
+    def train_ids(self) -> Path:
+        """Hashes of what the teacher was trained on."""
+        return self.folder / "train_ids.npz"
+
+    def answers(self, kind: str) -> Path:
+        """The answers of one kind: logits, attention, …"""
+        return self.folder / f"{kind}.npy"
+
+
+@dataclass(frozen=True)
+class ExportFolder:
+    """What `export` writes: what goes to the device, and the proofs that it is right."""
+
+    folder: Path
+
+    @property
+    def onnx(self) -> Path:
+        """The network."""
+        return self.folder / "model.onnx"
+
+    @property
+    def bundle(self) -> Path:
+        """What the model is, and the checksums of the other files."""
+        return self.folder / "bundle.json"
+
+    @property
+    def parity(self) -> Path:
+        """How far ONNX Runtime's logits are from torch's."""
+        return self.folder / "parity.json"
+
+    @property
+    def latency(self) -> Path:
+        """How long a prediction takes."""
+        return self.folder / "latency.json"
+
+    @property
+    def card(self) -> Path:
+        """What a user must know."""
+        return self.folder / "MODEL_CARD.md"
+
+
+@dataclass(frozen=True)
+class ExplainFolder:
+    """What `explain` writes."""
+
+    folder: Path
+
+    @property
+    def record(self) -> Path:
+        """The checksums of the other files."""
+        return self.folder / "record.json"
+
+    @property
+    def metrics(self) -> Path:
+        """How well each model's maps meet the boxes."""
+        return self.folder / "metrics.json"
+
+    @property
+    def page(self) -> Path:
+        """The gallery."""
+        return self.folder / "index.html"
+
+
+@dataclass(frozen=True)
+class ReportsFolder:
+    """What is measured and said of data and models."""
+
+    folder: Path
+
+    @property
+    def audit(self) -> Path:
+        """What the audit has found in the data."""
+        return self.folder / "validation" / "audit.json"
+
+    @property
+    def validation(self) -> Path:
+        """The verdict on the data."""
+        return self.folder / "validation" / "validation.json"
+
+    @property
+    def data_docs(self) -> Path:
+        """Folder of Great Expectations' pages."""
+        return self.folder / "validation" / "data_docs"
+
+    @property
+    def evaluation_record(self) -> Path:
+        """The checksums of all that `evaluate` writes."""
+        return self.folder / "evaluation.json"
+
+    @property
+    def metrics(self) -> Path:
+        """The figures of every model."""
+        return self.folder / "metrics.json"
+
+    @property
+    def comparisons(self) -> Path:
+        """Paired differences between models."""
+        return self.folder / "comparisons.csv"
+
+    @property
+    def evaluations(self) -> Path:
+        """Folder of all figures of each model."""
+        return self.folder / "evaluation"
+
+    def evaluation(self, model: str) -> Path:
+        """All figures of one model."""
+        return self.evaluations / f"{model}.json"
+
+    @property
+    def rocs(self) -> Path:
+        """Folder of the ROC curves."""
+        return self.folder / "roc"
+
+    def roc(self, model: str) -> Path:
+        """Macro-average ROC curve of one model on test."""
+        return self.rocs / f"{model}.csv"
+
+    @property
+    def explain(self) -> ExplainFolder:
+        """Where the models look."""
+        return ExplainFolder(self.folder / "explain")
+
+    @property
+    def gate(self) -> Path:
+        """The verdict on every student."""
+        return self.folder / "gate.json"
+
+    @property
+    def promotion(self) -> Path:
+        """The outcome of the last `promote`."""
+        return self.folder / "promotion.json"
+
+    @property
+    def page(self) -> Path:
+        """The report."""
+        return self.folder / "index.html"
+
+    @property
+    def live(self) -> Path:
+        """Folder of the curves of the trainings that are at work."""
+        return self.folder / "live"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Every path of a checkout; `root` is its folder."""
+
+    root: Path = Path()
+
+    @property
+    def params(self) -> Path:
+        """The settings."""
+        return self.root / "params.yaml"
+
+    @property
+    def params_before(self) -> Path:
+        """The settings as they were before a preset."""
+        return self.root / "params.yaml.before"
+
+    @property
+    def dvc_lock(self) -> Path:
+        """What DVC has recorded of the stages that ran."""
+        return self.root / "dvc.lock"
+
+    @property
+    def dvc(self) -> Path:
+        """DVC's own folder."""
+        return self.root / ".dvc"
+
+    @property
+    def phantom(self) -> Path:
+        """The built-in data set, in its source's own layout."""
+        return self.root / "data" / "raw" / "phantom"
+
+    @property
+    def processed(self) -> DataFolder:
+        """The ingested data set."""
+        return DataFolder(self.root / "data" / "processed")
+
+    def teacher(self, name: str) -> ModelFolder:
+        """A trained teacher or assistant."""
+        return ModelFolder(self.root / "models" / "teachers" / name)
+
+    def student(self, name: str) -> ModelFolder:
+        """A trained student; its name is `student-recipe-seed`."""
+        return ModelFolder(self.root / "models" / "students" / name)
+
+    def model(self, name: str) -> ModelFolder:
+        """A trained model: names of students have a hyphen, those of teachers cannot have one."""
+        return self.student(name) if "-" in name else self.teacher(name)
+
+    def knowledge(self, teacher: str) -> KnowledgeFolder:
+        """The answers of a teacher that is no assistant."""
+        return KnowledgeFolder(self.root / "data" / "knowledge" / teacher)
+
+    def assistant_knowledge(self, assistant: str) -> KnowledgeFolder:
+        """The answers of an assistant: apart, as they are made from what lies in the other teachers' folder."""
+        return KnowledgeFolder(self.root / "data" / "assistants" / assistant)
+
+    def export(self, name: str) -> ExportFolder:
+        """An exported student."""
+        return ExportFolder(self.root / "exports" / name)
+
+    def exports(self) -> Iterator[ExportFolder]:
+        """Every exported student that there is, by name; also those of earlier runs."""
+        folders = (onnx.parent for onnx in (self.root / "exports").glob("*/model.onnx"))
+        return map(ExportFolder, sorted(folders))
+
+    @property
+    def reports(self) -> ReportsFolder:
+        """What is measured and said of data and models."""
+        return ReportsFolder(self.root / "reports")
+
+    @property
+    def history(self) -> Path:
+        """Who was champion when, and what was refused."""
+        return self.root / "registry" / "history.jsonl"
+
+    @property
+    def mlflow_database(self) -> Path:
+        """MLflow's runs and registry, where there is no server for them."""
+        return self.root / "mlflow.db"
+
+    @property
+    def mlflow_files(self) -> Path:
+        """Folder of MLflow's files, where there is no server for them."""
+        return self.root / "mlruns"
+
+    @property
+    def checkpoints(self) -> Path:
+        """States of unfinished trainings, and copies of what was trained last."""
+        return self.root / ".checkpoints"
+
+    def unfinished_knowledge(self, teacher: str) -> KnowledgeFolder:
+        """The answers of a teacher that is still being asked."""
+        return KnowledgeFolder(self.checkpoints / "teach" / teacher)
+
+    @property
+    def decoded(self) -> Path:
+        """Decoded images, so that the next ingest need not decode them."""
+        return self.root / ".cache" / "ingest"
+
+    @property
+    def exportable(self) -> Path:
+        """Networks that are known to be exportable, so that not every stage tries."""
+        return self.root / ".cache" / "export"
+
+    def written_by_stages(self) -> tuple[Path, ...]:
+        """The folders in which stages write, of which none may hold the user's own data set."""
+        data = (self.root / "data" / name for name in ("processed", "knowledge", "assistants"))
+        return (*data, *(self.root / name for name in ("models", "reports", "exports")))
+
+
+def student_name(student: str, recipe: str, seed: int) -> str:
+    """The name of a trained student: of its folder, stage and run."""
+    return f"{student}-{recipe}-{seed}"

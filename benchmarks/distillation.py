@@ -28,7 +28,8 @@ from medistill.distillation.functional import binary_cross_entropy, sigmoid_kd
 from medistill.distillation.knowledge import Knowledge, write_knowledge
 from medistill.distillation.objective import RecipeObjective
 from medistill.files import atomic
-from medistill.models.build import Classifier, create_classifier, map_shape
+from medistill.models.build import create_classifier
+from medistill.models.classifier import Classifier, map_shape
 from medistill.params import Augmentation, Data, Network, Recipe, Training
 from medistill.phantom.write import write_phantom
 from medistill.training.checkpoint import Checkpoint

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from benchmarks.distillation import seconds
 from benchmarks.page import spread, write_between
-from medistill.models.build import count_macs, create_classifier
+from medistill.models.build import create_classifier
+from medistill.models.costs import count_macs
 from medistill.params import Network, Params, load_params
 from pipeline.presets import preset_text
 from pipeline.stage import keep_freed_memory

@@ -23,7 +23,8 @@ from medistill.distillation.knowledge import Knowledge, write_knowledge
 from medistill.distillation.objective import RecipeObjective
 from medistill.distillation.train import OWN_VIEWS
 from medistill.files import atomic, locked
-from medistill.models.build import load_model, map_shape
+from medistill.models.classifier import map_shape
+from medistill.models.weights import load_model
 from medistill.params import Data, Network, Params, Phantom, Recipe
 from medistill.phantom.write import write_phantom
 from medistill.training.checkpoint import fingerprint

@@ -19,7 +19,7 @@ from medistill.explain.agreement import agreement
 from medistill.explain.cam import grad_cam, upsample
 from medistill.explain.selection import Finding
 from medistill.files import atomic, write_json
-from medistill.models.build import load_model
+from medistill.models.weights import load_model
 from medistill.params import Params, load_params
 from medistill.report import gallery
 from medistill.runtime.probabilities import probabilities

@@ -23,7 +23,7 @@ def main(argv: list[str] | None) -> int:
 
     from medistill.distillation.knowledge import write_knowledge
     from medistill.distillation.train import require_trained
-    from medistill.models.build import load_model
+    from medistill.models.weights import load_model
     from medistill.training.processes import this_process
 
     require_trained(params, name, dataset)

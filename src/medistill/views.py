@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medistill.data.dataset import Dataset, Frames
-from medistill.models.build import resize
+from medistill.models.classifier import resize
 from medistill.params import Augmentation
 
 Item, Read = TypeVar("Item"), TypeVar("Read")

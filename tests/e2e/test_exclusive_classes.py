@@ -98,7 +98,7 @@ import json, sys
 import numpy as np
 import torch
 from PIL import Image
-from medistill.models.zoo import load_model
+from medistill.models.weights import load_model
 pixels = torch.from_numpy(np.asarray(Image.open(sys.argv[1])).copy()).permute(2, 0, 1)[None].float() / 255
 with torch.inference_mode():
     print(json.dumps(load_model("models/students/eeea_net_c2-kd-0")(pixels).softmax(1)[0].tolist()))

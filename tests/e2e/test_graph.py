@@ -164,7 +164,7 @@ def test_predict_answers_as_the_trained_student(project):
 import sys, torch, json
 import numpy as np
 from PIL import Image
-from medistill.models.zoo import load_model
+from medistill.models.weights import load_model
 pixels = torch.from_numpy(np.asarray(Image.open(sys.argv[1])).copy()).view(1, 1, 32, 32).float() / 255
 with torch.inference_mode():
     print(json.dumps(torch.sigmoid(load_model("models/students/eeea_net_c2-kd-0")(pixels))[0].tolist()))

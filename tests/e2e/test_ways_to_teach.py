@@ -8,7 +8,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from medistill.models.build import create_classifier, save_model
+from medistill.models.build import create_classifier
+from medistill.models.weights import save_model
 from medistill.params import Network
 
 THEIRS = ["Mass", "Something else", "Effusion"]

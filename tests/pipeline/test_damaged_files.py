@@ -28,7 +28,7 @@ from medistill.data.ingest import ingest
 from medistill.distillation import knowledge, train
 from medistill.errors import UserError
 from medistill.gate import rules as gate
-from medistill.models.build import load_model
+from medistill.models.weights import load_model
 from medistill.params import load_params
 from medistill.report import live
 from medistill.runtime.predictor import Predictor

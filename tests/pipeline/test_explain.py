@@ -15,7 +15,9 @@ from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.explain.selection import boxed_findings
-from medistill.models.build import create_classifier, load_model, map_size, save_model
+from medistill.models.build import create_classifier
+from medistill.models.classifier import map_size
+from medistill.models.weights import load_model, save_model
 from medistill.params import Network
 from medistill.training.outputs import predictions
 from pipeline.stages.explain import main

@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from medistill.errors import UserError
 from medistill.files import read_json, write_json
-from medistill.models.build import count_macs, count_params, create_classifier, save_model
+from medistill.models.build import create_classifier
+from medistill.models.costs import count_macs, count_params
+from medistill.models.weights import save_model
 from medistill.params import Network
 from medistill.runtime.predictor import Predictor
 from pipeline.stages.export import main

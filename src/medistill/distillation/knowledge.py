@@ -26,7 +26,7 @@ from medistill.data.dataset import Dataset, label_columns
 from medistill.distillation.teachers import ask, by_label, require_finite, unknown_labels
 from medistill.errors import UserError
 from medistill.files import remove, reserve, write_array, writing
-from medistill.models.build import Classifier, map_shape
+from medistill.models.classifier import Classifier, map_shape
 from medistill.params import Augmentation
 from medistill.training.checkpoint import fingerprint
 from medistill.training.trainer import Batch, say_what_to_lower

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from medistill.data.dataset import Dataset, label_columns
 from medistill.distillation.maps import class_maps
 from medistill.errors import UserError
-from medistill.models.build import Classifier, map_shape
+from medistill.models.classifier import Classifier, map_shape
 from medistill.training.trainer import Batch
 
 

@@ -23,13 +23,9 @@ from medistill.distillation.objective import (
 from medistill.distillation.teachers import LiveTeacher, unknown_labels
 from medistill.errors import UserError, at_key
 from medistill.files import sha256
-from medistill.models.build import (
-    create_classifier,
-    has_batch_norm_behind_map,
-    load_model,
-    map_shape,
-    require_pretrained,
-)
+from medistill.models.build import create_classifier
+from medistill.models.classifier import has_batch_norm_behind_map, map_shape
+from medistill.models.weights import load_model, require_pretrained
 from medistill.params import Network, Params, Recipe, Training
 from medistill.report.live import LiveCurves
 from medistill.text import counted, printable

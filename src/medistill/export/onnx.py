@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from medistill.errors import UserError, is_out_of_memory
 from medistill.files import atomic
-from medistill.models.build import Classifier, count_params
+from medistill.models.classifier import Classifier
+from medistill.models.costs import count_params
 from medistill.runtime.bundle import DISCLAIMER, INPUT, OUTPUT
 from medistill.runtime.predictor import LARGEST_MODEL
 from medistill.runtime.session import open_session

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from medistill.gate.rules import parity_limit
-from medistill.models.build import Classifier
+from medistill.models.classifier import Classifier
 from medistill.runtime.session import open_session, run
 
 

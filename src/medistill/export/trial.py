@@ -17,7 +17,8 @@ import torch
 from medistill.checksums import read_record, write_record
 from medistill.errors import UserError
 from medistill.export.onnx import export_onnx, require_small
-from medistill.models.build import Classifier, create_classifier
+from medistill.models.build import create_classifier
+from medistill.models.classifier import Classifier
 from medistill.models.deploy import deployed
 from medistill.params import Network
 

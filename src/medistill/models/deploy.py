@@ -2,10 +2,9 @@
 
 import copy
 
-import torch
 from timm.utils.model import reparameterize_model
 
-from medistill.models.build import Classifier, count_macs, count_params
+from medistill.models.classifier import Classifier
 
 _MERGES = ("fuse", "reparameterize", "switch_to_deploy")
 """What timm's blocks call it to become fewer layers."""
@@ -26,18 +25,3 @@ def deployed(classifier: Classifier) -> Classifier:
     merged = copy.deepcopy(classifier).eval()
     reparameterize_model(merged.backbone, inplace=True)
     return merged
-
-
-def costs(classifier: Classifier, size: int) -> dict[str, int]:
-    """What a network costs where it runs, on one RGB image of `size` pixels.
-
-    Returns:
-        `params` and `macs`; where they are more in training, `params_in_training` and `macs_in_training` as well.
-    """
-    with torch.device("meta"):  # shapes are enough
-        trained = copy.deepcopy(classifier).to("meta")
-        running = deployed(trained)
-    found = {"params": count_params(running), "macs": count_macs(running, size)}
-    if running is not trained:
-        found |= {"params_in_training": count_params(trained), "macs_in_training": count_macs(trained, size)}
-    return found

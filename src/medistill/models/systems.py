@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
-from medistill.models.build import create_classifier, imagenet_weights, map_size
-from medistill.models.deploy import costs
+from medistill.models.build import create_classifier
+from medistill.models.classifier import map_size
+from medistill.models.costs import costs
+from medistill.models.weights import imagenet_weights
 from medistill.params import Network
 
 

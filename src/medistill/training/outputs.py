@@ -12,8 +12,9 @@ import torch
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.files import atomic, write_json
-from medistill.models.build import Classifier, map_size, save_model
-from medistill.models.deploy import costs
+from medistill.models.classifier import Classifier, map_size
+from medistill.models.costs import costs
+from medistill.models.weights import save_model
 from medistill.training.trainer import Fit, predict, say_what_to_lower
 
 

@@ -17,7 +17,9 @@ from medistill.data import provenance
 from medistill.data.dataset import Dataset, label_columns
 from medistill.errors import UserError
 from medistill.files import atomic, read_json, sha256
-from medistill.models.build import Classifier, create_classifier, map_size, read_beside, start_at_prevalence
+from medistill.models.build import create_classifier, start_at_prevalence
+from medistill.models.classifier import Classifier, map_size
+from medistill.models.weights import read_beside
 from medistill.params import Network, Params, Teacher
 from medistill.training.checkpoint import Checkpoint, fingerprint
 from medistill.training.outputs import write_outputs

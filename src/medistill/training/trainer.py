@@ -22,7 +22,7 @@ from medistill.data.dataset import Dataset
 from medistill.errors import UserError, is_out_of_memory
 from medistill.metrics.bootstrap import ineligible
 from medistill.metrics.ranking import auroc
-from medistill.models.build import Classifier
+from medistill.models.classifier import Classifier
 from medistill.params import Augmentation, Training
 from medistill.training.checkpoint import Checkpoint
 from medistill.training.processes import this_process

@@ -8,7 +8,7 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from medistill.explain.cam import grad_cam, upsample
-from medistill.models.build import Classifier
+from medistill.models.classifier import Classifier
 
 LABELS = np.array([2, 0, 1, 2, 2])
 

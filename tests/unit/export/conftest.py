@@ -11,15 +11,10 @@ from PIL import Image
 from medistill.data.dataset import Dataset
 from medistill.export.bundle import export_model
 from medistill.files import write_json
-from medistill.models.build import (
-    Classifier,
-    count_macs,
-    count_params,
-    create_classifier,
-    load_model,
-    map_size,
-    save_model,
-)
+from medistill.models.build import create_classifier
+from medistill.models.classifier import Classifier, map_size
+from medistill.models.costs import count_macs, count_params
+from medistill.models.weights import load_model, save_model
 from medistill.params import Export, Network
 from tests.seal import digests, seal
 

@@ -18,7 +18,7 @@ from medistill.errors import UserError
 from medistill.export.bundle import export_model
 from medistill.files import read_json, write_json
 from medistill.images.decode import decode
-from medistill.models.build import load_model
+from medistill.models.weights import load_model
 from medistill.params import Export
 from medistill.runtime.predictor import Predictor
 from tests.seal import digests, seal

@@ -12,7 +12,7 @@ import torch
 from medistill.errors import UserError
 from medistill.export.onnx import export_onnx
 from medistill.export.parity import measure_parity
-from medistill.models.build import Classifier
+from medistill.models.classifier import Classifier
 from medistill.runtime.session import open_session, run
 
 
@@ -50,7 +50,7 @@ def test_it_is_one_file_that_tells_nothing_of_this_machine(exported, root):
     content = (exported / "model.onnx").read_bytes()
     names = [path.name for path in exported.iterdir()]
     assert not [name for name in names if name.endswith(".data")]
-    for trace in (str(root), sys.prefix, "forward(self", "zoo.py", "stack_trace"):
+    for trace in (str(root), sys.prefix, "forward(self", "classifier.py", "build.py", "stack_trace"):
         assert trace.encode() not in content
 
 
@@ -178,7 +178,7 @@ def test_attention_within_windows_is_written_for_any_number_of_images_or_for_one
 def test_another_process_writes_the_same_bytes(source, exported, tmp_path):
     code = (
         "import sys; from pathlib import Path\n"
-        "from medistill.export.onnx import export_onnx; from medistill.models.build import load_model\n"
+        "from medistill.export.onnx import export_onnx; from medistill.models.weights import load_model\n"
         "export_onnx(load_model(Path(sys.argv[1])), Path(sys.argv[2]), opset=18)"
     )
     for seed in ("1", "2"):

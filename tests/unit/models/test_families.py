@@ -12,7 +12,8 @@ from medistill.errors import UserError
 from medistill.explain.cam import grad_cam
 from medistill.export.onnx import export_onnx
 from medistill.export.parity import measure_parity
-from medistill.models.build import create_classifier, map_size
+from medistill.models.build import create_classifier
+from medistill.models.classifier import map_size
 from medistill.params import Network
 
 LABELS = ["a", "b", "c"]

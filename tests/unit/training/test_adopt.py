@@ -10,7 +10,8 @@ import torch
 
 from medistill.data import provenance
 from medistill.errors import UserError
-from medistill.models.build import create_classifier, save_model
+from medistill.models.build import create_classifier
+from medistill.models.weights import save_model
 from medistill.params import Teacher
 from medistill.training.run import adopt
 from medistill.training.trainer import predict

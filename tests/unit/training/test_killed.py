@@ -14,13 +14,13 @@ import signal
 import sys
 from pathlib import Path
 import torch
-from medistill.config import Augmentation, Network, Recipe, Training
+from medistill.params import Augmentation, Network, Recipe, Training
 from medistill.data.dataset import Dataset
-from medistill.distillation.answers import LiveTeacher
+from medistill.distillation.teachers import LiveTeacher
 from medistill.distillation.objective import RecipeObjective
-from medistill.models.zoo import create_classifier
+from medistill.models.build import create_classifier
 from medistill.training.checkpoint import Checkpoint
-from medistill.training.loop import fit
+from medistill.training.trainer import fit
 
 folder, out, moment = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 dataset = Dataset.open(folder)

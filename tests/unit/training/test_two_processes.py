@@ -15,12 +15,12 @@ import sys
 from pathlib import Path
 import numpy as np
 import torch
-from medistill.config import Augmentation, Network, Recipe, Training
+from medistill.params import Augmentation, Network, Recipe, Training
 from medistill.data.dataset import Dataset
 from medistill.distillation.objective import RecipeObjective
-from medistill.models.zoo import create_classifier
+from medistill.models.build import create_classifier
 from medistill.training.checkpoint import Checkpoint
-from medistill.training.loop import fit
+from medistill.training.trainer import fit
 
 torch.use_deterministic_algorithms(True)
 folder, out, arch = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -131,12 +131,12 @@ import sys
 from pathlib import Path
 import torch
 from torch import distributed
-from medistill.config import Augmentation, Network, Training
+from medistill.params import Augmentation, Network, Training
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
-from medistill.models.zoo import create_classifier
+from medistill.models.build import create_classifier
 from medistill.training.checkpoint import Checkpoint
-from medistill.training.loop import fit
+from medistill.training.trainer import fit
 
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 dataset = Dataset.open(folder)

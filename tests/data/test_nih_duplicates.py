@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from medistill.audit.duplicates import near_duplicates
-from medistill.images.decode import decode, to_frame
+from medistill.images.decode import decode
+from medistill.images.frame import to_frame
 
 
 @pytest.fixture(scope="module")

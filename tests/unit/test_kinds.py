@@ -15,7 +15,8 @@ from PIL import Image
 
 from medistill.data.tables import read_table
 from medistill.errors import UserError
-from medistill.images.decode import ImageError, read
+from medistill.images.decode import read
+from medistill.images.errors import ImageError
 from medistill.kinds import HEAD, describe_kind, describe_picture
 
 TABLE = b"image,Mass\na.png,1\n"

@@ -24,7 +24,7 @@ from medistill.data.ingest import ingest
 from medistill.data.source import Source
 from medistill.errors import UserError
 from medistill.files import atomic
-from medistill.images.decode import ImageError
+from medistill.images.errors import ImageError
 from medistill.params import MAX_QUARANTINED, Data, describe_errors
 from medistill.plain_yaml import parse_yaml
 from medistill.text import counted, printable, shortened

@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 from medistill.errors import UserError
-from medistill.images.decode import MAX_PIXELS, read
+from medistill.images.decode import read
+from medistill.images.limits import MAX_PIXELS
 from medistill.text import error_line, shortened
 
 SUFFIX = ".npz"

@@ -24,7 +24,8 @@ from medistill.checksums import checksums, require_whole, write_record
 from medistill.data.arrays import file_of, read_picture
 from medistill.errors import UserError
 from medistill.files import atomic, remove, write_array, writing
-from medistill.images.decode import Fit, ImageError, to_frame
+from medistill.images.errors import ImageError
+from medistill.images.frame import Fit, to_frame
 
 BLOCK = 128
 """Images a block at most: what a worker has in memory at once, and what a kill can lose of its work."""

@@ -19,7 +19,7 @@ from medistill.data.folders import compose
 from medistill.data.source import DETAILS, Source
 from medistill.errors import UserError
 from medistill.files import atomic, locked, write_array
-from medistill.images.decode import fit_boxes
+from medistill.images.frame import fit_boxes
 from medistill.params import Data
 from medistill.text import counted, printable
 

@@ -8,48 +8,24 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from medistill.images.codestream import CutOff, Stream, read_jpeg_2000
+from medistill.images.errors import ImageError, Refused
+from medistill.images.frame import Fit, to_frame
+from medistill.images.limits import require_size, strips, too_large
 from medistill.kinds import HEAD, describe_kind, describe_picture
 from medistill.text import printable, shortened
-
-Fit = Literal["pad", "squash", "crop"]
 
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 """Pillow decoders that are tried; the rarer ones (among them PostScript, which starts another program) are not.
 
 DICOM files are read besides, see `read`.
 """
-
-MAX_PIXELS = 100_000_000
-"""Larger images are refused before they are decoded: a small file can unpack to more than the memory holds."""
-
-MAX_BYTES = 1_000_000_000
-"""Images that take more memory than this while they are decoded are refused before: a device has little of it."""
-
-
-class ImageError(ValueError):
-    """A file that cannot be decoded.
-
-    Attributes:
-        path: the file.
-        reason: what is wrong with it, without the path.
-    """
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = Path(path)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type["ImageError"], tuple[Path, str]]:
-        """Exceptions with two arguments must say how they travel between processes."""
-        return ImageError, (self.path, self.reason)
 
 
 def decode(path: Path, *, size: int, channels: int, fit: Fit, memory: float = math.inf) -> np.ndarray:
@@ -107,33 +83,6 @@ def read(path: Path, *, memory: float = math.inf) -> Image.Image:
         raise ImageError(path, "there is not enough memory to decode it") from None
     except Exception as error:  # damaged files make decoders raise nearly anything
         raise ImageError(path, f"cannot be decoded: {_in_one_line(error)}") from error
-
-
-class Refused(Exception):
-    """Raised by a decoder for a file that it does not even try; the message is the reason."""
-
-
-def require_size(width: int, height: int, needed: float, memory: float = math.inf) -> None:
-    """Refuse an image of more pixels than `MAX_PIXELS`, or that needs more bytes than `MAX_BYTES` or `memory`."""
-    size = f"{width}x{height} pixels"
-    if width * height > MAX_PIXELS:
-        raise Refused(too_large(size))
-    if needed > MAX_BYTES:
-        raise Refused(f"{size} take {needed / 1e9:.2f} GB to decode; the limit is {MAX_BYTES / 1e9:g} GB")
-    if needed > memory:
-        raise Refused(f"{size} take {needed / 1e9:.2f} GB to decode; {memory / 1e9:.2f} GB of memory are free")
-
-
-def too_large(what: str) -> str:
-    """The reason of an image with more than `MAX_PIXELS`."""
-    return f"{what} exceeds the limit of {MAX_PIXELS // 1_000_000} million pixels"
-
-
-def strips(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Rows of an image (H, W, ...), some hundred thousand pixels at a time: what is computed of them stays small."""
-    step = max(1, 2**18 // shape[1])
-    for top in range(0, shape[0], step):
-        yield slice(top, min(top + step, shape[0]))
 
 
 def _read_picture(file: BinaryIO, memory: float) -> Image.Image:
@@ -352,75 +301,3 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
         black = Image.new("RGBA", part.size, (0, 0, 0, 255))
         shown.paste(Image.alpha_composite(black, part).convert(mode), (0, rows.start))
     return shown
-
-
-def to_frame(image: Image.Image, *, size: int, channels: int, fit: Fit) -> np.ndarray:
-    """Make an image of `read` square.
-
-    Args:
-        image: mode `L` or `RGB`.
-        size: height and width of the frame in pixels.
-        channels: 1 (grey; colour by ITU-R 601 luma) or 3 (RGB; grey repeated).
-        fit: `pad`: black bars, the image centred; `squash`: the aspect ratio is lost; `crop`: the centred square.
-
-    Returns:
-        uint8 (channels, size, size). Resized by Pillow's bilinear filter with antialiasing.
-    """
-    if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 or 3, not {channels}")
-    source, target = _placement(*image.size, size, fit)
-    inner = (target[2] - target[0], target[3] - target[1])
-    if channels == 1 and image.mode != "L":  # a conversion copies, and the image may be large
-        image = image.convert("L")
-    if inner != image.size or source != (0, 0, *image.size):
-        # reducing_gap: large factors are box-averaged to three times the target first; as good, several times faster
-        image = image.resize(inner, Image.Resampling.BILINEAR, box=source, reducing_gap=3.0)
-    if channels == 3 and image.mode != "RGB":
-        image = image.convert("RGB")
-    frame = np.zeros((channels, size, size), np.uint8)
-    pixels = np.asarray(image).reshape(inner[1], inner[0], channels)
-    frame[:, target[1] : target[3], target[0] : target[2]] = pixels.transpose(2, 0, 1)
-    return frame
-
-
-def fit_boxes(boxes: np.ndarray, *, width: int, height: int, size: int, fit: Fit) -> np.ndarray:
-    """Carry boxes from an image into its frame, by the same geometry as `to_frame`.
-
-    Args:
-        boxes: (N, 4) x, y, w, h in pixels of the upright source image; x, y is the top left corner.
-        width: width of the source image in pixels.
-        height: height of the source image in pixels.
-        size: height and width of the frame in pixels.
-        fit: as in `to_frame`.
-
-    Returns:
-        float64 (N, 4) x, y, w, h as fractions of the frame, clipped to it; a box of which the frame shows nothing has a
-        width or height of 0.
-    """
-    (left, top, right, bottom), (x0, y0, x1, y1) = _placement(width, height, size, fit)
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-    scale = np.array([(x1 - x0) / (right - left), (y1 - y0) / (bottom - top)])
-    offset = np.array([x0, y0])
-    low = (boxes[:, :2] - (left, top)) * scale + offset
-    high = (boxes[:, :2] + boxes[:, 2:] - (left, top)) * scale + offset
-    low, high = np.clip(low, (x0, y0), (x1, y1)), np.clip(high, (x0, y0), (x1, y1))
-    return np.hstack([low, high - low]) / size
-
-
-def _placement(
-    width: int, height: int, size: int, fit: Fit
-) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
-    """Which part of the image goes where in the frame: two boxes (left, top, right, bottom) in pixels."""
-    source, target = (0, 0, width, height), (0, 0, size, size)
-    if fit == "pad":
-        longest = max(width, height)
-        inner_width, inner_height = (max(1, round(side * size / longest)) for side in (width, height))
-        left, top = (size - inner_width) // 2, (size - inner_height) // 2
-        target = (left, top, left + inner_width, top + inner_height)
-    elif fit == "crop":
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        source = (left, top, left + side, top + side)
-    elif fit != "squash":
-        raise ValueError(f"fit must be pad, squash or crop, not {fit!r}")
-    return source, target

@@ -1,4 +1,4 @@
-"""DICOM files as pictures; `medistill.images.decode.read` calls it when it meets one.
+"""DICOM files as pictures; `decode.read` calls it when it meets one.
 
 Needs the extra `dicom`: pydicom, and imagecodecs for what is compressed. docs/data.md has the table of what is read.
 """
@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from medistill.images.codestream import CutOff, Stream, read_jpeg, read_jpeg_2000
-from medistill.images.decode import MAX_BYTES, Refused, require_size, strips
 from medistill.images.dicom_display import number, shown_greys, shown_palette
+from medistill.images.errors import Refused
+from medistill.images.limits import MAX_BYTES, require_size, strips
 
 if TYPE_CHECKING:
     from pydicom import Dataset

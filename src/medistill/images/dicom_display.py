@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medistill.images.decode import Refused, strips
+from medistill.images.errors import Refused
+from medistill.images.limits import strips
 
 if TYPE_CHECKING:
     from pydicom import Dataset

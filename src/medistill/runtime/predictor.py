@@ -11,7 +11,8 @@ import numpy as np
 from medistill.checksums import EXPORT_AGAIN
 from medistill.errors import UserError
 from medistill.files import read_regular
-from medistill.images.decode import ImageError, decode
+from medistill.images.decode import decode
+from medistill.images.errors import ImageError
 from medistill.runtime.bundle import read_bundle
 from medistill.runtime.memory import free_memory
 from medistill.runtime.probabilities import probabilities

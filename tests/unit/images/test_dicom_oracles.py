@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from pydicom import uid
 
-from medistill.images.decode import ImageError, read
+from medistill.images.decode import read
+from medistill.images.errors import ImageError
 from tests.dicoms import COLOUR, EIGHT, TWELVE, dataset, linear, lossless_jpeg, lut, pillow, run_lengths, save
 
 SHIPPED = Path(pydicom.data.__file__).parent / "test_files"

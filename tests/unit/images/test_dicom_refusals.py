@@ -15,7 +15,8 @@ from pydicom import uid
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from medistill.images.decode import ImageError, read
+from medistill.images.decode import read
+from medistill.images.errors import ImageError
 from tests.dicoms import COLOUR, EIGHT, TWELVE, dataset, lossless_jpeg, refusal, save, small_files, stored_range
 from tests.pictures import TABLE, jp2, jp2_palette
 

@@ -10,7 +10,8 @@ import pytest
 from pydicom import uid
 from pydicom.encaps import encapsulate
 
-from medistill.images.decode import ImageError, read
+from medistill.images.decode import read
+from medistill.images.errors import ImageError
 from tests.dicoms import (
     COLOUR,
     EIGHT,

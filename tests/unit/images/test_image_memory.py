@@ -14,7 +14,9 @@ import pytest
 from PIL import Image
 from pydicom import uid
 
-from medistill.images.decode import MAX_BYTES, MAX_PIXELS, ImageError, decode, read, require_size
+from medistill.images.decode import decode, read
+from medistill.images.errors import ImageError
+from medistill.images.limits import MAX_BYTES, MAX_PIXELS, require_size
 from tests.dicoms import dataset, refusal, save, save_jpeg_xl
 from tests.pictures import png
 
@@ -153,7 +155,7 @@ def test_webp_says_its_size_in_three_ways(tmp_path):
 def test_a_jpeg_2000_file_of_one_large_tile_is_refused(tmp_path, monkeypatch):
     Image.fromarray(COLOUR[:512, :512]).save(tmp_path / "one.jp2")
     Image.fromarray(COLOUR[:512, :512]).save(tmp_path / "tiles.jp2", tile_size=(128, 128))
-    monkeypatch.setattr("medistill.images.decode.MAX_BYTES", 3_000_000)
+    monkeypatch.setattr("medistill.images.limits.MAX_BYTES", 3_000_000)
     assert np.array_equal(np.asarray(read(tmp_path / "tiles.jp2")), COLOUR[:512, :512])
     with pytest.raises(ImageError, match=r"512x512 pixels take 0\.00 GB to decode; the limit is 0\.003 GB"):
         read(tmp_path / "one.jp2")
@@ -210,7 +212,7 @@ DICOM_KINDS = (
 @pytest.mark.parametrize("kind", [*DICOM_KINDS, "JPEG2000", "WEBP"])
 def test_a_small_picture_in_a_long_file_is_refused_before_that_is_read(tmp_path, monkeypatch, kind):
     """At once: what takes the memory of a device, or minutes to walk through, are not its pixels."""
-    monkeypatch.setattr("medistill.images.decode.MAX_BYTES", 20_000_000)
+    monkeypatch.setattr("medistill.images.limits.MAX_BYTES", 20_000_000)
     path = longer(kind, tmp_path)
     tracemalloc.start()
     started = time.process_time()
@@ -240,7 +242,8 @@ def test_a_file_for_which_there_is_no_memory_is_named(tmp_path):
     (tmp_path / "large.png").write_bytes(png(np.zeros((9_000, 1), np.uint8), 8, 6, width=9_000))
     code = """
 import resource, sys
-from medistill.images.decode import ImageError, read
+from medistill.images.decode import read
+from medistill.images.errors import ImageError
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000,) * 2)
 try:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medistill.images.decode import ImageError, decode, read
+from medistill.images.decode import decode, read
+from medistill.images.errors import ImageError
 from tests.pictures import (
     ALPHA,
     COLOUR,

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medistill.images.decode import ImageError, decode, fit_boxes, read
+from medistill.images.decode import decode, read
+from medistill.images.errors import ImageError
+from medistill.images.frame import fit_boxes
 
 GREY = np.add.outer(np.arange(32) * 5, np.arange(32) * 3).astype(np.uint8)  # 0..248, no two rows or columns alike
 COLOUR = np.stack([GREY, GREY[::-1], 255 - GREY], axis=-1)

@@ -17,7 +17,9 @@ import pytest
 from PIL import Image
 from pydicom import uid
 
-from medistill.images.decode import ImageError, decode, read, to_frame
+from medistill.images.decode import decode, read
+from medistill.images.errors import ImageError
+from medistill.images.frame import to_frame
 from tests.dicoms import COLOUR, EIGHT, TWELVE, dataset, lossless_jpeg, lut, run_lengths, save, to_ybr
 from tests.pictures import ALPHA, TABLE, bmp, gif, packed, png, pnm, tiff
 from tests.pictures import COLOUR as PICTURE

@@ -32,8 +32,8 @@ from benchmarks.study import (
     open_xrays,
     read_params,
 )
+from medistill.distillation.settings import Recipe
 from medistill.files import read_json
-from medistill.params import Recipe
 from pipeline.stage import keep_freed_memory
 
 FILE = FOLDER / "attempts.jsonl"

@@ -22,17 +22,21 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from benchmarks.page import spread, write_between
+from medistill.augmentation import Augmentation
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
+from medistill.data.settings import Data
 from medistill.distillation.functional import binary_cross_entropy, sigmoid_kd
 from medistill.distillation.knowledge import Knowledge, write_knowledge
 from medistill.distillation.objective import RecipeObjective
+from medistill.distillation.settings import Recipe
 from medistill.files import atomic
 from medistill.models.build import create_classifier
 from medistill.models.classifier import Classifier, map_shape
-from medistill.params import Augmentation, Data, Network, Recipe, Training
+from medistill.models.settings import Network
 from medistill.phantom.write import write_phantom
 from medistill.training.checkpoint import Checkpoint
+from medistill.training.settings import Training
 from medistill.training.trainer import fit
 from medistill.views import open_frames
 from pipeline.stage import keep_freed_memory

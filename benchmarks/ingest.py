@@ -48,7 +48,7 @@ def bare(paths: list[str]) -> int:
 
 
 def settings(root: Path, **changed):
-    from medistill.params import Data
+    from medistill.data.settings import Data
 
     defaults = {"format": "chestxray14", "root": root, "split": "patient", "val_fraction": 0.1, "test_fraction": 0.2}
     defaults |= {"seed": 0, "image_size": SIZE, "channels": 1, "fit": "pad", "max_quarantined": 0.0, "workers": WORKERS}

@@ -22,7 +22,7 @@ def step_rate(arch: str, size: int, *, keep: bool) -> float:
     import torch
 
     from medistill.models.build import create_classifier
-    from medistill.params import Network
+    from medistill.models.settings import Network
     from pipeline.stage import keep_freed_memory
 
     if keep:

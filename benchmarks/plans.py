@@ -23,7 +23,8 @@ from benchmarks.study import (
     read_params,
 )
 from medistill.data.dataset import Dataset
-from medistill.params import Network, Recipe
+from medistill.distillation.settings import Recipe
+from medistill.training.settings import TrainedNetwork
 from medistill.training.trainer import training_rows
 
 SEEDS = (0, 1, 2)
@@ -153,7 +154,9 @@ def open_fold(data: str, fold: int, xrays: Path | None, *, unlabelled: bool = Fa
 
 
 @cache
-def setting_of(data: str, fold: int, name: str, xrays: Path | None, *, unlabelled: bool) -> tuple[Setting, Network]:
+def setting_of(
+    data: str, fold: int, name: str, xrays: Path | None, *, unlabelled: bool
+) -> tuple[Setting, TrainedNetwork]:
     """Data, parameters and network of a training."""
     plan, dataset = PLANS[data], open_fold(data, fold, xrays, unlabelled=unlabelled)
     share = len(training_rows(dataset, unlabelled=False)) / len(training_rows(dataset, unlabelled))
@@ -166,7 +169,7 @@ def setting_of(data: str, fold: int, name: str, xrays: Path | None, *, unlabelle
 def locate(job: Job, xrays: Path | None, *, train: bool = False) -> Trained:
     """Where a job's model is, trained first where `train` says so."""
 
-    def prepared(name: str, *, unlabelled: bool = False) -> tuple[Setting, Network]:
+    def prepared(name: str, *, unlabelled: bool = False) -> tuple[Setting, TrainedNetwork]:
         return setting_of(job.data, job.fold, name, xrays, unlabelled=unlabelled)
 
     if job.recipe is None:
@@ -180,5 +183,5 @@ def locate(job: Job, xrays: Path | None, *, train: bool = False) -> Trained:
     setting, network = prepared(job.network, unlabelled=recipe.unlabelled)
     do = setting.train_student if train else setting.student
     # where there are no more epochs than views both baselines are one training
-    same = not teachers and setting.params.training_of(network).epochs <= setting.params.teach.views
+    same = not teachers and network.training_on(setting.params.training).epochs <= setting.params.teach.views
     return do(f"{job.network}-{'baseline' if same else job.recipe}", network, recipe, job.seed, teachers)

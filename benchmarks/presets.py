@@ -20,7 +20,9 @@ from benchmarks.distillation import seconds
 from benchmarks.page import spread, write_between
 from medistill.models.build import create_classifier
 from medistill.models.costs import count_macs
-from medistill.params import Network, Params, load_params
+from medistill.models.settings import Network
+from medistill.params import Params, load_params
+from medistill.training.settings import TrainedNetwork
 from pipeline.presets import preset_text
 from pipeline.stage import keep_freed_memory
 
@@ -68,8 +70,8 @@ def passes(params: Params, train: int, validate: int) -> list[Passes]:
     Teachers must be asked in cached views, as those of the papers' presets are.
     """
 
-    def training(part: str, network: Network) -> Passes:
-        epochs = params.training_of(network).epochs
+    def training(part: str, network: TrainedNetwork) -> Passes:
+        epochs = network.training_on(params.training).epochs
         return Passes(part, network.arch, epochs * train, epochs * validate)
 
     teachers = [params.teachers[name] for name in params.run.all_teachers]

@@ -19,16 +19,20 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from medistill.data.dataset import LABEL_PREFIX, Dataset
 from medistill.data.ingest import ingest
+from medistill.data.settings import Data
 from medistill.distillation.knowledge import Knowledge, write_knowledge
 from medistill.distillation.objective import RecipeObjective
+from medistill.distillation.settings import Recipe
 from medistill.distillation.train import OWN_VIEWS
 from medistill.files import atomic, locked
 from medistill.models.classifier import map_shape
 from medistill.models.weights import load_model
-from medistill.params import Data, Network, Params, Phantom, Recipe
+from medistill.params import Params
+from medistill.phantom.settings import Phantom
 from medistill.phantom.write import write_phantom
 from medistill.training.checkpoint import fingerprint
 from medistill.training.run import train
+from medistill.training.settings import TrainedNetwork
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".cache" / "results"
@@ -51,7 +55,7 @@ def read_params(**changed: Any) -> Params:
     return Params.model_validate(raw)
 
 
-def network_of(params: Params, name: str, epochs: int, rate: float) -> Network:
+def network_of(params: Params, name: str, epochs: int, rate: float) -> TrainedNetwork:
     """A teacher or student of params.yaml, trained for so many epochs at this peak learning rate."""
     made = (params.teachers | params.students)[name]
     own = {"epochs": epochs, "learning_rate": rate}
@@ -216,19 +220,28 @@ class Setting:
     dataset: Dataset
     params: Params
 
-    def teacher(self, name: str, network: Network, seed: int) -> Trained:
+    def teacher(self, name: str, network: TrainedNetwork, seed: int) -> Trained:
         """Where a teacher is."""
         return self._model(f"{name}-{seed}", network, Recipe(), seed, views=None, teachers=())
 
-    def student(self, name: str, network: Network, recipe: Recipe, seed: int, teachers: Sequence[Trained]) -> Trained:
+    def student(
+        self, name: str, network: TrainedNetwork, recipe: Recipe, seed: int, teachers: Sequence[Trained]
+    ) -> Trained:
         """Where a student is; `name` is for people."""
         views = self.params.teach.views if recipe.views == "cached" else None
         return self._model(f"{name}-{seed}", network, recipe, seed, views=views, teachers=teachers)
 
     def _model(
-        self, name: str, network: Network, recipe: Recipe, seed: int, *, views: int | None, teachers: Sequence[Trained]
+        self,
+        name: str,
+        network: TrainedNetwork,
+        recipe: Recipe,
+        seed: int,
+        *,
+        views: int | None,
+        teachers: Sequence[Trained],
     ) -> Trained:
-        training = self.params.training_of(network)
+        training = network.training_on(self.params.training)
         if views is not None and views >= training.epochs and not teachers:
             views = None  # each epoch has a view of its own either way
         decides = {
@@ -262,7 +275,7 @@ class Setting:
             digest.update("\n".join(rows[column]).encode())
         return digest.hexdigest()
 
-    def train_teacher(self, name: str, network: Network, seed: int) -> Trained:
+    def train_teacher(self, name: str, network: TrainedNetwork, seed: int) -> Trained:
         """Train a teacher, unless it is there."""
         trained = self.teacher(name, network, seed)
         own_views = seed + OWN_VIEWS
@@ -270,7 +283,7 @@ class Setting:
         return trained
 
     def train_student(
-        self, name: str, network: Network, recipe: Recipe, seed: int, teachers: Sequence[Trained]
+        self, name: str, network: TrainedNetwork, recipe: Recipe, seed: int, teachers: Sequence[Trained]
     ) -> Trained:
         """Train a student, unless it is there; `teachers` in the order of the recipe."""
         trained = self.student(name, network, recipe, seed, teachers)
@@ -286,7 +299,7 @@ class Setting:
     def _train(
         self,
         trained: Trained,
-        network: Network,
+        network: TrainedNetwork,
         recipe: Recipe,
         seed: int,
         role: str,

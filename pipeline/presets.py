@@ -41,7 +41,7 @@ def preset_text(name: str, root: Path | None) -> str:
         return "".join(parts)
     head = (
         f"# Preset {name}. Which values are the paper's and which are ours is said beside them; see docs/papers.md.\n"
-        "# Every key is checked and documented in src/medistill/params.py.\n"
+        "# Keys that are left out have the defaults of their section, see `settings.py` in src/medistill's folders.\n"
     )
     return "\n".join([head, *parts]).replace("root: ROOT", f"root: {to_json(str(root))}")
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
-from medistill.params import SEEDS, StudentModel, load_params
+from medistill.params import StudentModel, load_params
+from medistill.settings import SEEDS
 from pipeline.stage import require_name, run_stage
 
 

@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 
 from medistill.data.dataset import Dataset
+from medistill.distillation.settings import Recipe
 from medistill.errors import at_key
-from medistill.params import Recipe, load_params
+from medistill.params import load_params
 from pipeline.stage import require_name, run_stage
 
 

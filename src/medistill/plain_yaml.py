@@ -38,7 +38,7 @@ def load_yaml(path: Path) -> Any:
     try:
         return parse_yaml(content.decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = printable(error_line(error, 400))
+        reason = printable(error_line(error, 400)).replace("\ufeff", r"\ufeff")  # invisible, and perhaps the fault
         raise UserError(f"{path}: not valid YAML: {reason}") from None
 
 

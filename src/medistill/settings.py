@@ -3,11 +3,12 @@
 import difflib
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medistill.text import counted, printable, shortened
 
@@ -44,6 +45,25 @@ def _require_path(path: Path) -> Path:
 
 AnyPath = Annotated[Path, AfterValidator(_require_path)]
 """A path that may be there or not."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=100)]
+"""A name that becomes part of a file and a stage name; `-` is kept for joining student, recipe and seed."""
+
+SEEDS = 2**31
+Seed = Annotated[int, Field(ge=0, lt=SEEDS, strict=True)]  # DVC hands it to stages as it is written
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+def require_once(key: str, values: list[Any]) -> None:
+    """Refuse a list at `key` that names something twice.
+
+    Raises:
+        ValueError: it does; pydantic makes a message of it.
+    """
+    for value, times in Counter(values).items():
+        if times > 1:
+            raise ValueError(f"{key} names {value!r} more than once")
 
 
 def describe_errors(error: ValidationError, model: type[Settings], *, prefix: str = "") -> str:

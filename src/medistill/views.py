@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medistill.augmentation import Augmentation
 from medistill.data.dataset import Dataset, Frames
 from medistill.models.classifier import resize
-from medistill.params import Augmentation
 
 Item, Read = TypeVar("Item"), TypeVar("Read")
 

@@ -9,7 +9,7 @@ import pytest
 
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
-from medistill.params import Data
+from medistill.data.settings import Data
 
 
 @pytest.fixture(scope="session")

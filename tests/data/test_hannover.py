@@ -9,8 +9,8 @@ from PIL import Image
 from medistill.data.adapters import read_source
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
+from medistill.data.settings import Data
 from medistill.errors import UserError
-from medistill.params import Data
 
 OPTIONS = {
     "images": "png",

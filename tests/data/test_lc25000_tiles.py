@@ -8,7 +8,7 @@ from PIL import Image
 
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
-from medistill.params import Data
+from medistill.data.settings import Data
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from medistill.models.build import create_classifier
+from medistill.models.settings import Network
 from medistill.models.weights import save_model
-from medistill.params import Network
 
 THEIRS = ["Mass", "Something else", "Effusion"]
 

@@ -14,9 +14,11 @@ from medistill.audit.findings import audit
 from medistill.audit.rules import rules_of, tables_of
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
+from medistill.data.settings import MAX_QUARANTINED, Data
 from medistill.errors import UserError
-from medistill.params import MAX_QUARANTINED, Data
+from medistill.params import load_params
 from pipeline.expectations import validate
+from pipeline.presets import PRESETS, preset_text
 from tests.seal import seal
 from tests.trees_tiles import write_folder, write_lc25000, write_picture
 
@@ -167,12 +169,11 @@ def pipeline_stops(folder: Path, format: str, options: dict[str, Any], split: st
     return not result["success"]
 
 
-def test_check_takes_the_limit_that_params_yaml_and_every_preset_come_with(root):
-    files = [root / "params.yaml", *sorted((root / "pipeline" / "presets").glob("*.yaml"))]
-    limits = {
-        float(line.split(":")[1]) for file in files for line in file.read_text().splitlines() if "max_quar" in line
-    }
-    assert limits == {MAX_QUARANTINED}
+def test_check_takes_the_limit_that_params_yaml_and_every_preset_come_with(tmp_path):
+    file = tmp_path / "params.yaml"
+    for name in PRESETS:  # params.yaml is one of them
+        file.write_text(preset_text(name, None if name == "phantom" else Path("/data/set")))
+        assert load_params(file).data.max_quarantined == MAX_QUARANTINED, name
 
 
 def test_copies_whose_groups_are_nowhere_written_stop_both_and_are_written(tmp_path):

@@ -17,8 +17,8 @@ from medistill.errors import UserError
 from medistill.explain.selection import boxed_findings
 from medistill.models.build import create_classifier
 from medistill.models.classifier import map_size
+from medistill.models.settings import Network
 from medistill.models.weights import load_model, save_model
-from medistill.params import Network
 from medistill.training.outputs import predictions
 from pipeline.stages.explain import main
 from tests.seal import digests, seal

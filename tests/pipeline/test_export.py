@@ -15,8 +15,8 @@ from medistill.errors import UserError
 from medistill.files import read_json, write_json
 from medistill.models.build import create_classifier
 from medistill.models.costs import count_macs, count_params
+from medistill.models.settings import Network
 from medistill.models.weights import save_model
-from medistill.params import Network
 from medistill.runtime.predictor import Predictor
 from pipeline.stages.export import main
 from tests.seal import digests, seal

@@ -13,8 +13,9 @@ from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
+from medistill.models.settings import Network
 from medistill.models.weights import save_model
-from medistill.params import Network, load_params
+from medistill.params import load_params
 from pipeline.stages import distill, evaluate, explain, teach, train_teacher
 from tests.seal import seal
 

@@ -20,8 +20,9 @@ from medistill.distillation.objective import RecipeObjective
 from medistill.distillation.train import require_networks, require_run, require_trained, train_by_recipe
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
+from medistill.models.settings import Network
 from medistill.models.weights import load_model, save_model
-from medistill.params import Network, load_params
+from medistill.params import load_params
 from medistill.views import read_frames, render_views, view_parameters
 from pipeline.stages import distill
 

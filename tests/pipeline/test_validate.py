@@ -16,8 +16,8 @@ from medistill.checksums import write_record
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
+from medistill.data.settings import Data
 from medistill.errors import UserError
-from medistill.params import Data
 from medistill.phantom.write import write_phantom
 from pipeline.expectations import validate
 from tests.seal import digests, seal

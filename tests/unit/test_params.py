@@ -35,7 +35,7 @@ def test_the_repository_has_valid_params(root):
 def test_a_network_overrides_single_keys_of_training(params, tmp_path):
     params["students"]["eeea_net_c2"]["training"] = {"epochs": 99}
     read = load(params, tmp_path)
-    training = read.training_of(read.students["eeea_net_c2"])
+    training = read.students["eeea_net_c2"].training_on(read.training)
     assert training.epochs == 99
     assert training.batch_size == read.training.batch_size
 
@@ -44,7 +44,7 @@ def test_a_network_may_have_no_patience(params, tmp_path):
     params["training"]["patience"] = 8
     params["students"]["eeea_net_c2"]["training"] = {"patience": None}
     read = load(params, tmp_path)
-    patience = [read.training_of(network).patience for network in read.students.values()]
+    patience = [network.training_on(read.training).patience for network in read.students.values()]
     assert patience == [None, 8]
     params["students"]["eeea_net_c2"]["training"] = {"epochs": None}
     with pytest.raises(UserError, match=r"students\.eeea_net_c2\.training\.epochs: input should be a valid integer"):

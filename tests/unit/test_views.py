@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
+from medistill.augmentation import Augmentation
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.models.classifier import resize
-from medistill.params import Augmentation
 from medistill.views import open_frames, read_ahead, render_plain, render_views, view_parameters
 from tests.seal import digests
 

@@ -16,17 +16,18 @@ from medistill.audit.findings import audit, find_groups_of, finding
 from medistill.audit.left_out import advise, describe_kinds
 from medistill.audit.rules import LEFT_OUT, judge, rules_of, tables_of
 from medistill.data import splits as sides
-from medistill.data.adapters import FORMATS, read_source
+from medistill.data.adapters import formats, read_source
 from medistill.data.arrays import read_picture
 from medistill.data.dataset import SPLITS, Dataset
 from medistill.data.folders import compose
 from medistill.data.ingest import ingest
+from medistill.data.settings import MAX_QUARANTINED, Data
 from medistill.data.source import Source
 from medistill.errors import UserError
 from medistill.files import atomic
 from medistill.images.errors import ImageError
-from medistill.params import MAX_QUARANTINED, Data, describe_errors
 from medistill.plain_yaml import parse_yaml
+from medistill.settings import describe_errors
 from medistill.text import counted, printable, shortened
 
 SIZE = 128
@@ -65,7 +66,7 @@ def check(
 
     Args:
         root: the data set's folder.
-        format: one of `FORMATS`.
+        format: one of `formats()`.
         options: of the format.
         split: `official` or `patient`; None: official where the data set has such a split.
         splits: folder with the user's groups.csv and sides.csv; None: `write_splits`, else `splits`.
@@ -85,8 +86,8 @@ def check(
     Raises:
         UserError: the data set cannot be read at all.
     """
-    if format not in FORMATS:
-        raise UserError(f"--format: {format!r} is unknown; known are {', '.join(FORMATS)}")
+    if format not in formats():
+        raise UserError(f"--format: {format!r} is unknown; known are {', '.join(formats())}")
     splits = splits or write_splits or Path("splits")
     _require_free("--write-splits", write_splits)
     _require_free("--cache", cache)

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from medistill.data.uncertainty import DEFAULT, UNCERTAIN, Policy, by_label, value_of
 from medistill.errors import UserError
-from medistill.params import Settings
+from medistill.settings import Settings
 
 LABELS = (
     "No Finding",

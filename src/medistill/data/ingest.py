@@ -16,11 +16,11 @@ from medistill.data.boxes import outside
 from medistill.data.cache import Frames, decode_all
 from medistill.data.dataset import LABEL_PREFIX, SPLITS
 from medistill.data.folders import compose
+from medistill.data.settings import Data
 from medistill.data.source import DETAILS, Source
 from medistill.errors import UserError
 from medistill.files import atomic, locked, write_array
 from medistill.images.frame import fit_boxes
-from medistill.params import Data
 from medistill.text import counted, printable
 
 SHARD = 1024

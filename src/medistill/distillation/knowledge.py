@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from medistill.augmentation import Augmentation
 from medistill.checksums import TEACH_AGAIN, checksums, read_record, reading, require_whole, write_record
 from medistill.data.dataset import Dataset, label_columns
 from medistill.distillation.teachers import ask, by_label, require_finite, unknown_labels
 from medistill.errors import UserError
 from medistill.files import remove, reserve, write_array, writing
 from medistill.models.classifier import Classifier, map_shape
-from medistill.params import Augmentation
 from medistill.training.checkpoint import fingerprint
 from medistill.training.trainer import Batch, say_what_to_lower
 from medistill.views import read_frames, render_views, send, view_parameters

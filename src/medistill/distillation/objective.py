@@ -12,10 +12,10 @@ from medistill.data.dataset import Dataset
 from medistill.distillation import functional
 from medistill.distillation.combine import combine_answers
 from medistill.distillation.maps import class_maps
+from medistill.distillation.settings import Recipe
 from medistill.distillation.teachers import Teacher
 from medistill.distillation.terms import HARD_LOSS, HardTerm, Term
 from medistill.errors import UserError
-from medistill.params import Recipe
 from medistill.training.trainer import Batch
 
 MOST_EXPLAINED = 3

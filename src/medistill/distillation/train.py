@@ -20,17 +20,20 @@ from medistill.distillation.objective import (
     require_task,
     traits_of,
 )
+from medistill.distillation.settings import Recipe
 from medistill.distillation.teachers import LiveTeacher, unknown_labels
 from medistill.errors import UserError, at_key
 from medistill.files import sha256
 from medistill.models.build import create_classifier
 from medistill.models.classifier import has_batch_norm_behind_map, map_shape
+from medistill.models.settings import Network
 from medistill.models.weights import load_model, require_pretrained
-from medistill.params import Network, Params, Recipe, Training
+from medistill.params import Params
 from medistill.report.live import LiveCurves
 from medistill.text import counted, printable
 from medistill.training.processes import this_process
 from medistill.training.run import as_it_is, labels_of, train
+from medistill.training.settings import TrainedNetwork, Training
 from medistill.training.trainer import steps_per_epoch, training_rows
 
 OWN_VIEWS = 1_000_003
@@ -51,7 +54,7 @@ def require_networks(params: Params) -> None:
     labels, size = ["a label", "another"], params.data.image_size
     for (section, name), network in _networks(params).items():
         with at_key(f"{section}.{name}"):
-            _require_built(network, labels, size, params.training_of(network))
+            _require_built(network, labels, size, network.training_on(params.training))
             if network.weights and not network.weights.is_file():
                 raise UserError(f"{network.weights}: no such file")
     _require_exportable(params, size, params.data.channels)
@@ -72,7 +75,7 @@ def require_run(params: Params, dataset: Dataset) -> None:
     shapes, mixing = {}, set()
     for (section, name), network in _networks(params).items():
         with at_key(f"{section}.{name}"):
-            shapes[section, name], mixes = _require_network(network, dataset, params.training_of(network))
+            shapes[section, name], mixes = _require_network(network, dataset, network.training_on(params.training))
             if mixes:
                 mixing.add((section, name))
     unknown = {}
@@ -151,7 +154,7 @@ def _download(params: Params, labels: list[str], image_size: int) -> None:
                 create_classifier(network, labels=labels, image_size=image_size)
 
 
-def _networks(params: Params) -> dict[tuple[str, str], Network]:
+def _networks(params: Params) -> dict[tuple[str, str], TrainedNetwork]:
     """Each network of the run by section and name."""
     teachers, students = params.run.all_teachers, params.run.students
     return {("teachers", name): params.teachers[name] for name in teachers} | {
@@ -184,7 +187,7 @@ def _oddities(
                 + (f"; its own {', '.join(own)} are no labels of the data set" if own else "")
             )
     images, labelled = (len(training_rows(dataset, unlabelled)) for unlabelled in (True, False))
-    trainings = {key: params.training_of(network) for key, network in _networks(params).items()}
+    trainings = {key: network.training_on(params.training) for key, network in _networks(params).items()}
     batches: dict[str, int] = {}  # the smallest that learns by a recipe
     for name, learner in learners:
         size = trainings[learner].batch_size
@@ -238,7 +241,7 @@ def require_trained(params: Params, name: str, dataset: Dataset) -> dict[str, An
         "network": (network.model_dump(mode="json"), f"settings in teachers.{name}"),
     }
     if not network.frozen:
-        now["training"] = (params.training_of(network).model_dump(), "settings in training")
+        now["training"] = (network.training_on(params.training).model_dump(), "settings in training")
         now["augmentation"] = (params.augmentation.model_dump(), "settings in augmentation")
     for key, (value, what) in now.items():
         if config.get(key) != value:
@@ -248,7 +251,7 @@ def require_trained(params: Params, name: str, dataset: Dataset) -> dict[str, An
 
 def train_by_recipe(
     folder: Path,
-    network: Network,
+    network: TrainedNetwork,
     recipe: Recipe,
     dataset: Dataset,
     params: Params,

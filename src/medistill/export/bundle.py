@@ -12,11 +12,11 @@ from medistill.evaluation.predictions import align, read_logits
 from medistill.export.latency import measure_latency
 from medistill.export.onnx import export_onnx
 from medistill.export.parity import measure_parity
+from medistill.export.settings import Export
 from medistill.files import atomic, read_json, sha256, write_json
 from medistill.metrics.ranking import accuracy
 from medistill.models.deploy import deployed
 from medistill.models.weights import load_model
-from medistill.params import Export
 from medistill.report.card import model_card
 from medistill.runtime.bundle import BUNDLE_FILE, BUNDLE_VERSION, DISCLAIMER
 

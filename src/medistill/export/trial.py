@@ -20,7 +20,7 @@ from medistill.export.onnx import export_onnx, require_small
 from medistill.models.build import create_classifier
 from medistill.models.classifier import Classifier
 from medistill.models.deploy import deployed
-from medistill.params import Network
+from medistill.models.settings import Network
 
 
 def require_exportable(network: Network, *, image_size: int, channels: int, opset: int, known: Path) -> int | None:

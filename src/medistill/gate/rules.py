@@ -11,7 +11,8 @@ from typing import Any
 
 from medistill.checksums import require_whole
 from medistill.files import read_json
-from medistill.params import Params, Promote
+from medistill.gate.settings import Promote
+from medistill.params import Params
 
 PARITY_ABSOLUTE, PARITY_RELATIVE = 1e-4, 1e-5
 """Largest difference between a logit of ONNX Runtime and of torch: this much, or this share of the largest logit."""

@@ -7,12 +7,13 @@ import timm
 import torch
 from torch import nn
 
+import medistill.models.ofa  # noqa: F401  (registers eeea_net_c2 and ofa_595)
 from medistill.errors import UserError, is_out_of_memory
 from medistill.models.classifier import Classifier
 from medistill.models.limits import bounded
+from medistill.models.settings import Network
 from medistill.models.timm_facts import pretrained_cfg, reason_of, require_known, with_args
 from medistill.models.weights import WEIGHT_PACKAGES, load_own, load_package, require_pretrained
-from medistill.params import Network
 
 _NO_ARGS = {
     "in_chans": "set channels: 1 beside arch",

@@ -12,8 +12,8 @@ import torch
 from medistill.models.build import create_classifier
 from medistill.models.classifier import map_size
 from medistill.models.costs import costs
+from medistill.models.settings import Network
 from medistill.models.weights import imagenet_weights
-from medistill.params import Network
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from medistill.checksums import OWN, checksums, require_own, require_whole, writ
 from medistill.errors import UserError
 from medistill.files import read_json
 from medistill.models.classifier import Classifier
+from medistill.models.settings import Network
 from medistill.models.timm_facts import pretrained_cfg
-from medistill.params import Network
 from medistill.text import counted
 
 # Registry packages that carry ImageNet weights (Apache-2.0), in timm's order and shapes: (module, distribution).

@@ -15,21 +15,24 @@ from tqdm import tqdm
 from medistill.checksums import require_whole
 from medistill.data import provenance
 from medistill.data.dataset import Dataset, label_columns
+from medistill.distillation.settings import Teacher
 from medistill.errors import UserError
 from medistill.files import atomic, read_json, sha256
 from medistill.models.build import create_classifier, start_at_prevalence
 from medistill.models.classifier import Classifier, map_size
+from medistill.models.settings import Network
 from medistill.models.weights import read_beside
-from medistill.params import Network, Params, Teacher
+from medistill.params import Params
 from medistill.training.checkpoint import Checkpoint, fingerprint
 from medistill.training.outputs import write_outputs
 from medistill.training.processes import this_process
+from medistill.training.settings import TrainedNetwork
 from medistill.training.trainer import Fit, Objective, fit, steps_per_epoch, training_rows
 
 
 def train(
     folder: Path,
-    network: Network,
+    network: TrainedNetwork,
     dataset: Dataset,
     objective_for: Callable[[Classifier], Objective],
     params: Params,
@@ -70,7 +73,7 @@ def train(
             or groups of the val or test side.
     """
     seen = [provenance.ids_of(dataset, "train"), *inherited, *_seen_by(network, dataset)]
-    training = params.training_of(network)
+    training = network.training_on(params.training)
     weights = sha256(network.weights)
     settings = {
         "network": network.model_dump(mode="json"),

@@ -18,14 +18,15 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from medistill.augmentation import Augmentation
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError, is_out_of_memory
 from medistill.metrics.bootstrap import ineligible
 from medistill.metrics.ranking import auroc
 from medistill.models.classifier import Classifier
-from medistill.params import Augmentation, Training
 from medistill.training.checkpoint import Checkpoint
 from medistill.training.processes import this_process
+from medistill.training.settings import Training
 from medistill.views import open_frames, read_ahead, render_plain, render_views, send, view_parameters
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
-from medistill.params import Data
+from medistill.data.settings import Data
 
 NOT_READ = "not an image, or in a format that is not read"
 

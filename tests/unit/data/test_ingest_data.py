@@ -10,10 +10,10 @@ from PIL import Image
 from medistill.checksums import require_whole
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import COLUMNS, ingest
+from medistill.data.settings import Data
 from medistill.data.source import Source
 from medistill.errors import UserError
 from medistill.images.decode import decode
-from medistill.params import Data
 
 LABELS = [
     "Atelectasis",

@@ -11,9 +11,9 @@ from medistill.audit.command import check, describe
 from medistill.data.adapters import read_source
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
+from medistill.data.settings import Data
 from medistill.errors import UserError
 from medistill.files import read_json
-from medistill.params import Data
 from medistill.text import to_json
 
 OBEYED = "\x1b[31m\n\u202e\x9b2J"

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medistill import params
 from medistill.data import adapters
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
-from medistill.params import Data
+from medistill.data.settings import Data
 
 
 @pytest.fixture
@@ -21,7 +20,6 @@ def own_format(root, tmp_path, monkeypatch):
     (tmp_path / "adapters").mkdir()
     (tmp_path / "adapters" / "named_files.py").write_text(code)
     monkeypatch.setattr(adapters, "__path__", [*adapters.__path__, str(tmp_path / "adapters")])
-    monkeypatch.setattr(params, "FORMATS", (*adapters.FORMATS, "named_files"))
     return "named_files"
 
 

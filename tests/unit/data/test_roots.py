@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medistill.data.adapters import FORMATS, read_source
+from medistill.data.adapters import formats, read_source
 from medistill.data.folders import suggest_root
 from medistill.errors import UserError
 from medistill.phantom.write import write_phantom
@@ -29,7 +29,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", formats())
 def test_a_root_too_high_or_too_low_says_which_would_do(format, tmp_path):
     write, within = LAYOUTS[format]
     right = tmp_path / "downloads" / "archive" / "release"
@@ -54,7 +54,7 @@ def test_a_root_too_high_or_too_low_says_which_would_do(format, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["archive.zip", "release.tar.gz", "SET.RAR"])
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", formats())
 def test_a_release_that_is_still_packed_is_told_to_be_unpacked(format, name, tmp_path):
     (tmp_path / name).touch()
     options = {"path": "file", "label": "label"} if format == "csv" else {}

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from medistill.augmentation import Augmentation
 from medistill.data.dataset import Dataset
 from medistill.distillation import knowledge
 from medistill.distillation.functional import binary_cross_entropy, sigmoid_kd
 from medistill.distillation.knowledge import Knowledge, write_knowledge
 from medistill.distillation.objective import RecipeObjective
+from medistill.distillation.settings import Recipe
 from medistill.distillation.teachers import LiveTeacher, ask
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
-from medistill.params import Augmentation, Network, Recipe
+from medistill.models.settings import Network
 from medistill.training.trainer import Batch
 from medistill.views import render_views, view_parameters
 from tests.seal import seal

@@ -11,8 +11,8 @@ from medistill.data.dataset import Dataset
 from medistill.distillation.combine import combine_answers
 from medistill.distillation.functional import dkd, rkd, sigmoid_kd, softmax_kd
 from medistill.distillation.objective import RecipeObjective, _explained
+from medistill.distillation.settings import Recipe
 from medistill.errors import UserError
-from medistill.params import Recipe
 from medistill.training.trainer import Batch
 
 

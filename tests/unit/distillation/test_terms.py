@@ -6,8 +6,8 @@ from typing import get_args
 import pytest
 
 from medistill.distillation import functional
+from medistill.distillation.settings import Recipe
 from medistill.distillation.terms import HARD_LOSS, AnyTerm, HardTerm
-from medistill.params import Recipe
 
 TERMS = get_args(get_args(AnyTerm)[0])
 OURS = {"loss", "weight", "balanced", "allow_offset_blind"}

@@ -10,12 +10,13 @@ from PIL import Image
 
 from medistill.data.dataset import Dataset
 from medistill.export.bundle import export_model
+from medistill.export.settings import Export
 from medistill.files import write_json
 from medistill.models.build import create_classifier
 from medistill.models.classifier import Classifier, map_size
 from medistill.models.costs import count_macs, count_params
+from medistill.models.settings import Network
 from medistill.models.weights import load_model, save_model
-from medistill.params import Export, Network
 from tests.seal import digests, seal
 
 LABELS = ["Effusion", "Nodule", "Épanchement | <b>"]

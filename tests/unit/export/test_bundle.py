@@ -16,10 +16,10 @@ from medistill.checksums import read_record
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.export.bundle import export_model
+from medistill.export.settings import Export
 from medistill.files import read_json, write_json
 from medistill.images.decode import decode
 from medistill.models.weights import load_model
-from medistill.params import Export
 from medistill.runtime.predictor import Predictor
 from tests.seal import digests, seal
 

@@ -8,7 +8,7 @@ import torch
 from medistill.errors import UserError
 from medistill.export.trial import require_exportable
 from medistill.files import read_json
-from medistill.params import Network
+from medistill.models.settings import Network
 
 FRAMES = {"image_size": 32, "channels": 1}
 

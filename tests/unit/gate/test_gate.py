@@ -6,7 +6,7 @@ import json
 import pytest
 
 from medistill.gate import rules as gate
-from medistill.params import Promote
+from medistill.gate.settings import Promote
 
 RULES = Promote(
     max_params=8_000_000,

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+import medistill.models.ofa  # noqa: F401
 from medistill.errors import UserError
 from medistill.models.build import create_classifier, start_at_prevalence
 from medistill.models.classifier import Classifier, map_size
+from medistill.models.settings import Network
 from medistill.models.weights import load_model, save_model
-from medistill.params import Network
 
 # Heads: linear; linear behind a hidden layer; a 1x1 convolution; a batch norm and a linear layer, twice, averaged.
 HEADS = ["resnet10t", "eeea_net_c2", "dla46_c", "repvit_m0_9"]

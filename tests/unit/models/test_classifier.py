@@ -8,7 +8,7 @@ import torch
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
 from medistill.models.classifier import has_batch_norm_behind_map, map_shape, map_size
-from medistill.params import Network
+from medistill.models.settings import Network
 
 
 def test_classifier_normalises_and_reads_one_channel_as_grey():

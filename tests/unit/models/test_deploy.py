@@ -17,14 +17,15 @@ from torch import nn
 from medistill.export.bundle import export_model
 from medistill.export.onnx import export_onnx
 from medistill.export.parity import measure_parity
+from medistill.export.settings import Export
 from medistill.files import read_json
 from medistill.models.build import create_classifier
 from medistill.models.classifier import Classifier
 from medistill.models.costs import costs, count_macs, count_params
 from medistill.models.deploy import deployed
+from medistill.models.settings import Network
 from medistill.models.systems import NamedNetwork, measure
 from medistill.models.weights import load_model
-from medistill.params import Export, Network
 from medistill.training.outputs import write_outputs
 
 LABELS = ["a", "b", "c"]

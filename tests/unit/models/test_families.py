@@ -14,7 +14,7 @@ from medistill.export.onnx import export_onnx
 from medistill.export.parity import measure_parity
 from medistill.models.build import create_classifier
 from medistill.models.classifier import map_size
-from medistill.params import Network
+from medistill.models.settings import Network
 
 LABELS = ["a", "b", "c"]
 SIZE = 64

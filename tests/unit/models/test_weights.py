@@ -5,10 +5,11 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from medistill.distillation.settings import Teacher
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
+from medistill.models.settings import Network
 from medistill.models.weights import load_model, load_weights, save_model
-from medistill.params import Network, Teacher
 
 
 def test_saved_models_come_back(tmp_path):

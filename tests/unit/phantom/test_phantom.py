@@ -314,7 +314,8 @@ def test_a_pretrained_lite2_finds_it_neither_trivial_nor_hopeless(default: Writt
     from medistill.data.dataset import Dataset
     from medistill.data.ingest import ingest
     from medistill.distillation.objective import RecipeObjective
-    from medistill.params import Recipe, load_params
+    from medistill.distillation.settings import Recipe
+    from medistill.params import load_params
     from medistill.training.run import train
 
     params = load_params(root / "params.yaml")

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from medistill.data import provenance
+from medistill.distillation.settings import Teacher
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
 from medistill.models.weights import save_model
-from medistill.params import Teacher
 from medistill.training.run import adopt
 from medistill.training.trainer import predict
 from tests.seal import seal

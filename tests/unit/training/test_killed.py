@@ -14,7 +14,10 @@ import signal
 import sys
 from pathlib import Path
 import torch
-from medistill.params import Augmentation, Network, Recipe, Training
+from medistill.augmentation import Augmentation
+from medistill.distillation.settings import Recipe
+from medistill.models.settings import Network
+from medistill.training.settings import Training
 from medistill.data.dataset import Dataset
 from medistill.distillation.teachers import LiveTeacher
 from medistill.distillation.objective import RecipeObjective

@@ -11,12 +11,15 @@ from accelerate.state import AcceleratorState
 from sklearn.metrics import roc_auc_score
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from medistill.augmentation import Augmentation
 from medistill.data.dataset import Dataset
 from medistill.distillation.objective import RecipeObjective
+from medistill.distillation.settings import Recipe
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
-from medistill.params import Augmentation, Network, Recipe, Training
+from medistill.models.settings import Network
 from medistill.training.checkpoint import Checkpoint, fingerprint
+from medistill.training.settings import Training
 from medistill.training.trainer import fit, learning_rate_factor, mean_auroc, measured_labels, predict
 from medistill.views import render_plain, render_views, view_parameters
 

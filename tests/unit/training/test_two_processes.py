@@ -15,7 +15,10 @@ import sys
 from pathlib import Path
 import numpy as np
 import torch
-from medistill.params import Augmentation, Network, Recipe, Training
+from medistill.augmentation import Augmentation
+from medistill.distillation.settings import Recipe
+from medistill.models.settings import Network
+from medistill.training.settings import Training
 from medistill.data.dataset import Dataset
 from medistill.distillation.objective import RecipeObjective
 from medistill.models.build import create_classifier
@@ -131,7 +134,9 @@ import sys
 from pathlib import Path
 import torch
 from torch import distributed
-from medistill.params import Augmentation, Network, Training
+from medistill.augmentation import Augmentation
+from medistill.models.settings import Network
+from medistill.training.settings import Training
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.models.build import create_classifier

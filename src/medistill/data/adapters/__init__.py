@@ -17,13 +17,16 @@ from pydantic import ValidationError
 
 from medistill.data.folders import compose
 from medistill.errors import UserError
+from medistill.settings import describe_errors
 from medistill.text import is_name, shortened
 
 if TYPE_CHECKING:
     from medistill.data.source import Source
 
-FORMATS: tuple[str, ...] = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
-"""What `data.format` may be."""
+
+def formats() -> tuple[str, ...]:
+    """What `data.format` may be."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
 def read_source(
@@ -32,7 +35,7 @@ def read_source(
     """Read a data set's tables and folders; no pixel is decoded.
 
     Args:
-        format: one of `FORMATS`.
+        format: one of `formats()`.
         root: the data set's folder.
         options: what `data.options` says.
         given: where the options come from, for messages.
@@ -41,8 +44,6 @@ def read_source(
         UserError: an option is unknown or has a bad value, the folder is not what its format promises, or a label is
             no name.
     """
-    from medistill.params import describe_errors
-
     adapter = importlib.import_module(f"{__name__}.{format}")
     try:
         checked = adapter.Options.model_validate(options)

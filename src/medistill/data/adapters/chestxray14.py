@@ -33,7 +33,7 @@ from medistill.data.tables import (
 )
 from medistill.errors import UserError
 from medistill.nih import BOX_FRAME, LABELS
-from medistill.params import Settings
+from medistill.settings import Settings
 
 NO_FINDING = "No Finding"
 """Excludes all labels; not a label itself: such an image has 0 everywhere."""

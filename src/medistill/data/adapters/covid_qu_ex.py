@@ -20,7 +20,7 @@ import pandas as pd
 from medistill.data.folders import Files, find_files, list_images, require_folder, suggest_root
 from medistill.data.source import Source, one_hot
 from medistill.errors import UserError
-from medistill.params import Settings
+from medistill.settings import Settings
 
 LABELS = ("COVID-19", "Non-COVID", "Normal")
 SIDES = {"Train": "train", "Val": "val", "Test": "test"}

@@ -62,7 +62,7 @@ from medistill.data.tables import (
 )
 from medistill.data.uncertainty import Policy, by_label, value_of
 from medistill.errors import UserError
-from medistill.params import Settings
+from medistill.settings import Settings
 from medistill.text import counted
 
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")

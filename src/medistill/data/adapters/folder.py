@@ -32,7 +32,7 @@ from medistill.data.folders import (
 from medistill.data.masks import Mask, find_masks
 from medistill.data.source import Source, collect_labels, one_hot, side_of
 from medistill.errors import UserError
-from medistill.params import Settings
+from medistill.settings import Settings
 from medistill.text import counted
 
 

@@ -22,7 +22,7 @@ from medistill.data.source import Source, one_hot
 from medistill.data.splits import GROUPS_FILE, read_groups
 from medistill.data.tables import Joined, find_table, join_files, read_header, read_table
 from medistill.errors import UserError
-from medistill.params import Settings
+from medistill.settings import Settings
 
 CLASSES = {"lung_image_sets": ("lung_aca", "lung_n", "lung_scc"), "colon_image_sets": ("colon_aca", "colon_n")}
 SET = "lung_colon_image_set"

@@ -20,7 +20,7 @@ from medistill.data.dataset import LABEL_PREFIX, SPLITS
 from medistill.data.folders import require_folder, suggest_root
 from medistill.data.source import Source, one_hot
 from medistill.errors import UserError
-from medistill.params import Settings
+from medistill.settings import Settings
 
 _ORGANS = (
     *("bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right"),

@@ -28,7 +28,7 @@ from medistill.data.padchest_labels import DIFFERENTIAL, EXCLUDE, FINDINGS, NORM
 from medistill.data.source import Source
 from medistill.data.tables import describe_instead, identifiers, join_files, read_table
 from medistill.errors import UserError
-from medistill.params import Settings
+from medistill.settings import Settings
 
 SAMPLE = "chest_x_ray_images_labels_sample.csv"
 

@@ -24,7 +24,7 @@ from medistill.data.locate import by_stem
 from medistill.data.source import Source, one_hot
 from medistill.data.tables import find_table, identifiers, join_files, read_table, require_table
 from medistill.errors import UserError
-from medistill.params import Settings
+from medistill.settings import Settings
 
 LABELS_FILE = "stage_2_train_labels.csv"
 CLASSES_FILE = "stage_2_detailed_class_info.csv"

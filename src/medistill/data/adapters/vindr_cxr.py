@@ -35,7 +35,7 @@ from medistill.data.readers import Vote, vote
 from medistill.data.source import Source, no_boxes
 from medistill.data.tables import find_table, join_files, read_table, require_table
 from medistill.errors import UserError
-from medistill.params import Settings
+from medistill.settings import Settings
 
 FINDINGS = (
     "Aortic enlargement",

@@ -1,0 +1,53 @@
+"""The section `data` of params.yaml."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from medistill.data import adapters
+from medistill.runtime.bundle import LARGEST_SIZE
+from medistill.settings import AnyPath, Fraction, Seed, Settings
+
+MAX_QUARANTINED = 0.01
+"""`data.max_quarantined` where params.yaml does not name it; `medistill check`, which reads none, judges by it."""
+
+
+class Data(Settings):
+    """Where the images are, and how they are brought into one shape."""
+
+    name: str = ""
+    """Shown in reports; empty: the name of the root folder."""
+    format: str
+    """A file of `medistill/data/adapters`, without `.py`."""
+    root: AnyPath
+    options: dict[str, Any] = {}
+    """What the format leaves open; see `Options` in its file."""
+    split: Literal["official", "patient"] = "official"
+    """`official`: the data set's own lists, validation carved from training by patient where there is none; `patient`:
+    all by patient (or other group)."""
+    splits: AnyPath = Path("splits")
+    """Folder with `groups.csv` and `sides.csv`, which say what belongs together and on which side; both optional."""
+    val_fraction: Fraction = 0.15
+    """Share of the patients (of the training part where the split is official) that validates."""
+    test_fraction: Fraction = 0.2
+    """Share of the patients that tests; unused where the split is official."""
+    seed: Seed = 0
+    image_size: int = Field(default=224, ge=32, le=LARGEST_SIZE)
+    """Height and width of the ingested frame in pixels."""
+    channels: Literal[1, 3] = 1
+    """1: grey, 3: colour."""
+    fit: Literal["pad", "squash", "crop"] = "pad"
+    """How an image that is not square becomes square."""
+    max_quarantined: float = Field(default=MAX_QUARANTINED, ge=0, le=1)
+    """Ingest stops where more than this share of rows and files has to be left out."""
+    workers: int = Field(default=2, ge=1, le=1024)
+    """Processes that decode images."""
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        known = adapters.formats()
+        if name not in known:
+            raise ValueError(f"{name!r} is unknown; known are {', '.join(known)}")
+        return name

@@ -1,0 +1,100 @@
+"""The sections `teachers`, `recipes` and `teach` of params.yaml."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from medistill.distillation.terms import AnyTerm, DistillationTerm
+from medistill.settings import Name, Seed, Settings, require_once
+from medistill.training.settings import TrainedNetwork, TrainingOverrides
+
+
+class Teacher(TrainedNetwork):
+    """A network that is trained once and then answers; students have the seeds of the run instead."""
+
+    seed: Seed = 0
+    """Initialisation, order of images, dropout."""
+    terms: list[AnyTerm] = []
+    """Losses from the labels that it is trained by, such as focal_bce; none: the usual one of the data set's task."""
+    recipe: Name | None = None
+    """Of an assistant (`run.assistants`): how other teachers teach it, before it teaches students itself."""
+    frozen: bool = False
+    """Take `weights` as they are: nothing is trained."""
+    labels: list[str] | None = Field(default=None, min_length=1)
+    """What a frozen teacher's outputs are, in their order. None: as config.json beside its weights says, else the data
+    set's. Labels are told by their names; of those that it lacks it teaches nothing."""
+
+    @model_validator(mode="after")
+    def _frozen_or_trained(self) -> "Teacher":
+        if self.frozen and not self.weights:
+            raise ValueError("frozen: true needs weights: FILE")
+        given = {"recipe": self.recipe, "terms": self.terms, "training": self.training != TrainingOverrides()}
+        for key in given if self.frozen else ():
+            if given[key]:
+                raise ValueError(f"frozen: true is not trained; leave {key} out")
+        if self.recipe and self.terms:
+            raise ValueError("an assistant's terms are those of its recipe; leave terms out")
+        for term in self.terms:
+            if isinstance(term, DistillationTerm):
+                raise ValueError(
+                    f"terms: {term.loss} needs teachers; a teacher learns from labels, an assistant by a recipe"
+                )
+        if self.labels and not self.frozen:
+            raise ValueError("labels are for frozen: true; a teacher that is trained has the data set's labels")
+        require_once("labels", self.labels or [])
+        return self
+
+
+class Recipe(Settings):
+    """How a student is taught. Without teachers it is the same-budget baseline."""
+
+    teachers: list[Name] = []
+    """The teachers whose logits are combined."""
+    combine: Literal["mean", "entropy", "confidence"] = "mean"
+    """How much the logits of each count: alike; the surer the more; the nearer to the label the more. For each image
+    and label. Maps and features are compared with each teacher's, all alike."""
+    terms: list[AnyTerm] = []
+    """Losses whose weighted sum is minimised; none: the usual loss of the data set's task."""
+    views: Literal["cached", "fresh", "live"] = "cached"
+    """`cached`: the views the teachers answered, in turn; `fresh`: a new view each epoch (no teachers); `live`: a new
+    view each epoch, about which the teachers are asked then and there."""
+    unlabelled: bool = False
+    """Also learn from training images without any label, about which the teachers' answers alone say something."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        require_once("teachers", self.teachers)
+        if bool(self.teachers) != any(isinstance(term, DistillationTerm) for term in self.terms):
+            raise ValueError("teachers and terms of distillation, such as sigmoid_kd, go together: set both or neither")
+        if self.combine != "mean" and len(self.teachers) < 2:
+            raise ValueError(f"combine: {self.combine} needs several teachers")
+        if self.combine != "mean" and not any(
+            isinstance(term, DistillationTerm) and term.needs == "logits" for term in self.terms
+        ):
+            raise ValueError(
+                f"combine: {self.combine} weighs the teachers' logits, and no term compares logits; add one, such as"
+                " sigmoid_kd, or take combine: mean"
+            )
+        if self.teachers and self.views == "fresh":
+            raise ValueError("views: fresh is for recipes without teachers; views: live is the same with them")
+        for key, asked in (("views: live", self.views == "live"), ("unlabelled: true", self.unlabelled)):
+            if asked and not self.teachers:
+                raise ValueError(f"{key} needs teachers")
+        return self
+
+
+class Teach(Settings):
+    """What teachers answer before the students are trained."""
+
+    views: int = Field(default=8, ge=1, le=10_000)
+    """Augmented views of each training image."""
+    view_seed: Seed = 0
+    """Seed of the views, the same for teachers and students, whatever the student's own seed."""
+    attention: bool = False
+    """Also where features are strong, for attention_transfer."""
+    cams: bool = False
+    """Also class activation maps of each label, for cam_kd and explanation_kd."""
+    features: bool = False
+    """Also pooled features, for rkd, cosine_similarity and feature_mse."""
+    batch_size: int = Field(default=64, ge=1)
+    """Images that are answered at once."""

@@ -1,0 +1,18 @@
+"""The section `evaluate` of params.yaml."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from medistill.settings import Seed, Settings
+
+
+class Evaluate(Settings):
+    """Statistics of the evaluation."""
+
+    resamples: int = Field(default=2000, ge=100, le=100_000)
+    """Bootstrap resamples over groups."""
+    seed: Seed = 0
+    study: Literal["none", "max", "mean"] = "none"
+    """What is measured: `none`: images; `max`, `mean`: studies, by the highest or the mean probability of their images,
+    for data whose labels are of studies, as those of CheXpert and MIMIC-CXR are."""

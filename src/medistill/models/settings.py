@@ -1,0 +1,76 @@
+"""Which network: arguments of the sections `teachers` and `students` of params.yaml."""
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from medistill.runtime.bundle import LARGEST_SIZE
+from medistill.settings import AnyPath, Settings
+
+MOST_ARGUMENTS, LARGEST_ARGUMENT = 100, 100_000
+"""Far beyond any network's: one with a million layers would be built for hours."""
+
+
+def _require_plain(args: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what config.json cannot hold as it is, and numbers of which networks without end are made."""
+    values = 0
+    for key, value in _within("", args):
+        values += 1
+        if isinstance(value, int | float) and not abs(value) <= LARGEST_ARGUMENT:  # NaN is in no order
+            bound = f"further from 0 than {LARGEST_ARGUMENT:,}, and no network has such numbers"
+            raise ValueError(f"{key}: {value} is {bound if math.isfinite(value) else 'no number'}")
+        if not isinstance(value, str | int | float | None):
+            raise ValueError(f"{key}: must be text, a number, true, false, a list or a mapping")
+    if values > MOST_ARGUMENTS:
+        raise ValueError(f"has {values} values; no network takes more than {MOST_ARGUMENTS}")
+    return args
+
+
+def _within(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Every value that is neither a list nor a mapping, with the key at which it is."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if not isinstance(name, str):
+                raise ValueError(f"{key}: {name!r} is a name and no text; put it into quotes")
+            yield from _within(f"{key}.{name}".removeprefix("."), inner)
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(value):
+            yield from _within(f"{key}.{place}", inner)
+    else:
+        yield key, value
+
+
+Arguments = Annotated[dict[str, Any], AfterValidator(_require_plain)]
+
+
+class Network(Settings):
+    """A teacher or a student: any network that timm knows."""
+
+    arch: str = Field(min_length=1, max_length=100)
+    """Name for `timm.create_model`, among them `eeea_net_c2` and `ofa_595`."""
+    args: Arguments = {}
+    """Further arguments of `timm.create_model`."""
+    pretrained: bool = False
+    """ImageNet weights: from a registry package where one is installed, else timm downloads them."""
+    weights: AnyPath | None = None
+    """A safetensors file with the user's own weights: for these labels in this order; or, where the network is to be
+    trained, without any tensor of the classifier, which is then put on anew."""
+    input_size: int | None = Field(default=None, ge=16, le=LARGEST_SIZE)
+    """Height and width that the network sees: frames are resized to it, in its ONNX file too. None: data.image_size."""
+    channels: Literal[1, 3] = 3
+    """What the network takes; grey frames become colour, colour frames grey."""
+    mean: list[Annotated[float, Field(ge=0, le=1)]] | None = Field(default=None, min_length=1)
+    """Subtracted from intensities in 0..1, channel by channel. None: what timm has for the network."""
+    std: list[Annotated[float, Field(gt=0, le=1)]] | None = Field(default=None, min_length=1)
+    """What they are then divided by."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Network":
+        if self.pretrained and self.weights:
+            raise ValueError("set either pretrained: true or weights: FILE, not both")
+        for name in ("mean", "std"):
+            if getattr(self, name) and len(getattr(self, name)) != self.channels:
+                raise ValueError(f"{name} must have a number for each of {self.channels} channels")
+        return self

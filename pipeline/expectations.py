@@ -21,10 +21,10 @@ from great_expectations import expectations as gxe
 from great_expectations.data_context.types.base import ProgressBarsConfig
 
 from medistill.audit.rules import KEYS, Rule, rules_of, tables_of
-from medistill.checksums import read_record
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.files import atomic
+from medistill.records.data import DatasetInfo
 from medistill.report.html import POLICY, document, escape
 from medistill.text import printable
 
@@ -80,7 +80,7 @@ def validate(
         UserError: a file of the data set is missing or damaged.
     """
     dataset = Dataset.open(folder)
-    entries = read_record(Path(folder) / "dataset.json")["entries"]
+    entries = DatasetInfo.read(dataset.files.record).entries
     rules = [*rules_of(dataset, entries, max_quarantined), *_WEIGHTS]
     tables = tables_of(dataset, audit) | ({"weights": _weights(dataset, weights)} if weights else {})
     context = gx.get_context(mode="ephemeral")

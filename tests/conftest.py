@@ -56,6 +56,8 @@ def write_dataset(
     import numpy as np
     import pandas as pd
 
+    from medistill.layout import DataFolder
+    from medistill.records.data import BOX_COLUMNS, QUARANTINE_COLUMNS, DatasetInfo, Origin, SplitCounts
     from tests.seal import digests, seal
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,30 +93,32 @@ def write_dataset(
             **{f"label:{label}": targets[:, j].astype(np.float32) for j, label in enumerate(labels)},
         }
     )
-    manifest.to_parquet(folder / "manifest.parquet", index=False)
-    pd.DataFrame(boxes, columns=["image_id", "label", "x", "y", "w", "h"]).to_parquet(
-        folder / "boxes.parquet", index=False
-    )
-    np.save(folder / "images-00000.npy", pixels)
-    (folder / "quarantine.csv").write_text("path,reason\n")
+    files = DataFolder(folder)
+    manifest.to_parquet(files.manifest, index=False)
+    pd.DataFrame(boxes, columns=list(BOX_COLUMNS)).to_parquet(files.boxes, index=False)
+    np.save(files.images(0), pixels)
+    pd.DataFrame(columns=list(QUARANTINE_COLUMNS)).to_csv(files.quarantine, index=False)
     counts = {}
     for name, rows in manifest.groupby("split"):
         positives = {label: int(rows[f"label:{label}"].sum()) for label in labels}
         negatives = {label: len(rows) - positives[label] for label in labels}
-        sizes = {"images": len(rows), "groups": rows["group_id"].nunique()}
-        counts[name] = sizes | {"positives": positives, "negatives": negatives}
-    meta = {
-        "name": "spots",
-        "task": "multilabel",
-        "labels": list(labels),
-        "image_size": size,
-        "channels": 1,
-        "fit": "pad",
-        "fingerprint": "spots",
-        "source": {"format": "chestxray14", "root": "spots", "split": "official"},
-        "counts": counts,
-    }
-    seal(folder / "dataset.json", meta)
+        groups = rows["group_id"].nunique()
+        counts[name] = SplitCounts(images=len(rows), groups=groups, positives=positives, negatives=negatives)
+    info = DatasetInfo(
+        name="spots",
+        task="multilabel",
+        labels=list(labels),
+        image_size=size,
+        channels=1,
+        fit="pad",
+        fingerprint="spots",
+        source=Origin(format="chestxray14", split="official"),
+        boxes=len(boxes),
+        entries=images,
+        quarantined=0,
+        counts=counts,
+    )
+    seal(files.record, info)
     return folder
 
 

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 
 from medistill.checksums import OWN, checksums, write_record
+from medistill.records.base import Content
 
 
-def seal(record: Path, content: dict[str, Any] | None = None, **changes: Any) -> None:
+def seal(record: Path, content: Content | dict[str, Any] | None = None, **changes: Any) -> None:
     """Write a record, or write it again with `changes`, with the checksums of the files that are beside it now."""
     if content is None:
         content = json.loads(record.read_text(encoding="utf-8"))
         content.pop(OWN, None)
+    if isinstance(content, Content):
+        content = content.to_json()
     files = [file for file in record.parent.iterdir() if file != record and not file.name.startswith("images-")]
     files = checksums(filter(Path.is_file, files), record.parent)
     if "model.safetensors" in files:

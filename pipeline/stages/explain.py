@@ -76,7 +76,8 @@ def _roles(params: Params) -> dict[str, str]:
 def _explained(params: Params, dataset: Dataset) -> dict[str, Path]:
     """Folder of each model that is explained; a teacher that was taken as it is and lacks a label is left out."""
     folders = {}
-    for name, folder in params.model_folders().items():
+    for name, files in params.model_folders().items():
+        folder = files.folder
         labels = require_whole(folder / "config.json")["labels"]
         provenance.refuse_overlap(folder / provenance.FILE, dataset)
         missing = [label for label in dataset.labels if label not in labels]

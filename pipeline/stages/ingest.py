@@ -2,13 +2,11 @@
 
 import argparse
 import sys
-from pathlib import Path
 
+from medistill.layout import HERE
 from medistill.params import load_params
 from medistill.text import printable
 from pipeline.stage import run_stage
-
-OUT = Path("data/processed")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -17,15 +15,13 @@ def main(argv: list[str] | None = None) -> int:
 
     from medistill.data.ingest import ingest
 
-    summary = ingest(load_params().data, OUT, cache=Path(".cache/ingest"))
-    sides = ", ".join(f"{side} {count['images']} ({count['groups']})" for side, count in summary["counts"].items())
-    print(f"{summary['name']}: images (groups): {sides}; {summary['boxes']} boxes")
-    for note in summary["notes"]:
+    info = ingest(load_params().data, HERE.processed.folder, cache=HERE.decoded)
+    splits = ", ".join(f"{split} {counts.images} ({counts.groups})" for split, counts in info.counts.items())
+    print(f"{info.name}: images (groups): {splits}; {info.boxes} boxes")
+    for note in info.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
-    if summary["quarantined"]:
-        print(
-            f"{summary['quarantined']} of {summary['entries']} left out; see {OUT / 'quarantine.csv'}", file=sys.stderr
-        )
+    if info.quarantined:
+        print(f"{info.quarantined} of {info.entries} left out; see {HERE.processed.quarantine}", file=sys.stderr)
     return 0
 
 

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     verdicts = gate.evaluate_candidates(gate.collect_facts(params), params.promote)
     metrics = gate.read_metrics(REPORTS)
     require_whole(PROCESSED / "dataset.json", ["quarantine.csv"])
-    models = [read_model(name, folder, metrics) for name, folder in params.model_folders().items()]
+    models = [read_model(name, folder.folder, metrics) for name, folder in params.model_folders().items()]
     explained = REPORTS / "explain"
     if explained.is_dir():
         require_whole(explained / "record.json")

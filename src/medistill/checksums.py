@@ -16,7 +16,7 @@ from typing import Any
 
 from medistill.errors import UserError, is_out_of_memory
 from medistill.files import read_json, sha256, write_json
-from medistill.layout import Layout
+from medistill.layout import HERE
 from medistill.text import shortened
 
 OWN = "record_sha256"
@@ -28,13 +28,13 @@ TEACH_AGAIN = "run the teach stage again"
 EXPORT_AGAIN = "export the model again"
 """What to do where something that a stage has written is damaged or does not fit; all messages end with these words."""
 
-_REPORTS, _EXPORT = Layout().reports, Layout().export("any")
+_REPORTS, _EXPORT = HERE.reports, HERE.export("any")
 _AGAIN = {
-    Layout().processed.record.name: INGEST_AGAIN,
+    HERE.processed.record.name: INGEST_AGAIN,
     _REPORTS.audit.name: "run the audit stage again",
     _REPORTS.validation.name: "run the validate stage again",
-    Layout().model("any").config.name: TRAIN_AGAIN,
-    Layout().knowledge("any").record.name: TEACH_AGAIN,
+    HERE.model("any").config.name: TRAIN_AGAIN,
+    HERE.knowledge("any").record.name: TEACH_AGAIN,
     _REPORTS.evaluation_record.name: "run the evaluate stage again",
     _REPORTS.explain.record.name: "run the explain stage again",
     _EXPORT.bundle.name: EXPORT_AGAIN,
@@ -70,7 +70,7 @@ def read_record(path: Path, again: str | None = None) -> dict[str, Any]:
     Raises:
         UserError: it is missing, damaged or changed, or has no checksum; the message says what to run.
     """
-    path, again = Path(path), again or _again(path)
+    path, again = Path(path), again or what_to_run(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; {again}")
     try:
@@ -108,7 +108,7 @@ def require_whole(path: Path, names: Collection[str] | None = None, again: str |
     Raises:
         UserError: the record or a file is missing or damaged; the message names it and says what to run.
     """
-    path, again = Path(path), again or _again(path)
+    path, again = Path(path), again or what_to_run(path)
     record = read_record(path, again)
     files = record.get("files", {})
     for name in files if names is None else names:
@@ -151,7 +151,8 @@ def reading(path: Path, again: str) -> Iterator[None]:
         raise UserError(f"{path}: damaged ({_line(error)}); {again}") from None
 
 
-def _again(record: Path) -> str:
+def what_to_run(record: Path) -> str:
+    """What to do where a record, or a file that it names, is damaged: the end of a message."""
     name = Path(record).name
     return f"{_AGAIN[name]} ({_HOW})" if name in _AGAIN else "delete it"
 

@@ -357,6 +357,10 @@ class Layout:
         return (*data, *(self.root / name for name in ("models", "reports", "exports")))
 
 
+HERE = Layout()
+"""The checkout in which a command was started."""
+
+
 def student_name(student: str, recipe: str, seed: int) -> str:
     """The name of a trained student: of its folder, stage and run."""
     return f"{student}-{recipe}-{seed}"

@@ -13,6 +13,7 @@ from medistill.evaluation.settings import Evaluate
 from medistill.explain.settings import Explain
 from medistill.export.settings import Export
 from medistill.gate.settings import Promote
+from medistill.layout import HERE, Layout, ModelFolder, student_name
 from medistill.phantom.settings import Phantom
 from medistill.plain_yaml import load_yaml
 from medistill.settings import Name, Seed, Settings, describe_errors, require_once
@@ -131,19 +132,19 @@ class Params(Settings):
         if not self.recipes[recipe].teachers:
             raise ValueError(f"{assistant}: its recipe {recipe} has no teachers; without one it is a plain teacher")
 
-    def knowledge_folder(self, teacher: str) -> Path:
+    def knowledge_folder(self, teacher: str, layout: Layout = HERE) -> Path:
         """Where a teacher's answers are; assistants' lie apart, as they are made from the others'."""
-        return Path("assistants" if teacher in self.run.assistants else "data/knowledge") / teacher
+        return (layout.assistant_knowledge if teacher in self.run.assistants else layout.knowledge)(teacher).folder
 
     def student_models(self) -> list["StudentModel"]:
         """Every student of the run, in the order of the matrix."""
         run = self.run
         return [StudentModel(student=s, recipe=r, seed=k) for s in run.students for r in run.recipes for k in run.seeds]
 
-    def model_folders(self) -> dict[str, Path]:
+    def model_folders(self, layout: Layout = HERE) -> dict[str, ModelFolder]:
         """Folder of each model of the run, teachers first; models of earlier runs that lie beside them are left out."""
-        teachers = {name: Path("models/teachers") / name for name in self.run.all_teachers}
-        return teachers | {model.name: Path("models/students") / model.name for model in self.student_models()}
+        names = [*self.run.all_teachers, *(model.name for model in self.student_models())]
+        return {name: layout.model(name) for name in names}
 
     def baseline_of(self, model: "StudentModel") -> list["StudentModel"]:
         """The baselines of `model`: same student and seed, a recipe without teachers."""
@@ -164,10 +165,10 @@ class StudentModel(Settings):
     @property
     def name(self) -> str:
         """The name of its folder, stage and run."""
-        return f"{self.student}-{self.recipe}-{self.seed}"
+        return student_name(self.student, self.recipe, self.seed)
 
 
-def load_params(path: Path = Path("params.yaml")) -> Params:
+def load_params(path: Path = HERE.params) -> Params:
     """Read and check params.yaml.
 
     Raises:

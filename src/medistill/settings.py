@@ -66,7 +66,7 @@ def require_once(key: str, values: list[Any]) -> None:
             raise ValueError(f"{key} names {value!r} more than once")
 
 
-def describe_errors(error: ValidationError, model: type[Settings], *, prefix: str = "") -> str:
+def describe_errors(error: ValidationError, model: type[BaseModel], *, prefix: str = "") -> str:
     """What is wrong with `model`'s keys in one line, each key behind `prefix`; of many mistakes the first."""
     mistakes = error.errors(include_url=False)
     said: list[str] = []
@@ -79,7 +79,7 @@ def describe_errors(error: ValidationError, model: type[Settings], *, prefix: st
     return "; ".join(said) + (f"; and {counted(more, 'more mistake')}" if more else "")
 
 
-def _describe(item: Any, model: type[Settings]) -> str:
+def _describe(item: Any, model: type[BaseModel]) -> str:
     """One of pydantic's `ValidationError.errors()` in a few words."""
     parts = [shortened(str(part), 60) for part in item["loc"]]
     if parts[2:3] == ["terms"] and len(parts) > 4:  # pydantic takes the loss for a key
@@ -116,7 +116,7 @@ def _describe(item: Any, model: type[Settings]) -> str:
     return f"{key}: {message}" if key else message
 
 
-def _keys_at(model: type[Settings], place: Sequence[str | int]) -> list[str]:
+def _keys_at(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
     """The keys that `model` knows at a place within it, such as `("recipes", "kd", "terms", 0, "sigmoid_kd")`."""
     here: Any = model
     for part in place:

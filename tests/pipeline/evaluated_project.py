@@ -9,7 +9,9 @@ import yaml
 
 from medistill.checksums import write_record
 from medistill.files import write_json
+from medistill.layout import Layout
 from medistill.params import Params, load_params
+from medistill.records.data import DatasetInfo, Origin, SplitCounts
 from tests.seal import seal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,8 +59,8 @@ def write_project(
 
 def write_dataset(root: Path, images: int, random: np.random.Generator, task: str = "multilabel") -> np.ndarray:
     """Write data/processed without pixels; return the targets, (2 × images, L)."""
-    folder = root / "data" / "processed"
-    folder.mkdir(parents=True)
+    files = Layout(root).processed
+    files.folder.mkdir(parents=True)
     split = np.repeat(["val", "test"], images)
     patients = np.array([f"p{k // 2:04d}" for k in range(2 * images)])
     targets = (random.random((2 * images, len(LABELS))) < 0.25).astype(np.float32)
@@ -81,30 +83,33 @@ def write_dataset(root: Path, images: int, random: np.random.Generator, task: st
     )
     for k, label in enumerate(LABELS):
         manifest[f"label:{label}"] = targets[:, k]
-    manifest.to_parquet(folder / "manifest.parquet", index=False)
+    manifest.to_parquet(files.manifest, index=False)
     counts = {
-        name: {
-            "images": int((split == name).sum()),
-            "groups": len(set(patients[split == name])),
-            "positives": {label: int((targets[split == name, k] == 1).sum()) for k, label in enumerate(LABELS)},
-            "negatives": {label: int((targets[split == name, k] == 0).sum()) for k, label in enumerate(LABELS)},
-        }
+        name: SplitCounts(
+            images=int((split == name).sum()),
+            groups=len(set(patients[split == name])),
+            positives={label: int((targets[split == name, k] == 1).sum()) for k, label in enumerate(LABELS)},
+            negatives={label: int((targets[split == name, k] == 0).sum()) for k, label in enumerate(LABELS)},
+        )
         for name in ("train", "val", "test")
     }
-    meta = {
-        "name": "toy <b>set</b>",
-        "task": task,
-        "labels": LABELS,
-        "image_size": 32,
-        "channels": 1,
-        "fit": "pad",
-        "fingerprint": "f" * 16,
-        "source": {"format": "chestxray14", "split": "patient"},
-        "counts": counts,
-    }
+    info = DatasetInfo(
+        name="toy <b>set</b>",
+        task=task,
+        labels=LABELS,
+        image_size=32,
+        channels=1,
+        fit="pad",
+        fingerprint="f" * 16,
+        source=Origin(format="chestxray14", split="patient"),
+        boxes=0,
+        entries=2 * images + 2,
+        quarantined=2,
+        counts=counts,
+    )
     quarantine = 'path,reason\nbad.png,truncated\n"\x1b[2J\n\u202e.png",no image\n'
-    (folder / "quarantine.csv").write_text(quarantine, encoding="utf-8")
-    seal(folder / "dataset.json", meta)
+    files.quarantine.write_text(quarantine, encoding="utf-8")
+    seal(files.record, info)
     return targets
 
 

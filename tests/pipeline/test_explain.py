@@ -21,6 +21,7 @@ from medistill.models.settings import Network
 from medistill.models.weights import load_model, save_model
 from medistill.training.outputs import predictions
 from pipeline.stages.explain import main
+from tests.filled import dataset_info
 from tests.seal import digests, seal
 
 LABELS = ["Mass", "<script>Nodule"]
@@ -74,7 +75,7 @@ def write_project(folder, root, *, size: int, boxes: bool, task: str = "multilab
     ]
     pd.DataFrame(rows, columns=["image_id", "label", "x", "y", "w", "h"]).to_parquet(processed / "boxes.parquet")
     facts = {"task": task, "labels": LABELS, "image_size": size, "channels": 1, "fit": "pad"}
-    seal(processed / "dataset.json", {"name": "made <up>", "fingerprint": "0", "source": {"format": "folder"}, **facts})
+    seal(processed / "dataset.json", dataset_info(name="made <up>", fingerprint="0", **facts))
 
     for seed, name in enumerate([f"teachers/{name}" for name in TEACHERS] + [f"students/{name}" for name in STUDENTS]):
         torch.manual_seed(0 if name.endswith("kd-0") else seed)  # the distilled one is its teacher's twin

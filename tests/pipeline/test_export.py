@@ -19,6 +19,7 @@ from medistill.models.settings import Network
 from medistill.models.weights import save_model
 from medistill.runtime.predictor import Predictor
 from pipeline.stages.export import main
+from tests.filled import dataset_info
 from tests.seal import digests, seal
 
 NAME = "eeea_net_c2-kd-0"
@@ -41,7 +42,7 @@ def project(root, tmp_path_factory) -> Path:
     manifest = {"image_id": map(str, numbers), "shard": 0, "row": numbers, "group_id": map(str, numbers)}
     manifest["sha256"] = digests(pixels)
     pd.DataFrame({**manifest, "split": ["train"] * 2 + ["val"] * 4}).to_parquet(data / "manifest.parquet")
-    seal(data / "dataset.json", {"name": "noise", "fingerprint": "da7a", "source": {"format": "folder"}, **shape})
+    seal(data / "dataset.json", dataset_info(name="noise", **shape))
 
     torch.manual_seed(0)
     model = create_classifier(Network(arch="test_efficientnet"), labels=shape["labels"]).eval()

@@ -63,7 +63,7 @@ def test_every_format_reaches_the_gate_and_passes(format, tmp_path):
     summary = ingest(data, tmp_path / "processed", tmp_path / "cache")
     dataset = Dataset.open(tmp_path / "processed")
     quarantine = pd.read_csv(tmp_path / "processed" / "quarantine.csv")
-    assert summary["entries"] == len(dataset.manifest) + len(quarantine) == len(dataset.manifest) > 20
+    assert summary.entries == len(dataset.manifest) + len(quarantine) == len(dataset.manifest) > 20
 
     targets = dataset.targets(dataset.manifest)
     assert set(np.unique(targets[~np.isnan(targets)])) == {0, 1}
@@ -73,7 +73,7 @@ def test_every_format_reaches_the_gate_and_passes(format, tmp_path):
     assert dataset.manifest.groupby("group_id")["split"].nunique().max() == 1
     assert (dataset.manifest["mask_row"] >= 0).any() == (format in {"covid_qu_ex", "csv"})
 
-    assert (summary["boxes"] > 0) == (format in {"chestxray14", "rsna_pneumonia", "vindr_cxr"})
+    assert (summary.boxes > 0) == (format in {"chestxray14", "rsna_pneumonia", "vindr_cxr"})
 
     found = audit(dataset)
     assert not [finding for finding in found["findings"] if finding["severity"] == "error"]

@@ -284,9 +284,9 @@ def test_assistants_answer_into_a_folder_of_their_own(params, tmp_path):
     assert [str(read.knowledge_folder(name)) for name in read.run.all_teachers] == [
         "data/knowledge/densenet",
         "data/knowledge/efficientnet_lite2",
-        "assistants/new",
+        "data/assistants/new",
     ]
-    assert str(read.model_folders()["new"]) == "models/teachers/new"
+    assert str(read.model_folders()["new"].folder) == "models/teachers/new"
 
 
 def test_what_the_page_on_distillation_shows_is_valid(root, params, tmp_path):

@@ -18,7 +18,7 @@ from medistill.audit.rules import LEFT_OUT, judge, rules_of, tables_of
 from medistill.data import splits as sides
 from medistill.data.adapters import formats, read_source
 from medistill.data.arrays import read_picture
-from medistill.data.dataset import SPLITS, Dataset
+from medistill.data.dataset import Dataset
 from medistill.data.folders import compose
 from medistill.data.ingest import ingest
 from medistill.data.settings import MAX_QUARANTINED, Data
@@ -26,7 +26,9 @@ from medistill.data.source import Source
 from medistill.errors import UserError
 from medistill.files import atomic
 from medistill.images.errors import ImageError
+from medistill.layout import Layout
 from medistill.plain_yaml import parse_yaml
+from medistill.records.data import SPLITS
 from medistill.settings import describe_errors
 from medistill.text import counted, printable, shortened
 
@@ -103,10 +105,10 @@ def check(
         known = dataclasses.replace(source, copies=source.copies and not look)
         # a folder for each data set: in one for all, each would remove what another has decoded
         own_cache = cache / hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-        summary = ingest(data, Path(folder) / "processed", own_cache, source=known, empty_sides=True)
-        dataset = Dataset.open(Path(folder) / "processed")
-        quarantined = pd.read_csv(dataset.folder / "quarantine.csv", keep_default_na=False, dtype=str)
-        notes = summary["notes"]
+        info = ingest(data, Layout(Path(folder)).processed.folder, own_cache, source=known, empty_sides=True)
+        dataset = Dataset.open(Layout(Path(folder)).processed.folder)
+        quarantined = pd.read_csv(dataset.files.quarantine, keep_default_na=False, dtype=str)
+        notes = [*info.notes]
         if split is None and source.official is None:
             notes.append(f"split by patient: {source.official_files} are not there")
         if write_splits and source.official is not None:
@@ -121,7 +123,7 @@ def check(
             dataset = _regroup(dataset, _first_of(dataset.manifest, "sha256"), data, source)
             dataset, tables = _draw_splits(dataset, own, data, write_splits, whole=source.copies)
         found = audit(dataset)
-        found["findings"] += _judge(dataset, found, summary["entries"], quarantined)
+        found["findings"] += _judge(dataset, found, info.entries, quarantined)
         if source.copies and look and not write_splits:
             found["findings"].append(_UNWRITTEN)
     written = _write_tables(write_splits, tables) if write_splits else []
@@ -131,7 +133,7 @@ def check(
         "format": format,
         "split": "patient" if write_splits else data.split,
         "task": dataset.task,
-        "entries": summary["entries"],
+        "entries": info.entries,
         "images": len(manifest),
         "groups": int(manifest["group_id"].nunique()),
         "sides": {
@@ -143,7 +145,7 @@ def check(
             for k, label in enumerate(dataset.labels)
         },
         "masks": int((manifest["mask_row"] >= 0).sum()),
-        "boxes": summary["boxes"],
+        "boxes": info.boxes,
         "notes": notes,
         "quarantined": quarantined.to_dict("records"),
         **found,

@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from medistill.audit.duplicates import near_duplicates
 from medistill.audit.shortcuts import CUES, border_features, probe_shortcuts
-from medistill.data.dataset import SPLITS, Dataset
+from medistill.data.dataset import Dataset
+from medistill.records.data import SPLITS
 from medistill.text import counted
 
 SHORTCUT = 0.65

@@ -13,8 +13,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from medistill.audit.findings import SHORTCUT, finding, torn
-from medistill.data.dataset import LABEL_PREFIX, SPLITS, Dataset
-from medistill.data.ingest import COLUMNS, quarantine_limit
+from medistill.data.dataset import Dataset
+from medistill.data.ingest import quarantine_limit
+from medistill.records.data import LABEL_PREFIX, MANIFEST_COLUMNS, SPLITS
 from medistill.text import counted
 
 BLANK = 1.0
@@ -136,7 +137,7 @@ def rules_of(dataset: Dataset, entries: int, max_quarantined: float) -> list[Rul
             None,
             "The manifest has all its columns",
             "columns missing",
-            values=(*COLUMNS, *labels),
+            values=(*MANIFEST_COLUMNS, *labels),
         ),
         Rule(
             LEFT_OUT,

@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from medistill.checksums import INGEST_AGAIN, read_record, reading, require_whole
+from medistill.checksums import INGEST_AGAIN, reading
 from medistill.errors import UserError
-
-SPLITS = ("train", "val", "test")
-LABEL_PREFIX = "label:"
-RECORD = "dataset.json"
+from medistill.layout import HERE, DataFolder
+from medistill.records.data import LABEL_PREFIX, DatasetInfo
 
 
 @dataclass(frozen=True)
@@ -47,17 +45,31 @@ class Dataset:
     checked: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def open(cls, folder: Path = Path("data/processed")) -> "Dataset":
+    def open(cls, folder: Path = HERE.processed.folder) -> "Dataset":
         """Open what `ingest` wrote.
 
         Raises:
             UserError: a file is missing or damaged. Pixels are looked at when they are read, see `Frames`.
         """
-        folder = Path(folder)
-        meta = require_whole(folder / RECORD, ["manifest.parquet"])
-        keys = ("name", "task", "labels", "image_size", "channels", "fit", "fingerprint")
-        facts = {key: meta[key] for key in keys} | {"format": meta["source"]["format"]}
-        return cls(folder=folder, manifest=pd.read_parquet(folder / "manifest.parquet"), **facts)
+        files = DataFolder(Path(folder))
+        info = DatasetInfo.read_whole(files.record, [files.manifest.name])
+        return cls(
+            folder=files.folder,
+            name=info.name,
+            format=info.source.format,
+            task=info.task,
+            labels=info.labels,
+            image_size=info.image_size,
+            channels=info.channels,
+            fit=info.fit,
+            fingerprint=info.fingerprint,
+            manifest=pd.read_parquet(files.manifest),
+        )
+
+    @property
+    def files(self) -> DataFolder:
+        """The files in its folder."""
+        return DataFolder(self.folder)
 
     def split(self, name: str) -> pd.DataFrame:
         """Rows of one split (`train`, `val`, `test`), sorted by `image_id`.
@@ -67,9 +79,7 @@ class Dataset:
         """
         rows = self.manifest[self.manifest["split"] == name].reset_index(drop=True)
         if rows.empty:
-            raise UserError(
-                f"{self.folder / 'manifest.parquet'}: the {name} split is empty; change data.split or fractions"
-            )
+            raise UserError(f"{self.files.manifest}: the {name} split is empty; change data.split or fractions")
         return rows
 
     def targets(self, rows: pd.DataFrame) -> np.ndarray:
@@ -85,8 +95,8 @@ class Dataset:
         number = rows["mask_row"].to_numpy()
         if (number < 0).any():
             raise ValueError("an image without a mask")
-        names = [name for name in read_record(self.folder / RECORD)["files"] if name.startswith("masks-")]
-        require_whole(self.folder / RECORD, names)
+        names = [name for name in DatasetInfo.read(self.files.record).files if name.startswith("masks-")]
+        DatasetInfo.read_whole(self.files.record, names)
         # every shard but the last is full
         full = 0
         out = np.empty((len(rows), self.image_size, self.image_size), bool)
@@ -99,8 +109,8 @@ class Dataset:
 
     def boxes(self) -> pd.DataFrame:
         """Boxes: `image_id`, `label`, `x`, `y` (top left), `w`, `h`, as fractions of the frame; empty where none."""
-        require_whole(self.folder / RECORD, ["boxes.parquet"])
-        return pd.read_parquet(self.folder / "boxes.parquet")
+        DatasetInfo.read_whole(self.files.record, [self.files.boxes.name])
+        return pd.read_parquet(self.files.boxes)
 
 
 class Frames:
@@ -119,7 +129,7 @@ class Frames:
         self._shape = (dataset.channels, dataset.image_size, dataset.image_size)
         self._shard_of, self._row_of = rows["shard"].to_numpy(), rows["row"].to_numpy()
         self._ids, self._digests = rows["image_id"].to_numpy(), rows["sha256"].to_numpy()
-        self._folder, self._checked = dataset.folder, dataset.checked
+        self._file, self._checked = dataset.files.images, dataset.checked
         self._shards = {}
         for shard in np.unique(self._shard_of):
             file = self._file(shard)
@@ -127,7 +137,9 @@ class Frames:
                 pixels = np.load(file, mmap_mode="r")
             last = self._row_of[self._shard_of == shard].max()
             if pixels.dtype != np.uint8 or pixels.shape[1:] != self._shape or len(pixels) <= last:
-                raise UserError(f"{file}: damaged, it has not the shape that {RECORD} says; {INGEST_AGAIN}")
+                raise UserError(
+                    f"{file}: damaged, it has not the shape that {dataset.files.record.name} says; {INGEST_AGAIN}"
+                )
             self._shards[shard] = pixels
             self._checked.setdefault(shard, np.zeros(len(pixels), bool))
 
@@ -147,9 +159,6 @@ class Frames:
                     )
                 checked[row_of[place]] = True
         return out
-
-    def _file(self, shard: int) -> Path:
-        return self._folder / f"images-{shard:05d}.npy"
 
 
 def label_columns(known: Sequence[str], wanted: Sequence[str], who: str) -> list[int | None]:

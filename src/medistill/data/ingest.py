@@ -4,47 +4,36 @@ import hashlib
 import math
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from medistill.checksums import checksums, write_record
 from medistill.data import splits
 from medistill.data.adapters import read_source
 from medistill.data.boxes import outside
 from medistill.data.cache import Frames, decode_all
-from medistill.data.dataset import LABEL_PREFIX, SPLITS
 from medistill.data.folders import compose
 from medistill.data.settings import Data
 from medistill.data.source import DETAILS, Source
 from medistill.errors import UserError
 from medistill.files import atomic, locked, write_array
 from medistill.images.frame import fit_boxes
+from medistill.layout import DataFolder
+from medistill.records.data import (
+    BOX_COLUMNS,
+    BOX_NUMBERS,
+    LABEL_PREFIX,
+    MANIFEST_COLUMNS,
+    QUARANTINE_COLUMNS,
+    SPLITS,
+    DatasetInfo,
+    Origin,
+    SplitCounts,
+)
 from medistill.text import counted, printable
 
 SHARD = 1024
 """Images a shard, `images-*.npy`."""
-
-COLUMNS = (
-    "image_id",
-    "path",
-    "shard",
-    "row",
-    "group_id",
-    "patient_id",
-    "study_id",
-    "split",
-    "view",
-    "sex",
-    "age",
-    "source",
-    "mask_row",
-    "width",
-    "height",
-    "sha256",
-)
-"""Of the manifest; `label:<Name>` follow."""
 
 _FIND = "find them by `medistill check {root} --format {format} --write-splits {splits}`"
 
@@ -57,7 +46,7 @@ def ingest(
     executor: Executor | None = None,
     source: Source | None = None,
     empty_sides: bool = False,
-) -> dict[str, Any]:
+) -> DatasetInfo:
     """Read, split, decode and write a data set.
 
     Every entry of the source ends in the manifest or in the quarantine. `out` is written whole or not at all, and is
@@ -73,8 +62,7 @@ def ingest(
         empty_sides: whether a side may be empty.
 
     Returns:
-        What `dataset.json` says: name, task, labels, image_size, channels, fit, fingerprint, source, boxes, counts by
-        split, how much was left out, and `notes`, what the user should know of how it was read, a sentence each.
+        What `dataset.json` says.
 
     Raises:
         UserError: the source is not what its format promises, a group is on two sides, a side is empty, or more than
@@ -89,7 +77,7 @@ def ingest(
 
 def _ingest(
     data: Data, out: Path, cache: Path, executor: Executor | None, source: Source | None, empty_sides: bool
-) -> dict[str, Any]:
+) -> DatasetInfo:
     source = source or read_source(data.format, data.root, data.options)
     rows, quarantined, notes = _split(source, data)
     _limit(quarantined, source.entries, data, cache)
@@ -127,17 +115,17 @@ def _ingest(
 
     with atomic(out) as folder:
         folder.mkdir()
+        files = DataFolder(folder)
         manifest = _write_shards(rows, frames, folder, source.labels)
         _write_masks(rows, masks, folder)
         boxes = _boxes_in_frames(source, manifest, data)
-        summary = _summarise(manifest, boxes, len(quarantined), source, data) | {"notes": notes}
-        manifest.to_parquet(folder / "manifest.parquet", index=False)
-        boxes.to_parquet(folder / "boxes.parquet", index=False)
-        _write_quarantine(folder / "quarantine.csv", quarantined)
+        info = _summarise(manifest, boxes, len(quarantined), source, data, notes)
+        manifest.to_parquet(files.manifest, index=False)
+        boxes.to_parquet(files.boxes, index=False)
+        _write_quarantine(files.quarantine, quarantined)
         # all but the pixels, of which the manifest has a checksum each
-        files = (file for file in folder.iterdir() if not file.name.startswith("images-"))
-        write_record(folder / "dataset.json", summary | {"files": checksums(files, folder)})
-    return summary
+        checked = (file for file in folder.iterdir() if not file.name.startswith("images-"))
+        return info.write(files.record, checked)
 
 
 def _split(source: Source, data: Data) -> tuple[pd.DataFrame, list[tuple[str, str]], list[str]]:
@@ -265,7 +253,7 @@ def _limit(quarantined: list[tuple[str, str]], entries: int, data: Data, cache: 
 
 def _list_left_out(quarantined: list[tuple[str, str]], cache: Path) -> str:
     """Write what is left out to the cache, and name the first of it."""
-    listing = cache / "quarantine.csv"
+    listing = DataFolder(cache).quarantine
     _write_quarantine(listing, quarantined)
     path, reason = min(quarantined)
     return f"the first: {path}: {reason}; all: {listing}"
@@ -279,7 +267,7 @@ def quarantine_limit(share: float, entries: int) -> int:
 def _write_quarantine(path: Path, quarantined: list[tuple[str, str]]) -> None:
     with atomic(path) as temporary:
         rows = [(_as_cell(path), printable(reason)) for path, reason in sorted(quarantined)]
-        pd.DataFrame(rows, columns=["path", "reason"]).to_csv(temporary, index=False, lineterminator="\n")
+        pd.DataFrame(rows, columns=list(QUARANTINE_COLUMNS)).to_csv(temporary, index=False, lineterminator="\n")
 
 
 def _as_cell(path: str) -> str:
@@ -306,7 +294,7 @@ def _write_shards(rows: pd.DataFrame, frames: Frames, folder: Path, labels: list
         height=np.array([place.height for place in places], np.int32),
         sha256=pd.Series(hashes, index=rows.index, dtype="str"),
     )
-    return manifest[[*COLUMNS, *(LABEL_PREFIX + label for label in labels)]]
+    return manifest[[*MANIFEST_COLUMNS, *(LABEL_PREFIX + label for label in labels)]]
 
 
 def _write_masks(rows: pd.DataFrame, masks: Frames, folder: Path) -> None:
@@ -327,7 +315,7 @@ def _boxes_in_frames(source: Source, manifest: pd.DataFrame, data: Data) -> pd.D
         UserError: a box lies outside of its image.
     """
     boxes = source.boxes.merge(manifest[["image_id", "width", "height"]], on="image_id")
-    numbers = ["x", "y", "w", "h"]
+    numbers = list(BOX_NUMBERS)
     if source.boxes_in == "pixels":
         lost = outside(boxes, boxes["width"], boxes["height"])
         if lost.any():
@@ -345,36 +333,36 @@ def _boxes_in_frames(source: Source, manifest: pd.DataFrame, data: Data) -> pd.D
         fitted[here] = fit_boxes(pixels, width=width, height=height, size=data.image_size, fit=data.fit)
     boxes[numbers] = fitted
     boxes = boxes[(boxes["w"] > 0) & (boxes["h"] > 0)]
-    return boxes[["image_id", "label", *numbers]].sort_values(["image_id", "label", *numbers], ignore_index=True)
+    return boxes[list(BOX_COLUMNS)].sort_values(["image_id", "label", *numbers], ignore_index=True)
 
 
 def _summarise(
-    manifest: pd.DataFrame, boxes: pd.DataFrame, quarantined: int, source: Source, data: Data
-) -> dict[str, Any]:
+    manifest: pd.DataFrame, boxes: pd.DataFrame, quarantined: int, source: Source, data: Data, notes: list[str]
+) -> DatasetInfo:
     counts = {}
     for side in SPLITS:
         part = manifest[manifest["split"] == side]
-        counts[side] = {
-            "images": len(part),
-            "groups": part["group_id"].nunique(),
-            "positives": {label: int((part[LABEL_PREFIX + label] == 1).sum()) for label in source.labels},
-            "negatives": {label: int((part[LABEL_PREFIX + label] == 0).sum()) for label in source.labels},
-        }
-    return {
-        "name": printable(data.name or data.root.resolve().name),
-        "task": source.task,
-        "labels": source.labels,
-        "image_size": data.image_size,
-        "channels": data.channels,
-        "fit": data.fit,
-        "fingerprint": _fingerprint(manifest, source.labels),
-        # Neither the root nor settings that only decide whether ingest stops: who moves the data need not train again.
-        "source": {"format": data.format, "split": data.split},
-        "boxes": len(boxes),
-        "entries": source.entries,
-        "quarantined": quarantined,
-        "counts": counts,
-    }
+        counts[side] = SplitCounts(
+            images=len(part),
+            groups=part["group_id"].nunique(),
+            positives={label: int((part[LABEL_PREFIX + label] == 1).sum()) for label in source.labels},
+            negatives={label: int((part[LABEL_PREFIX + label] == 0).sum()) for label in source.labels},
+        )
+    return DatasetInfo(
+        name=printable(data.name or data.root.resolve().name),
+        task=source.task,
+        labels=source.labels,
+        image_size=data.image_size,
+        channels=data.channels,
+        fit=data.fit,
+        fingerprint=_fingerprint(manifest, source.labels),
+        source=Origin(format=data.format, split=data.split),
+        boxes=len(boxes),
+        entries=source.entries,
+        quarantined=quarantined,
+        counts=counts,
+        notes=notes,
+    )
 
 
 def _fingerprint(manifest: pd.DataFrame, labels: list[str]) -> str:

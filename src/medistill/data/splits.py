@@ -8,10 +8,10 @@ import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from medistill.data.dataset import SPLITS
 from medistill.data.folders import compose
 from medistill.data.tables import read_table
 from medistill.errors import UserError
+from medistill.records.data import SPLITS
 
 GROUPS_FILE = "groups.csv"
 SIDES_FILE = "sides.csv"

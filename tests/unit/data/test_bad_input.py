@@ -117,8 +117,8 @@ def test_each_file_has_one_fate_and_nothing_is_lost(nih, tmp_path, workers):
     dataset = Dataset.open(tmp_path / "out")
     quarantine = pd.read_csv(tmp_path / "out" / "quarantine.csv").set_index("path")["reason"]
 
-    assert summary["entries"] == 60 + 1 + 2  # rows, one of them with a path out of the root; files that no row names
-    assert summary["entries"] == len(dataset.manifest) + len(quarantine)
+    assert summary.entries == 60 + 1 + 2  # rows, one of them with a path out of the root; files that no row names
+    assert summary.entries == len(dataset.manifest) + len(quarantine)
     expected = {f"images/{name}": reason for name, reason in reasons.items()} | {
         "images/../../secret.png": "but there is no such file",
         "images/unlisted.jpg": "no row of Data_Entry_2017.csv names this image",

@@ -415,7 +415,7 @@ def test_the_whole_folder_goes_through_ingest(tmp_path, above):
     )
     summary = ingest(data, tmp_path / "out", tmp_path / "cache")
     frontal = 24 * 2 + 6 * 2
-    assert (summary["entries"], summary["quarantined"]) == (frontal, 1)
+    assert (summary.entries, summary.quarantined) == (frontal, 1)
 
     dataset = Dataset.open(tmp_path / "out")
     manifest = dataset.manifest.set_index("image_id")

@@ -63,7 +63,7 @@ def test_masks_come_out_pixel_by_pixel(tmp_path, part):
     summary = ingest(data, tmp_path / "out", tmp_path / "cache")
     dataset = Dataset.open(tmp_path / "out")
     manifest = dataset.manifest
-    assert {side: counts["images"] for side, counts in summary["counts"].items()} == (
+    assert {side: counts.images for side, counts in summary.counts.items()} == (
         {"train": 12, "val": 12, "test": 12} if part == "lung" else {"train": 6, "val": 6, "test": 6}
     )
     box_of = boxes

@@ -38,7 +38,7 @@ def test_a_table_of_everything_goes_through_ingest(tmp_path):
     options = write_csv(root)
     summary = ingest(settings("csv", root, split="official", options=options), tmp_path / "out", tmp_path / "cache")
     data = Dataset.open(tmp_path / "out")
-    assert (data.task, data.labels, summary["entries"], summary["quarantined"]) == (
+    assert (data.task, data.labels, summary.entries, summary.quarantined) == (
         "multilabel",
         ["Mass", "Effusion"],
         32,

@@ -171,7 +171,7 @@ def test_boxes_in_pixels_of_their_images_lie_on_what_they_show(tmp_path, fit):
     (root / "t.csv").write_text("\n".join(["file,x0,y0,x1,y1,Mass", *rows]) + "\n")
     options = {"path": "file", "labels": ["Mass"], "boxes": CORNERS}
     data = settings("csv", root, options=options, image_size=96, fit=fit)
-    assert ingest(data, tmp_path / "out", tmp_path / "cache")["boxes"] == 12
+    assert ingest(data, tmp_path / "out", tmp_path / "cache").boxes == 12
     dataset = Dataset.open(tmp_path / "out")
     frames = dataset.images(dataset.manifest)[:, 0].astype(float) / 255
     boxes = dataset.boxes().set_index("image_id").loc[dataset.manifest["image_id"]]

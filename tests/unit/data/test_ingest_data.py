@@ -9,11 +9,12 @@ from PIL import Image
 
 from medistill.checksums import require_whole
 from medistill.data.dataset import Dataset
-from medistill.data.ingest import COLUMNS, ingest
+from medistill.data.ingest import ingest
 from medistill.data.settings import Data
 from medistill.data.source import Source
 from medistill.errors import UserError
 from medistill.images.decode import decode
+from medistill.records.data import MANIFEST_COLUMNS, SplitCounts
 
 LABELS = [
     "Atelectasis",
@@ -67,14 +68,14 @@ def test_the_folder_is_what_the_contract_says(nih, tmp_path, monkeypatch):
     shards = {f"images-{shard:05d}.npy" for shard in range(3)}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names | shards
     record = require_whole(tmp_path / "out" / "dataset.json")
-    assert record.pop("files").keys() == names - {"dataset.json"}  # the manifest has a checksum of each frame
-    assert record == summary
+    assert record["files"].keys() == names - {"dataset.json"}  # the manifest has a checksum of each frame
+    assert record == summary.model_dump()
 
     data = Dataset.open(tmp_path / "out")
     manifest = data.manifest
     assert (data.name, data.task, data.image_size, data.channels, data.fit) == ("nih", "multilabel", 32, 1, "pad")
     assert data.labels == LABELS
-    assert list(manifest) == [*COLUMNS, *(f"label:{label}" for label in LABELS)]
+    assert list(manifest) == [*MANIFEST_COLUMNS, *(f"label:{label}" for label in LABELS)]
     assert manifest["image_id"].is_monotonic_increasing
     assert manifest["image_id"].is_unique
     types = {"shard": "int32", "row": "int32", "width": "int32", "height": "int32", "age": "float64"}
@@ -97,12 +98,12 @@ def test_counts_and_splits_are_those_of_the_source(nih, tmp_path):
     listed = set((nih / "test_list.txt").read_text().split())
     assert set(manifest["image_id"][manifest["split"] == "test"]) == listed
     assert manifest.groupby("patient_id")["split"].nunique().max() == 1
-    for side, counts in summary["counts"].items():
+    for side, counts in summary.counts.items():
         part = manifest[manifest["split"] == side]
         odd = part["patient_id"].astype(int) % 2 == 1  # who has Effusion and Mass in this folder
-        assert counts["images"] == len(part) > 0
-        assert counts["groups"] == len(part) / 2
-        positives = {label: n for label, n in counts["positives"].items() if n}
+        assert counts.images == len(part) > 0
+        assert counts.groups == len(part) / 2
+        positives = {label: n for label, n in counts.positives.items() if n}
         assert positives == {"Effusion": odd.sum(), "Mass": odd.sum()}
 
 
@@ -157,9 +158,9 @@ def change_nothing_that_matters(root):
     [(change_pixels, False), (change_label, False), (change_split, False), (change_nothing_that_matters, True)],
 )
 def test_the_fingerprint_follows_pixels_labels_and_splits(nih, tmp_path, change, same):
-    before = run(nih, tmp_path)["fingerprint"]
+    before = run(nih, tmp_path).fingerprint
     change(nih)
-    assert (run(nih, tmp_path)["fingerprint"] == before) is same
+    assert (run(nih, tmp_path).fingerprint == before) is same
 
 
 def test_the_fingerprint_follows_groups_even_where_they_change_no_side(nih, tmp_path):
@@ -172,7 +173,7 @@ def test_the_fingerprint_follows_groups_even_where_they_change_no_side(nih, tmp_
     old, new = (Dataset.open(tmp_path / name).manifest for name in ("before", "after"))
     assert old["split"].equals(new["split"])
     assert not old["group_id"].equals(new["group_id"])
-    assert before["fingerprint"] != after["fingerprint"]
+    assert before.fingerprint != after["fingerprint"]
 
 
 def test_bad_files_are_quarantined_and_the_run_goes_on(nih, tmp_path):
@@ -191,7 +192,7 @@ def test_bad_files_are_quarantined_and_the_run_goes_on(nih, tmp_path):
     assert reason["images/00000002_000.png"] == "the file is empty"
     assert reason["images/00000003_000.png"] == "not an image, or in a format that is not read"
     assert str(tmp_path) not in "".join(reason.values())
-    assert (summary["entries"], summary["quarantined"]) == (61, 5)
+    assert (summary.entries, summary.quarantined) == (61, 5)
     assert len(Dataset.open(tmp_path / "out").manifest) == 56
 
 
@@ -202,7 +203,7 @@ def test_too_many_bad_files_stop_the_run_and_leave_nothing(nih, tmp_path, spoilt
     for file in sorted((nih / "images").iterdir())[:spoilt]:
         file.write_text("not an image")
     if not stops:
-        assert run(nih, tmp_path, max_quarantined=allowed)["quarantined"] == spoilt
+        assert run(nih, tmp_path, max_quarantined=allowed).quarantined == spoilt
         return
     with pytest.raises(UserError) as caught:
         run(nih, tmp_path, max_quarantined=allowed)
@@ -227,7 +228,7 @@ def test_the_official_split_needs_its_lists(nih, tmp_path):
     (nih / "test_list.txt").unlink()
     with pytest.raises(UserError, match=r"train_val_list.txt and test_list.txt are not there; set data.split: patient"):
         run(nih, tmp_path)
-    assert run(nih, tmp_path, split="patient")["quarantined"] == 0
+    assert run(nih, tmp_path, split="patient").quarantined == 0
 
 
 def test_a_patient_on_two_sides_is_named(nih, tmp_path):
@@ -266,7 +267,7 @@ def test_boxes_follow_the_fit(nih, tmp_path, fit, fractions):
     header = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
     cut_away = f"{name},Mass,0,0,100,1024"
     (nih / "BBox_List_2017.csv").write_text(f"{header}\n{name},Effusion,0,256,512,256\n{cut_away}\n")
-    assert run(nih, tmp_path, fit=fit)["boxes"] == (1 if fit == "crop" else 2)
+    assert run(nih, tmp_path, fit=fit).boxes == (1 if fit == "crop" else 2)
     boxes = Dataset.open(tmp_path / "out").boxes()
     assert boxes["label"].tolist() == (["Effusion"] if fit == "crop" else ["Effusion", "Mass"])
     assert boxes.loc[0, ["x", "y", "w", "h"]].tolist() == pytest.approx(fractions)
@@ -362,8 +363,8 @@ def test_masks_lie_on_their_images_and_unknown_labels_stay_unknown(tmp_path, mon
         data.masks(data.manifest)
     known = data.targets(data.manifest)[:, 0]
     assert np.array_equal(known, np.float32([0, 1, np.nan] * 4), equal_nan=True)
-    assert summary["counts"]["test"]["positives"] == summary["counts"]["test"]["negatives"] == {"Spot": 0}
-    assert summary["counts"]["val"] == {"images": 4, "groups": 4, "positives": {"Spot": 4}, "negatives": {"Spot": 0}}
+    assert summary.counts["test"].positives == summary.counts["test"].negatives == {"Spot": 0}
+    assert summary.counts["val"] == SplitCounts(images=4, groups=4, positives={"Spot": 4}, negatives={"Spot": 0})
     assert data.manifest["patient_id"].isna().all()
     assert data.manifest["age"].isna().all()
 
@@ -372,7 +373,7 @@ def test_an_image_whose_mask_is_damaged_is_left_out(tmp_path):
     drawn = Drawn(tmp_path / "root")
     (tmp_path / "root" / "masks" / "01.png").write_text("no picture")
     summary = ingest(settings(tmp_path / "root"), tmp_path / "out", tmp_path / "cache", source=drawn.source)
-    assert summary["quarantined"] == 1
+    assert summary.quarantined == 1
     quarantine = pd.read_csv(tmp_path / "out" / "quarantine.csv")
     assert quarantine.to_dict("records") == [
         {"path": "pictures/01.png", "reason": "its mask masks/01.png: not an image, or in a format that is not read"}

@@ -12,9 +12,10 @@ from numpy.lib import format as npy
 from medistill.data import arrays, cache
 from medistill.data.adapters.medmnist import SETS
 from medistill.data.cache import decode_all
-from medistill.data.dataset import SPLITS, Dataset
+from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
 from medistill.errors import UserError
+from medistill.records.data import SPLITS
 from tests.trees_readers import write_medmnist
 from tests.trees_tiles import read_whole, settings
 

@@ -127,7 +127,7 @@ def settings(root, options=OPTIONS) -> Data:
 
 def test_names_of_files_and_people_are_kept_as_they_are_and_escaped_in_what_people_read(hostile, tmp_path):
     summary = ingest(settings(hostile), tmp_path / "out", tmp_path / "cache")
-    assert summary["name"] == f"set{SHOWN}"
+    assert summary.name == f"set{SHOWN}"
     manifest = Dataset.open(tmp_path / "out").manifest
     assert f"4{OBEYED}.png" in manifest["image_id"].tolist()
     assert (hostile / manifest["path"].iloc[0]).is_file()

@@ -45,7 +45,7 @@ def test_one_file_is_all_a_format_needs(own_format, tmp_path, make_picture):
         workers=1,
     )
     summary = ingest(data, tmp_path / "out", tmp_path / "cache")
-    assert (summary["entries"], summary["quarantined"], summary["task"]) == (61, 1, "multiclass")
+    assert (summary.entries, summary.quarantined, summary.task) == (61, 1, "multiclass")
     dataset = Dataset.open(tmp_path / "out")
     assert dataset.labels == ["benign", "malignant"]
     assert dataset.manifest["group_id"].nunique() == 20

@@ -407,7 +407,7 @@ def test_the_whole_folder_goes_through_ingest(tmp_path, labels):
     Image.fromarray(grey).save(root / "1" / ramp)
     data = settings("padchest", root, options={"labels": labels}, max_quarantined=0.05)
     summary = ingest(data, tmp_path / "out", tmp_path / "cache")
-    assert (summary["entries"], summary["quarantined"]) == (24, 1)
+    assert (summary.entries, summary.quarantined) == (24, 1)
     assert f"0/{broken},cannot be decoded" in (tmp_path / "out" / "quarantine.csv").read_text()
 
     dataset = Dataset.open(tmp_path / "out")

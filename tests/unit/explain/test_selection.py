@@ -5,6 +5,7 @@ import pytest
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.explain.selection import absent_findings, boxed_findings, mistaken_findings, positive_findings, spread
+from tests.filled import dataset_info
 from tests.seal import seal
 
 LABELS = ["Mass", "Nodule", "Hernia"]
@@ -16,7 +17,7 @@ def dataset(folder, boxes: list[tuple] = (), images: int = 40) -> Dataset:
     pd.DataFrame(boxes, columns=["image_id", "label", "x", "y", "w", "h"]).to_parquet(
         folder / "processed" / "boxes.parquet"
     )
-    seal(folder / "processed" / "dataset.json", {})
+    seal(folder / "processed" / "dataset.json", dataset_info(labels=LABELS))
     rows = {
         "image_id": [f"i{k:02d}" for k in range(images)],
         "group_id": [f"p{k // 2}" for k in range(images)],

@@ -17,6 +17,7 @@ from medistill.models.classifier import Classifier, map_size
 from medistill.models.costs import count_macs, count_params
 from medistill.models.settings import Network
 from medistill.models.weights import load_model, save_model
+from tests.filled import dataset_info
 from tests.seal import digests, seal
 
 LABELS = ["Effusion", "Nodule", "Épanchement | <b>"]
@@ -50,7 +51,7 @@ def dataset(tmp_path_factory) -> Dataset:
     )
     manifest.to_parquet(folder / "manifest.parquet")
     meta = {"task": "multilabel", "labels": LABELS, "image_size": SIZE, "channels": 1, "fit": "pad"}
-    seal(folder / "dataset.json", {"name": "tiny", "fingerprint": "da7a", "source": {"format": "folder"}, **meta})
+    seal(folder / "dataset.json", dataset_info(name="tiny", **meta))
     return Dataset.open(folder)
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from medistill.data.arrays import SUFFIX, Array, find_arrays, is_picture, read_array
-from medistill.data.dataset import LABEL_PREFIX, SPLITS
 from medistill.data.folders import require_folder, suggest_root
 from medistill.data.source import Source, one_hot
 from medistill.errors import UserError
+from medistill.records.data import LABEL_PREFIX, SPLITS
 from medistill.settings import Settings
 
 _ORGANS = (

@@ -1,0 +1,120 @@
+"""How the content of a JSON file between stages becomes an object, and the other way."""
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from medistill.checksums import checksums, read_record, require_whole, what_to_run, write_record
+from medistill.errors import UserError
+from medistill.files import read_json, write_json
+from medistill.settings import describe_errors
+
+JsonObject = dict[str, JsonValue]
+"""Content that is handed on as it is: settings as params.yaml had them, for whoever compares or shows them."""
+
+Task = Annotated[str, Field(pattern="^(multilabel|multiclass)$")]
+
+
+class Content(BaseModel):
+    """Base of all contents. Values never change; keys that are not known are left out, as of a newer medistill."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, protected_namespaces=())
+
+    def to_json(self) -> JsonObject:
+        """The fields by name, those that are None and need not be there left out."""
+        given = self.model_dump(mode="json")
+        fields = type(self).model_fields
+        return {key: value for key, value in given.items() if value is not None or fields[key].is_required()}
+
+    @classmethod
+    def of(cls, path: Path, content: object, again: str) -> Self:
+        """The content of a file that was read.
+
+        Raises:
+            UserError: a key is missing or has a value of another type; the message names the file and the key and ends
+                with `again`.
+        """
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: has no keys; {again}")
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise UserError(f"{path}: {describe_errors(error, cls)}; {again}") from None
+
+
+class Plain(Content):
+    """A JSON file without a checksum of its own: another record has it."""
+
+    @classmethod
+    def read(cls, path: Path, again: str) -> Self:
+        """Read the file.
+
+        Args:
+            path: the file, held against its checksum by the caller.
+            again: what to do where it is not what it should be.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        try:
+            content = read_json(path)
+        except UserError as error:
+            raise UserError(f"{error}; {again}") from None
+        return cls.of(path, content, again)
+
+    def write(self, path: Path) -> None:
+        """Write the file, atomically."""
+        write_json(path, self.to_json())
+
+
+class Record(Content):
+    """A JSON file with a checksum of its own, and of files beside it.
+
+    Attributes:
+        files: SHA-256 of each file by its name from the record's folder.
+    """
+
+    files: dict[str, str] = {}
+
+    @classmethod
+    def read(cls, path: Path, again: str | None = None) -> Self:
+        """Read a record that is as it was written; of the files beside it nothing is said.
+
+        Args:
+            path: the record's.
+            again: what to do where it is missing or damaged; None: run what has written it.
+
+        Raises:
+            UserError: it is missing, damaged, changed, or has no checksum.
+        """
+        return cls.of(path, read_record(path, again), again or what_to_run(path))
+
+    @classmethod
+    def read_whole(cls, path: Path, names: Collection[str] | None = None, again: str | None = None) -> Self:
+        """The same, with the files beside it held against their checksums, each once in a process.
+
+        Args:
+            path: the record's.
+            names: of the files, as the record has them; None: all.
+            again: as for `read`.
+
+        Raises:
+            UserError: the record or a file is missing or damaged.
+        """
+        return cls.of(path, require_whole(path, names, again), again or what_to_run(path))
+
+    def write(self, path: Path, files: Iterable[Path] | None = None) -> Self:
+        """Write the record, atomically, with the checksums of `files` beside it; None: of those that it names.
+
+        Returns:
+            What was written.
+        """
+        written = self if files is None else self.model_copy(update={"files": checksums(files, path.parent)})
+        write_record(path, written.to_json())
+        return written
+
+
+class Sealed(Record):
+    """A record that says nothing but the checksums of files."""

@@ -1,0 +1,92 @@
+"""What `ingest` writes: dataset.json, and the columns of its tables."""
+
+from medistill.records.base import Content, Record, Task
+
+SPLITS = ("train", "val", "test")
+
+MANIFEST_COLUMNS = (
+    "image_id",
+    "path",
+    "shard",
+    "row",
+    "group_id",
+    "patient_id",
+    "study_id",
+    "split",
+    "view",
+    "sex",
+    "age",
+    "source",
+    "mask_row",
+    "width",
+    "height",
+    "sha256",
+)
+"""Of manifest.parquet, one row per image; the labels' columns follow."""
+
+LABEL_PREFIX = "label:"
+"""Of the manifest's columns, one per label: 1, 0, or NaN where unknown."""
+
+BOX_NUMBERS = ("x", "y", "w", "h")
+BOX_COLUMNS = ("image_id", "label", *BOX_NUMBERS)
+"""Of boxes.parquet, one row per box: top left, width and height as fractions of the frame."""
+
+QUARANTINE_COLUMNS = ("path", "reason")
+"""Of quarantine.csv, one row per entry of the source that was left out."""
+
+
+class Origin(Content):
+    """From what a data set was read.
+
+    Neither the root nor settings that only decide whether ingest stops: who moves the data need not train again.
+
+    Attributes:
+        format: as `data.format` named it.
+        split: as `data.split` said.
+    """
+
+    format: str
+    split: str
+
+
+class SplitCounts(Content):
+    """How much is in one split; positives and negatives by label."""
+
+    images: int
+    groups: int
+    positives: dict[str, int]
+    negatives: dict[str, int]
+
+
+class DatasetInfo(Record):
+    """dataset.json: what an ingested data set is.
+
+    Attributes:
+        name: shown in reports.
+        task: `multilabel` or `multiclass`.
+        labels: label names, in the order of every logit vector.
+        image_size: height and width of the frames in pixels.
+        channels: 1 or 3.
+        fit: how frames were made square (`pad`, `squash`, `crop`).
+        fingerprint: changes when pixels, labels or splits change.
+        source: from what it was read.
+        boxes: number of boxes.
+        entries: number of entries of the source; each is in the manifest or in the quarantine.
+        quarantined: number of entries that were left out.
+        counts: by split.
+        notes: what the user should know of how it was read, a sentence each.
+    """
+
+    name: str
+    task: Task
+    labels: list[str]
+    image_size: int
+    channels: int
+    fit: str
+    fingerprint: str
+    source: Origin
+    boxes: int
+    entries: int
+    quarantined: int
+    counts: dict[str, SplitCounts]
+    notes: list[str] = []

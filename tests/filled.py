@@ -1,0 +1,29 @@
+"""Records with something in every field, of which a test says only what it is about."""
+
+from typing import Any
+
+from medistill.records.data import DatasetInfo, Origin, SplitCounts
+
+
+def dataset_info(**changes: Any) -> DatasetInfo:
+    """What dataset.json says of a small data set that a test has made."""
+    origin = Origin(format=changes.pop("format", "folder"), split="official")
+    labels = changes.get("labels", ["Mass", "Nodule"])
+    some = dict.fromkeys(labels, 1)
+    filled = {
+        "name": "made",
+        "task": "multilabel",
+        "labels": labels,
+        "image_size": 32,
+        "channels": 1,
+        "fit": "pad",
+        "fingerprint": "da7a",
+        "source": origin,
+        "boxes": 0,
+        "entries": 4,
+        "quarantined": 0,
+        "counts": {
+            split: SplitCounts(images=2, groups=2, positives=some, negatives=some) for split in ("train", "val", "test")
+        },
+    }
+    return DatasetInfo(**filled | changes)

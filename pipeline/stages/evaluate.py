@@ -1,18 +1,18 @@
 """Measure every model of the run on val and test, and every student against baselines and teachers."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from medistill.checksums import checksums, require_whole, write_record
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.files import atomic, write_json
+from medistill.layout import HERE
 from medistill.params import Params, load_params
+from medistill.records.base import Sealed
+from medistill.records.models import ModelRecord
 from pipeline.stage import run_stage
 
 SPLITS = ("val", "test")
-REPORTS = Path("reports")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,11 +29,11 @@ def main(argv: list[str] | None = None) -> int:
 
     models, study = params.model_folders(), params.evaluate.study
     configs = {}
-    for name, folder in models.items():
-        configs[name] = require_whole(folder / "config.json")
-        provenance.refuse_overlap(folder / provenance.FILE, dataset)
-    files = {name: folder / "predictions.parquet" for name, folder in models.items()}
-    known = {name: config["labels"] if config["role"] == "teacher" else None for name, config in configs.items()}
+    for name, model in models.items():
+        configs[name] = ModelRecord.read_whole(model.config)
+        provenance.refuse_overlap(model.train_ids, dataset)
+    files = {name: model.predictions for name, model in models.items()}
+    known = {name: config.labels if config.role == "teacher" else None for name, config in configs.items()}
     logits = {name: read_logits(path, name, dataset.labels, known=known[name]) for name, path in files.items()}
     measured: dict[str, dict[str, comparison.Measured]] = {}
     steps = len(SPLITS) * len(models) * len(dataset.labels)
@@ -56,30 +56,31 @@ def main(argv: list[str] | None = None) -> int:
             }
 
     described = {
-        name: {"model": name, "role": configs[name]["role"], "seed": params.evaluate.seed}
+        name: {"model": name, "role": configs[name].role, "seed": params.evaluate.seed}
         | ({"study": study} if study != "none" else {})
         | {split: measured[split][name].describe() for split in SPLITS}
         for name in models
     }
-    with atomic(REPORTS / "evaluation") as folder:
+    reports = HERE.reports
+    with atomic(reports.evaluations) as folder:
         folder.mkdir()
         for name, value in described.items():
-            write_json(folder / f"{name}.json", value)
-    with atomic(REPORTS / "roc") as folder:
+            write_json(folder / reports.evaluation(name).name, value)
+    with atomic(reports.rocs) as folder:
         folder.mkdir()
         for name in models:
             fpr, tpr = measured["test"][name].roc()
-            pd.DataFrame({"fpr": fpr, "tpr": tpr}).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+            curve = pd.DataFrame({"fpr": fpr, "tpr": tpr})
+            curve.to_csv(folder / reports.roc(name).name, index=False, lineterminator="\n")
 
     rows = compare(params, measured)
-    with atomic(REPORTS / "comparisons.csv") as path:
+    with atomic(reports.comparisons) as path:
         pd.DataFrame(rows, columns=list(comparison.COLUMNS)).to_csv(path, index=False, lineterminator="\n")
     numbers = {name: numbers_of(described[name], configs[name]) for name in models}
     add_differences(numbers, params, measured)
-    write_json(REPORTS / "metrics.json", numbers)
-    written = [REPORTS / "metrics.json", REPORTS / "comparisons.csv"]
-    written += [file for folder in ("evaluation", "roc") for file in (REPORTS / folder).iterdir()]
-    write_record(REPORTS / "evaluation.json", {"files": checksums(written, REPORTS)})
+    write_json(reports.metrics, numbers)
+    written = [reports.metrics, reports.comparisons, *reports.evaluations.iterdir(), *reports.rocs.iterdir()]
+    Sealed().write(reports.evaluation_record, written)
     return 0
 
 
@@ -107,11 +108,11 @@ def baselines(params: Params, model: Any) -> list[str]:
     return [other.name for other in params.baseline_of(model)] if params.recipes[model.recipe].teachers else []
 
 
-def numbers_of(described: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+def numbers_of(described: dict[str, Any], config: ModelRecord) -> dict[str, Any]:
     """The entry of a model in metrics.json: what is undefined is left out, since DVC metrics are numbers."""
     from medistill.evaluation.comparison import OVERALL
 
-    entry: dict[str, Any] = {"params": config["params"], "macs": config["macs"]}
+    entry: dict[str, Any] = {"params": config.params, "macs": config.macs}
     for split in SPLITS:
         figures = described[split]
         numbers = {}

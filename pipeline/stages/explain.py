@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from medistill.checksums import checksums, require_whole, write_record
 from medistill.data import provenance
 from medistill.data.dataset import LABEL_PREFIX, Dataset
 from medistill.errors import UserError
@@ -19,13 +18,15 @@ from medistill.explain.agreement import agreement
 from medistill.explain.cam import grad_cam, upsample
 from medistill.explain.selection import Finding
 from medistill.files import atomic, write_json
+from medistill.layout import HERE, ExplainFolder, ModelFolder
 from medistill.models.weights import load_model
 from medistill.params import Params, load_params
+from medistill.records.base import Sealed
+from medistill.records.models import ModelRecord
 from medistill.report import gallery
 from medistill.runtime.probabilities import probabilities
 from pipeline.stage import run_stage
 
-OUT = Path("reports/explain")
 BATCH = 8  # small: what could be trained can be explained
 
 
@@ -53,18 +54,19 @@ def main(argv: list[str] | None = None) -> int:
     answers: dict[str, NDArray[np.float64]] = {}
     with tqdm(total=len(folders) * len(findings), desc="explain", unit="map", disable=None) as bar:
         for name, folder in folders.items():
-            maps[name], answers[name] = _explain(folder, dataset, findings, images, bar)
+            maps[name], answers[name] = _explain(folder.folder, dataset, findings, images, bar)
 
     metrics, scores = _measure(_references(params, folders), dataset, measured, maps, with_boxes=bool(boxed))
     shown = [findings.index(finding) for finding in present + absent]
     rows = _rows(dataset, findings, shown, images, maps, answers, scores)
     roles = {name: role for name, role in _roles(params).items() if name in folders}
     page = gallery.render(dataset.name, dataset.task, dataset.labels, roles, metrics, rows)
-    with atomic(OUT) as temporary:
+    with atomic(HERE.reports.explain.folder) as temporary:
         temporary.mkdir()
-        write_json(temporary / "metrics.json", metrics)
-        (temporary / "index.html").write_text(page, encoding="utf-8")
-        write_record(temporary / "record.json", {"files": checksums(temporary.iterdir(), temporary)})
+        files = ExplainFolder(temporary)
+        write_json(files.metrics, metrics)
+        files.page.write_text(page, encoding="utf-8")
+        Sealed().write(files.record, temporary.iterdir())
     return 0
 
 
@@ -73,26 +75,23 @@ def _roles(params: Params) -> dict[str, str]:
     return dict.fromkeys(params.run.all_teachers, "teacher") | students
 
 
-def _explained(params: Params, dataset: Dataset) -> dict[str, Path]:
+def _explained(params: Params, dataset: Dataset) -> dict[str, ModelFolder]:
     """Folder of each model that is explained; a teacher that was taken as it is and lacks a label is left out."""
     folders = {}
     for name, files in params.model_folders().items():
-        folder = files.folder
-        labels = require_whole(folder / "config.json")["labels"]
-        provenance.refuse_overlap(folder / provenance.FILE, dataset)
+        labels = ModelRecord.read_whole(files.config).labels
+        provenance.refuse_overlap(files.train_ids, dataset)
         missing = [label for label in dataset.labels if label not in labels]
         if name in params.run.all_teachers and missing:
             tqdm.write(f"explain: {name} does not know {', '.join(missing)}; it is left out")
         elif labels != dataset.labels and name not in params.run.all_teachers:
-            raise UserError(
-                f"{folder / 'config.json'}: labels differ from the data set's; train it again with dvc repro"
-            )
+            raise UserError(f"{files.config}: labels differ from the data set's; train it again with dvc repro")
         else:
-            folders[name] = folder
+            folders[name] = files
     return folders
 
 
-def _references(params: Params, folders: dict[str, Path]) -> dict[str, list[str]]:
+def _references(params: Params, folders: dict[str, ModelFolder]) -> dict[str, list[str]]:
     """The teachers each student is compared with: its recipe's own; for a baseline, those of the run's recipes."""
     used = {teacher for recipe in params.run.recipes for teacher in params.recipes[recipe].teachers}
     everyone = [teacher for teacher in params.run.all_teachers if teacher in used]
@@ -100,9 +99,9 @@ def _references(params: Params, folders: dict[str, Path]) -> dict[str, list[str]
     return {model: [teacher for teacher in teachers if teacher in folders] for model, teachers in references.items()}
 
 
-def _predicted(folders: dict[str, Path], dataset: Dataset) -> dict[str, NDArray[np.intp]]:
+def _predicted(folders: dict[str, ModelFolder], dataset: Dataset) -> dict[str, NDArray[np.intp]]:
     """The class that each model names on each test image: indices (N,)."""
-    files = {name: folder / "predictions.parquet" for name, folder in folders.items()}
+    files = {name: folder.predictions for name, folder in folders.items()}
     image_ids = dataset.split("test")["image_id"]
     return {
         name: align(read_logits(path, name, dataset.labels), "test", image_ids, path, name).argmax(axis=1)

@@ -12,6 +12,7 @@ from medistill.files import write_json
 from medistill.layout import Layout
 from medistill.params import Params, load_params
 from medistill.records.data import DatasetInfo, Origin, SplitCounts
+from tests.filled import model_record
 from tests.seal import seal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,34 +117,34 @@ def write_dataset(root: Path, images: int, random: np.random.Generator, task: st
 def write_model(root: Path, params: Params, name: str, logits: np.ndarray) -> None:
     """Write the folder of a model that predicted `logits`, rows as in the manifest."""
     student = {model.name: model for model in params.student_models()}.get(name)
-    folder = root / "models" / ("students" if student else "teachers") / name
-    folder.mkdir(parents=True, exist_ok=True)
+    files = Layout(root).model(name)
+    files.folder.mkdir(parents=True, exist_ok=True)
     network = params.students[student.student] if student else params.teachers[name]
-    config = {
-        "role": "student" if student else "teacher",
-        "name": name,
-        "arch": network.arch,
-        "labels": LABELS,
-        "initialisation": "imagenet (somewhere)" if network.pretrained else "random",
-        "params": 4_732_838 if student else 20_000_000,
-        "macs": 290_000_000 if student else 900_000_000,
-        "map_size": [4, 4],
-    }
+    about: dict[str, Any] = {}
     if student:
-        recipe = params.recipes[student.recipe]
-        config |= {"student": student.student, "recipe": student.recipe, "seed": student.seed}
-        config |= recipe.model_dump(mode="json", include={"teachers", "combine", "terms"})
+        about = {"student": student.student, "recipe": student.recipe, "seed": student.seed}
+        about |= params.recipes[student.recipe].model_dump(mode="json", include={"teachers", "combine", "terms"})
+    record = model_record(
+        role="student" if student else "teacher",
+        name=name,
+        arch=network.arch,
+        labels=LABELS,
+        initialisation="imagenet (somewhere)" if network.pretrained else "random",
+        params=4_732_838 if student else 20_000_000,
+        macs=290_000_000 if student else 900_000_000,
+        **about,
+    )
     nothing = np.array([], np.uint64)
-    np.savez(folder / "train_ids.npz", groups=nothing, images=nothing)
+    np.savez(files.train_ids, groups=nothing, images=nothing)
     epochs = pd.DataFrame({"epoch": [1, 2, 3], "step": [8, 16, 24], "train_loss": [0.6, 0.4, 0.3]})
-    epochs.assign(val_macro_auroc=[0.6, 0.75, 0.74]).to_csv(folder / "history.csv", index=False)
-    manifest = pd.read_parquet(root / "data" / "processed" / "manifest.parquet")
+    epochs.assign(val_macro_auroc=[0.6, 0.75, 0.74]).to_csv(files.history, index=False)
+    manifest = pd.read_parquet(Layout(root).processed.manifest)
     table = manifest[["image_id", "group_id", "split"]].copy()
     for k, label in enumerate(LABELS):
         table[f"logit:{label}"] = logits[:, k].astype(np.float32)
     # In another order than the manifest: rows are matched by image_id.
-    table.sample(frac=1, random_state=0).to_parquet(folder / "predictions.parquet", index=False)
-    seal(folder / "config.json", config)
+    table.sample(frac=1, random_state=0).to_parquet(files.predictions, index=False)
+    seal(files.config, record)
 
 
 def write_surroundings(root: Path, params: Params) -> None:

@@ -21,7 +21,7 @@ from medistill.models.settings import Network
 from medistill.models.weights import load_model, save_model
 from medistill.training.outputs import predictions
 from pipeline.stages.explain import main
-from tests.filled import dataset_info
+from tests.filled import dataset_info, model_record
 from tests.seal import digests, seal
 
 LABELS = ["Mass", "<script>Nodule"]
@@ -85,7 +85,8 @@ def write_project(folder, root, *, size: int, boxes: bool, task: str = "multilab
         provenance.write_ids(folder / "models" / name / provenance.FILE, provenance.TrainIds(nothing, nothing))
         if task == "multiclass":
             predictions(model, Dataset.open(processed)).to_parquet(folder / "models" / name / "predictions.parquet")
-        save_model(folder / "models" / name, model, model.config | facts | {"map_size": map_size(model, size)})
+        about = model.config | facts | {"map_size": map_size(model, size), "name": name.split("/")[1]}
+        save_model(folder / "models" / name, model, model_record(**about).to_json())
 
 
 @pytest.fixture(scope="module")

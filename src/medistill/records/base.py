@@ -78,6 +78,11 @@ class Record(Content):
 
     files: dict[str, str] = {}
 
+    def to_json(self) -> JsonObject:
+        """The fields by name, the checksums last."""
+        content = super().to_json()
+        return content | {"files": content.pop("files")}
+
     @classmethod
     def read(cls, path: Path, again: str | None = None) -> Self:
         """Read a record that is as it was written; of the files beside it nothing is said.

@@ -173,7 +173,7 @@ def test_the_fingerprint_follows_groups_even_where_they_change_no_side(nih, tmp_
     old, new = (Dataset.open(tmp_path / name).manifest for name in ("before", "after"))
     assert old["split"].equals(new["split"])
     assert not old["group_id"].equals(new["group_id"])
-    assert before.fingerprint != after["fingerprint"]
+    assert before.fingerprint != after.fingerprint
 
 
 def test_bad_files_are_quarantined_and_the_run_goes_on(nih, tmp_path):

@@ -3,7 +3,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 PYTHON ?= python3
 
-.PHONY: help setup repro test test-slow lint format results
+.PHONY: help setup repro test test-slow coverage lint format results
 
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -37,9 +37,14 @@ test: setup lint  ## lint and test (minutes)
 test-slow: setup  ## the tests that take long or need a service
 	$(PYTEST) -m slow
 
-lint: setup
+coverage: setup  ## which lines and branches no test takes (minutes)
+	$(PYTEST) -m "not slow" --cov --cov-report=term-missing:skip-covered
+
+lint: setup  ## code, form, spelling, types
 	ruff check .
 	ruff format --check .
+	codespell
+	mypy
 
 format: setup  ## put the code into its form
 	ruff check --fix .

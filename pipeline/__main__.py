@@ -2,13 +2,16 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medistill import front_door
 from medistill.errors import UserError
 from medistill.text import counted, printable, to_json
+
+if TYPE_CHECKING:
+    from pipeline.registry import Promotion
 
 REFUSED = 3
 """Exit code of `promote` where no student passed."""
@@ -240,7 +243,7 @@ def _track(root: Path) -> None:
     )
 
 
-def _show(promotion: "Promotion") -> None:  # noqa: F821
+def _show(promotion: "Promotion") -> None:
     from pipeline.registry import describe
 
     for line in describe(promotion):

@@ -62,7 +62,7 @@ class Runner:
         self._slots = threading.Semaphore(workers)
         self._accelerator = threading.Lock()
         self._guard = threading.Lock()
-        self._live: set[subprocess.Popen] = set()
+        self._live: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
 
     def run(self, stage: Stage, log: Callable[[str], Any]) -> Outcome:
@@ -92,14 +92,21 @@ class Runner:
     def _run(self, stage: Stage, log: Callable[[str], Any]) -> Outcome:
         start = time.monotonic()
         process = self._start(stage)
+        output = process.stdout
+        assert output is not None  # it is a pipe
         late = threading.Event()
-        watchdog = threading.Timer(stage.timeout_seconds or 0, lambda: (late.set(), end_group(process)))
+
+        def expire() -> None:
+            late.set()
+            end_group(process)
+
+        watchdog = threading.Timer(stage.timeout_seconds or 0, expire)
         watchdog.daemon = True
         lines = []
         try:
             if stage.timeout_seconds:
                 watchdog.start()
-            for raw in process.stdout:
+            for raw in output:
                 line = printable(raw.decode(errors="replace").rstrip(), keep="\t")
                 lines.append(line)
                 if line:
@@ -108,7 +115,7 @@ class Runner:
         finally:
             watchdog.cancel()
             end_group(process)  # children that a stage left behind
-            process.stdout.close()
+            output.close()
             with self._guard:
                 self._live.discard(process)
         if self._stopped:
@@ -119,7 +126,7 @@ class Runner:
             raise StageFailed(f"{stage.name}: {failure(lines)}")
         return Outcome(status(lines), time.monotonic() - start)
 
-    def _start(self, stage: Stage) -> subprocess.Popen:
+    def _start(self, stage: Stage) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage.name]
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         environment = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
@@ -156,7 +163,8 @@ def failure(lines: list[str]) -> str:
     return next((line for line in reversed(lines) if line), "it said nothing")
 
 
-@flow(name="retrain", task_runner=ThreadPoolTaskRunner(), log_prints=False)
+# Prefect declares its runners of one kind of future and the flow's of any.
+@flow(name="retrain", task_runner=ThreadPoolTaskRunner(), log_prints=False)  # type: ignore[arg-type]
 def retrain(workers: Annotated[int, Field(ge=1)] = 2) -> State:
     """Run every stage of dvc.yaml in the current folder, then track and promote.
 
@@ -186,7 +194,7 @@ def _retrain(root: Path, workers: int) -> State:
         except StageFailed as error:
             return Failed(message=str(error))  # raised, it would bury the reason under a traceback
 
-    futures: dict[str, PrefectFuture[Outcome]] = {}
+    futures: dict[str, PrefectFuture[Any]] = {}
     try:
         for stage in stages:
             futures[stage.name] = run.with_options(
@@ -194,17 +202,17 @@ def _retrain(root: Path, workers: int) -> State:
                 retries=stage.retries,
                 retry_delay_seconds=stage.retry_delay_seconds,
                 tags=[stage.name.split("@")[0]],
-            ).submit(stage, wait_for=[futures[name] for name in stage.upstream])
+            ).submit(stage, return_state=False, wait_for=[futures[name] for name in stage.upstream])
         wait(list(futures.values()))  # does not raise, so that every branch gets its chance
     finally:
         runner.stop()  # after an interruption; otherwise nothing is running any more
     done = {name: future.result() for name, future in futures.items() if future.state.is_completed()}
-    failed = {name: future.state.message for name, future in futures.items() if _ended_badly(future.state)}
+    failed = {name: future.state.message or "" for name, future in futures.items() if _ended_badly(future.state)}
     create_markdown_artifact(table(stages, done, failed), key="stages", description="What became of each stage")
     if len(done) < len(stages):
         return Failed(message=summary(stages, done, failed))
     tracked = _track.submit(params, root)
-    promoted = _promote.submit(params, root, wait_for=[tracked])
+    promoted = _promote.submit(params, root, return_state=False, wait_for=[tracked])
     wait([tracked, promoted])
     for future in (tracked, promoted):
         if not future.state.is_completed():

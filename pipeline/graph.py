@@ -159,7 +159,8 @@ def examine(root: Path, names: Iterable[str]) -> tuple[dict[str, list[str]], lis
         UserError: as `read_graph`, or dvc.yaml has no stage of that name.
     """
     repo = _open(root)
-    stale, altered = {}, []
+    stale: dict[str, list[str]] = {}
+    altered: list[Altered] = []
     with _dvc_errors(repo), _locked(repo):
         known = {_name(repo, stage): stage for stage in _index(repo).stages if stage.cmd}
         made = [Path(out.fs_path) for stage in known.values() for out in stage.outs]
@@ -190,7 +191,7 @@ def _altered(repo: Any, out: Any) -> Altered | None:
     path = Path(os.path.relpath(out.fs_path, repo.root_dir)).as_posix()
     file: tuple[str, ...] = ()
     objects = [recorded.value]
-    if recorded.isdir and present.hash_info.isdir and _is_whole(cache, recorded.value):
+    if recorded.isdir and isinstance(present, Tree) and _is_whole(cache, recorded.value):
         wanted = {key: info.value for key, _, info in Tree.load(cache, recorded)}
         here = {key: info.value for key, _, info in present}
         file = min((key for key in wanted.keys() | here.keys() if wanted.get(key) != here.get(key)), default=())

@@ -166,7 +166,7 @@ def _checksum(line: dict[str, Any]) -> str:
 def _parse(path: Path, number: int, text: bytes) -> dict[str, Any]:
     mend = "mend or remove that line"
     try:
-        line = json.loads(text.decode("utf-8"))
+        line: dict[str, Any] = json.loads(text.decode("utf-8"))
         _Line.model_validate_json(text)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: line {number}: byte {error.start} is not UTF-8; {mend}") from None

@@ -77,7 +77,7 @@ def scheduling(root: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def started(root: Path) -> Iterator[subprocess.Popen]:
+def started(root: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run the server while the block runs; its key is in `key_file()` for as long.
 
     Raises:

@@ -13,7 +13,7 @@ from pathlib import Path
 from medistill.errors import UserError
 
 
-def end_group(process: subprocess.Popen, patience: float = 10.0) -> None:
+def end_group(process: subprocess.Popen[bytes], patience: float = 10.0) -> None:
     """End `process` and its children; it must have been started with `start_new_session=True`.
 
     They get SIGTERM, and SIGKILL after `patience` seconds. Children that outlived the process itself end too.
@@ -27,7 +27,7 @@ def end_group(process: subprocess.Popen, patience: float = 10.0) -> None:
     process.wait()
 
 
-def _alive(process: subprocess.Popen) -> bool:
+def _alive(process: subprocess.Popen[bytes]) -> bool:
     """Whether the process or any member of its group is there."""
     process.poll()  # a leader that has ended must be reaped, or its group would seem to be there
     try:
@@ -44,7 +44,7 @@ def server(
     folder: Path,
     seconds: float = 120.0,
     environment: Mapping[str, str] | None = None,
-) -> Iterator[subprocess.Popen]:
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server while the block runs; it answers when the block begins and is gone when it ends.
 
     Args:
@@ -84,6 +84,6 @@ def answers(address: str | urllib.request.Request) -> bool:
     """Whether a server answers there, or to such a request, with status 200."""
     try:
         with urllib.request.urlopen(address, timeout=5) as response:
-            return response.status == 200
+            return bool(response.status == 200)
     except OSError:
         return False

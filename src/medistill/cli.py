@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -22,6 +22,8 @@ from medistill.text import printable, to_json
 
 if TYPE_CHECKING:
     from medistill.runtime.predictor import Prediction
+
+Item = TypeVar("Item")
 
 app = typer.Typer(
     name="medistill",
@@ -271,20 +273,14 @@ def _show(image: Path, probabilities: dict[str, float]) -> None:
         print(f"  {label:<{width}}  {probability:.3f}")
 
 
-def _bar(items: Iterable, total: int) -> Iterator:
+def _bar(items: Iterable[Item], total: int) -> Iterator[Item]:
     """Pass `items` on, with a bar on stderr (share, time left, rate) where that is a terminal."""
     if not sys.stderr.isatty():
         yield from items
         return
     start = time.perf_counter()
-    bar = typer.progressbar(
-        items,
-        length=total,
-        file=sys.stderr,
-        show_pos=True,
-        item_show_func=lambda _: f"{bar.pos / (time.perf_counter() - start):.0f} images/s",
-    )
-    with bar:
+    with typer.progressbar(items, length=total, file=sys.stderr, show_pos=True) as bar:
+        bar.item_show_func = lambda _: f"{bar.pos / (time.perf_counter() - start):.0f} images/s"
         yield from bar
 
 

@@ -68,4 +68,5 @@ def system_error(error: BaseException | None) -> OSError | None:
 
 def remedy(error: OSError) -> str:
     """What the system says, and what to do: `No space left on device; make room and run it again`."""
+    assert error.errno is not None  # of a `system_error`
     return f"{os.strerror(error.errno)}; {_REMEDIES[error.errno]}"

@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,6 +161,7 @@ def locked(path: Path, *, taken: str | None) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if taken else 0))
         except BlockingIOError:
             file.seek(0)
+            assert taken is not None  # without it the call waits
             raise UserError(taken.replace("{holder}", file.read().decode().strip() or "unknown")) from None
         with writing(path):
             file.truncate(0)
@@ -244,8 +246,7 @@ def read_json(path: Path, *, limit: int = LARGEST_JSON) -> Any:
 def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))
+        repeated = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
         raise ValueError(f"the key {shortened(repr(repeated), 100)} is there twice")
     return found
 

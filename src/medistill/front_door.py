@@ -22,7 +22,7 @@ def run(command: Callable[[], int | None]) -> NoReturn:
         stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            status = command()
+            status: int | str | None = command()
         except SystemExit as end:  # typer and argparse end so
             status = end.code
         if sys.stdout is not None:

@@ -63,14 +63,15 @@ class _Plain(yaml.SafeLoader):
         self._measures: dict[int, tuple[int, int]] = {}  # characters and levels of each node, by its id
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        event = self.peek_event()
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
         if self._open > DEEPEST:  # said before Python's stack ends
             raise _error(f"nested more than {DEEPEST} levels deep", event)
         self._open += 1
         node = super().compose_node(parent, index)
+        assert node is not None  # there is an event
         self._open -= 1
         if isinstance(event, yaml.AliasEvent) and id(node) not in self._measures:
-            raise _error(f"{shortened(event.anchor, 40)} contains itself", event)
+            raise _error(f"{shortened(str(event.anchor), 40)} contains itself", event)
         if id(node) not in self._measures:
             self._measures[id(node)] = self._measure(node)
         characters, levels = self._measures[id(node)]
@@ -95,7 +96,7 @@ class _Plain(yaml.SafeLoader):
         except Exception:  # of PyYAML's constructors, which take it that a value fits its tag
             raise _error(f"{_shown(node)!r} is no {node.tag.rpartition(':')[2]}", node) from None
 
-    def construct_scalar(self, node: yaml.ScalarNode) -> str:
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
         value = super().construct_scalar(node)
         if len(value) > LONGEST_VALUE:
             raise _error(f"a value of {len(value):,} characters; at most {LONGEST_VALUE:,} are read", node)
@@ -115,7 +116,7 @@ class _Plain(yaml.SafeLoader):
         kind = node.tag.rpartition(":")[2]
         raise _error(f"YAML takes {_shown(node)} for a {kind}; write text in quotes, and a list as `[a, b]`", node)
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         pairs = node.value if isinstance(node, yaml.MappingNode) else ()
         for key in (key for key, _ in pairs if isinstance(key, yaml.ScalarNode) and key.value != "<<"):
@@ -126,12 +127,14 @@ class _Plain(yaml.SafeLoader):
 
 
 def _error(problem: str, place: yaml.Node | yaml.Event) -> ConstructorError:
-    return ConstructorError(None, None, problem, place.start_mark)
+    return ConstructorError(None, None, problem, place.start_mark)  # type: ignore[arg-type]  # its stub knows one Mark
 
 
 def _shown(node: yaml.Node) -> str:
     """A value as it is written; of one that is not a scalar its kind."""
-    return printable(shortened(node.value, 40)) if isinstance(node, yaml.ScalarNode) else f"a {node.id}"
+    if isinstance(node, yaml.ScalarNode):
+        return printable(shortened(node.value, 40))
+    return "a sequence" if isinstance(node, yaml.SequenceNode) else "a mapping"
 
 
 _Plain.add_constructor("tag:yaml.org,2002:int", _Plain.construct_yaml_int)

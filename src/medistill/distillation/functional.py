@@ -26,6 +26,10 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
     Where several processes train together, each has a part of the batch: the sum is divided by a process's share of
     what all of them keep, so that the mean of their gradients is the gradient of the whole batch.
+
+    Example:
+        >>> masked_mean(torch.tensor([1.0, 3.0, torch.nan]), torch.tensor([True, True, False])).item()
+        2.0
     """
     if mask is None:
         mask = torch.ones_like(values, dtype=torch.bool)
@@ -65,6 +69,11 @@ def binary_cross_entropy(
         target: (N, L): 1, 0, or NaN where unknown.
         positive_weight: (L,), factor of the positive targets' loss.
         mask: boolean (N, L), further entries to leave out, where false.
+
+    Example:
+        >>> student, target = torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, torch.nan]])
+        >>> round(binary_cross_entropy(student, target).item(), 3)  # of the label that is known
+        0.127
     """
     student, target, mask = _known(student, target, mask)
     loss = F.binary_cross_entropy_with_logits(student, target, pos_weight=positive_weight, reduction="none")
@@ -92,6 +101,11 @@ def focal_bce(
 
     Raises:
         ValueError: `gamma` is negative.
+
+    Example:
+        >>> student, target = torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, 1.0]])
+        >>> [round(focal_bce(student, target, gamma=gamma).item(), 3) for gamma in (0.0, 2.0)]
+        [0.72, 0.352]
     """
     _require(gamma >= 0, f"gamma must not be negative, is {gamma}")
     student, target, mask = _known(student, target, mask)
@@ -129,6 +143,11 @@ def asymmetric_bce(
 
     Raises:
         ValueError: an option is out of range.
+
+    Example:
+        >>> easy, hard = torch.tensor([[-3.0]]), torch.tensor([[1.0]])
+        >>> [round(asymmetric_bce(logit, torch.zeros(1, 1)).item(), 3) for logit in (easy, hard)]
+        [0.0, 0.246]
     """
     _require(min(gamma_negative, gamma_positive) >= 0, "gamma_negative and gamma_positive must not be negative")
     _require(0 <= clip < 1, f"clip must be in 0 … 1, is {clip}")
@@ -157,6 +176,11 @@ def cross_entropy(
 
     Raises:
         ValueError: an image has not just one class; not noticed on a GPU, which would have to be waited for.
+
+    Example:
+        >>> student, target = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([[1.0, 0.0, 0.0]])
+        >>> round(cross_entropy(student, target).item(), 3)
+        0.17
     """
     known, number = _classes(student, target, mask)
     loss = F.cross_entropy(torch.where(known[:, None], student.float(), 0), number, reduction="none")
@@ -187,6 +211,11 @@ def sigmoid_kd(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, ma
 
     Raises:
         ValueError: `temperature` is not positive.
+
+    Example:
+        >>> teacher = torch.tensor([[2.0, -1.0]])
+        >>> [round(sigmoid_kd(teacher + offset, teacher).item(), 3) for offset in (0.0, 1.0)]
+        [0.0, 0.076]
     """
     _require_positive(temperature)
     student, teacher = _answers(student, teacher, mask)
@@ -211,6 +240,11 @@ def softmax_kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0, ma
 
     Raises:
         ValueError: `temperature` is not positive.
+
+    Example:
+        >>> student, teacher = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[3.0, 0.0, -1.0]])
+        >>> [round(softmax_kd(student + offset, teacher).item(), 3) for offset in (0.0, 5.0)]  # which it cannot see
+        [0.814, 0.814]
     """
     _require_positive(temperature)
     student, teacher = _answers(student, teacher, mask)
@@ -236,6 +270,11 @@ def mse_kd(
 
     Raises:
         ValueError: `temperature` is not positive, or `space` is unknown.
+
+    Example:
+        >>> student, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0]])
+        >>> [round(mse_kd(student, teacher, space=space).item(), 3) for space in ("sigmoid", "logits", "softmax")]
+        [0.025, 2.0, 0.049]
     """
     _require_positive(temperature)
     _require(space in ("sigmoid", "logits", "softmax"), f"space must be sigmoid, logits or softmax, is {space!r}")
@@ -264,6 +303,11 @@ def bckd(student: Tensor, teacher: Tensor, *, beta: float = 1.0, mask: Tensor | 
 
     Raises:
         ValueError: `beta` is less than 1.
+
+    Example:
+        >>> student, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0]])
+        >>> round(bckd(student, teacher).item(), 3)
+        0.04
     """
     _require(beta >= 1, f"beta must be at least 1, is {beta}")
     student, teacher = _answers(student, teacher, mask)
@@ -299,6 +343,12 @@ def dkd(
 
     Raises:
         ValueError: `temperature` is not positive, or, but for on a GPU, an image has not just one class.
+
+    Example:
+        >>> student, teacher = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[3.0, 0.0, -1.0]])
+        >>> target = torch.tensor([[1.0, 0.0, 0.0]])
+        >>> [round(dkd(student, teacher, target=target, beta=beta).item(), 3) for beta in (0.0, 8.0)]
+        [0.758, 1.75]
     """
     _require_positive(temperature)
     known, number = _classes(student, target, mask)
@@ -333,6 +383,11 @@ def logit_standardized_kd(
 
     Raises:
         ValueError: `temperature` is not positive.
+
+    Example:
+        >>> teacher = torch.tensor([[3.0, 0.0, -1.0]])
+        >>> logit_standardized_kd(2 * teacher + 5, teacher).item() < 1e-6  # the range of the logits does not count
+        True
     """
     _require_positive(temperature)
     student, teacher = _answers(student, teacher, mask)
@@ -371,6 +426,12 @@ def dist(
 
     Raises:
         ValueError: `temperature` is not positive, or `activation` is unknown.
+
+    Example:
+        >>> student = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
+        >>> teacher = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, -2.0]])
+        >>> round(dist(student, teacher, activation="sigmoid", inter=0.0).item(), 3)
+        0.758
     """
     _require_positive(temperature)
     _require(activation in ("softmax", "sigmoid"), f"activation must be softmax or sigmoid, is {activation!r}")
@@ -402,6 +463,12 @@ def attention_transfer(student: Tensor, teacher: Tensor, *, mask: Tensor | None 
         teacher: feature maps (N, K', h', w'); of two sizes the larger mean of squares is pooled to the smaller. (The
             authors' code pools features first, which a teacher's cached attention does not allow.)
         mask: boolean (N,), images to keep.
+
+    Example:
+        >>> student, teacher = torch.zeros(1, 8, 4, 4), torch.zeros(1, 2, 4, 4)
+        >>> student[:, :, 0, 0], teacher[:, :, 0, 0] = 1.0, 5.0
+        >>> attention_transfer(student, teacher).item()  # both are strong in the same place
+        0.0
     """
     student, teacher = _answers(student, teacher, mask, by=1, alike=1)
     size = [min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True)]
@@ -426,6 +493,13 @@ def rkd(
         distance: weight of the distances.
         angle: weight of the angles; they take N³ numbers of memory.
         mask: boolean (N,), images to keep.
+
+    Example:
+        >>> student = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> round(rkd(3 * student, student).item(), 3)  # the same triangle
+        0.0
+        >>> round(rkd(student * torch.tensor([2.0, 1.0]), student).item(), 3)
+        0.026
     """
     student, teacher = _answers(student, teacher, mask, by=1, alike=1)
     if mask is not None:
@@ -445,6 +519,11 @@ def cosine_similarity(student: Tensor, teacher: Tensor, *, mask: Tensor | None =
         student: features (N, D), those of another width after a projection.
         teacher: features (N, D).
         mask: boolean (N,), images to keep.
+
+    Example:
+        >>> student, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]])
+        >>> round(cosine_similarity(student, teacher).item(), 3)
+        0.293
     """
     student, teacher = _answers(student, teacher, mask, by=1)
     return masked_mean(1 - (_direction(student) * _direction(teacher)).sum(1), mask)
@@ -459,6 +538,10 @@ def feature_mse(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None)
         student: features (N, D), those of another width after a projection.
         teacher: features (N, D).
         mask: boolean (N,), images to keep.
+
+    Example:
+        >>> feature_mse(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 3.0]])).item()
+        4.5
     """
     student, teacher = _answers(student, teacher, mask, by=1)
     return masked_mean((student - teacher).pow(2).mean(1), mask)
@@ -477,6 +560,12 @@ def cam_kd(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> T
         teacher: maps (N, L, h', w').
         mask: boolean (N, L), maps to compare: as a rule labels that are present. A teacher's map without anything in it
             is left out, as it has no direction.
+
+    Example:
+        >>> teacher = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
+        >>> student = torch.tensor([[[[0.0, 1.0], [0.0, 0.0]]]])
+        >>> [round(cam_kd(maps, teacher).item(), 3) for maps in (3 * teacher, student, -teacher)]
+        [0.0, 2.0, 4.0]
     """
     student, teacher, kept = _maps(student, teacher, mask)
     squared = (_direction(student) - _direction(teacher)).pow(2).sum(2)
@@ -494,6 +583,12 @@ def explanation_kd(student: Tensor, teacher: Tensor, *, mask: Tensor | None = No
         student: maps (N, L, h, w), Grad-CAM as a rule, with their graph.
         teacher: maps (N, L, h', w'). The smaller map is resized to the larger.
         mask: boolean (N, L), maps to compare. A teacher's map without positive evidence is left out.
+
+    Example:
+        >>> teacher = torch.tensor([[[[1.0, 0.0], [0.0, -1.0]]]])
+        >>> student = torch.tensor([[[[1.0, 1.0], [0.0, -9.0]]]])
+        >>> round(explanation_kd(student, teacher).item(), 3)
+        0.293
     """
     student, teacher, kept = _maps(student.relu(), teacher.relu(), mask)
     return masked_mean(1 - (_direction(student) * _direction(teacher)).sum(2), kept)

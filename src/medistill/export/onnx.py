@@ -33,7 +33,8 @@ class PixelClassifier(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits, float32 (N, L), of pixels, uint8 (N, C, S, S)."""
-        return self.classifier(image.float() / 255)
+        logits: Tensor = self.classifier(image.float() / 255)
+        return logits
 
 
 def export_onnx(classifier: Classifier, path: Path, *, opset: int) -> int | None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from medistill.checksums import EXPORT_AGAIN, OWN, require_own
 from medistill.errors import UserError
@@ -47,7 +47,7 @@ class Bundle:
     labels: tuple[str, ...]
     image_size: int
     channels: int
-    fit: str
+    fit: Literal["pad", "squash", "crop"]
     model: Path
     sha256: str
 

@@ -111,9 +111,10 @@ class Predictor:
         frames: dict[int, np.ndarray] = {}
         errors: dict[int, str] = {}
         for index, image in enumerate(images):
-            shape = {"size": bundle.image_size, "channels": bundle.channels, "fit": bundle.fit}
             try:
-                frames[index] = decode(image, **shape, memory=free_memory())
+                frames[index] = decode(
+                    image, size=bundle.image_size, channels=bundle.channels, fit=bundle.fit, memory=free_memory()
+                )
             except ImageError as error:
                 errors[index] = error.reason
             except OSError as error:

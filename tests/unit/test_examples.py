@@ -1,0 +1,32 @@
+"""The examples in docstrings hold, and no public function of these modules is without one."""
+
+import doctest
+import inspect
+from types import FunctionType, ModuleType
+
+import pytest
+
+from medistill.distillation import functional
+
+MODULES = [functional]
+WITHOUT = {"sum_over_processes": "of one process it is the value itself"}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_the_examples_hold(module: ModuleType) -> None:
+    assert doctest.testmod(module).failed == 0  # what differs is printed
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_every_public_function_has_an_example(module: ModuleType) -> None:
+    functions = inspect.getmembers(module, inspect.isfunction)
+    bare = {name for name, function in functions if _is_public(module, function) and not _has_example(function)}
+    assert bare == {name for name in WITHOUT if hasattr(module, name)}
+
+
+def _is_public(module: ModuleType, function: FunctionType) -> bool:
+    return function.__module__ == module.__name__ and not function.__name__.startswith("_")
+
+
+def _has_example(function: FunctionType) -> bool:
+    return "\n    Example:\n        >>> " in (function.__doc__ or "")

@@ -79,7 +79,9 @@ def test_phantom_writes_what_was_asked_for(tmp_path):
     folder = tmp_path / "new folder" / "set"
     images = sorted((folder / "images").iterdir())
     assert len(images) == 24
-    assert {Image.open(image).size for image in images} == {(48, 48)}
+    for image in images:
+        with Image.open(image) as picture:
+            assert picture.size == (48, 48)
     rows = (folder / "Data_Entry_2017.csv").read_text().splitlines()[1:]
     assert sorted(row.split(",")[0] for row in rows) == [image.name for image in images]
 

@@ -428,7 +428,7 @@ def _images(dataset: Dataset, near_duplicates: list[dict[str, Any]] | None) -> p
                 one, other = pair["image_id"], pair["other"]
                 like.setdefault(one, f"like {other}")
                 like.setdefault(other, f"like {one}")
-        images["near_duplicates"] = images["image_id"].map(like).fillna("")
+        images["near_duplicates"] = [like.get(image_id, "") for image_id in images["image_id"]]
     if {"shard", "row"} <= set(images):
         images = pd.concat([images, _measure_pixels(dataset, images)], axis=1)
     return images

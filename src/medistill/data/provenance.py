@@ -73,7 +73,8 @@ def read_ids(file: Path) -> TrainIds:
     """
     if not file.exists():
         raise UserError(f"{file}: no such file, so nobody knows what the model has seen; train it again")
-    with reading(file, TRAIN_AGAIN), np.load(file, allow_pickle=False) as content:
+    # Opened here: numpy leaves an archive open that it finds damaged.
+    with reading(file, TRAIN_AGAIN), open(file, "rb") as stream, np.load(stream, allow_pickle=False) as content:
         ids = TrainIds(content["groups"], content["images"])
     if any(part.dtype != np.uint64 or part.ndim != 1 for part in ids):
         raise UserError(f"{file}: damaged, these are no lists of ids; {TRAIN_AGAIN}")

@@ -9,7 +9,8 @@ would stretch to fit (a mask (L,), a teacher (N, 1)) is refused with a `ValueErr
 all logits of an image; where labels are not exclusive, that constant ranks the images.
 """
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,49 @@ _ABSENT = -1e9  # logit of a class that the teacher does not know; not -inf, whi
 _EPS = 1e-8
 _FLAT = 1e-7  # length below which a map or a vector is taken for 0: its direction is rounding
 _CONSTANT = 1e-6  # spread, as a share of the largest value, below which values are taken for alike: it is rounding
+
+
+class Traits(NamedTuple):
+    """What a loss does and does not see.
+
+    Attributes:
+        inputs: `targets` and `logits` are (N, L), `features` (N, D), `maps` (N, K, h, w), `label_maps` (N, L, h, w).
+        zero_at_equality: it is 0 where the student's answer is the teacher's.
+        image_offset: a constant added to all the student says of an image changes nothing.
+        label_offset: a constant added to a label (feature, channel) of all images changes nothing.
+        scale: a positive factor of all the student says changes nothing.
+        batch_size: the mean over the halves of a batch is the batch's, where as much is known in both and nothing is
+            balanced; if not, it compares images with each other.
+        exclusive: for exclusive classes only.
+        to_teacher: a gradient reaches the teacher.
+        mask: what can be left out, an `image` (N,) or a `label` of an image (N, L).
+    """
+
+    inputs: Literal["targets", "logits", "features", "maps", "label_maps"]
+    zero_at_equality: bool = False
+    image_offset: bool = False
+    label_offset: bool = False
+    scale: bool = False
+    batch_size: bool = False
+    exclusive: bool = False
+    to_teacher: bool = False
+    mask: Literal["image", "label"] = "label"
+
+
+TRAITS: list[tuple[str, dict[str, Any], Traits]] = []
+"""Name, options and traits of each loss; a test holds every loss to its row."""
+
+Loss = TypeVar("Loss", bound=Callable[..., Tensor])
+
+
+def _has(traits: Traits, **options: Any) -> Callable[[Loss], Loss]:
+    """Say what the loss below, with these options, does and does not see."""
+
+    def enter(loss: Loss) -> Loss:
+        TRAITS.append((loss.__name__, options, traits))
+        return loss
+
+    return enter
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -59,6 +103,7 @@ def _processes() -> int:
 # Hard losses: logits against labels.
 
 
+@_has(Traits("targets", batch_size=True))
 def binary_cross_entropy(
     student: Tensor, target: Tensor, *, positive_weight: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
@@ -80,6 +125,7 @@ def binary_cross_entropy(
     return masked_mean(loss, mask)
 
 
+@_has(Traits("targets", batch_size=True))
 def focal_bce(
     student: Tensor,
     target: Tensor,
@@ -114,6 +160,7 @@ def focal_bce(
     return masked_mean(_power(wrong, gamma) * loss, mask)
 
 
+@_has(Traits("targets", batch_size=True))
 def asymmetric_bce(
     student: Tensor,
     target: Tensor,
@@ -163,6 +210,7 @@ def asymmetric_bce(
     return masked_mean(torch.where(target > 0.5, positive, negative), mask)
 
 
+@_has(Traits("targets", image_offset=True, batch_size=True, exclusive=True, mask="image"))
 def cross_entropy(
     student: Tensor, target: Tensor, *, class_weight: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
@@ -193,6 +241,7 @@ def cross_entropy(
 # Distillation: logits against a teacher's logits.
 
 
+@_has(Traits("logits", zero_at_equality=True, batch_size=True))
 def sigmoid_kd(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
     """Kullback-Leibler divergence of the student's from the teacher's Bernoulli distribution, label by label.
 
@@ -226,6 +275,7 @@ def sigmoid_kd(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, ma
     return temperature**2 * masked_mean(divergence, mask)
 
 
+@_has(Traits("logits", zero_at_equality=True, image_offset=True, batch_size=True, exclusive=True))
 def softmax_kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0, mask: Tensor | None = None) -> Tensor:
     """`T² · KL(softmax(teacher/T) ‖ softmax(student/T))`, for exclusive classes: the mean over images.
 
@@ -251,6 +301,9 @@ def softmax_kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0, ma
     return _softmax_divergence(student, teacher, temperature, mask)
 
 
+@_has(Traits("logits", zero_at_equality=True, image_offset=True, batch_size=True, exclusive=True), space="softmax")
+@_has(Traits("logits", zero_at_equality=True, batch_size=True), space="logits")
+@_has(Traits("logits", zero_at_equality=True, batch_size=True), space="sigmoid")
 def mse_kd(
     student: Tensor,
     teacher: Tensor,
@@ -287,6 +340,7 @@ def mse_kd(
     return temperature**2 * masked_mean((student - teacher) ** 2, mask)
 
 
+@_has(Traits("logits", zero_at_equality=True, batch_size=True))
 def bckd(student: Tensor, teacher: Tensor, *, beta: float = 1.0, mask: Tensor | None = None) -> Tensor:
     """`|p − q|^β · BCE(q, p)`, p and q the teacher's and the student's sigmoid: the mean over entries.
 
@@ -316,6 +370,7 @@ def bckd(student: Tensor, teacher: Tensor, *, beta: float = 1.0, mask: Tensor | 
     return masked_mean((p - torch.sigmoid(student)).abs() ** beta * loss, mask)
 
 
+@_has(Traits("logits", zero_at_equality=True, image_offset=True, batch_size=True, exclusive=True, mask="image"))
 def dkd(
     student: Tensor,
     teacher: Tensor,
@@ -366,6 +421,7 @@ def dkd(
     return temperature**2 * masked_mean(alpha * whether + beta * which, known)
 
 
+@_has(Traits("logits", zero_at_equality=True, image_offset=True, scale=True, batch_size=True, exclusive=True))
 def logit_standardized_kd(
     student: Tensor, teacher: Tensor, *, temperature: float = 2.0, mask: Tensor | None = None
 ) -> Tensor:
@@ -395,6 +451,8 @@ def logit_standardized_kd(
     return _softmax_divergence(student, teacher, temperature, mask)
 
 
+@_has(Traits("logits", zero_at_equality=True), activation="sigmoid")
+@_has(Traits("logits", zero_at_equality=True, image_offset=True, exclusive=True), activation="softmax")
 def dist(
     student: Tensor,
     teacher: Tensor,
@@ -449,6 +507,7 @@ def dist(
 # Distillation: features and maps.
 
 
+@_has(Traits("maps", zero_at_equality=True, scale=True, batch_size=True, mask="image"))
 def attention_transfer(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Squared difference of attention: where, not what. The mean over images and places.
 
@@ -478,6 +537,7 @@ def attention_transfer(student: Tensor, teacher: Tensor, *, mask: Tensor | None 
     return masked_mean((attention[0] - attention[1]).pow(2).mean(1), mask)
 
 
+@_has(Traits("features", zero_at_equality=True, label_offset=True, scale=True, mask="image"))
 def rkd(
     student: Tensor, teacher: Tensor, *, distance: float = 1.0, angle: float = 2.0, mask: Tensor | None = None
 ) -> Tensor:
@@ -512,6 +572,7 @@ def rkd(
     return loss
 
 
+@_has(Traits("features", zero_at_equality=True, scale=True, batch_size=True, mask="image"))
 def cosine_similarity(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """1 − cosine of the features, the mean over images.
 
@@ -529,6 +590,7 @@ def cosine_similarity(student: Tensor, teacher: Tensor, *, mask: Tensor | None =
     return masked_mean(1 - (_direction(student) * _direction(teacher)).sum(1), mask)
 
 
+@_has(Traits("features", zero_at_equality=True, batch_size=True, mask="image"))
 def feature_mse(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Squared difference of the features, the mean over images and features.
 
@@ -547,6 +609,7 @@ def feature_mse(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None)
     return masked_mean((student - teacher).pow(2).mean(1), mask)
 
 
+@_has(Traits("label_maps", zero_at_equality=True, scale=True, batch_size=True))
 def cam_kd(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Squared distance of class activation maps of length 1, the mean over (image, label).
 
@@ -572,6 +635,7 @@ def cam_kd(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> T
     return masked_mean(squared, kept)
 
 
+@_has(Traits("label_maps", zero_at_equality=True, scale=True, batch_size=True))
 def explanation_kd(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """1 − cosine of two explanations, the mean over (image, label); evidence against a label is left out (ReLU).
 
@@ -746,56 +810,3 @@ def _maps(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor
     )
     shown = teacher.norm(dim=2) >= _FLAT
     return student, teacher, shown if mask is None else shown & mask
-
-
-class Traits(NamedTuple):
-    """What a loss does and does not see.
-
-    Attributes:
-        inputs: `targets` and `logits` are (N, L), `features` (N, D), `maps` (N, K, h, w), `label_maps` (N, L, h, w).
-        zero_at_equality: it is 0 where the student's answer is the teacher's.
-        image_offset: a constant added to all the student says of an image changes nothing.
-        label_offset: a constant added to a label (feature, channel) of all images changes nothing.
-        scale: a positive factor of all the student says changes nothing.
-        batch_size: the mean over the halves of a batch is the batch's, where as much is known in both and nothing is
-            balanced; if not, it compares images with each other.
-        exclusive: for exclusive classes only.
-        to_teacher: a gradient reaches the teacher.
-        mask: what can be left out, an `image` (N,) or a `label` of an image (N, L).
-    """
-
-    inputs: Literal["targets", "logits", "features", "maps", "label_maps"]
-    zero_at_equality: bool
-    image_offset: bool
-    label_offset: bool
-    scale: bool
-    batch_size: bool
-    exclusive: bool
-    to_teacher: bool
-    mask: Literal["image", "label"]
-
-
-TRAITS: list[tuple[str, dict[str, Any], Traits]] = [
-    # loss, options                    inputs    zero  image  label  scale  batch  exclusive  to teacher  mask
-    ("binary_cross_entropy", {}, Traits("targets", False, False, False, False, True, False, False, "label")),
-    ("focal_bce", {}, Traits("targets", False, False, False, False, True, False, False, "label")),
-    ("asymmetric_bce", {}, Traits("targets", False, False, False, False, True, False, False, "label")),
-    ("cross_entropy", {}, Traits("targets", False, True, False, False, True, True, False, "image")),
-    ("sigmoid_kd", {}, Traits("logits", True, False, False, False, True, False, False, "label")),
-    ("softmax_kd", {}, Traits("logits", True, True, False, False, True, True, False, "label")),
-    ("mse_kd", {"space": "sigmoid"}, Traits("logits", True, False, False, False, True, False, False, "label")),
-    ("mse_kd", {"space": "logits"}, Traits("logits", True, False, False, False, True, False, False, "label")),
-    ("mse_kd", {"space": "softmax"}, Traits("logits", True, True, False, False, True, True, False, "label")),
-    ("bckd", {}, Traits("logits", True, False, False, False, True, False, False, "label")),
-    ("dkd", {}, Traits("logits", True, True, False, False, True, True, False, "image")),
-    ("logit_standardized_kd", {}, Traits("logits", True, True, False, True, True, True, False, "label")),
-    ("dist", {"activation": "softmax"}, Traits("logits", True, True, False, False, False, True, False, "label")),
-    ("dist", {"activation": "sigmoid"}, Traits("logits", True, False, False, False, False, False, False, "label")),
-    ("attention_transfer", {}, Traits("maps", True, False, False, True, True, False, False, "image")),
-    ("rkd", {}, Traits("features", True, False, True, True, False, False, False, "image")),
-    ("cosine_similarity", {}, Traits("features", True, False, False, True, True, False, False, "image")),
-    ("feature_mse", {}, Traits("features", True, False, False, False, True, False, False, "image")),
-    ("cam_kd", {}, Traits("label_maps", True, False, False, True, True, False, False, "label")),
-    ("explanation_kd", {}, Traits("label_maps", True, False, False, True, True, False, False, "label")),
-]
-"""What is said of each loss; a test holds every loss to it."""

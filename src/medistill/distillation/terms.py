@@ -4,7 +4,9 @@ A term is named after its function in `medistill.distillation.functional`, where
 the options are. This file needs no torch, so that params.yaml is checked at once.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,6 +19,8 @@ Temperature = Annotated[float, Field(ge=0.01, le=1000)]
 class Term(Settings):
     """What all terms have."""
 
+    loss: str
+    """The function's name."""
     needs: ClassVar[Literal["logits", "attention", "cams", "features"]] = "logits"
     """What the teachers must have been asked for, beside logits a key of `teach`."""
     projected: ClassVar[bool] = False
@@ -191,26 +195,15 @@ class FeatureMse(DistillationTerm):
     projected = True
 
 
-AnyTerm = Annotated[
-    BinaryCrossEntropy
-    | FocalBce
-    | AsymmetricBce
-    | CrossEntropy
-    | SigmoidKd
-    | SoftmaxKd
-    | MseKd
-    | Bckd
-    | Dkd
-    | LogitStandardizedKd
-    | Dist
-    | AttentionTransfer
-    | CamKd
-    | ExplanationKd
-    | Rkd
-    | CosineSimilarity
-    | FeatureMse,
-    Field(discriminator="loss"),
-]
+def _leaves(kind: type[Term]) -> tuple[type[Term], ...]:
+    """All terms below `kind`, in the order in which they stand here."""
+    return tuple(term for child in kind.__subclasses__() for term in _leaves(child) or (child,))
+
+
+if TYPE_CHECKING:
+    AnyTerm = Term
+else:
+    AnyTerm = Annotated[reduce(or_, _leaves(Term)), Field(discriminator="loss")]
 """One term; `loss` says which."""
 
 HARD_LOSS = {

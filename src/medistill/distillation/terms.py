@@ -19,8 +19,8 @@ Temperature = Annotated[float, Field(ge=0.01, le=1000)]
 class Term(Settings):
     """What all terms have."""
 
-    loss: str
-    """The function's name."""
+    if TYPE_CHECKING:
+        loss: str  # the function's name: each term has its own as a literal
     needs: ClassVar[Literal["logits", "attention", "cams", "features"]] = "logits"
     """What the teachers must have been asked for, beside logits a key of `teach`."""
     projected: ClassVar[bool] = False

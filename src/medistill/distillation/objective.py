@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from medistill.data.dataset import Dataset
 from medistill.distillation import functional
 from medistill.distillation.combine import combine_answers
-from medistill.distillation.maps import class_maps
 from medistill.distillation.settings import Recipe
 from medistill.distillation.teachers import Teacher
 from medistill.distillation.terms import HARD_LOSS, HardTerm, Term
@@ -19,7 +18,7 @@ from medistill.errors import UserError
 from medistill.training.trainer import Batch
 
 MOST_EXPLAINED = 3
-"""Labels of an image for explanation_kd: each costs the whole batch a pass back through the classifier."""
+"""Labels of an image for explanation_kd: each costs the whole batch a pass back through a head without closed form."""
 Answers = list[dict[str, Tensor]]
 """Of each teacher for a batch, see `Teacher.answer`."""
 
@@ -95,7 +94,7 @@ class RecipeObjective(nn.Module):
             return _mean(function(*pair, **options) for pair in zip(own, (a["features"] for a in answers), strict=True))
         if term.needs == "cams":
             explained = _explained(batch.targets, combined, known, likeliest=term.loss == "explanation_kd")
-            return _of_maps(function, answers, logits, batch, explained)
+            return _of_maps(function, answers, batch, explained)
         if name in self._with_target:
             return function(logits, combined, target=batch.targets, mask=known.all(1), **options)
         return function(logits, combined, mask=known, **options)
@@ -141,18 +140,16 @@ def _explained(targets: Tensor, answer: Tensor, known: Tensor, *, likeliest: boo
     return explained
 
 
-def _of_maps(
-    function: Callable[..., Tensor], answers: Answers, logits: Tensor, batch: Batch, explained: Tensor
-) -> Tensor:
+def _of_maps(function: Callable[..., Tensor], answers: Answers, batch: Batch, explained: Tensor) -> Tensor:
     """A loss of class activation maps, the mean over all (teacher, image, label) that there are.
 
     Each teacher's are compared as they are: of many sizes the largest would be another grid for the others.
     """
-    # Each image's explained labels first: as many passes back as one image has, not as the batch has. At least one,
+    # Each image's explained labels first: as many maps as one image has labels, not as the batch has. At least one,
     # which no image keeps: processes that train together must all come to the loss.
     order = torch.argsort(~explained, dim=1, stable=True)[:, : max(1, int(explained.sum(1).max()))]
     explained = explained.gather(1, order)
-    maps = class_maps(logits, batch.features, order, create_graph=True)
+    maps = batch.class_maps(order)
     total, count = 0, 0
     for answer in answers:
         cams = answer["cams"].gather(1, order[:, :, None, None].expand(-1, -1, *answer["cams"].shape[2:]))

@@ -5,10 +5,9 @@ from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medistill.data.dataset import Dataset, label_columns
-from medistill.distillation.maps import class_maps
 from medistill.errors import UserError
 from medistill.models.classifier import Classifier, map_shape
 from medistill.training.trainer import Batch
@@ -78,34 +77,16 @@ def ask(teacher: Classifier, images: Tensor, needs: AbstractSet[str]) -> dict[st
         activation maps; both with a largest magnitude of 1, as only their direction counts; `features` (N, K), the
         feature map's mean.
     """
-    seen: list[Tensor] = []
-    cams = "cams" in needs
-
-    def start_graph(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        seen.append(output.detach().requires_grad_(cams))
-        return seen[0]
-
-    handle = teacher.cam_layer().register_forward_hook(start_graph)
-    trained = [parameter for parameter in teacher.parameters() if parameter.requires_grad]
-    for parameter in trained:  # nothing but the way from the feature map to the logits is differentiated
-        parameter.requires_grad_(False)
-    try:
-        with torch.set_grad_enabled(cams):
-            logits = teacher(images)
-            answers = {"logits": logits.detach()}
-            if cams:
-                labels = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
-                maps = class_maps(logits, seen[0], labels, create_graph=False).detach()
-                answers["cams"] = _largest_one(maps)
-        features = seen[0].detach().float()
+    with torch.no_grad():
+        logits, features = teacher(images, with_map=True)
+        answers = {"logits": logits}
+        if "cams" in needs:
+            answers["cams"] = _largest_one(teacher.class_maps(features))
+        features = features.float()
         if "attention" in needs:
             answers["attention"] = _largest_one(features.pow(2).mean(1).sqrt())
         if "features" in needs:
             answers["features"] = features.mean((2, 3))
-    finally:
-        handle.remove()
-        for parameter in trained:
-            parameter.requires_grad_(True)
     return answers
 
 

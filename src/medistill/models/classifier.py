@@ -1,7 +1,8 @@
 """A network with its own size, channels and normalisation, and its last feature map."""
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medistill.errors import UserError, is_out_of_memory
+from medistill.models.heads import PooledHead, class_maps_by_autograd, read_head
 from medistill.models.timm_facts import pretrained_cfg, reason_of, with_args
 
 LUMA = (0.299, 0.587, 0.114)
@@ -18,8 +20,8 @@ LUMA = (0.299, 0.587, 0.114)
 class Classifier(nn.Module):
     """A timm network with its own size, channels and normalisation: images in 0..1 in, logits out.
 
-    So networks of all kinds are asked about the very same frames. The feature map passes an identity, `feature_map`,
-    with channels first whatever the backbone's own order is: explanations have one place to look at in every network.
+    So networks of all kinds are asked about the very same frames, and all give their last feature map and Grad-CAM in
+    one form, with channels first whatever the backbone's own order is.
     """
 
     def __init__(self, backbone: nn.Module, config: dict[str, Any], *, new_head: bool = False) -> None:
@@ -33,34 +35,73 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.config = config
         self.new_head = new_head
-        self.feature_map = nn.Identity()
         # Swin and its kin; networks that do not say have channels first.
         self._channels_come_last = getattr(backbone, "output_fmt", None) == "NHWC"
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config["std"]).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("luma", torch.tensor(LUMA).view(1, 3, 1, 1), persistent=False)
+        self._closed: dict[bool, PooledHead | None] = {}  # by whether it trains
 
     @property
     def input_size(self) -> int | None:
         """Height and width that the backbone sees; None: those of the images it is given."""
         return self.config.get("input_size")
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, L) of float images (N, C, H, W) in 0..1; one channel is read as grey."""
+    def forward(self, images: Tensor, *, with_map: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits (N, L) of float images (N, C, H, W) in 0..1; one channel is read as grey.
+
+        Args:
+            images: of any size that the backbone takes, or that `input_size` brings to it.
+            with_map: give the last feature map (N, K, h, w) as well.
+        """
+        features = self.features(images)
+        logits = self.classify(features)
+        return (logits, features) if with_map else logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """The last feature map (N, K, h, w) of images as `forward` takes them."""
         images = resize(images, self.input_size)
         if self.mean.shape[1] == 1 and images.shape[1] == 3:
             images = (images * self.luma).sum(1, keepdim=True)
         # Broadcasting one channel against the three of mean and std makes the grey image a colour image.
         features = self.backbone.forward_features((images - self.mean) / self.std)
-        if self._channels_come_last:
-            features = self.feature_map(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        else:
-            features = self.feature_map(features)
-        return self.backbone.forward_head(features)
+        return features.permute(0, 3, 1, 2) if self._channels_come_last else features
 
-    def cam_layer(self) -> nn.Module:
-        """The module whose output is the last spatial feature map, (N, K, h, w)."""
-        return self.feature_map
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (N, L) of a feature map (N, K, h, w)."""
+        return self.backbone.forward_head(features.permute(0, 2, 3, 1) if self._channels_come_last else features)
+
+    def class_maps(self, features: Tensor, labels: Tensor | None = None, *, logits: Tensor | None = None) -> Tensor:
+        """Signed Grad-CAM, Grad-CAM without its ReLU, in closed form where the network's head has one.
+
+        Args:
+            features: the last feature map (N, K, h, w).
+            labels: int64 (N, M), those explained of each image; None: all, M = L.
+            logits: (N, L), computed from `features`, which have a graph up to there; None: they are computed anew,
+                where they are needed.
+
+        Returns:
+            float32 (N, M, h, w), at the map's resolution and unnormalised; with a gradient where gradients are enabled.
+
+        Raises:
+            IndexError: a label is not one of the L.
+        """
+        head = self.closed_head()
+        if head is not None:
+            return head.class_maps(features, labels)
+        if logits is None:
+            features = features if features.requires_grad else features.detach().requires_grad_()
+            with torch.enable_grad():
+                logits = self.classify(features)
+        if labels is None:
+            labels = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
+        return class_maps_by_autograd(logits, features, labels)
+
+    def closed_head(self) -> PooledHead | None:
+        """The head in closed form, or None where it has none; dropout and batch norm have none in training."""
+        if self.training not in self._closed:
+            self._closed[self.training] = read_head(self.backbone, channels_last=self._channels_come_last)
+        return self._closed[self.training]
 
 
 def resize(images: Tensor, size: int | None) -> Tensor:
@@ -83,7 +124,8 @@ def map_shape(model: Classifier, size: int) -> list[int]:
     """
     arch = model.config["arch"]
     try:
-        ((_, features),) = _passed(model, size, [model.cam_layer()])
+        with _evaluated(model), torch.no_grad():
+            _, features = model(_blank(model, size), with_map=True)
     except Exception as error:  # timm's code with a user's arguments and size: all of them may come
         seen = model.input_size or size
         if is_out_of_memory(error):
@@ -105,9 +147,17 @@ def has_batch_norm_behind_map(model: Classifier, size: int) -> bool:
         model: of any device, `meta` too; it does not learn from this.
         size: of the images, in pixels.
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    last, _ = _passed(model, size, [model.cam_layer(), *norms])[-1]
-    return last is not model.cam_layer()
+    with _evaluated(model), torch.no_grad():
+        features = model.features(_blank(model, size))
+        passed: list[nn.Module] = []
+        norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        handles = [norm.register_forward_hook(lambda module, args, output: passed.append(module)) for norm in norms]
+        try:
+            model.classify(features)
+        finally:
+            for handle in handles:
+                handle.remove()
+    return bool(passed)
 
 
 def _size_hint(model: Classifier, size: int) -> str:
@@ -137,19 +187,17 @@ def _takes(shapes: Classifier, size: int) -> bool:
     return True
 
 
-def _passed(model: Classifier, size: int, layers: Sequence[nn.Module]) -> list[tuple[nn.Module, Any]]:
-    """Those of `layers` that an image of `size` pixels passes, in order, with what they give; nothing is learnt."""
-    passed: list[tuple[nn.Module, Any]] = []
-    handles = [
-        layer.register_forward_hook(lambda module, args, output: passed.append((module, output))) for layer in layers
-    ]
+@contextlib.contextmanager
+def _evaluated(model: Classifier) -> Iterator[None]:
+    """Evaluation mode within the block: nothing is learnt."""
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
-            model(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
+        yield
     finally:
-        for handle in handles:
-            handle.remove()
         model.train(was_training)
-    return passed
+
+
+def _blank(model: Classifier, size: int) -> Tensor:
+    """An image of `size` pixels where the model is."""
+    return torch.zeros(1, 3, size, size, device=next(model.parameters()).device)

@@ -40,6 +40,7 @@ class Batch:
         targets: float32 (N, L); 1, 0, NaN where unknown.
         images: the view itself, float32 (N, C, H, W); the whole frame's where teachers are asked live.
         features: the network's last feature map (N, K, h, w), with its graph.
+        class_maps: the network's signed Grad-CAM, float32 (N, M, h, w) with its graph, of labels int64 (N, M).
     """
 
     image_ids: list[str]
@@ -47,6 +48,7 @@ class Batch:
     targets: Tensor
     images: Tensor | None = None
     features: Tensor | None = None
+    class_maps: Callable[[Tensor], Tensor] | None = None
 
 
 Objective = Callable[[Tensor, Batch], dict[str, Tensor]]
@@ -198,9 +200,10 @@ def fit(
             batch = Batch(ids, view, known)
             with memory():
                 images = render_views(pixels, drawn)
-                with accelerator.autocast(), _watch(model) as seen:
-                    logits = network(images.contiguous(memory_format=torch.channels_last))
-                terms = objective(logits.float(), replace(batch, images=images, features=seen[0]))
+                with accelerator.autocast():
+                    logits, features = network(images.contiguous(memory_format=torch.channels_last), with_map=True)
+                maps = partial(model.class_maps, features, logits=logits)
+                terms = objective(logits.float(), replace(batch, images=images, features=features, class_maps=maps))
                 accelerator.backward(terms["loss"])
                 values = torch.stack([value.detach().float() for value in terms.values()])
                 for parameter in along.parameters():  # outside of the network, whose gradients are averaged already
@@ -346,17 +349,6 @@ def say_what_to_lower(model: Classifier, dataset: Dataset, batch_size: str = "")
         if model.input_size is not None:
             size = f"input_size lower than {model.input_size}"
         raise UserError(f"memory has run out; set {' or '.join(filter(None, (batch_size, size)))}") from None
-
-
-@contextlib.contextmanager
-def _watch(model: Classifier) -> Iterator[list[Tensor]]:
-    """A list that will hold the feature map of a forward pass within the block."""
-    seen: list[Tensor] = []
-    handle = model.cam_layer().register_forward_hook(lambda module, inputs, output: seen.append(output))
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 def _refuse_loss(terms: dict[str, float], logits: Tensor, batch: Batch, epoch: int, step: int) -> NoReturn:

@@ -1,6 +1,7 @@
 """A recipe's loss is the weighted sum of its terms, and only those that fit the task."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from medistill.distillation.functional import dkd, rkd, sigmoid_kd, softmax_kd
 from medistill.distillation.objective import RecipeObjective, _explained
 from medistill.distillation.settings import Recipe
 from medistill.errors import UserError
+from medistill.models.heads import class_maps_by_autograd
 from medistill.training.trainer import Batch
 
 
@@ -191,6 +193,11 @@ class Student(torch.nn.Module):
         return self.head(features.mean((2, 3))), features
 
 
+def seen_by(targets, logits, features) -> Batch:
+    """The batch with what the student's network says of it."""
+    return replace(batch(targets), features=features, class_maps=partial(class_maps_by_autograd, logits, features))
+
+
 def maps_of(student, images):
     """Maps by the definition, image by image and label by label."""
     out = torch.zeros(len(images), 2, *images.shape[2:])
@@ -224,7 +231,7 @@ def test_maps_are_compared_for_the_labels_of_an_image(tiny_dataset, loss):
     ]
     targets = torch.tensor([[1, 0], [0, 0], [1, 1], [np.nan, 1], [0, 0], [0, 0]]).float()
     logits, features = student(images)
-    seen = replace(batch(targets), features=features)
+    seen = seen_by(targets, logits, features)
     value = RecipeObjective(recipe({"loss": loss}, teachers=2), tiny_dataset, teachers)(logits, seen)["loss"]
 
     explained = {(0, 0), (2, 0), (2, 1), (3, 1)}
@@ -250,7 +257,7 @@ def test_maps_are_compared_for_the_labels_of_an_image(tiny_dataset, loss):
         with torch.no_grad():
             weight[index] += sign * step
         logits, features = student(images)
-        seen = replace(batch(targets), features=features)
+        seen = seen_by(targets, logits, features)
         moved.append(RecipeObjective(recipe({"loss": loss}, teachers=2), tiny_dataset, teachers)(logits, seen)["loss"])
         with torch.no_grad():
             weight[index] -= sign * step
@@ -273,7 +280,7 @@ def test_teachers_with_maps_of_many_sizes_are_compared_as_they_are(tiny_dataset,
     def value(*teachers):
         logits, features = student(images)
         objective = RecipeObjective(recipe({"loss": loss}, teachers=len(teachers)), tiny_dataset, teachers)
-        return objective(logits, replace(batch(targets), features=features))["loss"].item()
+        return objective(logits, seen_by(targets, logits, features))["loss"].item()
 
     # explanation_kd: the first label of all images, too, as teachers say the same of both
     explained, known = (10, 6) if loss == "explanation_kd" else (8, 4)
@@ -287,7 +294,7 @@ def test_without_labels_to_explain_maps_cost_nothing(tiny_dataset):
     student, images = Student(), torch.randn(6, 1, 5, 5)
     teacher = Answers(np.zeros((6, 2), np.float32), cams=np.ones((6, 2, 5, 5), np.float32))
     logits, features = student(images)
-    seen = replace(batch(torch.zeros(6, 2)), features=features)
+    seen = seen_by(torch.zeros(6, 2), logits, features)
     value = RecipeObjective(recipe({"loss": "cam_kd"}), tiny_dataset, [teacher])(logits, seen)["loss"]
     value.backward()
     assert value == 0
@@ -369,7 +376,7 @@ def test_a_teacher_that_does_not_know_a_label_leaves_its_maps_to_the_others(tiny
     for teachers in ([knows], [knows, lacks]):
         logits, features = student(images)
         objective = RecipeObjective(recipe({"loss": "cam_kd"}, teachers=len(teachers)), tiny_dataset, teachers)
-        value = objective(logits, replace(batch(targets), features=features))["loss"]
+        value = objective(logits, seen_by(targets, logits, features))["loss"]
         gradients.append(torch.autograd.grad(value, student.backbone.weight)[0])
         values.append(value.item())
     assert values[0] > 0

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import timm
 import torch
-from pytorch_grad_cam import GradCAM
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from medistill.explain.cam import grad_cam, upsample
 from medistill.models.classifier import Classifier
+from tests.unit.models.hooked import library_maps
 
 LABELS = np.array([2, 0, 1, 2, 2])
 
@@ -58,7 +57,7 @@ def test_batch_does_not_matter(model, images):
 def test_normalised_it_is_what_pytorch_grad_cam_shows(model, images):
     """Min-max normalised and bilinearly resized, the maps are those of the unchanged library, up to its 1e-7."""
     maps, _ = grad_cam(model, images, LABELS)
-    shown = GradCAM(model, [model.cam_layer()])(images, [ClassifierOutputTarget(int(k)) for k in LABELS])
+    shown = library_maps(model, images, LABELS, scaled=True)
     lively = maps.max(axis=(1, 2)) > 1e-3
     assert lively.any()
     low, high = maps.min(axis=(1, 2), keepdims=True), maps.max(axis=(1, 2), keepdims=True)
@@ -74,15 +73,15 @@ def test_model_is_left_as_it_was(model, images):
     before = [parameter.requires_grad for parameter in model.parameters()]
     grad_cam(model, images, LABELS)
     assert [parameter.requires_grad for parameter in model.parameters()] == before
-    assert not model.cam_layer()._forward_hooks
+    assert not any(module._forward_hooks for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
     frozen.requires_grad_(True)
 
 
 def test_model_is_left_as_it_was_after_an_error(model, images):
-    with pytest.raises(IndexError):  # pytorch-grad-cam's context manager would swallow this one
+    with pytest.raises(IndexError):
         grad_cam(model, images, np.array([0, 1, 2, 3, 0]))
-    assert not model.cam_layer()._forward_hooks
+    assert not any(module._forward_hooks for module in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 

@@ -25,6 +25,7 @@ from medistill.explain.localisation import (
     targets,
 )
 from medistill.explain.selection import Finding
+from medistill.models.classifier import Classifier
 
 TOP_LEFT = (0.0, 0.0, 0.5, 0.25)
 BOTTOM_RIGHT = (0.75, 0.5, 0.25, 0.5)
@@ -36,21 +37,20 @@ def finding(*boxes, image="a", label="Mass", group=None, split="test") -> Findin
 
 
 class Passing(nn.Module):
-    """A network whose feature map is its input and whose logit k is 16 times the mean of channel k.
+    """A backbone whose feature map is its input and whose logit k is 16 times the mean of channel k.
 
     Then α of channel k is 1 for logit k and 0 for the others, so the map of label k is ReLU of channel k.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.Identity()
         self.scale = nn.Parameter(torch.tensor(16.0 * 16))
 
-    def cam_layer(self) -> nn.Module:
-        return self.layer
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        return images
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.scale * self.layer(images).mean(dim=(2, 3))
+    def forward_head(self, features: torch.Tensor) -> torch.Tensor:
+        return self.scale * features.mean(dim=(2, 3))
 
 
 def known_network_maps(rows_columns: list[tuple[int, int]]) -> np.ndarray:
@@ -58,7 +58,9 @@ def known_network_maps(rows_columns: list[tuple[int, int]]) -> np.ndarray:
     for k, (row, column) in enumerate(rows_columns):
         images[k, 1, row, column] = 1.0
         images[k, 0, 3 - row, 3 - column] = 5.0  # the other label's evidence must not be seen
-    maps, _ = grad_cam(Passing(), images, np.ones(len(rows_columns), int))
+    maps, _ = grad_cam(
+        Classifier(Passing(), {"mean": [0.0, 0.0], "std": [1.0, 1.0]}), images, np.ones(len(rows_columns), int)
+    )
     np.testing.assert_allclose(maps, 16 * images[:, 1].numpy())  # α = 256 / 16 cells
     return maps
 

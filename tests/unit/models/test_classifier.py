@@ -26,14 +26,14 @@ def test_channels_that_come_last_are_brought_first_and_back():
     torch.manual_seed(0)
     tiny = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1]}
     model = create_classifier(Network(arch="swin_s3_tiny_224", args=tiny), labels=["a", "b"], image_size=64).eval()
-    seen = []
-    model.cam_layer().register_forward_hook(lambda module, args, output: seen.append(output))
     images = torch.rand(3, 3, 64, 64)
     with torch.inference_mode():
         normalised = (images - model.mean) / model.std
+        logits, features = model(images, with_map=True)
         assert torch.allclose(model(images), model.backbone(normalised), atol=1e-6)
-        assert torch.equal(seen[0], model.backbone.forward_features(normalised).permute(0, 3, 1, 2))
-    assert seen[0].shape == (3, 128, 2, 2)
+        assert torch.equal(model(images), logits)
+        assert torch.equal(features, model.backbone.forward_features(normalised).permute(0, 3, 1, 2))
+    assert features.shape == (3, 128, 2, 2)
 
 
 def test_a_size_that_no_memory_holds_is_no_fault_of_the_network():
@@ -83,10 +83,8 @@ def test_networks_without_a_feature_map_are_refused(arch, size, message):
 def test_whether_images_see_each_other_behind_the_feature_map(arch):
     torch.manual_seed(0)
     model = create_classifier(Network(arch=arch), labels=["a", "b"]).train()
-    features = []
-    model.cam_layer().register_forward_hook(lambda module, inputs, output: features.append(output))
-    logits = model(torch.rand(4, 3, 64, 64))
-    (gradient,) = torch.autograd.grad(logits[0, 0], features[0])
+    logits, features = model(torch.rand(4, 3, 64, 64), with_map=True)
+    (gradient,) = torch.autograd.grad(logits[0, 0], features)
     others = gradient[1:].abs().max() > 1e-6 * gradient.abs().max()
     assert has_batch_norm_behind_map(model, 64) == others
     assert model.training

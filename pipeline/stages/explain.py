@@ -24,7 +24,7 @@ from medistill.params import Params, load_params
 from medistill.records.base import Sealed
 from medistill.records.models import ModelRecord
 from medistill.report import gallery
-from medistill.runtime.probabilities import probabilities
+from medistill.task import Calibration
 from pipeline.stage import run_stage
 
 BATCH = 8  # small: what could be trained can be explained
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{dataset.folder}: neither a box nor a test image with a positive label; change data.split")
     labels = [label for label in dataset.labels if any(finding.label == label for finding in measured)]
     few = params.explain.gallery // 4
-    if dataset.task == "multiclass":  # no image lacks all classes, but it may be taken for a wrong one
+    if dataset.task.exclusive:  # no image lacks all classes, but it may be taken for a wrong one
         absent = selection.mistaken_findings(dataset, _predicted(folders, dataset), labels, few)
     else:
         absent = selection.absent_findings(dataset, labels, few)
@@ -124,13 +124,13 @@ def _explain(
     theirs = model.config["labels"]
     columns = [theirs.index(label) for label in dataset.labels]
     labels = np.array([theirs.index(finding.label) for finding in findings])
-    maps, answers = [], []
+    maps, answers, calibration = [], [], Calibration(dataset.task)
     for start in range(0, len(findings), BATCH):
         here = slice(start, start + BATCH)
         batch = torch.from_numpy(images[here]).float() / 255
         cams, logits = grad_cam(model, batch, labels[here])
         maps.append(cams)
-        answers.append(probabilities(logits[:, columns], dataset.task))
+        answers.append(calibration.probabilities(logits[:, columns]))
         bar.update(len(cams))
     return np.concatenate(maps), np.concatenate(answers)
 
@@ -179,7 +179,7 @@ def _rows(
 ) -> list[gallery.Row]:
     """What the gallery shows; a model's scale for a label is its largest value on the findings that are present."""
     people = dataset.manifest.set_index("image_id")
-    exclusive = dataset.task == "multiclass"
+    exclusive = dataset.task.exclusive
     rows = []
     for at in shown:
         finding = findings[at]

@@ -23,6 +23,7 @@ from medistill.models.build import create_classifier
 from medistill.models.settings import Network
 from medistill.models.weights import load_model, save_model
 from medistill.params import load_params
+from medistill.task import Task
 from medistill.views import read_frames, render_views, view_parameters
 from pipeline.stages import distill
 
@@ -105,7 +106,7 @@ def test_what_would_fail_in_a_later_stage_is_named(params, tiny_dataset, tmp_pat
 
 
 def test_a_frozen_teacher_is_held_against_the_classes(params, tiny_dataset, tmp_path):
-    classes = replace(tiny_dataset, task="multiclass")
+    classes = replace(tiny_dataset, task=Task.MULTICLASS)
     known = tiny_dataset.labels[:-1]
     model = create_classifier(Network(arch="test_resnet"), labels=known)
     save_model(tmp_path, model, {})

@@ -80,7 +80,7 @@ def test_the_library_knows_nothing_of_the_wiring(path):
 
 @pytest.mark.parametrize("path", modules_of("runtime"), ids=name_of)
 def test_the_runtime_needs_numpy_pillow_and_onnxruntime_alone(path):
-    own = ("errors", "images", "files", "checksums", "kinds", "layout", "runtime", "text")
+    own = ("errors", "images", "files", "checksums", "kinds", "layout", "runtime", "task", "text")
     own = tuple(f"medistill.{name}" for name in own)
     for name in imports_of(path):
         standard = name.split(".")[0] in sys.stdlib_module_names
@@ -99,6 +99,7 @@ LIGHT = [
         "checksums",
         "kinds",
         "layout",
+        "task",
         "telemetry",
         "text",
         "__init__",

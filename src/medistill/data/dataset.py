@@ -12,6 +12,7 @@ from medistill.checksums import INGEST_AGAIN, reading
 from medistill.errors import UserError
 from medistill.layout import HERE, DataFolder
 from medistill.records.data import LABEL_PREFIX, DatasetInfo
+from medistill.task import Task
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Dataset:
         folder: where `ingest` wrote it.
         name: shown in reports.
         format: of its source, as `data.format` named it.
-        task: `multilabel` or `multiclass`.
+        task: whether its labels exclude each other.
         labels: label names, in the order of every logit vector.
         image_size: height and width of the frames in pixels.
         channels: 1 or 3.
@@ -35,7 +36,7 @@ class Dataset:
     folder: Path
     name: str
     format: str
-    task: str
+    task: Task
     labels: list[str]
     image_size: int
     channels: int

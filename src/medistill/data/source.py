@@ -11,6 +11,7 @@ import pandas as pd
 from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.folders import compose
 from medistill.errors import UserError
+from medistill.task import Task
 
 DETAILS = ("patient_id", "study_id", "view", "sex", "source", "mask")
 """Text columns that an adapter may leave out of `Source.rows`: what it does not know is null."""
@@ -40,7 +41,7 @@ class Source:
 
     Attributes:
         labels: label names, in the order of every logit vector.
-        task: `multilabel` or `multiclass`.
+        task: whether its labels exclude each other.
         rows: a row an image, `image_id` unique. Columns `image_id`, `path` (relative to the root, POSIX), `group_id`
             (never null: patient, else source picture, else image), a float32 column `label:<Name>` each (1, 0, NaN
             where unknown), and, where known, `age` (float, years) and the text columns of `DETAILS`: `source` is the
@@ -61,7 +62,7 @@ class Source:
     """
 
     labels: list[str]
-    task: str
+    task: Task
     rows: pd.DataFrame
     entries: int
     quarantined: list[tuple[str, str]]

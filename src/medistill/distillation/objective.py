@@ -15,6 +15,7 @@ from medistill.distillation.settings import Recipe
 from medistill.distillation.teachers import Teacher
 from medistill.distillation.terms import HARD_LOSS, HardTerm, Term
 from medistill.errors import UserError
+from medistill.task import Task
 from medistill.training.trainer import Batch
 
 MOST_EXPLAINED = 3
@@ -48,7 +49,7 @@ class RecipeObjective(nn.Module):
         for term in terms:
             require_task(term, dataset.task)
             require_places(term, shapes)
-        if dataset.task == "multiclass":
+        if dataset.task.exclusive:
             for name, teacher in zip(recipe.teachers, teachers, strict=True):
                 require_all_classes(name, teacher.unknown)
         self._terms = dict(zip(_names(terms), terms, strict=True))
@@ -58,7 +59,7 @@ class RecipeObjective(nn.Module):
         }
         self._teachers = list(teachers)
         self._needs = {term.needs for term in terms} - {"logits"}
-        self._combine, self._exclusive = recipe.combine, dataset.task == "multiclass"
+        self._combine, self._exclusive = recipe.combine, dataset.task.exclusive
         self.projections = nn.ModuleDict(
             {
                 name: nn.ModuleList(nn.Linear(map_shape[0], teacher.map_shape[0]) for teacher in teachers)
@@ -177,25 +178,25 @@ def traits_of(term: Term) -> functional.Traits:
     return traits
 
 
-def require_task(term: Term, task: str, recipe: str = "recipes") -> None:
+def require_task(term: Term, task: Task, recipe: str = "recipes") -> None:
     """Refuse a loss for exclusive classes where labels are not, and the other way round.
 
     Args:
         term: of a recipe.
-        task: `multilabel` or `multiclass`.
+        task: of the data set.
         recipe: where the term stands, for the message.
 
     Raises:
         UserError: says what to take instead.
     """
     traits = traits_of(term)
-    if task == "multilabel" and traits.exclusive and not getattr(term, "allow_offset_blind", False):
+    if not task.exclusive and traits.exclusive and not getattr(term, "allow_offset_blind", False):
         blind = "allow_offset_blind" in type(term).model_fields
         raise UserError(
             f"{recipe}: {term.loss} is for exclusive classes, and the labels of this data set are not; "
             f"take {_INSTEAD.get(term.loss, 'sigmoid_kd')}" + (", or set allow_offset_blind: true" if blind else "")
         )
-    if task == "multiclass" and isinstance(term, HardTerm) and not traits.exclusive:
+    if task.exclusive and isinstance(term, HardTerm) and not traits.exclusive:
         raise UserError(f"{recipe}: {term.loss} is for labels that are not exclusive; take cross_entropy")
 
 

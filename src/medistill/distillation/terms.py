@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from medistill.settings import Settings
+from medistill.task import Task
 
 Temperature = Annotated[float, Field(ge=0.01, le=1000)]
 """Beyond it float32 has no digits left."""
@@ -207,7 +208,7 @@ else:
 """One term; `loss` says which."""
 
 HARD_LOSS = {
-    "multilabel": BinaryCrossEntropy(loss="binary_cross_entropy"),
-    "multiclass": CrossEntropy(loss="cross_entropy"),
+    Task.MULTILABEL: BinaryCrossEntropy(loss="binary_cross_entropy"),
+    Task.MULTICLASS: CrossEntropy(loss="cross_entropy"),
 }
 """The hard loss of a recipe that names no term, by task."""

@@ -98,7 +98,7 @@ def require_run(params: Params, dataset: Dataset) -> None:
             if learner in mixing:
                 require_own_maps(term, learner[1], at)
         require_all_labels(recipe, [unknown[teacher] for teacher in recipe.teachers], at)
-        if dataset.task == "multiclass":
+        if dataset.task.exclusive:
             for teacher in recipe.teachers:
                 require_all_classes(teacher, unknown[teacher], at)
     _require_exportable(params, dataset.image_size, dataset.channels)
@@ -203,12 +203,12 @@ def _oddities(
                 "more steps give is a part of its gain"
             )
         for term in recipe.terms:
-            if dataset.task == "multilabel" and traits_of(term).exclusive:
+            if not dataset.task.exclusive and traits_of(term).exclusive:
                 yield (
                     f"recipes.{name}: {term.loss} with allow_offset_blind cannot see a constant added to all logits of "
                     "an image: rankings by label, and AUROC, may fall unseen"
                 )
-            if term.loss == "dist" and dataset.task == "multilabel" and term.inter:
+            if term.loss == "dist" and not dataset.task.exclusive and term.inter:
                 yield (
                     f"recipes.{name}: dist compares the labels of an image with each other, which are not exclusive; "
                     "inter: 0 leaves the images by each label"

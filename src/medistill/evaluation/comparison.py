@@ -11,7 +11,7 @@ from medistill.metrics import bootstrap
 from medistill.metrics import ranking as metrics
 from medistill.metrics.bootstrap import Estimate
 from medistill.metrics.ranking import FloatArray
-from medistill.runtime.probabilities import probabilities
+from medistill.task import Calibration, Task
 
 COLUMNS = (
     "split", "model", "reference", "relation", "metric",
@@ -37,7 +37,7 @@ class Split:
         counts: (G, 1 + R), from `bootstrap.draw`.
         skipped: why a label is not eligible, by name.
         rests_on: of each label, the number of groups with a positive, or with a negative where these are fewer.
-        task: `multilabel`, or `multiclass` where the labels are exclusive classes.
+        task: whether the labels exclude each other.
     """
 
     labels: list[str]
@@ -46,7 +46,7 @@ class Split:
     counts: NDArray
     skipped: dict[str, str]
     rests_on: list[int]
-    task: str
+    task: Task
 
     @classmethod
     def of(
@@ -56,7 +56,7 @@ class Split:
         group_ids: NDArray,
         resamples: int,
         seed: int,
-        task: str = "multilabel",
+        task: Task = Task.MULTILABEL,
     ) -> "Split":
         """Draw the resamples of a split and find its eligible labels.
 
@@ -66,9 +66,9 @@ class Split:
             group_ids: (N,), the group (patient) of each image.
             resamples: R.
             seed: of the draws.
-            task: `multilabel` or `multiclass`.
+            task: whether the labels exclude each other.
         """
-        if task == "multiclass":
+        if task.exclusive:
             targets = np.where(np.isnan(targets).any(axis=1, keepdims=True), np.nan, targets)
         names, groups = np.unique(group_ids, return_inverse=True)
         reasons = {label: bootstrap.ineligible(targets[:, k], groups) for k, label in enumerate(labels)}
@@ -98,6 +98,7 @@ class Measured:
     Attributes:
         split: the truth.
         logits: (N, L).
+        probabilities: (N, L), calibrated.
         scores: (N, L), what ranks the images: the logits, which a sigmoid keeps in order; of exclusive classes the
             softmax probabilities.
         auroc: (1 + R, L), row 0 on the data themselves.
@@ -107,31 +108,40 @@ class Measured:
 
     split: Split
     logits: NDArray
+    probabilities: NDArray
     scores: NDArray
     auroc: FloatArray
     auprc: FloatArray
     overall: dict[str, FloatArray]
 
     @classmethod
-    def of(cls, split: Split, logits: NDArray, on_label: Callable[[], object] | None = None) -> "Measured":
+    def of(
+        cls,
+        split: Split,
+        logits: NDArray,
+        calibration: Calibration | None = None,
+        on_label: Callable[[], object] | None = None,
+    ) -> "Measured":
         """Measure one model.
 
         Args:
             split: the truth.
             logits: (N, L), rows as in `split.targets`; finite, or NaN for a whole label that the model does not know:
                 its figures are undefined, and so are means over labels that it is among; of exclusive classes all are.
+            calibration: of the model; None: its probabilities are those of its logits as they are.
             on_label: called L times while the work goes on.
         """
         scores, overall = logits, {}
-        if split.task == "multiclass":
-            scores = probabilities(logits, split.task)
+        probabilities = (calibration or Calibration(split.task)).probabilities(logits)
+        if split.task.exclusive:
+            scores = probabilities
             accuracies = (np.full(len(split.counts.T), np.nan),) * 2
             if not np.isnan(logits).any():
                 accuracies = bootstrap.measure_accuracy(split.targets, logits, split.groups, split.counts)
             overall = dict(zip(OVERALL, accuracies, strict=True))
         targets = np.where(np.isnan(scores), np.nan, split.targets)
         auroc, auprc = bootstrap.measure(targets, np.nan_to_num(scores), split.groups, split.counts, on_label)
-        return cls(split, logits, scores, auroc, auprc, overall)
+        return cls(split, logits, probabilities, scores, auroc, auprc, overall)
 
     def macro(self, metric: str) -> FloatArray:
         """Mean of `auroc` or `auprc` over eligible labels, (1 + R,); NaN where one is undefined or there is none."""
@@ -144,8 +154,8 @@ class Measured:
         Exclusive classes have `accuracy` and `balanced_accuracy` as well, other labels what is in `THRESHOLDED`.
         """
         split = self.split
-        probability = probabilities(self.logits, split.task)
-        thresholded = THRESHOLDED if split.task == "multilabel" else ()
+        probability = self.probabilities
+        thresholded = () if split.task.exclusive else THRESHOLDED
         labels = {}
         for k, label in enumerate(split.labels):
             targets = split.targets[:, k]

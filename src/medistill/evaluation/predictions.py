@@ -11,6 +11,7 @@ from scipy.special import logsumexp
 
 from medistill.checksums import reading
 from medistill.errors import UserError
+from medistill.task import Task
 
 LOGIT_PREFIX = "logit:"
 
@@ -126,26 +127,26 @@ class Studies:
             )
         return own
 
-    def combine(self, logits: NDArray, how: str, task: str) -> NDArray:
+    def combine(self, logits: NDArray, how: str, task: Task) -> NDArray:
         """Logits of each study, (M, L), whose probability is the highest or the mean of those of its images.
 
         Args:
             logits: (N, L), NaN for a label that the model does not know.
             how: `max` or `mean`.
-            task: `multilabel` or `multiclass`.
+            task: of the data set.
 
         Raises:
             UserError: `max` of exclusive classes: what is highest in each need not sum to 1.
         """
         if how == "max":
-            if task == "multiclass":
+            if task.exclusive:
                 raise UserError("evaluate.study: max is for labels that do not exclude each other; set it to mean")
             combined = np.full((len(self.first), logits.shape[1]), -np.inf, logits.dtype)
             np.maximum.at(combined, self.of_image, logits)
             return combined
         wide = logits.astype(np.float64)
         with np.errstate(invalid="ignore"):  # of a label that is not known
-            if task == "multiclass":
+            if task.exclusive:
                 combined = self._log_sum(wide - logsumexp(wide, axis=1, keepdims=True))
             else:  # log(p / (1 - p)), each of the two from its own logarithms: neither becomes 0
                 combined = self._log_sum(-np.logaddexp(0, -wide)) - self._log_sum(-np.logaddexp(0, wide))

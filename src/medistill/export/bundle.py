@@ -98,7 +98,7 @@ def describe(config: dict[str, Any], model: Path, batch_size: int | None = None)
 
 def _accuracy(source: Path, dataset: Dataset) -> dict[str, float]:
     """Accuracy on validation of a model of exclusive classes, from what it predicted; of others there is none."""
-    if dataset.task != "multiclass":
+    if not dataset.task.exclusive:
         return {}
     path, rows = source / "predictions.parquet", dataset.split("val")
     table = read_logits(path, source.name, dataset.labels)

@@ -21,6 +21,7 @@ from medistill.models.build import create_classifier
 from medistill.models.classifier import Classifier
 from medistill.models.deploy import deployed
 from medistill.models.settings import Network
+from medistill.task import Task
 
 
 def require_exportable(network: Network, *, image_size: int, channels: int, opset: int, known: Path) -> int | None:
@@ -48,7 +49,7 @@ def require_exportable(network: Network, *, image_size: int, channels: int, opse
     record = known / f"{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]}.json"
     with contextlib.suppress(UserError):  # not there, or damaged: it is tried
         return read_record(record)["batch_size"]
-    about = {"name": "untrained", "task": "multilabel", "fit": "pad", "fingerprint": ""}
+    about = {"name": "untrained", "task": Task.MULTILABEL, "fit": "pad", "fingerprint": ""}
 
     def build() -> Classifier:
         model = deployed(create_classifier(plain, labels=["a label", "another"], image_size=image_size)).eval()

@@ -10,11 +10,13 @@ from medistill.checksums import checksums, read_record, require_whole, what_to_r
 from medistill.errors import UserError
 from medistill.files import read_json, write_json
 from medistill.settings import describe_errors
+from medistill.task import Task
 
 JsonObject = dict[str, JsonValue]
 """Content that is handed on as it is: settings as params.yaml had them, for whoever compares or shows them."""
 
-Task = Annotated[str, Field(pattern="^(multilabel|multiclass)$")]
+KnownTask = Annotated[Task, Field(strict=False)]
+"""A task, which a file has as its value."""
 
 
 class Content(BaseModel):

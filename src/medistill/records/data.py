@@ -1,6 +1,6 @@
 """What `ingest` writes: dataset.json, and the columns of its tables."""
 
-from medistill.records.base import Content, Record, Task
+from medistill.records.base import Content, KnownTask, Record
 
 SPLITS = ("train", "val", "test")
 
@@ -78,7 +78,7 @@ class DatasetInfo(Record):
     """
 
     name: str
-    task: Task
+    task: KnownTask
     labels: list[str]
     image_size: int
     channels: int

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, JsonValue
 
-from medistill.records.base import Content, JsonObject, Plain, Record, Task
+from medistill.records.base import Content, JsonObject, KnownTask, Plain, Record
 
 LOGIT_PREFIX = "logit:"
 """Of the columns of predictions.parquet, one per label; before them `PREDICTION_COLUMNS`."""
@@ -60,7 +60,7 @@ class ModelRecord(Record):
     labels: list[str]
     mean: list[float]
     std: list[float]
-    task: Task
+    task: KnownTask
     image_size: int
     channels: int
     fit: str

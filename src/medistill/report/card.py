@@ -5,6 +5,7 @@ from typing import Any
 from medistill.data.dataset import Dataset
 from medistill.report.html import markdown
 from medistill.runtime.bundle import DISCLAIMER
+from medistill.task import Task
 
 _FITS = {
     "pad": "padded with black to a square, then resized",
@@ -23,7 +24,7 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any], dataset: Dataset
         batch_size: how many images the file takes at once; None: any number.
     """
     train, val = dataset.split("train"), dataset.split("val")
-    multiclass = config["task"] == "multiclass"
+    multiclass = Task(config["task"]).exclusive
     colour = "grey" if config["channels"] == 1 else "RGB"
     size = config["image_size"]
     facts = {

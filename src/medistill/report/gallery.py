@@ -13,6 +13,7 @@ from PIL import Image
 
 from medistill.explain.selection import Finding
 from medistill.report.html import document, escape
+from medistill.task import Task
 
 COLOURS = "inferno"
 OPACITY = 0.75
@@ -58,13 +59,13 @@ class Row:
 
 
 def render(
-    dataset: str, task: str, labels: list[str], roles: dict[str, str], metrics: dict[str, Any], rows: list[Row]
+    dataset: str, task: Task, labels: list[str], roles: dict[str, str], metrics: dict[str, Any], rows: list[Row]
 ) -> str:
     """The page as one self-contained HTML text; everything that comes from data is escaped.
 
     Args:
         dataset: the data set's name.
-        task: `multilabel` or `multiclass`.
+        task: of the data set.
         labels: its labels, in order.
         roles: role of each model (`teacher`, `baseline`, `student`), in the order of the page.
         metrics: content of metrics.json.
@@ -191,8 +192,8 @@ def _legend() -> str:
     )
 
 
-def _sections(task: str, present: list[Row], absent: list[Row]) -> Iterable[str]:
-    if task == "multiclass":
+def _sections(task: Task, present: list[Row], absent: list[Row]) -> Iterable[str]:
+    if task.exclusive:
         yield from _section("The true class", present)
         note = "Test images that at least one model takes for another class, and the evidence for that class."
         yield from _section("A class that is named in place of the true one", absent, note)

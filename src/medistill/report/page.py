@@ -11,6 +11,7 @@ from typing import Any
 from medistill.gate.rules import Verdict
 from medistill.report import charts
 from medistill.report.html import document, escape
+from medistill.task import Task
 
 MISSING = "–"
 MAX_QUARANTINED = 50
@@ -120,7 +121,7 @@ def _summary(content: Content) -> str:
 
 def _exclusive(content: Content) -> bool:
     """Whether the labels are exclusive classes."""
-    return content.dataset["task"] == "multiclass"
+    return Task(content.dataset["task"]).exclusive
 
 
 def _task(content: Content) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from medistill.checksums import EXPORT_AGAIN, OWN, require_own
 from medistill.errors import UserError
 from medistill.files import read_json
+from medistill.task import Task
 from medistill.text import is_name, shortened
 
 BUNDLE_VERSION = 1
@@ -33,7 +34,7 @@ class Bundle:
 
     Attributes:
         name: the model's name.
-        task: `multilabel` (a sigmoid a label) or `multiclass` (one softmax).
+        task: whether its labels exclude each other.
         labels: label names, in the order of the logits.
         image_size: height and width of the frame in pixels.
         channels: 1 or 3.
@@ -43,7 +44,7 @@ class Bundle:
     """
 
     name: str
-    task: str
+    task: Task
     labels: tuple[str, ...]
     image_size: int
     channels: int
@@ -84,7 +85,7 @@ def read_bundle(folder: Path) -> Bundle:
             raise UserError(f"{path}: {key} has a value that makes no sense, {value}; {EXPORT_AGAIN}")
     return Bundle(
         name=flat["name"],
-        task=flat["task"],
+        task=Task(flat["task"]),
         labels=tuple(flat["labels"]),
         image_size=flat["image_size"],
         channels=flat["channels"],
@@ -105,7 +106,7 @@ def _are_labels(value: Any) -> bool:
 
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     "name": lambda value: isinstance(value, str) and is_name(value),
-    "task": lambda value: value in ("multilabel", "multiclass"),
+    "task": lambda value: value in (*Task,),
     "labels": _are_labels,
     "image_size": lambda value: type(value) is int and 0 < value <= LARGEST_SIZE,
     "channels": lambda value: type(value) is int and value in (1, 3),

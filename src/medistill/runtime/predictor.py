@@ -15,8 +15,8 @@ from medistill.images.decode import decode
 from medistill.images.errors import ImageError
 from medistill.runtime.bundle import read_bundle
 from medistill.runtime.memory import free_memory
-from medistill.runtime.probabilities import probabilities
 from medistill.runtime.session import open_session, run
+from medistill.task import Calibration
 
 LARGEST_MODEL = 10**9
 """Bytes of an ONNX file; the largest network of both papers, VGG19, has 0.6 of it."""
@@ -132,5 +132,5 @@ class Predictor:
         for label, logit in zip(labels, logits.tolist(), strict=True):
             if not math.isfinite(logit):
                 return Prediction(image, error=f"the model gives no number: its logit of {label} is {logit}")
-        (row,) = probabilities(logits[None], self.bundle.task)
+        (row,) = Calibration(self.bundle.task).probabilities(logits[None])
         return Prediction(image, dict(zip(labels, row.tolist(), strict=True)))

@@ -110,8 +110,7 @@ def train(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a label that is nowhere known has no mean
             prevalence = np.nanmean(dataset.targets(rows), axis=0)
-        exclusive = dataset.task == "multiclass"
-        start_at_prevalence(model, np.nan_to_num(prevalence, nan=0.5), exclusive=exclusive)
+        start_at_prevalence(model, np.nan_to_num(prevalence, nan=0.5), exclusive=dataset.task.exclusive)
     images = len(rows)
     total = training.epochs * steps_per_epoch(images, training.batch_size) * min(images, training.batch_size)
     with tqdm(total=total, unit="img", desc=facts["name"], disable=None if first else True) as bar:

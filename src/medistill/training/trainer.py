@@ -243,7 +243,7 @@ def fit(
             with memory():
                 answers = predict(model, dataset, val, batch_size=2 * batch_size)
             _require_finite_answers(answers, val["image_id"], epoch + 1)
-            if dataset.task == "multiclass":  # a constant added to an image's logits says nothing, and would rank it
+            if dataset.task.exclusive:  # a constant added to an image's logits says nothing, and would rank it
                 answers = log_softmax(answers, axis=1)
             val_auroc = mean_auroc(val_targets, answers, measured)
         if processes > 1:  # batch norm has other statistics in each: all must agree on the best epoch, and on the end

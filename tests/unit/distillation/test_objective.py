@@ -15,6 +15,7 @@ from medistill.distillation.objective import RecipeObjective, _explained
 from medistill.distillation.settings import Recipe
 from medistill.errors import UserError
 from medistill.models.heads import class_maps_by_autograd
+from medistill.task import Task
 from medistill.training.trainer import Batch
 
 
@@ -38,7 +39,7 @@ def classes(tiny_dataset):
     manifest = tiny_dataset.manifest.drop(columns=[f"label:{label}" for label in tiny_dataset.labels])
     number = np.array([0, 0, 0, 1, 1, 2] * len(manifest))[: len(manifest)]
     manifest = manifest.assign(**{f"label:{name}": (number == k).astype(np.float32) for k, name in enumerate("abc")})
-    return Dataset(**(vars(tiny_dataset) | {"manifest": manifest, "labels": list("abc"), "task": "multiclass"}))
+    return Dataset(**(vars(tiny_dataset) | {"manifest": manifest, "labels": list("abc"), "task": Task.MULTICLASS}))
 
 
 def batch(targets: torch.Tensor) -> Batch:
@@ -394,7 +395,7 @@ def test_where_classes_are_exclusive_a_teacher_must_know_them_all(classes):
 def test_answers_are_combined_as_the_recipe_says(tiny_dataset, classes, how):
     rng = np.random.default_rng(0)
     for dataset, loss, term in ((tiny_dataset, sigmoid_kd, "sigmoid_kd"), (classes, softmax_kd, "softmax_kd")):
-        count, exclusive = len(dataset.labels), dataset.task == "multiclass"
+        count, exclusive = len(dataset.labels), dataset.task.exclusive
         said = [(3 * rng.normal(size=(6, count))).astype(np.float32) for _ in range(2)]
         targets = torch.eye(count)[torch.arange(6) % count]
         logits = torch.randn(6, count, generator=torch.Generator().manual_seed(0))

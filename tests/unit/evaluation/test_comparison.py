@@ -7,6 +7,7 @@ from scipy.special import softmax
 from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from medistill.evaluation.comparison import Measured, Split, best, compare, difference
+from medistill.task import Task
 
 LABELS = ["a", "b", "c"]
 
@@ -21,7 +22,7 @@ def problem(images: int = 240, seed: int = 0) -> tuple[np.ndarray, np.ndarray, n
 
 
 def measure(targets, patients, logits, task: str = "multiclass", resamples: int = 200) -> Measured:
-    return Measured.of(Split.of(LABELS, targets, patients, resamples, 0, task), logits)
+    return Measured.of(Split.of(LABELS, targets, patients, resamples, 0, Task(task)), logits)
 
 
 def test_figures_are_those_of_scikit_learn():
@@ -110,7 +111,7 @@ def test_the_interval_of_accuracy_is_over_patients():
 
 def test_models_are_compared_in_accuracy_on_the_same_resamples():
     _, targets, patients, logits = problem()
-    split = Split.of(LABELS, targets, patients, 200, 0, "multiclass")
+    split = Split.of(LABELS, targets, patients, 200, 0, Task.MULTICLASS)
     other = problem(seed=3)[3] + 2 * targets
     first, second = Measured.of(split, logits), Measured.of(split, other)
     rows = {row["metric"]: row for row in compare(second, first)}

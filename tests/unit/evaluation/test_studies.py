@@ -7,6 +7,7 @@ from scipy.special import expit, softmax
 
 from medistill.errors import UserError
 from medistill.evaluation.predictions import Studies
+from medistill.task import Task
 
 NAN = float("nan")
 
@@ -23,19 +24,19 @@ ROWS = rows_of(("p2", "s1"), ("p1", "s1"), ("p1", "s2"), ("p2", "s1"), ("p1", No
 MEMBERS = [[0, 3], [1, 5], [2], [4], [6]]  # the same study id of another patient is another study
 
 
-@pytest.mark.parametrize("task", ["multilabel", "multiclass"])
+@pytest.mark.parametrize("task", Task)
 @pytest.mark.parametrize("how", ["max", "mean"])
 def test_a_study_has_the_highest_or_the_mean_probability_of_its_images(task, how):
     logits = np.random.default_rng(0).normal(0, 3, (7, 4)).astype(np.float32)
     studies = Studies.of(ROWS)
     assert [np.flatnonzero(studies.of_image == k).tolist() for k in range(5)] == MEMBERS
-    if (task, how) == ("multiclass", "max"):
+    if task.exclusive and how == "max":
         with pytest.raises(UserError, match="max is for labels that do not exclude each other; set it to mean"):
             studies.combine(logits, how, task)
         return
     found = studies.combine(logits, how, task)
     assert found.dtype == np.float32
-    probability = (lambda z: softmax(z, axis=1)) if task == "multiclass" else expit
+    probability = (lambda z: softmax(z, axis=1)) if task.exclusive else expit
     each = probability(logits.astype(float))
     expected = [each[images].max(axis=0) if how == "max" else each[images].mean(axis=0) for images in MEMBERS]
     np.testing.assert_allclose(probability(found.astype(float)), expected, rtol=1e-6)
@@ -46,7 +47,7 @@ def test_a_study_has_the_highest_or_the_mean_probability_of_its_images(task, how
 def test_extreme_logits_stay_finite_and_in_order(how):
     """Probabilities that round to 0 and 1 are told apart by their logits."""
     logits = np.array([[40, -90], [200, -200], [300, 10], [60, -60], [0, 0], [300, 10], [0, 0]], np.float32)
-    found = Studies.of(ROWS).combine(logits, how, "multilabel")
+    found = Studies.of(ROWS).combine(logits, how, Task.MULTILABEL)
     assert np.isfinite(found).all()
     expected = {"max": [60, -60], "mean": [40 + np.log(2), -60 - np.log(2)]}[how]
     np.testing.assert_allclose(found[0], expected, rtol=1e-6)
@@ -56,7 +57,7 @@ def test_a_label_that_the_model_does_not_know_stays_unknown():
     logits = np.zeros((7, 2), np.float32)
     logits[:, 1] = NAN
     for how in ("max", "mean"):
-        found = Studies.of(ROWS).combine(logits, how, "multilabel")
+        found = Studies.of(ROWS).combine(logits, how, Task.MULTILABEL)
         assert np.isnan(found[:, 1]).all()
         assert (found[:, 0] == 0).all()
 

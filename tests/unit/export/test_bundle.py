@@ -21,6 +21,7 @@ from medistill.files import read_json, write_json
 from medistill.images.decode import decode
 from medistill.models.weights import load_model
 from medistill.runtime.predictor import Predictor
+from medistill.task import Task
 from tests.seal import digests, seal
 
 FILES = ["MODEL_CARD.md", "bundle.json", "latency.json", "model.onnx", "parity.json"]
@@ -82,7 +83,7 @@ def test_the_card_of_exclusive_classes_names_the_task_and_shows_accuracy(source,
     manifest = dataset.manifest.assign(
         **{f"label:{label}": np.float32(truth == k) for k, label in enumerate(dataset.labels)}
     )
-    exclusive = dataclasses.replace(dataset, task="multiclass", manifest=manifest)
+    exclusive = dataclasses.replace(dataset, task=Task.MULTICLASS, manifest=manifest)
     model = shutil.copytree(source, tmp_path / source.name)
     predicted = (truth + (np.arange(len(truth)) % 4 == 0)) % 3  # one in four is wrong
     logits = {f"logit:{label}": np.float32(predicted == k) for k, label in enumerate(dataset.labels)}

@@ -11,6 +11,7 @@ from PIL import Image
 from medistill.explain.localisation import NO_BOXES
 from medistill.explain.selection import Finding
 from medistill.report.gallery import OPACITY, Overlay, Row, render
+from medistill.task import Task
 
 EVIL = "<script>alert('x')</script>"
 OBEYED = "\x1b[31m\n\u202e\x9b2J"
@@ -43,7 +44,7 @@ def row(*, present=True, heat=None, pixels=None, hit=True) -> Row:
     return Row(finding, pixels, "F, 50 years", overlays)
 
 
-def page(rows, task="multilabel", **changes) -> str:
+def page(rows, task=Task.MULTILABEL, **changes) -> str:
     lead = {"pointing_game": {"estimate": -0.125, "lower": -0.25, "upper": 0.0625}}
     against = {"agreement_teacher": {"teacher&1": agreed()}, "difference_teacher": {"teacher&1": lead}}
     roles = {"teacher&1": "teacher", "a-kd-0": "student"}
@@ -127,7 +128,7 @@ def test_figures_and_marks():
 def test_exclusive_classes_show_what_each_model_predicts():
     shown = row(present=False)
     overlays = [replace(overlay, predicted=f"class {EVIL}") for overlay in shown.overlays]
-    text = page([row(), replace(shown, overlays=overlays)], task="multiclass")
+    text = page([row(), replace(shown, overlays=overlays)], task=Task.MULTICLASS)
     assert "<h2>The true class</h2>" in text
     assert "<h2>A class that is named in place of the true one</h2>" in text
     assert text.count("predicts class &lt;script&gt;") == 2

@@ -34,6 +34,7 @@ from medistill.data.tables import (
 from medistill.errors import UserError
 from medistill.nih import BOX_FRAME, LABELS
 from medistill.settings import Settings
+from medistill.task import Task
 
 NO_FINDING = "No Finding"
 """Excludes all labels; not a label itself: such an image has 0 everywhere."""
@@ -97,7 +98,7 @@ def read(root: Path, options: Options) -> Source:
     official, official_files = _read_split(root, rows["image_id"], options)
     return Source(
         labels=list(LABELS),
-        task="multilabel",
+        task=Task.MULTILABEL,
         rows=rows,
         boxes=_read_boxes(find_table(root, BOX_FILE), rows["image_id"], table["image"]),
         official=official,

@@ -35,6 +35,7 @@ from medistill.data.folders import Files, find_files, is_hidden, require_folder,
 from medistill.data.source import Source
 from medistill.data.tables import describe_instead, find_table, join_files, read_table, years
 from medistill.errors import UserError
+from medistill.task import Task
 
 TABLES = {"train": ("train.csv",), "valid": ("valid.csv",), "test": ("test_labels.csv", "test.csv")}
 """Folder -> names of its table."""
@@ -100,7 +101,7 @@ def read(root: Path, options: Options) -> Source:
     joined = join_files(table.drop(columns="table"), files, "the tables", bad=unclear, missing=missing)
     return Source(
         labels=list(LABELS),
-        task="multilabel",
+        task=Task.MULTILABEL,
         rows=_describe(joined.rows),
         entries=joined.entries,
         quarantined=joined.quarantined,

@@ -21,6 +21,7 @@ from medistill.data.folders import Files, find_files, list_images, require_folde
 from medistill.data.source import Source, one_hot
 from medistill.errors import UserError
 from medistill.settings import Settings
+from medistill.task import Task
 
 LABELS = ("COVID-19", "Non-COVID", "Normal")
 SIDES = {"Train": "train", "Val": "val", "Test": "test"}
@@ -93,7 +94,7 @@ def read(root: Path, options: Options) -> Source:
     )
     return Source(
         labels=list(LABELS),
-        task="multiclass",
+        task=Task.MULTICLASS,
         rows=pd.concat([rows, one_hot(label, list(LABELS))], axis=1),
         entries=entries,
         quarantined=quarantined,

@@ -63,6 +63,7 @@ from medistill.data.tables import (
 from medistill.data.uncertainty import Policy, by_label, value_of
 from medistill.errors import UserError
 from medistill.settings import Settings
+from medistill.task import Task
 from medistill.text import counted
 
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -166,9 +167,9 @@ class Options(Settings):
         return self
 
     @property
-    def task(self) -> str:
-        """`multiclass` or `multilabel`."""
-        return "multiclass" if self.label or self.exclusive else "multilabel"
+    def task(self) -> Task:
+        """Whether the labels exclude each other."""
+        return Task.MULTICLASS if self.label or self.exclusive else Task.MULTILABEL
 
     def columns(self) -> dict[str, str]:
         """Column of each option that names one."""

@@ -33,6 +33,7 @@ from medistill.data.masks import Mask, find_masks
 from medistill.data.source import Source, collect_labels, one_hot, side_of
 from medistill.errors import UserError
 from medistill.settings import Settings
+from medistill.task import Task
 from medistill.text import counted
 
 
@@ -94,7 +95,7 @@ def read(root: Path, options: Options) -> Source:
     rows = rows.assign(group_id=rows["image_id"], mask=rows["image_id"].map(mask_of).astype("str"))
     return Source(
         labels=labels,
-        task="multiclass",
+        task=Task.MULTICLASS,
         rows=pd.concat([rows, one_hot(label, labels)], axis=1),
         entries=entries,
         quarantined=quarantined,

@@ -23,6 +23,7 @@ from medistill.data.splits import GROUPS_FILE, read_groups
 from medistill.data.tables import Joined, find_table, join_files, read_header, read_table
 from medistill.errors import UserError
 from medistill.settings import Settings
+from medistill.task import Task
 
 CLASSES = {"lung_image_sets": ("lung_aca", "lung_n", "lung_scc"), "colon_image_sets": ("colon_aca", "colon_n")}
 SET = "lung_colon_image_set"
@@ -60,7 +61,7 @@ def read(root: Path, options: Options) -> Source:
     rows = pd.DataFrame({"image_id": image_id, "path": paths, "group_id": groups if listed else image_id})
     return Source(
         labels=list(folders),
-        task="multiclass",
+        task=Task.MULTICLASS,
         rows=pd.concat([rows, one_hot(label, list(folders))], axis=1),
         entries=entries,
         quarantined=quarantined,

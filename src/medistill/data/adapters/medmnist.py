@@ -21,6 +21,7 @@ from medistill.data.source import Source, one_hot
 from medistill.errors import UserError
 from medistill.records.data import LABEL_PREFIX, SPLITS
 from medistill.settings import Settings
+from medistill.task import Task
 
 _ORGANS = (
     *("bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right"),
@@ -109,7 +110,7 @@ def read(root: Path, options: Options) -> Source:
     rows = pd.concat(parts, ignore_index=True)
     return Source(
         labels=list(labels),
-        task="multilabel" if labels == SETS[MULTILABEL] else "multiclass",
+        task=Task.MULTILABEL if labels == SETS[MULTILABEL] else Task.MULTICLASS,
         rows=rows.drop(columns="split"),
         entries=len(rows),
         quarantined=[],

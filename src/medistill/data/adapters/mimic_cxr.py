@@ -25,6 +25,7 @@ from medistill.data.locate import by_stem
 from medistill.data.source import Source, side_of
 from medistill.data.tables import find_table, identifiers, join_files, read_table, require_table
 from medistill.errors import UserError
+from medistill.task import Task
 
 TABLE = "mimic-cxr-2.0.0-{}.csv"
 FOLDER = "files"
@@ -86,7 +87,7 @@ def read(root: Path, options: Options) -> Source:
     left = int((~wanted).sum())
     return Source(
         labels=list(LABELS),
-        task="multilabel",
+        task=Task.MULTILABEL,
         rows=pd.concat([described, labels.reindex(rows["study"]).reset_index(drop=True)], axis=1),
         entries=joined.entries,
         quarantined=joined.quarantined,

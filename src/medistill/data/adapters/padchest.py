@@ -29,6 +29,7 @@ from medistill.data.source import Source
 from medistill.data.tables import describe_instead, identifiers, join_files, read_table
 from medistill.errors import UserError
 from medistill.settings import Settings
+from medistill.task import Task
 
 SAMPLE = "chest_x_ray_images_labels_sample.csv"
 
@@ -95,7 +96,7 @@ def read(root: Path, options: Options) -> Source:
     rows["group_id"] = rows["patient_id"].fillna(rows["image_id"])
     return Source(
         labels=list(tree),
-        task="multilabel",
+        task=Task.MULTILABEL,
         rows=rows.drop(columns="line"),
         entries=joined.entries,
         quarantined=joined.quarantined,

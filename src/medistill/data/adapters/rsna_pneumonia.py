@@ -25,6 +25,7 @@ from medistill.data.source import Source, one_hot
 from medistill.data.tables import find_table, identifiers, join_files, read_table, require_table
 from medistill.errors import UserError
 from medistill.settings import Settings
+from medistill.task import Task
 
 LABELS_FILE = "stage_2_train_labels.csv"
 CLASSES_FILE = "stage_2_detailed_class_info.csv"
@@ -97,7 +98,7 @@ def read(root: Path, options: Options) -> Source:
     )
     return Source(
         labels=labels,
-        task="multilabel" if options.labels == "pneumonia" else "multiclass",
+        task=Task.MULTILABEL if options.labels == "pneumonia" else Task.MULTICLASS,
         rows=rows,
         entries=joined.entries,
         quarantined=joined.quarantined,

@@ -36,6 +36,7 @@ from medistill.data.source import Source, no_boxes
 from medistill.data.tables import find_table, join_files, read_table, require_table
 from medistill.errors import UserError
 from medistill.settings import Settings
+from medistill.task import Task
 
 FINDINGS = (
     "Aortic enlargement",
@@ -136,7 +137,7 @@ def read(root: Path, options: Options) -> Source:
     _require_dicom(parts.values(), rows, files)
     return Source(
         labels=list(labels),
-        task="multilabel",
+        task=Task.MULTILABEL,
         rows=rows.drop(columns=["line", "image", "part"]),
         entries=joined.entries,
         quarantined=joined.quarantined,

@@ -1,0 +1,78 @@
+"""What the labels of a data set are to each other, and how logits become probabilities: for training and on the device.
+
+This is the one place that has a task's link function. numpy is imported when called, as `medistill --help` reads this.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Task(StrEnum):
+    """What is asked about an image; written to files as its value."""
+
+    MULTILABEL = "multilabel"
+    """Which of the labels it has: any number of them, or none."""
+    MULTICLASS = "multiclass"
+    """Which of the classes it is of: exactly one."""
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether an image has exactly one of the labels."""
+        return self is Task.MULTICLASS
+
+    def probabilities(self, logits: "NDArray[Any]") -> "NDArray[np.float64]":
+        """Probabilities of logits, without overflow: one sigmoid per label, or a softmax over exclusive classes.
+
+        Args:
+            logits: (N, L).
+
+        Returns:
+            float64 (N, L), 0..1; with exclusive classes each row sums to 1.
+        """
+        import numpy as np
+
+        logits = np.asarray(logits, np.float64)
+        answers: NDArray[np.float64]
+        if self.exclusive:
+            exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+            answers = exponents / exponents.sum(axis=1, keepdims=True)
+            return answers
+        # exp of a negative number only, so that nothing overflows.
+        small = np.exp(-np.abs(logits))
+        answers = np.where(logits >= 0, 1, small) / (1 + small)
+        return answers
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """From a model's logits to the probabilities it answers with: one slope, an intercept per label, the task's link.
+
+    `Calibration(task)` changes no logit.
+
+    Attributes:
+        task: whose link function is applied.
+        slope: of all labels.
+        intercepts: L; None where all are 0.
+    """
+
+    task: Task
+    slope: float = 1.0
+    intercepts: Sequence[float] | None = None
+
+    def logits(self, logits: "NDArray[Any]") -> "NDArray[Any]":
+        """Calibrated logits (N, L) of logits (N, L); the same array where nothing is calibrated."""
+        import numpy as np
+
+        if self.slope != 1:
+            logits = self.slope * np.asarray(logits, np.float64)
+        return logits if self.intercepts is None else np.asarray(logits, np.float64) + np.asarray(self.intercepts)
+
+    def probabilities(self, logits: "NDArray[Any]") -> "NDArray[np.float64]":
+        """Calibrated probabilities of logits, float64 (N, L) of (N, L)."""
+        return self.task.probabilities(self.logits(logits))

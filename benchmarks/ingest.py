@@ -177,7 +177,7 @@ def write_chexpert(root: Path, data: Path) -> None:
 
 def write_mimic(root: Path, data: Path) -> None:
     """Tables of MIMIC-CXR-JPG's size with cells at random, and an empty file an image."""
-    from medistill.data.chexpert_labels import LABELS
+    from medistill.data.reading.chexpert_labels import LABELS
 
     random = np.random.default_rng(0)
     images, studies, patients = 377_110, 227_835, 65_379

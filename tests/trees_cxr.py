@@ -154,7 +154,7 @@ def write_padchest(root: Path, *, patients: int = 24, flat: bool = False) -> dic
     Returns:
         The cell `Labels` by image.
     """
-    from medistill.data.padchest_labels import DIFFERENTIAL
+    from medistill.data.reading.padchest_labels import DIFFERENTIAL
 
     root.mkdir(parents=True, exist_ok=True)
     lists = [

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 from medistill.data.adapters import read_source
+from medistill.data.reading.source import Source
 from medistill.data.settings import Data
-from medistill.data.source import Source
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; right and bottom excluded."""

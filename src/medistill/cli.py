@@ -17,7 +17,8 @@ import typer
 
 from medistill import __version__, front_door
 from medistill.errors import UserError
-from medistill.runtime.bundle import DISCLAIMER, LARGEST_SIZE
+from medistill.images.limits import LARGEST_SIZE
+from medistill.runtime.bundle import DISCLAIMER
 from medistill.text import printable, to_json
 
 if TYPE_CHECKING:

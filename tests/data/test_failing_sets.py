@@ -6,7 +6,7 @@ import pytest
 
 from medistill.audit.command import check, describe
 from medistill.data.adapters import read_source
-from medistill.data.masks import find_masks
+from medistill.data.reading.masks import find_masks
 
 
 @pytest.fixture(scope="module")

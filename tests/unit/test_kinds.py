@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from medistill.data.tables import read_table
+from medistill.data.reading.tables import read_table
 from medistill.errors import UserError
 from medistill.images.decode import read
 from medistill.images.errors import ImageError

@@ -17,12 +17,12 @@ from medistill.audit.left_out import advise, describe_kinds
 from medistill.audit.rules import LEFT_OUT, judge, rules_of, tables_of
 from medistill.data import splits as sides
 from medistill.data.adapters import formats, read_source
-from medistill.data.arrays import read_picture
 from medistill.data.dataset import Dataset
-from medistill.data.folders import compose
 from medistill.data.ingest import ingest
+from medistill.data.reading.arrays import read_picture
+from medistill.data.reading.folders import compose
+from medistill.data.reading.source import Source
 from medistill.data.settings import MAX_QUARANTINED, Data
-from medistill.data.source import Source
 from medistill.errors import UserError
 from medistill.files import atomic
 from medistill.images.errors import ImageError

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from medistill.checksums import checksums, require_whole, write_record
-from medistill.data.arrays import file_of, read_picture
+from medistill.data.reading.arrays import file_of, read_picture
 from medistill.errors import UserError
 from medistill.files import atomic, remove, write_array, writing
 from medistill.images.errors import ImageError
@@ -85,7 +85,7 @@ def decode_all(
 
     Args:
         root: folder that `paths` are relative to.
-        paths: POSIX paths of the images, in archives as `medistill.data.arrays` has them.
+        paths: POSIX paths of the images, in archives as `medistill.data.reading.arrays` has them.
         cache: the cache folder.
         size: height and width of the frames in pixels.
         channels: 1 or 3.

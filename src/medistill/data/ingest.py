@@ -10,11 +10,11 @@ import pandas as pd
 
 from medistill.data import splits
 from medistill.data.adapters import read_source
-from medistill.data.boxes import outside
 from medistill.data.cache import Frames, decode_all
-from medistill.data.folders import compose
+from medistill.data.reading.boxes import outside
+from medistill.data.reading.folders import compose
+from medistill.data.reading.source import DETAILS, Source
 from medistill.data.settings import Data
-from medistill.data.source import DETAILS, Source
 from medistill.errors import UserError
 from medistill.files import atomic, locked, write_array
 from medistill.images.frame import fit_boxes

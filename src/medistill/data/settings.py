@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from medistill.data import adapters
-from medistill.runtime.bundle import LARGEST_SIZE
+from medistill.images.limits import LARGEST_SIZE
 from medistill.settings import AnyPath, Fraction, Seed, Settings
 
 MAX_QUARANTINED = 0.01

@@ -8,8 +8,8 @@ import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from medistill.data.folders import compose
-from medistill.data.tables import read_table
+from medistill.data.reading.folders import compose
+from medistill.data.reading.tables import read_table
 from medistill.errors import UserError
 from medistill.records.data import SPLITS
 

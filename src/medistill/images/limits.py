@@ -8,6 +8,9 @@ from medistill.images.errors import Refused
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: a small file can unpack to more than the memory holds."""
 
+LARGEST_SIZE = 4096
+"""Height and width in pixels of a frame: memory for it is taken before an image has been looked at."""
+
 MAX_BYTES = 1_000_000_000
 """Images that take more memory than this while they are decoded are refused before: a device has little of it."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from medistill.runtime.bundle import LARGEST_SIZE
+from medistill.images.limits import LARGEST_SIZE
 from medistill.settings import AnyPath, Settings
 
 MOST_ARGUMENTS, LARGEST_ARGUMENT = 100, 100_000

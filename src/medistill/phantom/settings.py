@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from medistill.runtime.bundle import LARGEST_SIZE
+from medistill.images.limits import LARGEST_SIZE
 from medistill.settings import Seed, Settings
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from medistill.checksums import EXPORT_AGAIN, OWN, require_own
 from medistill.errors import UserError
 from medistill.files import read_json
+from medistill.images.limits import LARGEST_SIZE
 from medistill.task import Task
 from medistill.text import is_name, shortened
 
@@ -18,9 +19,6 @@ BUNDLE_FILE = "bundle.json"
 
 LARGEST_BUNDLE = 2**22
 """Bytes of bundle.json."""
-
-LARGEST_SIZE = 4096
-"""Height and width in pixels of a frame: memory for it is taken before an image has been looked at."""
 
 DISCLAIMER = "Research use only, not a medical device"
 

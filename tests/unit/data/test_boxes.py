@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from medistill.data.boxes import BoxColumns, outside, read_boxes
+from medistill.data.reading.boxes import BoxColumns, outside, read_boxes
 from medistill.errors import UserError
 
 FILE = Path("boxes.csv")

@@ -8,7 +8,7 @@ import pytest
 
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
-from medistill.data.masks import find_masks
+from medistill.data.reading.masks import find_masks
 from medistill.errors import UserError
 from tests.trees_tiles import classes_of, draw_mask, read_whole, settings, write_folder, write_mask, write_picture
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from medistill.data.folders import IMAGE_SUFFIXES, Files, find_files, is_image_name, list_images, require_folder
+from medistill.data.reading.folders import IMAGE_SUFFIXES, Files, find_files, is_image_name, list_images, require_folder
 from medistill.errors import UserError
 from medistill.images import decode as images
 

@@ -10,8 +10,8 @@ from PIL import Image
 from medistill.checksums import require_whole
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
+from medistill.data.reading.source import Source
 from medistill.data.settings import Data
-from medistill.data.source import Source
 from medistill.errors import UserError
 from medistill.images.decode import decode
 from medistill.records.data import MANIFEST_COLUMNS, SplitCounts

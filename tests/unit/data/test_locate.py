@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from medistill.data.folders import find_files
-from medistill.data.locate import locate
+from medistill.data.reading.folders import find_files
+from medistill.data.reading.locate import locate
 from medistill.errors import UserError
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from numpy.lib import format as npy
 
-from medistill.data import arrays, cache
+from medistill.data import cache
 from medistill.data.adapters.medmnist import SETS
 from medistill.data.cache import decode_all
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
+from medistill.data.reading import arrays
 from medistill.errors import UserError
 from medistill.records.data import SPLITS
 from tests.trees_readers import write_medmnist

@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from medistill.data.chexpert_labels import LABELS
+from medistill.data.reading.chexpert_labels import LABELS
 from medistill.errors import UserError
 from tests.trees_cxr import write_xray
 from tests.trees_readers import (

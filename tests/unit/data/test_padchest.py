@@ -11,7 +11,7 @@ from PIL import Image
 
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
-from medistill.data.padchest_labels import DIFFERENTIAL, EXCLUDE, FINDINGS, NORMAL, TOKENS
+from medistill.data.reading.padchest_labels import DIFFERENTIAL, EXCLUDE, FINDINGS, NORMAL, TOKENS
 from medistill.errors import UserError
 from tests.trees_cxr import (
     PADCHEST_HEADER,

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medistill.data.readers import vote
+from medistill.data.reading.readers import vote
 
 NAN = float("nan")
 LABELS = ["label:Mass", "label:Edema"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from medistill.data.adapters import formats, read_source
-from medistill.data.folders import suggest_root
+from medistill.data.reading.folders import suggest_root
 from medistill.errors import UserError
 from medistill.phantom.write import write_phantom
 from tests.trees_cxr import write_chexpert, write_padchest

@@ -11,8 +11,8 @@ import pytest
 from medistill.checksums import read_record
 from medistill.data import cache
 from medistill.data.ingest import ingest
+from medistill.data.reading.source import Source
 from medistill.data.settings import Data
-from medistill.data.source import Source
 
 
 def shuffled(root, picture, count):

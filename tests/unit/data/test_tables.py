@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medistill.data.folders import Files
-from medistill.data.tables import find_table, identifiers, join_files, read_fields, read_header, read_table
+from medistill.data.reading.folders import Files
+from medistill.data.reading.tables import find_table, identifiers, join_files, read_fields, read_header, read_table
 from medistill.errors import UserError
 
 COLUMNS = {"image": (), "patient": (), "note": ()}

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from medistill.errors import UserError
 from medistill.files import read_json, write_json
-from medistill.runtime.bundle import LARGEST_BUNDLE, LARGEST_SIZE
+from medistill.images.limits import LARGEST_SIZE
+from medistill.runtime.bundle import LARGEST_BUNDLE
 from medistill.runtime.predictor import LARGEST_MODEL, Predictor
 from tests.unit.runtime.conftest import AXES, IMAGE, LABELS, LOGITS, MEANS, graph_model, linear_model
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from medistill.data.folders import compose
+from medistill.data.reading.folders import compose
 from medistill.errors import UserError
 from medistill.settings import describe_errors
 from medistill.text import is_name, shortened
 
 if TYPE_CHECKING:
-    from medistill.data.source import Source
+    from medistill.data.reading.source import Source
 
 
 def formats() -> tuple[str, ...]:

@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 
 from medistill.data.dataset import LABEL_PREFIX
-from medistill.data.folders import Files, find_files, require_folder, suggest_root
-from medistill.data.source import Source, no_boxes
-from medistill.data.tables import (
+from medistill.data.reading.folders import Files, find_files, require_folder, suggest_root
+from medistill.data.reading.source import Source, no_boxes
+from medistill.data.reading.tables import (
     ages,
     describe_instead,
     find_table,

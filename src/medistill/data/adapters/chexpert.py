@@ -29,11 +29,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from medistill.data.chexpert_labels import LABELS, LabelOptions, read_label
 from medistill.data.dataset import LABEL_PREFIX
-from medistill.data.folders import Files, find_files, is_hidden, require_folder, suggest_root
-from medistill.data.source import Source
-from medistill.data.tables import describe_instead, find_table, join_files, read_table, years
+from medistill.data.reading.chexpert_labels import LABELS, LabelOptions, read_label
+from medistill.data.reading.folders import Files, find_files, is_hidden, require_folder, suggest_root
+from medistill.data.reading.source import Source
+from medistill.data.reading.tables import describe_instead, find_table, join_files, read_table, years
 from medistill.errors import UserError
 from medistill.task import Task
 

@@ -17,8 +17,8 @@ from typing import Literal
 
 import pandas as pd
 
-from medistill.data.folders import Files, find_files, list_images, require_folder, suggest_root
-from medistill.data.source import Source, one_hot
+from medistill.data.reading.folders import Files, find_files, list_images, require_folder, suggest_root
+from medistill.data.reading.source import Source, one_hot
 from medistill.errors import UserError
 from medistill.settings import Settings
 from medistill.task import Task

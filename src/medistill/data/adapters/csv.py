@@ -43,15 +43,14 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from medistill.data.boxes import BoxColumns, upheld
 from medistill.data.dataset import LABEL_PREFIX
-from medistill.data.folders import Files, compose, find_files, require_folder, suggest_root
-from medistill.data.label_columns import exclude, read_classes, read_flags, read_names, with_line
-from medistill.data.locate import locate
-from medistill.data.readers import Vote, vote
-from medistill.data.source import SIDE_NAMES, Source, no_boxes, side_of
-from medistill.data.splits import merge_groups
-from medistill.data.tables import (
+from medistill.data.reading.boxes import BoxColumns, upheld
+from medistill.data.reading.folders import Files, compose, find_files, require_folder, suggest_root
+from medistill.data.reading.label_columns import exclude, read_classes, read_flags, read_names, with_line
+from medistill.data.reading.locate import locate
+from medistill.data.reading.readers import Vote, vote
+from medistill.data.reading.source import SIDE_NAMES, Source, no_boxes, side_of
+from medistill.data.reading.tables import (
     ages,
     describe_header,
     describe_instead,
@@ -60,7 +59,8 @@ from medistill.data.tables import (
     read_header,
     read_table,
 )
-from medistill.data.uncertainty import Policy, by_label, value_of
+from medistill.data.reading.uncertainty import Policy, by_label, value_of
+from medistill.data.splits import merge_groups
 from medistill.errors import UserError
 from medistill.settings import Settings
 from medistill.task import Task
@@ -101,7 +101,7 @@ class Options(Settings):
     readers: str | None = None
     """Who labelled: an image has a row of each reader, and they vote."""
     vote: Vote = "majority"
-    """What readers say together; see `medistill.data.readers.Vote`."""
+    """What readers say together; see `medistill.data.reading.readers.Vote`."""
     boxes: BoxColumns = Field(default=None)
     """Where the findings are: an image has a row for each box."""
     patient: str | None = None

@@ -8,8 +8,8 @@ where several are of one patient, `groups.csv` in the folder of `data.splits` mu
 the root, and `group_id`).
 
 Masks among the images are none: NORMAL/masks/1.png beside NORMAL/images/1.png or NORMAL/1.png, and NORMAL/1_mask.png
-beside NORMAL/1.png; see `medistill.data.masks`. They are passed over, and counted, unless `data.options.masks` says
-that they show the finding: many sets have masks of the lungs.
+beside NORMAL/1.png; see `medistill.data.reading.masks`. They are passed over, and counted, unless
+`data.options.masks` says that they show the finding: many sets have masks of the lungs.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medistill.data.folders import (
+from medistill.data.reading.folders import (
     Files,
     compose,
     find_files,
@@ -29,8 +29,8 @@ from medistill.data.folders import (
     require_folder,
     suggest_root,
 )
-from medistill.data.masks import Mask, find_masks
-from medistill.data.source import Source, collect_labels, one_hot, side_of
+from medistill.data.reading.masks import Mask, find_masks
+from medistill.data.reading.source import Source, collect_labels, one_hot, side_of
 from medistill.errors import UserError
 from medistill.settings import Settings
 from medistill.task import Task

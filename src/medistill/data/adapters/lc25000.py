@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from medistill.data.folders import Files, compose, find_files, list_images, require_folder, suggest_root
-from medistill.data.source import Source, one_hot
+from medistill.data.reading.folders import Files, compose, find_files, list_images, require_folder, suggest_root
+from medistill.data.reading.source import Source, one_hot
+from medistill.data.reading.tables import Joined, find_table, join_files, read_header, read_table
 from medistill.data.splits import GROUPS_FILE, read_groups
-from medistill.data.tables import Joined, find_table, join_files, read_header, read_table
 from medistill.errors import UserError
 from medistill.settings import Settings
 from medistill.task import Task

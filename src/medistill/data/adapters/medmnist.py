@@ -15,9 +15,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from medistill.data.arrays import SUFFIX, Array, find_arrays, is_picture, read_array
-from medistill.data.folders import require_folder, suggest_root
-from medistill.data.source import Source, one_hot
+from medistill.data.reading.arrays import SUFFIX, Array, find_arrays, is_picture, read_array
+from medistill.data.reading.folders import require_folder, suggest_root
+from medistill.data.reading.source import Source, one_hot
 from medistill.errors import UserError
 from medistill.records.data import LABEL_PREFIX, SPLITS
 from medistill.settings import Settings

@@ -18,12 +18,12 @@ from typing import Literal
 
 import pandas as pd
 
-from medistill.data.chexpert_labels import LABELS, LabelOptions, read_label
 from medistill.data.dataset import LABEL_PREFIX
-from medistill.data.folders import find_files, require_folder, require_within
-from medistill.data.locate import by_stem
-from medistill.data.source import Source, side_of
-from medistill.data.tables import find_table, identifiers, join_files, read_table, require_table
+from medistill.data.reading.chexpert_labels import LABELS, LabelOptions, read_label
+from medistill.data.reading.folders import find_files, require_folder, require_within
+from medistill.data.reading.locate import by_stem
+from medistill.data.reading.source import Source, side_of
+from medistill.data.reading.tables import find_table, identifiers, join_files, read_table, require_table
 from medistill.errors import UserError
 from medistill.task import Task
 

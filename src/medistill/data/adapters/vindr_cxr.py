@@ -26,14 +26,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from medistill.data.boxes import TWO_CORNERS, BoxColumns, upheld
 from medistill.data.dataset import LABEL_PREFIX
-from medistill.data.folders import Files, find_files, list_images, require_folder, require_within
-from medistill.data.label_columns import read_flags
-from medistill.data.locate import by_stem
-from medistill.data.readers import Vote, vote
-from medistill.data.source import Source, no_boxes
-from medistill.data.tables import find_table, join_files, read_table, require_table
+from medistill.data.reading.boxes import TWO_CORNERS, BoxColumns, upheld
+from medistill.data.reading.folders import Files, find_files, list_images, require_folder, require_within
+from medistill.data.reading.label_columns import read_flags
+from medistill.data.reading.locate import by_stem
+from medistill.data.reading.readers import Vote, vote
+from medistill.data.reading.source import Source, no_boxes
+from medistill.data.reading.tables import find_table, join_files, read_table, require_table
 from medistill.errors import UserError
 from medistill.settings import Settings
 from medistill.task import Task
@@ -97,7 +97,7 @@ class Options(Settings):
     """What `data.options` may say."""
 
     vote: Vote = "majority"
-    """What the three readers of a training image say together; see `medistill.data.readers.Vote`."""
+    """What the three readers of a training image say together; see `medistill.data.reading.readers.Vote`."""
 
 
 def read(root: Path, options: Options) -> Source:

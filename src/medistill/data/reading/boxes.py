@@ -8,7 +8,7 @@ import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
 from medistill.data.dataset import LABEL_PREFIX
-from medistill.data.source import no_boxes
+from medistill.data.reading.source import no_boxes
 from medistill.errors import UserError
 from medistill.settings import Settings
 from medistill.text import counted

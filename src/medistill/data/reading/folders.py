@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medistill.data.masks import is_mask_folder, refuse_masks
+from medistill.data.reading.masks import is_mask_folder, refuse_masks
 from medistill.errors import UserError
 from medistill.kinds import HEAD, describe_kind
 

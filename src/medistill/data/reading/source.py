@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from medistill.data.dataset import LABEL_PREFIX
-from medistill.data.folders import compose
+from medistill.data.reading.folders import compose
 from medistill.errors import UserError
 from medistill.task import Task
 

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from medistill.data.dataset import LABEL_PREFIX
-from medistill.data.source import collect_labels, one_hot
-from medistill.data.tables import identifiers
+from medistill.data.reading.source import collect_labels, one_hot
+from medistill.data.reading.tables import identifiers
 from medistill.errors import UserError
 
 TRUE = ("1", "true", "yes", "t", "y")

@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from medistill.data.folders import Files, compose, is_image_name
-from medistill.data.source import side_of
-from medistill.data.tables import identifiers
+from medistill.data.reading.folders import Files, compose, is_image_name
+from medistill.data.reading.source import side_of
+from medistill.data.reading.tables import identifiers
 from medistill.errors import UserError
 from medistill.text import counted
 

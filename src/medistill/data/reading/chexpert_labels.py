@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, field_validator
 
-from medistill.data.uncertainty import DEFAULT, UNCERTAIN, Policy, by_label, value_of
+from medistill.data.reading.uncertainty import DEFAULT, UNCERTAIN, Policy, by_label, value_of
 from medistill.errors import UserError
 from medistill.settings import Settings
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medistill.data.folders import Files, compose, is_image_name, suggest_root
+from medistill.data.reading.folders import Files, compose, is_image_name, suggest_root
 from medistill.errors import UserError
 from medistill.kinds import HEAD, describe_kind, describe_picture
 from medistill.text import counted, printable

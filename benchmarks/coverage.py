@@ -11,7 +11,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,9 +24,11 @@ from tqdm import tqdm
 
 from benchmarks.page import write_between
 from benchmarks.study import open_phantom, open_xrays
-from medistill.explain.localisation import Interval, paired_interval, share_interval
-from medistill.metrics import bootstrap
-from medistill.metrics.bootstrap import summarise
+from medistill.metrics.bootstrap import draw, resample
+from medistill.metrics.eligibility import fewer_groups, ineligibility
+from medistill.metrics.intervals import Estimate, summarise
+from medistill.metrics.means import GroupedMean, paired_interval, share_interval
+from medistill.metrics.ranking import measure_ranking
 
 ROOT = Path(__file__).resolve().parents[1]
 RESAMPLES = 1000
@@ -151,12 +153,12 @@ def label_rows(population: Population, run: int, seed: int) -> Iterator[Noted]:
 
     generator = np.random.default_rng([seed, run])
     targets, groups = population.draw(generator)
-    chosen = [k for k in range(labels) if not bootstrap.ineligible(targets[:, k], groups)]
+    chosen = [k for k in range(labels) if not ineligibility(targets[:, k], groups)]
     if not chosen:
         return
-    counts = bootstrap.draw(population.patients, RESAMPLES, run)
+    counts = draw(population.patients, RESAMPLES, run)
     both = [
-        bootstrap.measure(targets[:, chosen], scores[:, chosen], groups, counts)
+        measure_ranking(targets[:, chosen], scores[:, chosen], groups, counts)
         for scores in scores_of(targets, groups, separations, generator)
     ]
     first, second = ({"AUROC": area, "AUPRC": mean} for area, mean in both)
@@ -168,7 +170,7 @@ def label_rows(population: Population, run: int, seed: int) -> Iterator[Noted]:
     for j, k in enumerate(chosen):
         if bins[k] is None:
             continue
-        few, of = {"groups": bootstrap.fewer_groups(targets[:, k], groups)}, f" ({bins[k]} positives)"
+        few, of = {"groups": fewer_groups(targets[:, k], groups)}, f" ({bins[k]} positives)"
         lead = first["AUROC"][:, j] - second["AUROC"][:, j]
         yield _noted("label AUROC" + of, run, auroc[0, k], first["AUROC"][:, j], few, {})
         yield _noted("label AUROC, difference" + of, run, LEAD, lead, few | {"difference": True}, {})
@@ -210,19 +212,19 @@ def hit_rows(patients: int, run: int, seed: int) -> Iterator[Noted]:
     hits, chance, groups = hits_of(patients, None, generator)
     used, plain = paired_interval(hits, chance, groups), _plain(hits, groups)
     # what was done before: the interval of hits against the mean chance as if it were known
-    shifted = {key: plain[key] - chance.mean() for key in ("lower", "upper")}
+    shifted = replace(plain, lower=plain.lower - chance.mean(), upper=plain.upper - chance.mean())
     yield _held("share of hits − chance (0)", run, 0, used, shifted)
 
 
-def _held(row: str, run: int, true: float, used: Interval, beside: Interval) -> Noted:
-    return row, run, *(bool(found["lower"] <= true <= found["upper"]) for found in (used, beside))
+def _held(row: str, run: int, true: float, used: Estimate, beside: Estimate) -> Noted:
+    return row, run, *(bool(found.lower <= true <= found.upper) for found in (used, beside))
 
 
-def _plain(values: NDArray, groups: NDArray) -> Interval:
+def _plain(values: NDArray, groups: NDArray) -> Estimate:
     """The percentile interval of a mean."""
-    counts = bootstrap.draw(groups.max() + 1, RESAMPLES, 0).astype(float)
-    means = (np.bincount(groups, values) @ counts) / (np.bincount(groups) @ counts)
-    return dict(zip(("lower", "upper"), np.quantile(means[1:], [0.025, 0.975]), strict=True))
+    count = groups.max() + 1
+    means = resample(GroupedMean.of(values, groups, count).measure, draw(count, RESAMPLES))
+    return Estimate(means[0], *np.quantile(means[1:], [0.025, 0.975]))
 
 
 # Tables

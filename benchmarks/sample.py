@@ -21,7 +21,7 @@ from benchmarks.tables import averaged, interval, line, verdict
 from medistill.audit.command import SIZE
 from medistill.audit.findings import SHORTCUT, audit
 from medistill.audit.shortcuts import CUES
-from medistill.metrics import bootstrap
+from medistill.metrics.eligibility import ineligibility
 
 BOTH = "system_b"
 """The recipe by which both students are taught."""
@@ -66,7 +66,7 @@ class Sample:
         """Columns of the other labels that are eligible, also among the images with the common one."""
         split = self.results.truth.split
         left = [k for k in split.columns() if k != self.common]
-        own = [bootstrap.ineligible(split.targets[self.inside, k], split.groups[self.inside]) for k in left]
+        own = [ineligibility(split.targets[self.inside, k], split.groups[self.inside]) for k in left]
         return [k for k, reason in zip(left, own, strict=True) if not reason]
 
     def everywhere(self, logits: NDArray) -> NDArray:

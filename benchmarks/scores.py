@@ -23,12 +23,12 @@ from benchmarks.study import STUDENTS, TEACHERS, Trained
 from medistill.evaluation.comparison import Split
 from medistill.evaluation.predictions import align, read_logits
 from medistill.files import read_json
-from medistill.metrics import bootstrap
-from medistill.metrics import ranking as metrics
-from medistill.metrics.bootstrap import CONFIDENCE
+from medistill.metrics.bootstrap import RESAMPLES, resample
+from medistill.metrics.eligibility import ineligibility
+from medistill.metrics.intervals import CONFIDENCE, holm, p_value
+from medistill.metrics.ranking import FoldedLabel, auroc
 from medistill.training.checkpoint import fingerprint
 
-RESAMPLES = 2000
 BOOTSTRAP_SEED = 0
 
 Interval = tuple[float, float]
@@ -44,16 +44,16 @@ def foldwise_auroc(targets: NDArray, scores: NDArray, groups: NDArray, folds: ND
         folds: (N,) the fold that tests each image.
         counts: (G, 1 + R), from `bootstrap.draw`.
     """
-    won = np.zeros((counts.shape[1], targets.shape[1]))
-    pairs = np.zeros_like(won)
-    for fold in np.unique(folds):
-        here = folds == fold
-        drawn = counts[groups[here]].T.astype(np.float64)  # (1 + R, n)
-        weight = (drawn @ (targets[here] == 1)) * (drawn @ (targets[here] == 0))
-        auroc, _ = bootstrap.measure(targets[here], scores[here], groups[here], counts)
-        won += np.where(weight > 0, weight * np.nan_to_num(auroc), 0)
-        pairs += weight
-    return np.divide(won, pairs, out=np.full_like(won, np.nan), where=pairs > 0)
+    if not targets.shape[1]:
+        return np.empty((counts.shape[1], 0))
+    pairs = zip(targets.T, scores.T, strict=True)
+    labels = [FoldedLabel.of(target, score, groups, len(counts), folds) for target, score in pairs]
+    aurocs = resample(
+        lambda weights: np.stack([label.auroc(weights) for label in labels]),
+        counts,
+        rows=max(label.rows for label in labels),
+    )
+    return np.ascontiguousarray(aurocs.T)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def truth_of(data: str, xrays: Path | None) -> Truth:
     for dataset in sets:
         part = dataset.split("val")
         known, owners = dataset.targets(part), part["group_id"].to_numpy()
-        val_labels.append([k for k in range(known.shape[1]) if not bootstrap.ineligible(known[:, k], owners)])
+        val_labels.append([k for k in range(known.shape[1]) if not ineligibility(known[:, k], owners)])
     return Truth(split, np.repeat(np.arange(len(sets)), [len(part) for part in rows]), val_labels)
 
 
@@ -151,7 +151,7 @@ def _on_val_labels(logits: NDArray, truth: Truth) -> float:
     means = []
     for fold, columns in enumerate(truth.val_labels):
         here = truth.folds == fold
-        values = [metrics.auroc(truth.split.targets[here, k], logits[here, k]) for k in columns]
+        values = [auroc(truth.split.targets[here, k], logits[here, k]) for k in columns]
         means.append(np.nanmean(values))
     return float(np.mean(means))
 
@@ -273,8 +273,8 @@ def with_seeds(differences: NDArray, groups: int) -> Interval | None:
 def adjusted(results: Results, student: str) -> dict[str, float | None]:
     """p of each recipe with a teacher against the baseline, adjusted for their number (Holm)."""
     taught = results.taught(student)
-    p_values = [bootstrap.p_value(results.gain(student, recipe).mean(axis=0)) for recipe in taught]
-    return dict(zip(taught, bootstrap.holm(p_values), strict=True))
+    p_values = [p_value(results.gain(student, recipe).mean(axis=0)) for recipe in taught]
+    return dict(zip(taught, holm(p_values), strict=True))
 
 
 def lead(results: Results, student: str, teacher: str, seeds: Sequence[int]) -> NDArray | None:

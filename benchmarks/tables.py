@@ -6,7 +6,7 @@ from benchmarks.outcomes import Outcome
 from benchmarks.plans import RECIPES, SEEDS
 from benchmarks.scores import Results, Scores, adjusted, lead, paired, with_seeds
 from benchmarks.study import STUDENTS, TEACHERS
-from medistill.metrics import bootstrap
+from medistill.metrics.intervals import summarise
 
 LEVEL = 0.05
 
@@ -22,7 +22,7 @@ def interval(values: NDArray, *, sign: bool = False, share: bool = False) -> str
         sign: it is a difference.
         share: it is a share of something, in percent.
     """
-    figure = bootstrap.summarise(values, difference=sign or share)
+    figure = summarise(values, difference=sign or share)
     form = "{:.0%}" if share else "{:+.3f}" if sign else "{:.3f}"
     text = form.format(figure.estimate)
     return text if figure.lower is None else f"{text} [{form.format(figure.lower)}, {form.format(figure.upper)}]"
@@ -30,7 +30,7 @@ def interval(values: NDArray, *, sign: bool = False, share: bool = False) -> str
 
 def verdict(differences: NDArray) -> str:
     """What the interval of a difference (1 + R,) shows, in words."""
-    figure = bootstrap.summarise(differences, difference=True)
+    figure = summarise(differences, difference=True)
     if figure.lower is None or figure.lower <= 0 <= figure.upper:
         return "no difference shown"
     return "a gain" if figure.lower > 0 else "a loss"

@@ -110,13 +110,13 @@ def baselines(params: Params, model: Any) -> list[str]:
 
 def numbers_of(described: dict[str, Any], config: ModelRecord) -> dict[str, Any]:
     """The entry of a model in metrics.json: what is undefined is left out, since DVC metrics are numbers."""
-    from medistill.evaluation.comparison import OVERALL
+    from medistill.evaluation.comparison import MULTICLASS_FIGURES
 
     entry: dict[str, Any] = {"params": config.params, "macs": config.macs}
     for split in SPLITS:
         figures = described[split]
         numbers = {}
-        for key in ("macro_auroc", "macro_auprc", *OVERALL):
+        for key in ("macro_auroc", "macro_auprc", *MULTICLASS_FIGURES):
             if key in figures:  # accuracy is for exclusive classes
                 numbers |= _bounded(key, figures[key])
         numbers |= {"macro_ece": figures["macro_ece"], "eligible_labels": len(figures["labels"])}

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from benchmarks.coverage import FIGURES, LIKE, OWN, Population, hit_rows, hits_of, label_rows, scores_of, true_precision
-from medistill.metrics import bootstrap
+from medistill.metrics.intervals import CONFIDENCE
 
 
 @pytest.fixture
@@ -76,4 +76,4 @@ def test_the_published_intervals_of_labels_hold_the_truth(root):
     assert len(cells) > 20
     for held, _, error, *_ in cells:
         assert float(held) + 2 * float(error) >= 93
-    assert bootstrap.CONFIDENCE == 0.95
+    assert CONFIDENCE == 0.95

@@ -16,7 +16,8 @@ from benchmarks.sample import Sample, halves, summary
 from benchmarks.scores import Results, Scores, Truth, adjusted, foldwise_auroc, lead, with_seeds
 from benchmarks.study import DENSENET, EEEA, FOLDS, LITE0, LITE2, Trained, fold_sides, rarest_label
 from medistill.evaluation.comparison import Split
-from medistill.metrics import bootstrap
+from medistill.metrics.bootstrap import draw
+from medistill.metrics.intervals import p_value, summarise
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_auroc_counts_pairs_within_a_fold_only(generator: np.random.Generator) -
     targets[generator.random((60, 2)) < 0.1] = np.nan
     targets[folds == 2, 1] = 0  # no positive in a fold: it has no pairs
     scores = np.round(generator.normal(size=(60, 2)), 1) + 100 * folds[:, None]  # ties; a level of its own in each fold
-    counts = bootstrap.draw(30, 20, seed=1)
+    counts = draw(30, 20, seed=1)
 
     values = foldwise_auroc(targets, scores, groups, folds, counts)
 
@@ -54,7 +55,7 @@ def test_one_fold_is_the_usual_auroc_and_none_is_undefined(generator: np.random.
     targets = np.stack([np.arange(40) % 2, np.zeros(40)], axis=1)
     scores = generator.normal(size=(40, 2))
 
-    values = foldwise_auroc(targets, scores, np.arange(40), np.zeros(40), bootstrap.draw(40, 5, seed=0))
+    values = foldwise_auroc(targets, scores, np.arange(40), np.zeros(40), draw(40, 5, seed=0))
 
     assert values[0, 0] == pytest.approx(roc_auc_score(targets[:, 0], scores[:, 0]))
     assert np.isnan(values[:, 1]).all()
@@ -236,7 +237,7 @@ def test_what_needs_no_teacher(generator: np.random.Generator) -> None:
 
 def test_recipes_are_adjusted_for_their_number(generator: np.random.Generator) -> None:
     made = made_results(generator)
-    p_a, p_b = (bootstrap.p_value(made.gain(LITE0, name).mean(axis=0)) for name in ("system_a", "system_b"))
+    p_a, p_b = (p_value(made.gain(LITE0, name).mean(axis=0)) for name in ("system_a", "system_b"))
     assert p_b < 0.02 < p_a
     assert adjusted(made, LITE0) == pytest.approx({"system_a": p_a, "system_b": 2 * p_b})
     text = tables.count_above(made, LITE0)
@@ -279,7 +280,7 @@ def test_interval_over_patients_and_seeds_holds_the_truth(generator: np.random.G
         differences = over_patients + np.sqrt(3 / 60) * generator.normal(size=(3, 1))
         lower, upper = with_seeds(differences, 60)
         held["both"] += lower <= 0 <= upper
-        plain = bootstrap.summarise(differences.mean(axis=0), difference=True)
+        plain = summarise(differences.mean(axis=0), difference=True)
         held["patients"] += plain.lower <= 0 <= plain.upper
     assert held["both"] / 400 >= 0.93
     assert held["patients"] / 400 < 0.87

@@ -21,7 +21,10 @@ from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from medistill.metrics.bootstrap import draw, fewer_groups, ineligible, measure, summarise
+from medistill.metrics.bootstrap import FloatArray, draw, resample
+from medistill.metrics.eligibility import fewer_groups, ineligibility
+from medistill.metrics.intervals import summarise
+from medistill.metrics.ranking import FoldedLabel
 
 CUES = {
     "view": "the view position",
@@ -35,7 +38,6 @@ MAX_IMAGES = 20_000
 """Larger data sets are probed on a random sample of their groups."""
 
 FOLDS = 5
-RESAMPLES = 2000
 
 _MIDDLE = 4
 """Parts of a side of the frame between two corners."""
@@ -116,19 +118,19 @@ def probe_shortcuts(rows: pd.DataFrame, targets: NDArray, labels: list[str], bor
         rows, targets, borders, groups = rows[sample], targets[sample], borders[sample], groups[sample]
         groups, names = pd.factorize(groups)
     cues = _cues(rows, borders)
-    counts = draw(len(names), RESAMPLES, seed=0)
+    counts = draw(len(names))
     found = []
     for k, label in enumerate(tqdm(labels, desc="shortcuts", unit="label", disable=None)):
         known = np.flatnonzero(~np.isnan(targets[:, k]))
         here, target = groups[known], targets[known, k]
-        if ineligible(target, here):
+        if ineligibility(target, here):
             continue
         folds = deal_folds(target, here)
         scores = {}
         for cue, features in cues.items():
             if (features[known] != features[known[0]]).any():
                 scores[cue] = _scores(cue, features[known], target, folds)
-        for cue, auroc in _auroc_within_folds(target, scores, here, folds, counts).items():
+        for cue, auroc in _auroc_of_cues(target, scores, here, folds, counts).items():
             value = summarise(auroc, groups=fewer_groups(target, here))
             found.append((label, cue, value.estimate, value.lower, value.upper, len(known), int(target.sum())))
     numbers = dict.fromkeys(["auroc", "lower", "upper"], "float64") | dict.fromkeys(["images", "positives"], "int64")
@@ -196,32 +198,16 @@ def _scores(cue: str, features: NDArray, target: NDArray, folds: NDArray) -> NDA
     return cross_val_predict(_probe(cue), features, target, cv=PredefinedSplit(folds), method="predict_proba")[:, 1]
 
 
-def _auroc_within_folds(
+def _auroc_of_cues(
     target: NDArray, scores: dict[str, NDArray], groups: NDArray, folds: NDArray, counts: NDArray
-) -> dict[str, NDArray[np.float64]]:
-    """AUROC of each cue over the pairs of a positive and a negative of the same fold, in each resample: (1 + R,).
-
-    It is the mean of the folds' AUROCs, weighted by their pairs. Scores of different folds are of different models, and
-    are not compared: a fold with few positives leaves more for training, so its scores are higher throughout, which
-    draws the AUROC of all scores together below 0.5 where there is nothing to find (Parker et al., BMC Bioinformatics
-    2007; Forman & Scholz, SIGKDD Explorations 2010).
-    """
+) -> dict[str, FloatArray]:
+    """AUROC of each cue over the pairs of a positive and a negative of the same fold, in each resample: (1 + R,)."""
     if not scores:
         return {}
-    won, pairs = 0.0, 0.0
-    for fold in range(FOLDS):
-        here = folds == fold
-        names, members = np.unique(groups[here], return_inverse=True)
-        weights, positive = counts[names], target[here] == 1
-        auroc, _ = measure(
-            np.repeat(target[here][:, None], len(scores), axis=1),
-            np.column_stack([score[here] for score in scores.values()]),
-            members,
-            weights,
-        )
-        both = [np.bincount(members[side], minlength=len(names)) @ weights for side in (positive, ~positive)]
-        pairs_here = (both[0] * both[1])[:, None].astype(np.float64)
-        won = won + np.where(pairs_here > 0, auroc * pairs_here, 0)
-        pairs = pairs + pairs_here
-    with np.errstate(invalid="ignore"):
-        return dict(zip(scores, (won / pairs).T, strict=True))
+    labels = [FoldedLabel.of(target, score, groups, len(counts), folds) for score in scores.values()]
+    aurocs = resample(
+        lambda weights: np.stack([label.auroc(weights) for label in labels]),
+        counts,
+        rows=max(label.rows for label in labels),
+    )
+    return dict(zip(scores, aurocs, strict=True))

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medistill.metrics import bootstrap
-from medistill.metrics import ranking as metrics
-from medistill.metrics.bootstrap import Estimate
-from medistill.metrics.ranking import FloatArray
+from medistill.metrics.bootstrap import draw
+from medistill.metrics.calibration import expected_calibration_error
+from medistill.metrics.classification import measure_accuracy, metrics_at_half
+from medistill.metrics.eligibility import fewer_groups, ineligibility
+from medistill.metrics.intervals import Estimate, FloatArray, holm, summarise
+from medistill.metrics.intervals import compare as compare_values
+from medistill.metrics.ranking import macro_roc, measure_ranking
 from medistill.task import Calibration, Task
 
 COLUMNS = (
@@ -19,11 +22,11 @@ COLUMNS = (
 )  # fmt: skip
 """Columns of `reports/comparisons.csv`."""
 
-OVERALL = ("accuracy", "balanced_accuracy")
+MULTICLASS_FIGURES = ("accuracy", "balanced_accuracy")
 """Figures over all classes at once, where these are exclusive."""
 
-THRESHOLDED = ("accuracy", "f1", "f1_weighted")
-"""Figures of each label and their means, where labels are not exclusive; see `metrics.thresholded`."""
+FIGURES_AT_HALF = ("accuracy", "f1", "f1_weighted")
+"""Figures of each label and their means, where labels are not exclusive; see `metrics_at_half`."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Split:
         labels: L names.
         targets: (N, L) float, 1, 0, or NaN where unknown.
         groups: (N,) int, 0..G-1.
-        counts: (G, 1 + R), from `bootstrap.draw`.
+        counts: (G, 1 + R), from `metrics.bootstrap.draw`.
         skipped: why a label is not eligible, by name.
         rests_on: of each label, the number of groups with a positive, or with a negative where these are fewer.
         task: whether the labels exclude each other.
@@ -71,10 +74,10 @@ class Split:
         if task.exclusive:
             targets = np.where(np.isnan(targets).any(axis=1, keepdims=True), np.nan, targets)
         names, groups = np.unique(group_ids, return_inverse=True)
-        reasons = {label: bootstrap.ineligible(targets[:, k], groups) for k, label in enumerate(labels)}
+        reasons = {label: ineligibility(targets[:, k], groups) for k, label in enumerate(labels)}
         skipped = {label: reason for label, reason in reasons.items() if reason}
-        rests_on = [bootstrap.fewer_groups(targets[:, k], groups) for k in range(len(labels))]
-        return cls(labels, targets, groups, bootstrap.draw(len(names), resamples, seed), skipped, rests_on, task)
+        rests_on = [fewer_groups(targets[:, k], groups) for k in range(len(labels))]
+        return cls(labels, targets, groups, draw(len(names), resamples, seed), skipped, rests_on, task)
 
     @property
     def eligible(self) -> list[str]:
@@ -135,12 +138,12 @@ class Measured:
         probabilities = (calibration or Calibration(split.task)).probabilities(logits)
         if split.task.exclusive:
             scores = probabilities
-            accuracies = (np.full(len(split.counts.T), np.nan),) * 2
+            accuracies = np.full((2, len(split.counts.T)), np.nan)
             if not np.isnan(logits).any():
-                accuracies = bootstrap.measure_accuracy(split.targets, logits, split.groups, split.counts)
-            overall = dict(zip(OVERALL, accuracies, strict=True))
+                accuracies = measure_accuracy(split.targets, logits, split.groups, split.counts)
+            overall = dict(zip(MULTICLASS_FIGURES, accuracies, strict=True))
         targets = np.where(np.isnan(scores), np.nan, split.targets)
-        auroc, auprc = bootstrap.measure(targets, np.nan_to_num(scores), split.groups, split.counts, on_label)
+        auroc, auprc = measure_ranking(targets, np.nan_to_num(scores), split.groups, split.counts, on_label)
         return cls(split, logits, probabilities, scores, auroc, auprc, overall)
 
     def macro(self, metric: str) -> FloatArray:
@@ -151,18 +154,18 @@ class Measured:
     def describe(self) -> dict[str, Any]:
         """All figures, for `reports/evaluation/<model>.json`: macro, which labels they hold, and per label.
 
-        Exclusive classes have `accuracy` and `balanced_accuracy` as well, other labels what is in `THRESHOLDED`.
+        Exclusive classes have `accuracy` and `balanced_accuracy` as well, other labels what is in `FIGURES_AT_HALF`.
         """
         split = self.split
         probability = self.probabilities
-        thresholded = () if split.task.exclusive else THRESHOLDED
+        at_half = () if split.task.exclusive else FIGURES_AT_HALF
         labels = {}
         for k, label in enumerate(split.labels):
             targets = split.targets[:, k]
             positive, negative = targets == 1, targets == 0
             known = int(positive.sum() + negative.sum())
             answered = not np.isnan(probability[:, k]).any()
-            ece = metrics.expected_calibration_error(targets, probability[:, k]) if answered else None
+            ece = expected_calibration_error(targets, probability[:, k]) if answered else None
             labels[label] = {
                 "eligible": label not in split.skipped,
                 "positives": int(positive.sum()),
@@ -170,14 +173,14 @@ class Measured:
                 "prevalence": float(positive.sum() / known) if known else None,
                 "groups": len(np.unique(split.groups[positive | negative])),
                 "positive_groups": len(np.unique(split.groups[positive])),
-                "auroc": bootstrap.summarise(self.auroc[:, k], groups=split.rests_on[k]).to_dict(),
-                "auprc": bootstrap.summarise(self.auprc[:, k], groups=split.rests_on[k]).to_dict(),
+                "auroc": summarise(self.auroc[:, k], groups=split.rests_on[k]).to_dict(),
+                "auprc": summarise(self.auprc[:, k], groups=split.rests_on[k]).to_dict(),
                 "ece": ece if known else None,
             }
-            if thresholded:
-                figures = metrics.thresholded(targets, probability[:, k]) if answered else (np.nan,) * 3
+            if at_half:
+                figures = metrics_at_half(targets, probability[:, k]) if answered else (np.nan,) * 3
                 labels[label] |= {
-                    name: None if np.isnan(value) else value for name, value in zip(thresholded, figures, strict=True)
+                    name: None if np.isnan(value) else value for name, value in zip(at_half, figures, strict=True)
                 }
 
         def mean(name: str) -> float | None:
@@ -190,27 +193,27 @@ class Measured:
             "resamples": split.resamples,
             "labels": split.eligible,
             "skipped": split.skipped,
-            "macro_auroc": bootstrap.summarise(self.macro("auroc")).to_dict(),
-            "macro_auprc": bootstrap.summarise(self.macro("auprc"), reflected=True).to_dict(),
-            **{f"macro_{name}": mean(name) for name in ("ece", *thresholded)},
-            **{name: bootstrap.summarise(values).to_dict() for name, values in self.overall.items()},
+            "macro_auroc": summarise(self.macro("auroc")).to_dict(),
+            "macro_auprc": summarise(self.macro("auprc"), reflected=True).to_dict(),
+            **{f"macro_{name}": mean(name) for name in ("ece", *at_half)},
+            **{name: summarise(values).to_dict() for name, values in self.overall.items()},
             "per_label": labels,
         }
 
     def roc(self) -> tuple[FloatArray, FloatArray]:
-        """Macro-average ROC curve over eligible labels, see `metrics.macro_roc`; empty where there are none.
+        """Macro-average ROC curve over eligible labels, see `metrics.ranking.macro_roc`; empty where there are none.
 
         Also where the model does not know one of them.
         """
         columns = self.split.columns()
         if np.isnan(self.logits[:, columns]).any():
             columns = []
-        return metrics.macro_roc(self.split.targets[:, columns], self.scores[:, columns])
+        return macro_roc(self.split.targets[:, columns], self.scores[:, columns])
 
 
 def difference(model: Measured, reference: Measured, metric: str) -> tuple[Estimate, float | None]:
     """Paired difference of the macro `auroc` or `auprc` of two models on the same split, and its p-value."""
-    return _interval_and_p(model.macro(metric) - reference.macro(metric))
+    return compare_values(model.macro(metric), reference.macro(metric))
 
 
 def compare(model: Measured, reference: Measured) -> list[dict[str, Any]]:
@@ -225,12 +228,14 @@ def compare(model: Measured, reference: Measured) -> list[dict[str, Any]]:
         Rows with the columns `metric` to `dropped` of `COLUMNS`; where no label is eligible only those of accuracy.
     """
     split = model.split
-    overall = {f"macro_{metric}": model.macro(metric) - reference.macro(metric) for metric in ("auroc", "auprc")}
-    overall = overall if split.eligible else {}
-    overall |= {name: own - reference.overall[name] for name, own in model.overall.items()}
-    rows = [_row(split, name, *_interval_and_p(values), None) for name, values in overall.items()]
-    per_label = [_interval_and_p(model.auroc[:, k] - reference.auroc[:, k], split.rests_on[k]) for k in split.columns()]
-    adjusted = bootstrap.holm([p for _, p in per_label])
+    metrics = ("auroc", "auprc") if split.eligible else ()
+    pairs = {f"macro_{metric}": (model.macro(metric), reference.macro(metric)) for metric in metrics}
+    pairs |= {name: (own, reference.overall[name]) for name, own in model.overall.items()}
+    rows = [_row(split, name, *compare_values(*pair), None) for name, pair in pairs.items()]
+    per_label = [
+        compare_values(model.auroc[:, k], reference.auroc[:, k], groups=split.rests_on[k]) for k in split.columns()
+    ]
+    adjusted = holm([p for _, p in per_label])
     for label, (estimate, p), p_holm in zip(split.eligible, per_label, adjusted, strict=True):
         rows.append(_row(split, f"label:{label}", estimate, p, p_holm))
     return rows
@@ -242,15 +247,10 @@ def adjust(rows: list[dict[str, Any]]) -> None:
     Args:
         rows: of `compare`, of all pairs of models on one split.
     """
-    for metric in ("macro_auroc", "macro_auprc", *OVERALL):
+    for metric in ("macro_auroc", "macro_auprc", *MULTICLASS_FIGURES):
         same = [row for row in rows if row["metric"] == metric]
-        for row, p in zip(same, bootstrap.holm([row["p"] for row in same]), strict=True):
+        for row, p in zip(same, holm([row["p"] for row in same]), strict=True):
             row["p_holm"] = p
-
-
-def _interval_and_p(differences: FloatArray, groups: int | None = None) -> tuple[Estimate, float | None]:
-    estimate = bootstrap.summarise(differences, groups=groups, difference=True)
-    return estimate, bootstrap.p_value(differences, groups=groups)
 
 
 def _row(split: Split, metric: str, estimate: Estimate, p: float | None, p_holm: float | None) -> dict[str, Any]:

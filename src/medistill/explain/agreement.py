@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medistill.explain.localisation import mean_interval
+from medistill.metrics.means import mean_interval
 
 
 def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -24,4 +24,4 @@ def agreement(student: NDArray[np.float32], teacher: NDArray[np.float32], groups
     """
     values = cosine(student, teacher)
     left_out = int(np.isnan(values).sum())
-    return {**mean_interval(values, groups), "findings": len(values) - left_out, "zero_maps": left_out}
+    return {**mean_interval(values, groups).interval(), "findings": len(values) - left_out, "zero_maps": left_out}

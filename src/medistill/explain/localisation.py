@@ -1,26 +1,22 @@
 """Whether a map points at the finding: pointing game and energy inside the box, beside chance and a centre prior.
 
-The unit is a finding, one label on one image; all its boxes together are its target. A share of hits has Wilson's
-interval, which is wide where nothing or everything is hit. Other means have that of a bootstrap over groups, with the
-same draws for every model. A model is compared finding by finding, with another one or with what needs no model.
+The unit is a finding, one label on one image; all its boxes together are its target. A model is compared finding by
+finding, with another one or with what needs no model; `metrics.means` has the intervals.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from medistill.explain.selection import Box, Finding
-from medistill.metrics.bootstrap import CONFIDENCE, MIN_GROUPS, draw, summarise, wilson
+from medistill.metrics.eligibility import MIN_GROUPS
+from medistill.metrics.means import mean_interval, paired_interval, share_interval
 
 Interval = dict[str, float | None]
 """`estimate`, `lower`, `upper`; None where undefined."""
 
-RESAMPLES = 2000
-SEED = 0
 MIN_MAP = 4
 """Cells a side below which a map is too coarse to conclude anything from."""
 
@@ -121,96 +117,6 @@ def score(frames: NDArray[np.float32], masks: NDArray[np.bool_]) -> Scores:
     return Scores(np.array(hits), energy, peaks)
 
 
-def mean_interval(values: NDArray[np.float64], groups: NDArray, *, difference: bool = False) -> Interval:
-    """Mean of per-finding values with its 95 % expanded percentile interval from a bootstrap over groups.
-
-    Args:
-        values: (N,), one a finding; NaN is left out.
-        groups: (N,), each finding's group. The same groups give the same draws, whatever the values.
-        difference: the values are differences, and not between 0 and 1.
-
-    Returns:
-        All None without a value, the bounds also where the values are of one group, or where more than 5 % of the
-        resamples have none.
-    """
-    if len(values) == 0:
-        return {"estimate": None, "lower": None, "upper": None}
-    _, codes = np.unique(groups, return_inverse=True)
-    known = ~np.isnan(values)
-    sums = np.bincount(codes, np.where(known, values, 0))
-    numbers = np.bincount(codes, known)
-    counts = _draws(len(sums))
-    with np.errstate(invalid="ignore"):  # 0 / 0: no known value in the resample
-        means = (sums @ counts) / (numbers @ counts)
-    result = summarise(means, groups=int((numbers > 0).sum()), difference=difference)
-    return {"estimate": result.estimate, "lower": result.lower, "upper": result.upper}
-
-
-def share_interval(hits: NDArray[np.float64], groups: NDArray) -> Interval:
-    """Share of findings that are hit, with Wilson's 95 % interval of as many trials as these findings are worth.
-
-    The findings of a patient are alike, so N of them are worth N divided by the design effect: how many times larger
-    the variance of the share is than that of N independent trials (Kish 1965). It is at least 1, and at most what it
-    would be if each group were all hits or all misses; that is also taken where nothing or everything is hit, since
-    the variance is then not known. An estimated variance costs a little more (Korn & Graubard, Survey Methodology 1998;
-    Franco et al., Journal of Survey Statistics and Methodology 2019, compare such intervals).
-
-    Args:
-        hits: (N,), 1 or 0.
-        groups: (N,), each finding's group.
-
-    Returns:
-        All None without a finding, the bounds also where there is but one group.
-    """
-    if len(hits) == 0:
-        return {"estimate": None, "lower": None, "upper": None}
-    _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    share, count = float(hits.mean()), len(sizes)
-    if count < 2:
-        return {"estimate": share, "lower": None, "upper": None}
-    trials = len(hits) ** 2 / float(np.square(sizes).sum())
-    residuals = np.bincount(codes, hits - share)
-    variance = count / (count - 1) * float(np.square(residuals).sum()) / len(hits) ** 2
-    if 0 < share < 1:
-        trials = min(len(hits), max(trials, share * (1 - share) / variance)) if variance else len(hits)
-        tail = (1 + CONFIDENCE) / 2
-        trials *= (special.ndtri(tail) / special.stdtrit(count - 1, tail)) ** 2
-    lower, upper = wilson(share, trials)
-    return {"estimate": share, "lower": lower, "upper": upper}
-
-
-def paired_interval(own: NDArray[np.float64], other: NDArray[np.float64], groups: NDArray) -> Interval:
-    """Mean of own − other, finding by finding, with its interval from a bootstrap over groups.
-
-    A resample cannot show what no finding shows. So where one of the two is all hits or all misses, the bounds of both
-    are combined (Newcombe's square-and-add, Statistics in Medicine 1998); and where two models agree on every finding,
-    they may still differ on as many others as the interval of none of N says.
-
-    Args:
-        own: (N,), 1 where a model hits, else 0.
-        other: (N,), the same of another model or of a prior, or the chance of a hit.
-        groups: (N,), each finding's group.
-    """
-    result = mean_interval(own - other, groups, difference=True)
-    if result["lower"] is None:
-        return result
-    if (own == other).all():
-        none = share_interval(np.zeros(len(own)), groups)["upper"]
-        return result | {"lower": -none, "upper": none}
-    if any((values == end).all() for values in (own, other) for end in (0, 1)):
-        a = share_interval(own, groups)
-        b = share_interval(other, groups) if np.isin(other, (0, 1)).all() else mean_interval(other, groups)
-        below = np.hypot(a["estimate"] - a["lower"], b["upper"] - b["estimate"])
-        above = np.hypot(a["upper"] - a["estimate"], b["estimate"] - b["lower"])
-        return result | {"lower": float(result["estimate"] - below), "upper": float(result["estimate"] + above)}
-    return result
-
-
-@lru_cache(maxsize=64)
-def _draws(group_count: int) -> NDArray[np.float64]:
-    return draw(group_count, RESAMPLES, SEED).astype(np.float64)
-
-
 def localise(findings: list[Finding], where: Targets, scores: Scores, map_size: tuple[int, int]) -> dict[str, Any]:
     """One model's table: overall and per label, means over findings, with intervals, chance and centre prior.
 
@@ -238,8 +144,8 @@ def difference(findings: list[Finding], student: Scores, teacher: Scores) -> dic
     """Student minus teacher on the same findings: `pointing_game` and `energy`, each with a paired interval."""
     groups = np.array([finding.group_id for finding in findings])
     return {
-        "pointing_game": paired_interval(student.hits, teacher.hits, groups),
-        "energy": mean_interval(student.energy - teacher.energy, groups, difference=True),
+        "pointing_game": paired_interval(student.hits, teacher.hits, groups).interval(),
+        "energy": mean_interval(student.energy - teacher.energy, groups, difference=True).interval(),
     }
 
 
@@ -286,12 +192,12 @@ def _table(
         "boxes_val": boxes["val"],
         "boxes_test": boxes["test"],
         "flat_maps": sum(at is None for at, wanted in zip(scores.peaks, chosen, strict=True) if wanted),
-        "pointing_game": share_interval(hits, groups),
-        "energy": mean_interval(scores.energy[chosen], groups),
+        "pointing_game": share_interval(hits, groups).interval(),
+        "energy": mean_interval(scores.energy[chosen], groups).interval(),
         "chance": float(chance.mean()),
-        "difference_chance": paired_interval(hits, chance, groups),
+        "difference_chance": paired_interval(hits, chance, groups).interval(),
         "centre_prior": float(centre.mean()),
-        "difference_centre": paired_interval(hits, centre, groups),
+        "difference_centre": paired_interval(hits, centre, groups).interval(),
         "conclusive": not reason,
         "reason": reason,
     }

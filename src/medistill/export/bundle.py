@@ -14,7 +14,7 @@ from medistill.export.onnx import export_onnx
 from medistill.export.parity import measure_parity
 from medistill.export.settings import Export
 from medistill.files import atomic, read_json, sha256, write_json
-from medistill.metrics.ranking import accuracy
+from medistill.metrics.classification import accuracy
 from medistill.models.deploy import deployed
 from medistill.models.weights import load_model
 from medistill.report.card import model_card

@@ -1,18 +1,19 @@
-"""Ranking, calibration and thresholded metrics of one binary label, and accuracy of exclusive classes.
+"""How well scores rank one binary label: AUROC, average precision and ROC curves.
 
-Exact with ties, and fast over thousands of resamples. Definitions are those of scikit-learn's `roc_auc_score`,
-`average_precision_score`, `accuracy_score` and `balanced_accuracy_score` with `sample_weight`. A class of several
-exclusive ones is a binary label, itself against the rest, scored by its softmax probability: its logit alone says
-nothing, since a constant added to all logits of an image changes no prediction but the image's rank.
+Exact with ties, and fast over thousands of resamples. Definitions are those of scikit-learn's `roc_auc_score` and
+`average_precision_score` with `sample_weight`. A class of several exclusive ones is a binary label, itself against the
+rest, scored by its softmax probability: its logit alone says nothing, since a constant added to all logits of an image
+changes no prediction but the image's rank.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-FloatArray = NDArray[np.float64]
+from medistill.metrics.bootstrap import FloatArray, count_by_group, resample
 
 ROC_GRID = np.linspace(0.0, 1.0, 201)
 """False positive rates at which ROC curves of several labels are averaged."""
@@ -55,18 +56,23 @@ class RankedLabel:
             inside = above < count
             tied[inside] = levels[count - 1 - above[inside]] == scores[is_negative][inside]
         return cls(
-            _counts(at, groups[is_positive], (count, group_count)),
-            _counts(2 * above + tied, groups[is_negative], (2 * count + 1, group_count)),
+            count_by_group(at, groups[is_positive], (count, group_count)),
+            count_by_group(2 * above + tied, groups[is_negative], (2 * count + 1, group_count)),
         )
 
-    def measure(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """AUROC and average precision under each weighting.
+    @property
+    def rows(self) -> int:
+        """How tall the largest array of `measure` is."""
+        return self.negatives.shape[0]
+
+    def measure(self, weights: FloatArray) -> FloatArray:
+        """AUROC and average precision under each weighting, a `Statistic`.
 
         Args:
             weights: (G, R) float64, the weight of each group; whole numbers in a bootstrap, which keeps the sums exact.
 
         Returns:
-            AUROC (R,) and average precision (R,), 0..1; NaN where the positives or the negatives weigh nothing.
+            (2, R), AUROC and average precision, 0..1; NaN where the positives or the negatives weigh nothing.
         """
         hits = self.positives @ weights  # (K, R)
         # In place: these are the largest arrays there are.
@@ -83,12 +89,98 @@ class RankedLabel:
             average_precision = np.einsum("kr,kr->r", hits, precision) / positives
         undefined = (positives <= 0) | (negatives <= 0)
         auroc[undefined] = average_precision[undefined] = np.nan
-        return auroc, average_precision
+        return np.stack([auroc, average_precision])
+
+    def pairs(self, weights: FloatArray) -> FloatArray:
+        """Weight of all pairs of a positive and a negative under each weighting: (R,)."""
+        return (self.positives.sum(axis=0) @ weights) * (self.negatives.sum(axis=0) @ weights)
 
 
-def _counts(rows: NDArray, columns: NDArray, shape: tuple[int, int]) -> sparse.csr_array:
-    """How often each (row, column) occurs, as a sparse float64 matrix."""
-    return sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
+@dataclass(frozen=True)
+class FoldedLabel:
+    """One label whose scores can be compared only within a fold, since each fold was scored by a model of its own.
+
+    Attributes:
+        folds: the label among the images of each fold.
+    """
+
+    folds: tuple[RankedLabel, ...]
+
+    @classmethod
+    def of(cls, targets: NDArray, scores: NDArray, groups: NDArray, group_count: int, folds: NDArray) -> "FoldedLabel":
+        """Rank one label fold by fold.
+
+        Args:
+            targets, scores, groups, group_count: as for `RankedLabel.of`.
+            folds: (N,), the fold of each image.
+        """
+        chosen = [folds == fold for fold in np.unique(folds)]
+        return cls(tuple(RankedLabel.of(targets[k], scores[k], groups[k], group_count) for k in chosen))
+
+    @property
+    def rows(self) -> int:
+        """How tall the largest array of `auroc` is."""
+        return max(fold.rows for fold in self.folds)
+
+    def auroc(self, weights: FloatArray) -> FloatArray:
+        """Share of the pairs of a positive and a negative *of one fold* that are in order, a `Statistic`.
+
+        It is the mean of the folds' AUROCs, each weighted by its pairs. Scores of different folds are not compared: a
+        fold with few positives leaves more of them for training, so its scores are higher throughout, which draws the
+        AUROC of all scores together below 0.5 where there is nothing to find (Parker et al., BMC Bioinformatics 2007;
+        Forman & Scholz, SIGKDD Explorations 2010). Unlike the plain mean of the folds' AUROCs it is defined where a
+        rare label is absent from a fold, as it is in many resamples.
+
+        Args:
+            weights: (G, R) float64, the weight of each group.
+
+        Returns:
+            (R,), 0..1; NaN where no fold has a pair.
+        """
+        won, pairs = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
+        for fold in self.folds:
+            weight = fold.pairs(weights)
+            won += np.where(weight > 0, weight * fold.measure(weights)[0], 0)
+            pairs += weight
+        return np.divide(won, pairs, out=np.full_like(won, np.nan), where=pairs > 0)
+
+
+def measure_ranking(
+    targets: NDArray,
+    scores: NDArray,
+    groups: NDArray,
+    counts: NDArray,
+    on_label: Callable[[], object] | None = None,
+) -> tuple[FloatArray, FloatArray]:
+    """AUROC and average precision of every label in every resample.
+
+    Args:
+        targets: (N, L), 1, 0, or NaN where unknown.
+        scores: (N, L), finite.
+        groups: (N,) int, 0..G-1.
+        counts: (G, 1 + R), from `bootstrap.draw`.
+        on_label: called L times in all while the work goes on.
+
+    Returns:
+        AUROC (1 + R, L) and average precision (1 + R, L), row 0 on the data themselves; NaN where undefined.
+    """
+    labels, (group_count, columns) = targets.shape[1], counts.shape
+    if not labels:
+        return np.empty((columns, 0)), np.empty((columns, 0))
+    ranked = [RankedLabel.of(targets[:, k], scores[:, k], groups, group_count) for k in range(labels)]
+    done = reported = 0
+
+    def measure_all(weights: FloatArray) -> FloatArray:
+        nonlocal done, reported
+        figures = np.stack([label.measure(weights) for label in ranked], axis=1)  # (2, L, R)
+        done += weights.shape[1]
+        while on_label and reported < labels * done // columns:
+            on_label()
+            reported += 1
+        return figures
+
+    auroc, precision = resample(measure_all, counts, rows=max(label.rows for label in ranked))
+    return np.ascontiguousarray(auroc.T), np.ascontiguousarray(precision.T)
 
 
 def auroc(targets: NDArray, scores: NDArray, weights: NDArray | None = None) -> float:
@@ -118,120 +210,6 @@ def _measure(targets: NDArray, scores: NDArray, weights: NDArray | None) -> tupl
     column = np.ones((count, 1)) if weights is None else np.asarray(weights, np.float64)[:, None]
     area, precision = RankedLabel.of(np.asarray(targets), np.asarray(scores), np.arange(count), count).measure(column)
     return float(area[0]), float(precision[0])
-
-
-@dataclass(frozen=True)
-class CountedClasses:
-    """Exclusive classes of one model, reduced to what accuracy needs, ready for many weightings at once.
-
-    Attributes:
-        right: (L, G), the number of images of class l in group g that the model names rightly.
-        images: (L, G), the number of images of class l in group g.
-    """
-
-    right: sparse.csr_array
-    images: sparse.csr_array
-
-    @classmethod
-    def of(cls, targets: NDArray, scores: NDArray, groups: NDArray, group_count: int) -> "CountedClasses":
-        """Count right answers; the answer is the class of the highest score, the first of equals.
-
-        Args:
-            targets: (N, L), 1 for the true class and 0 for the others; an image with a NaN is left out.
-            scores: (N, L), finite.
-            groups: (N,) int, the group of each image, 0..G-1.
-            group_count: G.
-        """
-        known = ~np.isnan(targets).any(axis=1)
-        truth, groups = targets[known].argmax(axis=1), groups[known]
-        right = truth == scores[known].argmax(axis=1)
-        shape = (targets.shape[1], group_count)
-        return cls(_counts(truth[right], groups[right], shape), _counts(truth, groups, shape))
-
-    def measure(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Accuracy and balanced accuracy under each weighting.
-
-        Args:
-            weights: (G, R) float64, the weight of each group.
-
-        Returns:
-            Accuracy (R,), the share of right answers, and balanced accuracy (R,), its mean over the classes that occur
-            in the data, 0..1; NaN where no image, or for the latter none of one of these classes, has a weight.
-        """
-        right, images = self.right @ weights, self.images @ weights  # (L, R)
-        occurring = self.images.sum(axis=1) > 0
-        with np.errstate(invalid="ignore"):
-            accuracy = right.sum(axis=0) / images.sum(axis=0)
-            recall = right[occurring] / images[occurring]
-            return accuracy, recall.sum(axis=0) / occurring.sum()
-
-
-def accuracy(targets: NDArray, scores: NDArray) -> tuple[float, float]:
-    """Accuracy and balanced accuracy (mean recall of the classes that occur) of exclusive classes.
-
-    Args:
-        targets: (N, L), 1 for the true class and 0 for the others; an image with a NaN is left out.
-        scores: (N, L), logits or probabilities.
-
-    Returns:
-        0..1 each, NaN without a known image.
-    """
-    counted = CountedClasses.of(np.asarray(targets), np.asarray(scores), np.zeros(len(targets), int), 1)
-    share, balanced = counted.measure(np.ones((1, 1)))
-    return float(share[0]), float(balanced[0])
-
-
-def expected_calibration_error(targets: NDArray, probabilities: NDArray, bins: int = 15) -> float:
-    """Expected calibration error of one label: the mean over images of |observed rate − mean probability| of their bin.
-
-    Binary form with equal-width bins [k/bins, (k+1)/bins), the last one closed (Naeini et al., AAAI 2015).
-
-    Args:
-        targets: (N,), 1, 0, or NaN where unknown (left out).
-        probabilities: (N,), 0..1.
-        bins: their number.
-
-    Returns:
-        0..1, NaN without a known image.
-    """
-    known = ~np.isnan(targets)
-    if not known.any():
-        return float("nan")
-    targets, probabilities = np.asarray(targets, np.float64)[known], np.asarray(probabilities, np.float64)[known]
-    which = np.minimum((probabilities * bins).astype(int), bins - 1)
-    # n_b/N × |rate − mean| is |Σ targets − Σ probabilities| / N of the bin: empty bins need no special case.
-    gap = np.bincount(which, weights=targets - probabilities, minlength=bins)
-    return float(np.abs(gap).sum() / len(targets))
-
-
-def thresholded(targets: NDArray, probabilities: NDArray) -> tuple[float, float, float]:
-    """Accuracy, F1 and weighted F1 of one label that is called positive where its probability exceeds one half.
-
-    Of a rare label all three say little, accuracy and weighted F1 least: they are high where nothing is ever found.
-    Papers report them. Definitions are scikit-learn's: `accuracy_score`, `f1_score` and `f1_score(average="weighted")`,
-    the mean of both classes' F1, each weighted by its frequency.
-
-    Args:
-        targets: (N,), 1, 0, or NaN where unknown (left out).
-        probabilities: (N,), 0..1.
-
-    Returns:
-        0..1 each; NaN without a known image, F1 also where nothing is positive and nothing is called so.
-    """
-    known = ~np.isnan(targets)
-    truth, called = np.asarray(targets)[known] == 1, np.asarray(probabilities)[known] > 0.5
-    if not len(truth):
-        return float("nan"), float("nan"), float("nan")
-    wrong = (truth != called).sum()
-
-    def f1(is_class: NDArray, called_so: NDArray) -> float:
-        hits = (is_class & called_so).sum()
-        return float(2 * hits / (2 * hits + wrong)) if hits + wrong else float("nan")
-
-    share = truth.mean()
-    both = [(share, f1(truth, called)), (1 - share, f1(~truth, ~called))]
-    weighted = sum(weight * value for weight, value in both if weight)  # a class that does not occur weighs nothing
-    return float(1 - wrong / len(truth)), both[0][1], float(weighted)
 
 
 def roc_curve(targets: NDArray, scores: NDArray) -> tuple[FloatArray, FloatArray]:

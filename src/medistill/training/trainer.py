@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from medistill.augmentation import Augmentation
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError, is_out_of_memory
-from medistill.metrics.bootstrap import ineligible
+from medistill.metrics.eligibility import ineligibility
 from medistill.metrics.ranking import auroc
 from medistill.models.classifier import Classifier
 from medistill.training.checkpoint import Checkpoint
@@ -303,7 +303,7 @@ def measured_labels(targets: np.ndarray, group_ids: np.ndarray) -> np.ndarray:
         targets: (N, L), 1, 0, or NaN where unknown.
         group_ids: (N,), the group of each image.
     """
-    eligible = [label for label in range(targets.shape[1]) if ineligible(targets[:, label], group_ids) is None]
+    eligible = [label for label in range(targets.shape[1]) if ineligibility(targets[:, label], group_ids) is None]
     if eligible:
         return np.array(eligible)
     return np.flatnonzero((targets == 1).any(axis=0) & (targets == 0).any(axis=0))

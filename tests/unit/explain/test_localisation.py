@@ -3,28 +3,23 @@
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torch import nn
 
 from medistill.explain.cam import grad_cam, upsample
 from medistill.explain.localisation import (
     NO_BOXES,
-    RESAMPLES,
-    SEED,
     Scores,
     box_mask,
     conclusion,
     difference,
     inconclusive,
     localise,
-    mean_interval,
-    paired_interval,
     peak,
     score,
-    share_interval,
     targets,
 )
 from medistill.explain.selection import Finding
+from medistill.metrics.means import mean_interval
 from medistill.models.classifier import Classifier
 
 TOP_LEFT = (0.0, 0.0, 0.5, 0.25)
@@ -136,87 +131,6 @@ def test_box_mask_counts_pixel_centres_and_keeps_tiny_boxes():
     assert tiny[7, 7]
 
 
-def expanded(means: list[float], groups: int) -> tuple[float, float]:
-    """The expanded percentile interval, as its definition reads."""
-    tail = stats.norm.cdf(-np.sqrt(groups / (groups - 1)) * stats.t.ppf(0.975, groups - 1))
-    return tuple(np.quantile(means, [tail, 1 - tail]))
-
-
-def test_interval_is_the_bootstrap_that_copies_patients():
-    rng = np.random.default_rng(3)
-    groups = rng.integers(0, 15, 60).astype(str)
-    values = rng.random(60)
-    values[[4, 9]] = np.nan
-    names = np.unique(groups)
-    generator = np.random.default_rng(SEED)
-    means = []
-    for _ in range(RESAMPLES):
-        drawn = names[generator.integers(len(names), size=len(names))]
-        means.append(np.nanmean(np.concatenate([values[groups == name] for name in drawn])))
-    result = mean_interval(values, groups)
-    assert result["estimate"] == pytest.approx(np.nanmean(values))
-    assert (result["lower"], result["upper"]) == pytest.approx(expanded(means, len(names)))
-    assert mean_interval(values, groups) == result
-
-
-def test_interval_knows_that_images_of_a_patient_are_not_independent():
-    values, groups = np.repeat([0.0, 1.0] * 10, 10), np.repeat(np.arange(20), 10)
-    clustered, independent = mean_interval(values, groups), mean_interval(values, np.arange(200))
-    assert clustered["upper"] - clustered["lower"] > 2.5 * (independent["upper"] - independent["lower"])
-
-
-def test_interval_of_nothing():
-    nothing = {"estimate": None, "lower": None, "upper": None}
-    assert mean_interval(np.array([]), np.array([])) == nothing
-    assert mean_interval(np.array([np.nan, np.nan]), np.array(["a", "b"])) == nothing
-    assert share_interval(np.array([]), np.array([])) == nothing
-
-
-@pytest.mark.parametrize("interval", [mean_interval, share_interval])
-def test_findings_of_one_patient_have_no_interval(interval):
-    """Nobody knows how much another patient would differ; a resample draws the same one again."""
-    hits = np.array([1.0, 0.0, 0.0, 1.0])
-    assert interval(hits, np.array(["a"] * 4)) == {"estimate": 0.5, "lower": None, "upper": None}
-
-
-@pytest.mark.parametrize(("hits", "patients"), [(0, 20), (20, 20), (0, 11), (1, 20), (7, 40)])
-def test_share_of_hits_of_patients_with_one_finding_is_wilsons(hits, patients):
-    values = np.arange(patients) < hits
-    result = share_interval(values.astype(float), np.arange(patients))
-    known = stats.binomtest(hits, patients).proportion_ci(0.95, "wilson")
-    assert result["estimate"] == hits / patients
-    if hits in (0, patients):
-        assert (result["lower"], result["upper"]) == pytest.approx((known.low, known.high))
-    else:  # as wide or a little wider, since the variance over patients is estimated
-        assert known.low - 0.02 < result["lower"] < known.low
-        assert known.high < result["upper"] < known.high + 0.02
-
-
-def test_findings_that_go_together_count_once():
-    """Five findings a patient, all hits or all misses, say no more than one."""
-    hits, patients = np.repeat([0.0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0], 5), np.repeat(np.arange(12), 5)
-    assert share_interval(hits, patients) == pytest.approx(share_interval(hits[::5], np.arange(12)))
-    none = share_interval(np.zeros(60), patients)
-    assert none["upper"] == pytest.approx(stats.binomtest(0, 12).proportion_ci(0.95, "wilson").high)
-    # Of one patient with 49 findings and eleven with one, the findings are worth 60² / (49² + 11) = 1.49.
-    uneven = np.repeat(np.arange(12), [49, *[1] * 11])
-    assert share_interval(np.zeros(60), uneven)["upper"] == pytest.approx(1.96**2 / (1.4925 + 1.96**2), abs=0.001)
-
-
-def test_share_of_hits_holds_the_truth_where_hits_are_rare():
-    """One finding in ten is hit, by 20 patients with one to six findings each that are alike."""
-    random = np.random.default_rng(0)
-    held = {"share": 0, "mean": 0}
-    for _ in range(300):
-        patients = np.repeat(np.arange(20), 1 + random.poisson(1.2, 20))
-        hits = (random.random(len(patients)) < random.beta(0.23, 2.1, 20)[patients]).astype(float)  # ICC 0.3
-        for name, interval in (("share", share_interval), ("mean", mean_interval)):
-            result = interval(hits, patients)
-            held[name] += result["lower"] <= 0.0987 <= result["upper"]
-    assert held["share"] / 300 >= 0.93
-    assert held["mean"] / 300 < 0.93
-
-
 def test_models_are_paired():
     """A constant lead has no spread, however much the findings differ from one another."""
     rng = np.random.default_rng(0)
@@ -228,32 +142,6 @@ def test_models_are_paired():
     assert list(result["energy"].values()) == pytest.approx([0.25] * 3)
     # That two models agree on 30 findings does not say that they agree on all: none of 30 may be 11 %.
     assert list(result["pointing_game"].values()) == pytest.approx([0, -0.1135, 0.1135], abs=1e-4)
-
-
-def test_difference_of_hits_is_the_bootstrap_of_the_differences():
-    rng = np.random.default_rng(4)
-    groups = np.repeat(np.arange(18), 3)
-    own, other = (rng.random(54) < 0.6).astype(float), (rng.random(54) < 0.3).astype(float)
-    generator = np.random.default_rng(SEED)
-    means = []
-    for _ in range(RESAMPLES):
-        drawn = generator.integers(18, size=18)
-        means.append(np.concatenate([(own - other)[groups == group] for group in drawn]).mean())
-    result = paired_interval(own, other, groups)
-    assert result["estimate"] == pytest.approx((own - other).mean())
-    assert (result["lower"], result["upper"]) == pytest.approx(expanded(means, 18))
-
-
-def test_a_model_that_never_hits_is_not_worse_than_chance_for_sure():
-    """0 of 20 is what chance gives in one case of five where boxes cover 8 % of the frame."""
-    chance = np.linspace(0.04, 0.12, 20)
-    result = paired_interval(np.zeros(20), chance, np.arange(20))
-    assert result["estimate"] == pytest.approx(-0.08)
-    assert result["lower"] == pytest.approx(-0.08 - (chance.std() / 20**0.5) * 2.1, abs=0.005)
-    assert result["upper"] == pytest.approx(-0.08 + 0.161, abs=0.005)  # 0 of 20: at most 16 %
-    # Against 20 of 20 the bounds of both are squared and added: 1 − √2 · 0.161.
-    sure = paired_interval(np.ones(20), np.zeros(20), np.arange(20))
-    assert list(sure.values()) == pytest.approx([1, 1 - 2**0.5 * 0.1611, 1], abs=1e-3)
 
 
 def test_tables_by_label_and_side():
@@ -313,7 +201,7 @@ def test_conclusions_compare_finding_by_finding():
     where = targets(boxed, 16)
     hits = np.array([1.0] * 18 + [0.0] * 22)  # every large box, and two of 24 small ones
     result = localise(boxed, where, Scores(hits, hits, [(0, 0)] * 40), (4, 4))
-    assert mean_interval(hits, np.arange(40))["lower"] < result["chance"]  # held against a constant, nothing is shown
+    assert mean_interval(hits, np.arange(40)).lower < result["chance"]  # held against a constant, nothing is shown
     assert result["difference_chance"]["lower"] > 0.05
     assert result["conclusion"].startswith("better than chance")
 

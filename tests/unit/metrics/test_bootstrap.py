@@ -8,6 +8,10 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, average_precision_score, recall_score, roc_auc_score
 
 from medistill.metrics import bootstrap
+from medistill.metrics.classification import measure_accuracy
+from medistill.metrics.eligibility import fewer_groups, ineligibility
+from medistill.metrics.intervals import holm, p_value, summarise, wilson
+from medistill.metrics.ranking import measure_ranking
 
 
 def problem(images: int = 90, groups: int = 30, labels: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -21,7 +25,7 @@ def problem(images: int = 90, groups: int = 30, labels: int = 3) -> tuple[np.nda
 def test_every_resample_is_what_scikit_learn_says_of_the_images_drawn():
     targets, scores, groups = problem()
     counts = bootstrap.draw(30, 25, seed=3)
-    auroc, precision = bootstrap.measure(targets, scores, groups, counts)
+    auroc, precision = measure_ranking(targets, scores, groups, counts)
     assert auroc.shape == precision.shape == (26, 3)
     for row in range(26):
         # The images themselves, repeated as often as their group was drawn: no weights involved.
@@ -40,7 +44,7 @@ def test_accuracies_of_every_resample_are_those_of_the_images_drawn():
     unknown = random.random(60) < 0.1
     targets[unknown] = np.nan
     counts = bootstrap.draw(20, 40, seed=2)
-    accuracy, balanced = bootstrap.measure_accuracy(targets, scores, groups, counts)
+    accuracy, balanced = measure_accuracy(targets, scores, groups, counts)
     undefined = 0
     for row in range(41):
         drawn = np.repeat(np.arange(60), counts[groups, row])
@@ -69,12 +73,12 @@ def test_draws_are_whole_samples_of_groups_repeatable_and_different():
 def test_a_chunk_is_an_implementation_detail(monkeypatch):
     targets, scores, groups = problem()
     counts = bootstrap.draw(30, 64, seed=0)
-    whole = bootstrap.measure(targets, scores, groups, counts)
-    whole_accuracies = bootstrap.measure_accuracy(targets, scores, groups, counts)
+    whole = measure_ranking(targets, scores, groups, counts)
+    whole_accuracies = measure_accuracy(targets, scores, groups, counts)
     monkeypatch.setattr(bootstrap, "_CHUNK_BYTES", 8 * 181 * 7)
     calls = []
-    parts = bootstrap.measure(targets, scores, groups, counts, on_label=lambda: calls.append(1))
-    accuracies = bootstrap.measure_accuracy(targets, scores, groups, counts)
+    parts = measure_ranking(targets, scores, groups, counts, on_label=lambda: calls.append(1))
+    accuracies = measure_accuracy(targets, scores, groups, counts)
     np.testing.assert_allclose(parts[0], whole[0], atol=1e-14)
     np.testing.assert_allclose(parts[1], whole[1], atol=1e-14)
     np.testing.assert_allclose(accuracies, whole_accuracies, atol=1e-14)
@@ -83,7 +87,7 @@ def test_a_chunk_is_an_implementation_detail(monkeypatch):
 
 def test_interval_is_the_percentile_interval_of_the_resamples():
     values = np.append(0.5, np.arange(101) / 100)
-    summary = bootstrap.summarise(values)
+    summary = summarise(values)
     assert (summary.estimate, summary.dropped) == (0.5, 0)
     assert (summary.lower, summary.upper) == pytest.approx((0.025, 0.975))
 
@@ -93,39 +97,39 @@ def test_interval_of_few_groups_is_expanded(groups):
     """That of the mean of n numbers, by t and with the variance that resamples lack."""
     values = np.append(0.5, np.linspace(0, 1, 4001))
     tail = stats.norm.cdf(-stats.t.ppf(0.975, groups - 1) * np.sqrt(groups / (groups - 1)))
-    summary = bootstrap.summarise(values, groups=groups)
+    summary = summarise(values, groups=groups)
     assert (summary.lower, summary.upper) == pytest.approx((tail, 1 - tail), abs=1e-9)
     expanded = {2: 0, 10: 0.0086, 27: 0.0181, 5000: 0.025}
     assert summary.lower == pytest.approx(expanded[groups], abs=1e-4)
 
 
 def test_one_group_has_no_interval():
-    summary = bootstrap.summarise(np.full(101, 0.7), groups=1)
+    summary = summarise(np.full(101, 0.7), groups=1)
     assert (summary.estimate, summary.lower, summary.upper) == (0.7, None, None)
 
 
 @pytest.mark.parametrize(("share", "trials"), [(0.0, 20), (1.0, 12), (0.05, 20), (0.3, 50), (0.5, 2)])
 def test_interval_of_a_share_is_wilsons(share, trials):
     known = stats.binomtest(round(share * trials), trials).proportion_ci(0.95, "wilson")
-    assert bootstrap.wilson(share, trials) == pytest.approx((known.low, known.high), abs=1e-12)
+    assert wilson(share, trials) == pytest.approx((known.low, known.high), abs=1e-12)
 
 
 def test_figures_at_the_end_of_their_range_have_an_interval_with_width_or_none():
     """No resample of 12 positives above all negatives is ranked otherwise, and yet the next positive may be."""
     targets, groups = np.repeat([1.0, 0.0], [12, 40])[:, None], np.arange(52)
-    auroc, precision = bootstrap.measure(targets, targets + 0.1 * targets, groups, bootstrap.draw(52, 200, seed=0))
-    rests_on = bootstrap.fewer_groups(targets[:, 0], groups)
+    auroc, precision = measure_ranking(targets, targets + 0.1 * targets, groups, bootstrap.draw(52, 200, seed=0))
+    rests_on = fewer_groups(targets[:, 0], groups)
     assert rests_on == 12
     lower = stats.binomtest(12, 12).proportion_ci(0.95, "wilson").low
     for values in (auroc[:, 0], precision[:, 0]):
-        summary = bootstrap.summarise(values, groups=rests_on)
+        summary = summarise(values, groups=rests_on)
         assert (summary.estimate, summary.lower, summary.upper) == pytest.approx((1, lower, 1))
     for options in ({}, {"reflected": True}):
-        assert bootstrap.summarise(auroc.mean(axis=1), **options).lower is None
-    worst = bootstrap.summarise(1 - auroc[:, 0], groups=rests_on)
+        assert summarise(auroc.mean(axis=1), **options).lower is None
+    worst = summarise(1 - auroc[:, 0], groups=rests_on)
     assert (worst.lower, worst.upper) == pytest.approx((0, 1 - lower))
     # Two models that never differ have a difference of 0, which is no end of its range.
-    same = bootstrap.summarise(auroc[:, 0] - auroc[:, 0], groups=rests_on, difference=True)
+    same = summarise(auroc[:, 0] - auroc[:, 0], groups=rests_on, difference=True)
     assert (same.lower, same.upper) == (0, 0)
 
 
@@ -133,19 +137,19 @@ def test_figures_at_the_end_of_their_range_have_an_interval_with_width_or_none()
 def test_undefined_resamples_are_dropped_and_more_than_five_percent_leave_no_interval(undefined, has_interval):
     values = np.append(0.5, np.linspace(0, 1, 100))
     values[1 : 1 + undefined] = np.nan
-    summary = bootstrap.summarise(values)
+    summary = summarise(values)
     assert summary.dropped == undefined
     assert summary.estimate == 0.5
     assert (summary.lower is not None) == (summary.upper is not None) == has_interval
-    assert (bootstrap.p_value(values) is not None) == has_interval
+    assert (p_value(values) is not None) == has_interval
 
 
 def test_a_label_of_few_groups_loses_its_interval_by_itself():
     # One group holds all positives: it is missing from 37 % of the resamples.
     targets = np.zeros((40, 1), np.float32)
     targets[0] = 1
-    auroc, _ = bootstrap.measure(targets, np.arange(40.0)[:, None], np.arange(40), bootstrap.draw(40, 1000, seed=0))
-    summary = bootstrap.summarise(auroc[:, 0])
+    auroc, _ = measure_ranking(targets, np.arange(40.0)[:, None], np.arange(40), bootstrap.draw(40, 1000, seed=0))
+    summary = summarise(auroc[:, 0])
     assert summary.estimate == 0
     assert summary.lower is None
     assert summary.dropped / 1000 == pytest.approx((1 - 1 / 40) ** 40, abs=0.05)
@@ -154,11 +158,11 @@ def test_a_label_of_few_groups_loses_its_interval_by_itself():
 def test_p_value_by_hand():
     # R = 9: two are ≤ 0 (one of them exactly 0) and eight are ≥ 0, so p = 2 (1 + 2) / 10.
     differences = np.array([0.3, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
-    assert bootstrap.p_value(differences) == pytest.approx(0.6)
-    assert bootstrap.p_value(-differences) == pytest.approx(0.6)
+    assert p_value(differences) == pytest.approx(0.6)
+    assert p_value(-differences) == pytest.approx(0.6)
     # The least it can say is 2 / (R + 1): never 0.
-    assert bootstrap.p_value(np.ones(10)) == pytest.approx(2 / 10)
-    assert bootstrap.p_value(np.zeros(10)) == 1
+    assert p_value(np.ones(10)) == pytest.approx(2 / 10)
+    assert p_value(np.zeros(10)) == 1
 
 
 @pytest.mark.parametrize("groups", [10, 25, 200])
@@ -166,20 +170,20 @@ def test_p_value_of_a_label_goes_with_its_interval(groups):
     random = np.random.default_rng(0)
     for shift in np.linspace(0, 4, 41):
         differences = np.append(shift, random.normal(shift, 1, 4000))
-        summary = bootstrap.summarise(differences, groups=groups, difference=True)
-        p = bootstrap.p_value(differences, groups=groups)
+        summary = summarise(differences, groups=groups, difference=True)
+        p = p_value(differences, groups=groups)
         if abs(p - 0.05) > 0.005:
             assert (p < 0.05) == (summary.lower > 0)
-        assert p >= bootstrap.p_value(differences)
-    assert bootstrap.p_value(np.zeros(100), groups=groups) == 1
+        assert p >= p_value(differences)
+    assert p_value(np.zeros(100), groups=groups) == 1
 
 
 def test_holm_by_hand():
     # Sorted 0.01, 0.02, 0.03, 0.04: times 4, 3, 2, 1 is 0.04, 0.06, 0.06, 0.04, made monotone.
-    assert bootstrap.holm([0.04, 0.01, None, 0.03, 0.02]) == pytest.approx([0.06, 0.04, None, 0.06, 0.06])
-    assert bootstrap.holm([0.9, 0.8]) == [1, 1]
-    assert bootstrap.holm([]) == []
-    assert bootstrap.holm([None]) == [None]
+    assert holm([0.04, 0.01, None, 0.03, 0.02]) == pytest.approx([0.06, 0.04, None, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1, 1]
+    assert holm([]) == []
+    assert holm([None]) == [None]
 
 
 def label(positives: int, positive_groups: int, negatives: int = 30, negative_groups: int = 30):
@@ -202,7 +206,7 @@ def label(positives: int, positive_groups: int, negatives: int = 30, negative_gr
     ],
 )
 def test_eligibility(targets, groups, reason):
-    assert bootstrap.ineligible(targets, groups) == reason
+    assert ineligibility(targets, groups) == reason
 
 
 def test_intervals_over_images_miss_the_truth():
@@ -218,8 +222,8 @@ def test_intervals_over_images_miss_the_truth():
         scores = targets + np.sqrt(0.8) * effect + np.sqrt(0.2) * random.normal(size=len(groups))
         for unit, codes in (("patients", groups), ("images", np.arange(len(groups)))):
             counts = bootstrap.draw(codes.max() + 1, 300, seed)
-            auroc, _ = bootstrap.measure(targets[:, None], scores[:, None], codes, counts)
-            summary = bootstrap.summarise(auroc[:, 0], groups=30 if unit == "patients" else None)
+            auroc, _ = measure_ranking(targets[:, None], scores[:, None], codes, counts)
+            summary = summarise(auroc[:, 0], groups=30 if unit == "patients" else None)
             held[unit] += summary.lower <= truth <= summary.upper
     assert held["patients"] / runs >= 0.93
     assert held["images"] / runs < 0.75
@@ -259,16 +263,16 @@ def coverage(rate: float, runs: int) -> dict[str, float]:
     truth, held = true_values(rate), {}
 
     def note(name: str, values: np.ndarray, true: float, **options) -> None:
-        summary = bootstrap.summarise(values, **options)
+        summary = summarise(values, **options)
         held.setdefault(name, []).append(summary.lower <= true <= summary.upper)
 
     for seed in range(runs):
         targets, groups, scores = patients_of_nih(random, rate)
-        chosen = [k for k in range(14) if not bootstrap.ineligible(targets[:, k], groups)]
+        chosen = [k for k in range(14) if not ineligibility(targets[:, k], groups)]
         counts = bootstrap.draw(140, 300, seed)
-        auroc, precision = bootstrap.measure(targets[:, chosen], scores[:, chosen], groups, counts)
+        auroc, precision = measure_ranking(targets[:, chosen], scores[:, chosen], groups, counts)
         for j, k in enumerate(chosen):
-            rests_on = bootstrap.fewer_groups(targets[:, k], groups)
+            rests_on = fewer_groups(targets[:, k], groups)
             note("auroc", auroc[:, j], truth[0], groups=rests_on)
             note("auroc, percentile", auroc[:, j], truth[0])
             note("auprc", precision[:, j], truth[1], groups=rests_on)
@@ -302,5 +306,5 @@ def test_a_usual_evaluation_takes_seconds():
     counts = bootstrap.draw(150, 2000, seed=0)
     start = time.perf_counter()
     for _ in range(8):
-        bootstrap.measure(targets, random.normal(size=targets.shape), np.arange(300) // 2, counts)
+        measure_ranking(targets, random.normal(size=targets.shape), np.arange(300) // 2, counts)
     assert time.perf_counter() - start < 10

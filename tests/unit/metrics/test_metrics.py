@@ -7,7 +7,9 @@ import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from medistill.metrics import ranking as metrics
+from medistill.metrics.calibration import expected_calibration_error
+from medistill.metrics.classification import CountedClasses, accuracy, metrics_at_half
+from medistill.metrics.ranking import RankedLabel, auroc, average_precision, macro_roc, roc_curve
 
 
 def problem(seed: int, tied: bool, count: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -23,19 +25,19 @@ def problem(seed: int, tied: bool, count: int = 200) -> tuple[np.ndarray, np.nda
 def test_weighted_metrics_are_those_of_scikit_learn(seed, tied):
     targets, scores, weights = problem(seed, tied)
     expected = roc_auc_score(targets, scores, sample_weight=weights)
-    assert metrics.auroc(targets, scores, weights) == pytest.approx(expected, abs=1e-13)
+    assert auroc(targets, scores, weights) == pytest.approx(expected, abs=1e-13)
     expected = average_precision_score(targets, scores, sample_weight=weights)
-    assert metrics.average_precision(targets, scores, weights) == pytest.approx(expected, abs=1e-13)
-    assert metrics.auroc(targets, scores) == pytest.approx(roc_auc_score(targets, scores), abs=1e-13)
+    assert average_precision(targets, scores, weights) == pytest.approx(expected, abs=1e-13)
+    assert auroc(targets, scores) == pytest.approx(roc_auc_score(targets, scores), abs=1e-13)
     expected = average_precision_score(targets, scores)
-    assert metrics.average_precision(targets, scores) == pytest.approx(expected, abs=1e-13)
+    assert average_precision(targets, scores) == pytest.approx(expected, abs=1e-13)
 
 
 def test_many_weightings_of_groups_are_each_that_of_scikit_learn():
     targets, scores, _ = problem(1, tied=True)
     groups = np.random.default_rng(2).integers(0, 30, len(targets))
     weights = np.random.default_rng(3).integers(0, 3, (30, 40)).astype(np.float64)
-    auroc, precision = metrics.RankedLabel.of(targets, scores, groups, 30).measure(weights)
+    auroc, precision = RankedLabel.of(targets, scores, groups, 30).measure(weights)
     for column in range(40):
         spread = weights[groups, column]
         assert auroc[column] == pytest.approx(roc_auc_score(targets, scores, sample_weight=spread), abs=1e-13)
@@ -46,69 +48,69 @@ def test_many_weightings_of_groups_are_each_that_of_scikit_learn():
 def test_ties_by_hand():
     # Two positives and two negatives; one pair is tied: 3 of 4 pairs are right, the tie is half a pair.
     targets, scores = np.array([1.0, 1.0, 0.0, 0.0]), np.array([3.0, 2.0, 2.0, 1.0])
-    assert metrics.auroc(targets, scores) == 3.5 / 4
+    assert auroc(targets, scores) == 3.5 / 4
     # Precision is 1 at the first recall step, 2/3 at the second, where the tied negative counts as well.
-    assert metrics.average_precision(targets, scores) == pytest.approx((1 + 2 / 3) / 2)
+    assert average_precision(targets, scores) == pytest.approx((1 + 2 / 3) / 2)
 
 
 def test_constant_scores_are_worth_nothing():
     targets = np.array([1.0, 0.0, 0.0, 0.0])
-    assert metrics.auroc(targets, np.zeros(4)) == 0.5
-    assert metrics.average_precision(targets, np.zeros(4)) == 0.25
+    assert auroc(targets, np.zeros(4)) == 0.5
+    assert average_precision(targets, np.zeros(4)) == 0.25
 
 
 def test_perfect_and_reversed_order_are_exact():
     targets, scores = np.array([0.0, 0.0, 1.0, 1.0]), np.arange(4.0)
-    assert metrics.auroc(targets, scores) == 1
-    assert metrics.average_precision(targets, scores) == 1
-    assert metrics.auroc(targets, -scores) == 0
+    assert auroc(targets, scores) == 1
+    assert average_precision(targets, scores) == 1
+    assert auroc(targets, -scores) == 0
 
 
 def test_only_the_order_of_scores_counts():
     targets, scores, weights = problem(4, tied=False)
     changed = np.exp(scores.astype(np.float64) / 3) - 5
-    assert metrics.auroc(targets, scores, weights) == metrics.auroc(targets, changed, weights)
-    assert metrics.average_precision(targets, scores, weights) == metrics.average_precision(targets, changed, weights)
+    assert auroc(targets, scores, weights) == auroc(targets, changed, weights)
+    assert average_precision(targets, scores, weights) == average_precision(targets, changed, weights)
 
 
 def test_unknown_targets_are_left_out():
     targets, scores, _ = problem(5, tied=True)
     unknown = np.random.default_rng(0).random(len(targets)) < 0.3
     masked = np.where(unknown, np.nan, targets)
-    assert metrics.auroc(masked, scores) == pytest.approx(roc_auc_score(targets[~unknown], scores[~unknown]), abs=1e-13)
+    assert auroc(masked, scores) == pytest.approx(roc_auc_score(targets[~unknown], scores[~unknown]), abs=1e-13)
     expected = average_precision_score(targets[~unknown], scores[~unknown])
-    assert metrics.average_precision(masked, scores) == pytest.approx(expected, abs=1e-13)
+    assert average_precision(masked, scores) == pytest.approx(expected, abs=1e-13)
     probabilities = 1 / (1 + np.exp(-scores))
-    known = metrics.expected_calibration_error(targets[~unknown], probabilities[~unknown])
-    assert metrics.expected_calibration_error(masked, probabilities) == known
+    known = expected_calibration_error(targets[~unknown], probabilities[~unknown])
+    assert expected_calibration_error(masked, probabilities) == known
 
 
 @pytest.mark.parametrize("targets", [[0.0, 0.0], [1.0, 1.0], [np.nan, np.nan], []])
 def test_without_positives_or_negatives_there_is_no_figure_and_no_warning(targets):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert np.isnan(metrics.auroc(np.array(targets), np.arange(len(targets))))
-        assert np.isnan(metrics.average_precision(np.array(targets), np.arange(len(targets))))
+        assert np.isnan(auroc(np.array(targets), np.arange(len(targets))))
+        assert np.isnan(average_precision(np.array(targets), np.arange(len(targets))))
 
 
 def test_weights_that_leave_no_positive_make_it_undefined():
-    assert np.isnan(metrics.auroc(np.array([1.0, 0.0, 0.0]), np.arange(3), np.array([0, 1, 1])))
+    assert np.isnan(auroc(np.array([1.0, 0.0, 0.0]), np.arange(3), np.array([0, 1, 1])))
 
 
 def test_calibration_error_by_hand():
     # Bin [2/15, 3/15) holds 0.15 (0) and 0.18 (1): rate 0.5, mean 0.165. The last bin holds 1.0 (1) and 0.95 (0).
     targets, probabilities = np.array([0.0, 1.0, 1.0, 0.0]), np.array([0.15, 0.18, 1.0, 0.95])
     expected = 0.5 * abs(0.5 - 0.165) + 0.5 * abs(0.5 - 0.975)
-    assert metrics.expected_calibration_error(targets, probabilities) == pytest.approx(expected)
+    assert expected_calibration_error(targets, probabilities) == pytest.approx(expected)
 
 
 def test_calibration_error_is_small_where_probabilities_are_true_and_large_where_they_are_not():
     random = np.random.default_rng(0)
     probabilities = random.random(50_000)
     targets = (random.random(50_000) < probabilities).astype(float)
-    assert metrics.expected_calibration_error(targets, probabilities) < 0.01
+    assert expected_calibration_error(targets, probabilities) < 0.01
     # p² is off by p − p², whose mean over 0..1 is 1/6.
-    assert metrics.expected_calibration_error(targets, probabilities**2) == pytest.approx(1 / 6, abs=0.01)
+    assert expected_calibration_error(targets, probabilities**2) == pytest.approx(1 / 6, abs=0.01)
 
 
 @pytest.mark.parametrize("prevalence", [0.0, 0.02, 0.5, 1.0])
@@ -117,19 +119,19 @@ def test_thresholded_figures_are_those_of_scikit_learn(prevalence):
     targets = (random.random(400) < prevalence).astype(float)
     probabilities = np.clip(0.3 * targets + random.random(400) * 0.8, 0, 1)
     called = probabilities > 0.5
-    share, f1, weighted = metrics.thresholded(targets, probabilities)
+    share, f1, weighted = metrics_at_half(targets, probabilities)
     assert share == pytest.approx(accuracy_score(targets, called), abs=1e-13)
     assert f1 == pytest.approx(f1_score(targets, called), abs=1e-13)
     assert weighted == pytest.approx(f1_score(targets, called, average="weighted"), abs=1e-13)
     unknown = random.random(400) < 0.5
-    masked = metrics.thresholded(np.where(unknown, np.nan, targets), probabilities)
-    assert masked == metrics.thresholded(targets[~unknown], probabilities[~unknown])
+    masked = metrics_at_half(np.where(unknown, np.nan, targets), probabilities)
+    assert masked == metrics_at_half(targets[~unknown], probabilities[~unknown])
 
 
 def test_thresholded_figures_of_a_rare_label_that_is_never_found():
     """Of 100 images two are positive and one half itself is not above it: nothing is called positive."""
     targets = np.array([1.0, 1.0] + [0.0] * 98)
-    share, f1, weighted = metrics.thresholded(targets, np.full(100, 0.5))
+    share, f1, weighted = metrics_at_half(targets, np.full(100, 0.5))
     assert (share, f1) == (0.98, 0)
     assert weighted == pytest.approx(0.98 * (2 * 98 / (2 * 98 + 2)))  # 0.97 for nothing
 
@@ -137,8 +139,8 @@ def test_thresholded_figures_of_a_rare_label_that_is_never_found():
 def test_thresholded_figures_that_are_undefined_are_nan_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert np.isnan(metrics.thresholded(np.full(3, np.nan), np.full(3, 0.2))).all()
-        share, f1, weighted = metrics.thresholded(np.zeros(3), np.full(3, 0.2))
+        assert np.isnan(metrics_at_half(np.full(3, np.nan), np.full(3, 0.2))).all()
+        share, f1, weighted = metrics_at_half(np.zeros(3), np.full(3, 0.2))
     assert (share, weighted) == (1, 1)
     assert np.isnan(f1)
 
@@ -155,15 +157,15 @@ def classes(seed: int, count: int = 150) -> tuple[np.ndarray, np.ndarray, np.nda
 def test_accuracies_of_many_weightings_are_those_of_scikit_learn(seed):
     truth, targets, scores = classes(seed)
     predicted = scores.argmax(axis=1)
-    assert metrics.accuracy(targets, scores) == pytest.approx(
+    assert accuracy(targets, scores) == pytest.approx(
         (accuracy_score(truth, predicted), balanced_accuracy_score(truth, predicted)), abs=1e-13
     )
     groups = np.random.default_rng(seed).integers(0, 30, len(truth))
     weights = np.random.default_rng(9).integers(0, 4, (30, 20)).astype(np.float64) + 0.5
-    accuracy, balanced = metrics.CountedClasses.of(targets, scores, groups, 30).measure(weights)
+    share, balanced = CountedClasses.of(targets, scores, groups, 30).measure(weights)
     for column in range(20):
         spread = weights[groups, column]
-        assert accuracy[column] == pytest.approx(accuracy_score(truth, predicted, sample_weight=spread), abs=1e-13)
+        assert share[column] == pytest.approx(accuracy_score(truth, predicted, sample_weight=spread), abs=1e-13)
         expected = balanced_accuracy_score(truth, predicted, sample_weight=spread)
         assert balanced[column] == pytest.approx(expected, abs=1e-13)
 
@@ -172,7 +174,7 @@ def test_accuracies_by_hand():
     # Class 0: right, wrong; class 1: right (of two equal scores the first is the answer); class 2 does not occur.
     targets = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0]], float)
     scores = np.array([[3, 1, 2], [0, 0, 5], [1, 4, 4]], float)
-    assert metrics.accuracy(targets, scores) == pytest.approx((2 / 3, (1 / 2 + 1) / 2))
+    assert accuracy(targets, scores) == pytest.approx((2 / 3, (1 / 2 + 1) / 2))
 
 
 def test_images_of_unknown_class_are_left_out_of_accuracies():
@@ -180,7 +182,7 @@ def test_images_of_unknown_class_are_left_out_of_accuracies():
     unknown = np.random.default_rng(0).random(len(truth)) < 0.3
     targets[unknown, 2] = np.nan  # one class unknown is enough
     predicted = scores.argmax(axis=1)
-    assert metrics.accuracy(targets, scores) == pytest.approx(
+    assert accuracy(targets, scores) == pytest.approx(
         (
             accuracy_score(truth[~unknown], predicted[~unknown]),
             balanced_accuracy_score(truth[~unknown], predicted[~unknown]),
@@ -192,15 +194,15 @@ def test_images_of_unknown_class_are_left_out_of_accuracies():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("count", [0, 3])
 def test_without_a_known_class_there_is_no_accuracy_and_no_warning(count):
-    assert np.isnan(metrics.accuracy(np.full((count, 3), np.nan), np.zeros((count, 3)))).all()
+    assert np.isnan(accuracy(np.full((count, 3), np.nan), np.zeros((count, 3)))).all()
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_weighting_without_a_class_that_occurs_has_no_balanced_accuracy():
     targets, scores = np.eye(2), np.array([[1.0, 0.0], [1.0, 0.0]])
-    counted = metrics.CountedClasses.of(targets, scores, np.arange(2), 2)
-    accuracy, balanced = counted.measure(np.array([[1.0, 2.0], [1.0, 0.0]]))
-    np.testing.assert_allclose(accuracy, [0.5, 1])
+    counted = CountedClasses.of(targets, scores, np.arange(2), 2)
+    share, balanced = counted.measure(np.array([[1.0, 2.0], [1.0, 0.0]]))
+    np.testing.assert_allclose(share, [0.5, 1])
     np.testing.assert_allclose(balanced, [0.5, np.nan])
 
 
@@ -208,7 +210,7 @@ def test_a_weighting_without_a_class_that_occurs_has_no_balanced_accuracy():
 def test_roc_curve_is_that_of_scikit_learn(tied):
     targets, scores, _ = problem(6, tied)
     expected = sklearn_roc_curve(targets, scores, drop_intermediate=False)
-    fpr, tpr = metrics.roc_curve(targets, scores)
+    fpr, tpr = roc_curve(targets, scores)
     np.testing.assert_allclose(fpr, expected[0], atol=1e-15)
     np.testing.assert_allclose(tpr, expected[1], atol=1e-15)
 
@@ -216,12 +218,12 @@ def test_roc_curve_is_that_of_scikit_learn(tied):
 def test_macro_roc_is_the_mean_of_the_labels_curves():
     # Label 0 is perfect, label 1 is reversed: 1 and 0 everywhere inside, so the mean is one half.
     targets = np.array([[0, 0], [0, 0], [1, 1], [1, 1]], float)
-    fpr, tpr = metrics.macro_roc(targets, np.array([[0, 3], [1, 2], [2, 1], [3, 0]], float))
+    fpr, tpr = macro_roc(targets, np.array([[0, 3], [1, 2], [2, 1], [3, 0]], float))
     assert (fpr[0], tpr[0]) == (0, 0)
     assert (fpr[-1], tpr[-1]) == (1, 1)
     assert (tpr[1:-1] == 0.5).all()
 
 
 def test_macro_roc_without_labels_is_empty():
-    fpr, tpr = metrics.macro_roc(np.empty((5, 0)), np.empty((5, 0)))
+    fpr, tpr = macro_roc(np.empty((5, 0)), np.empty((5, 0)))
     assert len(fpr) == len(tpr) == 0

@@ -1,0 +1,27 @@
+"""How far probabilities can be believed."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def expected_calibration_error(targets: NDArray, probabilities: NDArray, bins: int = 15) -> float:
+    """Expected calibration error of one label: the mean over images of |observed rate − mean probability| of their bin.
+
+    Binary form with equal-width bins [k/bins, (k+1)/bins), the last one closed (Naeini et al., AAAI 2015).
+
+    Args:
+        targets: (N,), 1, 0, or NaN where unknown (left out).
+        probabilities: (N,), 0..1.
+        bins: their number.
+
+    Returns:
+        0..1, NaN without a known image.
+    """
+    known = ~np.isnan(targets)
+    if not known.any():
+        return float("nan")
+    targets, probabilities = np.asarray(targets, np.float64)[known], np.asarray(probabilities, np.float64)[known]
+    which = np.minimum((probabilities * bins).astype(int), bins - 1)
+    # n_b/N × |rate − mean| is |Σ targets − Σ probabilities| / N of the bin: empty bins need no special case.
+    gap = np.bincount(which, weights=targets - probabilities, minlength=bins)
+    return float(np.abs(gap).sum() / len(targets))

@@ -1,0 +1,36 @@
+"""Whether a label has enough positives and negatives, from enough groups, for its figures to mean something."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+MIN_IMAGES = 10
+"""Positives and negatives, each, that make a label eligible."""
+MIN_GROUPS = 10
+"""Groups from which the positives, and from which the negatives, of an eligible label come at least."""
+
+
+def ineligibility(targets: NDArray, groups: NDArray) -> str | None:
+    """Why a label is not eligible for macro means and comparisons; None where it is.
+
+    Args:
+        targets: (N,), 1, 0, or NaN where unknown.
+        groups: (N,), the group of each image.
+    """
+    for value, name in ((1, "positives"), (0, "negatives")):
+        chosen = targets == value
+        images, patients = int(chosen.sum()), len(np.unique(groups[chosen]))
+        if images < MIN_IMAGES:
+            return f"{images} {name}, fewer than {MIN_IMAGES}"
+        if patients < MIN_GROUPS:
+            return f"{name} from {patients} groups, fewer than {MIN_GROUPS}"
+    return None
+
+
+def fewer_groups(targets: NDArray, groups: NDArray) -> int:
+    """Number of groups with a positive, or with a negative where these are fewer: what a label's figures rest on.
+
+    Args:
+        targets: (N,), 1, 0, or NaN where unknown.
+        groups: (N,), the group of each image.
+    """
+    return min(len(np.unique(groups[targets == value])) for value in (1, 0))

@@ -1,0 +1,146 @@
+"""Estimates with 95 % intervals and p-values, made of what a figure is in each resample, and Wilson's of a share."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+FloatArray = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+MAX_DROPPED = 0.05
+"""Share of undefined resamples above which there is no interval."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval.
+
+    Attributes:
+        estimate: on the data themselves; None where it is undefined.
+        lower, upper: bounds of the 95 % interval; None where more than 5 % of the resamples were undefined, or where
+            these say nothing of the spread.
+        dropped: number of undefined resamples.
+    """
+
+    estimate: float | None
+    lower: float | None = None
+    upper: float | None = None
+    dropped: int = 0
+
+    @classmethod
+    def read(cls, mapping: Mapping[str, Any], key: str) -> "Estimate":
+        """What `flat` wrote under `key`, without `dropped`; what the mapping lacks is None."""
+        return cls(mapping.get(key), mapping.get(f"{key}_lower"), mapping.get(f"{key}_upper"))
+
+    def flat(self, key: str) -> dict[str, float | None]:
+        """The figure and its bounds as three entries: `key`, `key_lower`, `key_upper`."""
+        return {key: self.estimate, f"{key}_lower": self.lower, f"{key}_upper": self.upper}
+
+    def interval(self) -> dict[str, float | None]:
+        """`estimate`, `lower` and `upper`."""
+        return {"estimate": self.estimate, "lower": self.lower, "upper": self.upper}
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """The fields by name."""
+        return asdict(self)
+
+
+def summarise(
+    values: FloatArray, *, groups: int | None = None, reflected: bool = False, difference: bool = False
+) -> Estimate:
+    """Estimate and 95 % interval of one figure; docs/evaluation.md says how often which interval holds the truth.
+
+    Means over labels and their differences have the percentile interval. Where a resample cannot differ from the data
+    (an AUROC of 1, all answers right), it would have no width: a figure of `groups` has Wilson's interval of as many
+    trials instead, any other one none.
+
+    Args:
+        values: (1 + R,), the figure on the data themselves, then in each resample; NaN where undefined.
+        groups: of a figure of one label, the number of groups it rests on (`fewer_groups`). With few of them the
+            percentile interval is too narrow; it is expanded (Hesterberg, The American Statistician 2015, section 5).
+        reflected: mirror the percentile interval about the estimate and cut it at 0 and 1 (the basic bootstrap,
+            Davison & Hinkley 1997, section 5.2). For a mean over labels of average precision: the duplicates in a
+            resample raise it, and the mean narrows the interval but not that bias.
+        difference: the figure is one of two models, paired, and not one between 0 and 1.
+    """
+    resampled = values[1:]
+    defined = resampled[~np.isnan(resampled)]
+    dropped = len(resampled) - len(defined)
+    if np.isnan(values[0]):
+        return Estimate(None, None, None, dropped)
+    estimate = float(values[0])
+    if dropped > MAX_DROPPED * len(resampled) or (groups is not None and groups < 2):
+        return Estimate(estimate, None, None, dropped)
+    if estimate in (0, 1) and not difference and (defined == estimate).all():
+        return Estimate(estimate, *(wilson(estimate, groups) if groups else (None, None)), dropped)
+    tail = (1 - CONFIDENCE) / 2 if groups is None else _expanded(groups)
+    lower, upper = np.quantile(defined, [tail, 1 - tail])
+    if reflected:
+        lower, upper = np.clip([2 * estimate - upper, 2 * estimate - lower], 0, 1)
+    return Estimate(estimate, float(lower), float(upper), dropped)
+
+
+def _expanded(groups: int) -> float:
+    """The tail whose quantiles make up for two things that the percentile interval of a mean of n lacks.
+
+    A resample's variance is (n − 1)/n of the sample's, and the normal distribution stands in for Student's t.
+    """
+    student = special.stdtrit(groups - 1, (1 + CONFIDENCE) / 2)
+    return float(special.ndtr(-student * np.sqrt(groups / (groups - 1))))
+
+
+def wilson(share: float, trials: float) -> tuple[float, float]:
+    """Wilson's (1927) 95 % interval of a share, 0..1, of so many independent trials; they need not be whole."""
+    squared = special.ndtri((1 + CONFIDENCE) / 2) ** 2
+    middle = share + squared / (2 * trials)
+    half = np.sqrt(squared * (share * (1 - share) / trials + squared / (4 * trials**2)))
+    lower, upper = (middle - half) / (1 + squared / trials), (middle + half) / (1 + squared / trials)
+    return float(min(lower, share)), float(max(upper, share))  # 0 and 1 are among them, whatever the rounding
+
+
+def p_value(differences: FloatArray, *, groups: int | None = None) -> float | None:
+    """Two-sided bootstrap p-value of a paired difference, below 0.05 where the interval of `summarise` leaves out 0.
+
+    It is min(1, 2 min((1 + #≤0)/(R + 1), (1 + #≥0)/(R + 1))); of one label it is as much larger as its interval is
+    wider.
+
+    Args:
+        differences: (1 + R,), on the data themselves, then in each resample; R counts those that are defined.
+        groups: of a difference of one label, as in `summarise`.
+
+    Returns:
+        None where there is no interval either.
+    """
+    if summarise(differences, groups=groups, difference=True).lower is None:
+        return None
+    defined = differences[1:][~np.isnan(differences[1:])]
+    tail = (1 + min((defined <= 0).sum(), (defined >= 0).sum())) / (len(defined) + 1)
+    if groups is not None:
+        tail = special.stdtr(groups - 1, special.ndtri(tail) * np.sqrt((groups - 1) / groups))
+    return float(min(1.0, 2 * tail))
+
+
+def compare(own: FloatArray, reference: FloatArray, *, groups: int | None = None) -> tuple[Estimate, float | None]:
+    """Paired difference own − reference of a figure of two models, with its interval, and its p-value.
+
+    Args:
+        own, reference: (1 + R,), the figure of each in the same resamples, the first on the data themselves.
+        groups: of a figure of one label, as in `summarise`.
+    """
+    differences = own - reference
+    return summarise(differences, groups=groups, difference=True), p_value(differences, groups=groups)
+
+
+def holm(p_values: list[float | None]) -> list[float | None]:
+    """Adjust p-values for testing them all (Holm, 1979); None stays None and is not counted."""
+    order = sorted((k for k, p in enumerate(p_values) if p is not None), key=lambda k: p_values[k])
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, k in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[k]))
+        adjusted[k] = largest
+    return adjusted

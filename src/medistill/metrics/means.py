@@ -1,0 +1,118 @@
+"""Means of values that items of groups have, and shares of hits, with intervals.
+
+A share of hits has Wilson's interval, which is wide where nothing or everything is hit. Other means have the expanded
+percentile interval of the bootstrap over groups, with the same draws whatever the values.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from medistill.metrics.bootstrap import draw, estimate
+from medistill.metrics.intervals import CONFIDENCE, Estimate, FloatArray, wilson
+
+
+@dataclass(frozen=True)
+class GroupedMean:
+    """Values of one kind, reduced to what their mean needs under any weighting of the groups.
+
+    Attributes:
+        sums: (G,), of the values of each group.
+        numbers: (G,), how many there are.
+    """
+
+    sums: FloatArray
+    numbers: FloatArray
+
+    @classmethod
+    def of(cls, values: NDArray, groups: NDArray, group_count: int) -> "GroupedMean":
+        """Add up values (N,), NaN left out, of groups (N,) int, 0..G-1."""
+        known = ~np.isnan(values)
+        sums = np.bincount(groups, np.where(known, values, 0), minlength=group_count)
+        return cls(sums, np.bincount(groups, known, minlength=group_count))
+
+    def measure(self, weights: FloatArray) -> FloatArray:
+        """The mean under each weighting (G, R), a `Statistic`: (R,), NaN where no value has a weight."""
+        with np.errstate(invalid="ignore"):
+            return (self.sums @ weights) / (self.numbers @ weights)
+
+
+def mean_interval(values: NDArray[np.float64], groups: NDArray, *, difference: bool = False) -> Estimate:
+    """Mean of values with its 95 % expanded percentile interval from a bootstrap over groups.
+
+    Args:
+        values: (N,), one per item; NaN is left out.
+        groups: (N,), each item's group. The same groups give the same draws, whatever the values.
+        difference: the values are differences, and not between 0 and 1.
+
+    Returns:
+        All None without a value; the bounds also where the values are of one group, or where more than 5 % of the
+        resamples have none.
+    """
+    if len(values) == 0:
+        return Estimate(None)
+    names, codes = np.unique(groups, return_inverse=True)
+    mean = GroupedMean.of(values, codes, len(names))
+    rests_on = int((mean.numbers > 0).sum())
+    return estimate(mean.measure, draw(len(names)), groups=rests_on, difference=difference)
+
+
+def share_interval(hits: NDArray[np.float64], groups: NDArray) -> Estimate:
+    """Share of items that are hits, with Wilson's 95 % interval of as many trials as these items are worth.
+
+    The items of a group (the findings of a patient) are alike, so N of them are worth N divided by the design effect:
+    how many times larger the variance of the share is than that of N independent trials (Kish 1965). It is at least 1,
+    and at most what it would be if each group were all hits or all misses; that is also taken where nothing or
+    everything is hit, since the variance is then not known. An estimated variance costs a little more (Korn & Graubard,
+    Survey Methodology 1998; Franco et al., Journal of Survey Statistics and Methodology 2019, compare such intervals).
+
+    Args:
+        hits: (N,), 1 or 0.
+        groups: (N,), each item's group.
+
+    Returns:
+        All None without an item; the bounds also where there is but one group.
+    """
+    if len(hits) == 0:
+        return Estimate(None)
+    _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    share, count = float(hits.mean()), len(sizes)
+    if count < 2:
+        return Estimate(share)
+    trials = len(hits) ** 2 / float(np.square(sizes).sum())
+    residuals = np.bincount(codes, hits - share)
+    variance = count / (count - 1) * float(np.square(residuals).sum()) / len(hits) ** 2
+    if 0 < share < 1:
+        trials = min(len(hits), max(trials, share * (1 - share) / variance)) if variance else len(hits)
+        tail = (1 + CONFIDENCE) / 2
+        trials *= (special.ndtri(tail) / special.stdtrit(count - 1, tail)) ** 2
+    return Estimate(share, *wilson(share, trials))
+
+
+def paired_interval(own: NDArray[np.float64], other: NDArray[np.float64], groups: NDArray) -> Estimate:
+    """Mean of own − other, item by item, with its interval from a bootstrap over groups.
+
+    A resample cannot show what no item shows. So where one of the two is all hits or all misses, the bounds of both
+    are combined (Newcombe's square-and-add, Statistics in Medicine 1998); and where two models agree on every item,
+    they may still differ on as many others as the interval of none of N says.
+
+    Args:
+        own: (N,), 1 where a model hits, else 0.
+        other: (N,), the same of another model or of a prior, or the chance of a hit.
+        groups: (N,), each item's group.
+    """
+    result = mean_interval(own - other, groups, difference=True)
+    if result.lower is None:
+        return result
+    if (own == other).all():
+        none = share_interval(np.zeros(len(own)), groups).upper
+        return replace(result, lower=-none, upper=none)
+    if any((values == end).all() for values in (own, other) for end in (0, 1)):
+        a = share_interval(own, groups)
+        b = share_interval(other, groups) if np.isin(other, (0, 1)).all() else mean_interval(other, groups)
+        below = np.hypot(a.estimate - a.lower, b.upper - b.estimate)
+        above = np.hypot(a.upper - a.estimate, b.estimate - b.lower)
+        return replace(result, lower=float(result.estimate - below), upper=float(result.estimate + above))
+    return result

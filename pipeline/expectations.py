@@ -25,7 +25,7 @@ from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.files import atomic
 from medistill.records.data import DatasetInfo
-from medistill.report.html import POLICY, document, escape
+from medistill.report.html import POLICY, render_page, style
 from medistill.text import printable
 
 _KEYS = KEYS | {"weights": ["network"]}
@@ -263,14 +263,6 @@ def _line(entry: dict[str, Any], keys: list[str]) -> str:
     return f"{line}: {'; '.join(names)}" if names else line
 
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222; }
-table { border-collapse: collapse; margin: .5em 0; }
-td, th { border: 1px solid #ccc; padding: .3em .6em; text-align: left; }
-.alert { background: #eef1f4; padding: .5em 1em; } .badge { background: #dde3ea; border-radius: 4px; padding: 0 .3em; }
-.fa-check-circle::before { content: "\\2714"; color: #17753a; } .fa-times::before { content: "\\2718"; color: #b3261e; }
-.fa-exclamation-triangle::before { content: "\\26a0"; color: #8a5a00; } .navbar, .sticky, .modal { display: none; }
-"""
 _REMOTE = re.compile(r"<script\b.*?</script>|<footer\b.*?</footer>|<(?:link|img)\b[^>]*>|url\([^)]*\)", re.DOTALL)
 
 
@@ -281,14 +273,12 @@ def _make_offline(docs: Path) -> None:
     """
     for page in docs.rglob("*.html"):
         text = printable(_REMOTE.sub("", page.read_text(encoding="utf-8")), keep="\n\t")
-        page.write_text(text.replace("<head>", f"<head>{POLICY}<style>{_STYLE}</style>", 1), encoding="utf-8")
+        page.write_text(text.replace("<head>", f"<head>{POLICY}<style>{style()}</style>", 1), encoding="utf-8")
     shutil.rmtree(docs / "static", ignore_errors=True)  # 4 MB of fonts that the pages no longer name
-    items = []
+    pages = []
     for kind, title in (("validations", "Results"), ("expectations", "Expectations")):
         for page in sorted((docs / kind).rglob("*.html")):
-            link, name = page.relative_to(docs).as_posix(), page.relative_to(docs / kind).parts[0].removesuffix(".html")
-            items.append(f'<li><a href="{escape(link)}">{title}: {escape(name)}</a></li>')
-    (docs / "index.html").write_text(
-        document("Data validation", _STYLE, f"<h1>Data validation</h1><ul>{''.join(items)}</ul>"),
-        encoding="utf-8",
-    )
+            name = page.relative_to(docs / kind).parts[0].removesuffix(".html")
+            pages.append((page.relative_to(docs).as_posix(), f"{title}: {name}"))
+    index = render_page("data_docs", title="Data validation", pages=pages)
+    (docs / "index.html").write_text(index, encoding="utf-8")

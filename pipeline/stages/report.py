@@ -11,6 +11,7 @@ from medistill.files import atomic, read_json, write_json
 from medistill.gate import rules as gate
 from medistill.params import load_params
 from medistill.report import page
+from medistill.report.content import Content, Model
 from pipeline.stage import run_stage
 
 REPORTS = Path("reports")
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     explained = REPORTS / "explain"
     if explained.is_dir():
         require_whole(explained / "record.json")
-    content = page.Content(
+    content = Content(
         dataset=read_record(PROCESSED / "dataset.json"),
         quarantine=[(row["path"], row["reason"]) for row in read_rows(PROCESSED / "quarantine.csv")],
         validation=read_record(REPORTS / "validation" / "validation.json"),
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def read_model(name: str, folder: Path, metrics: dict[str, Any]) -> page.Model:
+def read_model(name: str, folder: Path, metrics: dict[str, Any]) -> Model:
     """What the page shows of one model; latency and ONNX file may be missing."""
     if name not in metrics:
         raise UserError(f"{REPORTS / 'metrics.json'}: has no model {name}; run the evaluate stage")
@@ -53,7 +54,7 @@ def read_model(name: str, folder: Path, metrics: dict[str, Any]) -> page.Model:
     latency, onnx, history = export / "latency.json", export / "model.onnx", folder / "history.csv"
     if export.is_dir():
         require_whole(export / "bundle.json")
-    return page.Model(
+    return Model(
         name=name,
         config=config,
         numbers=metrics[name],

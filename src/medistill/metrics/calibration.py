@@ -3,8 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
+BINS = 15
+"""Of equal width, in which probabilities are compared with rates."""
 
-def expected_calibration_error(targets: NDArray, probabilities: NDArray, bins: int = 15) -> float:
+
+def expected_calibration_error(targets: NDArray, probabilities: NDArray, bins: int = BINS) -> float:
     """Expected calibration error of one label: the mean over images of |observed rate − mean probability| of their bin.
 
     Binary form with equal-width bins [k/bins, (k+1)/bins), the last one closed (Naeini et al., AAAI 2015).

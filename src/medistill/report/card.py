@@ -1,11 +1,15 @@
 """MODEL_CARD.md: what a person must know before using the model."""
 
+from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from medistill.data.dataset import Dataset
-from medistill.report.html import markdown
+from medistill.report.html import render_card
 from medistill.runtime.bundle import DISCLAIMER
 from medistill.task import Task
+from medistill.text import printable
 
 _FITS = {
     "pad": "padded with black to a square, then resized",
@@ -23,79 +27,46 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any], dataset: Dataset
         dataset: the ingested data.
         batch_size: how many images the file takes at once; None: any number.
     """
-    train, val = dataset.split("train"), dataset.split("val")
     multiclass = Task(config["task"]).exclusive
-    colour = "grey" if config["channels"] == 1 else "RGB"
-    size = config["image_size"]
     facts = {
         "Task": "multiclass, one of several classes" if multiclass else "multilabel, each label on its own",
         "Architecture": config["arch"],
         "Parameters": f"{config['params']:,}{_in_training(config)}",
-        "Multiply-accumulates": f"{config['macs'] / 1e6:,.1f} M an image of {size} px",
+        "Multiply-accumulates": f"{config['macs'] / 1e6:,.1f} M an image of {config['image_size']} px",
         "Initialisation": config["initialisation"],
         "Recipe": _recipe(config),
         "Seed": config.get("seed"),
         "Fingerprint": config["fingerprint"],
     }
-    scope = (
-        "It knows the classes above and nothing else, and always names one: its probabilities sum to 1."
-        if multiclass
-        else "It knows the labels above and nothing else; a low probability everywhere does not mean a healthy image."
-    )
     figures = {key: value for key, value in metrics.items() if key.startswith("val_") or key == "best_epoch"}
-    lines = [
-        f"# {markdown(config['name'])}",
-        "",
-        f"**{DISCLAIMER}.** Its answers must not guide the care of anybody.",
-        "",
-        f"A {'single-label' if multiclass else 'multi-label'} image classifier, made for small devices. It takes "
-        f"one {colour} image and gives one number a label.",
-        "",
-        *_table(("", ""), [(key, value) for key, value in facts.items() if value is not None]),
-        "",
-        "## Labels",
-        "",
-        "The classes, one of which is right:"
-        if multiclass
-        else "Each is judged on its own; none, one or several may be present:",
-        "",
-        *[f"{number}. {markdown(label)}" for number, label in enumerate(config["labels"], 1)],
-        "",
-        "## Data",
-        "",
-        f"{markdown(dataset.name)} (fingerprint `{markdown(dataset.fingerprint)}`): trained on {len(train):,} images "
-        f"of {train['group_id'].nunique():,} patients or other groups, validated on {len(val):,} images of "
-        f"{val['group_id'].nunique():,}.",
-        "",
-        f"Images are {_FITS[config['fit']]} to {size}×{size} px, {colour}, 8 bits. Scaling and normalisation are in "
-        "the graph.",
-        "",
-        "## Measured on validation",
-        "",
-        *_table(("figure", "value"), [(key, _number(value)) for key, value in figures.items()]),
-        "",
-        "The same images chose the epoch and rank the candidates, so that the figures flatter the model a little. The "
-        "report of the run that made it has figures on test data, with intervals, beside baseline and teachers.",
-        "",
-        "## Use",
-        "",
-        "```",
-        f"medistill predict IMAGE… --model exports/{config['name']}",
-        "```",
-        "",
-        f"Probabilities are the {'softmax' if multiclass else 'sigmoid'} of the logits. They are not calibrated, "
-        "and no threshold comes with them. `parity.json` compares the file with the network that was trained, "
-        "`latency.json` says how fast it is, and on which processor.",
-        *(["", "The file takes one image at a time."] if batch_size == 1 else []),
-        "",
-        "## Limits",
-        "",
-        f"- {scope}",
-        "- It answers for any image, also for one of a kind that it has never seen.",
-        "- Nothing is known of its quality on other devices, hospitals, projections, ages or prevalences.",
-        "- Labels of public data sets are often read from reports by a program, and contain that program's errors.",
-    ]
-    return "\n".join(lines) + "\n"
+    return render_card(
+        "card",
+        config=config,
+        disclaimer=DISCLAIMER,
+        multiclass=multiclass,
+        colour="grey" if config["channels"] == 1 else "RGB",
+        facts={key: value for key, value in facts.items() if value is not None},
+        dataset=dataset,
+        train=_Split.of(dataset, "train"),
+        val=_Split.of(dataset, "val"),
+        fit=_FITS[config["fit"]],
+        figures={key: _number(value) for key, value in figures.items()},
+        command=Markup(printable(f"medistill predict IMAGE… --model exports/{config['name']}")),  # in a block of code
+        single=batch_size == 1,
+    )
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Numbers of images, and of patients or other groups."""
+
+    images: int
+    groups: int
+
+    @classmethod
+    def of(cls, dataset: Dataset, split: str) -> "_Split":
+        rows = dataset.split(split)
+        return cls(len(rows), rows["group_id"].nunique())
 
 
 def _in_training(config: dict[str, Any]) -> str:
@@ -118,14 +89,6 @@ def _term(term: dict[str, Any]) -> str:
     said = {key: value for key, value in term.items() if key not in ("loss", "weight") and value is not False}
     options = ", ".join(f"{key} {value}" for key, value in said.items())
     return f"{term['weight']:g} {term['loss']}" + (f" ({options})" if options else "")
-
-
-def _table(head: tuple[str, str], rows: list[tuple[str, Any]]) -> list[str]:
-    return [
-        f"| {head[0]} | {head[1]} |",
-        "|---|---|",
-        *[f"| {markdown(key)} | {markdown(value)} |" for key, value in rows],
-    ]
 
 
 def _number(value: float) -> str:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from medistill.report.html import escape
 
 WIDTH = 440
@@ -34,37 +36,39 @@ def ticks(low: float, high: float, whole: bool = False) -> list[float]:
     return [round(k * step, 12) for k in range(first, max(last, first + 1) + 1)]
 
 
+@dataclass(frozen=True)
+class Axis:
+    """An axis: what stands beside it, the range that it encloses (None: that of the points), whole ticks only."""
+
+    label: str
+    range: tuple[float, float] | None = None
+    whole: bool = False
+
+    def ticks(self, values: Sequence[float]) -> list[float]:
+        """Its ticks, for points at `values`."""
+        return ticks(*(self.range or (min(values), max(values))), whole=self.whole)
+
+
 def line_chart(
-    series: Sequence[Series],
-    title: str,
-    x_label: str,
-    y_label: str,
-    x_range: tuple[float, float] | None = None,
-    y_range: tuple[float, float] | None = None,
-    height: int = 320,
-    whole_x: bool = False,
-    diagonal: bool = False,
-) -> str:
+    series: Sequence[Series], title: str, x: Axis, y: Axis, height: int = 320, diagonal: bool = False
+) -> Markup:
     """A line chart; the title is what a screen reader says, the legend is `legend`.
 
     Args:
         series: lines; those without points are left out.
         title: what is shown, in words.
-        x_label, y_label: under and beside the axes.
-        x_range, y_range: enclosed by the axes; None: that of the points.
+        x, y: the axes.
         height: of the chart; its width is `WIDTH`.
-        whole_x: whole numbers only under the x axis.
         diagonal: draw the line y = x, chance in a ROC chart.
     """
     points = [point for line in series for point in line.points]
-    xs = ticks(*(x_range or (min(x for x, _ in points), max(x for x, _ in points))), whole=whole_x)
-    ys = ticks(*(y_range or (min(y for _, y in points), max(y for _, y in points))))
+    xs, ys = x.ticks([at for at, _ in points]), y.ticks([at for _, at in points])
 
-    def px(x: float) -> float:
-        return _LEFT + (x - xs[0]) / (xs[-1] - xs[0]) * (WIDTH - _LEFT - _RIGHT)
+    def px(value: float) -> float:
+        return _LEFT + (value - xs[0]) / (xs[-1] - xs[0]) * (WIDTH - _LEFT - _RIGHT)
 
-    def py(y: float) -> float:
-        return height - _BOTTOM - (y - ys[0]) / (ys[-1] - ys[0]) * (height - _TOP - _BOTTOM)
+    def py(value: float) -> float:
+        return height - _BOTTOM - (value - ys[0]) / (ys[-1] - ys[0]) * (height - _TOP - _BOTTOM)
 
     parts = []
     if diagonal:
@@ -72,12 +76,12 @@ def line_chart(
         parts.append(f'<path class="chance" d="{ends}"><title>chance</title></path>')
     for line in series:
         if line.points:
-            path = "L".join(f"{px(x):.1f} {py(y):.1f}" for x, y in line.points)
+            path = "L".join(f"{px(across):.1f} {py(up):.1f}" for across, up in line.points)
             dash = " dashed" if line.dashed else ""
             name = escape(line.name)
             parts.append(f'<path class="line s{line.colour}{dash}" d="M{path}"><title>{name}</title></path>')
-    x_ticks, y_ticks = [(px(x), x) for x in xs], [(py(y), y) for y in ys]
-    return _framed("".join(parts), x_ticks, y_ticks, title, x_label, y_label, height)
+    x_ticks, y_ticks = [(px(at), at) for at in xs], [(py(at), at) for at in ys]
+    return _framed("".join(parts), x_ticks, y_ticks, title, x.label, y.label, height)
 
 
 def _framed(
@@ -88,7 +92,7 @@ def _framed(
     x_label: str,
     y_label: str,
     height: int,
-) -> str:
+) -> Markup:
     """Marks on a grid with axes; ticks are (position, value)."""
     parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">']
     for at, value in x_ticks:
@@ -104,7 +108,7 @@ def _framed(
         f'<text class="axis" transform="translate(13 {middle:.0f}) rotate(-90)" text-anchor="middle">'
         f"{escape(y_label)}</text></svg>"
     )
-    return "".join(parts)
+    return Markup("".join(parts))
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class Dot:
     hollow: bool = False
 
 
-def dot_chart(dots: Sequence[Dot], title: str, x_label: str, y_label: str, height: int = 320) -> str:
+def dot_chart(dots: Sequence[Dot], title: str, x_label: str, y_label: str, height: int = 320) -> Markup:
     """Points with vertical intervals over a logarithmic x axis; points of the same x stand side by side.
 
     Args:
@@ -159,24 +163,24 @@ def _mark(dot: Dot) -> str:
     return f"mark s{dot.colour}{' hollow' if dot.hollow else ''}"
 
 
-def dot_legend(dots: Sequence[Dot]) -> str:
+def dot_legend(dots: Sequence[Dot]) -> Markup:
     """The key of a dot chart."""
     items = "".join(
         '<li><svg class="key" viewBox="0 0 28 10" aria-hidden="true">'
         f'<circle class="{_mark(dot)}" cx="20" cy="5" r="4"/></svg>{escape(dot.name)}</li>'
         for dot in dots
     )
-    return f'<ul class="legend">{items}</ul>'
+    return Markup(f'<ul class="legend">{items}</ul>')
 
 
-def legend(series: Sequence[Series]) -> str:
+def legend(series: Sequence[Series]) -> Markup:
     """The key of one or several line charts."""
     items = "".join(
         f'<li><svg class="key" viewBox="0 0 28 10" aria-hidden="true"><path class="line s{line.colour}'
         f'{" dashed" if line.dashed else ""}" d="M1 5H27"/></svg>{escape(line.name)}</li>'
         for line in series
     )
-    return f'<ul class="legend">{items}</ul>'
+    return Markup(f'<ul class="legend">{items}</ul>')
 
 
 FOREST_WIDTH = 270
@@ -184,7 +188,7 @@ _FOREST_TEXTS = 5
 """More texts such as +0.025 side by side would touch."""
 
 
-def forest_axis(scale: Sequence[float]) -> str:
+def forest_axis(scale: Sequence[float]) -> Markup:
     """The axis of a column of `forest_interval`s; `scale` are its ticks, of which every other has a text if many."""
     zero = min(range(len(scale)), key=lambda k: abs(scale[k]))
     step = 1 if len(scale) <= _FOREST_TEXTS else 2
@@ -193,10 +197,10 @@ def forest_axis(scale: Sequence[float]) -> str:
         for k, x in enumerate(scale)
         if (k - zero) % step == 0
     )
-    return f'<svg class="forest" viewBox="0 0 {FOREST_WIDTH} 18" aria-hidden="true">{texts}</svg>'
+    return Markup(f'<svg class="forest" viewBox="0 0 {FOREST_WIDTH} 18" aria-hidden="true">{texts}</svg>')
 
 
-def forest_interval(estimate: float, lower: float | None, upper: float | None, scale: Sequence[float]) -> str:
+def forest_interval(estimate: float, lower: float | None, upper: float | None, scale: Sequence[float]) -> Markup:
     """A point with its interval beside the line of no difference; without an interval the point is hollow."""
     lines = "".join(
         f'<path class="{"zero" if x == 0 else "grid"}" d="M{_fx(x, scale):.1f} 0V24"/>' for x in sorted({*scale, 0.0})
@@ -207,7 +211,7 @@ def forest_interval(estimate: float, lower: float | None, upper: float | None, s
         bar = f'<path class="interval" d="M{_fx(lower, scale):.1f} 12H{_fx(upper, scale):.1f}"/>'
         style = "point"
     point = f'<circle class="{style}" cx="{_fx(estimate, scale):.1f}" cy="12" r="4.5"/>'
-    return f'<svg class="forest" viewBox="0 0 {FOREST_WIDTH} 24" aria-hidden="true">{lines}{bar}{point}</svg>'
+    return Markup(f'<svg class="forest" viewBox="0 0 {FOREST_WIDTH} 24" aria-hidden="true">{lines}{bar}{point}</svg>')
 
 
 def _fx(x: float, scale: Sequence[float]) -> float:

@@ -1,20 +1,31 @@
-"""What every page that is written here has in common: one file that fetches nothing and runs nothing."""
+"""The environment that every page and card is rendered in: what comes from data is escaped, nothing runs.
+
+Templates lie in `templates/`, those of the report's sections beside their code in `sections/`. A value is escaped when
+it is shown, unless it is markup already: the result of a macro, or a chart.
+"""
 
 import html
+import re
+from functools import cache
+from importlib import resources
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from medistill.report import numbers
 from medistill.text import printable
 
-POLICY = (
+POLICY = Markup(
     '<meta http-equiv="Content-Security-Policy" '
     "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
 )
 """What comes from data is escaped; were it not, no script would run all the same."""
 
 
-def escape(value: Any) -> str:
+def escape(value: Any) -> Markup:
     """Anything that comes from data, as text in one line of HTML, also within a quoted attribute."""
-    return html.escape(printable(str(value)))
+    return Markup(html.escape(printable(str(value))))
 
 
 def markdown(value: Any) -> str:
@@ -23,18 +34,55 @@ def markdown(value: Any) -> str:
     return "".join(f"\\{sign}" if sign in "\\`|<>[]*#&" else sign for sign in text)
 
 
-def document(title: str, style: str, body: str, *, renew: int | None = None) -> str:
-    """An HTML page as text.
+def joints(name: Any) -> Markup:
+    """The name of a model or rule, which may break after its joints where room is short."""
+    text = html.escape(printable(str(name)))
+    return Markup(text.replace("_", "_<wbr>").replace("-", "-<wbr>"))
+
+
+def style() -> Markup:
+    """The one style sheet of all pages."""
+    return Markup(resources.files("medistill.report").joinpath("style.css").read_text(encoding="utf-8"))
+
+
+def render_page(template: str, **values: Any) -> str:
+    """A page as HTML text.
 
     Args:
-        title: plain text, escaped here.
-        style: CSS.
-        body: HTML, in which everything that comes from data is escaped already.
-        renew: seconds after which a browser loads the page again.
+        template: name of a file in `templates/`, without `.html.jinja`.
+        values: what the template shows; `title` among them.
+
+    Raises:
+        jinja2.UndefinedError: the template shows what it was not given.
     """
-    refresh = f'<meta http-equiv="refresh" content="{renew}">\n' if renew is not None else ""
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{refresh}{POLICY}\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
+    text = environment().get_template(f"templates/{template}.html.jinja").render(values)
+    between_tags = re.sub(r"(?<=>)\s*\n\s*(?=<)", "", text)  # line breaks in values are escaped, see `printable`
+    return re.sub(r"\s*\n\s*", " ", between_tags).strip() + "\n"
+
+
+def render_card(template: str, **values: Any) -> str:
+    """A text in Markdown, from a file in `templates/` that is named without `.md.jinja`."""
+    return _cards().get_template(f"templates/{template}.md.jinja").render(values)
+
+
+@cache
+def environment() -> Environment:
+    """Where templates of pages are found, and what they can use."""
+    made = Environment(
+        loader=PackageLoader("medistill.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: value if isinstance(value, Markup) else escape(value),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
+    made.globals |= {"policy": POLICY, "style": style(), "missing": numbers.MISSING}
+    made.filters |= {"joints": joints, **numbers.FILTERS}
+    return made
+
+
+@cache
+def _cards() -> Environment:
+    """The same, with values escaped for Markdown."""
+    return environment().overlay(finalize=lambda value: value if isinstance(value, Markup) else Markup(markdown(value)))

@@ -6,18 +6,20 @@ What is final is in the report and in MLflow.
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from medistill.checksums import read_record, write_record
 from medistill.errors import UserError
 from medistill.files import atomic
 from medistill.report import charts
-from medistill.report.html import document, escape
-from medistill.report.page import style
+from medistill.report.charts import Axis
+from medistill.report.html import render_page
 
 FOLDER = Path("reports/live")
 EVERY = 2.0
@@ -26,6 +28,9 @@ POINTS = 400
 """A loss curve has at most so many, an even number; then each two become their mean."""
 SHOWN = 24
 """The page is drawn while networks train, so it has the latest trainings and not all that there ever were."""
+RENEW = 3
+"""Seconds after which a browser loads the page again while something is at work."""
+WORKING = "at work"
 SILENT = 120.0
 """After so many seconds without a word a training is taken for dead."""
 
@@ -72,7 +77,7 @@ class LiveCurves:
             state["width"] *= 2
         state["val_macro_auroc"] = report["val_macro_auroc"]
         if time.monotonic() - self._drawn > EVERY:
-            self._draw("at work")
+            self._draw(WORKING)
 
     def end(self, history: pd.DataFrame) -> None:
         """Take the last epoch's validation from history.csv."""
@@ -101,38 +106,41 @@ def page(folder: Path) -> str:
     """The page of the latest trainings that have left a file in `folder`, the latest first."""
     files = sorted(filter(Path.is_file, folder.glob("*.json")), key=lambda file: -file.stat().st_mtime)[:SHOWN]
     states = sorted(filter(None, map(_read, files)), key=lambda state: -state["time"])
-    working = any(_status(state) == "at work" for state in states)
-    sections = "".join(_section(state) for state in states)
-    body = f"<header><h1>Training</h1></header>\n<main>{sections}</main>\n"
-    return document("medistill: training", style(), body, renew=3 if working else None)
+    working = any(_status(state) == WORKING for state in states)
+    trainings = [_training(state) for state in states]
+    return render_page("live", title="medistill: training", trainings=trainings, renew=RENEW if working else None)
 
 
-def _section(state: dict[str, Any]) -> str:
+@dataclass(frozen=True)
+class _Training:
+    """What the page shows of a training; `kind` is `good`, `bad` or empty."""
+
+    name: str
+    kind: str
+    facts: list[str]
+    charts: dict[str, Markup]
+
+
+def _training(state: dict[str, Any]) -> _Training:
     status = _status(state)
     facts = [status, f"epoch {state['epoch']}", f"step {state['step']} of {state['steps']}"]
     facts.append(f"{state['images_per_second']:.0f} images/s")
-    if status == "at work":
+    if status == WORKING:
         facts.append(f"about {state['seconds_left'] / 60:.0f} min left")
-    figures = []
+    drawn = {}
     lines = (("loss", "step", "Training loss"), ("val_macro_auroc", "epoch", "Validation macro AUROC"))
-    for key, axis, title in lines:
+    for key, across, title in lines:
         points = [(float(x), float(y)) for x, y in state[key]]
         if len(points) > 1:
-            chart = charts.line_chart(
-                [charts.Series(title, points, 0)], f"{title} by {axis}", axis, title, height=240, whole_x=True
-            )
-            figures.append(f"<figure><figcaption>{title}</figcaption>{chart}</figure>")
+            line, x, y = charts.Series(title, points, 0), Axis(across, whole=True), Axis(title)
+            drawn[title] = charts.line_chart([line], f"{title} by {across}", x, y, height=240)
     kind = "bad" if status.startswith(("stopped", "silent")) else "good" if status == "done" else ""
-    return (
-        f"<section><h2>{escape(state['name'])}</h2>"
-        f'<p class="notice {kind}">{escape(", ".join(facts))}</p>'
-        f'<div class="charts">{"".join(figures)}</div></section>'
-    )
+    return _Training(state["name"], kind, facts, drawn)
 
 
 def _status(state: dict[str, Any]) -> str:
     silent = time.time() - state["time"]
-    if state["status"] == "at work" and silent > SILENT:
+    if state["status"] == WORKING and silent > SILENT:
         return f"silent for {silent / 60:.0f} min"
     return state["status"]
 

@@ -54,7 +54,7 @@ def test_without_an_interval_the_point_is_hollow():
 
 def test_line_chart_spans_its_frame_and_escapes_names():
     line = charts.Series("<b>", [(0, 0), (1, 1)], colour=2, dashed=True)
-    svg = charts.line_chart([line], "t", "x", "y", x_range=(0, 1), y_range=(0, 1))
+    svg = charts.line_chart([line], "t", charts.Axis("x", (0, 1)), charts.Axis("y", (0, 1)))
     assert '<path class="line s2 dashed" d="M48.0 278.0L422.0 12.0"><title>&lt;b&gt;</title></path>' in svg
     assert "<b>" not in svg + charts.legend([line])
 

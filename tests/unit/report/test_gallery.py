@@ -109,19 +109,19 @@ def test_says_what_it_is_for():
 
 def test_box_and_peak_are_where_they_belong():
     text = page([row()])
-    assert '<rect class=box x="4.00" y="8.00" width="4.00" height="4.00"/>' in text
+    assert '<rect class="target" x="4.00" y="8.00" width="4.00" height="4.00"/>' in text
     assert 'd="M4.0 3.5h1.0M4.5 3.0v1.0"' in text  # row 3, column 4: centre (4.5, 3.5), arms of 16/32
 
 
 def test_figures_and_marks():
     text = page([row()])
     assert text.count("probability 0.62, peak 0%") == 2
-    assert "−0.12 <span class=muted>[−0.25, +0.06]</span>" in text
+    assert "−0.12<small>[−0.25, +0.06]</small>" in text
     assert text.count("✓ hit") == 2
     assert "✗ miss" in page([row(hit=False)])
     assert "✓ hit" not in page([row(present=False)])
-    assert "0.50 <span class=muted>[0.25, 0.75]</span>" in text
-    assert "0.90 <span class=muted>[0.80, 0.95]</span>" in text
+    assert "0.50<small>[0.25, 0.75]</small>" in text
+    assert "0.90<small>[0.80, 0.95]</small>" in text
     assert "4×4" in text
 
 

@@ -8,17 +8,24 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from jinja2 import UndefinedError
 from PIL import Image
 
-from medistill.report.html import document, escape, markdown
+from medistill.report.html import environment, escape, markdown, render_page
 from medistill.text import printable
 
 
+def framed(body: str, **values: object) -> str:
+    """A page whose body is a template of its own."""
+    source = '{% extends "templates/frame.html.jinja" %}{% block body %}' + body + "{% endblock %}"
+    return environment().from_string(source).render({"title": "t", **values})
+
+
 def test_title_is_text_and_only_what_asks_for_it_renews() -> None:
-    page = document("a<b>&", "p { color: red; }\n", "<p>x</p>\n")
+    page = render_page("live", title="a<b>&", trainings=[], renew=None)
     assert "<title>a&lt;b&gt;&amp;</title>" in page
     assert "refresh" not in page
-    assert '<meta http-equiv="refresh" content="3">' in document("t", "", "", renew=3)
+    assert '<meta http-equiv="refresh" content="3">' in render_page("live", title="t", trainings=[], renew=3)
 
 
 HOSTILE = "</p>\x1b[2J\n\u202e\x9b<meta http-equiv='refresh'>&amp;\"\ud800\x00"
@@ -28,8 +35,29 @@ def test_text_of_data_is_text_in_html_and_nothing_in_it_is_obeyed() -> None:
     shown = escape(HOSTILE)
     expected = "&lt;/p&gt;\\x1b[2J\\n\\u202e\\x9b&lt;meta http-equiv=&#x27;refresh&#x27;&gt;&amp;amp;&quot;\\ud800\\x00"
     assert shown == expected
-    assert f"<title>{expected}</title>" in document(HOSTILE, "", "")
+    assert f"<title>{expected}</title>" in framed("", title=HOSTILE)
+    for template in (
+        "{{ value }}",
+        "{{ value ~ '' }}",
+        "{{ [value]|join }}",
+        "{% macro m(x) %}{{ x }}{% endmacro %}{{ m(value) }}",
+    ):
+        assert f"<i>{expected}</i>" in framed(f"<i>{template}</i>", value=HOSTILE)
     assert escape(3.5) == "3.5"
+    assert "<i>a-<wbr>b_<wbr>&lt;c&gt;</i>" in framed("<i>{{ value|joints }}</i>", value="a-b_<c>")
+
+
+def test_a_template_that_shows_what_it_was_not_given_fails() -> None:
+    with pytest.raises(UndefinedError, match="'pages' is undefined"):
+        render_page("data_docs", title="t")
+    with pytest.raises(UndefinedError, match="no attribute 'name'"):
+        render_page("live", title="t", trainings=[{}], renew=None)
+
+
+def test_line_breaks_of_templates_do_not_reach_the_page() -> None:
+    page = render_page("data_docs", title="t", pages=[("a", "one\n two"), ("b", "three")])
+    assert r'<ul><li><a href="a">one\n two</a></li><li><a href="b">three</a></li></ul>' in page
+    assert page.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -68,9 +96,9 @@ def test_a_browser_runs_nothing_and_shows_embedded_images_and_styles(tmp_path: P
     Image.new("RGB", (1, 1), (9, 90, 180)).save(pixel, "PNG")
     image = f"data:image/png;base64,{base64.b64encode(pixel.getvalue()).decode()}"
     body = f"""<script>document.title = 'ran'</script><img src="{image}" onload="document.title = 'ran'">"""
-    style = "body { margin: 0; background: rgb(1, 200, 3); } img { width: 32px; height: 32px; }\n"
+    style = "body { margin: 0; padding: 0; background: rgb(1, 200, 3); } img { width: 32px; height: 32px; }\n"
     file, shot = tmp_path / "page.html", tmp_path / "shot.png"
-    file.write_text(document("kept", style, body), encoding="utf-8")
+    file.write_text(framed(f"<style>{style}</style>{body}", title="kept"), encoding="utf-8")
     browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
 
     dom = subprocess.run([*browser, "--dump-dom", file.as_uri()], capture_output=True, text=True, check=True).stdout

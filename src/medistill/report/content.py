@@ -1,0 +1,90 @@
+"""What the report is made from: the records of a finished run, as the `report` stage has read them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medistill.gate.rules import Verdict
+from medistill.metrics.intervals import Estimate
+from medistill.task import Task
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the page shows of one teacher or student.
+
+    Attributes:
+        name: its folder's name.
+        config: its config.json.
+        numbers: its entry in metrics.json.
+        evaluation: its file in reports/evaluation/.
+        roc: points (fpr, tpr) of the macro-average on test; empty where no label is eligible.
+        history: rows of history.csv as text; empty where there is none.
+        latency: its latency.json; None for a teacher, or where it was not exported.
+        onnx_mb: size of model.onnx in 10^6 bytes, or None.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    numbers: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    roc: Sequence[tuple[float, float]]
+    history: Sequence[Mapping[str, str]]
+    latency: Mapping[str, Any] | None
+    onnx_mb: float | None
+
+    @property
+    def teachers(self) -> list[str]:
+        """Names of the models that it was distilled from."""
+        return list(self.config.get("teachers") or [])
+
+    @property
+    def role(self) -> str:
+        """`teacher`, `baseline` or `distilled`."""
+        if self.config["role"] == "teacher":
+            return "teacher"
+        return "distilled" if self.teachers else "baseline"
+
+    @property
+    def family(self) -> str:
+        """What models of the same network have in common: the student's name, or the teacher's own."""
+        return self.config.get("student") or self.name
+
+    def figure(self, split: str, key: str) -> Estimate:
+        """A figure of metrics.json on a split."""
+        return Estimate.read(self.numbers[split], key)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the page shows.
+
+    Attributes:
+        dataset: dataset.json.
+        quarantine: (path, reason) of what was left out.
+        validation: validation.json.
+        models: teachers, then students.
+        comparisons: rows of comparisons.csv; numbers are float or None.
+        explain: reports/explain/metrics.json, or None.
+        verdicts: the gate's.
+        ranking: names of those that passed, best first.
+    """
+
+    dataset: Mapping[str, Any]
+    quarantine: Sequence[tuple[str, str]]
+    validation: Mapping[str, Any]
+    models: Sequence[Model]
+    comparisons: Sequence[Mapping[str, Any]]
+    explain: Mapping[str, Any] | None
+    verdicts: Sequence[Verdict]
+    ranking: Sequence[str]
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether the labels are exclusive classes."""
+        return Task(self.dataset["task"]).exclusive
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the labels, in order."""
+        return list(self.dataset["labels"])

@@ -1,0 +1,55 @@
+"""How numbers are written in pages: a fixed count of decimals, a true minus sign, a dash where there is none."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from medistill.metrics.intervals import Estimate
+
+MISSING = "–"
+
+
+def estimate(figure: Any) -> Estimate:
+    """From a record with `estimate`, `lower` and `upper`, from a number, or from None."""
+    if isinstance(figure, Mapping):
+        return Estimate(figure.get("estimate"), figure.get("lower"), figure.get("upper"))
+    return Estimate(figure)
+
+
+def number(value: Any, digits: int = 3, signed: bool = False) -> str:
+    """`0.812`, `−0.031`, `+0.020`; a dash where the value is no number."""
+    if not isinstance(value, int | float):
+        return MISSING
+    return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+
+
+def millions(value: float) -> str:
+    """`4.73 M`."""
+    return f"{value / 1e6:,.2f} M"
+
+
+def scientific(value: float) -> str:
+    """`1e−04`."""
+    return f"{value:.0e}".replace("-", "−")
+
+
+def whole(value: int) -> str:
+    """`12,345`."""
+    return f"{value:,}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """`12.5 %` of a share from 0 to 1."""
+    return MISSING if share is None else f"{100 * share:.{digits}f} %"
+
+
+def p_value(value: float | None) -> str:
+    """`0.041`, `< 0.001`."""
+    if value is None:
+        return MISSING
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    function.__name__: function for function in (estimate, number, millions, scientific, whole, percent, p_value)
+}
+"""By the names that templates use."""

@@ -1,0 +1,105 @@
+"""Every student minus its references, with intervals, p-values and a verdict in words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from medistill.metrics.intervals import Estimate
+from medistill.report import charts
+from medistill.report.content import Content
+from medistill.report.numbers import estimate
+
+LABEL = "label:"
+"""Before a label's name: the metric of a row that compares one label's AUROC."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A student minus a reference; `label` where the figure is of one label, `plot` where it is drawn."""
+
+    model: str
+    relation: str
+    reference: str
+    label: str
+    difference: Estimate
+    p: float | None
+    p_holm: float | None
+    plot: Markup | None
+    words: str
+
+
+@dataclass(frozen=True)
+class Forest:
+    """A table of differences with a plot; `axis` is its head."""
+
+    title: str
+    split: str
+    rows: list[Row]
+    axis: Markup
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Macro AUROC on test first, then what is folded away; `labels` are rows of one label each."""
+
+    forests: list[Forest]
+    labels: list[Row]
+    alpha: float
+
+
+ALPHA = 0.05
+"""What a p-value after Holm's adjustment is held against."""
+
+
+def build(content: Content) -> Differences:
+    """The differences of a run; no forests where there is nothing to compare."""
+    if not content.comparisons:
+        return Differences([], [], ALPHA)
+    forests = [
+        _forest(content, "Test", "test", "macro_auroc"),
+        _forest(content, "Validation, which the gate reads", "val", "macro_auroc"),
+    ]
+    if content.exclusive:
+        forests.append(_forest(content, "Accuracy on test", "test", "accuracy"))
+        forests.append(_forest(content, "Balanced accuracy on test", "test", "balanced_accuracy"))
+    labels = [
+        _row(row, None) for row in content.comparisons if row["split"] == "test" and row["metric"].startswith(LABEL)
+    ]
+    return Differences(forests, labels, ALPHA)
+
+
+def _forest(content: Content, title: str, split: str, metric: str) -> Forest:
+    chosen = [row for row in content.comparisons if row["split"] == split and row["metric"] == metric]
+    bounds = [row[key] for row in chosen for key in ("estimate", "lower", "upper") if row[key] is not None]
+    scale = charts.ticks(min([0.0, *bounds]), max([0.0, *bounds]))
+    baselines_first = sorted(chosen, key=lambda row: row["relation"])  # the order within stays
+    return Forest(title, split, [_row(row, scale) for row in baselines_first], charts.forest_axis(scale))
+
+
+def _row(row: Mapping[str, Any], scale: list[float] | None) -> Row:
+    difference = estimate(row)
+    drawn = scale is not None and difference.estimate is not None
+    return Row(
+        model=row["model"],
+        relation=row["relation"],
+        reference=row["reference"],
+        label=row["metric"].removeprefix(LABEL),
+        difference=difference,
+        p=row["p"],
+        p_holm=row["p_holm"],
+        plot=charts.forest_interval(difference.estimate, difference.lower, difference.upper, scale) if drawn else None,
+        words=_words(difference, row["p_holm"]),
+    )
+
+
+def _words(difference: Estimate, p_holm: float | None) -> str:
+    """What the interval of a difference says, as one of several."""
+    if difference.lower is None or difference.upper is None:
+        return "no interval"
+    if difference.lower <= 0 <= difference.upper:
+        return "no difference shown"
+    if p_holm is None or p_holm >= ALPHA:
+        return "no difference shown, once adjusted"
+    return "better" if difference.lower > 0 else "worse"

@@ -1,0 +1,28 @@
+"""Every student against every rule of the gate."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medistill.gate.rules import TIE, Verdict
+from medistill.report.content import Content
+from medistill.report.figures import RULES, RuleForm
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Verdicts, names of those that passed, best first, and how close to the best counts as equally good."""
+
+    verdicts: Sequence[Verdict]
+    ranking: Sequence[str]
+    forms: dict[str, RuleForm]
+    tie: float
+
+    @property
+    def rules(self) -> list[str]:
+        """Names of the rules, in order."""
+        return [rule.rule for rule in self.verdicts[0].rules] if self.verdicts else []
+
+
+def build(content: Content) -> Gate:
+    """The verdicts of a run."""
+    return Gate(content.verdicts, content.ranking, RULES, TIE)

@@ -1,0 +1,42 @@
+"""How the figures were made."""
+
+from dataclasses import dataclass
+
+from medistill.metrics import calibration, eligibility, intervals
+from medistill.report.content import Content
+from medistill.report.sections.differences import ALPHA
+
+
+@dataclass(frozen=True)
+class Method:
+    """What the page says of its figures.
+
+    Attributes:
+        study: how a study's probability is made from those of its images; empty where figures are of images.
+        resamples: of the bootstrap.
+        exclusive: whether labels are exclusive classes.
+        confidence, max_dropped: of the intervals, as shares.
+        min_images, min_groups: of an eligible label.
+        bins: of the calibration error.
+        alpha: what p-values are held against.
+    """
+
+    study: str
+    resamples: int
+    exclusive: bool
+    confidence: float = intervals.CONFIDENCE
+    max_dropped: float = intervals.MAX_DROPPED
+    min_images: int = eligibility.MIN_IMAGES
+    min_groups: int = eligibility.MIN_GROUPS
+    bins: int = calibration.BINS
+    alpha: float = ALPHA
+
+
+def build(content: Content) -> Method:
+    """The method of a run."""
+    evaluation = content.models[0].evaluation
+    return Method(
+        study={"max": "highest", "mean": "mean"}.get(evaluation.get("study"), ""),
+        resamples=evaluation["test"]["resamples"],
+        exclusive=content.exclusive,
+    )

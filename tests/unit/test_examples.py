@@ -1,14 +1,20 @@
 """The examples in docstrings hold, and no public function of these modules is without one."""
 
 import doctest
+import importlib
 import inspect
+import pkgutil
 from types import FunctionType, ModuleType
 
 import pytest
 
+from medistill import metrics
 from medistill.distillation import functional
 
-MODULES = [functional]
+MODULES = [
+    functional,
+    *(importlib.import_module(found.name) for found in pkgutil.iter_modules(metrics.__path__, "medistill.metrics.")),
+]
 WITHOUT = {"sum_over_processes": "of one process it is the value itself"}
 
 

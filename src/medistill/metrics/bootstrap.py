@@ -33,6 +33,10 @@ def draw(group_count: int, resamples: int = RESAMPLES, seed: int = 0) -> NDArray
     Returns:
         (G, 1 + resamples): how often each group is in each resample. Column 0 is the data themselves, every group once,
         so that estimate and resamples are computed by the same code. The array is kept, and cannot be written to.
+
+    Example:
+        >>> draw(3, resamples=2, seed=0).sum(axis=0).tolist()  # each resample has as many groups as there are
+        [3, 3, 3]
     """
     generator = np.random.default_rng(seed)
     counts = np.ones((group_count, 1 + resamples), np.uint16)
@@ -53,6 +57,13 @@ def resample(statistic: Statistic, counts: NDArray, *, rows: int = 0) -> FloatAr
 
     Returns:
         (…, 1 + R), the first of the last axis on the data themselves.
+
+    Example:
+        >>> sums = np.array([1.0, 2.0, 6.0])
+        >>> def mean(weights):
+        ...     return sums @ weights / weights.sum(axis=0)
+        >>> resample(mean, draw(3, resamples=4)).shape
+        (5,)
     """
     return np.concatenate([statistic(weights) for weights in _weightings(counts, max(len(counts), rows))], axis=-1)
 
@@ -71,10 +82,23 @@ def estimate(statistic: Statistic, counts: NDArray, *, groups: int | None = None
         statistic: (G, R) to (R,).
         counts: (G, 1 + R), from `draw`.
         groups, difference: as in `intervals.summarise`.
+
+    Example:
+        >>> values = np.arange(20.0)
+        >>> def mean(weights):
+        ...     return values @ weights / weights.sum(axis=0)
+        >>> figure = estimate(mean, draw(20))
+        >>> figure.estimate, figure.lower < 9.5 < figure.upper
+        (9.5, True)
     """
     return summarise(resample(statistic, counts), groups=groups, difference=difference)
 
 
 def count_by_group(rows: NDArray, groups: NDArray, shape: tuple[int, int]) -> sparse.csr_array:
-    """How often each (row, group) occurs, as a sparse float64 matrix of this shape (rows, G): what statistics weigh."""
+    """How often each (row, group) occurs, as a sparse float64 matrix of this shape (rows, G): what statistics weigh.
+
+    Example:
+        >>> count_by_group(np.array([0, 0, 1]), np.array([1, 1, 0]), (2, 3)).toarray().tolist()
+        [[0.0, 2.0, 0.0], [1.0, 0.0, 0.0]]
+    """
     return sparse.csr_array((np.ones(len(rows)), (rows, groups)), shape=shape)

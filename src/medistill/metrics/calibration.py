@@ -19,6 +19,10 @@ def expected_calibration_error(targets: NDArray, probabilities: NDArray, bins: i
 
     Returns:
         0..1, NaN without a known image.
+
+    Example:
+        >>> round(expected_calibration_error(np.array([1, 0, 1, 1]), np.array([0.9, 0.1, 0.9, 0.1])), 3)
+        0.25
     """
     known = ~np.isnan(targets)
     if not known.any():

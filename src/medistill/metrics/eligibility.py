@@ -15,6 +15,13 @@ def ineligibility(targets: NDArray, groups: NDArray) -> str | None:
     Args:
         targets: (N,), 1, 0, or NaN where unknown.
         groups: (N,), the group of each image.
+
+    Example:
+        >>> targets = np.array([1] * 12 + [0] * 30)
+        >>> ineligibility(targets, np.arange(42)) is None
+        True
+        >>> ineligibility(targets, np.arange(42) // 2)
+        'positives from 6 groups, fewer than 10'
     """
     for value, name in ((1, "positives"), (0, "negatives")):
         chosen = targets == value
@@ -32,5 +39,9 @@ def fewer_groups(targets: NDArray, groups: NDArray) -> int:
     Args:
         targets: (N,), 1, 0, or NaN where unknown.
         groups: (N,), the group of each image.
+
+    Example:
+        >>> fewer_groups(np.array([1, 1, 0, 0, 0]), np.array([7, 7, 7, 8, 9]))
+        1
     """
     return min(len(np.unique(groups[targets == value])) for value in (1, 0))

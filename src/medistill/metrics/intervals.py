@@ -66,6 +66,11 @@ def summarise(
             Davison & Hinkley 1997, section 5.2). For a mean over labels of average precision: the duplicates in a
             resample raise it, and the mean narrows the interval but not that bias.
         difference: the figure is one of two models, paired, and not one between 0 and 1.
+
+    Example:
+        >>> figure = summarise(np.concatenate([[0.5], np.linspace(0, 1, 2001)]))
+        >>> figure.estimate, round(figure.lower, 3), round(figure.upper, 3)
+        (0.5, 0.025, 0.975)
     """
     resampled = values[1:]
     defined = resampled[~np.isnan(resampled)]
@@ -94,7 +99,14 @@ def _expanded(groups: int) -> float:
 
 
 def wilson(share: float, trials: float) -> tuple[float, float]:
-    """Wilson's (1927) 95 % interval of a share, 0..1, of so many independent trials; they need not be whole."""
+    """Wilson's (1927) 95 % interval of a share, 0..1, of so many independent trials; they need not be whole.
+
+    Example:
+        >>> [round(bound, 3) for bound in wilson(0.9, 50)]
+        [0.786, 0.957]
+        >>> [round(bound, 3) for bound in wilson(1.0, 50)]
+        [0.929, 1.0]
+    """
     squared = special.ndtri((1 + CONFIDENCE) / 2) ** 2
     middle = share + squared / (2 * trials)
     half = np.sqrt(squared * (share * (1 - share) / trials + squared / (4 * trials**2)))
@@ -114,6 +126,10 @@ def p_value(differences: FloatArray, *, groups: int | None = None) -> float | No
 
     Returns:
         None where there is no interval either.
+
+    Example:
+        >>> p_value(np.concatenate([[0.1], np.full(999, 0.1)]))
+        0.002
     """
     if summarise(differences, groups=groups, difference=True).lower is None:
         return None
@@ -130,13 +146,24 @@ def compare(own: FloatArray, reference: FloatArray, *, groups: int | None = None
     Args:
         own, reference: (1 + R,), the figure of each in the same resamples, the first on the data themselves.
         groups: of a figure of one label, as in `summarise`.
+
+    Example:
+        >>> own, reference = np.linspace(0.7, 0.9, 100), np.linspace(0.6, 0.8, 100)
+        >>> difference, p = compare(own, reference)
+        >>> round(difference.estimate, 3), round(difference.lower, 3), round(p, 3)
+        (0.1, 0.1, 0.02)
     """
     differences = own - reference
     return summarise(differences, groups=groups, difference=True), p_value(differences, groups=groups)
 
 
 def holm(p_values: list[float | None]) -> list[float | None]:
-    """Adjust p-values for testing them all (Holm, 1979); None stays None and is not counted."""
+    """Adjust p-values for testing them all (Holm, 1979); None stays None and is not counted.
+
+    Example:
+        >>> holm([0.01, None, 0.04, 0.03])
+        [0.03, None, 0.06, 0.06]
+    """
     order = sorted((k for k, p in enumerate(p_values) if p is not None), key=lambda k: p_values[k])
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0

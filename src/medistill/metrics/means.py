@@ -50,6 +50,11 @@ def mean_interval(values: NDArray[np.float64], groups: NDArray, *, difference: b
     Returns:
         All None without a value; the bounds also where the values are of one group, or where more than 5 % of the
         resamples have none.
+
+    Example:
+        >>> figure = mean_interval(np.arange(10.0), np.arange(10))
+        >>> figure.estimate, figure.lower < 4.5 < figure.upper
+        (4.5, True)
     """
     if len(values) == 0:
         return Estimate(None)
@@ -74,6 +79,11 @@ def share_interval(hits: NDArray[np.float64], groups: NDArray) -> Estimate:
 
     Returns:
         All None without an item; the bounds also where there is but one group.
+
+    Example:
+        >>> figure = share_interval(np.array([1.0, 0.0, 1.0, 1.0]), np.array([0, 1, 2, 3]))
+        >>> figure.estimate, figure.lower < 0.75 < figure.upper
+        (0.75, True)
     """
     if len(hits) == 0:
         return Estimate(None)
@@ -102,6 +112,11 @@ def paired_interval(own: NDArray[np.float64], other: NDArray[np.float64], groups
         own: (N,), 1 where a model hits, else 0.
         other: (N,), the same of another model or of a prior, or the chance of a hit.
         groups: (N,), each item's group.
+
+    Example:
+        >>> own, other, patients = np.array([1.0, 1.0, 0.0]), np.array([0.0, 1.0, 0.0]), np.array([0, 1, 2])
+        >>> round(paired_interval(own, other, patients).estimate, 3)
+        0.333
     """
     result = mean_interval(own - other, groups, difference=True)
     if result.lower is None:

@@ -163,6 +163,12 @@ def measure_ranking(
 
     Returns:
         AUROC (1 + R, L) and average precision (1 + R, L), row 0 on the data themselves; NaN where undefined.
+
+    Example:
+        >>> targets, scores = np.array([[1.0], [0.0], [1.0]]), np.array([[0.9], [0.8], [0.3]])
+        >>> once = np.ones((3, 1), int)  # each image is a group, and drawn once
+        >>> [values.round(3).tolist() for values in measure_ranking(targets, scores, np.arange(3), once)]
+        [[[0.5]], [[0.833]]]
     """
     labels, (group_count, columns) = targets.shape[1], counts.shape
     if not labels:
@@ -193,6 +199,10 @@ def auroc(targets: NDArray, scores: NDArray, weights: NDArray | None = None) -> 
 
     Returns:
         0..1, NaN without a positive or without a negative.
+
+    Example:
+        >>> auroc(np.array([1, 0, 1, np.nan]), np.array([0.9, 0.8, 0.3, 0.7]))  # of the two pairs one is in order
+        0.5
     """
     return _measure(targets, scores, weights)[0]
 
@@ -201,6 +211,10 @@ def average_precision(targets: NDArray, scores: NDArray, weights: NDArray | None
     """Average precision of one label, Σ (recall step × precision) over distinct scores, without interpolation (AUPRC).
 
     Arguments and undefined cases as in `auroc`.
+
+    Example:
+        >>> round(average_precision(np.array([1, 0, 1]), np.array([0.9, 0.8, 0.3])), 3)
+        0.833
     """
     return _measure(targets, scores, weights)[1]
 
@@ -218,6 +232,10 @@ def roc_curve(targets: NDArray, scores: NDArray) -> tuple[FloatArray, FloatArray
     Returns:
         False positive rates and true positive rates, (K + 1,) each, from (0, 0) to (1, 1); NaN rates without a positive
         or without a negative.
+
+    Example:
+        >>> [values.tolist() for values in roc_curve(np.array([1, 0, 1]), np.array([0.9, 0.8, 0.3]))]
+        [[0.0, 0.0, 1.0, 1.0], [0.0, 0.5, 0.5, 1.0]]
     """
     known = ~np.isnan(targets)
     targets, scores = targets[known], scores[known]
@@ -239,6 +257,12 @@ def macro_roc(targets: NDArray, scores: NDArray) -> tuple[FloatArray, FloatArray
     Returns:
         False positive rates (202,), 0 and then `ROC_GRID`, and true positive rates (202,) from 0 to 1; without labels
         both are empty.
+
+    Example:
+        >>> targets, scores = np.array([[1.0], [0.0]]), np.array([[0.9], [0.8]])
+        >>> false_positives, true_positives = macro_roc(targets, scores)
+        >>> true_positives.min().item(), len(false_positives)
+        (0.0, 202)
     """
     if not targets.shape[1]:
         return np.empty(0), np.empty(0)

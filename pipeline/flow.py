@@ -28,6 +28,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field, ValidationError
 
 from medistill.errors import UserError
+from medistill.layout import Layout
 from medistill.params import Params, load_params
 from medistill.report.html import markdown
 from medistill.text import printable
@@ -183,7 +184,7 @@ def retrain(workers: Annotated[int, Field(ge=1)] = 2) -> State:
 
 
 def _retrain(root: Path, workers: int) -> State:
-    params = load_params(root / "params.yaml")
+    params = load_params(Layout(root).params)
     stages = read_graph(root)
     runner = Runner(root, workers)
 
@@ -282,7 +283,7 @@ def run_here(root: Path, workers: int) -> bool:
         UserError: dvc.yaml or params.yaml is at fault, or another run is at work in this checkout.
     """
     # Said at once, before a server is started; the flow itself looks again.
-    load_params(root / "params.yaml")
+    load_params(Layout(root).params)
     read_graph(root)
     with exclusive(root, "retrain", wait=False):
         pass
@@ -311,7 +312,7 @@ def serve(root: Path, cron: str, workers: int) -> None:
         CronSchedule(cron=cron)
     except ValidationError:
         raise UserError(f"--cron {cron!r}: not a cron string; five fields, as in '0 2 * * *' (02:00 UTC)") from None
-    load_params(root / "params.yaml")
+    load_params(Layout(root).params)
     read_graph(root)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server ends too
     with scheduling(root):

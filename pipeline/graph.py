@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from medistill.errors import UserError, remedy, system_error
+from medistill.layout import Layout
 from medistill.text import error_line
 
 ANEW = "bring it back from git, or delete it and run `dvc repro`, which takes what has run before from its cache"
@@ -80,7 +81,7 @@ def read_lock(root: Path) -> dict[str, Ran]:
     Raises:
         UserError: there is none (nothing has run yet), it cannot be read, or it is not what DVC writes.
     """
-    path = root / "dvc.lock"
+    path = Layout(root).dvc_lock
     text = ""
     try:
         text = path.read_text(encoding="utf-8")
@@ -243,11 +244,11 @@ def _open(root: Path) -> Any:
     try:
         return Repo(os.fspath(root))
     except NotDvcRepoError as error:
-        if (root / ".dvc").is_dir():  # it wants git as well
+        if Layout(root).dvc.is_dir():  # it wants git as well
             raise UserError(f"{error_line(error)}; run this in a clone that git made") from None
         raise UserError(f"{root}: not a DVC repository; run this in the repository's root") from None
     except (DvcException, OSError, UnicodeError) as error:
-        raise UserError(f"{root / '.dvc'}: DVC cannot open it: {error_line(error)}") from None
+        raise UserError(f"{Layout(root).dvc}: DVC cannot open it: {error_line(error)}") from None
 
 
 def _index(repo: Any) -> Any:
@@ -258,10 +259,10 @@ def _index(repo: Any) -> Any:
         index = repo.index
         index.graph  # noqa: B018  reads and checks every dvc.yaml
     except (DvcException, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        if (root / "dvc.lock").exists():
+        if (Layout(root).dvc_lock).exists():
             read_lock(root)  # says more of what is wrong than DVC does
         if "dvc.lock" in (said := error_line(error)):
-            raise UserError(f"{root / 'dvc.lock'}: {said}; {ANEW}") from None
+            raise UserError(f"{Layout(root).dvc_lock}: {said}; {ANEW}") from None
         raise UserError(f"{root / 'dvc.yaml'}: {said}") from None
     return index
 

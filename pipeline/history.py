@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from medistill.errors import UserError
 from medistill.files import writing
+from medistill.layout import Layout
 
-HISTORY = Path("registry/history.jsonl")
 CHECKSUM = "checksum"
 """Key of the first 16 hexadecimal digits of the SHA-256 of the rest of its line."""
 LOOKS = 20
@@ -84,7 +84,7 @@ def read_history(root: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: a line is damaged; the message names it, and what to do.
     """
-    path = root / HISTORY
+    path = Layout(root).history
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -104,7 +104,7 @@ def append(root: Path, line: dict[str, Any]) -> None:
     Raises:
         UserError: the disk is full, read-only, …
     """
-    path = root / HISTORY
+    path = Layout(root).history
     line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **line}
     text = json.dumps({**line, CHECKSUM: _checksum(line)})
     with writing(path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medistill.errors import UserError
 from medistill.files import locked
+from medistill.layout import Layout
 
 
 @contextlib.contextmanager
@@ -20,9 +21,9 @@ def exclusive(root: Path, name: str, *, wait: bool) -> Iterator[None]:
     Raises:
         UserError: `root` has no `.dvc` folder; or the lock is held and `wait` is false (names the holder's process id).
     """
-    if not (root / ".dvc").is_dir():
+    if not Layout(root).dvc.is_dir():
         raise UserError(f"{root}: not a DVC repository (no .dvc folder); run this in the repository's root")
-    path = root / ".dvc" / "tmp" / f"{name}.lock"
+    path = Layout(root).lock(name)
     taken = f"another {name} (process {{holder}}) is at work in this checkout; wait until it ends, or use a clone"
     with locked(path, taken=None if wait else taken):
         yield

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from medistill.errors import UserError
 from medistill.files import atomic
+from medistill.layout import HERE, Layout
 from medistill.params import load_params
 from medistill.text import to_json
 
@@ -19,7 +20,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
 } | {"phantom": ("phantom",)}
 """Name -> the files in `pipeline/presets` that it is made of."""
 
-BEFORE = "params.yaml.before"
+BEFORE = HERE.params_before.name
 
 
 def preset_text(name: str, root: Path | None) -> str:
@@ -59,7 +60,7 @@ def write_preset(name: str, root: Path | None, folder: Path) -> bool:
     text = preset_text(name, root)
     if root is not None:
         _require_root(root, folder)
-    file, before = folder / "params.yaml", folder / BEFORE
+    file, before = Layout(folder).params, Layout(folder).params_before
     if file.exists() and not file.is_file():
         raise UserError("params.yaml: is no file; move it away")
     changed = file.is_file() and file.read_bytes() != text.encode()
@@ -82,7 +83,7 @@ def _require_root(root: Path, folder: Path) -> None:
     place = (folder / root).resolve()
     if not place.is_dir():
         raise UserError(f"--root {root}: no such folder")
-    for name in ("data/processed", "data/knowledge", "models", "assistants", "reports", "exports"):
+    for name in HERE.written_by_stages():
         written = (folder / name).resolve()
         if written.is_relative_to(place) or place.is_relative_to(written):
             raise UserError(f"--root {root}: stages write into {name}; put the data set into a folder of its own")

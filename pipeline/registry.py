@@ -11,22 +11,22 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medistill.checksums import read_record
 from medistill.errors import UserError
 from medistill.files import sha256, write_json
 from medistill.gate.rules import RuleVerdict, Verdict, collect_facts, evaluate_candidates, rank
+from medistill.layout import Layout
 from medistill.params import Params
+from medistill.records.models import ModelRecord
 from pipeline.history import TOOK_OVER, Model, append, champions, read_history, withdrawn
 from pipeline.locks import exclusive
 from pipeline.store import is_users, open_store, store_errors
 from pipeline.tracking import project, track
-from pipeline.versions import NAME, SHA, WORK, forgotten, mend, register, versions
+from pipeline.versions import NAME, SHA, forgotten, mend, register, versions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION, PREVIOUS = "champion", "previous"
-PROMOTION = Path("reports/promotion.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ def promote(params: Params, root: Path, *, dry_run: bool = False) -> Promotion:
         runs = track(params, root).runs
     with exclusive(root, "promotion", wait=True), store_errors(root):
         if not dry_run:
-            shutil.rmtree(root / WORK, ignore_errors=True)
+            shutil.rmtree(Layout(root).version_files, ignore_errors=True)
         client = open_store(root) if not dry_run or _has_store(root) else None
         verdicts = evaluate_candidates(collect_facts(params, root), params.promote)
         models = {verdict.model: _model(verdict, root) for verdict in verdicts}
@@ -111,7 +111,7 @@ def promote(params: Params, root: Path, *, dry_run: bool = False) -> Promotion:
                 _point(client, promotion.champion, champion)
             _tag(client, judged, models, promotion)
             _record(root, promotion, models)
-            write_json(root / PROMOTION, promotion.to_dict())
+            write_json(Layout(root).reports.promotion, promotion.to_dict())
         return promotion
 
 
@@ -270,17 +270,17 @@ def describe(promotion: Promotion) -> list[str]:
 
 
 def _has_store(root: Path) -> bool:
-    return is_users() or (root / "mlflow.db").is_file()
+    return is_users() or Layout(root).mlflow_database.is_file()
 
 
 def _model(verdict: Verdict, root: Path) -> Model:
-    onnx = root / "exports" / verdict.model / "model.onnx"
-    config = read_record(root / "models" / "students" / verdict.model / "config.json")
+    layout = Layout(root)
+    record = ModelRecord.read(layout.student(verdict.model).config)
     return Model(
         model=verdict.model,
-        onnx_sha256=sha256(onnx),
+        onnx_sha256=sha256(layout.export(verdict.model).onnx),
         val_macro_auroc=verdict.facts.validation.get("macro_auroc"),
-        dataset_fingerprint=config["dataset_fingerprint"],
+        dataset_fingerprint=record.dataset_fingerprint,
     )
 
 

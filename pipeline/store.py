@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from medistill.errors import UserError, remedy, system_error
+from medistill.layout import Layout
 from medistill.text import shortened
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def open_store(root: Path) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a server that is not there is said in seconds,
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # and one that does not answer in minutes
     uri, theirs = tracking_uri(root), is_users()
-    new = not theirs and not (root / "mlflow.db").exists()
+    new = not theirs and not Layout(root).mlflow_database.exists()
     _require_address(root, uri)
     import mlflow
 
@@ -69,7 +70,7 @@ def open_store(root: Path) -> "MlflowClient":
         client.search_experiments(max_results=1)  # creates or checks the schema, or speaks to the server
     except Exception as error:  # whatever a library says of an address or a file that it cannot use
         if new:  # half of a schema is of no use to anybody
-            (root / "mlflow.db").unlink(missing_ok=True)
+            Layout(root).mlflow_database.unlink(missing_ok=True)
         raise _unusable(root, error) from error
     return client
 

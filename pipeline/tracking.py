@@ -23,11 +23,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medistill.checksums import read_record, require_whole
+from medistill.checksums import what_to_run
 from medistill.errors import UserError
 from medistill.files import read_json, sha256
 from medistill.gate.rules import read_metrics
+from medistill.layout import HERE, Layout
 from medistill.params import Params
+from medistill.records.base import Sealed
+from medistill.records.data import DatasetInfo
+from medistill.records.export import Latency, Parity
+from medistill.records.models import ModelRecord, TrainingMetrics
 from medistill.text import printable
 from pipeline.graph import Ran, examine, read_lock
 from pipeline.locks import exclusive
@@ -135,52 +140,46 @@ def project(params: Params, root: Path) -> list[Projection]:
     Raises:
         UserError: a model or the evaluation is missing, damaged or out of date; the message names the stage to run.
     """
-    lock = read_lock(root)
-    folders = {f"train_teacher@{name}": Path("models/teachers", name) for name in params.run.teachers}
-    folders |= {f"train_assistant@{name}": Path("models/teachers", name) for name in params.run.assistants}
-    folders |= {f"distill@{model.name}": Path("models/students", model.name) for model in params.student_models()}
-    for stage, folder in folders.items():
-        if stage not in lock or not (root / folder / "config.json").is_file():
+    lock, layout = read_lock(root), Layout(root)
+    names = {f"train_teacher@{name}": name for name in params.run.teachers}
+    names |= {f"train_assistant@{name}": name for name in params.run.assistants}
+    names |= {f"distill@{model.name}": model.name for model in params.student_models()}
+    for stage, name in names.items():
+        if stage not in lock or not layout.model(name).config.is_file():
+            folder = HERE.model(name).folder
             raise UserError(f"{folder}: not there; run `dvc repro {stage}`, or `dvc pull` where a remote has it")
-    if "evaluate" not in lock or not (root / "reports" / "metrics.json").is_file():
-        raise UserError("reports/metrics.json: not there; run `dvc repro evaluate`")
-    exports = {f"export@{model.name}": Path("exports", model.name) for model in params.student_models()}
-    for stage, folder in exports.items():
-        if stage not in lock and (root / folder).exists():
-            raise UserError(f"{folder}: dvc.lock does not know it; run `dvc repro {stage}`")
-    check_up_to_date(root, [*folders, *(stage for stage in ("evaluate", "explain", *exports) if stage in lock)])
+    if "evaluate" not in lock or not layout.reports.metrics.is_file():
+        raise UserError(f"{HERE.reports.metrics}: not there; run `dvc repro evaluate`")
+    exports = {f"export@{model.name}": model.name for model in params.student_models()}
+    for stage, name in exports.items():
+        if stage not in lock and layout.export(name).folder.exists():
+            raise UserError(f"{HERE.export(name).folder}: dvc.lock does not know it; run `dvc repro {stage}`")
+    check_up_to_date(root, [*names, *(stage for stage in ("evaluate", "explain", *exports) if stage in lock)])
     # dvc.lock vouches for nothing that `dvc commit` has been told to believe
-    configs = {stage: require_whole(root / folder / "config.json") for stage, folder in folders.items()}
-    for stage, config in configs.items():
-        _require_weights(params, root, stage, config)
-    metrics, explained = read_metrics(root / "reports"), {}
+    records = {stage: ModelRecord.read_whole(layout.model(name).config) for stage, name in names.items()}
+    for stage, record in records.items():
+        _require_weights(params, root, stage, record)
+    metrics, explained = read_metrics(layout.reports), {}
     if "explain" in lock:
-        require_whole(root / "reports/explain/record.json")
-        explained = read_json(root / "reports/explain/metrics.json")
-    dataset = printable(read_record(root / "data/processed/dataset.json")["name"])
+        Sealed.read_whole(layout.reports.explain.record)
+        explained = read_json(layout.reports.explain.metrics)
+    dataset = printable(DatasetInfo.read(layout.processed.record).name)
     return [
-        _project(
-            *(root, lock, stage, folder, configs[stage]),
-            metrics.get(folder.name, {}),
-            explained.get(folder.name, {}),
-            dataset,
-        )
-        for stage, folder in folders.items()
+        _project(layout, lock, stage, records[stage], metrics.get(name, {}), explained.get(name, {}), dataset)
+        for stage, name in names.items()
     ]
 
 
-def _require_weights(params: Params, root: Path, stage: str, config: dict[str, Any]) -> None:
+def _require_weights(params: Params, root: Path, stage: str, record: ModelRecord) -> None:
     """Refuse a model whose own initial weights have changed since: they lie where the user has them, DVC does not look.
 
     Raises:
         UserError: names the file, and the command that trains the model again.
     """
-    network = (params.students if config["role"] == "student" else params.teachers)[
-        config.get("student", config["name"])
-    ]
-    if network.weights and sha256(root / network.weights) != config.get("weights_sha256"):
+    network = params.teachers[record.name] if record.student is None else params.students[record.student]
+    if network.weights and sha256(root / network.weights) != record.weights_sha256:
         raise UserError(
-            f"{network.weights}: not the file that {config['name']} was trained from; run `dvc repro --force {stage}`"
+            f"{network.weights}: not the file that {record.name} was trained from; run `dvc repro --force {stage}`"
         )
 
 
@@ -202,14 +201,14 @@ def check_up_to_date(root: Path, stages: list[str]) -> None:
 
 def _experiment(client: "MlflowClient", root: Path) -> str:
     """Id of the experiment, created on first use; artifacts lie in mlruns unless a server decides."""
-    location = None if is_users() else (root.resolve() / "mlruns").as_uri()
+    location = None if is_users() else Layout(root.resolve()).mlflow_files.as_uri()
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
         return client.create_experiment(EXPERIMENT, location)
     if location is not None and found.artifact_location != location:
         raise UserError(
-            f"{root / 'mlflow.db'} keeps its files in {found.artifact_location}: this folder was moved or copied; "
-            f"{REBUILT}"
+            f"{Layout(root).mlflow_database} keeps its files in {found.artifact_location}: this folder was moved or "
+            f"copied; {REBUILT}"
         )
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
@@ -260,7 +259,7 @@ def _log(client: "MlflowClient", run: "Run", item: Projection) -> None:
     if not run.inputs.dataset_inputs:
         name, fingerprint = item.dataset
         # MLflow stores 36 characters of a digest; the whole fingerprint is a tag.
-        data = Dataset(name, fingerprint[:36], "local", json.dumps({"uri": "data/processed"}))
+        data = Dataset(name, fingerprint[:36], "local", json.dumps({"uri": str(HERE.processed.folder)}))
         client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
     for path, folder in item.artifacts:
         client.log_artifact(run_id, str(path), folder)
@@ -269,51 +268,51 @@ def _log(client: "MlflowClient", run: "Run", item: Projection) -> None:
 
 
 def _project(
-    root: Path,
+    layout: Layout,
     lock: dict[str, Ran],
     stage: str,
-    folder: Path,
-    config: dict[str, Any],
+    record: ModelRecord,
     figures: dict[str, Any],
     explained: Any,
     dataset: str,
 ) -> Projection:
-    model = folder.name
-    metrics = {f"{split}_{key}": value for split in ("val", "test") for key, value in figures.get(split, {}).items()}
-    metrics |= {key: config[key] for key in ("params", "macs")}
-    metrics = read_json(root / folder / "metrics.json") | metrics  # its best validation AUROC gives way to evaluate's
+    name, model, export = record.name, layout.model(record.name), layout.export(record.name)
+    # the training's own best validation AUROC gives way to evaluate's
+    metrics = TrainingMetrics.read(model.metrics, what_to_run(model.config)).to_json()
+    metrics |= {f"{split}_{key}": value for split in ("val", "test") for key, value in figures.get(split, {}).items()}
+    metrics |= {"params": record.params, "macs": record.macs}
     metrics |= {f"explain_{key}": value for key, value in _flat(explained).items()}
-    export = Path("exports", model)
-    if f"export@{model}" in lock:
-        require_whole(root / export / "bundle.json")
-        latency, parity = read_record(root / export / "latency.json"), read_json(root / export / "parity.json")
-        metrics |= {f"latency_{key}": latency[key] for key in ("p50_ms", "p95_ms")} | {"onnx_mb": latency["onnx_mb"]}
-        metrics["parity_max_abs_logit_difference"] = parity["max_abs_logit_difference"]
+    if f"export@{name}" in lock:
+        Sealed.read_whole(export.bundle)
+        latency = Latency.read(export.latency)
+        parity = Parity.read(export.parity, what_to_run(export.bundle))
+        metrics |= {"latency_p50_ms": latency.p50_ms, "latency_p95_ms": latency.p95_ms, "onnx_mb": latency.onnx_mb}
+        metrics["parity_max_abs_logit_difference"] = parity.max_abs_logit_difference
+    matrix = {"student": record.student, "recipe": record.recipe, "seed": record.seed}
     tags = {
-        "role": config["role"],
-        **{key: str(config[key]) for key in ("student", "recipe", "seed") if key in config},
-        "task": config["task"],
-        "arch": config["arch"],
-        "initialisation": config["initialisation"],
+        "role": record.role,
+        **{key: str(value) for key, value in matrix.items() if value is not None},
+        "task": record.task,
+        "arch": record.arch,
+        "initialisation": record.initialisation,
         "dataset": dataset,
-        "dataset_fingerprint": config["dataset_fingerprint"],
+        "dataset_fingerprint": record.dataset_fingerprint,
         STAGE: stage,
-        OUT: _out_md5(lock[stage], stage, folder),
+        OUT: _out_md5(lock[stage], stage, HERE.model(name).folder),
     }
     files = [
-        *((folder / name, "model") for name in ("config.json", "metrics.json", "history.csv")),
-        (Path("reports/evaluation", f"{model}.json"), "evaluation"),
-        (Path("reports/roc", f"{model}.csv"), "evaluation"),
-        *((export / name, "export") for name in ("MODEL_CARD.md", "bundle.json", "parity.json", "latency.json")),
+        *((file, "model") for file in (model.config, model.metrics, model.history)),
+        *((file, "evaluation") for file in (layout.reports.evaluation(name), layout.reports.roc(name))),
+        *((file, "export") for file in (export.card, export.bundle, export.parity, export.latency)),
     ]
     return Projection(
-        model=model,
-        params=_settings(config, lock[stage].params.get("params.yaml", {})),
+        model=name,
+        params=_settings(record, lock[stage].params.get("params.yaml", {})),
         metrics={key: float(value) for key, value in metrics.items() if _is_number(value)},
-        curves=_curves(root / folder / "history.csv"),
+        curves=_curves(model.history),
         tags={key: printable(value) for key, value in tags.items()},
-        artifacts=[(root / path, where) for path, where in files if (root / path).is_file()],
-        dataset=(dataset, config["dataset_fingerprint"]),
+        artifacts=[(path, where) for path, where in files if path.is_file()],
+        dataset=(dataset, record.dataset_fingerprint),
     )
 
 
@@ -324,7 +323,7 @@ def _out_md5(ran: Ran, stage: str, folder: Path) -> str:
     return found
 
 
-def _settings(config: dict[str, Any], recorded: dict[str, Any]) -> dict[str, str]:
+def _settings(record: ModelRecord, recorded: dict[str, Any]) -> dict[str, str]:
     """The parameters of a run: what dvc.lock recorded when the model was trained, not what params.yaml says today."""
     network = next((value for key, value in recorded.items() if key.startswith(("teachers.", "students."))), {})
     recipe = next((value for key, value in recorded.items() if key.startswith("recipes.")), {})
@@ -336,7 +335,7 @@ def _settings(config: dict[str, Any], recorded: dict[str, Any]) -> dict[str, str
         **{f"augmentation.{key}": value for key, value in recorded.get("augmentation", {}).items()},
         **recorded.get("teach", {}),
         **{key: value for key, value in recipe.items() if key != "views"},
-        **{key: config[key] for key in facts if key in config},
+        **{key: value for key, value in record.to_json().items() if key in facts},
     }
     return {key: printable(value) if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medistill.files import sha256
+from medistill.layout import HERE, ExportFolder, Layout
 from pipeline.history import Model
 from pipeline.store import local_folder
 from pipeline.tracking import CURVES, pages
@@ -22,10 +23,8 @@ NAME = "medistill"
 """The registered model; its versions are students."""
 SHA = "onnx_sha256"
 """Tag that identifies a version: the bytes of the exported file, whatever was measured on it, and whenever."""
-FILES = ("MLmodel", "model.onnx", "requirements.txt", "python_env.yaml", "conda.yaml")
+FILES = ("MLmodel", HERE.export("any").onnx.name, "requirements.txt", "python_env.yaml", "conda.yaml")
 """What MLflow needs to load a version."""
-WORK = Path(".dvc/tmp/version")
-"""Where the files of a version are put together: one at a time, under the lock, so what was left there is dead."""
 
 
 def versions(client: "MlflowClient") -> dict[str, str]:
@@ -63,7 +62,7 @@ def register(client: "MlflowClient", root: Path, model: Model, run: str) -> str:
         return known
     model_id = _logged(client, model, run)
     if not _is_whole(client, model_id, model.onnx_sha256):
-        _log_files(client, root, model_id, root / "exports" / model.model, run)
+        _log_files(client, root, model_id, Layout(root).export(model.model), run)
     _complete(client, model_id, run)
     try:
         client.create_registered_model(NAME, description="Students that passed the gate. Not a medical device.")
@@ -97,9 +96,9 @@ def mend(client: "MlflowClient", root: Path, model: Model) -> bool:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return False  # somebody has deleted the logged model itself
-    for onnx in sorted((root / "exports").glob("*/model.onnx")):
-        if sha256(onnx) == model.onnx_sha256:
-            _log_files(client, root, model_id, onnx.parent, version.run_id)
+    for export in Layout(root).exports():
+        if sha256(export.onnx) == model.onnx_sha256:
+            _log_files(client, root, model_id, export, version.run_id)
             return True
     return False
 
@@ -117,22 +116,22 @@ def _logged(client: "MlflowClient", model: Model, run: str) -> str:
     return made.model_id
 
 
-def _log_files(client: "MlflowClient", root: Path, model_id: str, export: Path, run: str) -> None:
+def _log_files(client: "MlflowClient", root: Path, model_id: str, export: ExportFolder, run: str) -> None:
     """Put the files of an export into a logged model, as MLflow loads them; the network's bytes are the export's."""
     import mlflow
     import onnx
     import onnxruntime
     from mlflow.models import Model as MlflowModel
 
-    network = onnx.load(export / "model.onnx")
-    extra = [export / name for name in ("bundle.json", "MODEL_CARD.md")]
+    network = onnx.load(export.onnx)
+    extra = [export.bundle, export.card]
     described = MlflowModel(
         artifact_path=client.get_logged_model(model_id).artifact_location,
         run_id=run,
         model_uuid=model_id,
         model_id=model_id,
     )
-    stored = root / WORK
+    stored = Layout(root).version_files
     shutil.rmtree(stored, ignore_errors=True)
     try:
         mlflow.onnx.save_model(
@@ -145,7 +144,7 @@ def _log_files(client: "MlflowClient", root: Path, model_id: str, export: Path, 
             save_as_external_data=False,  # one file, as it goes to the device
             extra_files=[str(path) for path in extra if path.is_file()],
         )
-        shutil.copyfile(export / "model.onnx", stored / "model.onnx")  # MLflow wrote it anew
+        shutil.copyfile(export.onnx, ExportFolder(stored).onnx)  # MLflow wrote it anew
         client.log_model_artifacts(model_id, str(stored))
     finally:
         shutil.rmtree(stored, ignore_errors=True)
@@ -170,7 +169,7 @@ def _is_whole(client: "MlflowClient", model_id: str, onnx_sha256: str) -> bool:
     """Whether a logged model's files are there; byte for byte where they lie on this machine."""
     stored = local_folder(client.get_logged_model(model_id).artifact_location)
     if stored is not None:
-        return all((stored / name).is_file() for name in FILES) and sha256(stored / "model.onnx") == onnx_sha256
+        return all((stored / name).is_file() for name in FILES) and sha256(ExportFolder(stored).onnx) == onnx_sha256
     return set(FILES) <= {item.path for item in client.list_logged_model_artifacts(model_id)}
 
 

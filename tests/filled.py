@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from medistill.records.audit import Expectation, Validation, ValidationCounts
 from medistill.records.data import DatasetInfo, Origin, SplitCounts
+from medistill.records.export import Latency, Parity
 from medistill.records.models import ModelRecord
 
 
@@ -56,3 +58,30 @@ def model_record(**changes: Any) -> ModelRecord:
         "model_sha256": "",
     }
     return ModelRecord(**filled | changes)
+
+
+def parity(**changes: Any) -> Parity:
+    """What parity.json says of an export that answers as the network did."""
+    filled = {"images": 32, "max_abs_logit_difference": 1e-6, "largest_logit": 1.0, "limit": 1e-4, "passed": True}
+    return Parity(**filled | changes)
+
+
+def latency(**changes: Any) -> Latency:
+    """What latency.json says of a small export."""
+    filled = {"runtime": "onnxruntime", "version": "1.20", "cpu": "a processor", "threads": 1, "batch": 1, "runs": 50}
+    return Latency(**filled | {"p50_ms": 1.5, "p95_ms": 2.5, "onnx_mb": 0.001} | changes)
+
+
+def expectation(**changes: Any) -> Expectation:
+    """An expectation about the table of images, which was met."""
+    filled = {"name": "made", "table": "images", "column": None, "expected": "made", "severity": "warning"}
+    found = {"success": True, "observed": None, "unexpected_count": None, "examples": []}
+    return Expectation(**filled | found | changes)
+
+
+def validation(expectations: list[Expectation], *, evaluated: int = 0, warnings: list[str] | None = None) -> Validation:
+    """A verdict on data without any failure."""
+    warnings = warnings or []
+    counts = {"images": 4, "successful": evaluated - len(warnings), "failed": 0, "warnings": len(warnings)}
+    statistics = ValidationCounts(evaluated=evaluated, **counts)
+    return Validation(success=True, statistics=statistics, failures=[], warnings=warnings, expectations=expectations)

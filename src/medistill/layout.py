@@ -333,6 +333,15 @@ class Layout:
         return self.root / "mlruns"
 
     @property
+    def version_files(self) -> Path:
+        """Where the files of a version are put together: one at a time, under the lock, so what is left is dead."""
+        return self.dvc / "tmp" / "version"
+
+    def lock(self, name: str) -> Path:
+        """The file whose lock a command holds while no other may run."""
+        return self.dvc / "tmp" / f"{name}.lock"
+
+    @property
     def checkpoints(self) -> Path:
         """States of unfinished trainings, and copies of what was trained last."""
         return self.root / ".checkpoints"

@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from medistill.checksums import write_record
 from medistill.files import write_json
 from medistill.layout import Layout
 from medistill.params import Params, load_params
 from medistill.records.data import DatasetInfo, Origin, SplitCounts
-from tests.filled import model_record
+from tests.filled import expectation, latency, model_record, parity, validation
 from tests.seal import seal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,18 +148,13 @@ def write_model(root: Path, params: Params, name: str, logits: np.ndarray) -> No
 
 def write_surroundings(root: Path, params: Params) -> None:
     """Write what the other stages leave beside the evaluation: validation, exports, explanations."""
-    validation = {
-        "success": True,
-        "statistics": {"evaluated": 9, "failed": 0},
-        "expectations": [
-            {"table": "images", "column": "age", "expected": "Ages are 0 to 120 years", "severity": "warning"}
-            | {"success": False, "message": f"age: expected: Ages; 7 break it: {HOSTILE} (411.0)"},
-            {"table": "images", "column": None, "expected": "All columns", "severity": "critical", "success": True},
-        ],
-        "failures": [],
-        "warnings": [f"label {HOSTILE} is rare"],
-    }
-    write_record(root / "reports" / "validation" / "validation.json", validation)
+    layout = Layout(root)
+    broken = f"age: expected: Ages; 7 break it: {HOSTILE} (411.0)"
+    expectations = [
+        expectation(column="age", expected="Ages are 0 to 120 years", success=False, message=broken),
+        expectation(expected="All columns", severity="critical"),
+    ]
+    validation(expectations, evaluated=9, warnings=[f"label {HOSTILE} is rare"]).write(layout.reports.validation)
     explained: dict[str, Any] = {}
     for name in [*params.run.teachers, *(model.name for model in params.student_models())]:
         explained[name] = {
@@ -177,13 +171,11 @@ def write_surroundings(root: Path, params: Params) -> None:
     for model in params.student_models():
         agreement = {"estimate": 0.6161, "lower": 0.55, "upper": 0.67}
         explained[model.name]["agreement_teacher"] = {params.run.teachers[0]: agreement}
-        folder = root / "exports" / model.name
-        folder.mkdir(parents=True)
-        (folder / "model.onnx").write_bytes(b"0" * 18_960_000)
-        parity = {"images": 32, "max_abs_logit_difference": 2.3e-6, "limit": 1e-4, "passed": True}
-        write_json(folder / "parity.json", parity)
-        latency = {"threads": 1, "runs": 50, "batch": 1, "p50_ms": 4.5678, "p95_ms": 5.4321, "cpu": "test <cpu>"}
-        seal(folder / "bundle.json", {"name": model.name})
-        write_record(folder / "latency.json", latency)
-    write_json(root / "reports" / "explain" / "metrics.json", explained)
-    seal(root / "reports" / "explain" / "record.json", {})
+        export = layout.export(model.name)
+        export.folder.mkdir(parents=True)
+        export.onnx.write_bytes(b"0" * 18_960_000)
+        parity(max_abs_logit_difference=2.3e-6).write(export.parity)
+        seal(export.bundle, {"name": model.name})
+        latency(cpu="test <cpu>", p50_ms=4.5678, p95_ms=5.4321).write(export.latency)
+    write_json(layout.reports.explain.metrics, explained)
+    seal(layout.reports.explain.record, {})

@@ -86,7 +86,11 @@ from pathlib import Path
 
 import yaml
 
-from medistill.checksums import checksums, write_record
+from medistill.layout import HERE
+from medistill.records.base import Sealed
+from medistill.records.models import ModelRecord, TrainingMetrics
+from tests.filled import dataset_info, latency, model_record, parity
+from tests.seal import seal
 
 stage, model = sys.argv[1], sys.argv[-1]
 fake = yaml.safe_load(Path("fake.yaml").read_text())
@@ -98,18 +102,13 @@ def write(path, value):
     path.write_text(value if isinstance(value, str) else json.dumps(value, indent=2))
 
 
-def record(path, value, *files):
-    files = files or [file for file in path.parent.iterdir() if file != path]
-    write_record(path, value | {"files": checksums(files, path.parent)})
-
-
 def trained():
     return sorted(path.parent for path in Path("models").glob("*/*/config.json"))
 
 
 if stage == "ingest":
-    Path("data/processed").mkdir(parents=True, exist_ok=True)
-    record(Path("data/processed/dataset.json"), {"name": "fake", "fingerprint": fake["fingerprint"]})
+    HERE.processed.folder.mkdir(parents=True, exist_ok=True)
+    seal(HERE.processed.record, dataset_info(name="fake", fingerprint=fake["fingerprint"]))
 elif stage in ("train_teacher", "distill"):
     numbers = fake[model]
     if "fail" in numbers:
@@ -118,33 +117,32 @@ elif stage in ("train_teacher", "distill"):
         child = subprocess.Popen(["sleep", "600"])
         Path(numbers["hang"]).write_text(str(child.pid))
         child.wait()
-    folder = Path("models", "teachers" if stage == "train_teacher" else "students", model)
-    config = {
-        "role": "teacher" if stage == "train_teacher" else "student",
-        "name": model, "arch": "tiny", "args": {"width": 2}, "initialisation": "random", "task": "multilabel",
-        "labels": ["A", "B"], "image_size": 8, "channels": 1, "fit": "pad", "params": numbers["params"],
-        "macs": numbers["macs"], "dataset_fingerprint": fake["fingerprint"], "numbers": numbers,
-    }
+    files, about = HERE.model(model), {}
     if stage == "distill":
         student, recipe, seed = model.split("-")
         settings = params["recipes"][recipe]
-        config |= {"student": student, "recipe": recipe, "seed": int(seed), "teachers": settings.get("teachers", []),
-                   "combine": "mean", "terms": settings.get("terms", [])}
+        about = {"role": "student", "student": student, "recipe": recipe, "seed": int(seed), "combine": "mean",
+                 "teachers": settings.get("teachers", []), "terms": settings.get("terms", [])}
+    costs = {"params": numbers["params"], "macs": numbers["macs"]}
     history = "epoch,step,train_loss,val_macro_auroc\\n1,10,0.7,0.6\\n2,20,0.5,{val}\\n"
-    write(folder / "history.csv", history.format(**numbers))
-    write(folder / "metrics.json", {"best_epoch": 2, "train_seconds": 1.5, "val_macro_auroc": 0.1})
-    record(folder / "config.json", config)
+    write(files.history, history.format(**numbers))
+    write(files.folder / "numbers.json", numbers)
+    TrainingMetrics(**costs, best_epoch=2, train_seconds=1.5, val_macro_auroc=0.1).write(files.metrics)
+    seal(files.config, model_record(
+        name=model, arch="tiny", args={"width": 2}, labels=["A", "B"], image_size=8,
+        dataset_fingerprint=fake["fingerprint"], **costs, **about,
+    ))
 elif stage == "evaluate":
-    metrics = {}
+    metrics, reports = {}, HERE.reports
     for folder in trained():
-        config = json.loads((folder / "config.json").read_text())
-        numbers, name = config["numbers"], folder.name
-        metrics[name] = {"params": config["params"], "macs": config["macs"]}
+        trained_as = ModelRecord.read(HERE.model(folder.name).config)
+        numbers, name = json.loads((folder / "numbers.json").read_text()), folder.name
+        metrics[name] = {"params": trained_as.params, "macs": trained_as.macs}
         for split in ("val", "test"):
             auroc = numbers[split]
             figures = {"macro_auroc": auroc, "macro_auroc_lower": auroc - 0.05, "macro_auroc_upper": auroc + 0.05,
                        "macro_auprc": 0.4, "macro_ece": numbers.get("ece", 0.05), "eligible_labels": 2}
-            if config["role"] == "student":
+            if trained_as.role == "student":
                 lower = numbers.get("difference_teacher_lower", -0.06)
                 figures |= {"difference_teacher": lower + 0.04, "difference_teacher_lower": lower,
                             "difference_teacher_upper": lower + 0.08}
@@ -153,20 +151,20 @@ elif stage == "evaluate":
                 figures |= {"difference_baseline": gain, "difference_baseline_lower": gain - 0.02,
                             "difference_baseline_upper": gain + 0.02}
             metrics[name][split] = figures
-        write(Path("reports/evaluation", name + ".json"), {"val": {}, "test": {}, "resamples": params["evaluate"]})
-        write(Path("reports/roc", name + ".csv"), "fpr,tpr\\n0,0\\n1,1\\n")
-    write(Path("reports/metrics.json"), metrics)
-    write(Path("reports/comparisons.csv"), "split,student,reference\\n")
-    files = [*Path("reports/evaluation").iterdir(), *Path("reports/roc").iterdir()]
-    record(Path("reports/evaluation.json"), {}, *files, Path("reports/metrics.json"), Path("reports/comparisons.csv"))
+        write(reports.evaluation(name), {"val": {}, "test": {}, "resamples": params["evaluate"]})
+        write(reports.roc(name), "fpr,tpr\\n0,0\\n1,1\\n")
+    write(reports.metrics, metrics)
+    write(reports.comparisons, "split,student,reference\\n")
+    files = [*reports.evaluations.iterdir(), *reports.rocs.iterdir(), reports.metrics, reports.comparisons]
+    Sealed().write(reports.evaluation_record, files)
 elif stage == "explain":
     one = {"conclusive": False, "chance": 0.1, "pointing_game": {"estimate": 0.5, "lower": 0.4, "upper": 0.6}}
-    write(Path("reports/explain/metrics.json"), {folder.name: one for folder in trained()})
-    record(Path("reports/explain/record.json"), {})
+    write(HERE.reports.explain.metrics, {folder.name: one for folder in trained()})
+    seal(HERE.reports.explain.record, {})
 elif stage == "export":
     from onnx import TensorProto, helper, save
 
-    numbers = json.loads(Path("models/students", model, "config.json").read_text())["numbers"]
+    numbers = json.loads((HERE.model(model).folder / "numbers.json").read_text())
     bias = helper.make_tensor("bias", TensorProto.FLOAT, [1], [numbers["val"]])
     size = helper.make_tensor("shape", TensorProto.INT64, [2], [0, 64])
     axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
@@ -184,15 +182,14 @@ elif stage == "export":
     )
     network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     helper.set_model_props(network, {"model": model})
-    folder = Path("exports", model)
-    folder.mkdir(parents=True)
-    save(network, folder / "model.onnx")
+    files = HERE.export(model)
+    files.folder.mkdir(parents=True)
+    save(network, files.onnx)
     difference = numbers.get("parity", 1e-6)
-    write(folder / "parity.json", {"images": 4, "max_abs_logit_difference": difference, "limit": 1e-4,
-                                   "passed": difference <= 1e-4})
-    write(folder / "MODEL_CARD.md", "# " + model + "\\nNot a medical device.\\n")
-    record(folder / "bundle.json", {"name": model})
-    write_record(folder / "latency.json", {"p50_ms": 1.5, "p95_ms": 2.5, "onnx_mb": 0.001})
+    parity(images=4, max_abs_logit_difference=difference, passed=difference <= 1e-4).write(files.parity)
+    write(files.card, "# " + model + "\\nNot a medical device.\\n")
+    seal(files.bundle, {"name": model})
+    latency().write(files.latency)
 """
 
 

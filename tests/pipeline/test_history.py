@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from medistill.errors import UserError
-from pipeline.history import CHECKSUM, HISTORY, append, champions, looks, read_history, withdrawn
+from medistill.layout import HERE
+from pipeline.history import CHECKSUM, append, champions, looks, read_history, withdrawn
 
 
 def line(action: str, model: str, previous: str | None = None, **more: Any) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def test_what_is_appended_is_read_again(written: Path) -> None:
 
 def test_a_line_of_before_there_were_checksums_is_read(tmp_path: Path) -> None:
     (tmp_path / "registry").mkdir()
-    (tmp_path / HISTORY).write_text(json.dumps(line("kept", "a")) + "\n")
+    (tmp_path / HERE.history).write_text(json.dumps(line("kept", "a")) + "\n")
 
     assert actions(tmp_path) == ["kept"]
 
@@ -84,9 +85,9 @@ DAMAGES: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_line_is_named_and_what_to_do(tmp_path: Path, damage: Any, message: str) -> None:
     append(tmp_path, {"action": "refused", "champion": None})
-    before = (tmp_path / HISTORY).read_bytes()
+    before = (tmp_path / HERE.history).read_bytes()
     text = damage if isinstance(damage, bytes) else json.dumps(damage).encode()
-    (tmp_path / HISTORY).write_bytes(before + text + b"\n" + before)
+    (tmp_path / HERE.history).write_bytes(before + text + b"\n" + before)
 
     with pytest.raises(UserError, match=f"history.jsonl: {message}"):
         read_history(tmp_path)
@@ -94,11 +95,11 @@ def test_a_damaged_line_is_named_and_what_to_do(tmp_path: Path, damage: Any, mes
 
 def test_a_byte_that_has_changed_is_named_or_changes_nothing(written: Path) -> None:
     """A bit of every byte: another figure must never be taken for the one that was written."""
-    whole = (written / HISTORY).read_bytes()
+    whole = (written / HERE.history).read_bytes()
     before, shuffled, seen = read_history(written), random.Random(0), []
     for place in range(len(whole)):
         bit = 1 << shuffled.randrange(8)
-        (written / HISTORY).write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+        (written / HERE.history).write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
         try:
             seen.append(read_history(written))
         except UserError as error:
@@ -116,28 +117,28 @@ def test_a_byte_that_has_changed_is_named_or_changes_nothing(written: Path) -> N
 
 
 def test_a_line_that_a_killed_process_has_begun_gives_way_and_no_whole_line_is_lost(written: Path) -> None:
-    whole = (written / HISTORY).read_bytes()
+    whole = (written / HERE.history).read_bytes()
     start = whole.rindex(b"\n", 0, -1) + 1
     for cut in (start, start + 1, start + 20, len(whole) - 2):
-        (written / HISTORY).write_bytes(whole[:cut])
+        (written / HERE.history).write_bytes(whole[:cut])
         assert actions(written) == ["promoted", "promoted"], cut
         append(written, {"action": "refused", "champion": None})
         assert actions(written) == ["promoted", "promoted", "refused"], cut
-        assert (written / HISTORY).read_bytes().startswith(whole[:start])
+        assert (written / HERE.history).read_bytes().startswith(whole[:start])
 
 
 def test_a_line_without_its_line_break_is_a_line(written: Path) -> None:
-    whole = (written / HISTORY).read_bytes()
-    (written / HISTORY).write_bytes(whole[:-1])
+    whole = (written / HERE.history).read_bytes()
+    (written / HERE.history).write_bytes(whole[:-1])
 
     assert actions(written) == ["promoted", "promoted", "rolled_back"]
     append(written, {"action": "refused", "champion": None})
-    assert (written / HISTORY).read_bytes().startswith(whole)
+    assert (written / HERE.history).read_bytes().startswith(whole)
     assert actions(written)[-1] == "refused"
 
 
 def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
-    (tmp_path / HISTORY).mkdir(parents=True)
+    (tmp_path / HERE.history).mkdir(parents=True)
 
     with pytest.raises(UserError, match=r"history.jsonl: cannot be read \(Is a directory\)"):
         read_history(tmp_path)

@@ -21,9 +21,10 @@ import pytest
 import yaml
 from waiting import free_port
 
-from medistill.checksums import read_record
 from medistill.errors import UserError
+from medistill.layout import Layout
 from medistill.params import Params, load_params
+from medistill.records.models import ModelRecord
 from pipeline.graph import read_graph, read_lock
 from pipeline.registry import promote
 from pipeline.store import open_store
@@ -97,11 +98,11 @@ def test_shows_every_model_with_params_figures_curves_and_provenance(
 
 
 def test_what_a_terminal_would_obey_is_escaped_in_params_and_tags(repository: Path) -> None:
-    folder, lock = Path("models/students/small-kd-0"), read_lock(repository)
+    layout, lock = Layout(repository), read_lock(repository)
+    file = layout.student("small-kd-0").config
     hostile = {"arch": "net\x1b[2J", "initialisation": "weights \u202e.safetensors", "args": {"a": "\x9b"}}
-    seal(repository / folder / "config.json", **hostile)
-    config = read_record(repository / folder / "config.json")
-    shown = _project(repository, lock, "distill@small-kd-0", folder, config, {}, {}, "set")
+    seal(file, **hostile)
+    shown = _project(layout, lock, "distill@small-kd-0", ModelRecord.read(file), {}, {}, "set")
     assert (shown.params["arch"], shown.tags["arch"]) == (r"net\x1b[2J", r"net\x1b[2J")
     assert shown.params["initialisation"] == shown.tags["initialisation"] == r"weights \u202e.safetensors"
     assert shown.params["args"] == r'{"a": "\u009b"}'
@@ -310,7 +311,7 @@ LOCKS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda b: b"", "must be a mapping; .*delete it and run `dvc repro`"),
     "a list": (lambda b: b"[1]", "must be a mapping; "),
     "zeros": (lambda b: bytes(99), "not YAML "),
-    "cut": (lambda b: b[: len(b) // 2], "not YAML "),
+    "cut": (lambda b: b[: b.rindex(b"size:") + 2], "not YAML "),  # in the middle of a key
     "not UTF-8": (lambda b: b[:20] + b"\xff" + b[21:], "byte 20 is not UTF-8; "),
     "a month 13": (lambda b: b"schema: 2001-13-01", "not YAML "),
     "no stages": (lambda b: b"schema: '2.0'\nstages:\n", "stages: must be a mapping; "),

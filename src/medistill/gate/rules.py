@@ -9,10 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medistill.checksums import require_whole
+from medistill.checksums import what_to_run
 from medistill.files import read_json
 from medistill.gate.settings import Promote
+from medistill.layout import Layout, ReportsFolder
 from medistill.params import Params
+from medistill.records.base import Sealed
+from medistill.records.export import Parity
+from medistill.records.models import ModelRecord
 
 PARITY_ABSOLUTE, PARITY_RELATIVE = 1e-4, 1e-5
 """Largest difference between a logit of ONNX Runtime and of torch: this much, or this share of the largest logit."""
@@ -32,7 +36,7 @@ class CandidateFacts:
         params: number of parameters.
         macs: multiply-accumulates of one image at the model's input size.
         onnx_mb: size of `model.onnx` in megabytes (10^6 bytes); None where it was not exported.
-        parity: content of `parity.json`; None where it was not exported.
+        parity: what `parity.json` says; None where it was not exported.
         validation: its `val` entry of `reports/metrics.json`; a figure that is undefined is absent.
         distilled: whether its recipe has teachers.
         has_baseline: whether the run has the same student and seed by a recipe without teachers.
@@ -47,14 +51,14 @@ class CandidateFacts:
     params: int
     macs: int
     onnx_mb: float | None
-    parity: dict[str, Any] | None
+    parity: Parity | None
     validation: dict[str, float]
     distilled: bool
     has_baseline: bool
 
     def to_dict(self) -> dict[str, Any]:
         """All facts, as JSON takes them."""
-        return asdict(self)
+        return asdict(self) | {"parity": self.parity and self.parity.to_json()}
 
 
 @dataclass(frozen=True)
@@ -159,25 +163,26 @@ def collect_facts(params: Params, root: Path = Path()) -> list[CandidateFacts]:
     Raises:
         UserError: a student's folder or `reports/metrics.json` is missing, or a file is damaged.
     """
-    root = Path(root)
-    metrics = read_metrics(root / "reports")
+    layout = Layout(Path(root))
+    metrics = read_metrics(layout.reports)
     facts = []
     for model in params.student_models():
-        config = require_whole(root / "models" / "students" / model.name / "config.json")
-        export = root / "exports" / model.name
-        exported = require_whole(export / "bundle.json")["files"] if export.is_dir() else {}
+        config = ModelRecord.read_whole(layout.student(model.name).config)
+        export = layout.export(model.name)
+        exported = Sealed.read_whole(export.bundle).files if export.folder.is_dir() else {}
+        has_parity, again = export.parity.name in exported, what_to_run(export.bundle)
         facts.append(
             CandidateFacts(
                 model=model.name,
                 student=model.student,
                 recipe=model.recipe,
                 seed=model.seed,
-                arch=config["arch"],
-                initialisation=config["initialisation"],
-                params=config["params"],
-                macs=config["macs"],
-                onnx_mb=(export / "model.onnx").stat().st_size / 1e6 if "model.onnx" in exported else None,
-                parity=read_json(export / "parity.json") if "parity.json" in exported else None,
+                arch=config.arch,
+                initialisation=config.initialisation,
+                params=config.params,
+                macs=config.macs,
+                onnx_mb=export.onnx.stat().st_size / 1e6 if export.onnx.name in exported else None,
+                parity=Parity.read(export.parity, again) if has_parity else None,
                 validation=metrics.get(model.name, {}).get("val", {}),
                 distilled=bool(params.recipes[model.recipe].teachers),
                 has_baseline=bool(params.baseline_of(model)),
@@ -186,14 +191,14 @@ def collect_facts(params: Params, root: Path = Path()) -> list[CandidateFacts]:
     return facts
 
 
-def read_metrics(reports: Path) -> dict[str, Any]:
+def read_metrics(reports: ReportsFolder) -> dict[str, Any]:
     """What `evaluate` has measured: `reports/metrics.json`, held against the record of all that it has written.
 
     Raises:
         UserError: one of its files is missing or damaged.
     """
-    require_whole(reports / "evaluation.json")
-    return read_json(reports / "metrics.json")
+    Sealed.read_whole(reports.evaluation_record)
+    return read_json(reports.metrics)
 
 
 def _number(value: Any) -> float | None:
@@ -256,12 +261,12 @@ def parity_limit(largest_logit: Any) -> float:
 
 def _parity(candidate: CandidateFacts, required: bool) -> RuleVerdict:
     rule = "require_parity"
-    parity = candidate.parity or {}
-    difference = _number(parity.get("max_abs_logit_difference"))
-    limit = parity_limit(parity.get("largest_logit"))
+    parity = candidate.parity
+    difference = _number(parity and parity.max_abs_logit_difference)
+    limit = parity_limit(parity and parity.largest_logit)
     if not required:
         return RuleVerdict(rule, difference, None, True, "not required")
-    if candidate.parity is None:
+    if parity is None:
         reason = "parity.json is missing: export the model"
         return RuleVerdict(rule, None, limit, False, reason)
     if difference is None:
@@ -270,6 +275,6 @@ def _parity(candidate: CandidateFacts, required: bool) -> RuleVerdict:
     passed = difference <= limit
     relation = "within" if passed else "above"
     reason = f"a logit of ONNX Runtime and torch differs by {difference:.1e} at most, {relation} {limit:.1e}"
-    if passed and parity.get("passed") is not True:
+    if passed and not parity.passed:
         passed, reason = False, f"{reason}, but parity.json does not say passed: true"
     return RuleVerdict(rule, difference, limit, passed, reason)

@@ -45,7 +45,7 @@ class ModelRecord(Record):
     seed: int | None = None
     teachers: list[str] = []
     combine: str | None = None
-    terms: list[JsonObject] = []
+    terms: list[JsonObject] | None = None
     views: str | None = None
     unlabelled: bool | None = None
     network: JsonObject

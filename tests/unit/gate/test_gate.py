@@ -7,6 +7,7 @@ import pytest
 
 from medistill.gate import rules as gate
 from medistill.gate.settings import Promote
+from medistill.records.export import Parity
 
 RULES = Promote(
     max_params=8_000_000,
@@ -36,11 +37,15 @@ GOOD = gate.CandidateFacts(
     params=4_732_838,
     macs=290_000_000,
     onnx_mb=19.0,
-    parity={"images": 32, "max_abs_logit_difference": 2e-6, "limit": 1e-4, "passed": True},
+    parity=Parity(images=32, max_abs_logit_difference=2e-6, largest_logit=1.0, limit=1e-4, passed=True),
     validation=VALIDATION,
     distilled=True,
     has_baseline=True,
 )
+
+
+def parity(**changes) -> Parity:
+    return GOOD.parity.model_copy(update=changes)
 
 
 def verdict(rules: Promote = RULES, **changes) -> gate.Verdict:
@@ -76,10 +81,9 @@ def test_a_good_candidate_passes_every_rule():
         ("require_baseline", {"validation": without("difference_baseline")}, "no label"),
         ("require_baseline", {"has_baseline": False}, "no recipe without teachers"),
         ("require_parity", {"parity": None}, "missing"),
-        ("require_parity", {"parity": GOOD.parity | {"passed": False}}, "passed"),
-        ("require_parity", {"parity": GOOD.parity | {"max_abs_logit_difference": 1.1e-4}}, "1.1e-04"),
-        ("require_parity", {"parity": GOOD.parity | {"max_abs_logit_difference": None}}, "not finite"),
-        ("require_parity", {"parity": {"passed": True}}, "missing"),
+        ("require_parity", {"parity": parity(passed=False)}, "passed"),
+        ("require_parity", {"parity": parity(max_abs_logit_difference=1.1e-4)}, "1.1e-04"),
+        ("require_parity", {"parity": parity(max_abs_logit_difference=None)}, "not finite"),
     ],
 )
 def test_each_rule_refuses_and_says_why(rule, changes, number):
@@ -100,7 +104,7 @@ def test_each_rule_refuses_and_says_why(rule, changes, number):
         {"validation": VALIDATION | {"difference_teacher_lower": -0.0499}},
         {"validation": VALIDATION | {"macro_ece": 0.15}},
         {"validation": VALIDATION | {"difference_baseline": 0.0}},
-        {"parity": GOOD.parity | {"max_abs_logit_difference": 1e-4}},
+        {"parity": parity(max_abs_logit_difference=1e-4)},
     ],
 )
 def test_a_limit_itself_is_allowed(changes):
@@ -146,8 +150,7 @@ def test_rank_ends_with_what_has_no_figure_and_never_depends_on_the_order_given(
 
 def test_parity_is_relative_where_logits_are_large():
     """float32 has some seven digits, whatever the size of the logits."""
-    parity = GOOD.parity | {"max_abs_logit_difference": 2.6e-4}
-    assert not verdict(parity=parity | {"largest_logit": 20.0}).passed
-    assert verdict(parity=parity | {"largest_logit": 254.4}).passed
-    assert not verdict(parity=parity | {"largest_logit": float("inf")}).passed
-    assert not verdict(parity=parity | {"max_abs_logit_difference": 2.6e-3, "largest_logit": -254.4}).passed
+    assert not verdict(parity=parity(max_abs_logit_difference=2.6e-4, largest_logit=20.0)).passed
+    assert verdict(parity=parity(max_abs_logit_difference=2.6e-4, largest_logit=254.4)).passed
+    assert not verdict(parity=parity(max_abs_logit_difference=2.6e-4, largest_logit=float("inf"))).passed
+    assert not verdict(parity=parity(max_abs_logit_difference=2.6e-3, largest_logit=-254.4)).passed

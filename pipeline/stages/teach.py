@@ -12,7 +12,7 @@ from pipeline.stage import require_name, run_stage
 
 
 def main(argv: list[str] | None) -> int:
-    """Write data/knowledge/TEACHER/, of an assistant assistants/TEACHER/."""
+    """Write data/knowledge/TEACHER/, of an assistant data/assistants/TEACHER/."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("teacher")
     name = parser.parse_args(argv).teacher

@@ -79,7 +79,7 @@ def test_every_way_to_teach_goes_through_the_whole_graph(taught):
     # the assistant was taught, then answered; its students know it by name
     assistant = read("models/teachers/assistant/config.json")
     assert (assistant["role"], assistant["teachers"]) == ("teacher", ["densenet"])
-    assert read("assistants/assistant/knowledge.json")["teacher_sha256"] == assistant["model_sha256"]
+    assert read("data/assistants/assistant/knowledge.json")["teacher_sha256"] == assistant["model_sha256"]
     assert not (folder / "data/knowledge/assistant").exists()
     assert read("models/students/small-assisted-0/config.json")["teachers"] == ["assistant", "densenet"]
     seen = [np.load(folder / f"models/{name}/train_ids.npz") for name in ("teachers/friend", "students/small-live-0")]

@@ -79,6 +79,7 @@ def one_round(root: Path, executor: Executor) -> tuple[float, float, float]:
     """Seconds of bare decoding, of the decode stage, and of the whole of ingest, each from nothing."""
     from medistill.data.cache import decode_all
     from medistill.data.ingest import ingest
+    from medistill.images.frame import Framing
 
     paths = sorted(f"images/{file.name}" for file in (root / "images").iterdir())
     chunks = [[str(root / path) for path in paths[start : start + 16]] for start in range(0, len(paths), 16)]
@@ -87,7 +88,7 @@ def one_round(root: Path, executor: Executor) -> tuple[float, float, float]:
         sum(executor.map(bare, chunks))
 
     def decode_stage() -> None:
-        decode_all(root, paths, out / "a", size=SIZE, channels=1, fit="pad", workers=WORKERS, executor=executor)
+        decode_all(root, paths, out / "a", Framing(SIZE, 1, "pad"), workers=WORKERS, executor=executor)
 
     def whole() -> None:
         ingest(settings(root), out / "processed", out / "b", executor=executor)

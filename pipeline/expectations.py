@@ -1,17 +1,13 @@
 """The gate between data and training: Great Expectations suites over what `ingest` wrote.
 
-The rules and the tables that they are about are those of `medistill.audit.rules`, by which `medistill check`
-judges too; rules about the user's own weights, which it does not know, are added here. The import of Great Expectations
-takes 4 s: import this module only where data is validated.
+The rules are those of `medistill.audit.rules` and the tables those of `medistill.audit.quality`, by which
+`medistill check` judges too; rules about the user's own weights, which it does not know, are added here. The import of
+Great Expectations takes 4 s: import this module only where data is validated.
 """
 
-import contextlib
 import html
-import logging
 import math
-import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +16,13 @@ import pandas as pd
 from great_expectations import expectations as gxe
 from great_expectations.data_context.types.base import ProgressBarsConfig
 
-from medistill.audit.rules import KEYS, Rule, rules_of, tables_of
+from medistill.audit.quality import tables_of
+from medistill.audit.rules import KEYS, Rule, rules_of
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.files import atomic
 from medistill.records.data import DatasetInfo
-from medistill.report.html import POLICY, render_page, style
-from medistill.text import printable
+from pipeline.data_docs import as_html, as_text, make_offline, raise_what_is_logged
 
 _KEYS = KEYS | {"weights": ["network"]}
 _SEVERITY = {True: "critical", False: "warning"}
@@ -87,7 +83,7 @@ def validate(
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     for site in list(context.variables.data_docs_sites or {}):
         context.delete_data_docs_site(site)  # the default one lies in the system's temporary folder
-    with atomic(docs) as temporary, _raise_what_is_logged():
+    with atomic(docs) as temporary, raise_what_is_logged():
         temporary.mkdir()
         store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(temporary.resolve())}
         site = {"class_name": "SiteBuilder", "show_how_to_buttons": False, "store_backend": store}
@@ -96,7 +92,7 @@ def validate(
         for name, table in tables.items():
             about = [rule for rule in rules if rule.table == name and rule.applies(table)]
             checked += _run(context, name, table, about)
-        _make_offline(temporary)
+        make_offline(temporary)
     failed = [entry for entry in checked if not entry["success"]]
     failures = [entry["message"] for entry in failed if entry["severity"] == "critical"]
     warnings = [entry["message"] for entry in failed if entry["severity"] != "critical"]
@@ -115,23 +111,6 @@ def validate(
     }
 
 
-@contextlib.contextmanager
-def _raise_what_is_logged() -> Iterator[None]:
-    """Great Expectations logs what keeps it from writing a page, and goes on without the page."""
-    logger, messages = logging.getLogger("great_expectations.render.renderer.site_builder"), []
-    handler = logging.Handler(logging.ERROR)
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger.addHandler(handler)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = True
-    if messages:
-        raise RuntimeError(messages[0])
-
-
 def _weights(dataset: Dataset, weights: Mapping[str, Path]) -> pd.DataFrame:
     """A row per network with weights of the user's own: `network`, and what of val and test they have `seen`."""
     rows = []
@@ -143,7 +122,7 @@ def _weights(dataset: Dataset, weights: Mapping[str, Path]) -> pd.DataFrame:
 
 
 def _expect(rule: Rule) -> gxe.Expectation:
-    """A rule as Great Expectations has it, about a table as `_as_html` makes it."""
+    """A rule as Great Expectations has it, about a table as `as_html` makes it."""
     common = {"severity": _SEVERITY[rule.critical], "description": rule.expected}
     values = [html.escape(value) if isinstance(value, str) else value for value in rule.values]
     if rule.kind == "columns":
@@ -184,30 +163,14 @@ def _run(context: Any, name: str, table: pd.DataFrame, rules: Sequence[Rule]) ->
             },
         )
     )
-    (outcome,) = checkpoint.run(batch_parameters={"dataframe": _as_html(table)}).run_results.values()
+    (outcome,) = checkpoint.run(batch_parameters={"dataframe": as_html(table)}).run_results.values()
     results = {result.expectation_config.id: result for result in outcome.results}
     found = [results[expectation.id] for expectation in suite.expectations]
     return [_compact(rule, result) for rule, result in zip(rules, found, strict=True)]
 
 
-def _as_html(table: pd.DataFrame) -> pd.DataFrame:
-    """A table with its text and the names of its columns as HTML: Great Expectations puts them into its pages as is."""
-    text = [column for column in table if not pd.api.types.is_numeric_dtype(table[column])]
-    shown = {column: table[column].map(html.escape, na_action="ignore") for column in text}
-    return table.assign(**shown).rename(columns=html.escape)
-
-
-def _as_text(value: Any) -> Any:
-    """What was found in such a table, its HTML as text again."""
-    if isinstance(value, dict):
-        return {_as_text(key): _as_text(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_as_text(item) for item in value]
-    return html.unescape(value) if isinstance(value, str) else value
-
-
 def _compact(rule: Rule, result: Any) -> dict[str, Any]:
-    found = _as_text(result.to_json_dict()["result"])
+    found = as_text(result.to_json_dict()["result"])
     missing = found.get("details", {}).get("mismatched", {}).get("missing", found.get("partial_missing_list"))
     observed = f"missing: {', '.join(map(str, missing))}" if missing else _plain(found.get("observed_value"))
     observed = _errors(result.exception_info) or observed  # Great Expectations raises nothing, it notes what was raised
@@ -261,24 +224,3 @@ def _line(entry: dict[str, Any], keys: list[str]) -> str:
         says_more = value is not None and entry["column"] not in {*keys, "positives", "negatives"}
         names.append(f"{name} ({value})" if says_more else name)
     return f"{line}: {'; '.join(names)}" if names else line
-
-
-_REMOTE = re.compile(r"<script\b.*?</script>|<footer\b.*?</footer>|<(?:link|img)\b[^>]*>|url\([^)]*\)", re.DOTALL)
-
-
-def _make_offline(docs: Path) -> None:
-    """Make Data Docs readable without a network, and keep them from loading or running anything.
-
-    As Great Expectations writes them they fetch styles and scripts from five hosts, and their index is empty without.
-    """
-    for page in docs.rglob("*.html"):
-        text = printable(_REMOTE.sub("", page.read_text(encoding="utf-8")), keep="\n\t")
-        page.write_text(text.replace("<head>", f"<head>{POLICY}<style>{style()}</style>", 1), encoding="utf-8")
-    shutil.rmtree(docs / "static", ignore_errors=True)  # 4 MB of fonts that the pages no longer name
-    pages = []
-    for kind, title in (("validations", "Results"), ("expectations", "Expectations")):
-        for page in sorted((docs / kind).rglob("*.html")):
-            name = page.relative_to(docs / kind).parts[0].removesuffix(".html")
-            pages.append((page.relative_to(docs).as_posix(), f"{title}: {name}"))
-    index = render_page("data_docs", title="Data validation", pages=pages)
-    (docs / "index.html").write_text(index, encoding="utf-8")

@@ -188,17 +188,18 @@ def check(
     except ModuleNotFoundError as error:
         raise UserError(f"check needs {error.name}: pip install 'medistill[train]'") from None
 
-    report = command.check(
+    request = command.Request(
         root,
         format,
+        cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medistill",
         options=command.parse_options(settings or []),
         split=split,
         splits=splits,
         write_splits=write_splits,
         find_groups=find_groups,
         workers=workers,
-        cache=cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medistill",
     )
+    report = command.check(request)
     print(to_json(report) if as_json else command.describe(report))
     raise typer.Exit(1 if any(finding["severity"] == "error" for finding in report["findings"]) else 0)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from medistill.audit.command import check, describe
+from medistill.audit.command import Request, check, describe
 from medistill.data.adapters import read_source
 from medistill.data.reading.masks import find_masks
 
@@ -18,17 +18,7 @@ def failing(real_data: Path) -> Path:
 
 
 def report_of(root: Path, tmp_path: Path, format: str, **options: object) -> tuple[dict, str]:
-    report = check(
-        root,
-        format,
-        options=options,
-        split=None,
-        splits=tmp_path / "none",
-        write_splits=None,
-        find_groups=False,
-        workers=1,
-        cache=tmp_path / "cache",
-    )
+    report = check(Request(root, format, tmp_path / "cache", options=options, splits=tmp_path / "none"))
     return report, describe(report)
 
 

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from medistill.audit.command import FRACTIONS, SIZE, check, describe
+from medistill.audit.command import FRACTIONS, SIZE, Request, check, describe
 from medistill.audit.findings import audit
-from medistill.audit.rules import rules_of, tables_of
+from medistill.audit.quality import tables_of
+from medistill.audit.rules import rules_of
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
 from medistill.data.settings import MAX_QUARANTINED, Data
@@ -138,15 +139,14 @@ def test_check_ends_as_ingest_and_the_gate_do(name, tmp_path):
         assert text in told
 
 
-def options_of_check(root: Path, **changed: Any) -> dict[str, Any]:
-    given = {"options": {}, "split": None, "splits": root / "none", "write_splits": None, "find_groups": False}
-    return given | {"workers": 1, "cache": root / "cache"} | changed
+def request(folder: Path, format: str, **changed: Any) -> Request:
+    return Request(folder / "set", format, **({"splits": folder / "none", "cache": folder / "cache"} | changed))
 
 
 def check_ends(folder: Path, format: str, options: dict[str, Any], **changed: Any) -> tuple[int, str]:
     """The exit code of `medistill check`, and what it says."""
     try:
-        report = check(folder / "set", format, **options_of_check(folder, options=options, **changed))
+        report = check(request(folder, format, options=options, **changed))
     except UserError as error:
         return 2, str(error)
     return int(any(found["severity"] == "error" for found in report["findings"])), describe(report)

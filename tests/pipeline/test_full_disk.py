@@ -13,7 +13,7 @@ import pytest
 from finished_project import STUDENTS, TEACHER, inside
 from PIL import Image
 
-from medistill.audit.command import check
+from medistill.audit.command import Request, check
 from medistill.errors import UserError
 from pipeline.presets import write_preset
 from pipeline.stages import audit, distill, evaluate, explain, export, ingest, phantom, report, teach, train_teacher
@@ -40,8 +40,7 @@ class Work:
 
 
 def check_data() -> None:
-    options = {"options": {}, "split": None, "splits": None, "find_groups": False, "workers": 1}
-    check(Path("data/raw/phantom"), "chestxray14", write_splits=Path("sides"), cache=Path("cache"), **options)
+    check(Request(Path("data/raw/phantom"), "chestxray14", Path("cache"), write_splits=Path("sides")))
 
 
 WORKS = {

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import tempfile
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from pydantic import ValidationError
 
 from medistill.audit.findings import audit, find_groups_of, finding
 from medistill.audit.left_out import advise, describe_kinds
-from medistill.audit.rules import LEFT_OUT, judge, rules_of, tables_of
-from medistill.data import splits as sides
+from medistill.audit.quality import tables_of
+from medistill.audit.rules import LEFT_OUT, judge, rules_of
+from medistill.data import splits
 from medistill.data.adapters import formats, read_source
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
@@ -49,33 +51,57 @@ _SHOWN = 5
 _PEEKED = 32
 
 
-def check(
-    root: Path,
-    format: str,
-    *,
-    options: dict[str, Any],
-    split: str | None,
-    splits: Path | None,
-    write_splits: Path | None,
-    find_groups: bool,
-    workers: int,
-    cache: Path,
-) -> dict[str, Any]:
-    """Read a data set as `ingest` would, audit it, and judge it by the rules of the gate.
+@dataclass(frozen=True)
+class Request:
+    """What `medistill check` is asked.
 
-    What would stop `ingest` or the gate is an error, what the gate warns of a warning; `data.max_quarantined` is
-    `MAX_QUARANTINED`. Where sides are written, those are what is audited.
-
-    Args:
+    Attributes:
         root: the data set's folder.
         format: one of `formats()`.
+        cache: folder that keeps decoded images.
         options: of the format.
         split: `official` or `patient`; None: official where the data set has such a split.
         splits: folder with the user's groups.csv and sides.csv; None: `write_splits`, else `splits`.
         write_splits: folder for sides.csv, and for groups.csv where images were joined; None: nothing is written.
         find_groups: look for augmented copies even if the format does not say that it holds some.
         workers: processes that decode.
-        cache: folder that keeps decoded images.
+    """
+
+    root: Path
+    format: str
+    cache: Path
+    options: dict[str, Any] = field(default_factory=dict)
+    split: str | None = None
+    splits: Path | None = None
+    write_splits: Path | None = None
+    find_groups: bool = False
+    workers: int = 1
+
+    @property
+    def own_splits(self) -> Path:
+        """The folder that groups.csv and sides.csv are read from, if they are there."""
+        return self.splits or self.write_splits or Path("splits")
+
+    def require_possible(self) -> None:
+        """Raise `UserError` where the answer could not be written, or the format is unknown."""
+        if self.format not in formats():
+            raise UserError(f"--format: {self.format!r} is unknown; known are {', '.join(formats())}")
+        _require_free("--write-splits", self.write_splits)
+        _require_free("--cache", self.cache)
+        written = self.write_splits
+        if written and written.resolve() != self.own_splits.resolve() and (written / splits.SIDES_FILE).exists():
+            raise UserError(f"{written / splits.SIDES_FILE}: is there already; keep its sides by --splits {written}")
+
+    def finds_groups(self, source: Source) -> bool:
+        """Whether augmented copies are looked for."""
+        return self.find_groups or (source.copies and not (self.own_splits / splits.GROUPS_FILE).is_file())
+
+
+def check(request: Request) -> dict[str, Any]:
+    """Read a data set as `ingest` would, audit it, and judge it by the rules of the gate.
+
+    What would stop `ingest` or the gate is an error, what the gate warns of a warning; `data.max_quarantined` is
+    `MAX_QUARANTINED`. Where splits are written, those are what is audited.
 
     Returns:
         A JSON-ready dict: `name`, `format`, `split`, `task`, `entries`, `images`, `groups`, `sides` (split → images and
@@ -88,70 +114,73 @@ def check(
     Raises:
         UserError: the data set cannot be read at all.
     """
-    if format not in formats():
-        raise UserError(f"--format: {format!r} is unknown; known are {', '.join(formats())}")
-    splits = splits or write_splits or Path("splits")
-    _require_free("--write-splits", write_splits)
-    _require_free("--cache", cache)
-    if write_splits and write_splits.resolve() != splits.resolve() and (write_splits / sides.SIDES_FILE).exists():
-        raise UserError(
-            f"{write_splits / sides.SIDES_FILE}: is there already; keep its sides by --splits {write_splits}"
-        )
-    source = read_source(format, root, options, given="--set")
-    look = find_groups or (source.copies and not (splits / sides.GROUPS_FILE).is_file())
-    data = _settings(root, format, options, split, splits, workers, source)
+    request.require_possible()
+    source = read_source(request.format, request.root, request.options, given="--set")
+    look, write = request.finds_groups(source), request.write_splits
+    data = _settings(request, source)
     with tempfile.TemporaryDirectory(prefix="medistill-check-") as folder:
         # groups that nobody knows yet are found below, from the images that ingest decodes
         known = dataclasses.replace(source, copies=source.copies and not look)
         # a folder for each data set: in one for all, each would remove what another has decoded
-        own_cache = cache / hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+        own_cache = request.cache / hashlib.sha256(str(request.root.resolve()).encode()).hexdigest()[:16]
         info = ingest(data, Layout(Path(folder)).processed.folder, own_cache, source=known, empty_sides=True)
         dataset = Dataset.open(Layout(Path(folder)).processed.folder)
         quarantined = pd.read_csv(dataset.files.quarantine, keep_default_na=False, dtype=str)
-        notes = [*info.notes]
-        if split is None and source.official is None:
-            notes.append(f"split by patient: {source.official_files} are not there")
-        if write_splits and source.official is not None:
-            notes.append("sides are drawn anew, whatever the official split says")
-        own, found_groups = dataset.manifest["group_id"], None
+        own, found_groups, tables = dataset.manifest["group_id"], None, {}
         if look:
             listed = find_groups_of(dataset)
             found_groups = int((listed.value_counts() > 1).sum())
             dataset = _regroup(dataset, listed, data, source)
-        if write_splits:
-            # copies of a picture stay together, else the sides that are written would be refused
+        if write:
+            # copies of a picture stay together, else the splits that are written would be refused
             dataset = _regroup(dataset, _first_of(dataset.manifest, "sha256"), data, source)
-            dataset, tables = _draw_splits(dataset, own, data, write_splits, whole=source.copies)
+            dataset, tables = _draw_splits(dataset, own, data, write, whole=source.copies)
         found = audit(dataset)
         found["findings"] += _judge(dataset, found, info.entries, quarantined)
-        if source.copies and look and not write_splits:
+        if source.copies and look and not write:
             found["findings"].append(_UNWRITTEN)
-    written = _write_tables(write_splits, tables) if write_splits else []
-    manifest, targets = dataset.manifest, dataset.targets(dataset.manifest)
     return {
         "name": dataset.name,
-        "format": format,
-        "split": "patient" if write_splits else data.split,
+        "format": request.format,
+        "split": "patient" if write else data.split,
         "task": dataset.task,
         "entries": info.entries,
+        **_counts(dataset),
+        "boxes": info.boxes,
+        "notes": [*info.notes, *_notes(request, source)],
+        "quarantined": quarantined.to_dict("records"),
+        **found,
+        "groups_found": found_groups,
+        "written": [str(file) for file in _write_tables(write, tables)] if write else [],
+    }
+
+
+def _counts(dataset: Dataset) -> dict[str, Any]:
+    """How many images, groups and masks there are, and how many images of each split and label."""
+    manifest, targets = dataset.manifest, dataset.targets(dataset.manifest)
+    return {
         "images": len(manifest),
         "groups": int(manifest["group_id"].nunique()),
         "sides": {
-            side: {"images": len(part), "groups": int(part["group_id"].nunique())}
-            for side, part in ((side, manifest[manifest["split"] == side]) for side in SPLITS)
+            split: {"images": len(part), "groups": int(part["group_id"].nunique())}
+            for split, part in ((split, manifest[manifest["split"] == split]) for split in SPLITS)
         },
         "labels": {
             label: {"positive": int((targets[:, k] == 1).sum()), "known": int((~np.isnan(targets[:, k])).sum())}
             for k, label in enumerate(dataset.labels)
         },
         "masks": int((manifest["mask_row"] >= 0).sum()),
-        "boxes": info.boxes,
-        "notes": notes,
-        "quarantined": quarantined.to_dict("records"),
-        **found,
-        "groups_found": found_groups,
-        "written": [str(file) for file in written],
     }
+
+
+def _notes(request: Request, source: Source) -> list[str]:
+    """What is said of how the data set is split."""
+    notes = []
+    if request.split is None and source.official is None:
+        notes.append(f"split by patient: {source.official_files} are not there")
+    if request.write_splits and source.official is not None:
+        notes.append("sides are drawn anew, whatever the official split says")
+    return notes
 
 
 def _judge(dataset: Dataset, audited: dict[str, Any], entries: int, quarantined: pd.DataFrame) -> list[dict[str, Any]]:
@@ -189,24 +218,23 @@ def parse_options(settings: list[str]) -> dict[str, Any]:
     return options
 
 
-def _settings(
-    root: Path, format: str, options: dict[str, Any], split: str | None, splits: Path, workers: int, source: Source
-) -> Data:
-    has_sides = (splits / sides.SIDES_FILE).is_file()
+def _settings(request: Request, source: Source) -> Data:
+    """The section `data` of a params.yaml that would ask for the same."""
+    has_sides = (request.own_splits / splits.SIDES_FILE).is_file()
     try:
         return Data(
-            format=format,
-            root=root,
-            options=options,
-            split=split or ("official" if source.official is not None and not has_sides else "patient"),
-            splits=splits,
+            format=request.format,
+            root=request.root,
+            options=request.options,
+            split=request.split or ("official" if source.official is not None and not has_sides else "patient"),
+            splits=request.own_splits,
             **FRACTIONS,
             seed=0,
             image_size=SIZE,
-            channels=_channels(root, source.rows["path"]),
+            channels=_channels(request.root, source.rows["path"]),
             fit="pad",
             max_quarantined=1.0,  # what is left out is reported, however much it is
-            workers=workers,
+            workers=request.workers,
         )
     except ValidationError as error:
         raise UserError(describe_errors(error, Data, prefix="--")) from None
@@ -247,22 +275,22 @@ def _regroup(dataset: Dataset, found: pd.Series, data: Data, source: Source) -> 
     """
     manifest = dataset.manifest
     listed = found.set_axis(manifest["path"].map(compose))
-    groups = sides.merge_groups(manifest["group_id"], manifest["path"], listed[listed.duplicated(keep=False)])
+    groups = splits.merge_groups(manifest["group_id"], manifest["path"], listed[listed.duplicated(keep=False)])
     if source.copies:
-        groups = groups.str.removeprefix(sides.LISTED)  # as ingest will name them
+        groups = groups.str.removeprefix(splits.LISTED)  # as ingest will name them
     if data.split == "official":
         return dataclasses.replace(dataset, manifest=manifest.assign(group_id=groups))
-    split = sides.by_group(groups, **FRACTIONS, seed=data.seed, sides=_fixed_sides(data.splits, manifest, groups))
+    split = splits.by_group(groups, **FRACTIONS, seed=data.seed, sides=_fixed_sides(data.splits, manifest, groups))
     return dataclasses.replace(dataset, manifest=manifest.assign(group_id=groups, split=split))
 
 
 def _fixed_sides(folder: Path, manifest: pd.DataFrame, groups: pd.Series) -> pd.Series | None:
     """Sides that sides.csv in `folder` fixes, by group."""
-    file = folder / sides.SIDES_FILE
+    file = folder / splits.SIDES_FILE
     if not file.is_file():
         return None
     others = [manifest[column] for column in ("group_id", "image_id", "patient_id")]
-    return sides.sides_of_groups(sides.read_sides(file), groups, *others)[0]
+    return splits.sides_of_groups(splits.read_sides(file), groups, *others)[0]
 
 
 def _draw_splits(
@@ -279,19 +307,19 @@ def _draw_splits(
     """
     manifest = dataset.manifest
     groups, tables = manifest["group_id"], {}
-    joined = manifest[(groups != own) | groups.str.startswith(sides.LISTED) | whole]
+    joined = manifest[(groups != own) | groups.str.startswith(splits.LISTED) | whole]
     if len(joined):
-        names = joined["group_id"].str.removeprefix(sides.LISTED)
+        names = joined["group_id"].str.removeprefix(splits.LISTED)
         table = pd.DataFrame({"path": joined["path"], "group_id": names})
-        for file in (folder / sides.GROUPS_FILE, data.splits / sides.GROUPS_FILE):
+        for file in (folder / splits.GROUPS_FILE, data.splits / splits.GROUPS_FILE):
             if file.is_file():
-                older = sides.read_groups(file)
+                older = splits.read_groups(file)
                 older = older[~older.index.isin(manifest["path"].map(compose))]
                 table = pd.concat([table, older.rename_axis("path").reset_index()]).drop_duplicates("path")
-        tables[sides.GROUPS_FILE] = table.sort_values("path")
+        tables[splits.GROUPS_FILE] = table.sort_values("path")
     fixed = _fixed_sides(data.splits, manifest, groups)
-    drawn = sides.stratified(groups, dataset.targets(manifest), **FRACTIONS, seed=data.seed, sides=fixed)
-    tables[sides.SIDES_FILE] = drawn.rename("split").rename_axis("group_id").reset_index()
+    drawn = splits.stratified(groups, dataset.targets(manifest), **FRACTIONS, seed=data.seed, sides=fixed)
+    tables[splits.SIDES_FILE] = drawn.rename("split").rename_axis("group_id").reset_index()
     return dataclasses.replace(dataset, manifest=manifest.assign(split=groups.map(drawn))), tables
 
 

@@ -68,8 +68,8 @@ def _borders(dataset: Dataset) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def torn(manifest: pd.DataFrame, column: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each value of a column that is on several sides, and its images."""
+def on_several_splits(manifest: pd.DataFrame, column: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each value of a column that occurs in several splits, and its images."""
     yield from manifest[manifest.groupby(column)["split"].transform("nunique") > 1].groupby(column)
 
 
@@ -77,7 +77,7 @@ def _on_two_sides(manifest: pd.DataFrame) -> list[dict[str, Any]]:
     """Groups with images on two sides."""
     named = [
         f"{group}: {', '.join(f'{row.image_id} ({row.split})' for row in rows.drop_duplicates('split').itertuples())}"
-        for group, rows in torn(manifest, "group_id")
+        for group, rows in on_several_splits(manifest, "group_id")
     ]
     text = f"{counted(len(named), 'group')} of images that belong together on two sides"
     return [finding("groups", "error", text, named, advice=_TOGETHER)] if named else []

@@ -1,7 +1,6 @@
 """What a data set must be to be trained on: one table of rules, for `medistill check` and for the gate of the pipeline.
 
-Rules are about four tables: `images`, the manifest, a row per image; `labels`, a row per label and split; `splits`;
-and `shortcuts`, a row per label and cue. What spans rows or needs pixels is a column derived here.
+The tables that they are about are those of `medistill.audit.quality`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,9 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from medistill.audit.findings import SHORTCUT, finding, torn
+from medistill.audit.findings import SHORTCUT, finding
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import quarantine_limit
 from medistill.records.data import LABEL_PREFIX, MANIFEST_COLUMNS, SPLITS
@@ -47,9 +45,6 @@ LEFT_OUT = "few_left_out"
 _COUNTS = ("positives", "negatives", "with_both")
 """Columns whose cells are 0 where they break a rule."""
 
-_BATCH = 64
-_SAMPLE = 1000
-_STRUCTURE = 10.0  # grey levels by which a mean frame's pixels deviate where images show the same part of the body
 _DEAL = "change data.split, data.val_fraction, data.test_fraction or data.seed, or deal evenly by --write-splits"
 
 
@@ -384,101 +379,3 @@ def judge(rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame]) -> list[dic
         severity = "error" if rule.critical else "warning"
         findings.append(finding(rule.name, severity, message, broken, advice=rule.advice))
     return findings
-
-
-def tables_of(dataset: Dataset, audit: Mapping[str, Any] | None = None) -> dict[str, pd.DataFrame]:
-    """The tables that the rules are about.
-
-    Args:
-        dataset: as it was ingested.
-        audit: what `medistill.audit.findings.audit` found in it; without it, what needs that is not derived.
-    """
-    images = _images(dataset, (audit or {}).get("near_duplicates"))
-    labels = _labels(dataset, images)
-    tables = {"images": images, "labels": labels, "splits": _splits(labels)}
-    if audit and audit["shortcuts"]:
-        tables["shortcuts"] = pd.DataFrame(audit["shortcuts"])
-    return tables
-
-
-def _images(dataset: Dataset, near_duplicates: list[dict[str, Any]] | None) -> pd.DataFrame:
-    """The manifest with the derived columns that its columns allow."""
-    images = dataset.manifest.copy()
-    if {"group_id", "split"} <= set(images):
-        images["sides_of_group"] = ""
-        for group, part in torn(images, "group_id"):
-            sides = " and ".join(str(side) for side in part["split"].unique())
-            images.loc[part.index, "sides_of_group"] = f"{group} is in {sides}"
-    if {"image_id", "sha256", "split"} <= set(images):
-        images["sides_of_pixels"] = images["copies_of_pixels"] = ""
-        for _, part in torn(images, "sha256"):
-            first = {side: name for name, side in zip(part["image_id"][::-1], part["split"][::-1], strict=True)}
-            for row, side in part["split"].items():
-                others = [f"{name} in {other}" for other, name in first.items() if other != side]
-                images.loc[row, "sides_of_pixels"] = f"{side}, as {others[-1]}"
-        twice = images[images.duplicated(["sha256", "split"], keep=False)]
-        for _, part in twice.groupby(["sha256", "split"]):
-            names = part["image_id"].tolist()
-            images.loc[part.index, "copies_of_pixels"] = [f"as {names[0]}"] * len(part)
-            images.loc[part.index[0], "copies_of_pixels"] = f"as {names[1]}"
-    if near_duplicates is not None and "image_id" in images:
-        like: dict[str, str] = {}
-        for pair in near_duplicates:
-            if len(pair["splits"]) == 2:
-                one, other = pair["image_id"], pair["other"]
-                like.setdefault(one, f"like {other}")
-                like.setdefault(other, f"like {one}")
-        images["near_duplicates"] = [like.get(image_id, "") for image_id in images["image_id"]]
-    if {"shard", "row"} <= set(images):
-        images = pd.concat([images, _measure_pixels(dataset, images)], axis=1)
-    return images
-
-
-def _measure_pixels(dataset: Dataset, images: pd.DataFrame) -> pd.DataFrame:
-    """Of each frame: `pixel_deviation` in grey levels, `white_share`, and `likeness`, its correlation with the mean.
-
-    `likeness` is 1 for all where the mean of up to 1,000 frames shows next to nothing, as with histology. A few frames
-    are in memory at once.
-    """
-    mean = np.zeros((dataset.image_size, dataset.image_size))
-    sample = images.iloc[:: -(-len(images) // _SAMPLE)]
-    for start in range(0, len(sample), _BATCH):
-        mean += dataset.images(sample.iloc[start : start + _BATCH]).mean(axis=1).sum(axis=0, dtype=np.float64)
-    mean = (mean / len(sample) - (mean / len(sample)).mean()).ravel()
-    measured = np.empty((len(images), 3))
-    with tqdm(total=len(images), desc="measure", unit="image", disable=None) as bar:
-        for start in range(0, len(images), _BATCH):
-            frames = dataset.images(images.iloc[start : start + _BATCH]).reshape(-1, dataset.channels, mean.size)
-            grey = frames.mean(axis=1, dtype=np.float32)
-            grey -= grey.mean(axis=1, keepdims=True)
-            norms = np.linalg.norm(grey, axis=1) * np.linalg.norm(mean)
-            here = slice(start, start + len(frames))
-            measured[here, 0] = frames.std(axis=(1, 2))
-            measured[here, 1] = (frames == 255).all(axis=1).mean(axis=1)
-            measured[here, 2] = np.divide(grey @ mean, norms, out=np.ones(len(frames)), where=norms > 0)
-            bar.update(len(frames))
-    if mean.std() < _STRUCTURE:
-        measured[:, 2] = 1
-    return pd.DataFrame(measured, columns=["pixel_deviation", "white_share", "likeness"], index=images.index)
-
-
-def _labels(dataset: Dataset, images: pd.DataFrame) -> pd.DataFrame:
-    """A row per label and split: `positives`, `negatives`, and `prevalence` among those that are known."""
-    rows = []
-    for label in dataset.labels:
-        values = images.get(LABEL_PREFIX + label, pd.Series(np.nan, index=images.index))
-        for side in SPLITS:
-            here = values[images["split"] == side] if "split" in images else values[:0]
-            positives, negatives = int((here == 1).sum()), int((here == 0).sum())
-            # a constant label breaks a rule of its own, and so does an empty split
-            share = positives / (positives + negatives) if positives and negatives else None
-            counts = (positives, negatives) if len(here) else (None, None)
-            rows.append((label, side, *counts, share))
-    return pd.DataFrame(rows, columns=["label", "split", "positives", "negatives", "prevalence"])
-
-
-def _splits(labels: pd.DataFrame) -> pd.DataFrame:
-    """A row per split that has images: in how many labels both occur, positives and negatives."""
-    filled = labels[labels["positives"].notna()]
-    both = (filled["positives"] > 0) & (filled["negatives"] > 0)
-    return both.groupby(filled["split"], sort=False).sum().rename("with_both").reset_index()

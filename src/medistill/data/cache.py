@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from medistill.data.reading.arrays import file_of, read_picture
 from medistill.errors import UserError
 from medistill.files import atomic, remove, write_array, writing
 from medistill.images.errors import ImageError
-from medistill.images.frame import Fit, to_frame
+from medistill.images.frame import Framing, to_frame
 
 BLOCK = 128
 """Images a block at most: what a worker has in memory at once, and what a kill can lose of its work."""
@@ -73,10 +73,8 @@ def decode_all(
     root: Path,
     paths: Sequence[str],
     cache: Path,
+    framing: Framing,
     *,
-    size: int,
-    channels: int,
-    fit: Fit,
     workers: int,
     executor: Executor | None = None,
     check: Callable[[dict[str, str]], None] = lambda failures: None,
@@ -87,9 +85,7 @@ def decode_all(
         root: folder that `paths` are relative to.
         paths: POSIX paths of the images, in archives as `medistill.data.reading.arrays` has them.
         cache: the cache folder.
-        size: height and width of the frames in pixels.
-        channels: 1 or 3.
-        fit: how an image becomes square.
+        framing: the frames that images become.
         workers: processes that decode; 1 decodes in this one.
         executor: decodes in its workers instead (threads, or processes of this or other machines), which must see
             `root` and `cache` at the same place; it is left open.
@@ -99,7 +95,7 @@ def decode_all(
         UserError: a worker process died, or an archive of images is damaged.
     """
     root = Path(root)
-    settings = json.dumps([_VERSION, str(root.resolve()), size, channels, fit])
+    settings = json.dumps([_VERSION, str(root.resolve()), *astuple(framing)])
     folder = Path(cache) / hashlib.sha256(settings.encode()).hexdigest()[:16]
     with writing(folder / "index.json"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +110,7 @@ def decode_all(
     places = {path: cached[key] for path, key in keys.items() if key in cached}
     missing = [path for path in keys if path not in places]
     # a worker writes what it decodes: pixels do not travel between processes
-    decode = functools.partial(_decode_block, folder, root, size=size, channels=channels, fit=fit)
+    decode = functools.partial(_decode_block, folder, root, framing)
     # so that all workers end at about the same time; a few images are not worth a block each, nor starting processes
     step = min(BLOCK, max(_LEAST, len(missing) // (4 * workers)))
     blocks = [[(path, keys[path]) for path in missing[at : at + step]] for at in range(0, len(missing), step)]
@@ -172,19 +168,19 @@ def _end_with_parent() -> None:
 
 
 def _decode_block(
-    folder: Path, root: Path, block: Sequence[tuple[str, str]], *, size: int, channels: int, fit: Fit
+    folder: Path, root: Path, framing: Framing, block: Sequence[tuple[str, str]]
 ) -> tuple[Path, list[tuple[str, int, int]], dict[str, str]]:
     """Decode the images of a block, given as (path, key), and write it.
 
     Returns:
         Where it is; path, width and height of each of its rows; and the reason of each image that is not in it.
     """
-    frames = np.empty((len(block), channels, size, size), np.uint8)
+    frames = np.empty((len(block), framing.channels, framing.size, framing.size), np.uint8)
     index, keys, failures = [], [], {}
     for path, key in block:
         try:
             image = read_picture(root, path)
-            frames[len(index)] = to_frame(image, size=size, channels=channels, fit=fit)
+            frames[len(index)] = to_frame(image, size=framing.size, channels=framing.channels, fit=framing.fit)
         except ImageError as error:
             failures[path] = error.reason
         else:

@@ -17,7 +17,7 @@ from medistill.data.reading.source import DETAILS, Source
 from medistill.data.settings import Data
 from medistill.errors import UserError
 from medistill.files import atomic, locked, write_array
-from medistill.images.frame import fit_boxes
+from medistill.images.frame import Framing, fit_boxes
 from medistill.layout import DataFolder
 from medistill.records.data import (
     BOX_COLUMNS,
@@ -97,9 +97,7 @@ def _ingest(
         data.root,
         rows["path"].tolist(),
         cache,
-        size=data.image_size,
-        channels=data.channels,
-        fit=data.fit,
+        Framing(data.image_size, data.channels, data.fit),
         workers=data.workers,
         executor=executor,
         check=lambda failures: _limit([*quarantined, *failures.items()], source.entries, data, cache),
@@ -219,9 +217,7 @@ def _decode_masks(rows: pd.DataFrame, data: Data, cache: Path, executor: Executo
         data.root,
         paths,
         cache / "masks",
-        size=data.image_size,
-        channels=1,
-        fit=data.fit,
+        Framing(data.image_size, 1, data.fit),
         workers=data.workers,
         executor=executor,
     )

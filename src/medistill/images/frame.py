@@ -1,11 +1,21 @@
 """Fitting an image, and boxes on it, into a square frame."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 Fit = Literal["pad", "squash", "crop"]
+
+
+@dataclass(frozen=True)
+class Framing:
+    """What frames are made of images: `size` pixels high and wide, of 1 or 3 `channels`, fitted as `fit` says."""
+
+    size: int
+    channels: int
+    fit: Fit
 
 
 def to_frame(image: Image.Image, *, size: int, channels: int, fit: Fit) -> np.ndarray:

@@ -16,6 +16,7 @@ from medistill.data import cache
 from medistill.data.cache import decode_all
 from medistill.errors import UserError
 from medistill.images.decode import decode
+from medistill.images.frame import Framing
 
 OPTIONS = {"size": 16, "channels": 1, "fit": "pad"}
 
@@ -36,8 +37,9 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(cache, "BLOCK", 16)
 
 
-def run(root, paths, tmp_path, workers=1, **options):
-    return decode_all(root, paths, tmp_path / "cache", workers=workers, **(OPTIONS | options))
+def run(root, paths, tmp_path, workers=1, executor=None, check=lambda failures: None, **options):
+    framing = Framing(**(OPTIONS | options))
+    return decode_all(root, paths, tmp_path / "cache", framing, workers=workers, executor=executor, check=check)
 
 
 def spoil(root, paths):
@@ -177,6 +179,7 @@ def test_what_was_decoded_before_a_kill_is_not_decoded_again(folder, tmp_path, w
             import os, signal
             from pathlib import Path
             from medistill.data import cache
+            from medistill.images.frame import Framing
 
             blocks = []
 
@@ -187,8 +190,8 @@ def test_what_was_decoded_before_a_kill_is_not_decoded_again(folder, tmp_path, w
 
             if __name__ == "__main__":
                 cache.BLOCK = 4
-                cache.decode_all(Path({str(root)!r}), {paths!r}, Path({str(tmp_path / "cache")!r}), workers={workers},
-                                 check=check, **{OPTIONS!r})
+                cache.decode_all(Path({str(root)!r}), {paths!r}, Path({str(tmp_path / "cache")!r}),
+                                 Framing(**{OPTIONS!r}), workers={workers}, check=check)
             """
         )
     )

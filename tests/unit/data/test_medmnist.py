@@ -16,6 +16,7 @@ from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
 from medistill.data.reading import arrays
 from medistill.errors import UserError
+from medistill.images.frame import Framing
 from medistill.records.data import SPLITS
 from tests.trees_readers import write_medmnist
 from tests.trees_tiles import read_whole, settings
@@ -127,12 +128,12 @@ def test_pictures_may_be_asked_for_in_any_order_and_from_any_process(tmp_path):
     pictures = write_medmnist(tmp_path)["val_images"]
     numbers = np.random.default_rng(1).permutation(30)
     paths = [f"pneumoniamnist.npz/val_images/{number}" for number in numbers]
-    settings = {"size": 28, "channels": 1, "fit": "pad"}
+    framing = Framing(size=28, channels=1, fit="pad")
     for workers in (1, 2):
-        frames = decode_all(tmp_path, paths, tmp_path / f"cache{workers}", **settings, workers=workers)
+        frames = decode_all(tmp_path, paths, tmp_path / f"cache{workers}", framing, workers=workers)
         assert np.array_equal(frames.gather(paths)[:, 0], pictures[numbers])
     write_medmnist(tmp_path, val_images=pictures[::-1])  # another archive of the same name
-    frames = decode_all(tmp_path, paths, tmp_path / "cache1", **settings, workers=1)
+    frames = decode_all(tmp_path, paths, tmp_path / "cache1", framing, workers=1)
     assert np.array_equal(frames.gather(paths)[:, 0], pictures[::-1][numbers])
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from medistill.audit.command import check, describe
+from medistill.audit.command import Request, check, describe
 from medistill.data.adapters import read_source
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
@@ -160,8 +160,7 @@ def test_check_says_nothing_that_is_obeyed_and_programs_get_names_as_they_are(ho
     splits.mkdir()
     names = [f"0{OBEYED}.png", f"2{OBEYED}.png", f"gone{OBEYED}.png"]
     pd.DataFrame({"path": names, "group_id": "g"}).to_csv(splits / "groups.csv", index=False)
-    places = {"splits": splits, "write_splits": None, "cache": tmp_path / "cache"}
-    report = check(hostile, "csv", options=OPTIONS, split=None, find_groups=False, workers=1, **places)
+    report = check(Request(hostile, "csv", tmp_path / "cache", options=OPTIONS, splits=splits))
     for text in (describe(report), to_json(report)):
         assert text.replace("\n", "").isprintable()
     assert f"gone{SHOWN}.png" in describe(report)

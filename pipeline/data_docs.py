@@ -1,0 +1,72 @@
+"""Great Expectations' pages: their text escaped, their errors raised, and all of them readable offline."""
+
+import contextlib
+import html
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medistill.report.html import POLICY, render_page, style
+from medistill.text import printable
+
+_REMOTE = re.compile(r"<script\b.*?</script>|<footer\b.*?</footer>|<(?:link|img)\b[^>]*>|url\([^)]*\)", re.DOTALL)
+
+
+@contextlib.contextmanager
+def raise_what_is_logged() -> Iterator[None]:
+    """Raise what Great Expectations logs when it cannot write a page: it goes on without the page.
+
+    Raises:
+        RuntimeError: the first of such messages.
+    """
+    logger, messages = logging.getLogger("great_expectations.render.renderer.site_builder"), []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
+    if messages:
+        raise RuntimeError(messages[0])
+
+
+def as_html(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with its text and the names of its columns as HTML: Great Expectations puts them into its pages as is."""
+    text = [column for column in table if not pd.api.types.is_numeric_dtype(table[column])]
+    shown = {column: table[column].map(html.escape, na_action="ignore") for column in text}
+    return table.assign(**shown).rename(columns=html.escape)
+
+
+def as_text(value: Any) -> Any:
+    """What was found in such a table, its HTML as text again."""
+    if isinstance(value, dict):
+        return {as_text(key): as_text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [as_text(item) for item in value]
+    return html.unescape(value) if isinstance(value, str) else value
+
+
+def make_offline(docs: Path) -> None:
+    """Make Data Docs readable without a network, and keep them from loading or running anything.
+
+    As Great Expectations writes them they fetch styles and scripts from five hosts, and their index is empty without.
+    """
+    for page in docs.rglob("*.html"):
+        text = printable(_REMOTE.sub("", page.read_text(encoding="utf-8")), keep="\n\t")
+        page.write_text(text.replace("<head>", f"<head>{POLICY}<style>{style()}</style>", 1), encoding="utf-8")
+    shutil.rmtree(docs / "static", ignore_errors=True)  # 4 MB of fonts that the pages no longer name
+    pages = []
+    for kind, title in (("validations", "Results"), ("expectations", "Expectations")):
+        for page in sorted((docs / kind).rglob("*.html")):
+            name = page.relative_to(docs / kind).parts[0].removesuffix(".html")
+            pages.append((page.relative_to(docs).as_posix(), f"{title}: {name}"))
+    index = render_page("data_docs", title="Data validation", pages=pages)
+    (docs / "index.html").write_text(index, encoding="utf-8")

@@ -5,39 +5,18 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[2] / "src"
+from tests.source import SOURCE, imports, within
+
 LIBRARY = sorted((SOURCE / "medistill").rglob("*.py"))
-
-
-def imports(tree: ast.AST, *, package: str = "", top: bool = False) -> Iterator[str]:
-    """Dotted names that `tree` imports, `from a import b` as `a.b`; `top`: only those that run on import."""
-    for node in ast.iter_child_nodes(tree):
-        if top and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            continue
-        if top and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            parents = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
-            module = ".".join([*parents, *([node.module] if node.module else [])])
-            yield from (f"{module}.{alias.name}" for alias in node.names)
-        else:
-            yield from imports(node, package=package, top=top)
 
 
 def imports_of(path: Path, *, top: bool = False) -> list[str]:
     package = ".".join(path.relative_to(SOURCE).parent.parts)
     return list(imports(ast.parse(path.read_text(encoding="utf-8")), package=package, top=top))
-
-
-def within(name: str, *modules: str) -> bool:
-    return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def modules_of(*folders: str) -> list[Path]:

@@ -17,6 +17,18 @@ from medistill.text import printable
 _REMOTE = re.compile(r"<script\b.*?</script>|<footer\b.*?</footer>|<(?:link|img)\b[^>]*>|url\([^)]*\)", re.DOTALL)
 
 
+class _Kept(logging.Handler):
+    """Keeps what errors say."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the message of an error."""
+        self.messages.append(record.getMessage())
+
+
 @contextlib.contextmanager
 def raise_what_is_logged() -> Iterator[None]:
     """Raise what Great Expectations logs when it cannot write a page: it goes on without the page.
@@ -24,9 +36,7 @@ def raise_what_is_logged() -> Iterator[None]:
     Raises:
         RuntimeError: the first of such messages.
     """
-    logger, messages = logging.getLogger("great_expectations.render.renderer.site_builder"), []
-    handler = logging.Handler(logging.ERROR)
-    handler.emit = lambda record: messages.append(record.getMessage())
+    logger, handler = logging.getLogger("great_expectations.render.renderer.site_builder"), _Kept()
     logger.addHandler(handler)
     logger.propagate = False
     try:
@@ -34,15 +44,17 @@ def raise_what_is_logged() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = True
-    if messages:
-        raise RuntimeError(messages[0])
+    if handler.messages:
+        raise RuntimeError(handler.messages[0])
 
 
 def as_html(table: pd.DataFrame) -> pd.DataFrame:
     """A table with its text and the names of its columns as HTML: Great Expectations puts them into its pages as is."""
     text = [column for column in table if not pd.api.types.is_numeric_dtype(table[column])]
-    shown = {column: table[column].map(html.escape, na_action="ignore") for column in text}
-    return table.assign(**shown).rename(columns=html.escape)
+    shown = table.copy()
+    for column in text:
+        shown[column] = table[column].map(html.escape, na_action="ignore")
+    return shown.rename(columns=html.escape)
 
 
 def as_text(value: Any) -> Any:

@@ -259,10 +259,11 @@ def _index(repo: Any) -> Any:
         index = repo.index
         index.graph  # noqa: B018  reads and checks every dvc.yaml
     except (DvcException, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        if (Layout(root).dvc_lock).exists():
+        lock = Layout(root).dvc_lock
+        if lock.exists():
             read_lock(root)  # says more of what is wrong than DVC does
-        if "dvc.lock" in (said := error_line(error)):
-            raise UserError(f"{Layout(root).dvc_lock}: {said}; {ANEW}") from None
+        if lock.name in (said := error_line(error)):
+            raise UserError(f"{lock}: {said}; {ANEW}") from None
         raise UserError(f"{root / 'dvc.yaml'}: {said}") from None
     return index
 

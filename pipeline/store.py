@@ -34,7 +34,7 @@ def is_users() -> bool:
 
 def tracking_uri(root: Path) -> str:
     """`MLFLOW_TRACKING_URI`, else the SQLite file mlflow.db in `root`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Layout(root.resolve()).mlflow_database}"
 
 
 def shown_uri(root: Path) -> str:

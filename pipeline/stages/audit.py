@@ -1,13 +1,11 @@
 """Stage `audit`: look for copies across sides and for shortcuts in data/processed."""
 
 import argparse
-from pathlib import Path
 
 from medistill.checksums import write_record
 from medistill.data.dataset import Dataset
+from medistill.layout import HERE
 from pipeline.stage import run_stage
-
-OUT = Path("reports/validation/audit.json")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -17,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from medistill.audit.findings import audit
 
-    write_record(OUT, audit(dataset))
+    write_record(HERE.reports.audit, audit(dataset))
     return 0
 
 

@@ -1,10 +1,10 @@
 """Stage `export`: one student as ONNX, proven equal to the network and timed."""
 
 import argparse
-from pathlib import Path
 
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
+from medistill.layout import HERE
 from medistill.params import load_params
 from pipeline.stage import run_stage
 
@@ -25,13 +25,13 @@ def main(argv: list[str] | None = None) -> int:
 
     from medistill.export.bundle import export_model
 
-    proofs = export_model(Path("models/students") / name, dataset, Path("exports") / name, params.export)
-    parity, latency = proofs["parity"], proofs["latency"]
-    difference = parity["max_abs_logit_difference"]
+    proofs = export_model(HERE.student(name).folder, dataset, HERE.export(name).folder, params.export)
+    parity, latency = proofs.parity, proofs.latency
+    difference = parity.max_abs_logit_difference
     print(
-        f"{name}: parity {'passed' if parity['passed'] else 'FAILED'} on {parity['images']} images (largest logit "
-        f"difference {'not finite' if difference is None else f'{difference:.1e}'}, limit {parity['limit']:.0e}); "
-        f"{latency['onnx_mb']:.1f} MB, {latency['p50_ms']:.1f} ms an image on {latency['threads']} thread(s)"
+        f"{name}: parity {'passed' if parity.passed else 'FAILED'} on {parity.images} images (largest logit "
+        f"difference {'not finite' if difference is None else f'{difference:.1e}'}, limit {parity.limit:.0e}); "
+        f"{latency.onnx_mb:.1f} MB, {latency.p50_ms:.1f} ms an image on {latency.threads} thread(s)"
     )
     return 0
 

@@ -1,9 +1,9 @@
 """Stage `phantom`: draw the built-in data set into data/raw/phantom."""
 
 import argparse
-from pathlib import Path
 
 from medistill.errors import UserError
+from medistill.layout import HERE
 from medistill.params import load_params
 from pipeline.stage import run_stage
 
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         write_phantom(
-            Path("data/raw/phantom"),
+            HERE.phantom,
             **load_params().phantom.model_dump(),
             progress=lambda images, total: tqdm(images, total=total, desc="draw", unit="image", disable=None),
         )

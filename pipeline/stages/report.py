@@ -5,64 +5,67 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from medistill.checksums import read_record, require_whole
 from medistill.errors import UserError
 from medistill.files import atomic, read_json, write_json
 from medistill.gate import rules as gate
+from medistill.layout import HERE, ModelFolder
 from medistill.params import load_params
+from medistill.records.audit import Validation
+from medistill.records.base import Sealed
+from medistill.records.data import DatasetInfo
+from medistill.records.export import Latency
+from medistill.records.models import ModelRecord
 from medistill.report import page
 from medistill.report.content import Content, Model
 from pipeline.stage import run_stage
-
-REPORTS = Path("reports")
-PROCESSED = Path("data/processed")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write reports/gate.json and reports/index.html; a refusal is a result, not a failure."""
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
-    params = load_params()
+    params, reports, processed = load_params(), HERE.reports, HERE.processed
     verdicts = gate.evaluate_candidates(gate.collect_facts(params), params.promote)
-    metrics = gate.read_metrics(REPORTS)
-    require_whole(PROCESSED / "dataset.json", ["quarantine.csv"])
-    models = [read_model(name, folder.folder, metrics) for name, folder in params.model_folders().items()]
-    explained = REPORTS / "explain"
-    if explained.is_dir():
-        require_whole(explained / "record.json")
+    metrics = gate.read_metrics(reports)
+    dataset = DatasetInfo.read_whole(processed.record, [processed.quarantine.name])
+    models = [read_model(name, folder, metrics) for name, folder in params.model_folders().items()]
+    explained = reports.explain
+    if explained.folder.is_dir():
+        Sealed.read_whole(explained.record)
     content = Content(
-        dataset=read_record(PROCESSED / "dataset.json"),
-        quarantine=[(row["path"], row["reason"]) for row in read_rows(PROCESSED / "quarantine.csv")],
-        validation=read_record(REPORTS / "validation" / "validation.json"),
+        dataset=dataset.to_json(),
+        quarantine=[(row["path"], row["reason"]) for row in read_rows(processed.quarantine)],
+        validation=Validation.read(reports.validation).to_json(),
         models=models,
-        comparisons=[typed(row) for row in read_rows(REPORTS / "comparisons.csv")],
-        explain=read_json(explained / "metrics.json") if explained.is_dir() else None,
+        comparisons=[typed(row) for row in read_rows(reports.comparisons)],
+        explain=read_json(explained.metrics) if explained.folder.is_dir() else None,
         verdicts=verdicts,
         ranking=[verdict.model for verdict in gate.rank(v for v in verdicts if v.passed)],
     )
     text = page.render(content)
-    write_json(REPORTS / "gate.json", {"candidates": [verdict.to_dict() for verdict in verdicts]})
-    with atomic(REPORTS / "index.html") as path:
+    write_json(reports.gate, {"candidates": [verdict.to_dict() for verdict in verdicts]})
+    with atomic(reports.page) as path:
         path.write_text(text, encoding="utf-8")
     return 0
 
 
-def read_model(name: str, folder: Path, metrics: dict[str, Any]) -> Model:
+def read_model(name: str, folder: ModelFolder, metrics: dict[str, Any]) -> Model:
     """What the page shows of one model; latency and ONNX file may be missing."""
+    reports, export = HERE.reports, HERE.export(name)
     if name not in metrics:
-        raise UserError(f"{REPORTS / 'metrics.json'}: has no model {name}; run the evaluate stage")
-    export, config = Path("exports") / name, require_whole(folder / "config.json")
-    latency, onnx, history = export / "latency.json", export / "model.onnx", folder / "history.csv"
-    if export.is_dir():
-        require_whole(export / "bundle.json")
+        raise UserError(f"{reports.metrics}: has no model {name}; run the evaluate stage")
+    record = ModelRecord.read_whole(folder.config)
+    is_exported = export.folder.is_dir()
+    if is_exported:
+        Sealed.read_whole(export.bundle)
     return Model(
         name=name,
-        config=config,
+        config=record.to_json(),
         numbers=metrics[name],
-        evaluation=read_json(REPORTS / "evaluation" / f"{name}.json"),
-        roc=[(float(row["fpr"]), float(row["tpr"])) for row in read_rows(REPORTS / "roc" / f"{name}.csv")],
-        history=read_rows(history) if history.is_file() else [],
-        latency=read_record(latency) if export.is_dir() else None,
-        onnx_mb=onnx.stat().st_size / 1e6 if onnx.is_file() else None,
+        evaluation=read_json(reports.evaluation(name)),
+        roc=[(float(row["fpr"]), float(row["tpr"])) for row in read_rows(reports.roc(name))],
+        history=read_rows(folder.history) if folder.history.is_file() else [],
+        latency=Latency.read(export.latency).to_json() if is_exported else None,
+        onnx_mb=export.onnx.stat().st_size / 1e6 if export.onnx.is_file() else None,
     )
 
 

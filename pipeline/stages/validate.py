@@ -2,34 +2,32 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from medistill.checksums import read_record, write_record
+from medistill.layout import HERE
 from medistill.params import load_params
 from medistill.text import printable
 from pipeline.stage import run_stage
-
-FOLDER = Path("reports/validation")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Check data/processed; 1 if a critical expectation failed, with a line each on stderr."""
     argparse.ArgumentParser(prog="python -m pipeline.stages.validate", description=__doc__).parse_args(argv)
     params = load_params()
-    audit = read_record(FOLDER / "audit.json")
+    audit = read_record(HERE.reports.audit)
 
     from pipeline.expectations import validate
 
     networks = {f"teachers.{name}": network for name, network in params.teachers.items()}
     networks |= {f"students.{name}": network for name, network in params.students.items()}
     result = validate(
-        Path("data/processed"),
-        docs=FOLDER / "data_docs",
+        HERE.processed.folder,
+        docs=HERE.reports.data_docs,
         max_quarantined=params.data.max_quarantined,
         audit=audit,
         weights={name: network.weights for name, network in networks.items() if network.weights},
     )
-    write_record(FOLDER / "validation.json", result)
+    write_record(HERE.reports.validation, result)
     for line in result["warnings"]:
         print(f"warning: {printable(line)}", file=sys.stderr)
     for line in result["failures"]:
@@ -37,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     counts = result["statistics"]
     print(
         f"{counts['evaluated']} expectations: {counts['successful']} met, {counts['warnings']} warnings,"
-        f" {counts['failed']} failed; see {FOLDER / 'data_docs' / 'index.html'}"
+        f" {counts['failed']} failed; see {HERE.reports.data_docs / 'index.html'}"
     )
     return 0 if result["success"] else 1
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import yaml
 
-from medistill.checksums import write_record
 from medistill.data.ingest import ingest
+from medistill.layout import HERE
 from medistill.params import load_params
 from medistill.phantom.write import write_phantom
+from medistill.records.audit import Audit
 from pipeline.stages import distill, evaluate, explain, export, report, teach, train_teacher
+from tests.filled import validation
 
 ROOT = Path(__file__).resolve().parents[2]
 TEACHER = "big"
@@ -47,12 +49,10 @@ def build(root: Path) -> None:
     write_params(root)
     with inside(root):
         params = load_params()
-        write_phantom(Path("data/raw/phantom"), **params.phantom.model_dump())
-        ingest(params.data, Path("data/processed"), Path(".cache/ingest"))
-        write_record(Path("reports/validation/audit.json"), {"findings": [], "near_duplicates": [], "shortcuts": []})
-        statistics = {"evaluated": 0, "failed": 0}
-        validated = {"success": True, "statistics": statistics, "expectations": [], "failures": [], "warnings": []}
-        write_record(Path("reports/validation/validation.json"), validated)
+        write_phantom(HERE.phantom, **params.phantom.model_dump())
+        ingest(params.data, HERE.processed.folder, HERE.decoded)
+        Audit(findings=[], near_duplicates=[], shortcuts=[]).write(HERE.reports.audit)
+        validation([]).write(HERE.reports.validation)
         train_teacher.main([TEACHER])
         teach.main([TEACHER])
         for student in STUDENTS:

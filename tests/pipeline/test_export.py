@@ -12,14 +12,16 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from medistill.errors import UserError
-from medistill.files import read_json, write_json
+from medistill.files import read_json
+from medistill.layout import ModelFolder
 from medistill.models.build import create_classifier
 from medistill.models.costs import count_macs, count_params
 from medistill.models.settings import Network
 from medistill.models.weights import save_model
+from medistill.records.models import TrainingMetrics
 from medistill.runtime.predictor import Predictor
 from pipeline.stages.export import main
-from tests.filled import dataset_info
+from tests.filled import dataset_info, model_record
 from tests.seal import digests, seal
 
 NAME = "eeea_net_c2-kd-0"
@@ -57,8 +59,8 @@ def project(root, tmp_path_factory) -> Path:
     folder = project / "models" / "students" / NAME
     folder.mkdir(parents=True)
     counts = {"params": count_params(model), "macs": count_macs(model, 32)}
-    write_json(folder / "metrics.json", {"val_macro_auroc": 0.5})
-    save_model(folder, model, {**model.config, **shape, **facts, **counts})
+    TrainingMetrics(**counts, val_macro_auroc=0.5).write(ModelFolder(folder).metrics)
+    save_model(folder, model, model_record(**{**model.config, **shape, **facts, **counts}).to_json())
     return project
 
 

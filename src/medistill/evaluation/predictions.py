@@ -11,9 +11,8 @@ from scipy.special import logsumexp
 
 from medistill.checksums import reading
 from medistill.errors import UserError
+from medistill.records.models import LOGIT_PREFIX
 from medistill.task import Task
-
-LOGIT_PREFIX = "logit:"
 
 
 def read_logits(path: Path, model: str, labels: list[str], *, known: Collection[str] | None = None) -> pd.DataFrame:

@@ -56,7 +56,7 @@ def boxed_findings(dataset: Dataset, max_images: int) -> list[Finding]:
     boxes = dataset.boxes()
     unknown = sorted(set(boxes["label"]) - set(dataset.labels))
     if unknown:
-        raise UserError(f"{dataset.folder / 'boxes.parquet'}: label {unknown[0]!r} is not one of the data set's labels")
+        raise UserError(f"{dataset.files.boxes}: label {unknown[0]!r} is not one of the data set's labels")
     sides = dataset.manifest.loc[dataset.manifest["split"].isin(SIDES), ["image_id", "group_id", "split"]]
     boxes = boxes.merge(sides, on="image_id")
     boxes = boxes[boxes["image_id"].isin(_by_hash(boxes["image_id"].unique())[:max_images])]

@@ -1,11 +1,11 @@
 """The folder of an exported model: everything a device and its user need, and the proofs that it is right."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from medistill.checksums import TRAIN_AGAIN, checksums, write_record
+from medistill.checksums import TRAIN_AGAIN, checksums, what_to_run, write_record
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.evaluation.predictions import align, read_logits
@@ -13,14 +13,15 @@ from medistill.export.latency import measure_latency
 from medistill.export.onnx import export_onnx
 from medistill.export.parity import measure_parity
 from medistill.export.settings import Export
-from medistill.files import atomic, read_json, sha256, write_json
+from medistill.files import atomic, sha256
+from medistill.layout import ExportFolder, ModelFolder
 from medistill.metrics.classification import accuracy
 from medistill.models.deploy import deployed
 from medistill.models.weights import load_model
+from medistill.records.export import Latency, Parity
+from medistill.records.models import ModelRecord, TrainingMetrics
 from medistill.report.card import model_card
-from medistill.runtime.bundle import BUNDLE_FILE, BUNDLE_VERSION, DISCLAIMER
-
-ONNX_FILE = "model.onnx"
+from medistill.runtime.bundle import Bundle, content
 
 _TRAINING = (
     *("role", "student", "recipe", "seed", "arch", "args", "initialisation", "teachers", "combine", "terms"),
@@ -29,7 +30,15 @@ _TRAINING = (
 """Keys of config.json that say how the model came about."""
 
 
-def export_model(source: Path, dataset: Dataset, target: Path, settings: Export) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Proofs:
+    """That an export answers as the network did, and how fast: what its two files say."""
+
+    parity: Parity
+    latency: Latency
+
+
+def export_model(source: Path, dataset: Dataset, target: Path, settings: Export) -> Proofs:
     """Export a trained model: `model.onnx`, `bundle.json`, `parity.json`, `latency.json`, `MODEL_CARD.md`.
 
     The folder appears complete or not at all. A failed parity is written down, not raised: the gate refuses it.
@@ -40,69 +49,69 @@ def export_model(source: Path, dataset: Dataset, target: Path, settings: Export)
         target: the folder to write; an older one is replaced.
         settings: the section `export` of params.yaml.
 
-    Returns:
-        `parity` and `latency`, the contents of the two files.
-
     Raises:
         UserError: the model is missing or damaged, does not fit the data, or cannot be expressed in ONNX.
     """
     if not source.is_dir():
         raise UserError(f"{source}: no such model; train it first (dvc repro)")
     classifier = load_model(source)
-    config = classifier.config
+    trained = ModelFolder(source)
+    record = ModelRecord.read(trained.config)
     for key in ("task", "labels", "image_size", "channels", "fit"):
-        if config[key] != getattr(dataset, key):
+        theirs, ours = getattr(record, key), getattr(dataset, key)
+        if theirs != ours:
             raise UserError(
-                f"{source / 'config.json'}: {key} is {config[key]}, but {dataset.folder} has {getattr(dataset, key)}; "
-                f"{TRAIN_AGAIN} (dvc repro)"
+                f"{trained.config}: {key} is {theirs}, but {dataset.folder} has {ours}; {TRAIN_AGAIN} (dvc repro)"
             )
     images = _spread(dataset, settings.parity_images)
-    figures = read_json(source / "metrics.json") | _accuracy(source, dataset)
+    figures = TrainingMetrics.read(trained.metrics, what_to_run(trained.config)).to_json() | _accuracy(trained, dataset)
     with atomic(target) as folder:
         folder.mkdir()
-        model = folder / ONNX_FILE
-        batch_size = export_onnx(deployed(classifier), model, opset=settings.opset)
-        parity = measure_parity(classifier, model, images)
-        latency = measure_latency(model, images[0], runs=settings.latency_runs, threads=settings.threads)
-        write_json(folder / "parity.json", parity)
-        (folder / "MODEL_CARD.md").write_text(model_card(config, figures, dataset, batch_size), encoding="utf-8")
-        bundle = describe(config, model, batch_size) | {"files": checksums(folder.iterdir(), folder)}
-        write_record(folder / BUNDLE_FILE, bundle)
-        write_record(folder / "latency.json", latency)  # of its own, as it differs from time to time
-    return {"parity": parity, "latency": latency}
+        files = ExportFolder(folder)
+        batch_size = export_onnx(deployed(classifier), files.onnx, opset=settings.opset)
+        parity = measure_parity(classifier, files.onnx, images)
+        latency = measure_latency(files.onnx, images[0], runs=settings.latency_runs, threads=settings.threads)
+        parity.write(files.parity)
+        files.card.write_text(model_card(record.to_json(), figures, dataset, batch_size), encoding="utf-8")
+        bundle = describe(record, files.onnx, batch_size) | {"files": checksums(folder.iterdir(), folder)}
+        write_record(files.bundle, bundle)
+        latency.write(files.latency)  # of its own, as it differs from time to time
+    return Proofs(parity, latency)
 
 
-def describe(config: dict[str, Any], model: Path, batch_size: int | None = None) -> dict[str, Any]:
-    """The content of bundle.json for a model with `config` (config.json) and its ONNX file.
+def describe(record: ModelRecord, model: Path, batch_size: int | None = None) -> dict[str, object]:
+    """The content of bundle.json for a model and its ONNX file.
 
     Args:
-        config: the model folder's config.json.
+        record: the model folder's config.json.
         model: the ONNX file.
         batch_size: how many images it takes at once; None: any number.
     """
-    return {
-        "bundle_version": BUNDLE_VERSION,
-        "name": config["name"],
-        "disclaimer": DISCLAIMER,
-        "task": config["task"],
-        "labels": config["labels"],
-        "preprocessing": {key: config[key] for key in ("image_size", "channels", "fit", "mean", "std")},
-        "file": model.name,
-        "sha256": sha256(model),
-        "batch_size": batch_size,
-        "params": config["params"],
-        "macs": config["macs"],
-        "training": {key: config[key] for key in _TRAINING if key in config},
-    }
+    return content(
+        Bundle(
+            name=record.name,
+            task=record.task,
+            labels=tuple(record.labels),
+            image_size=record.image_size,
+            channels=record.channels,
+            fit=record.fit,
+            model=model,
+            sha256=sha256(model),
+        ),
+        normalisation={"mean": record.mean, "std": record.std},
+        batch_size=batch_size,
+        costs={"params": record.params, "macs": record.macs},
+        training={key: value for key, value in record.to_json().items() if key in _TRAINING},
+    )
 
 
-def _accuracy(source: Path, dataset: Dataset) -> dict[str, float]:
+def _accuracy(trained: ModelFolder, dataset: Dataset) -> dict[str, float]:
     """Accuracy on validation of a model of exclusive classes, from what it predicted; of others there is none."""
     if not dataset.task.exclusive:
         return {}
-    path, rows = source / "predictions.parquet", dataset.split("val")
-    table = read_logits(path, source.name, dataset.labels)
-    share, balanced = accuracy(dataset.targets(rows), align(table, "val", rows["image_id"], path, source.name))
+    path, rows = trained.predictions, dataset.split("val")
+    table = read_logits(path, trained.folder.name, dataset.labels)
+    share, balanced = accuracy(dataset.targets(rows), align(table, "val", rows["image_id"], path, trained.folder.name))
     return {"val_accuracy": share, "val_balanced_accuracy": balanced}
 
 

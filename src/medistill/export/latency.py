@@ -3,18 +3,18 @@
 import platform
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
 
+from medistill.records.export import Latency
 from medistill.runtime.session import open_session, run
 
 WARM_UP = 5
 """Predictions that are not counted: the first ones allocate memory."""
 
 
-def measure_latency(model: Path, image: np.ndarray, *, runs: int, threads: int) -> dict[str, Any]:
+def measure_latency(model: Path, image: np.ndarray, *, runs: int, threads: int) -> Latency:
     """Time ONNX Runtime on one image, from decoded pixels to logits, on this machine's CPU.
 
     Args:
@@ -22,10 +22,6 @@ def measure_latency(model: Path, image: np.ndarray, *, runs: int, threads: int) 
         image: uint8 (C, S, S).
         runs: predictions that are timed, after `WARM_UP` that are not.
         threads: threads of ONNX Runtime.
-
-    Returns:
-        `runtime`, `version`, `cpu`, `threads`, `batch`, `runs`, `p50_ms` and `p95_ms` (milliseconds), `onnx_mb` (size
-        of the file in 10^6 bytes).
     """
     session = open_session(model.read_bytes(), name=str(model), threads=threads)
     batch = image[None]
@@ -37,17 +33,17 @@ def measure_latency(model: Path, image: np.ndarray, *, runs: int, threads: int) 
         run(session, batch)
         seconds.append(time.perf_counter() - start)
     p50, p95 = np.percentile(seconds, [50, 95]) * 1000
-    return {
-        "runtime": "onnxruntime",
-        "version": onnxruntime.__version__,
-        "cpu": cpu_name(),
-        "threads": threads,
-        "batch": 1,
-        "runs": runs,
-        "p50_ms": round(float(p50), 4),
-        "p95_ms": round(float(p95), 4),
-        "onnx_mb": model.stat().st_size / 1e6,
-    }
+    return Latency(
+        runtime="onnxruntime",
+        version=onnxruntime.__version__,
+        cpu=cpu_name(),
+        threads=threads,
+        batch=1,
+        runs=runs,
+        p50_ms=round(float(p50), 4),
+        p95_ms=round(float(p95), 4),
+        onnx_mb=model.stat().st_size / 1e6,
+    )
 
 
 def cpu_name() -> str:

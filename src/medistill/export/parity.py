@@ -1,17 +1,17 @@
 """Does the exported file answer as the network did?"""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from medistill.gate.rules import parity_limit
 from medistill.models.classifier import Classifier
+from medistill.records.export import Parity
 from medistill.runtime.session import open_session, run
 
 
-def measure_parity(classifier: Classifier, model: Path, images: np.ndarray) -> dict[str, Any]:
+def measure_parity(classifier: Classifier, model: Path, images: np.ndarray) -> Parity:
     """Compare ONNX Runtime with torch on the same pixels, one image at a time and all at once.
 
     Args:
@@ -20,9 +20,8 @@ def measure_parity(classifier: Classifier, model: Path, images: np.ndarray) -> d
         images: uint8 (N, C, S, S), N ≥ 1.
 
     Returns:
-        `images` (N), `max_abs_logit_difference` (largest over images, labels and both batch sizes; None where ONNX
-        Runtime or torch gives a logit that is not finite), `largest_logit`, `limit` (of the gate, which grows with the
-        largest logit), `passed`.
+        The largest difference over images, labels and both batch sizes, undefined where ONNX Runtime or torch gives a
+        logit that is not finite; beside it the gate's limit, which grows with the largest logit.
     """
     with torch.inference_mode():
         expected = classifier(torch.from_numpy(images).float() / 255).numpy()
@@ -34,10 +33,10 @@ def measure_parity(classifier: Classifier, model: Path, images: np.ndarray) -> d
     finite = bool(np.isfinite([together, singly, expected]).all())
     largest = float(np.abs(expected).max())
     limit = parity_limit(largest if finite else None)
-    return {
-        "images": len(images),
-        "max_abs_logit_difference": difference if finite else None,
-        "largest_logit": largest if finite else None,
-        "limit": limit,
-        "passed": finite and difference <= limit,
-    }
+    return Parity(
+        images=len(images),
+        max_abs_logit_difference=difference if finite else None,
+        largest_logit=largest if finite else None,
+        limit=limit,
+        passed=finite and difference <= limit,
+    )

@@ -17,6 +17,7 @@ import torch
 from medistill.checksums import read_record, write_record
 from medistill.errors import UserError
 from medistill.export.onnx import export_onnx, require_small
+from medistill.layout import ExportFolder
 from medistill.models.build import create_classifier
 from medistill.models.classifier import Classifier
 from medistill.models.deploy import deployed
@@ -63,7 +64,7 @@ def require_exportable(network: Network, *, image_size: int, channels: int, opse
         with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
             model = build()
             with contextlib.redirect_stderr(io.StringIO()):  # what the exporter says at length
-                batch_size = export_onnx(model, Path(folder) / "model.onnx", opset=opset)
+                batch_size = export_onnx(model, ExportFolder(Path(folder)).onnx, opset=opset)
     except UserError as error:
         raise UserError(str(error).removeprefix("untrained: ")) from None
     write_record(record, asked | {"batch_size": batch_size})

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from medistill.checksums import OWN, checksums, require_own, require_whole, write_record
 from medistill.errors import UserError
 from medistill.files import read_json
+from medistill.layout import ModelFolder
 from medistill.models.classifier import Classifier
 from medistill.models.settings import Network
 from medistill.models.timm_facts import pretrained_cfg
@@ -123,13 +124,14 @@ def read_beside(weights: Path) -> dict[str, Any]:
     Raises:
         UserError: it or a file that it names is damaged, or its labels are no names.
     """
-    file = weights.parent / "config.json"
+    beside = ModelFolder(weights.parent)
+    file = beside.config
     config = read_json(file) if file.exists() else None
     config = config if isinstance(config, dict) else {}
     if OWN in config:
         again = "copy it again from where the weights are from, or leave config.json out"
         known = require_own(file, config, again)["files"]
-        require_whole(file, known.keys() & {weights.name, "train_ids.npz"}, again)
+        require_whole(file, known.keys() & {weights.name, beside.train_ids.name}, again)
     labels = config.get("labels", [])
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise UserError(f"{file}: labels must be a list of names, and is {json.dumps(labels)}")
@@ -147,7 +149,7 @@ def load_weights(backbone: nn.Module, file: Path) -> None:
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:
     if Path(file).is_dir():
-        raise UserError(f"{file}: is a folder; name the file in it, such as {Path(file) / 'model.safetensors'}")
+        raise UserError(f"{file}: is a folder; name the file in it, such as {ModelFolder(Path(file)).weights}")
     try:
         return load_file(file)
     except FileNotFoundError:
@@ -193,9 +195,10 @@ def _load_tensors(
 def save_model(folder: Path, model: Classifier, config: dict[str, Any]) -> None:
     """Write `model.safetensors` and `config.json`, a record of all files that the folder then has."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.backbone.state_dict().items()}
-    save_file(state, folder / "model.safetensors")
-    files = checksums((file for file in folder.iterdir() if file.name != "config.json"), folder)
-    write_record(folder / "config.json", config | {"model_sha256": files["model.safetensors"], "files": files})
+    model_files = ModelFolder(folder)
+    save_file(state, model_files.weights)
+    files = checksums((file for file in folder.iterdir() if file != model_files.config), folder)
+    write_record(model_files.config, config | {"model_sha256": files[model_files.weights.name], "files": files})
 
 
 def load_model(folder: Path) -> Classifier:
@@ -204,7 +207,7 @@ def load_model(folder: Path) -> Classifier:
     Raises:
         UserError: a file is missing or damaged.
     """
-    config = require_whole(Path(folder) / "config.json")
+    config = require_whole(ModelFolder(Path(folder)).config)
     backbone = timm.create_model(config["arch"], num_classes=len(config["labels"]), **config["args"])
-    load_weights(backbone, Path(folder) / "model.safetensors")
+    load_weights(backbone, ModelFolder(Path(folder)).weights)
     return Classifier(backbone, config).eval()

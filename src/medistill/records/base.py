@@ -83,7 +83,8 @@ class Record(Content):
     def to_json(self) -> JsonObject:
         """The fields by name, the checksums last."""
         content = super().to_json()
-        return content | {"files": content.pop("files")}
+        files = content.pop("files")
+        return content | ({"files": files} if files else {})
 
     @classmethod
     def read(cls, path: Path, again: str | None = None) -> Self:

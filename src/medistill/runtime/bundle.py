@@ -1,6 +1,6 @@
 """bundle.json: what a device must know about the exported model beside it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,13 +9,12 @@ from medistill.checksums import EXPORT_AGAIN, OWN, require_own
 from medistill.errors import UserError
 from medistill.files import read_json
 from medistill.images.limits import LARGEST_SIZE
+from medistill.layout import ExportFolder
 from medistill.task import Task
 from medistill.text import is_name, shortened
 
 BUNDLE_VERSION = 1
 """Raised when a reader of the older layout would misread a new bundle."""
-
-BUNDLE_FILE = "bundle.json"
 
 LARGEST_BUNDLE = 2**22
 """Bytes of bundle.json."""
@@ -51,6 +50,43 @@ class Bundle:
     sha256: str
 
 
+def content(
+    bundle: Bundle,
+    *,
+    normalisation: Mapping[str, list[float]],
+    batch_size: int | None,
+    costs: Mapping[str, int],
+    training: Mapping[str, object],
+) -> dict[str, object]:
+    """What bundle.json says of an exported model.
+
+    Args:
+        bundle: what a prediction needs.
+        normalisation: `mean` and `std`, which the graph applies itself.
+        batch_size: how many images the ONNX file takes at once; None: any number.
+        costs: `params` and `macs`.
+        training: how the model came about.
+    """
+    return {
+        "bundle_version": BUNDLE_VERSION,
+        "name": bundle.name,
+        "disclaimer": DISCLAIMER,
+        "task": bundle.task,
+        "labels": list(bundle.labels),
+        "preprocessing": {
+            "image_size": bundle.image_size,
+            "channels": bundle.channels,
+            "fit": bundle.fit,
+            **normalisation,
+        },
+        "file": bundle.model.name,
+        "sha256": bundle.sha256,
+        "batch_size": batch_size,
+        **costs,
+        "training": dict(training),
+    }
+
+
 def read_bundle(folder: Path) -> Bundle:
     """Read and check `bundle.json` of an exported model.
 
@@ -59,11 +95,11 @@ def read_bundle(folder: Path) -> Bundle:
             wrong.
     """
     folder = Path(folder)
-    path = folder / BUNDLE_FILE
+    path = ExportFolder(folder).bundle
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name one that the export stage wrote")
     if not path.exists():
-        raise UserError(f"{folder}: not an exported model, {BUNDLE_FILE} is missing")
+        raise UserError(f"{folder}: not an exported model, {path.name} is missing")
     raw = read_json(path, limit=LARGEST_BUNDLE)
     if isinstance(raw, dict) and OWN in raw:  # not in a bundle that an older medistill wrote
         require_own(path, raw, "copy or export it again")

@@ -11,10 +11,12 @@ import torch
 
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
-from medistill.files import atomic, write_json
+from medistill.files import atomic
+from medistill.layout import ModelFolder
 from medistill.models.classifier import Classifier, map_size
 from medistill.models.costs import costs
 from medistill.models.weights import save_model
+from medistill.records.models import LOGIT_PREFIX, PREDICTION_COLUMNS, TrainingMetrics
 from medistill.training.trainer import Fit, predict, say_what_to_lower
 
 
@@ -54,19 +56,23 @@ def write_outputs(
         "dataset_fingerprint": dataset.fingerprint,
         "versions": {"torch": torch.__version__.split("+")[0]},
     }
-    measured = {"params": config["params"], "macs": config["macs"]}
-    if fit is not None:
-        measured |= {"best_epoch": fit.best_epoch, "val_macro_auroc": fit.val_macro_auroc}
-        measured |= {"train_seconds": round(fit.seconds, 1)}
+    measured = TrainingMetrics(
+        params=config["params"],
+        macs=config["macs"],
+        best_epoch=None if fit is None else fit.best_epoch,
+        val_macro_auroc=None if fit is None else fit.val_macro_auroc,
+        train_seconds=None if fit is None else round(fit.seconds, 1),
+    )
     with atomic(folder) as temporary:
         temporary.mkdir()
+        files = ModelFolder(temporary)
         if fit is not None:
-            fit.history.to_csv(temporary / "history.csv", index=False, float_format="%.6g")
-        write_json(temporary / "metrics.json", measured)
+            fit.history.to_csv(files.history, index=False, float_format="%.6g")
+        measured.write(files.metrics)
         with say_what_to_lower(model, dataset, "training.batch_size lower"):
             predicted = predictions(model, dataset, batch_size=batch_size)
-        predicted.to_parquet(temporary / "predictions.parquet", index=False)
-        provenance.write_ids(temporary / provenance.FILE, functools.reduce(operator.or_, seen, provenance.NOTHING))
+        predicted.to_parquet(files.predictions, index=False)
+        provenance.write_ids(files.train_ids, functools.reduce(operator.or_, seen, provenance.NOTHING))
         save_model(temporary, model, config)  # last, as its record has the checksums of the others
 
 
@@ -78,5 +84,5 @@ def predictions(model: Classifier, dataset: Dataset, *, batch_size: int = 64) ->
     rows = pd.concat([dataset.split("val"), dataset.split("test")], ignore_index=True)
     logits = predict(model, dataset, rows, batch_size=batch_size)
     theirs = model.config["labels"]
-    columns = {f"logit:{label}": logits[:, theirs.index(label)] for label in dataset.labels if label in theirs}
-    return pd.concat([rows[["image_id", "group_id", "split"]], pd.DataFrame(columns)], axis=1)
+    columns = {LOGIT_PREFIX + label: logits[:, theirs.index(label)] for label in dataset.labels if label in theirs}
+    return pd.concat([rows[list(PREDICTION_COLUMNS)], pd.DataFrame(columns)], axis=1)

@@ -11,13 +11,14 @@ from PIL import Image
 from medistill.data.dataset import Dataset
 from medistill.export.bundle import export_model
 from medistill.export.settings import Export
-from medistill.files import write_json
+from medistill.layout import ModelFolder
 from medistill.models.build import create_classifier
 from medistill.models.classifier import Classifier, map_size
 from medistill.models.costs import count_macs, count_params
 from medistill.models.settings import Network
 from medistill.models.weights import load_model, save_model
-from tests.filled import dataset_info
+from medistill.records.models import TrainingMetrics
+from tests.filled import dataset_info, model_record
 from tests.seal import digests, seal
 
 LABELS = ["Effusion", "Nodule", "Épanchement | <b>"]
@@ -74,8 +75,10 @@ def save_network(dataset):
             **{"dataset_fingerprint": dataset.fingerprint, "fingerprint": "f00d", "versions": {"torch": "any"}},
         }
         folder.mkdir(parents=True)
-        write_json(folder / "metrics.json", {"best_epoch": 3, "val_macro_auroc": 0.71239, "train_seconds": 9.5})
-        save_model(folder, model, config)
+        measured = {"best_epoch": 3, "val_macro_auroc": 0.71239, "train_seconds": 9.5}
+        costs = {key: config[key] for key in ("params", "macs")}
+        TrainingMetrics(**costs, **measured).write(ModelFolder(folder).metrics)
+        save_model(folder, model, model_record(**config).to_json())
         return folder
 
     return save

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 
-from medistill.checksums import read_record
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.export.bundle import export_model
@@ -20,6 +19,7 @@ from medistill.export.settings import Export
 from medistill.files import read_json, write_json
 from medistill.images.decode import decode
 from medistill.models.weights import load_model
+from medistill.records.export import Latency, Parity
 from medistill.runtime.predictor import Predictor
 from medistill.task import Task
 from tests.seal import digests, seal
@@ -121,8 +121,8 @@ def test_a_second_export_is_the_same_but_for_the_time_it_took(exported, source, 
     proofs = export_model(source, dataset, tmp_path / "again", settings)
     for name in set(FILES) - {"latency.json"}:
         assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes(), name
-    assert proofs["parity"] == read_json(exported / "parity.json")
-    assert proofs["latency"] == read_record(tmp_path / "again" / "latency.json")
+    assert proofs.parity == Parity.read(exported / "parity.json", "")
+    assert proofs.latency == Latency.read(tmp_path / "again" / "latency.json")
 
 
 def test_a_failure_leaves_the_older_export_as_it_was(exported, source, dataset, tmp_path):
@@ -203,7 +203,7 @@ def test_a_student_of_one_image_at_a_time_says_so_and_answers_any_number(save_ne
     """Its convolutions are mixed for each image: the number of images is one of their sizes."""
     source = save_network(tmp_path / "conditional-kd-0", "efficientnet_cc_b0_4e")
     proofs = export_model(source, dataset, tmp_path / "out", settings)
-    assert proofs["parity"]["passed"]
+    assert proofs.parity.passed
     assert read_json(tmp_path / "out" / "bundle.json")["batch_size"] == 1
     assert "\nThe file takes one image at a time.\n" in (tmp_path / "out" / "MODEL_CARD.md").read_text(encoding="utf-8")
     images = dataset.images(dataset.split("val"))
@@ -224,11 +224,11 @@ def test_students_of_the_graph_export(arch, save_network, dataset, tmp_path):
     seal(tmp_path / "processed" / "dataset.json", image_size=size)
     source = save_network(tmp_path / "students" / f"{arch}-kd-0", arch, size)
     proofs = export_model(source, Dataset.open(tmp_path / "processed"), tmp_path / "exports" / source.name, settings)
-    assert proofs["parity"]["passed"]
-    assert proofs["parity"]["images"] == 12  # all of a split that has fewer than asked for
+    assert proofs.parity.passed
+    assert proofs.parity.images == 12  # all of a split that has fewer than asked for
     params = read_json(source / "config.json")["params"]
     # Four bytes a parameter and little else: batch norms are folded away.
-    assert proofs["latency"]["onnx_mb"] == pytest.approx(4e-6 * params, rel=0.05)
+    assert proofs.latency.onnx_mb == pytest.approx(4e-6 * params, rel=0.05)
     files = [tmp_path / "a.png", tmp_path / "b.png"]
     for number, file in enumerate(files):
         Image.fromarray(shards[number, 0]).save(file)

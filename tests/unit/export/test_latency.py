@@ -11,14 +11,14 @@ def test_it_says_what_was_measured_how_and_where(exported, images):
     start = time.perf_counter()
     latency = measure_latency(exported / "model.onnx", images[0], runs=21, threads=1)
     elapsed = 1000 * (time.perf_counter() - start)
-    assert latency["runtime"] == "onnxruntime"
-    assert latency["version"] == onnxruntime.__version__
-    assert latency["cpu"] == cpu_name()
-    assert (latency["threads"], latency["batch"], latency["runs"]) == (1, 1, 21)
-    assert 0 < latency["p50_ms"] <= latency["p95_ms"]
+    assert latency.runtime == "onnxruntime"
+    assert latency.version == onnxruntime.__version__
+    assert latency.cpu == cpu_name()
+    assert (latency.threads, latency.batch, latency.runs) == (1, 1, 21)
+    assert 0 < latency.p50_ms <= latency.p95_ms
     # 11 of 21 runs took at least the median, 2 at least the 95th percentile (the 20th of 21).
-    assert 9 * latency["p50_ms"] + 2 * latency["p95_ms"] <= elapsed
-    assert latency["onnx_mb"] == (exported / "model.onnx").stat().st_size / 1_000_000
+    assert 9 * latency.p50_ms + 2 * latency.p95_ms <= elapsed
+    assert latency.onnx_mb == (exported / "model.onnx").stat().st_size / 1_000_000
 
 
 def test_the_processor_has_a_name():

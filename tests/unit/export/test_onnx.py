@@ -171,7 +171,7 @@ def test_attention_within_windows_is_written_for_any_number_of_images_or_for_one
     for batch in (1, 5):
         answers = run(session, images[:batch])
         np.testing.assert_allclose(answers, expected[:batch], rtol=0, atol=1e-5)
-    assert measure_parity(model, tmp_path / "model.onnx", images)["passed"]
+    assert measure_parity(model, tmp_path / "model.onnx", images).passed
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from medistill.export.parity import measure_parity
-from medistill.files import read_json, write_json
+from medistill.files import read_json
 
 
 def changed(source, target, nodes, **constants) -> None:
@@ -44,26 +44,21 @@ def test_the_true_export_passes_with_the_difference_that_was_measured(exported, 
         expected = classifier(torch.from_numpy(images).float() / 255).numpy()
     answers = [session.run(None, {"image": images})[0]]
     answers.append(np.concatenate([session.run(None, {"image": images[i : i + 1]})[0] for i in range(len(images))]))
-    assert parity["max_abs_logit_difference"] == pytest.approx(
-        max(np.abs(a - expected).max() for a in answers), abs=1e-6
-    )
+    assert parity.max_abs_logit_difference == pytest.approx(max(np.abs(a - expected).max() for a in answers), abs=1e-6)
     largest = np.abs(expected).max()
-    assert parity["max_abs_logit_difference"] <= 1e-6 * largest
-    assert parity == {
-        "images": 12,
-        "max_abs_logit_difference": parity["max_abs_logit_difference"],
-        "largest_logit": pytest.approx(largest),
-        "limit": pytest.approx(max(1e-4, 1e-5 * largest)),
-        "passed": True,
-    }
+    assert parity.max_abs_logit_difference <= 1e-6 * largest
+    assert parity.images == 12
+    assert parity.largest_logit == pytest.approx(largest)
+    assert parity.limit == pytest.approx(max(1e-4, 1e-5 * largest))
+    assert parity.passed is True
 
 
 @pytest.mark.parametrize(("shift", "passed"), [(5e-5, True), (-5e-4, False), (0.5, False)])
 def test_a_shifted_logit_is_measured(exported, classifier, images, tmp_path, shift, passed):
     shifted(exported / "model.onnx", tmp_path / "model.onnx", shift)
     parity = measure_parity(classifier, tmp_path / "model.onnx", images)
-    assert parity["max_abs_logit_difference"] == pytest.approx(abs(shift), abs=1e-5)
-    assert parity["passed"] is passed
+    assert parity.max_abs_logit_difference == pytest.approx(abs(shift), abs=1e-5)
+    assert parity.passed is passed
 
 
 def test_one_corrupted_weight_fails(exported, classifier, images, tmp_path):
@@ -75,15 +70,15 @@ def test_one_corrupted_weight_fails(exported, classifier, images, tmp_path):
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
     onnx.save(model, tmp_path / "model.onnx")
     parity = measure_parity(classifier, tmp_path / "model.onnx", images)
-    assert parity["passed"] is False
-    assert parity["max_abs_logit_difference"] > 1e-3
+    assert parity.passed is False
+    assert parity.max_abs_logit_difference > 1e-3
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_logits_that_are_not_finite_fail_and_can_be_written_down(exported, classifier, images, tmp_path, value):
     shifted(exported / "model.onnx", tmp_path / "model.onnx", value)
     parity = measure_parity(classifier, tmp_path / "model.onnx", images)
-    write_json(tmp_path / "parity.json", parity)
+    parity.write(tmp_path / "parity.json")
     assert read_json(tmp_path / "parity.json") == {
         "images": 12,
         "max_abs_logit_difference": None,
@@ -97,5 +92,5 @@ def test_logits_that_are_not_finite_fail_and_can_be_written_down(exported, class
 def test_both_batch_sizes_are_compared(exported, classifier, images, tmp_path, right_batch):
     drifting(exported / "model.onnx", tmp_path / "model.onnx", right_batch=right_batch)
     parity = measure_parity(classifier, tmp_path / "model.onnx", images)
-    assert parity["max_abs_logit_difference"] == pytest.approx(0.11, abs=1e-4)  # 11 images too many, or too few
-    assert parity["passed"] is False
+    assert parity.max_abs_logit_difference == pytest.approx(0.11, abs=1e-4)  # 11 images too many, or too few
+    assert parity.passed is False

@@ -28,6 +28,7 @@ from medistill.errors import UserError
 from medistill.files import read_json, sha256
 from medistill.gate.rules import read_metrics
 from medistill.layout import HERE, Layout
+from medistill.metrics.intervals import Estimate
 from medistill.params import Params
 from medistill.records.base import Sealed
 from medistill.records.data import DatasetInfo
@@ -358,7 +359,7 @@ def _flat(explained: dict[str, Any]) -> dict[str, Any]:
     flat = {}
     for key, value in explained.items():
         if isinstance(value, dict) and "estimate" in value:
-            flat |= {key: value["estimate"], f"{key}_lower": value.get("lower"), f"{key}_upper": value.get("upper")}
+            flat |= Estimate(value["estimate"], value.get("lower"), value.get("upper")).flat(key)
         elif not isinstance(value, dict):
             flat[key] = value
     return flat

@@ -1,6 +1,6 @@
 """Every model on every split, and every student against its baselines and the teachers, from the same resamples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -266,7 +266,7 @@ def _row(split: Split, metric: str, estimate: Estimate, p: float | None, p_holm:
     }
 
 
-def best(measured: Mapping[str, Measured], names: list[str]) -> str | None:
+def best(measured: Mapping[str, Measured], names: Sequence[str]) -> str | None:
     """The model of highest macro AUROC among `names`; the first of equals; None where it is undefined for all."""
     scores = {name: measured[name].macro("auroc")[0] for name in names}
     defined = [name for name in names if not np.isnan(scores[name])]

@@ -1,0 +1,126 @@
+"""All models of a run: measured on each split, compared with their references, and in numbers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medistill.data.dataset import Dataset
+from medistill.evaluation.comparison import MULTICLASS_FIGURES, Measured, Split, adjust, best, compare, difference
+from medistill.evaluation.predictions import Studies, align
+from medistill.evaluation.settings import Evaluate
+from medistill.metrics.intervals import Estimate
+
+SPLITS = ("val", "test")
+"""What is measured. Validation chooses references; test chooses nothing."""
+
+
+@dataclass(frozen=True)
+class References:
+    """Which models each student is compared with.
+
+    Attributes:
+        baselines: of each student, the names of its baselines; a baseline has none.
+        teachers: names of the teachers, with which every student is compared.
+    """
+
+    baselines: Mapping[str, Sequence[str]]
+    teachers: Sequence[str]
+
+
+def measure_split(
+    dataset: Dataset,
+    split_name: str,
+    logits: Mapping[str, pd.DataFrame],
+    files: Mapping[str, Path],
+    settings: Evaluate,
+    on_label: Callable[[], object] | None = None,
+) -> dict[str, Measured]:
+    """Measure models on one split, all in the same resamples.
+
+    Args:
+        dataset: the truth.
+        split_name: of its split.
+        logits: of each model, from `read_logits`.
+        files: where these were read, for messages.
+        settings: resamples, seed, and whether studies are measured in place of images.
+        on_label: called once per model and label while the work goes on.
+
+    Raises:
+        UserError: a model predicted other images than the split has, or studies cannot be formed.
+    """
+    rows = dataset.split(split_name)
+    targets, groups = dataset.targets(rows), rows["group_id"].to_numpy()
+    aligned = {name: align(table, split_name, rows["image_id"], files[name], name) for name, table in logits.items()}
+    if settings.study != "none":
+        studies = Studies.of(rows)
+        targets, groups = studies.targets(targets), groups[studies.first]
+        aligned = {name: studies.combine(scores, settings.study, dataset.task) for name, scores in aligned.items()}
+    split = Split.of(dataset.labels, targets, groups, settings.resamples, settings.seed, dataset.task)
+    return {name: Measured.of(split, scores, on_label=on_label) for name, scores in aligned.items()}
+
+
+def compare_all(measured: Mapping[str, Mapping[str, Measured]], references: References) -> list[dict[str, Any]]:
+    """Rows of comparisons.csv: every distilled student − its baselines, every student − every teacher, per split.
+
+    Args:
+        measured: by split, then by model.
+        references: of the students.
+
+    Returns:
+        Rows with the columns `comparison.COLUMNS`.
+    """
+    rows = []
+    for split, models in measured.items():
+        here = []
+        for student, baselines in references.baselines.items():
+            pairs = [(name, "baseline") for name in baselines] + [(name, "teacher") for name in references.teachers]
+            for reference, relation in pairs:
+                key = {"split": split, "model": student, "reference": reference, "relation": relation}
+                here += [key | row for row in compare(models[student], models[reference])]
+        adjust(here)
+        rows += here
+    return rows
+
+
+def numbers(
+    described: Mapping[str, Mapping[str, Any]], measured: Mapping[str, Mapping[str, Measured]], references: References
+) -> dict[str, dict[str, Any]]:
+    """What metrics.json says of each model on each split.
+
+    A student has its macro AUROC minus its better baseline's and minus the best teacher's as well, both chosen on
+    validation. What is undefined is left out, since DVC metrics are numbers.
+
+    Args:
+        described: by model, then by split, what `Measured.describe` says.
+        measured: by split, then by model.
+        references: of the students.
+
+    Returns:
+        By model, then by split.
+    """
+    found = {name: {split: _figures(by_split[split]) for split in measured} for name, by_split in described.items()}
+    teacher = best(measured["val"], references.teachers)
+    for student, baselines in references.baselines.items():
+        for relation, reference in (("baseline", best(measured["val"], baselines)), ("teacher", teacher)):
+            if reference is None:
+                continue
+            for split, models in measured.items():
+                estimate, _ = difference(models[student], models[reference], "auroc")
+                found[student][split] |= estimate.flat(f"difference_{relation}")
+    return {name: {split: _defined(figures) for split, figures in by_split.items()} for name, by_split in found.items()}
+
+
+def _figures(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures over all labels: an estimate with its bounds as three entries."""
+    flat: dict[str, Any] = {}
+    for key in ("macro_auroc", "macro_auprc", *MULTICLASS_FIGURES):
+        if key in described:  # accuracy is for exclusive classes
+            flat |= Estimate(**described[key]).flat(key)
+    return flat | {"macro_ece": described["macro_ece"], "eligible_labels": len(described["labels"])}
+
+
+def _defined(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in figures.items() if value is not None}

@@ -1,19 +1,15 @@
 """Measure every model of the run on val and test, and every student against baselines and teachers."""
 
 import argparse
-from typing import TYPE_CHECKING
 
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
-from medistill.files import atomic, write_json
+from medistill.files import write_json
 from medistill.layout import HERE
-from medistill.params import Params, load_params
+from medistill.params import load_params
 from medistill.records.base import Sealed
 from medistill.records.models import ModelRecord
 from pipeline.stage import run_stage
-
-if TYPE_CHECKING:
-    from medistill.evaluation.run import References
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,14 +18,12 @@ def main(argv: list[str] | None = None) -> int:
     params = load_params()
     dataset = Dataset.open()
 
-    import pandas as pd
     from tqdm import tqdm
 
     from medistill.evaluation import run
-    from medistill.evaluation.comparison import COLUMNS
     from medistill.evaluation.predictions import read_logits
 
-    models, study = params.model_folders(), params.evaluate.study
+    models = params.model_folders()
     configs = {}
     for name, model in models.items():
         configs[name] = ModelRecord.read_whole(model.config)
@@ -44,45 +38,22 @@ def main(argv: list[str] | None = None) -> int:
             for split in run.SPLITS
         }
 
-    described = {
-        name: {"model": name, "role": configs[name].role, "seed": params.evaluate.seed}
-        | ({"study": study} if study != "none" else {})
-        | {split: measured[split][name].describe() for split in run.SPLITS}
-        for name in models
+    students, reports = params.student_models(), HERE.reports
+    taught = {model.name for model in students if params.recipes[model.recipe].teachers}
+    baselines = {
+        model.name: [other.name for other in params.baseline_of(model)] if model.name in taught else []
+        for model in students
     }
-    reports = HERE.reports
-    with atomic(reports.evaluations) as folder:
-        folder.mkdir()
-        for name, value in described.items():
-            write_json(folder / reports.evaluation(name).name, value)
-    with atomic(reports.rocs) as folder:
-        folder.mkdir()
-        for name in models:
-            fpr, tpr = measured["test"][name].roc()
-            curve = pd.DataFrame({"fpr": fpr, "tpr": tpr})
-            curve.to_csv(folder / reports.roc(name).name, index=False, lineterminator="\n")
-
-    references = _references(params)
-    with atomic(reports.comparisons) as path:
-        rows = pd.DataFrame(run.compare_all(measured, references), columns=list(COLUMNS))
-        rows.to_csv(path, index=False, lineterminator="\n")
+    references = run.References(baselines, params.run.all_teachers)
+    described = run.describe_all(measured, {name: config.role for name, config in configs.items()}, params.evaluate)
+    curves = {name: model.roc() for name, model in measured["test"].items()}
+    written = run.write_tables(reports, described, curves, run.compare_all(measured, references))
     figures = run.numbers(described, measured, references)
     costs = {name: {"params": config.params, "macs": config.macs} for name, config in configs.items()}
     write_json(reports.metrics, {name: costs[name] | figures[name] for name in models})
-    written = [reports.metrics, reports.comparisons, *reports.evaluations.iterdir(), *reports.rocs.iterdir()]
+    written.append(reports.metrics)
     Sealed().write(reports.evaluation_record, written)
     return 0
-
-
-def _references(params: Params) -> "References":
-    """The baselines of each distilled student; a baseline has none. Every student is compared with every teacher."""
-    from medistill.evaluation.run import References
-
-    baselines = {
-        model.name: [other.name for other in params.baseline_of(model)] if params.recipes[model.recipe].teachers else []
-        for model in params.student_models()
-    }
-    return References(baselines, params.run.all_teachers)
 
 
 if __name__ == "__main__":

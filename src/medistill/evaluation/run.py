@@ -8,10 +8,21 @@ from typing import Any
 import pandas as pd
 
 from medistill.data.dataset import Dataset
-from medistill.evaluation.comparison import MULTICLASS_FIGURES, Measured, Split, adjust, best, compare, difference
+from medistill.evaluation.comparison import (
+    COLUMNS,
+    MULTICLASS_FIGURES,
+    Measured,
+    Split,
+    adjust,
+    best,
+    compare,
+    difference,
+)
 from medistill.evaluation.predictions import Studies, align
 from medistill.evaluation.settings import Evaluate
-from medistill.metrics.intervals import Estimate
+from medistill.files import atomic, write_json
+from medistill.layout import ReportsFolder
+from medistill.metrics.intervals import Estimate, FloatArray
 
 SPLITS = ("val", "test")
 """What is measured. Validation chooses references; test chooses nothing."""
@@ -60,6 +71,25 @@ def measure_split(
         aligned = {name: studies.combine(scores, settings.study, dataset.task) for name, scores in aligned.items()}
     split = Split.of(dataset.labels, targets, groups, settings.resamples, settings.seed, dataset.task)
     return {name: Measured.of(split, scores, on_label=on_label) for name, scores in aligned.items()}
+
+
+def describe_all(
+    measured: Mapping[str, Mapping[str, Measured]], roles: Mapping[str, str], settings: Evaluate
+) -> dict[str, dict[str, Any]]:
+    """All figures of each model, for reports/evaluation/<model>.json.
+
+    Args:
+        measured: by split, then by model.
+        roles: of each model.
+        settings: what they were measured with.
+    """
+    study = {} if settings.study == "none" else {"study": settings.study}
+    return {
+        name: {"model": name, "role": role, "seed": settings.seed}
+        | study
+        | {split: models[name].describe() for split, models in measured.items()}
+        for name, role in roles.items()
+    }
 
 
 def compare_all(measured: Mapping[str, Mapping[str, Measured]], references: References) -> list[dict[str, Any]]:
@@ -124,3 +154,34 @@ def _figures(described: Mapping[str, Any]) -> dict[str, Any]:
 
 def _defined(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in figures.items() if value is not None}
+
+
+def write_tables(
+    reports: ReportsFolder,
+    described: Mapping[str, Any],
+    curves: Mapping[str, tuple[FloatArray, FloatArray]],
+    comparisons: list[dict[str, Any]],
+) -> list[Path]:
+    """Write evaluation/, roc/ and comparisons.csv, each whole or not at all.
+
+    Args:
+        reports: where they go.
+        described: what evaluation/<model>.json says, by model.
+        curves: false and true positive rates of roc/<model>.csv, by model.
+        comparisons: from `compare_all`.
+
+    Returns:
+        The files.
+    """
+    with atomic(reports.evaluations) as folder:
+        folder.mkdir()
+        for name, value in described.items():
+            write_json(folder / reports.evaluation(name).name, value)
+    with atomic(reports.rocs) as folder:
+        folder.mkdir()
+        for name, (fpr, tpr) in curves.items():
+            curve = pd.DataFrame({"fpr": fpr, "tpr": tpr})
+            curve.to_csv(folder / reports.roc(name).name, index=False, lineterminator="\n")
+    with atomic(reports.comparisons) as path:
+        pd.DataFrame(comparisons, columns=list(COLUMNS)).to_csv(path, index=False, lineterminator="\n")
+    return [reports.comparisons, *reports.evaluations.iterdir(), *reports.rocs.iterdir()]

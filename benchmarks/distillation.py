@@ -38,7 +38,7 @@ from medistill.phantom.write import write_phantom
 from medistill.training.checkpoint import Checkpoint
 from medistill.training.settings import Training
 from medistill.training.trainer import fit
-from medistill.views import open_frames
+from medistill.views import open_frames, render_plain
 from pipeline.stage import keep_freed_memory
 
 SIZE, BATCH, ROUNDS = 224, 16, 5
@@ -148,7 +148,7 @@ def measure(folder: Path, images: int, rounds: int) -> tuple[list[dict[str, floa
     )
 
     rows = train.iloc[:BATCH]
-    batch = (torch.from_numpy(dataset.images(rows)).float() / 255).repeat(1, 3, 1, 1)
+    batch = render_plain(torch.from_numpy(dataset.images(rows))).repeat(1, 3, 1, 1)
     batch = batch.to(device).contiguous(memory_format=torch.channels_last)
     targets = torch.from_numpy(dataset.targets(rows)).to(device)
     steps = len(train) // BATCH

@@ -146,6 +146,17 @@ class Params(Settings):
         names = [*self.run.all_teachers, *(model.name for model in self.student_models())]
         return {name: layout.model(name) for name in names}
 
+    def roles(self) -> dict[str, str]:
+        """Role of each model of the run, `teacher`, `baseline` or `student`, teachers first."""
+        taught = {m.name: "student" if self.recipes[m.recipe].teachers else "baseline" for m in self.student_models()}
+        return dict.fromkeys(self.run.all_teachers, "teacher") | taught
+
+    def references(self, model: "StudentModel") -> list[str]:
+        """The teachers a student is compared with: its recipe's own; for a baseline, those of the run's recipes."""
+        used = {teacher for recipe in self.run.recipes for teacher in self.recipes[recipe].teachers}
+        everyone = [teacher for teacher in self.run.all_teachers if teacher in used]
+        return self.recipes[model.recipe].teachers or everyone
+
     def baseline_of(self, model: "StudentModel") -> list["StudentModel"]:
         """The baselines of `model`: same student and seed, a recipe without teachers."""
         return [

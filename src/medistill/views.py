@@ -123,7 +123,7 @@ def render_views(images: Tensor, parameters: Tensor) -> Tensor:
     first = torch.stack([cos * mirror, -sin, 2 * x], dim=1)
     second = torch.stack([sin * mirror, cos, 2 * y], dim=1)
     grid = F.affine_grid(torch.stack([first, second], dim=1), list(images.shape), align_corners=False)
-    pixels = F.grid_sample(images.float() / 255, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    pixels = F.grid_sample(render_plain(images), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return (pixels - 0.5) * contrast.view(-1, 1, 1, 1) + 0.5 + brightness.view(-1, 1, 1, 1)
 
 

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import cycle
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,12 +12,14 @@ from numpy.typing import NDArray
 
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
+from medistill.evaluation.predictions import align, read_logits
+from medistill.explain.settings import Explain
 
 Box = tuple[float, float, float, float]
 """x, y, w, h as fractions of the frame; x, y: top left."""
 
-SIDES = ("val", "test")
-"""Boxes on these sides are used; networks were fitted to the images of the training side."""
+SPLITS = ("val", "test")
+"""Boxes on images of these splits are used; networks were fitted to the images of the training split."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Finding:
     Attributes:
         image_id: the image.
         label: the label's name.
-        group_id: whom the image is of; the unit of the bootstrap.
+        group_id: the image's group; the unit of the bootstrap.
         split: `val` or `test`.
         boxes: where the finding is; empty where the data set does not say.
         present: False where the label is known to be absent, or another class is the true one.
@@ -38,6 +41,68 @@ class Finding:
     split: str
     boxes: tuple[Box, ...] = ()
     present: bool = True
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is explained: the findings that are measured, then those that are only shown.
+
+    Attributes:
+        measured: findings that are present.
+        absent: labels that are absent, or classes that an image is taken for, each on another image.
+        shown: places in `findings` of what the gallery shows.
+        with_boxes: whether the measured findings have boxes.
+    """
+
+    measured: list[Finding]
+    absent: list[Finding]
+    shown: list[int]
+    with_boxes: bool
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All, the measured ones first."""
+        return self.measured + self.absent
+
+    def images(self, dataset: Dataset) -> NDArray[np.uint8]:
+        """The image of each of `findings`: uint8 (N, C, S, S)."""
+        rows = dataset.manifest.set_index("image_id").loc[[finding.image_id for finding in self.findings]]
+        return dataset.images(rows.reset_index())
+
+
+def choose(dataset: Dataset, explain: Explain, predictions: Mapping[str, Path]) -> Chosen:
+    """Choose what is measured and shown.
+
+    Args:
+        dataset: the ingested data set.
+        explain: how many images at most.
+        predictions: file of each model's logits; read where classes are exclusive.
+
+    Raises:
+        UserError: there is nothing to explain, or a box has a label that the data set does not have.
+    """
+    boxed = boxed_findings(dataset, explain.max_images)
+    measured = boxed or positive_findings(dataset, explain.max_images)
+    if not measured:
+        raise UserError(f"{dataset.folder}: neither a box nor a test image with a positive label; change data.split")
+    labels = [label for label in dataset.labels if any(finding.label == label for finding in measured)]
+    few = explain.gallery // 4
+    if dataset.task.exclusive:  # no image lacks all classes, but it may be taken for a wrong one
+        absent = mistaken_findings(dataset, _predicted_classes(dataset, predictions), labels, few)
+    else:
+        absent = absent_findings(dataset, labels, few)
+    present = spread(measured, dataset.labels, explain.gallery - len(absent))
+    findings = measured + absent
+    return Chosen(measured, absent, [findings.index(finding) for finding in present + absent], bool(boxed))
+
+
+def _predicted_classes(dataset: Dataset, predictions: Mapping[str, Path]) -> dict[str, NDArray[np.intp]]:
+    """The class that each model names on each test image: indices (N,)."""
+    image_ids = dataset.split("test")["image_id"]
+    return {
+        name: align(read_logits(path, name, dataset.labels), "test", image_ids, path, name).argmax(axis=1)
+        for name, path in predictions.items()
+    }
 
 
 def boxed_findings(dataset: Dataset, max_images: int) -> list[Finding]:
@@ -57,8 +122,8 @@ def boxed_findings(dataset: Dataset, max_images: int) -> list[Finding]:
     unknown = sorted(set(boxes["label"]) - set(dataset.labels))
     if unknown:
         raise UserError(f"{dataset.files.boxes}: label {unknown[0]!r} is not one of the data set's labels")
-    sides = dataset.manifest.loc[dataset.manifest["split"].isin(SIDES), ["image_id", "group_id", "split"]]
-    boxes = boxes.merge(sides, on="image_id")
+    rows = dataset.manifest.loc[dataset.manifest["split"].isin(SPLITS), ["image_id", "group_id", "split"]]
+    boxes = boxes.merge(rows, on="image_id")
     boxes = boxes[boxes["image_id"].isin(_by_hash(boxes["image_id"].unique())[:max_images])]
     findings = [
         Finding(image_id, label, rows["group_id"].iloc[0], rows["split"].iloc[0], tuple(_boxes(rows)))
@@ -69,7 +134,7 @@ def boxed_findings(dataset: Dataset, max_images: int) -> list[Finding]:
 
 def positive_findings(dataset: Dataset, max_images: int) -> list[Finding]:
     """Positive labels of test images, for data sets without boxes; chosen and sorted as `boxed_findings`."""
-    rows, targets = _side(dataset, "test")
+    rows, targets = _test_rows(dataset)
     chosen = set(_by_hash(rows["image_id"][(targets == 1).any(axis=1)])[:max_images])
     return [
         Finding(row.image_id, dataset.labels[k], row.group_id, row.split)
@@ -81,7 +146,7 @@ def positive_findings(dataset: Dataset, max_images: int) -> list[Finding]:
 
 def absent_findings(dataset: Dataset, labels: list[str], count: int) -> list[Finding]:
     """At most `count` test images on which every label is known to be absent, each with one of `labels` in turn."""
-    rows, targets = _side(dataset, "test")
+    rows, targets = _test_rows(dataset)
     free = rows[(targets == 0).all(axis=1)].set_index("image_id")
     return [
         Finding(image_id, label, free.at[image_id, "group_id"], "test", present=False)
@@ -102,7 +167,7 @@ def mistaken_findings(
         labels: the classes that may be shown.
         count: findings at most.
     """
-    rows, targets = _side(dataset, "test")
+    rows, targets = _test_rows(dataset)
     places = np.arange(len(rows))
     wrong = {
         (int(place), int(classes[place]))
@@ -141,6 +206,6 @@ def _boxes(rows: pd.DataFrame) -> list[Box]:
     return [(float(x), float(y), float(w), float(h)) for x, y, w, h in rows[["x", "y", "w", "h"]].to_numpy()]
 
 
-def _side(dataset: Dataset, split: str) -> tuple[pd.DataFrame, np.ndarray]:
-    rows = dataset.split(split)
+def _test_rows(dataset: Dataset) -> tuple[pd.DataFrame, np.ndarray]:
+    rows = dataset.split("test")
     return rows, dataset.targets(rows)

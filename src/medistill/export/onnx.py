@@ -21,6 +21,7 @@ from medistill.runtime.bundle import DISCLAIMER, INPUT, OUTPUT
 from medistill.runtime.predictor import LARGEST_MODEL
 from medistill.runtime.session import open_session
 from medistill.text import error_line
+from medistill.views import render_plain
 
 
 class PixelClassifier(nn.Module):
@@ -33,7 +34,7 @@ class PixelClassifier(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits, float32 (N, L), of pixels, uint8 (N, C, S, S)."""
-        logits: Tensor = self.classifier(image.float() / 255)
+        logits: Tensor = self.classifier(render_plain(image))
         return logits
 
 

@@ -9,6 +9,7 @@ from medistill.gate.rules import parity_limit
 from medistill.models.classifier import Classifier
 from medistill.records.export import Parity
 from medistill.runtime.session import open_session, run
+from medistill.views import render_plain
 
 
 def measure_parity(classifier: Classifier, model: Path, images: np.ndarray) -> Parity:
@@ -24,7 +25,7 @@ def measure_parity(classifier: Classifier, model: Path, images: np.ndarray) -> P
         logit that is not finite; beside it the gate's limit, which grows with the largest logit.
     """
     with torch.inference_mode():
-        expected = classifier(torch.from_numpy(images).float() / 255).numpy()
+        expected = classifier(render_plain(torch.from_numpy(images))).numpy()
     session = open_session(model.read_bytes(), name=str(model))
     singly = np.concatenate([run(session, image[None]) for image in images])
     together = run(session, images)

@@ -1,0 +1,59 @@
+"""From explained findings to the rows of the gallery."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from medistill.data.dataset import LABEL_PREFIX, Dataset
+from medistill.explain import localisation
+from medistill.explain.cam import upsample
+from medistill.explain.explained import Explained
+from medistill.explain.selection import Chosen
+from medistill.report.gallery import Overlay, Row
+
+
+def gallery_rows(
+    dataset: Dataset,
+    chosen: Chosen,
+    images: NDArray,
+    explained: Mapping[str, Explained],
+    scores: Mapping[str, localisation.Scores],
+) -> list[Row]:
+    """What the gallery shows; a model's scale for a label is its largest value on the findings that are present.
+
+    Args:
+        dataset: what is known of the images.
+        chosen: the findings.
+        images: uint8 (N, C, S, S), the image of each finding.
+        explained: each model's answers about them.
+        scores: each model's scores of the measured findings; empty without boxes.
+    """
+    people, exclusive = dataset.manifest.set_index("image_id"), dataset.task.exclusive
+    rows = []
+    for at in chosen.shown:
+        finding = chosen.findings[at]
+        same = [k for k, other in enumerate(chosen.findings) if other.label == finding.label and other.present]
+        overlays = []
+        for name, answers in explained.items():
+            frame = upsample(answers.maps[at : at + 1], dataset.image_size)[0]
+            top = float(answers.maps[same].max())
+            overlays.append(
+                Overlay(
+                    model=name,
+                    probability=float(answers.probabilities[at, dataset.labels.index(finding.label)]),
+                    heat=frame / top if top > 0 else frame,
+                    peak=localisation.peak(frame),
+                    hit=bool(scores[name].hits[at]) if finding.boxes else None,
+                    predicted=dataset.labels[answers.probabilities[at].argmax()] if exclusive else None,
+                )
+            )
+        person = people.loc[finding.image_id]
+        truth = [f"true class {label}" for label in dataset.labels if exclusive and person[LABEL_PREFIX + label] == 1]
+        rows.append(Row(finding, images[at], ", ".join([*truth, *_facts(person)]), overlays))
+    return rows
+
+
+def _facts(person: Any) -> list[str]:
+    age = f"{person['age']:.0f} years" if person["age"] == person["age"] else None
+    return [fact for fact in (person["sex"], age, person["view"]) if isinstance(fact, str)]

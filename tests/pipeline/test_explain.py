@@ -207,7 +207,7 @@ def test_exclusive_classes_explain_the_true_class_and_one_that_is_named_in_its_p
     wrong = 0
     for article in articles:
         head = (
-            r"<h3>(.*?)( \(absent\))? <span class=muted>image (i\d\d) · test · true class ([^,]*?)(, .*)?</span></h3>"
+            r'<h3>(.*?)( \(absent\))? <span class="soft">image (i\d\d) · test · true class ([^,]*?)(, .*)?</span></h3>'
         )
         label, absent, image_id, truth, _ = re.search(head, article).groups()
         assert manifest.at[image_id, f"label:{truth}"] == 1

@@ -1,0 +1,79 @@
+"""What CONTRIBUTING.md adds works: its blocks are written into a clone, to the letter, and used there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Project, clone
+
+PLACE = re.compile(
+    r"In `(?P<file>[^`\n]+)`(?:, (?P<side>before|after) `(?P<line>[^`\n]+)`)?:\n\n```\w*\n(?P<code>.*?)```\n", re.DOTALL
+)
+
+
+@pytest.fixture(scope="module")
+def extended(root, tmp_path_factory) -> Project:
+    """A clone to which somebody has added what CONTRIBUTING.md shows."""
+    project = clone(root, tmp_path_factory.mktemp("contributing") / "clone")
+    for place in PLACE.finditer((root / "CONTRIBUTING.md").read_text()):
+        file = project.folder / place["file"]
+        if place["line"] is None:
+            assert not file.exists()
+            file.write_text(place["code"])
+        else:
+            insert(file, place["code"], place["side"], place["line"])
+    return project
+
+
+def insert(file: Path, code: str, side: str, line: str) -> None:
+    """Put code before or after the line of a file that begins so, with the blank lines that its kind of file has."""
+    before, mark, after = file.read_text().partition(f"\n{line}")
+    assert mark, f"{file.name} has no line that begins with {line!r}"
+    if side == "after":
+        file.write_text(f"{before}{mark}\n\n{code.rstrip()}{after}")
+    else:
+        apart = {".py": "\n\n", ".yaml": "\n"}.get(file.suffix, "")
+        file.write_text(f"{before}\n{code}{apart}{line}{after}")
+
+
+def test_every_block_has_its_place(root):
+    text = (root / "CONTRIBUTING.md").read_text()
+    code = re.findall(r"^```(?:python|yaml)\n", text, re.MULTILINE)
+    placed = [place for place in PLACE.finditer(text) if not place["file"].endswith(".md")]
+    assert len(code) == len(placed) > 5
+
+
+def test_what_was_added_is_clean(extended):
+    extended.run("ruff", "check", ".")
+    extended.run("ruff", "format", "--check", ".")
+    extended.run("codespell")
+
+
+def test_the_loss_has_its_traits_and_the_adapter_reads(extended):
+    """Those tests that exist for all losses take it in; of the adapter its own test is run."""
+    tests = ["tests/unit/distillation", "tests/unit/test_examples.py", "tests/unit/data/test_named_files.py"]
+    pytest_ = ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    chosen = "huber_kd or HuberKd or every or documentation or examples or named_files or the_name_has"
+    done = extended.run(*pytest_, "-k", chosen, *tests)
+    assert "failed" not in done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 15
+
+
+def test_a_recipe_uses_the_loss(extended):
+    params = extended.params
+    params["recipes"]["kd"]["terms"] = [{"loss": "huber_kd", "delta": 2.0}]
+    extended.write_params(params)
+    read = "from medistill.params import load_params; print(load_params().recipes['kd'].terms[0].options())"
+    assert extended.run("python", "-c", read).stdout == "{'delta': 2.0}\n"
+
+
+def test_the_stage_runs_in_the_graph(extended):
+    params = extended.params
+    params["phantom"]["images"] = 60
+    extended.write_params(params)
+    extended.run("dvc", "repro", "counts")
+    counts = (extended.folder / "reports" / "counts.csv").read_text()
+    assert counts.startswith("split,label:")
+    assert [line.split(",")[0] for line in counts.splitlines()[1:]] == ["test", "train", "val"]
+    assert "counts" in extended.run("dvc", "dag").stdout

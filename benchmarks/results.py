@@ -115,7 +115,8 @@ def pages(results: dict[str, Results], xrays: Path | None) -> Blocks:
     warned = sample.warnings(xrays)
     blocks["docs/results.md", "sample"] = "\n\n".join([f"{what} {sample.positives(divided)}", says, gained, warned])
     blocks["docs/results.md", "halves"] = sample.halves(divided)
-    blocks["README.md", "results"] = "\n\n".join([what, says, gained, warned, tables.short_page(results["xrays"])])
+    blocks["README.md", "measured"] = "\n\n".join([what, says, gained])
+    blocks["README.md", "results"] = "\n\n".join([warned, tables.short_page(results["xrays"])])
     return blocks
 
 

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Project, clone
+
+from tests.e2e.conftest import Project, clone
 
 pytestmark = pytest.mark.slow
 

@@ -37,6 +37,6 @@ def test_all_that_is_published_of_both_data_sets_is_computed_from_the_kept_outco
     xrays = real_data / "nih1000_256"
     blocks = results.pages({data: results_of(data, xrays) for data in ("phantom", "xrays")}, xrays)
     pages = [("docs/results.md", name) for name in ("phantom", "xrays", "sample", "halves")]
-    assert set(blocks) == {*pages, ("README.md", "results")}
+    assert set(blocks) == {*pages, ("README.md", "measured"), ("README.md", "results")}
     for (page, name), text in blocks.items():
         assert text == published(page, name), name

@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-import medistill.models  # noqa: F401
+import medistill.models.ofa  # noqa: F401
 from medistill.models.costs import count_macs, count_params
 
 

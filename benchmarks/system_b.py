@@ -93,7 +93,7 @@ def table(folder: Path) -> str:
     ]
     for name, entry in metrics.items():
         verdict = verdicts.get(name)
-        refused = [rule["rule"] for rule in verdict["rules"] if not rule["passed"]] if verdict else []
+        refused = [rule["rule"] for rule in verdict["rules"] if rule["verdict"] == "failed"] if verdict else []
         cells = [
             name,
             f"{entry['params'] / 1e6:.2f} M",

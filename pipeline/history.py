@@ -4,18 +4,18 @@ It outlives MLflow's registry, which is rebuilt from it. Each line carries a che
 changed is noticed; a line without one, from before or mended by hand, is taken as it is.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from medistill.errors import UserError
 from medistill.files import writing
+from medistill.gate.facts import Release
 from medistill.layout import Layout
 
 CHECKSUM = "checksum"
@@ -26,31 +26,6 @@ TOOK_OVER = ("promoted", "restored", "recorded", "rolled_back")
 """Actions after which the line's champion is champion."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A student as the history and a version's tags describe it.
-
-    Attributes:
-        model: its name, `<student>-<recipe>-<seed>`.
-        onnx_sha256: of model.onnx; None where it was not exported.
-        val_macro_auroc: on validation; None where undefined.
-        dataset_fingerprint: of the data it was trained and measured on.
-        version: in the registry; None where it is not in it.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    model: str
-    onnx_sha256: str | None
-    val_macro_auroc: float | None
-    dataset_fingerprint: str
-    version: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields by name."""
-        return dataclasses.asdict(self)
-
-
 class _Line(BaseModel):
     """What a line must have for those who read it."""
 
@@ -58,8 +33,8 @@ class _Line(BaseModel):
 
     time: str
     action: Literal["promoted", "kept", "refused", "restored", "recorded", "rolled_back"]
-    champion: Model | None
-    previous: Model | None = None
+    champion: Release | None
+    previous: Release | None = None
     evidence: str | None = None
     data: str | None = None
     refused: list[str] = []
@@ -121,14 +96,14 @@ def append(root: Path, line: dict[str, Any]) -> None:
             os.fsync(file.fileno())
 
 
-def champions(history: list[dict[str, Any]]) -> list[Model]:
+def champions(history: list[dict[str, Any]]) -> list[Release]:
     """Champions that were not withdrawn, in the order in which they took over; the last one is the present one."""
-    stack: list[Model] = []
+    stack: list[Release] = []
     for line in history:
         if line["action"] == "rolled_back":
             stack = [model for model in stack if model.onnx_sha256 != line["previous"]["onnx_sha256"]]
         if line["action"] in TOOK_OVER:
-            champion = Model(**line["champion"])
+            champion = Release(**line["champion"])
             if not stack or stack[-1].onnx_sha256 != champion.onnx_sha256:
                 stack.append(champion)
     return stack

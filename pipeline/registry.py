@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medistill.errors import UserError
-from medistill.files import sha256, write_json
-from medistill.gate.rules import RuleVerdict, Verdict, collect_facts, evaluate_candidates, rank
+from medistill.files import write_json
+from medistill.gate.facts import Release, Shipped, collect_facts, read_release
+from medistill.gate.rules import Outcome, Verdict, add_shipping_rules, evaluate_candidates, rank
 from medistill.layout import Layout
 from medistill.params import Params
-from medistill.records.models import ModelRecord
-from pipeline.history import TOOK_OVER, Model, append, champions, read_history, withdrawn
+from pipeline.history import TOOK_OVER, append, champions, read_history, withdrawn
 from pipeline.locks import exclusive
 from pipeline.store import is_users, open_store, store_errors
 from pipeline.tracking import project, track
@@ -44,8 +44,8 @@ class Promotion:
     """
 
     outcome: str
-    champion: Model | None
-    previous: Model | None
+    champion: Release | None
+    previous: Release | None
     candidates: list[dict[str, Any]]
     ranking: list[str]
     dry_run: bool
@@ -58,7 +58,7 @@ class Promotion:
             f"{candidate['model']}: {rule['rule']}: {rule['reason']}"
             for candidate in self.candidates
             for rule in candidate["rules"]
-            if not rule["passed"]
+            if rule["verdict"] == Outcome.FAILED
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,8 +86,8 @@ def promote(params: Params, root: Path, *, dry_run: bool = False) -> Promotion:
         if not dry_run:
             shutil.rmtree(Layout(root).version_files, ignore_errors=True)
         client = open_store(root) if not dry_run or _has_store(root) else None
-        verdicts = evaluate_candidates(collect_facts(params, root), params.promote)
-        models = {verdict.model: _model(verdict, root) for verdict in verdicts}
+        verdicts = evaluate_candidates(collect_facts(params.candidates(), Layout(root)), params.promote)
+        models = {verdict.model: read_release(verdict.facts, Layout(root)) for verdict in verdicts}
         history = read_history(root)
         warnings: list[str] = []
         if dry_run:
@@ -104,7 +104,7 @@ def promote(params: Params, root: Path, *, dry_run: bool = False) -> Promotion:
                 f"logged model {model} in MLflow has no version, as a promote that was killed leaves it; delete it"
                 for model in forgotten(client, next(iter(runs.values())))
             ]
-        judged = add_champion_rules(verdicts, models, champion, withdrawn(history))
+        judged = add_shipping_rules(verdicts, models, Shipped(champion, withdrawn(history)))
         promotion = dataclasses.replace(_decide(judged, models, champion, dry_run), warnings=warnings)
         if not dry_run:
             if promotion.outcome == "promoted":
@@ -127,7 +127,7 @@ def mend_champion(root: Path) -> str | None:
         return None if champion is None or mend(client, root, champion) else f"the champion {_lost(champion)}"
 
 
-def rollback(root: Path) -> tuple[Model, Model]:
+def rollback(root: Path) -> tuple[Release, Release]:
     """Make the champion before the present one champion again; `promote` never takes the withdrawn one any more.
 
     Returns:
@@ -155,7 +155,7 @@ def rollback(root: Path) -> tuple[Model, Model]:
         return champion, bad
 
 
-def _registered_champions(client: "MlflowClient", root: Path) -> list[Model]:
+def _registered_champions(client: "MlflowClient", root: Path) -> list[Release]:
     """The champions of the history that the registry has, in their order, with their versions."""
     known = versions(client)
     return [
@@ -165,7 +165,7 @@ def _registered_champions(client: "MlflowClient", root: Path) -> list[Model]:
     ]
 
 
-def _return(client: "MlflowClient", earlier: list[Model], bad: Model) -> None:
+def _return(client: "MlflowClient", earlier: list[Release], bad: Release) -> None:
     """Let the aliases point at the last two of `earlier`, and say why."""
     champion = earlier[-1]
     _point(client, champion, earlier[-2] if len(earlier) > 1 else None)
@@ -175,61 +175,7 @@ def _return(client: "MlflowClient", earlier: list[Model], bad: Model) -> None:
     client.set_model_version_tag(NAME, champion.version, "reason", f"rolled back from version {bad.version}")
 
 
-def add_champion_rules(
-    verdicts: list[Verdict], models: dict[str, Model], champion: Model | None, withdrawn: dict[str, str]
-) -> list[Verdict]:
-    """Add the two rules that need to know what was shipped before to the gate's own.
-
-    `champion`: on the same data a candidate must not be worse than the champion on validation macro AUROC. A champion
-    that is a candidate itself and fails today's gate holds nobody up. `withdrawn`: what was rolled back stays out.
-
-    Args:
-        verdicts: the gate's.
-        models: the candidates by name.
-        champion: the present one; None where there is none.
-        withdrawn: sha256 of every model that was rolled back → when.
-    """
-    # Of a champion that is still a candidate, today's figures count.
-    again = next((v for v in verdicts if champion and models[v.model].onnx_sha256 == champion.onnx_sha256), None)
-    judged = []
-    for verdict in verdicts:
-        model = models[verdict.model]
-        rules = (
-            _not_worse(model, champion, None if again is None else models[again.model], again is None or again.passed),
-            _not_withdrawn(model, withdrawn),
-        )
-        judged.append(dataclasses.replace(verdict, rules=verdict.rules + rules))
-    return judged
-
-
-def _not_worse(model: Model, champion: Model | None, today: Model | None, holds: bool) -> RuleVerdict:
-    rule, value = "champion", model.val_macro_auroc
-    if champion is None:
-        return RuleVerdict(rule, value, None, True, "there is no champion yet")
-    name = champion.model if champion.version is None else f"{champion.model} (version {champion.version})"
-    if model.onnx_sha256 == champion.onnx_sha256:
-        return RuleVerdict(rule, value, None, True, "it is the champion")
-    if model.dataset_fingerprint != champion.dataset_fingerprint:
-        reason = f"the champion {name} was measured on other data, so the two are not compared"
-        return RuleVerdict(rule, value, None, True, reason)
-    if not holds:
-        return RuleVerdict(rule, value, None, True, f"the champion {name} does not pass the gate itself any more")
-    limit = (today or champion).val_macro_auroc
-    if value is None or limit is None:
-        who = "the candidate" if value is None else f"the champion {name}"
-        return RuleVerdict(rule, value, limit, value is not None, f"{who} has no validation macro AUROC")
-    relation = "not below" if value >= limit else "below"
-    reason = f"validation macro AUROC is {value:.4f}, {relation} the champion's {limit:.4f} ({name})"
-    return RuleVerdict(rule, value, limit, value >= limit, reason)
-
-
-def _not_withdrawn(model: Model, withdrawn: dict[str, str]) -> RuleVerdict:
-    when = withdrawn.get(model.onnx_sha256 or "")
-    reason = f"it was rolled back at {when}" if when else "it was never rolled back"
-    return RuleVerdict("withdrawn", None, None, when is None, reason)
-
-
-def _decide(judged: list[Verdict], models: dict[str, Model], champion: Model | None, dry_run: bool) -> Promotion:
+def _decide(judged: list[Verdict], models: dict[str, Release], champion: Release | None, dry_run: bool) -> Promotion:
     ranking = [verdict.model for verdict in rank(verdict for verdict in judged if verdict.passed)]
     best = models[ranking[0]] if ranking else None
     previous = None
@@ -249,9 +195,11 @@ def describe(promotion: Promotion) -> list[str]:
     for candidate in promotion.candidates:
         auroc = candidate["val_macro_auroc"]
         figure = "" if auroc is None else f"  validation macro AUROC {auroc:.4f}"
-        passed = all(rule["passed"] for rule in candidate["rules"])
+        passed = candidate["passed"]
         lines.append(f"{candidate['model']}: {'passed' if passed else 'refused'}{figure}")
-        lines += [f"    {rule['rule']}: {rule['reason']}" for rule in candidate["rules"] if not rule["passed"]]
+        lines += [
+            f"    {rule['rule']}: {rule['reason']}" for rule in candidate["rules"] if rule["verdict"] == Outcome.FAILED
+        ]
     champion = promotion.champion.model if promotion.champion else "none"
     before = promotion.previous.model if promotion.previous else "none"
     would = "would be " if promotion.dry_run else ""
@@ -273,18 +221,7 @@ def _has_store(root: Path) -> bool:
     return is_users() or Layout(root).mlflow_database.is_file()
 
 
-def _model(verdict: Verdict, root: Path) -> Model:
-    layout = Layout(root)
-    record = ModelRecord.read(layout.student(verdict.model).config)
-    return Model(
-        model=verdict.model,
-        onnx_sha256=sha256(layout.export(verdict.model).onnx),
-        val_macro_auroc=verdict.facts.validation.get("macro_auroc"),
-        dataset_fingerprint=record.dataset_fingerprint,
-    )
-
-
-def _current(client: "MlflowClient | None", history: list[dict[str, Any]]) -> Model | None:
+def _current(client: "MlflowClient | None", history: list[dict[str, Any]]) -> Release | None:
     """The champion: by the alias, else (the registry was lost) by the history, then without a version."""
     from mlflow.exceptions import MlflowException
 
@@ -302,12 +239,12 @@ def _current(client: "MlflowClient | None", history: list[dict[str, Any]]) -> Mo
                     "move the alias to one that it did"
                 )
             auroc = float(tags["val_macro_auroc"]) if "val_macro_auroc" in tags else None
-            return Model(tags["model"], tags[SHA], auroc, tags["dataset_fingerprint"], str(version.version))
+            return Release(tags["model"], tags[SHA], auroc, tags["dataset_fingerprint"], str(version.version))
     known = champions(history)
     return dataclasses.replace(known[-1], version=None) if known else None
 
 
-def _settled(client: "MlflowClient", root: Path, models: dict[str, Model], runs: dict[str, str]) -> Model | None:
+def _settled(client: "MlflowClient", root: Path, models: dict[str, Release], runs: dict[str, str]) -> Release | None:
     """The champion, after registry and history were brought to agree.
 
     A lost registry gets its champion back where the export is among `models`; an alias that was moved by hand, or
@@ -335,7 +272,7 @@ def _settled(client: "MlflowClient", root: Path, models: dict[str, Model], runs:
     return champion
 
 
-def _registered(client: "MlflowClient", root: Path, model: Model, run: str) -> Model:
+def _registered(client: "MlflowClient", root: Path, model: Release, run: str) -> Release:
     """The model with its version, which is made where there is none yet; its files are whole."""
     model = dataclasses.replace(model, version=register(client, root, model, run))
     if not mend(client, root, model):
@@ -343,14 +280,14 @@ def _registered(client: "MlflowClient", root: Path, model: Model, run: str) -> M
     return model
 
 
-def _lost(model: Model) -> str:
+def _lost(model: Release) -> str:
     return (
         f"{model.model} (version {model.version}) cannot be loaded: its files in MLflow are gone or changed, "
         f"and no export brings them back (sha256 {model.onnx_sha256})"
     )
 
 
-def _point(client: "MlflowClient", champion: Model, previous: Model | None) -> None:
+def _point(client: "MlflowClient", champion: Release, previous: Release | None) -> None:
     """Move the aliases; `champion` last, so that it never points at what `previous` does not yet remember."""
     if previous is not None and previous.version is not None:
         client.set_registered_model_alias(NAME, PREVIOUS, previous.version)
@@ -359,7 +296,7 @@ def _point(client: "MlflowClient", champion: Model, previous: Model | None) -> N
     client.set_registered_model_alias(NAME, CHAMPION, champion.version)
 
 
-def _tag(client: "MlflowClient", judged: list[Verdict], models: dict[str, Model], promotion: Promotion) -> None:
+def _tag(client: "MlflowClient", judged: list[Verdict], models: dict[str, Release], promotion: Promotion) -> None:
     """Say on each candidate's version, and on the one that was replaced, what was decided and why."""
     said = {}
     if promotion.previous is not None:
@@ -387,7 +324,7 @@ def _reason(promotion: Promotion) -> str:
     return f"ranked first, {of}" + ("" if auroc is None else f"; validation macro AUROC {auroc:.4f}")
 
 
-def _record(root: Path, promotion: Promotion, models: dict[str, Model]) -> None:
+def _record(root: Path, promotion: Promotion, models: dict[str, Release]) -> None:
     """Append the verdict, unless it is the last one again (a second call, a night without news)."""
     shas = sorted(model.onnx_sha256 or model.model for model in models.values())
     line = {

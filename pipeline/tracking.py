@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from medistill.checksums import what_to_run
 from medistill.errors import UserError
 from medistill.files import read_json, sha256
-from medistill.gate.rules import read_metrics
+from medistill.gate.facts import read_metrics
 from medistill.layout import HERE, Layout
 from medistill.metrics.intervals import Estimate
 from medistill.params import Params

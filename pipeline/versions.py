@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medistill.files import sha256
+from medistill.gate.facts import Release
 from medistill.layout import HERE, ExportFolder, Layout
-from pipeline.history import Model
 from pipeline.store import local_folder
 from pipeline.tracking import CURVES, pages
 
@@ -53,7 +53,7 @@ def _logged_of(version: "ModelVersion") -> str:
     return version.source.removeprefix("models:/")
 
 
-def register(client: "MlflowClient", root: Path, model: Model, run: str) -> str:
+def register(client: "MlflowClient", root: Path, model: Release, run: str) -> str:
     """Version of `model`; created, with the ONNX file logged in the model's run, where there is none yet."""
     from mlflow.exceptions import MlflowException
 
@@ -79,7 +79,7 @@ def register(client: "MlflowClient", root: Path, model: Model, run: str) -> str:
     return str(version.version)
 
 
-def mend(client: "MlflowClient", root: Path, model: Model) -> bool:
+def mend(client: "MlflowClient", root: Path, model: Release) -> bool:
     """Log the files of a version again where they are gone or others, from any export that holds the same bytes.
 
     Returns:
@@ -103,7 +103,7 @@ def mend(client: "MlflowClient", root: Path, model: Model) -> bool:
     return False
 
 
-def _logged(client: "MlflowClient", model: Model, run: str) -> str:
+def _logged(client: "MlflowClient", model: Release, run: str) -> str:
     """Id of the logged model with the file's checksum, which a killed process may have left; else of a new one."""
     run_of = client.get_run(run)
     experiment = run_of.info.experiment_id

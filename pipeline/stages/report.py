@@ -7,7 +7,8 @@ from typing import Any
 
 from medistill.errors import UserError
 from medistill.files import atomic, read_json, write_json
-from medistill.gate import rules as gate
+from medistill.gate.facts import collect_facts, read_metrics
+from medistill.gate.rules import evaluate_candidates, rank
 from medistill.layout import HERE, ModelFolder
 from medistill.params import load_params
 from medistill.records.audit import Validation
@@ -24,8 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     """Write reports/gate.json and reports/index.html; a refusal is a result, not a failure."""
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     params, reports, processed = load_params(), HERE.reports, HERE.processed
-    verdicts = gate.evaluate_candidates(gate.collect_facts(params), params.promote)
-    metrics = gate.read_metrics(reports)
+    verdicts = evaluate_candidates(collect_facts(params.candidates(), HERE), params.promote)
+    metrics = read_metrics(reports)
     dataset = DatasetInfo.read_whole(processed.record, [processed.quarantine.name])
     models = [read_model(name, folder, metrics) for name, folder in params.model_folders().items()]
     explained = reports.explain
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         comparisons=[typed(row) for row in read_rows(reports.comparisons)],
         explain=read_json(explained.metrics) if explained.folder.is_dir() else None,
         verdicts=verdicts,
-        ranking=[verdict.model for verdict in gate.rank(v for v in verdicts if v.passed)],
+        ranking=[verdict.model for verdict in rank(v for v in verdicts if v.passed)],
     )
     text = page.render(content)
     write_json(reports.gate, {"candidates": [verdict.to_dict() for verdict in verdicts]})

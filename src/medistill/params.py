@@ -12,6 +12,7 @@ from medistill.errors import UserError
 from medistill.evaluation.settings import Evaluate
 from medistill.explain.settings import Explain
 from medistill.export.settings import Export
+from medistill.gate.facts import Candidate
 from medistill.gate.settings import Promote
 from medistill.layout import HERE, Layout, ModelFolder, student_name
 from medistill.phantom.settings import Phantom
@@ -163,6 +164,19 @@ class Params(Settings):
             m
             for m in self.student_models()
             if (m.student, m.seed) == (model.student, model.seed) and not self.recipes[m.recipe].teachers and m != model
+        ]
+
+    def candidates(self) -> list[Candidate]:
+        """The students of the run as the gate asks for them, in the order of the matrix."""
+        return [
+            Candidate(
+                student=model.student,
+                recipe=model.recipe,
+                seed=model.seed,
+                distilled=bool(self.recipes[model.recipe].teachers),
+                has_baseline=bool(self.baseline_of(model)),
+            )
+            for model in self.student_models()
         ]
 
 

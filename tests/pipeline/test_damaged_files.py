@@ -27,7 +27,8 @@ from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
 from medistill.distillation import knowledge, train
 from medistill.errors import UserError
-from medistill.gate import rules as gate
+from medistill.gate.facts import collect_facts
+from medistill.layout import Layout
 from medistill.models.weights import load_model
 from medistill.params import load_params
 from medistill.report import live
@@ -67,7 +68,7 @@ def show() -> dict[str, bytes]:
 
 
 def judge() -> list[dict[str, Any]]:
-    return [facts.to_dict() for facts in gate.collect_facts(load_params())]
+    return [facts.to_dict() for facts in collect_facts(load_params().candidates(), Layout())]
 
 
 def load() -> list[Any]:

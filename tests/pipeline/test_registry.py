@@ -69,9 +69,9 @@ def test_every_rule_is_written_with_value_limit_and_verdict(champion: Path, sett
     assert written["champion"]["model"] == "small-kd-0"
     student = next(candidate for candidate in written["candidates"] if candidate["model"] == "small-kd-0")
     assert [rule["rule"] for rule in student["rules"]] == [*RULES, "champion", "withdrawn"]
-    assert all(set(rule) == {"rule", "value", "limit", "passed", "reason"} for rule in student["rules"])
+    assert all(set(rule) == {"rule", "value", "limit", "verdict", "reason"} for rule in student["rules"])
     rule = next(rule for rule in student["rules"] if rule["rule"] == "max_params")
-    assert (rule["value"], rule["limit"], rule["passed"]) == (1000, 5000, True)
+    assert (rule["value"], rule["limit"], rule["verdict"]) == (1000, 5000, "passed")
 
 
 LIMITS: list[tuple[str, dict[str, Any]]] = [
@@ -115,7 +115,7 @@ def check_refusal(root: Path, params: Params, rule: str) -> None:
     written = json.loads((root / "reports/promotion.json").read_text())
     assert written["outcome"] == "refused"
     student = next(candidate for candidate in written["candidates"] if candidate["model"] == "small-kd-0")
-    assert [item["rule"] for item in student["rules"] if not item["passed"]] == [rule]
+    assert [item["rule"] for item in student["rules"] if item["verdict"] == "failed"] == [rule]
     last = read_history(root)[-1]
     assert last["action"] == "refused"
     assert any(reason.startswith(f"small-kd-0: {rule}: ") for reason in last["refused"])
@@ -155,7 +155,7 @@ def test_the_champion_stays_where_the_new_ones_are_worse(champion: Path, setting
 
     assert (promotion.outcome, promotion.champion.model) == ("kept", "small-kd-0")
     rule = next(rule for rule in promotion.candidates[0]["rules"] if rule["rule"] == "champion")
-    assert (rule["value"], rule["limit"], rule["passed"]) == (0.825, 0.83, False)
+    assert (rule["value"], rule["limit"], rule["verdict"]) == (0.825, 0.83, "failed")
     assert "below the champion's 0.8300" in rule["reason"]
 
 

@@ -14,7 +14,8 @@ from evaluated_project import HOSTILE, LABELS, RARE, write_project, write_surrou
 from medistill.checksums import read_record, write_record
 from medistill.errors import UserError
 from medistill.files import sha256
-from medistill.gate import rules as gate
+from medistill.gate.facts import collect_facts
+from medistill.layout import Layout
 from pipeline.stages import evaluate, report
 from tests.seal import seal
 
@@ -95,8 +96,8 @@ def test_gate_json_has_every_student_and_every_rule(project):
     ]
     for entry in candidates:
         assert len(entry["rules"]) == 7
-        assert entry["passed"] == all(rule["passed"] for rule in entry["rules"])
-        assert set(entry["rules"][0]) == {"rule", "value", "limit", "passed", "reason"}
+        assert entry["passed"] == all(rule["verdict"] != "failed" for rule in entry["rules"])
+        assert set(entry["rules"][0]) == {"rule", "value", "limit", "verdict", "reason"}
         assert entry["onnx_mb"] == 18.96
     by_rule = {rule["rule"]: rule for rule in candidates[1]["rules"]}
     validation = numbers(project)["eeea_net_c2-kd-0"]["val"]
@@ -108,7 +109,7 @@ def test_gate_json_has_every_student_and_every_rule(project):
 def test_the_weak_baselines_are_refused_and_the_page_says_why(project, page):
     candidates = json.loads((project / "reports" / "gate.json").read_text())["candidates"]
     assert [entry["passed"] for entry in candidates] == [False, True, False, True]
-    reason = next(rule["reason"] for rule in candidates[0]["rules"] if not rule["passed"])
+    reason = next(rule["reason"] for rule in candidates[0]["rules"] if rule["verdict"] == "failed")
     assert f"eeea_net_c2-baseline-0, margin_teacher: {reason}." in page.text
 
 
@@ -305,7 +306,7 @@ def test_a_missing_input_is_one_line_that_names_it(tmp_path, monkeypatch, missin
 def test_collect_facts_reads_another_root(project):
     from medistill.params import load_params
 
-    facts = gate.collect_facts(load_params(project / "params.yaml"), project)
+    facts = collect_facts(load_params(project / "params.yaml").candidates(), Layout(project))
     kd = next(entry for entry in facts if entry.model == "eeea_net_c2-kd-0")
     assert (kd.params, kd.macs, kd.onnx_mb) == (4_732_838, 290_000_000, 18.96)
     assert kd.distilled

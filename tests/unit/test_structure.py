@@ -14,7 +14,7 @@ GROUND_FLOOR = (
 ROOMS = (
     *(*GROUND_FLOOR, "images", "runtime", "metrics", "data", "phantom", "audit", "models", "augmentation", "views"),
     *("training", "distillation"),  # training learns from any loss; a training by a recipe is put together above it
-    *("evaluation", "gate", "explain", "export", "report", "params", "cli", "pipeline"),
+    *("evaluation", "explain", "export", "gate", "report", "params", "cli", "pipeline"),
 )
 """From the ground up: a module imports from its own room and from those before it."""
 
@@ -22,7 +22,6 @@ _REBUILT = "being rebuilt"
 
 UPWARDS = {
     ("distillation", "params"): _REBUILT,
-    ("gate", "params"): _REBUILT,
     ("training", "params"): _REBUILT,
     ("training", "distillation"): _REBUILT,
     ("distillation", "report"): "being rebuilt: the live page is handed to a training by its stage",

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medistill.gate.rules import parity_limit
+from medistill.export.tolerance import parity_limit
 from medistill.models.classifier import Classifier
 from medistill.records.export import Parity
 from medistill.runtime.session import open_session, run

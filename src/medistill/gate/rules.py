@@ -1,79 +1,120 @@
-"""The gate before the registry: every candidate against every rule of `promote`, with a reason for each verdict.
+"""The gate before the registry: every candidate against every rule, with a reason for each verdict.
 
-Only validation figures are read: the test part chooses nothing.
+A rule is one object in `RULES` or `SHIPPING_RULES`: what it reads, how its numbers are shown, and what it says. Only
+validation figures are read: the test part chooses nothing.
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
 
-from medistill.checksums import what_to_run
-from medistill.files import read_json
+from medistill.export.tolerance import parity_limit
+from medistill.gate.facts import CandidateFacts, Release, Shipped, finite
 from medistill.gate.settings import Promote
-from medistill.layout import Layout, ReportsFolder
-from medistill.params import Params
-from medistill.records.base import Sealed
-from medistill.records.export import Parity
-from medistill.records.models import ModelRecord
-
-PARITY_ABSOLUTE, PARITY_RELATIVE = 1e-4, 1e-5
-"""Largest difference between a logit of ONNX Runtime and of torch: this much, or this share of the largest logit."""
 
 TIE = 0.002
 """Candidates this close to the best validation macro AUROC count as equally good; the cheaper one goes first."""
 
 
+class Outcome(StrEnum):
+    """What a rule says of a candidate; `skipped`: it does not ask anything of this one."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
 @dataclass(frozen=True)
-class CandidateFacts:
-    """What the gate knows of one student.
+class Finding:
+    """What a rule finds: the outcome, the sentence for it, and the two numbers that were compared, if any."""
+
+    outcome: Outcome
+    reason: str
+    value: float | None = None
+    limit: float | None = None
+
+
+Case = TypeVar("Case")
+
+
+def _passed(holds: bool, reason: str, value: float | None = None, limit: float | None = None) -> Finding:
+    return Finding(Outcome.PASSED if holds else Outcome.FAILED, reason, value, limit)
+
+
+@dataclass(frozen=True)
+class Rule(Generic[Case]):
+    """One rule.
 
     Attributes:
-        model: name of its folder, `<student>-<recipe>-<seed>`.
-        student, recipe, seed: its place in the matrix.
-        arch, initialisation: for the reader; no rule looks at them.
-        params: number of parameters.
-        macs: multiply-accumulates of one image at the model's input size.
-        onnx_mb: size of `model.onnx` in megabytes (10^6 bytes); None where it was not exported.
-        parity: what `parity.json` says; None where it was not exported.
-        validation: its `val` entry of `reports/metrics.json`; a figure that is undefined is absent.
-        distilled: whether its recipe has teachers.
-        has_baseline: whether the run has the same student and seed by a recipe without teachers.
+        name: its key in section `promote` of params.yaml, where it has one.
+        judge: from what it reads to what it finds.
+        relation: how value and limit relate where it passes: ≤, ≥ or >.
+        form: of its numbers in a table.
+        unit: behind a number in a table.
+        scale: numbers are divided by it in a table.
     """
 
-    model: str
-    student: str
-    recipe: str
-    seed: int
-    arch: str
-    initialisation: str
-    params: int
-    macs: int
-    onnx_mb: float | None
-    parity: Parity | None
-    validation: dict[str, float]
-    distilled: bool
-    has_baseline: bool
+    name: str
+    judge: Callable[[Case], Finding]
+    relation: str = "≤"
+    form: str = ".3f"
+    unit: str = ""
+    scale: float = 1.0
 
-    def to_dict(self) -> dict[str, Any]:
-        """All facts, as JSON takes them."""
-        return asdict(self) | {"parity": self.parity and self.parity.to_json()}
+    def __call__(self, case: Case) -> "RuleVerdict":
+        """Hold one candidate against the rule."""
+        found = self.judge(case)
+        return RuleVerdict(self.name, found.value, found.limit, found.outcome, found.reason, self)
+
+    def show(self, number: float | None) -> str:
+        """A value or limit as a table has it; empty where there is none."""
+        if number is None:
+            return ""
+        text = f"{number / self.scale:{self.form}}".replace("-", "−") if number else "0"
+        return text + self.unit
 
 
 @dataclass(frozen=True)
 class RuleVerdict:
-    """One rule for one candidate; `value` and `limit` are None where there is no number, `reason` is a sentence."""
+    """One rule for one candidate.
+
+    Attributes:
+        rule: its name.
+        value, limit: what was compared; None where there is no number.
+        verdict: passed, failed or skipped.
+        reason: a sentence.
+        of: the rule itself, which knows how its numbers are shown.
+    """
 
     rule: str
     value: float | None
     limit: float | None
-    passed: bool
+    verdict: Outcome
     reason: str
+    of: Rule[Any] = field(repr=False, compare=False)
+
+    @property
+    def passed(self) -> bool:
+        """Whether it lets the candidate through."""
+        return self.verdict is not Outcome.FAILED
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """Value, and what it was held against, as a table has them: `4.73 M`, `≤ 8.00 M`."""
+        bound = self.reason if self.limit is None else f"{self.of.relation} {self.of.show(self.limit)}"
+        return self.of.show(self.value), bound
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name."""
-        return asdict(self)
+        """As JSON has it."""
+        return {
+            "rule": self.rule,
+            "value": self.value,
+            "limit": self.limit,
+            "verdict": str(self.verdict),
+            "reason": self.reason,
+        }
 
 
 @dataclass(frozen=True)
@@ -90,7 +131,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether it passed every rule."""
+        """Whether every rule let it through."""
         return all(rule.passed for rule in self.rules)
 
     @property
@@ -103,178 +144,208 @@ class Verdict:
         return {**self.facts.to_dict(), "rules": [rule.to_dict() for rule in self.rules], "passed": self.passed}
 
 
-def evaluate_candidates(facts: Iterable[CandidateFacts], rules: Promote) -> list[Verdict]:
-    """Hold every candidate against every rule; a figure that is missing is a refusal, never a pass.
+@dataclass(frozen=True)
+class GateCase:
+    """What the gate's own rules read: a candidate, and section `promote`."""
+
+    facts: CandidateFacts
+    settings: Promote
+
+
+@dataclass(frozen=True)
+class ShippingCase:
+    """What the rules on what was shipped before read.
+
+    Attributes:
+        release: the candidate.
+        champion: the present one; None where there is none.
+        champion_today: today's figure of a champion that is a candidate itself; None where it is none.
+        champion_holds: whether such a champion passes today's gate.
+        withdrawn: sha256 of every model that was rolled back → when.
+    """
+
+    release: Release
+    champion: Release | None
+    champion_today: Release | None
+    champion_holds: bool
+    withdrawn: Mapping[str, str]
+
+
+def _at_most(
+    name: str, what: str, value: Callable[[CandidateFacts], float | None], words: str, **shown: Any
+) -> Rule[GateCase]:
+    """The rule value ≤ limit, the limit being the setting of the same name.
+
+    Args:
+        name: of rule and setting.
+        what: the value in words.
+        value: where it is read.
+        words: format of both numbers in the sentence.
+        shown: how they are shown in a table, see `Rule`.
+    """
+
+    def judge(case: GateCase) -> Finding:
+        number, limit = finite(value(case.facts)), getattr(case.settings, name)
+        if number is None:
+            return Finding(Outcome.FAILED, f"there is no figure for {what}", None, limit)
+        relation = "within" if number <= limit else "above"
+        reason = f"{what} is {words.format(number)}, {relation} the limit of {words.format(limit)}"
+        return _passed(number <= limit, reason, number, limit)
+
+    return Rule(name, judge, **shown)
+
+
+def _margin_teacher(case: GateCase) -> Finding:
+    limit = -case.settings.margin_teacher
+    difference, lower = case.facts.figure("difference_teacher"), case.facts.figure("difference_teacher_lower")
+    if difference is None:
+        reason = "no teacher knows all labels that are eligible on validation, or there are none, so nothing compares"
+        return Finding(Outcome.FAILED, reason, None, limit)
+    if lower is None:
+        reason = f"the difference to the best teacher on validation is {difference:+.4f}, but it has no interval"
+        return Finding(Outcome.FAILED, reason, None, limit)
+    reason = (
+        f"validation macro AUROC minus the best teacher's is {difference:+.4f}; the lower bound {lower:+.4f} "
+        f"is {'above' if lower > limit else 'not above'} {limit:+.4f}"
+    )
+    return _passed(lower > limit, reason, lower, limit)
+
+
+def _baseline(case: GateCase) -> Finding:
+    if not case.facts.distilled:
+        return Finding(Outcome.SKIPPED, "it is the baseline")
+    difference = case.facts.figure("difference_baseline")
+    if not case.settings.require_baseline:
+        return Finding(Outcome.SKIPPED, "not required", difference)
+    if not case.facts.has_baseline:
+        reason = "the run has no recipe without teachers for the same student and seed"
+        return Finding(Outcome.FAILED, reason, None, 0.0)
+    if difference is None:
+        reason = "validation has no label on which student and baseline can be compared"
+        return Finding(Outcome.FAILED, reason, None, 0.0)
+    relation = "not below" if difference >= 0 else "below"
+    reason = f"validation macro AUROC minus the better baseline's is {difference:+.4f}, {relation} 0"
+    return _passed(difference >= 0, reason, difference, 0.0)
+
+
+def _parity(case: GateCase) -> Finding:
+    parity = case.facts.parity
+    difference = finite(parity and parity.max_abs_logit_difference)
+    limit = parity_limit(finite(parity and parity.largest_logit))
+    if not case.settings.require_parity:
+        return Finding(Outcome.SKIPPED, "not required", difference)
+    if parity is None:
+        return Finding(Outcome.FAILED, "parity.json is missing: export the model", None, limit)
+    if difference is None:
+        reason = "max_abs_logit_difference in parity.json is missing or not finite"
+        return Finding(Outcome.FAILED, reason, None, limit)
+    relation = "within" if difference <= limit else "above"
+    reason = f"a logit of ONNX Runtime and torch differs by {difference:.1e} at most, {relation} {limit:.1e}"
+    if difference <= limit and not parity.passed:
+        return Finding(Outcome.FAILED, f"{reason}, but parity.json does not say passed: true", difference, limit)
+    return _passed(difference <= limit, reason, difference, limit)
+
+
+RULES: tuple[Rule[GateCase], ...] = (
+    _at_most(
+        "max_params", "the number of parameters", lambda f: f.params, "{:,.0f}", form=",.2f", unit=" M", scale=1e6
+    ),
+    _at_most("max_macs", "the number of MACs", lambda f: f.macs, "{:,.0f}", form=",.2f", unit=" M", scale=1e6),
+    _at_most("max_onnx_mb", "the size of model.onnx", lambda f: f.onnx_mb, "{:.2f} MB", form=".1f", unit=" MB"),
+    Rule("margin_teacher", _margin_teacher, ">", "+.3f"),
+    _at_most("max_ece", "validation ECE", lambda f: f.figure("macro_ece"), "{:.4f}"),
+    Rule("require_baseline", _baseline, "≥", "+.3f"),
+    Rule("require_parity", _parity, form=".0e"),
+)
+"""The rules of section `promote`, in its order."""
+
+
+def _champion(case: ShippingCase) -> Finding:
+    """On the same data a candidate must not be worse than the champion, as long as that one passes today's gate."""
+    champion, value = case.champion, case.release.val_macro_auroc
+    if champion is None:
+        return Finding(Outcome.SKIPPED, "there is no champion yet", value)
+    if case.release.onnx_sha256 == champion.onnx_sha256:
+        return Finding(Outcome.SKIPPED, "it is the champion", value)
+    if case.release.dataset_fingerprint != champion.dataset_fingerprint:
+        reason = f"the champion {champion.title} was measured on other data, so the two are not compared"
+        return Finding(Outcome.SKIPPED, reason, value)
+    if not case.champion_holds:
+        return Finding(Outcome.SKIPPED, f"the champion {champion.title} does not pass the gate itself any more", value)
+    limit = (case.champion_today or champion).val_macro_auroc
+    if value is None:
+        return Finding(Outcome.FAILED, "the candidate has no validation macro AUROC", value, limit)
+    if limit is None:
+        return Finding(Outcome.SKIPPED, f"the champion {champion.title} has no validation macro AUROC", value)
+    relation = "not below" if value >= limit else "below"
+    reason = f"validation macro AUROC is {value:.4f}, {relation} the champion's {limit:.4f} ({champion.title})"
+    return _passed(value >= limit, reason, value, limit)
+
+
+def _withdrawn(case: ShippingCase) -> Finding:
+    when = case.withdrawn.get(case.release.onnx_sha256 or "")
+    return _passed(when is None, f"it was rolled back at {when}" if when else "it was never rolled back")
+
+
+SHIPPING_RULES: tuple[Rule[ShippingCase], ...] = (Rule("champion", _champion, "≥"), Rule("withdrawn", _withdrawn))
+"""Rules that need to know what was shipped before; the report, which does not, has none of them."""
+
+
+def evaluate_candidates(facts: Iterable[CandidateFacts], settings: Promote) -> list[Verdict]:
+    """Hold every candidate against every rule of `promote`; a figure that is missing is a refusal, never a pass.
 
     Args:
         facts: the candidates, see `collect_facts`.
-        rules: section `promote` of params.yaml.
+        settings: section `promote` of params.yaml.
 
     Returns:
-        A verdict a candidate, in the order given; each has all seven rules in the order of params.yaml.
+        One verdict per candidate, in the order given; each has all of `RULES`.
     """
-    return [
-        Verdict(
-            candidate,
-            (
-                _at_most("max_params", "the number of parameters", "{:,.0f}", candidate.params, rules.max_params),
-                _at_most("max_macs", "the number of MACs", "{:,.0f}", candidate.macs, rules.max_macs),
-                _at_most("max_onnx_mb", "the size of model.onnx", "{:.2f} MB", candidate.onnx_mb, rules.max_onnx_mb),
-                _margin_teacher(candidate, rules.margin_teacher),
-                _at_most("max_ece", "validation ECE", "{:.4f}", candidate.validation.get("macro_ece"), rules.max_ece),
-                _baseline(candidate, rules.require_baseline),
-                _parity(candidate, rules.require_parity),
-            ),
+    return [Verdict(candidate, tuple(rule(GateCase(candidate, settings)) for rule in RULES)) for candidate in facts]
+
+
+def add_shipping_rules(verdicts: list[Verdict], releases: Mapping[str, Release], shipped: Shipped) -> list[Verdict]:
+    """Hold every candidate against what was shipped before, too.
+
+    Args:
+        verdicts: the gate's.
+        releases: the candidates by name.
+        shipped: the champion, and what was withdrawn.
+
+    Returns:
+        The same verdicts, each with `SHIPPING_RULES` behind its rules.
+    """
+    champion = shipped.champion
+    # Of a champion that is still a candidate today's figures count, and it must pass today's rules to hold others up.
+    again = next((v for v in verdicts if champion and releases[v.model].onnx_sha256 == champion.onnx_sha256), None)
+    judged = []
+    for verdict in verdicts:
+        case = ShippingCase(
+            release=releases[verdict.model],
+            champion=champion,
+            champion_today=None if again is None else releases[again.model],
+            champion_holds=again is None or again.passed,
+            withdrawn=shipped.withdrawn,
         )
-        for candidate in facts
-    ]
+        judged.append(replace(verdict, rules=verdict.rules + tuple(rule(case) for rule in SHIPPING_RULES)))
+    return judged
 
 
 def rank(candidates: Iterable[Verdict]) -> list[Verdict]:
-    """Order candidates, best first: by validation macro AUROC; within 0.002 of the best, fewer MACs first.
+    """Order candidates, best first: by validation macro AUROC; within `TIE` of the best, fewer MACs first.
 
     It orders whatever it is given: pass only those that passed to choose a champion. Candidates without a validation
     macro AUROC come last. Remaining ties are broken by macro AUROC or MACs, then by name.
     """
 
     def auroc(verdict: Verdict) -> float:
-        value = _number(verdict.facts.validation.get("macro_auroc"))
+        value = verdict.facts.figure("macro_auroc")
         return -math.inf if value is None else value
 
     ordered = sorted(candidates, key=lambda v: (-auroc(v), v.facts.macs, v.model))
     if not ordered or auroc(ordered[0]) == -math.inf:
         return ordered
-    # The added grain keeps a difference of exactly 0.002 inside in floating point.
+    # The added grain keeps a difference of exactly `TIE` inside in floating point.
     floor = auroc(ordered[0]) - TIE - 1e-12
     tied = [v for v in ordered if auroc(v) >= floor]
     return sorted(tied, key=lambda v: (v.facts.macs, -auroc(v), v.model)) + ordered[len(tied) :]
-
-
-def collect_facts(params: Params, root: Path = Path()) -> list[CandidateFacts]:
-    """Read what the gate needs of every student of the run.
-
-    Reads `models/students/*/config.json`, `reports/metrics.json`, and from `exports/*/` the size of `model.onnx` and
-    `parity.json`, where there is an export. All that these folders' records name must be whole.
-
-    Args:
-        params: the run's settings; its roster says which students there are.
-        root: the repository's root.
-
-    Raises:
-        UserError: a student's folder or `reports/metrics.json` is missing, or a file is damaged.
-    """
-    layout = Layout(Path(root))
-    metrics = read_metrics(layout.reports)
-    facts = []
-    for model in params.student_models():
-        config = ModelRecord.read_whole(layout.student(model.name).config)
-        export = layout.export(model.name)
-        exported = Sealed.read_whole(export.bundle).files if export.folder.is_dir() else {}
-        has_parity, again = export.parity.name in exported, what_to_run(export.bundle)
-        facts.append(
-            CandidateFacts(
-                model=model.name,
-                student=model.student,
-                recipe=model.recipe,
-                seed=model.seed,
-                arch=config.arch,
-                initialisation=config.initialisation,
-                params=config.params,
-                macs=config.macs,
-                onnx_mb=export.onnx.stat().st_size / 1e6 if export.onnx.name in exported else None,
-                parity=Parity.read(export.parity, again) if has_parity else None,
-                validation=metrics.get(model.name, {}).get("val", {}),
-                distilled=bool(params.recipes[model.recipe].teachers),
-                has_baseline=bool(params.baseline_of(model)),
-            )
-        )
-    return facts
-
-
-def read_metrics(reports: ReportsFolder) -> dict[str, Any]:
-    """What `evaluate` has measured: `reports/metrics.json`, held against the record of all that it has written.
-
-    Raises:
-        UserError: one of its files is missing or damaged.
-    """
-    Sealed.read_whole(reports.evaluation_record)
-    return read_json(reports.metrics)
-
-
-def _number(value: Any) -> float | None:
-    """`value` where it is a finite number, else None: NaN must neither pass a rule nor reach a JSON file."""
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def _at_most(rule: str, what: str, form: str, value: Any, limit: float) -> RuleVerdict:
-    """A rule of the form value ≤ limit; `form` formats both numbers."""
-    value = _number(value)
-    if value is None:
-        return RuleVerdict(rule, None, limit, False, f"there is no figure for {what}")
-    passed = value <= limit
-    relation = "within" if passed else "above"
-    reason = f"{what} is {form.format(value)}, {relation} the limit of {form.format(limit)}"
-    return RuleVerdict(rule, value, limit, passed, reason)
-
-
-def _margin_teacher(candidate: CandidateFacts, margin: float) -> RuleVerdict:
-    rule, limit = "margin_teacher", -margin
-    difference = _number(candidate.validation.get("difference_teacher"))
-    lower = _number(candidate.validation.get("difference_teacher_lower"))
-    if difference is None:
-        reason = "no teacher knows all labels that are eligible on validation, or there are none, so nothing compares"
-        return RuleVerdict(rule, None, limit, False, reason)
-    if lower is None:
-        reason = f"the difference to the best teacher on validation is {difference:+.4f}, but it has no interval"
-        return RuleVerdict(rule, None, limit, False, reason)
-    passed = lower > limit
-    reason = (
-        f"validation macro AUROC minus the best teacher's is {difference:+.4f}; the lower bound {lower:+.4f} "
-        f"is {'above' if passed else 'not above'} {limit:+.4f}"
-    )
-    return RuleVerdict(rule, lower, limit, passed, reason)
-
-
-def _baseline(candidate: CandidateFacts, required: bool) -> RuleVerdict:
-    rule = "require_baseline"
-    if not candidate.distilled:
-        return RuleVerdict(rule, None, None, True, "it is the baseline")
-    difference = _number(candidate.validation.get("difference_baseline"))
-    if not required:
-        return RuleVerdict(rule, difference, None, True, "not required")
-    if not candidate.has_baseline:
-        reason = "the run has no recipe without teachers for the same student and seed"
-        return RuleVerdict(rule, None, 0.0, False, reason)
-    if difference is None:
-        reason = "validation has no label on which student and baseline can be compared"
-        return RuleVerdict(rule, None, 0.0, False, reason)
-    passed = difference >= 0
-    relation = "not below" if passed else "below"
-    reason = f"validation macro AUROC minus the better baseline's is {difference:+.4f}, {relation} 0"
-    return RuleVerdict(rule, difference, 0.0, passed, reason)
-
-
-def parity_limit(largest_logit: Any) -> float:
-    """How far logits may differ: float32 rounds in proportion, some 1e-6 of the largest in networks of this depth."""
-    return max(PARITY_ABSOLUTE, PARITY_RELATIVE * abs(_number(largest_logit) or 0.0))
-
-
-def _parity(candidate: CandidateFacts, required: bool) -> RuleVerdict:
-    rule = "require_parity"
-    parity = candidate.parity
-    difference = _number(parity and parity.max_abs_logit_difference)
-    limit = parity_limit(parity and parity.largest_logit)
-    if not required:
-        return RuleVerdict(rule, difference, None, True, "not required")
-    if parity is None:
-        reason = "parity.json is missing: export the model"
-        return RuleVerdict(rule, None, limit, False, reason)
-    if difference is None:
-        reason = "max_abs_logit_difference in parity.json is missing or not finite"
-        return RuleVerdict(rule, None, limit, False, reason)
-    passed = difference <= limit
-    relation = "within" if passed else "above"
-    reason = f"a logit of ONNX Runtime and torch differs by {difference:.1e} at most, {relation} {limit:.1e}"
-    if passed and not parity.passed:
-        passed, reason = False, f"{reason}, but parity.json does not say passed: true"
-    return RuleVerdict(rule, difference, limit, passed, reason)

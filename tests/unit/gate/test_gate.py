@@ -1,11 +1,12 @@
 """The gate: one candidate that passes, one refused by each rule, and the order of those that pass."""
 
-import dataclasses
 import json
+from dataclasses import replace
 
 import pytest
 
 from medistill.gate import rules as gate
+from medistill.gate.facts import CandidateFacts, Release, Shipped
 from medistill.gate.settings import Promote
 from medistill.records.export import Parity
 
@@ -27,7 +28,7 @@ VALIDATION = {
     "difference_teacher_lower": -0.04,
     "difference_teacher_upper": 0.0,
 }
-GOOD = gate.CandidateFacts(
+GOOD = CandidateFacts(
     model="c2-kd-0",
     student="c2",
     recipe="kd",
@@ -49,7 +50,7 @@ def parity(**changes) -> Parity:
 
 
 def verdict(rules: Promote = RULES, **changes) -> gate.Verdict:
-    return gate.evaluate_candidates([dataclasses.replace(GOOD, **changes)], rules)[0]
+    return gate.evaluate_candidates([replace(GOOD, **changes)], rules)[0]
 
 
 def without(*keys: str) -> dict[str, float]:
@@ -126,7 +127,7 @@ def test_requirements_can_be_waived_but_stay_in_the_table():
 
 def ranked(*candidates: tuple[str, float | None, int]) -> list[str]:
     facts = [
-        dataclasses.replace(GOOD, model=name, macs=macs, validation={} if auroc is None else {"macro_auroc": auroc})
+        replace(GOOD, model=name, macs=macs, validation={} if auroc is None else {"macro_auroc": auroc})
         for name, auroc, macs in candidates
     ]
     return [item.model for item in gate.rank(gate.evaluate_candidates(facts, RULES))]
@@ -154,3 +155,76 @@ def test_parity_is_relative_where_logits_are_large():
     assert verdict(parity=parity(max_abs_logit_difference=2.6e-4, largest_logit=254.4)).passed
     assert not verdict(parity=parity(max_abs_logit_difference=2.6e-4, largest_logit=float("inf"))).passed
     assert not verdict(parity=parity(max_abs_logit_difference=2.6e-3, largest_logit=-254.4)).passed
+
+
+def test_what_a_rule_does_not_ask_is_skipped_and_lets_through():
+    settings = RULES.model_copy(update={"require_baseline": False, "require_parity": False})
+    by_name = {rule.rule: rule for rule in verdict(settings, parity=None).rules}
+    assert [name for name, rule in by_name.items() if rule.verdict == "skipped"] == NAMES[-2:]
+    assert by_name["require_parity"].to_dict() == {
+        "rule": "require_parity",
+        "value": None,
+        "limit": None,
+        "verdict": "skipped",
+        "reason": "not required",
+    }
+    (baseline,) = (rule for rule in verdict(distilled=False).rules if rule.rule == "require_baseline")
+    assert (baseline.verdict, baseline.passed) == ("skipped", True)
+
+
+def test_a_rule_shows_its_numbers_in_its_own_way():
+    shown = {rule.rule: rule.shown for rule in verdict().rules}
+    assert shown == {
+        "max_params": ("4.73 M", "≤ 8.00 M"),
+        "max_macs": ("290.00 M", "≤ 600.00 M"),
+        "max_onnx_mb": ("19.0 MB", "≤ 40.0 MB"),
+        "margin_teacher": ("−0.040", "> −0.050"),
+        "max_ece": ("0.050", "≤ 0.150"),
+        "require_baseline": ("+0.010", "≥ 0"),
+        "require_parity": ("2e−06", "≤ 1e−04"),
+    }
+    (missing,) = (rule for rule in verdict(parity=None).rules if rule.rule == "require_parity")
+    assert missing.shown == ("", "≤ 1e−04")
+    (baseline,) = (rule for rule in verdict(distilled=False).rules if rule.rule == "require_baseline")
+    assert baseline.shown == ("", "it is the baseline")
+
+
+NEW, OLD = Release("c2-kd-0", "new", 0.85, "data"), Release("lite0-kd-0", "old", 0.84, "data", "3")
+
+
+@pytest.mark.parametrize(
+    ("champion", "withdrawn", "outcomes", "words"),
+    [
+        (None, {}, ("skipped", "passed"), "there is no champion yet"),
+        (OLD, {}, ("passed", "passed"), "0.8500, not below the champion's 0.8400 (lite0-kd-0 (version 3))"),
+        (replace(OLD, val_macro_auroc=0.86), {}, ("failed", "passed"), "0.8500, below the champion's 0.8600"),
+        (replace(OLD, val_macro_auroc=0.85), {}, ("passed", "passed"), "not below"),
+        (replace(OLD, val_macro_auroc=0.99, dataset_fingerprint="other"), {}, ("skipped", "passed"), "on other data"),
+        (replace(OLD, val_macro_auroc=None), {}, ("skipped", "passed"), "the champion lite0-kd-0 (version 3) has no"),
+        (replace(OLD, onnx_sha256="new"), {}, ("skipped", "passed"), "it is the champion"),
+        (OLD, {"new": "2026-01-02"}, ("passed", "failed"), "it was rolled back at 2026-01-02"),
+    ],
+)
+def test_what_was_shipped_before_counts(champion, withdrawn, outcomes, words):
+    (judged,) = gate.add_shipping_rules([verdict()], {"c2-kd-0": NEW}, Shipped(champion, withdrawn))
+    assert [rule.rule for rule in judged.rules] == [*NAMES, "champion", "withdrawn"]
+    assert tuple(rule.verdict for rule in judged.rules[-2:]) == outcomes
+    assert judged.passed == ("failed" not in outcomes)
+    assert words in " ".join(rule.reason for rule in judged.rules[-2:])
+
+
+def test_a_champion_that_fails_the_gate_today_holds_nobody_up():
+    champion = replace(OLD, val_macro_auroc=0.99, onnx_sha256="again")
+    facts = [GOOD, replace(GOOD, model="again", params=9_000_000)]
+    releases = {"c2-kd-0": NEW, "again": replace(NEW, model="again", onnx_sha256="again", val_macro_auroc=0.99)}
+    judged, _ = gate.add_shipping_rules(gate.evaluate_candidates(facts, RULES), releases, Shipped(champion, {}))
+    assert judged.passed
+    assert judged.rules[-2].reason == "the champion lite0-kd-0 (version 3) does not pass the gate itself any more"
+
+
+def test_of_a_champion_that_is_a_candidate_again_todays_figure_counts():
+    champion = replace(OLD, val_macro_auroc=0.99, onnx_sha256="again")
+    facts = [GOOD, replace(GOOD, model="again")]
+    releases = {"c2-kd-0": NEW, "again": replace(NEW, model="again", onnx_sha256="again", val_macro_auroc=0.80)}
+    judged, _ = gate.add_shipping_rules(gate.evaluate_candidates(facts, RULES), releases, Shipped(champion, {}))
+    assert (judged.rules[-2].limit, judged.rules[-2].verdict) == (0.80, "passed")

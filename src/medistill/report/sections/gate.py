@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from medistill.gate.rules import TIE, Verdict
 from medistill.report.content import Content
-from medistill.report.figures import RULES, RuleForm
 
 
 @dataclass(frozen=True)
@@ -14,7 +13,6 @@ class Gate:
 
     verdicts: Sequence[Verdict]
     ranking: Sequence[str]
-    forms: dict[str, RuleForm]
     tie: float
 
     @property
@@ -25,4 +23,4 @@ class Gate:
 
 def build(content: Content) -> Gate:
     """The verdicts of a run."""
-    return Gate(content.verdicts, content.ranking, RULES, TIE)
+    return Gate(content.verdicts, content.ranking, TIE)

@@ -1,0 +1,13 @@
+"""How far an exported file may be from the network that it was made of."""
+
+PARITY_ABSOLUTE, PARITY_RELATIVE = 1e-4, 1e-5
+"""Largest difference between a logit of ONNX Runtime and of torch: this much, or this share of the largest logit."""
+
+
+def parity_limit(largest_logit: float | None) -> float:
+    """How far logits may differ: float32 rounds in proportion, some 1e-6 of the largest in networks of this depth.
+
+    Args:
+        largest_logit: by its absolute value; None where it is unknown or not finite.
+    """
+    return max(PARITY_ABSOLUTE, PARITY_RELATIVE * abs(largest_logit or 0.0))

@@ -33,9 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     if explained.folder.is_dir():
         Sealed.read_whole(explained.record)
     content = Content(
-        dataset=dataset.to_json(),
+        dataset=dataset,
         quarantine=[(row["path"], row["reason"]) for row in read_rows(processed.quarantine)],
-        validation=Validation.read(reports.validation).to_json(),
+        validation=Validation.read(reports.validation),
         models=models,
         comparisons=[typed(row) for row in read_rows(reports.comparisons)],
         explain=read_json(explained.metrics) if explained.folder.is_dir() else None,
@@ -59,13 +59,12 @@ def read_model(name: str, folder: ModelFolder, metrics: dict[str, Any]) -> Model
     if is_exported:
         Sealed.read_whole(export.bundle)
     return Model(
-        name=name,
-        config=record.to_json(),
+        record=record,
         numbers=metrics[name],
         evaluation=read_json(reports.evaluation(name)),
         roc=[(float(row["fpr"]), float(row["tpr"])) for row in read_rows(reports.roc(name))],
         history=read_rows(folder.history) if folder.history.is_file() else [],
-        latency=Latency.read(export.latency).to_json() if is_exported else None,
+        latency=Latency.read(export.latency) if is_exported else None,
         onnx_mb=export.onnx.stat().st_size / 1e6 if export.onnx.is_file() else None,
     )
 

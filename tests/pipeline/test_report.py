@@ -311,5 +311,5 @@ def test_collect_facts_reads_another_root(project):
     assert (kd.params, kd.macs, kd.onnx_mb) == (4_732_838, 290_000_000, 18.96)
     assert kd.distilled
     assert kd.has_baseline
-    assert kd.parity["passed"]
+    assert kd.parity.passed
     assert kd.validation == numbers(project)["eeea_net_c2-kd-0"]["val"]

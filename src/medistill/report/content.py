@@ -6,7 +6,10 @@ from typing import Any
 
 from medistill.gate.rules import Verdict
 from medistill.metrics.intervals import Estimate
-from medistill.task import Task
+from medistill.records.audit import Validation
+from medistill.records.data import DatasetInfo
+from medistill.records.export import Latency
+from medistill.records.models import ModelRecord
 
 
 @dataclass(frozen=True)
@@ -14,8 +17,7 @@ class Model:
     """What the page shows of one teacher or student.
 
     Attributes:
-        name: its folder's name.
-        config: its config.json.
+        record: its config.json.
         numbers: its entry in metrics.json.
         evaluation: its file in reports/evaluation/.
         roc: points (fpr, tpr) of the macro-average on test; empty where no label is eligible.
@@ -24,31 +26,35 @@ class Model:
         onnx_mb: size of model.onnx in 10^6 bytes, or None.
     """
 
-    name: str
-    config: Mapping[str, Any]
+    record: ModelRecord
     numbers: Mapping[str, Any]
     evaluation: Mapping[str, Any]
     roc: Sequence[tuple[float, float]]
     history: Sequence[Mapping[str, str]]
-    latency: Mapping[str, Any] | None
+    latency: Latency | None
     onnx_mb: float | None
+
+    @property
+    def name(self) -> str:
+        """Its folder's name."""
+        return self.record.name
 
     @property
     def teachers(self) -> list[str]:
         """Names of the models that it was distilled from."""
-        return list(self.config.get("teachers") or [])
+        return self.record.teachers
 
     @property
     def role(self) -> str:
         """`teacher`, `baseline` or `distilled`."""
-        if self.config["role"] == "teacher":
+        if self.record.role == "teacher":
             return "teacher"
         return "distilled" if self.teachers else "baseline"
 
     @property
     def family(self) -> str:
         """What models of the same network have in common: the student's name, or the teacher's own."""
-        return self.config.get("student") or self.name
+        return self.record.student or self.name
 
     def figure(self, split: str, key: str) -> Estimate:
         """A figure of metrics.json on a split."""
@@ -70,9 +76,9 @@ class Content:
         ranking: names of those that passed, best first.
     """
 
-    dataset: Mapping[str, Any]
+    dataset: DatasetInfo
     quarantine: Sequence[tuple[str, str]]
-    validation: Mapping[str, Any]
+    validation: Validation
     models: Sequence[Model]
     comparisons: Sequence[Mapping[str, Any]]
     explain: Mapping[str, Any] | None
@@ -82,9 +88,4 @@ class Content:
     @property
     def exclusive(self) -> bool:
         """Whether the labels are exclusive classes."""
-        return Task(self.dataset["task"]).exclusive
-
-    @property
-    def labels(self) -> list[str]:
-        """Names of the labels, in order."""
-        return list(self.dataset["labels"])
+        return self.dataset.task.exclusive

@@ -56,7 +56,7 @@ def render(content: Content) -> str:
     """The page as HTML text."""
     return render_page(
         "report",
-        title=f"medistill: {content.dataset['name']}",
+        title=f"medistill: {content.dataset.name}",
         summary=summary.build(content),
         sections=[_Section(title, module, content) for title, module in SECTIONS.items()],
     )

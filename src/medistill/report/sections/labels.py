@@ -63,7 +63,7 @@ def build(content: Content) -> Labels:
 
 def _rows(content: Content, split: str, metric: str) -> list[Row]:
     rows = []
-    for label in content.labels:
+    for label in content.dataset.labels:
         entries = [model.evaluation[split]["per_label"][label] for model in content.models]
         facts = {key: entries[0][key] for key in ("eligible", "positives", "positive_groups", "prevalence")}
         rows.append(Row(label, **facts, figures=[estimate(entry[metric]) for entry in entries]))

@@ -1,11 +1,11 @@
 """Quality, size and cost of every model, and quality against cost as a chart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
+from medistill.records.export import Latency
 from medistill.report import charts
 from medistill.report.content import Content, Model
 from medistill.report.figures import FIGURES, Figure
@@ -29,7 +29,7 @@ class Models:
     figures: Sequence[Figure]
     best_teacher: str | None
     eligible: Eligible
-    latency: Mapping[str, Any] | None
+    latency: Latency | None
     chart: Markup
     legend: Markup
 
@@ -57,7 +57,7 @@ def _dots(content: Content) -> list[charts.Dot]:
     for line, model in zip(lines(content, lambda _: []), content.models, strict=True):
         auroc = model.figure("test", "macro_auroc")
         if auroc.estimate is not None:
-            macs = model.config["macs"] / 1e6
+            macs = model.record.macs / 1e6
             bounds = (auroc.lower, auroc.upper)
             dots.append(charts.Dot(line.name, macs, auroc.estimate, *bounds, line.colour, line.dashed))
     return dots

@@ -25,19 +25,19 @@ class Summary:
 
 def build(content: Content) -> Summary:
     """The summary of a run."""
-    counts = content.dataset["counts"].values()
+    counts = content.dataset.counts.values()
     first = next((model for model in content.models if model.name in content.ranking[:1]), None)
     references = (("the best teacher", "difference_teacher"), ("its baseline", "difference_baseline"))
     against = [
         (words, first.figure("test", key)) for words, key in references if first and key in first.numbers["test"]
     ]
     return Summary(
-        name=content.dataset["name"],
-        images=sum(split["images"] for split in counts),
-        groups=sum(split["groups"] for split in counts),
-        labels=len(content.labels),
+        name=content.dataset.name,
+        images=sum(split.images for split in counts),
+        groups=sum(split.groups for split in counts),
+        labels=len(content.dataset.labels),
         exclusive=content.exclusive,
-        image_size=content.dataset["image_size"],
+        image_size=content.dataset.image_size,
         students=len(content.verdicts),
         passed=len(content.ranking),
         first=first,

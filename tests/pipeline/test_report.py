@@ -16,6 +16,7 @@ from medistill.errors import UserError
 from medistill.files import sha256
 from medistill.gate.facts import collect_facts
 from medistill.layout import Layout
+from medistill.report.reading import read_rows
 from pipeline.stages import evaluate, report
 from tests.seal import seal
 
@@ -207,7 +208,7 @@ SHOWN = [
 def test_a_difference_is_called_better_only_where_it_is_after_adjustment(tmp_path, monkeypatch):
     make(tmp_path)
     monkeypatch.chdir(tmp_path)
-    rows = report.read_rows(Path("reports/comparisons.csv"))
+    rows = read_rows(Path("reports/comparisons.csv"))
     changed = [row for row in rows if (row["split"], row["metric"]) == ("test", "macro_auroc")]
     for k, (row, (lower, upper, p_holm, _)) in enumerate(zip(changed, SHOWN, strict=False)):
         row |= {"model": f"case{k}", "lower": lower, "upper": upper, "p_holm": p_holm}

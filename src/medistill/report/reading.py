@@ -1,0 +1,80 @@
+"""The records of a finished run, read for the report."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medistill.errors import UserError
+from medistill.files import read_json
+from medistill.gate.facts import read_metrics
+from medistill.gate.rules import Verdict, rank
+from medistill.layout import Layout, ModelFolder
+from medistill.records.audit import Validation
+from medistill.records.base import Sealed
+from medistill.records.data import DatasetInfo
+from medistill.records.export import Latency
+from medistill.records.models import ModelRecord
+from medistill.report.content import Content, Model
+
+
+def read_content(folders: Mapping[str, ModelFolder], verdicts: Sequence[Verdict], layout: Layout) -> Content:
+    """All that the page shows.
+
+    Args:
+        folders: of the run's models, teachers first.
+        verdicts: the gate's, on the students.
+        layout: where everything lies; explanations and exports may be missing.
+
+    Raises:
+        UserError: something else is missing or damaged.
+    """
+    reports, processed = layout.reports, layout.processed
+    figures = read_metrics(reports)
+    dataset = DatasetInfo.read_whole(processed.record, [processed.quarantine.name])
+    models = [_read_model(name, folder, figures, layout) for name, folder in folders.items()]
+    explained = reports.explain
+    if explained.folder.is_dir():
+        Sealed.read_whole(explained.record)
+    return Content(
+        dataset=dataset,
+        quarantine=[(row["path"], row["reason"]) for row in read_rows(processed.quarantine)],
+        validation=Validation.read(reports.validation),
+        models=models,
+        comparisons=[_typed(row) for row in read_rows(reports.comparisons)],
+        explain=read_json(explained.metrics) if explained.folder.is_dir() else None,
+        verdicts=verdicts,
+        ranking=[verdict.model for verdict in rank(verdict for verdict in verdicts if verdict.passed)],
+    )
+
+
+def _read_model(name: str, folder: ModelFolder, figures: Mapping[str, Any], layout: Layout) -> Model:
+    """What the page shows of one model; latency and ONNX file may be missing."""
+    reports, export = layout.reports, layout.export(name)
+    if name not in figures:
+        raise UserError(f"{reports.metrics}: has no model {name}; run the evaluate stage")
+    record = ModelRecord.read_whole(folder.config)
+    is_exported = export.folder.is_dir()
+    if is_exported:
+        Sealed.read_whole(export.bundle)
+    return Model(
+        record=record,
+        numbers=figures[name],
+        evaluation=read_json(reports.evaluation(name)),
+        roc=[(float(row["fpr"]), float(row["tpr"])) for row in read_rows(reports.roc(name))],
+        history=read_rows(folder.history) if folder.history.is_file() else [],
+        latency=Latency.read(export.latency) if is_exported else None,
+        onnx_mb=export.onnx.stat().st_size / 1e6 if export.onnx.is_file() else None,
+    )
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file as text; the file is known to be whole."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _typed(row: dict[str, str]) -> dict[str, Any]:
+    """A row of comparisons.csv with its numbers as float, None where the cell is empty."""
+    numbers = ("estimate", "lower", "upper", "p", "p_holm")
+    return row | {key: float(row[key]) if row[key] else None for key in numbers}

@@ -19,7 +19,7 @@ from medistill.audit.quality import tables_of
 from medistill.audit.rules import LEFT_OUT, judge, rules_of
 from medistill.data import splits
 from medistill.data.adapters import formats, read_source
-from medistill.data.dataset import Dataset
+from medistill.data.dataset import Dataset, count_labels
 from medistill.data.ingest import ingest
 from medistill.data.reading.arrays import read_picture
 from medistill.data.reading.folders import compose
@@ -157,7 +157,8 @@ def check(request: Request) -> dict[str, Any]:
 
 def _counts(dataset: Dataset) -> dict[str, Any]:
     """How many images, groups and masks there are, and how many images of each split and label."""
-    manifest, targets = dataset.manifest, dataset.targets(dataset.manifest)
+    manifest = dataset.manifest
+    positives, negatives = count_labels(dataset.targets(manifest))
     return {
         "images": len(manifest),
         "groups": int(manifest["group_id"].nunique()),
@@ -166,7 +167,7 @@ def _counts(dataset: Dataset) -> dict[str, Any]:
             for split, part in ((split, manifest[manifest["split"] == split]) for split in SPLITS)
         },
         "labels": {
-            label: {"positive": int((targets[:, k] == 1).sum()), "known": int((~np.isnan(targets[:, k])).sum())}
+            label: {"positive": int(positives[k]), "known": int(positives[k] + negatives[k])}
             for k, label in enumerate(dataset.labels)
         },
         "masks": int((manifest["mask_row"] >= 0).sum()),

@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from medistill.audit.findings import on_several_splits
-from medistill.data.dataset import Dataset
+from medistill.data.dataset import Dataset, count_labels
 from medistill.records.data import LABEL_PREFIX, SPLITS
 
 _BATCH = 64
@@ -103,7 +103,7 @@ def _count_labels(dataset: Dataset, images: pd.DataFrame) -> pd.DataFrame:
         values = images.get(LABEL_PREFIX + label, pd.Series(np.nan, index=images.index))
         for side in SPLITS:
             here = values[images["split"] == side] if "split" in images else values[:0]
-            positives, negatives = int((here == 1).sum()), int((here == 0).sum())
+            positives, negatives = map(int, count_labels(here.to_numpy()))
             # a constant label breaks a rule of its own, and so does an empty split
             share = positives / (positives + negatives) if positives and negatives else None
             counts = (positives, negatives) if len(here) else (None, None)

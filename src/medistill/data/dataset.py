@@ -162,6 +162,15 @@ class Frames:
         return out
 
 
+def count_labels(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number of positives and of negatives of each label, int (L,) each.
+
+    Args:
+        targets: (N, L), 1, 0, or NaN where unknown; of one label (N,), and two numbers are returned.
+    """
+    return (targets == 1).sum(axis=0), (targets == 0).sum(axis=0)
+
+
 def label_columns(known: Sequence[str], wanted: Sequence[str], who: str) -> list[int | None]:
     """Where each of the `wanted` labels is among the `known` ones of a teacher, None where it is not.
 

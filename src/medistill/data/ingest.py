@@ -11,6 +11,7 @@ import pandas as pd
 from medistill.data import splits
 from medistill.data.adapters import read_source
 from medistill.data.cache import Frames, decode_all
+from medistill.data.dataset import count_labels
 from medistill.data.reading.boxes import outside
 from medistill.data.reading.folders import compose
 from medistill.data.reading.source import DETAILS, Source
@@ -338,11 +339,12 @@ def _summarise(
     counts = {}
     for side in SPLITS:
         part = manifest[manifest["split"] == side]
+        positives, negatives = count_labels(part[[LABEL_PREFIX + label for label in source.labels]].to_numpy())
         counts[side] = SplitCounts(
             images=len(part),
             groups=part["group_id"].nunique(),
-            positives={label: int((part[LABEL_PREFIX + label] == 1).sum()) for label in source.labels},
-            negatives={label: int((part[LABEL_PREFIX + label] == 0).sum()) for label in source.labels},
+            positives=dict(zip(source.labels, positives.tolist(), strict=True)),
+            negatives=dict(zip(source.labels, negatives.tolist(), strict=True)),
         )
     return DatasetInfo(
         name=printable(data.name or data.root.resolve().name),

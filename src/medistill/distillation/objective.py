@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medistill.data.dataset import Dataset
+from medistill.data.dataset import Dataset, count_labels
 from medistill.distillation import functional
 from medistill.distillation.combine import combine_answers
 from medistill.distillation.settings import Recipe
@@ -282,7 +282,7 @@ def require_all_classes(teacher: str, unknown: Sequence[str], recipe: str = "rec
 def _balance(term: Term, dataset: Dataset) -> dict[str, Tensor]:
     """Weights from the training labels; a label without positives or negatives weighs 1."""
     targets = dataset.targets(dataset.split("train"))
-    positive, negative = (targets == 1).sum(0), (targets == 0).sum(0)
+    positive, negative = count_labels(targets)
     if term.loss == "cross_entropy":
         weight = positive.sum() / np.maximum(positive, 1) / len(positive)
         return {"class_weight": torch.from_numpy(np.where(positive > 0, weight, 1).astype(np.float32))}

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medistill.data.dataset import count_labels
 from medistill.metrics.bootstrap import draw
 from medistill.metrics.calibration import expected_calibration_error
 from medistill.metrics.classification import measure_accuracy, metrics_at_half
@@ -163,14 +164,15 @@ class Measured:
         for k, label in enumerate(split.labels):
             targets = split.targets[:, k]
             positive, negative = targets == 1, targets == 0
-            known = int(positive.sum() + negative.sum())
+            positives, negatives = map(int, count_labels(targets))
+            known = positives + negatives
             answered = not np.isnan(probability[:, k]).any()
             ece = expected_calibration_error(targets, probability[:, k]) if answered else None
             labels[label] = {
                 "eligible": label not in split.skipped,
-                "positives": int(positive.sum()),
-                "negatives": int(negative.sum()),
-                "prevalence": float(positive.sum() / known) if known else None,
+                "positives": positives,
+                "negatives": negatives,
+                "prevalence": positives / known if known else None,
                 "groups": len(np.unique(split.groups[positive | negative])),
                 "positive_groups": len(np.unique(split.groups[positive])),
                 "auroc": summarise(self.auroc[:, k], groups=split.rests_on[k]).to_dict(),

@@ -33,13 +33,13 @@ def insert(file: Path, code: str, side: str, line: str) -> None:
     if side == "after":
         file.write_text(f"{before}{mark}\n\n{code.rstrip()}{after}")
     else:
-        apart = {".py": "\n\n", ".yaml": "\n"}.get(file.suffix, "")
+        apart = {".py": "" if code.startswith(" ") else "\n\n", ".yaml": "\n"}.get(file.suffix, "")
         file.write_text(f"{before}\n{code}{apart}{line}{after}")
 
 
 def test_every_block_has_its_place(root):
     text = (root / "CONTRIBUTING.md").read_text()
-    code = re.findall(r"^```(?:python|yaml)\n", text, re.MULTILINE)
+    code = re.findall(r"^```(?:python|yaml|text)\n", text, re.MULTILINE)
     placed = [place for place in PLACE.finditer(text) if not place["file"].endswith(".md")]
     assert len(code) == len(placed) > 5
 
@@ -50,11 +50,12 @@ def test_what_was_added_is_clean(extended):
     extended.run("codespell")
 
 
-def test_the_loss_has_its_traits_and_the_adapter_reads(extended):
-    """Those tests that exist for all losses take it in; of the adapter its own test is run."""
+def test_what_was_added_does_what_it_should(extended):
+    """The tests that hold all losses take the new one in; what else was added has a test of its own."""
     tests = ["tests/unit/distillation", "tests/unit/test_examples.py", "tests/unit/data/test_named_files.py"]
+    tests += ["tests/unit/gate/test_min_auroc.py"]
     pytest_ = ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    chosen = "huber_kd or HuberKd or every or documentation or examples or named_files or the_name_has"
+    chosen = "huber_kd or HuberKd or every or documentation or examples or named_files or the_name_has or min_auroc"
     done = extended.run(*pytest_, "-k", chosen, *tests)
     assert "failed" not in done.stdout
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 15

@@ -181,7 +181,7 @@ def one_question(sample: Sample) -> str:
 
 def warnings(xrays: Path) -> str:
     """What `medistill check` warns of: labels that can be told from what is not the finding."""
-    table = pd.DataFrame(audit(open_xrays(xrays, SIZE))["shortcuts"])
+    table = pd.DataFrame(audit(open_xrays(xrays, SIZE)).shortcuts)
     said = []
     for cue, rows in table[table["lower"] > SHORTCUT].groupby("cue", sort=False):
         own = [f"{row.label} {row.auroc:.2f} [{row.lower:.2f}, {row.upper:.2f}]" for row in rows.itertuples()]

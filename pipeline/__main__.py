@@ -143,16 +143,16 @@ def history(as_json: Json = False) -> None:
     lines = read_history(Path.cwd())
     count = looks(lines)
     if as_json:
-        typer.echo(to_json({"history": lines, "looks": count}))
+        typer.echo(to_json({"history": [line.model_dump(exclude_unset=True) for line in lines], "looks": count}))
         return
     if not lines:
         typer.echo("nothing has been promoted or refused yet; run `python -m pipeline promote`")
     for line in lines:
-        champion = line["champion"]
-        version = f" (version {champion['version']})" if champion and champion["version"] else ""
-        name = f"{champion['model']}{version}" if champion else "no champion"
-        typer.echo(f"{line['time']}  {line['action']:<11}  {name}")
-        for reason in line.get("refused", []):
+        champion = line.champion
+        version = f" (version {champion.version})" if champion and champion.version else ""
+        name = f"{champion.model}{version}" if champion else "no champion"
+        typer.echo(f"{line.time}  {line.action:<11}  {name}")
+        for reason in line.refused:
             typer.echo(f"    refused  {printable(reason)}")
     if count > LOOKS:
         typer.echo(

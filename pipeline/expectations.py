@@ -9,7 +9,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import great_expectations as gx
 import pandas as pd
@@ -21,11 +21,11 @@ from medistill.audit.rules import KEYS, Rule, rules_of
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.files import atomic
+from medistill.records.audit import Audit, Expectation, Validation, ValidationCounts
 from medistill.records.data import DatasetInfo
 from pipeline.data_docs import as_html, as_text, make_offline, raise_what_is_logged
 
 _KEYS = KEYS | {"weights": ["network"]}
-_SEVERITY = {True: "critical", False: "warning"}
 _EXAMPLES = 5  # of the images that break a rule; of the other tables, which are small, all rows are named
 
 _WEIGHTS = (
@@ -55,9 +55,9 @@ def validate(
     docs: Path,
     *,
     max_quarantined: float,
-    audit: Mapping[str, Any] | None = None,
+    audit: Audit | None = None,
     weights: Mapping[str, Path] | None = None,
-) -> dict[str, Any]:
+) -> Validation:
     """Check an ingested data set, and write Data Docs about it.
 
     Args:
@@ -68,9 +68,7 @@ def validate(
         weights: network -> file of a user's own weights.
 
     Returns:
-        What validation.json holds, free of times: `success` (nothing critical failed), `statistics`, `failures` and
-        `warnings` (a line for each expectation that failed), and `expectations` (name, column, expected, severity,
-        success, observed, unexpected_count, examples of each, and the line as message where it failed).
+        What validation.json holds, free of times.
 
     Raises:
         UserError: a file of the data set is missing or damaged.
@@ -93,22 +91,21 @@ def validate(
             about = [rule for rule in rules if rule.table == name and rule.applies(table)]
             checked += _run(context, name, table, about)
         make_offline(temporary)
-    failed = [entry for entry in checked if not entry["success"]]
-    failures = [entry["message"] for entry in failed if entry["severity"] == "critical"]
-    warnings = [entry["message"] for entry in failed if entry["severity"] != "critical"]
-    return {
-        "success": not failures,
-        "statistics": {
-            "images": len(dataset.manifest),
-            "evaluated": len(checked),
-            "successful": len(checked) - len(failed),
-            "failed": len(failures),
-            "warnings": len(warnings),
-        },
-        "failures": failures,
-        "warnings": warnings,
-        "expectations": checked,
-    }
+    failures = [entry.message or "" for entry in checked if not entry.success and entry.severity == "critical"]
+    warnings = [entry.message or "" for entry in checked if not entry.success and entry.severity != "critical"]
+    return Validation(
+        success=not failures,
+        statistics=ValidationCounts(
+            images=len(dataset.manifest),
+            evaluated=len(checked),
+            successful=len(checked) - len(failures) - len(warnings),
+            failed=len(failures),
+            warnings=len(warnings),
+        ),
+        failures=failures,
+        warnings=warnings,
+        expectations=checked,
+    )
 
 
 def _weights(dataset: Dataset, weights: Mapping[str, Path]) -> pd.DataFrame:
@@ -121,9 +118,13 @@ def _weights(dataset: Dataset, weights: Mapping[str, Path]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["network", "seen"])
 
 
+def _severity(rule: Rule) -> Literal["critical", "warning"]:
+    return "critical" if rule.critical else "warning"
+
+
 def _expect(rule: Rule) -> gxe.Expectation:
     """A rule as Great Expectations has it, about a table as `as_html` makes it."""
-    common = {"severity": _SEVERITY[rule.critical], "description": rule.expected}
+    common = {"severity": _severity(rule), "description": rule.expected}
     values = [html.escape(value) if isinstance(value, str) else value for value in rule.values]
     if rule.kind == "columns":
         return gxe.ExpectTableColumnsToMatchSet(column_set=values, exact_match=False, **common)
@@ -141,7 +142,7 @@ def _expect(rule: Rule) -> gxe.Expectation:
     return gxe.ExpectColumnValuesToBeInSet(value_set=values, **common)
 
 
-def _run(context: Any, name: str, table: pd.DataFrame, rules: Sequence[Rule]) -> list[dict[str, Any]]:
+def _run(context: Any, name: str, table: pd.DataFrame, rules: Sequence[Rule]) -> list[Expectation]:
     """Check one table, add it to the Data Docs, and return a compact result per rule."""
     batch = (
         context.data_sources.add_or_update_pandas("processed")
@@ -169,26 +170,26 @@ def _run(context: Any, name: str, table: pd.DataFrame, rules: Sequence[Rule]) ->
     return [_compact(rule, result) for rule, result in zip(rules, found, strict=True)]
 
 
-def _compact(rule: Rule, result: Any) -> dict[str, Any]:
+def _compact(rule: Rule, result: Any) -> Expectation:
     found = as_text(result.to_json_dict()["result"])
     missing = found.get("details", {}).get("mismatched", {}).get("missing", found.get("partial_missing_list"))
     observed = f"missing: {', '.join(map(str, missing))}" if missing else _plain(found.get("observed_value"))
     observed = _errors(result.exception_info) or observed  # Great Expectations raises nothing, it notes what was raised
-    entry = {
-        "name": rule.name,
-        "table": rule.table,
-        "column": rule.column,
-        "expected": rule.expected,
-        "severity": _SEVERITY[rule.critical],
-        "success": bool(result.success),
-        "observed": observed,
-        "unexpected_count": found.get("unexpected_count"),
-        "examples": [
+    entry = Expectation(
+        name=rule.name,
+        table=rule.table,
+        column=rule.column,
+        expected=rule.expected,
+        severity=_severity(rule),
+        success=bool(result.success),
+        observed=observed,
+        unexpected_count=found.get("unexpected_count"),
+        examples=[
             {str(key): _plain(value) for key, value in sorted(example.items())}
             for example in found.get("partial_unexpected_index_list") or []
         ],
-    }
-    return entry if entry["success"] else entry | {"message": _line(entry, _KEYS[rule.table])}
+    )
+    return entry if entry.success else entry.model_copy(update={"message": _line(entry, _KEYS[rule.table])})
 
 
 def _errors(info: dict[str, Any]) -> str | None:
@@ -208,19 +209,19 @@ def _plain(value: Any) -> Any:
 _BETWEEN = {"labels": " in ", "shortcuts": " by "}  # a row's keys: label in split, label by cue
 
 
-def _line(entry: dict[str, Any], keys: list[str]) -> str:
+def _line(entry: Expectation, keys: list[str]) -> str:
     """One line for people: column, what was expected, how many break it, and five of them."""
-    line = f"{entry['column'] or entry['table']}: expected: {entry['expected']}"
-    if entry["unexpected_count"]:
-        line += f"; {entry['unexpected_count']} break it"
-    if entry["observed"] is not None:
-        line += f"; found {entry['observed']}"
+    line = f"{entry.column or entry.table}: expected: {entry.expected}"
+    if entry.unexpected_count:
+        line += f"; {entry.unexpected_count} break it"
+    if entry.observed is not None:
+        line += f"; found {entry.observed}"
     names = []
-    for example in entry["examples"]:
-        value = example.get(entry["column"])
+    for example in entry.examples:
+        value = example.get(entry.column or "")
         value = round(value, 3) if isinstance(value, float) else value
-        name = _BETWEEN.get(entry["table"], " ").join(str(example[key]) for key in keys)
+        name = _BETWEEN.get(entry.table, " ").join(str(example[key]) for key in keys)
         # positives and negatives are 0 where they break a rule; None is what must not be there
-        says_more = value is not None and entry["column"] not in {*keys, "positives", "negatives"}
+        says_more = value is not None and entry.column not in {*keys, "positives", "negatives"}
         names.append(f"{name} ({value})" if says_more else name)
     return f"{line}: {'; '.join(names)}" if names else line

@@ -7,6 +7,7 @@ changed is noticed; a line without one, from before or mended by hand, is taken 
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -26,21 +27,42 @@ TOOK_OVER = ("promoted", "restored", "recorded", "rolled_back")
 """Actions after which the line's champion is champion."""
 
 
-class _Line(BaseModel):
-    """What a line must have for those who read it."""
+Action = Literal["promoted", "kept", "refused", "restored", "recorded", "rolled_back"]
 
-    model_config = ConfigDict(strict=True, extra="allow")
+
+class Line(BaseModel):
+    """A line of the history; keys that another version has written are kept.
+
+    Attributes:
+        time: when, in UTC.
+        action: what happened.
+        champion: who is champion since; None where there is none.
+        previous: who was champion before, or what was rolled back.
+        reason: of a verdict, in a sentence.
+        refused: `model: rule: reason` of every rule that was not passed.
+        evidence: of a verdict, a hash of the models that were judged.
+        data: of a verdict, the fingerprint of the data they were measured on.
+    """
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
     time: str
-    action: Literal["promoted", "kept", "refused", "restored", "recorded", "rolled_back"]
+    action: Action
     champion: Release | None
     previous: Release | None = None
+    reason: str | None = None
+    refused: list[str] = []
     evidence: str | None = None
     data: str | None = None
-    refused: list[str] = []
+
+    @classmethod
+    def now(cls, action: Action, champion: Release | None, **more: Any) -> "Line":
+        """A line of what has just happened; `more` are its other fields."""
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(time=time, action=action, champion=champion, **{"previous": None, **more})
 
     @model_validator(mode="after")
-    def _complete(self) -> "_Line":
+    def _complete(self) -> "Line":
         if self.action in (*TOOK_OVER, "kept") and self.champion is None:
             raise ValueError(f"{self.action} needs a champion")
         if self.action == "rolled_back" and self.previous is None:
@@ -50,7 +72,7 @@ class _Line(BaseModel):
         return self
 
 
-def read_history(root: Path) -> list[dict[str, Any]]:
+def read_history(root: Path) -> list[Line]:
     """Lines of registry/history.jsonl, oldest first; empty where there is no such file.
 
     A last line that was cut off while it was written is left out: what it would have said is found anew in the registry
@@ -71,8 +93,8 @@ def read_history(root: Path) -> list[dict[str, Any]]:
     return [_parse(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
-def append(root: Path, line: dict[str, Any]) -> None:
-    """Add a line with the time, and write it through to the disk.
+def append(root: Path, line: Line) -> None:
+    """Add a line, and write it through to the disk.
 
     What a killed process has left of a line of its own gives way; no whole line is ever touched.
 
@@ -80,8 +102,8 @@ def append(root: Path, line: dict[str, Any]) -> None:
         UserError: the disk is full, read-only, …
     """
     path = Layout(root).history
-    line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **line}
-    text = json.dumps({**line, CHECKSUM: _checksum(line)})
+    content = line.model_dump(exclude_unset=True)
+    text = json.dumps({**content, CHECKSUM: _checksum(content)})
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:
@@ -96,28 +118,28 @@ def append(root: Path, line: dict[str, Any]) -> None:
             os.fsync(file.fileno())
 
 
-def champions(history: list[dict[str, Any]]) -> list[Release]:
+def champions(history: list[Line]) -> list[Release]:
     """Champions that were not withdrawn, in the order in which they took over; the last one is the present one."""
     stack: list[Release] = []
     for line in history:
-        if line["action"] == "rolled_back":
-            stack = [model for model in stack if model.onnx_sha256 != line["previous"]["onnx_sha256"]]
-        if line["action"] in TOOK_OVER:
-            champion = Release(**line["champion"])
-            if not stack or stack[-1].onnx_sha256 != champion.onnx_sha256:
-                stack.append(champion)
+        if line.action == "rolled_back" and line.previous:
+            stack = [model for model in stack if model.onnx_sha256 != line.previous.onnx_sha256]
+        took_over = line.champion if line.action in TOOK_OVER else None
+        if took_over and (not stack or stack[-1].onnx_sha256 != took_over.onnx_sha256):
+            stack.append(took_over)
     return stack
 
 
-def withdrawn(history: list[dict[str, Any]]) -> dict[str, str]:
+def withdrawn(history: list[Line]) -> dict[str, str]:
     """Sha256 of every model that was rolled back → when."""
-    return {line["previous"]["onnx_sha256"]: line["time"] for line in history if line["action"] == "rolled_back"}
+    gone = ((line.previous, line.time) for line in history if line.action == "rolled_back")
+    return {model.onnx_sha256: time for model, time in gone if model and model.onnx_sha256}
 
 
-def looks(history: list[dict[str, Any]]) -> int:
+def looks(history: list[Line]) -> int:
     """How many different sets of models were judged on the data of the last verdict, each a look at its test set."""
-    judged = [line for line in history if "evidence" in line]
-    return len({line["evidence"] for line in judged if line["data"] == judged[-1]["data"]})
+    judged = [line for line in history if line.evidence is not None]
+    return len({line.evidence for line in judged if line.data == judged[-1].data})
 
 
 def _is_cut(line: bytes) -> bool:
@@ -133,16 +155,16 @@ def _is_cut(line: bytes) -> bool:
     return False
 
 
-def _checksum(line: dict[str, Any]) -> str:
+def _checksum(line: Mapping[str, object]) -> str:
     text = json.dumps({key: value for key, value in line.items() if key != CHECKSUM}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _parse(path: Path, number: int, text: bytes) -> dict[str, Any]:
+def _parse(path: Path, number: int, text: bytes) -> Line:
     mend = "mend or remove that line"
     try:
         line: dict[str, Any] = json.loads(text.decode("utf-8"))
-        _Line.model_validate_json(text)
+        parsed = Line.model_validate_json(text)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: line {number}: byte {error.start} is not UTF-8; {mend}") from None
     except ValidationError as error:
@@ -156,4 +178,4 @@ def _parse(path: Path, number: int, text: bytes) -> dict[str, Any]:
             f"{path}: line {number}: not what was written, by its {CHECKSUM}; bring the file back from a backup, or, "
             f"where the line is true, remove {CHECKSUM} from it"
         )
-    return line
+    return parsed

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from medistill.errors import UserError
 from medistill.files import write_json
@@ -17,7 +17,7 @@ from medistill.gate.facts import Release, Shipped, collect_facts, read_release
 from medistill.gate.rules import Outcome, Verdict, add_shipping_rules, evaluate_candidates, rank
 from medistill.layout import Layout
 from medistill.params import Params
-from pipeline.history import TOOK_OVER, append, champions, read_history, withdrawn
+from pipeline.history import TOOK_OVER, Line, append, champions, read_history, withdrawn
 from pipeline.locks import exclusive
 from pipeline.store import is_users, open_store, store_errors
 from pipeline.tracking import project, track
@@ -43,7 +43,7 @@ class Promotion:
         warnings: what a person should know of the champion, and of what a killed process has left.
     """
 
-    outcome: str
+    outcome: Literal["promoted", "kept", "refused"]
     champion: Release | None
     previous: Release | None
     candidates: list[dict[str, Any]]
@@ -150,7 +150,7 @@ def rollback(root: Path) -> tuple[Release, Release]:
         if not mend(client, root, champion):
             raise UserError(_lost(champion))
         # First the history: a process that is killed after this line has withdrawn the model, and `_settled` goes on.
-        append(root, {"action": "rolled_back", "champion": champion.to_dict(), "previous": bad.to_dict()})
+        append(root, Line.now("rolled_back", champion, previous=bad))
         _return(client, earlier, bad)
         return champion, bad
 
@@ -221,7 +221,7 @@ def _has_store(root: Path) -> bool:
     return is_users() or Layout(root).mlflow_database.is_file()
 
 
-def _current(client: "MlflowClient | None", history: list[dict[str, Any]]) -> Release | None:
+def _current(client: "MlflowClient | None", history: list[Line]) -> Release | None:
     """The champion: by the alias, else (the registry was lost) by the history, then without a version."""
     from mlflow.exceptions import MlflowException
 
@@ -261,14 +261,15 @@ def _settled(client: "MlflowClient", root: Path, models: dict[str, Release], run
             return champion
         champion = _registered(client, root, found, runs[found.model])
         client.set_registered_model_alias(NAME, CHAMPION, champion.version)
-        append(root, {"action": "restored", "champion": champion.to_dict(), "previous": None})
+        append(root, Line.now("restored", champion))
     elif not known or known[-1].onnx_sha256 != champion.onnx_sha256:
-        last = next((line for line in reversed(history) if line["action"] in TOOK_OVER), None)
-        if last and last["action"] == "rolled_back" and last["previous"]["onnx_sha256"] == champion.onnx_sha256:
+        last = next((line for line in reversed(history) if line.action in TOOK_OVER), None)
+        withdrawn_last = last.previous if last and last.action == "rolled_back" else None
+        if withdrawn_last and withdrawn_last.onnx_sha256 == champion.onnx_sha256:
             earlier = _registered_champions(client, root)
             _return(client, earlier, champion)
             return earlier[-1]
-        append(root, {"action": "recorded", "champion": champion.to_dict(), "previous": None})
+        append(root, Line.now("recorded", champion))
     return champion
 
 
@@ -327,21 +328,21 @@ def _reason(promotion: Promotion) -> str:
 def _record(root: Path, promotion: Promotion, models: dict[str, Release]) -> None:
     """Append the verdict, unless it is the last one again (a second call, a night without news)."""
     shas = sorted(model.onnx_sha256 or model.model for model in models.values())
-    line = {
-        "action": promotion.outcome,
-        "champion": promotion.champion and promotion.champion.to_dict(),
-        "previous": promotion.previous and promotion.previous.to_dict(),
-        "reason": _reason(promotion),
-        "refused": promotion.reasons,
-        "evidence": hashlib.sha256(" ".join(shas).encode()).hexdigest(),
-        "data": next(iter(models.values())).dataset_fingerprint,
-    }
-    last = next((entry for entry in reversed(read_history(root)) if "evidence" in entry), None)
+    line = Line.now(
+        promotion.outcome,
+        promotion.champion,
+        previous=promotion.previous,
+        reason=_reason(promotion),
+        refused=promotion.reasons,
+        evidence=hashlib.sha256(" ".join(shas).encode()).hexdigest(),
+        data=next(iter(models.values())).dataset_fingerprint,
+    )
+    last = next((entry for entry in reversed(read_history(root)) if entry.evidence is not None), None)
     if promotion.outcome == "promoted" or last is None or _gist(line) != _gist(last):
         append(root, line)
 
 
-def _gist(line: dict[str, Any]) -> tuple[Any, ...]:
+def _gist(line: Line) -> tuple[str | bool | None, ...]:
     """What makes a verdict news: other models, other data, another champion, or a refusal."""
-    champion = line["champion"] and line["champion"]["onnx_sha256"]
-    return line["evidence"], line["data"], champion, line["action"] == "refused"
+    champion = line.champion and line.champion.onnx_sha256
+    return line.evidence, line.data, champion, line.action == "refused"

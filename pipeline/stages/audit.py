@@ -2,7 +2,6 @@
 
 import argparse
 
-from medistill.checksums import write_record
 from medistill.data.dataset import Dataset
 from medistill.layout import HERE
 from pipeline.stage import run_stage
@@ -15,7 +14,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from medistill.audit.findings import audit
 
-    write_record(HERE.reports.audit, audit(dataset))
+    audit(dataset).write(HERE.reports.audit)
     return 0
 
 

@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from medistill.checksums import read_record, write_record
 from medistill.layout import HERE
 from medistill.params import load_params
+from medistill.records.audit import Audit
 from medistill.text import printable
 from pipeline.stage import run_stage
 
@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     """Check data/processed; 1 if a critical expectation failed, with a line each on stderr."""
     argparse.ArgumentParser(prog="python -m pipeline.stages.validate", description=__doc__).parse_args(argv)
     params = load_params()
-    audit = read_record(HERE.reports.audit)
+    audit = Audit.read(HERE.reports.audit)
 
     from pipeline.expectations import validate
 
@@ -27,17 +27,17 @@ def main(argv: list[str] | None = None) -> int:
         audit=audit,
         weights={name: network.weights for name, network in networks.items() if network.weights},
     )
-    write_record(HERE.reports.validation, result)
-    for line in result["warnings"]:
+    result.write(HERE.reports.validation)
+    for line in result.warnings:
         print(f"warning: {printable(line)}", file=sys.stderr)
-    for line in result["failures"]:
+    for line in result.failures:
         print(f"error: {printable(line)}", file=sys.stderr)
-    counts = result["statistics"]
+    counts = result.statistics
     print(
-        f"{counts['evaluated']} expectations: {counts['successful']} met, {counts['warnings']} warnings,"
-        f" {counts['failed']} failed; see {HERE.reports.data_docs / 'index.html'}"
+        f"{counts.evaluated} expectations: {counts.successful} met, {counts.warnings} warnings,"
+        f" {counts.failed} failed; see {HERE.reports.data_docs / 'index.html'}"
     )
-    return 0 if result["success"] else 1
+    return 0 if result.success else 1
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def state(root: Path) -> dict[str, Any]:
         "whole": all((folder / name).is_file() for folder in folders for name in FILES),
         "figures": all(any(m.key == "val_macro_auroc" for m in model.metrics or []) for model in logged),
         "runs": sorted(run.info.status for run in client.search_runs([experiment])),
-        "history": [line["action"] for line in read_history(root)],
+        "history": [line.action for line in read_history(root)],
         "outcome": json.loads((root / "reports/promotion.json").read_text())["outcome"],
         "leftovers": sorted(path.name for path in root.rglob("*") if path.match(".*.tmp") or path.name == "version"),
     }

@@ -18,6 +18,7 @@ from medistill.data.ingest import ingest
 from medistill.data.settings import MAX_QUARANTINED, Data
 from medistill.errors import UserError
 from medistill.params import load_params
+from medistill.records.audit import Audit
 from pipeline.expectations import validate
 from pipeline.presets import PRESETS, preset_text
 from tests.seal import seal
@@ -164,9 +165,9 @@ def pipeline_stops(folder: Path, format: str, options: dict[str, Any], split: st
     dataset = Dataset.open(folder / "processed")
     limit = data.max_quarantined
     result = validate(dataset.folder, folder / "docs", max_quarantined=limit, audit=audit(dataset))
-    broken = {entry["message"] for entry in result["expectations"] if not entry["success"]}
-    assert len(broken) == len(result["failures"]) + len(result["warnings"])
-    return not result["success"]
+    broken = {entry.message for entry in result.expectations if not entry.success}
+    assert len(broken) == len(result.failures) + len(result.warnings)
+    return not result.success
 
 
 def test_check_takes_the_limit_that_params_yaml_and_every_preset_come_with(tmp_path):
@@ -225,19 +226,19 @@ def test_rules_of_the_library_and_great_expectations_find_the_same(tmp_path):
     manifest.drop(columns="study_id").iloc[:55].to_parquet(tmp_path / "processed" / "manifest.parquet")
     seal(tmp_path / "processed" / "dataset.json")
     dataset = Dataset.open(tmp_path / "processed")
-    found = {"findings": [], "near_duplicates": [], "shortcuts": []}
+    found = Audit(findings=[], near_duplicates=[], shortcuts=[])
     result = validate(dataset.folder, tmp_path / "docs", max_quarantined=0.01, audit=found)
     tables = tables_of(dataset, found)
     rules = [rule for rule in rules_of(dataset, 60, 0.01) if rule.table in tables and rule.applies(tables[rule.table])]
-    assert len(rules) == len(result["expectations"])
+    assert len(rules) == len(result.expectations)
     broken = 0
     for rule, entry in zip(
-        sorted(rules, key=lambda rule: list(tables).index(rule.table)), result["expectations"], strict=True
+        sorted(rules, key=lambda rule: list(tables).index(rule.table)), result.expectations, strict=True
     ):
-        assert (entry["name"], entry["column"], entry["expected"]) == (rule.name, rule.column, rule.expected)
-        assert entry["success"] is (not rule.broken(tables[rule.table])), rule
-        assert entry["severity"] == ("critical" if rule.critical else "warning")
-        broken += not entry["success"]
-        if entry["unexpected_count"] and rule.table == "images":
-            assert len(rule.broken(tables["images"])) == entry["unexpected_count"] or rule.kind == "unique", rule
+        assert (entry.name, entry.column, entry.expected) == (rule.name, rule.column, rule.expected)
+        assert entry.success is (not rule.broken(tables[rule.table])), rule
+        assert entry.severity == ("critical" if rule.critical else "warning")
+        broken += not entry.success
+        if entry.unexpected_count and rule.table == "images":
+            assert len(rule.broken(tables["images"])) == entry.unexpected_count or rule.kind == "unique", rule
     assert broken >= 15

@@ -76,9 +76,9 @@ def test_every_format_reaches_the_gate_and_passes(format, tmp_path):
     assert (summary.boxes > 0) == (format in {"chestxray14", "rsna_pneumonia", "vindr_cxr"})
 
     found = audit(dataset)
-    assert not [finding for finding in found["findings"] if finding["severity"] == "error"]
-    for row in found["shortcuts"]:
+    assert not [finding for finding in found.findings if finding.severity == "error"]
+    for row in found.shortcuts:
         assert row["lower"] is None or math.isfinite(row["lower"])
     result = validate(tmp_path / "processed", tmp_path / "docs", max_quarantined=0.0, audit=found)
-    assert result["success"], result["failures"]
-    assert result["statistics"]["images"] == len(dataset.manifest)
+    assert result.success, result.failures
+    assert result.statistics.images == len(dataset.manifest)

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from medistill.errors import UserError
+from medistill.gate.facts import Release
 from medistill.layout import HERE
-from pipeline.history import CHECKSUM, append, champions, looks, read_history, withdrawn
+from pipeline.history import CHECKSUM, Line, append, champions, looks, read_history, withdrawn
 
 
 def line(action: str, model: str, previous: str | None = None, **more: Any) -> dict[str, Any]:
@@ -21,20 +22,26 @@ def line(action: str, model: str, previous: str | None = None, **more: Any) -> d
     return {"time": action, "action": action, "champion": one(model), "previous": previous and one(previous), **more}
 
 
+def read(content: dict[str, Any]) -> Line:
+    return Line.model_validate_json(json.dumps(content))
+
+
 def test_champions_are_a_stack_without_the_withdrawn() -> None:
-    history = [line("promoted", "a"), line("promoted", "b"), line("kept", "b"), line("promoted", "c")]
+    lines = [line("promoted", "a"), line("promoted", "b"), line("kept", "b"), line("promoted", "c")]
+    history = [read(entry) for entry in lines]
 
     assert [model.model for model in champions(history)] == ["a", "b", "c"]
-    history.append(line("rolled_back", "b", "c"))
+    history.append(read(line("rolled_back", "b", "c")))
     assert [model.model for model in champions(history)] == ["a", "b"]
-    history.append(line("rolled_back", "a", "b"))
+    history.append(read(line("rolled_back", "a", "b")))
     assert [model.model for model in champions(history)] == ["a"]
     assert withdrawn(history) == {"b": "rolled_back", "c": "rolled_back"}
     assert champions([]) == []
 
 
 def test_looks_count_different_models_on_the_same_data() -> None:
-    history = [line("promoted", "a", evidence=e, data=d) for e, d in [("1", "x"), ("2", "x"), ("2", "x"), ("3", "y")]]
+    looked = [("1", "x"), ("2", "x"), ("2", "x"), ("3", "y")]
+    history = [read(line("promoted", "a", evidence=e, data=d)) for e, d in looked]
 
     assert looks(history) == 1
     assert looks(history[:3]) == 2
@@ -45,19 +52,19 @@ def test_looks_count_different_models_on_the_same_data() -> None:
 def written(tmp_path: Path) -> Path:
     """A history of three lines as `append` writes them."""
     for action, model, previous in (("promoted", "a", None), ("promoted", "b", "a"), ("rolled_back", "a", "b")):
-        entry = line(action, model, previous, evidence="e", data="d", refused=["c: max_params: too many"])
-        append(tmp_path, {key: value for key, value in entry.items() if key != "time"})
+        entry = read(line(action, model, previous, evidence="e", data="d", refused=["c: max_params: too many"]))
+        append(tmp_path, entry)
     return tmp_path
 
 
 def actions(root: Path) -> list[str]:
-    return [entry["action"] for entry in read_history(root)]
+    return [entry.action for entry in read_history(root)]
 
 
 def test_what_is_appended_is_read_again(written: Path) -> None:
     assert actions(written) == ["promoted", "promoted", "rolled_back"]
     assert [model.model for model in champions(read_history(written))] == ["a"]
-    assert read_history(written)[1]["previous"]["val_macro_auroc"] == 0.5
+    assert read_history(written)[1].previous == Release("a", "a", 0.5, "d", "1")
 
 
 def test_a_line_of_before_there_were_checksums_is_read(tmp_path: Path) -> None:
@@ -84,7 +91,7 @@ DAMAGES: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_line_is_named_and_what_to_do(tmp_path: Path, damage: Any, message: str) -> None:
-    append(tmp_path, {"action": "refused", "champion": None})
+    append(tmp_path, Line.now("refused", None))
     before = (tmp_path / HERE.history).read_bytes()
     text = damage if isinstance(damage, bytes) else json.dumps(damage).encode()
     (tmp_path / HERE.history).write_bytes(before + text + b"\n" + before)
@@ -110,9 +117,8 @@ def test_a_byte_that_has_changed_is_named_or_changes_nothing(written: Path) -> N
     assert len(named) > 0.9 * len(whole)
     for lines in seen:
         if not isinstance(lines, str):  # at most the name of the checksum itself is another
-            known = before[0].keys()
-            assert [{k: v for k, v in entry.items() if k in known and k != CHECKSUM} for entry in lines] == [
-                {k: v for k, v in entry.items() if k != CHECKSUM} for entry in before
+            assert [entry.model_dump(exclude={*entry.model_extra}) for entry in lines] == [
+                entry.model_dump(exclude={CHECKSUM}) for entry in before
             ]
 
 
@@ -122,7 +128,7 @@ def test_a_line_that_a_killed_process_has_begun_gives_way_and_no_whole_line_is_l
     for cut in (start, start + 1, start + 20, len(whole) - 2):
         (written / HERE.history).write_bytes(whole[:cut])
         assert actions(written) == ["promoted", "promoted"], cut
-        append(written, {"action": "refused", "champion": None})
+        append(written, Line.now("refused", None))
         assert actions(written) == ["promoted", "promoted", "refused"], cut
         assert (written / HERE.history).read_bytes().startswith(whole[:start])
 
@@ -132,7 +138,7 @@ def test_a_line_without_its_line_break_is_a_line(written: Path) -> None:
     (written / HERE.history).write_bytes(whole[:-1])
 
     assert actions(written) == ["promoted", "promoted", "rolled_back"]
-    append(written, {"action": "refused", "champion": None})
+    append(written, Line.now("refused", None))
     assert (written / HERE.history).read_bytes().startswith(whole)
     assert actions(written)[-1] == "refused"
 
@@ -146,14 +152,14 @@ def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_one_line_and_no_line_is_lost(small_disk: Callable[[int], Path]) -> None:
     root = small_disk(16)
-    append(root, {"action": "refused", "champion": None})
+    append(root, Line.now("refused", None))
     (root / "large").write_bytes(b"0" * (shutil.disk_usage(root).free))
     refused = ["a: max_params: too many"] * 1000
 
     with pytest.raises(UserError, match=r"registry: history.jsonl cannot be written: No space left on device; make"):
-        append(root, {"action": "refused", "champion": None, "refused": refused})
+        append(root, Line.now("refused", None, refused=refused))
     assert actions(root) == ["refused"]
 
     (root / "large").unlink()
-    append(root, {"action": "kept", "champion": line("kept", "a")["champion"]})
+    append(root, Line.now("kept", Release("a", "a", 0.5, "d", "1")))
     assert actions(root) == ["refused", "kept"]

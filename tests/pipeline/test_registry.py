@@ -117,8 +117,8 @@ def check_refusal(root: Path, params: Params, rule: str) -> None:
     student = next(candidate for candidate in written["candidates"] if candidate["model"] == "small-kd-0")
     assert [item["rule"] for item in student["rules"] if item["verdict"] == "failed"] == [rule]
     last = read_history(root)[-1]
-    assert last["action"] == "refused"
-    assert any(reason.startswith(f"small-kd-0: {rule}: ") for reason in last["refused"])
+    assert last.action == "refused"
+    assert any(reason.startswith(f"small-kd-0: {rule}: ") for reason in last.refused)
 
 
 def test_a_refusal_before_there_was_a_champion_leaves_none(repository: Path, settings: Callable[[], Params]) -> None:
@@ -166,7 +166,7 @@ def test_a_better_one_replaces_the_champion(champion: Path, settings: Callable[[
 
     assert (promotion.outcome, promotion.previous.model) == ("promoted", "small-kd-0")
     assert aliases(champion) == {"champion": "small-baseline-0", "previous": "small-kd-0"}
-    assert [line["action"] for line in read_history(champion)] == ["promoted", "promoted"]
+    assert [line.action for line in read_history(champion)] == ["promoted", "promoted"]
 
 
 def test_on_other_data_the_champion_is_no_measure(champion: Path, settings: Callable[[], Params]) -> None:
@@ -202,7 +202,7 @@ def test_rollback_returns_and_the_withdrawn_one_stays_out(champion: Path, settin
 
     assert (now.model, bad.model) == ("small-kd-0", "small-baseline-0")
     assert aliases(champion) == {"champion": "small-kd-0"}
-    assert read_history(champion)[-1]["action"] == "rolled_back"
+    assert read_history(champion)[-1].action == "rolled_back"
     again = promote(settings(), champion)
     assert (again.outcome, again.champion.model) == ("kept", "small-kd-0")
     assert any("withdrawn" in reason for reason in again.reasons)
@@ -226,7 +226,7 @@ def test_an_alias_that_was_moved_by_hand_is_respected_and_recorded(
     promotion = promote(settings(), champion)
 
     assert (promotion.previous.model, promotion.champion.model) == ("small-baseline-0", "small-kd-0")
-    assert [line["action"] for line in read_history(champion)] == ["promoted", "recorded", "promoted"]
+    assert [line.action for line in read_history(champion)] == ["promoted", "recorded", "promoted"]
 
 
 def lose_registry(root: Path, empty_store: Path) -> Path:
@@ -245,7 +245,7 @@ def test_a_lost_registry_gets_its_champion_back(champion: Path, empty_store: Pat
 
     assert (promotion.outcome, promotion.champion.model) == ("kept", "small-kd-0")
     assert aliases(moved) == {"champion": "small-kd-0"}
-    assert [line["action"] for line in read_history(moved)] == ["promoted", "restored"]
+    assert [line.action for line in read_history(moved)] == ["promoted", "restored"]
 
 
 def test_a_champion_that_is_lost_for_good_still_sets_the_limit(champion: Path, empty_store: Path) -> None:
@@ -373,7 +373,7 @@ def test_a_rollback_that_was_cut_short_is_finished(
 
     assert (promotion.outcome, promotion.champion.model) == ("kept", "small-kd-0")
     assert aliases(champion) == {"champion": "small-kd-0"}
-    assert [line["action"] for line in read_history(champion)] == ["promoted", "promoted", "rolled_back", "kept"]
+    assert [line.action for line in read_history(champion)] == ["promoted", "promoted", "rolled_back", "kept"]
 
 
 def test_a_logged_model_that_a_killed_promote_has_left_is_taken(

@@ -12,17 +12,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medistill.checksums import write_record
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
 from medistill.data.settings import Data
 from medistill.errors import UserError
 from medistill.phantom.write import write_phantom
-from pipeline.expectations import validate
+from medistill.records.audit import Audit, Pair
+from pipeline import expectations
 from tests.seal import digests, seal
 
 CRITICAL, WARNING = "failures", "warnings"
+
+
+def validate(*arguments, **more) -> dict:
+    """What validation.json says."""
+    return expectations.validate(*arguments, **more).to_json()
 
 
 @pytest.fixture(scope="session")
@@ -252,14 +257,14 @@ def test_pictures_without_a_common_shape_are_never_inverted(tmp_path, good):
 
 
 def found(**changed):
-    return {"findings": [], "near_duplicates": [], "shortcuts": []} | changed
+    return Audit(**{"findings": [], "near_duplicates": [], "shortcuts": []} | changed)
 
 
 def test_near_duplicates_across_sides_are_a_warning(processed, tmp_path):
     images = pd.read_parquet(processed / "manifest.parquet")["image_id"]
     pairs = [
-        {"image_id": images[0], "other": images[5], "splits": ["train", "test"], "correlation": 0.99},
-        {"image_id": images[1], "other": images[2], "splits": ["train"], "correlation": 0.98},
+        Pair(image_id=images[0], other=images[5], splits=["train", "test"], correlation=0.99, kind="same"),
+        Pair(image_id=images[1], other=images[2], splits=["train"], correlation=0.98, kind="same"),
     ]
     lines = warnings_of(processed, tmp_path, audit=found(near_duplicates=pairs))
     (line,) = [line for line in lines if line.startswith("near_duplicates")]
@@ -401,7 +406,7 @@ def run_stage(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipeline.stages.validate"]
     shutil.copy(root / "params.yaml", folder)
     audit = folder / "reports" / "validation" / "audit.json"
-    write_record(audit, found())
+    found().write(audit)
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 

@@ -30,6 +30,7 @@ from medistill.files import atomic
 from medistill.images.errors import ImageError
 from medistill.layout import Layout
 from medistill.plain_yaml import parse_yaml
+from medistill.records.audit import Audit, Finding
 from medistill.records.data import SPLITS
 from medistill.settings import describe_errors
 from medistill.text import counted, printable, shortened
@@ -136,9 +137,10 @@ def check(request: Request) -> dict[str, Any]:
             dataset = _regroup(dataset, _first_of(dataset.manifest, "sha256"), data, source)
             dataset, tables = _draw_splits(dataset, own, data, write, whole=source.copies)
         found = audit(dataset)
-        found["findings"] += _judge(dataset, found, info.entries, quarantined)
+        findings = [*found.findings, *_judge(dataset, found, info.entries, quarantined)]
         if source.copies and look and not write:
-            found["findings"].append(_UNWRITTEN)
+            findings.append(_UNWRITTEN)
+        found = found.model_copy(update={"findings": findings})
     return {
         "name": dataset.name,
         "format": request.format,
@@ -149,7 +151,7 @@ def check(request: Request) -> dict[str, Any]:
         "boxes": info.boxes,
         "notes": [*info.notes, *_notes(request, source)],
         "quarantined": quarantined.to_dict("records"),
-        **found,
+        **found.to_json(),
         "groups_found": found_groups,
         "written": [str(file) for file in _write_tables(write, tables)] if write else [],
     }
@@ -184,13 +186,13 @@ def _notes(request: Request, source: Source) -> list[str]:
     return notes
 
 
-def _judge(dataset: Dataset, audited: dict[str, Any], entries: int, quarantined: pd.DataFrame) -> list[dict[str, Any]]:
+def _judge(dataset: Dataset, audited: Audit, entries: int, quarantined: pd.DataFrame) -> list[Finding]:
     """Findings of the rules of the gate, with what would help."""
     findings = judge(rules_of(dataset, entries, MAX_QUARANTINED), tables_of(dataset, audited))
     left_out = list(quarantined.itertuples(index=False, name=None))
     for number, found in enumerate(findings):
-        if found["check"] == LEFT_OUT:
-            findings[number] = found | {"advice": advise(left_out, entries)}
+        if found.check == LEFT_OUT:
+            findings[number] = found.model_copy(update={"advice": advise(left_out, entries)})
     return findings
 
 

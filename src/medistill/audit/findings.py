@@ -1,7 +1,7 @@
 """All checks of the audit on an ingested data set, as `medistill check` prints and the gate reads them."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,8 @@ from tqdm import tqdm
 from medistill.audit.duplicates import near_duplicates
 from medistill.audit.shortcuts import CUES, border_features, probe_shortcuts
 from medistill.data.dataset import Dataset
+from medistill.records.audit import Audit, Finding, Pair
+from medistill.records.base import JsonObject
 from medistill.records.data import SPLITS
 from medistill.text import counted
 
@@ -23,23 +25,19 @@ _TOGETHER = "--write-splits keeps them together, for data.split: patient; or tak
 _BATCH = 256
 
 
-def audit(dataset: Dataset) -> dict[str, Any]:
-    """Look for copies across sides and for shortcuts.
+def audit(dataset: Dataset) -> Audit:
+    """Look for copies across splits and for shortcuts.
 
-    Returns:
-        A JSON-ready dict: `findings`, a list of `check` (`groups`, `identical_pixels`, `near_duplicates`, `shortcut`),
-        `severity` (`error` or `warning`), `message` (one line), `count`, `examples` and, of an error, `advice` (what
-        helps); `near_duplicates`, the confirmed pairs of images of different groups (`image_id`, `other`, `splits`,
-        `correlation`, `kind`); `shortcuts`, what `probe_shortcuts` measured.
+    Its findings are of the checks `groups`, `identical_pixels`, `near_duplicates` and `shortcut`.
     """
     manifest = dataset.manifest
     pairs = _pairs(dataset)
     shortcuts = probe_shortcuts(manifest, dataset.targets(manifest), dataset.labels, _borders(dataset))
-    return {
-        "findings": [*_on_two_sides(manifest), *_identical(manifest), *_near(pairs), *_shortcuts(shortcuts)],
-        "near_duplicates": pairs,
-        "shortcuts": [_plain(row) for row in shortcuts.to_dict("records")],
-    }
+    return Audit(
+        findings=[*_on_two_sides(manifest), *_identical(manifest), *_near(pairs), *_shortcuts(shortcuts)],
+        near_duplicates=pairs,
+        shortcuts=[_plain(row) for row in shortcuts.to_dict("records")],
+    )
 
 
 def find_groups_of(dataset: Dataset) -> pd.Series:
@@ -73,7 +71,7 @@ def on_several_splits(manifest: pd.DataFrame, column: str) -> Iterator[tuple[str
     yield from manifest[manifest.groupby(column)["split"].transform("nunique") > 1].groupby(column)
 
 
-def _on_two_sides(manifest: pd.DataFrame) -> list[dict[str, Any]]:
+def _on_two_sides(manifest: pd.DataFrame) -> list[Finding]:
     """Groups with images on two sides."""
     named = [
         f"{group}: {', '.join(f'{row.image_id} ({row.split})' for row in rows.drop_duplicates('split').itertuples())}"
@@ -83,7 +81,7 @@ def _on_two_sides(manifest: pd.DataFrame) -> list[dict[str, Any]]:
     return [finding("groups", "error", text, named, advice=_TOGETHER)] if named else []
 
 
-def _identical(manifest: pd.DataFrame) -> list[dict[str, Any]]:
+def _identical(manifest: pd.DataFrame) -> list[Finding]:
     """Images that are the same pixel for pixel: an error on two sides, else a warning, as they count twice."""
     copies = manifest[manifest["sha256"].duplicated(keep=False)]
     sides = copies.groupby("sha256")["split"].transform("nunique")
@@ -98,7 +96,7 @@ def _identical(manifest: pd.DataFrame) -> list[dict[str, Any]]:
     return findings
 
 
-def _pairs(dataset: Dataset) -> list[dict[str, Any]]:
+def _pairs(dataset: Dataset) -> list[Pair]:
     manifest = dataset.manifest
     found = near_duplicates(_frames(dataset), len(manifest))
     one, other = manifest.iloc[found["i"].to_numpy()], manifest.iloc[found["j"].to_numpy()]
@@ -107,13 +105,13 @@ def _pairs(dataset: Dataset) -> list[dict[str, Any]]:
         one["sha256"].to_numpy() != other["sha256"].to_numpy()
     )
     return [
-        {
-            "image_id": a,
-            "other": b,
-            "splits": sorted({s, t}, key=SPLITS.index),
-            "correlation": round(float(r), 4),
-            "kind": kind,
-        }
+        Pair(
+            image_id=a,
+            other=b,
+            splits=sorted({s, t}, key=SPLITS.index),
+            correlation=round(float(r), 4),
+            kind=kind,
+        )
         for a, b, s, t, r, kind in zip(
             one["image_id"][kept],
             other["image_id"][kept],
@@ -126,21 +124,18 @@ def _pairs(dataset: Dataset) -> list[dict[str, Any]]:
     ]
 
 
-def _near(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _near(pairs: list[Pair]) -> list[Finding]:
     findings = []
     for across, where in ((True, "on two sides"), (False, "on one side")):
-        part = [pair for pair in pairs if (len(pair["splits"]) == 2) == across]
+        part = [pair for pair in pairs if (len(pair.splits) == 2) == across]
         if part:
-            named = [
-                f"{pair['image_id']} and {pair['other']} ({pair['kind']}, {' and '.join(pair['splits'])})"
-                for pair in part
-            ]
+            named = [f"{pair.image_id} and {pair.other} ({pair.kind}, {' and '.join(pair.splits)})" for pair in part]
             text = f"{counted(len(part), 'pair')} of images of different groups are nearly the same and {where}"
             findings.append(finding("near_duplicates", "warning", text, named))
     return findings
 
 
-def _shortcuts(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _shortcuts(table: pd.DataFrame) -> list[Finding]:
     findings = []
     for row in table[table["lower"] > SHORTCUT].itertuples():
         text = (
@@ -152,20 +147,25 @@ def _shortcuts(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def finding(
-    check: str, severity: str, message: str, examples: Sequence[str] = (), *, advice: str = ""
-) -> dict[str, Any]:
-    """A finding as `audit` gives it, of all its examples; `advice`, where there is some, says what helps."""
-    found = {
-        "check": check,
-        "severity": severity,
-        "message": message,
-        "count": len(examples),
-        "examples": list(examples[:EXAMPLES]),
-    }
-    return found | ({"advice": advice} if advice else {})
+    check: str,
+    severity: Literal["error", "warning"],
+    message: str,
+    examples: Sequence[str] = (),
+    *,
+    advice: str = "",
+) -> Finding:
+    """A finding of all its examples; `advice`, where there is some, says what helps."""
+    return Finding(
+        check=check,
+        severity=severity,
+        message=message,
+        count=len(examples),
+        examples=list(examples[:EXAMPLES]),
+        advice=advice or None,
+    )
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
+def _plain(row: Mapping[Hashable, Any]) -> JsonObject:
     """Numbers as JSON has them; what is undefined is null."""
-    plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in row.items()}
+    plain = {str(key): value.item() if isinstance(value, np.generic) else value for key, value in row.items()}
     return {key: None if value != value else value for key, value in plain.items()}

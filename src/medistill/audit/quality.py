@@ -4,15 +4,13 @@
 `splits`; and `shortcuts`, one row per label and cue.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from medistill.audit.findings import on_several_splits
 from medistill.data.dataset import Dataset, count_labels
+from medistill.records.audit import Audit, Pair
 from medistill.records.data import LABEL_PREFIX, SPLITS
 
 _BATCH = 64
@@ -20,22 +18,22 @@ _SAMPLE = 1000
 _STRUCTURE = 10.0  # grey levels by which a mean frame's pixels deviate where images show the same part of the body
 
 
-def tables_of(dataset: Dataset, audit: Mapping[str, Any] | None = None) -> dict[str, pd.DataFrame]:
+def tables_of(dataset: Dataset, audit: Audit | None = None) -> dict[str, pd.DataFrame]:
     """The tables that the rules are about.
 
     Args:
         dataset: as it was ingested.
         audit: what `medistill.audit.findings.audit` found in it; without it, what needs that is not derived.
     """
-    images = _with_derived(dataset, (audit or {}).get("near_duplicates"))
+    images = _with_derived(dataset, audit and audit.near_duplicates)
     labels = _count_labels(dataset, images)
     tables = {"images": images, "labels": labels, "splits": _count_splits(labels)}
-    if audit and audit["shortcuts"]:
-        tables["shortcuts"] = pd.DataFrame(audit["shortcuts"])
+    if audit and audit.shortcuts:
+        tables["shortcuts"] = pd.DataFrame(audit.shortcuts)
     return tables
 
 
-def _with_derived(dataset: Dataset, near_duplicates: list[dict[str, Any]] | None) -> pd.DataFrame:
+def _with_derived(dataset: Dataset, near_duplicates: list[Pair] | None) -> pd.DataFrame:
     """The manifest with the derived columns that its columns allow."""
     images = dataset.manifest.copy()
     if {"group_id", "split"} <= set(images):
@@ -58,8 +56,8 @@ def _with_derived(dataset: Dataset, near_duplicates: list[dict[str, Any]] | None
     if near_duplicates is not None and "image_id" in images:
         like: dict[str, str] = {}
         for pair in near_duplicates:
-            if len(pair["splits"]) == 2:
-                one, other = pair["image_id"], pair["other"]
+            if len(pair.splits) == 2:
+                one, other = pair.image_id, pair.other
                 like.setdefault(one, f"like {other}")
                 like.setdefault(other, f"like {one}")
         images["near_duplicates"] = [like.get(image_id, "") for image_id in images["image_id"]]

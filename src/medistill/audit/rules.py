@@ -13,6 +13,7 @@ import pandas as pd
 from medistill.audit.findings import SHORTCUT, finding
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import quarantine_limit
+from medistill.records.audit import Finding
 from medistill.records.data import LABEL_PREFIX, MANIFEST_COLUMNS, SPLITS
 from medistill.text import counted
 
@@ -361,7 +362,7 @@ _SHORTCUTS = (
 )
 
 
-def judge(rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
+def judge(rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
     """A finding for each rule that is broken, as `audit` gives them; of rules that it looks after itself, none."""
     findings = []
     for rule in rules:
@@ -376,6 +377,6 @@ def judge(rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame]) -> list[dic
         else:
             noun = {"contains": "split", "columns": "column"}.get(rule.kind, rule.table.removesuffix("s"))
             message = f"{counted(len(broken), noun)} {rule.fault}"
-        severity = "error" if rule.critical else "warning"
+        severity: Literal["error", "warning"] = "error" if rule.critical else "warning"
         findings.append(finding(rule.name, severity, message, broken, advice=rule.advice))
     return findings

@@ -16,9 +16,10 @@ import pandas as pd
 from medistill.checksums import TRAIN_AGAIN, reading
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
+from medistill.layout import ModelFolder
 from medistill.text import counted
 
-FILE = "train_ids.npz"
+FILE = ModelFolder(Path()).train_ids.name
 
 
 _ANY_DATA = ("csv", "folder")

@@ -60,7 +60,7 @@ def test_tiles_go_through_the_whole_graph(tiles):
         assert json.loads((folder / f"exports/{model}/parity.json").read_text())["passed"]
 
     page = (folder / "reports/index.html").read_text()
-    assert "3 classes, one an image (multiclass)" in page
+    assert "3 classes, one per image (multiclass)" in page
     assert "Test accuracy" in page
     gallery = (folder / "reports/explain/index.html").read_text()
     assert "<h2>The true class</h2>" in gallery

@@ -138,7 +138,7 @@ def test_page_names_the_best_teacher_and_the_first_in_rank(project, page):
 def test_page_of_exclusive_classes_names_the_task_and_shows_accuracy(tmp_path, page):
     make(tmp_path, task="multiclass")
     other = Page((tmp_path / "reports" / "index.html").read_text(encoding="utf-8"))
-    assert "4 classes, one an image (multiclass)" in other.text
+    assert "4 classes, one per image (multiclass)" in other.text
     assert "probabilities are the softmax of the logits" in other.text
     for model, entry in numbers(tmp_path).items():
         figures = entry["test"]

@@ -32,7 +32,7 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any], dataset: Dataset
         "Task": "multiclass, one of several classes" if multiclass else "multilabel, each label on its own",
         "Architecture": config["arch"],
         "Parameters": f"{config['params']:,}{_in_training(config)}",
-        "Multiply-accumulates": f"{config['macs'] / 1e6:,.1f} M an image of {config['image_size']} px",
+        "Multiply-accumulates": f"{config['macs'] / 1e6:,.1f} M per image of {config['image_size']} px",
         "Initialisation": config["initialisation"],
         "Recipe": _recipe(config),
         "Seed": config.get("seed"),

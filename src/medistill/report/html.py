@@ -37,7 +37,7 @@ def markdown(value: Any) -> str:
 def joints(name: Any) -> Markup:
     """The name of a model or rule, which may break after its joints where room is short."""
     text = html.escape(printable(str(name)))
-    return Markup(text.replace("_", "_<wbr>").replace("-", "-<wbr>"))
+    return Markup(re.sub("([_-])(?=..)", r"\1<wbr>", text))  # a seed alone on a line would look odd
 
 
 def style() -> Markup:

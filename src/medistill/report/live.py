@@ -54,7 +54,7 @@ class LiveCurves:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Say how the training ended."""
         if "step" in self._state:
-            self._draw("done" if error is None else f"stopped: {str(error) or kind.__name__}")
+            self._draw("done" if error is None else f"stopped: {str(error) or type(error).__name__}")
 
     def step(self, report: dict[str, Any]) -> None:
         """Take what `fit` says after each step."""
@@ -142,7 +142,7 @@ def _status(state: dict[str, Any]) -> str:
     silent = time.time() - state["time"]
     if state["status"] == WORKING and silent > SILENT:
         return f"silent for {silent / 60:.0f} min"
-    return state["status"]
+    return str(state["status"])
 
 
 def _read(file: Path) -> dict[str, Any] | None:

@@ -39,7 +39,7 @@ def build(content: Content) -> Models:
     teachers = [model for model in content.models if model.role == "teacher" and "macro_auroc" in model.numbers["val"]]
     best = max(teachers, key=lambda model: model.numbers["val"]["macro_auroc"], default=None)
     dots = _dots(content)
-    axes = ("million MACs an image (log scale)", "test macro AUROC")
+    axes = ("million MACs per image (log scale)", "test macro AUROC")
     return Models(
         models=content.models,
         figures=[figure for figure in FIGURES if content.exclusive or not figure.exclusive],

@@ -3,20 +3,22 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from medistill.data.dataset import LABEL_PREFIX, Dataset
+from medistill.data.dataset import Dataset
 from medistill.explain import localisation
 from medistill.explain.cam import upsample
 from medistill.explain.explained import Explained
 from medistill.explain.selection import Chosen
+from medistill.records.data import LABEL_PREFIX
 from medistill.report.gallery import Overlay, Row
 
 
 def gallery_rows(
     dataset: Dataset,
     chosen: Chosen,
-    images: NDArray,
+    images: NDArray[np.uint8],
     explained: Mapping[str, Explained],
     scores: Mapping[str, localisation.Scores],
 ) -> list[Row]:

@@ -74,7 +74,7 @@ class Row:
     @property
     def size(self) -> int:
         """Width and height in pixels."""
-        return self.pixels.shape[-1]
+        return int(self.pixels.shape[-1])
 
     @property
     def picture(self) -> str:
@@ -123,7 +123,7 @@ def _palette() -> NDArray[np.uint8]:
     value = np.linspace(0, 1, 256)
     colours = colormaps[COLOURS](0.3 + 0.7 * value)  # its darkest part would look like shadow in the image
     colours[:, 3] = OPACITY * np.sqrt(value)
-    return np.uint8(np.round(colours * 255))
+    return np.round(colours * 255).astype(np.uint8)
 
 
 def _png(picture: Image.Image, **options: Any) -> str:

@@ -80,7 +80,9 @@ def _forest(content: Content, title: str, split: str, metric: str) -> Forest:
 
 def _row(row: Mapping[str, Any], scale: list[float] | None) -> Row:
     difference = estimate(row)
-    drawn = scale is not None and difference.estimate is not None
+    plot = None
+    if scale is not None and difference.estimate is not None:
+        plot = charts.forest_interval(difference.estimate, difference.lower, difference.upper, scale)
     return Row(
         model=row["model"],
         relation=row["relation"],
@@ -89,7 +91,7 @@ def _row(row: Mapping[str, Any], scale: list[float] | None) -> Row:
         difference=difference,
         p=row["p"],
         p_holm=row["p_holm"],
-        plot=charts.forest_interval(difference.estimate, difference.lower, difference.upper, scale) if drawn else None,
+        plot=plot,
         words=_words(difference, row["p_holm"]),
     )
 

@@ -1,6 +1,7 @@
 """Learning curves: validation macro AUROC and training loss by epoch."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from markupsafe import Markup
 
@@ -25,7 +26,7 @@ def build(content: Content) -> Learning:
     """The curves of all models that were trained here."""
     drawn, legend = {}, Markup()
     for column, title in COLUMNS.items():
-        series = [line for line in lines(content, lambda model, c=column: _curve(model, c)) if line.points]
+        series = [line for line in lines(content, partial(_curve, column)) if line.points]
         if series:
             x, y = Axis("epoch", whole=True), Axis(title)
             drawn[title] = charts.line_chart(series, f"{title} by epoch", x, y)
@@ -33,7 +34,7 @@ def build(content: Content) -> Learning:
     return Learning(drawn, legend)
 
 
-def _curve(model: Model, column: str) -> list[tuple[float, float]]:
+def _curve(column: str, model: Model) -> list[tuple[float, float]]:
     """(epoch, value) of one column of the history, without gaps."""
     points = ((_parse(row.get("epoch")), _parse(row.get(column))) for row in model.history)
     return [(epoch, value) for epoch, value in points if epoch is not None and value is not None]

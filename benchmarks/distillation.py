@@ -29,7 +29,7 @@ from medistill.data.settings import Data
 from medistill.distillation.functional import binary_cross_entropy, sigmoid_kd
 from medistill.distillation.knowledge import Knowledge, write_knowledge
 from medistill.distillation.objective import RecipeObjective
-from medistill.distillation.settings import Recipe
+from medistill.distillation.settings import Recipe, Teach
 from medistill.files import atomic
 from medistill.models.build import create_classifier
 from medistill.models.classifier import Classifier, map_shape
@@ -37,7 +37,8 @@ from medistill.models.settings import Network
 from medistill.phantom.write import write_phantom
 from medistill.training.checkpoint import Checkpoint
 from medistill.training.settings import Training
-from medistill.training.trainer import fit
+from medistill.training.spec import TrainingSpec
+from medistill.training.trainer import Trainer
 from medistill.views import open_frames, render_plain
 from pipeline.stage import keep_freed_memory
 
@@ -123,22 +124,24 @@ def measure(folder: Path, images: int, rounds: int) -> tuple[list[dict[str, floa
     training = Training(
         epochs=1, batch_size=BATCH, learning_rate=1e-3, weight_decay=0.05, warmup=0, clip_norm=1, precision=precision
     )
+    network = Network(arch="eeea_net_c2")
+    spec = TrainingSpec(name="a", network=network, training=training, augmentation=AUGMENTATION, views=1)
     half = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
     dataset = prepare(folder, images)
     student = build("eeea_net_c2", dataset, device)
     teachers = [build(arch, dataset, device).eval() for arch in TEACHERS]
     train = dataset.split("train")
 
-    def teach(**asked: int) -> None:
+    def teach(asked: Teach) -> None:
         for teacher in teachers:
             with atomic(folder / teacher.config["name"]) as temporary:
                 temporary.mkdir()
-                write_knowledge(temporary, teacher, dataset, AUGMENTATION, view_seed=0, **asked)
+                write_knowledge(temporary, teacher, dataset, AUGMENTATION, asked)
 
-    teaching = seconds(lambda: teach(views=1), device) / len(train)
-    teach(views=1, cams=True)
-    asked = {"views": 1, "view_seed": 0, "cams": True}
-    knowledge = [Knowledge.open(folder / arch, dataset, AUGMENTATION, **asked) for arch in TEACHERS]
+    asked = Teach(views=1, view_seed=0, cams=True)
+    teaching = seconds(lambda: teach(Teach(views=1, view_seed=0)), device) / len(train)
+    teach(asked)
+    knowledge = [Knowledge.open(folder / arch, dataset, AUGMENTATION, asked) for arch in TEACHERS]
     alone = RecipeObjective(Recipe(), dataset)
     distilled, with_maps = (
         RecipeObjective(
@@ -158,9 +161,8 @@ def measure(folder: Path, images: int, rounds: int) -> tuple[list[dict[str, floa
 
         def task(on_step: Callable[[dict], None] = lambda report: None) -> None:
             checkpoint = Checkpoint(folder / "checkpoints", str(time.time()))
-            options = {"seed": 0, "view_seed": 0, "views": 1, "checkpoint": checkpoint, "on_step": on_step}
-            model = copy.deepcopy(student)
-            result = fit(model, dataset, objective, training, AUGMENTATION, **options)
+            trainer = Trainer(copy.deepcopy(student), objective, dataset, spec, checkpoint, on_step=on_step)
+            result = trainer.fit()
             rates.append(float(result.history["images_per_second"].iloc[0]))
 
         return task
@@ -200,7 +202,7 @@ def measure(folder: Path, images: int, rounds: int) -> tuple[list[dict[str, floa
         """What a training does once, before its first step."""
         open_frames(dataset, train, SIZE)
         for arch in TEACHERS:
-            Knowledge.open(folder / arch, dataset, AUGMENTATION, **asked)
+            Knowledge.open(folder / arch, dataset, AUGMENTATION, asked)
 
     own = copy.deepcopy(student)
     task = LogitDistillationTask(

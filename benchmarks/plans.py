@@ -24,8 +24,8 @@ from benchmarks.study import (
 )
 from medistill.data.dataset import Dataset
 from medistill.distillation.settings import Recipe
+from medistill.training.batches import training_rows
 from medistill.training.settings import TrainedNetwork
-from medistill.training.trainer import training_rows
 
 SEEDS = (0, 1, 2)
 BATCH_SIZE = 16

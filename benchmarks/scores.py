@@ -27,7 +27,7 @@ from medistill.metrics.bootstrap import RESAMPLES, resample
 from medistill.metrics.eligibility import ineligibility
 from medistill.metrics.intervals import CONFIDENCE, holm, p_value
 from medistill.metrics.ranking import FoldedLabel, auroc
-from medistill.training.checkpoint import fingerprint
+from medistill.training.spec import fingerprint
 
 BOOTSTRAP_SEED = 0
 

@@ -20,19 +20,15 @@ from sklearn.model_selection import StratifiedGroupKFold
 from medistill.data.dataset import LABEL_PREFIX, Dataset
 from medistill.data.ingest import ingest
 from medistill.data.settings import Data
-from medistill.distillation.knowledge import Knowledge, write_knowledge
-from medistill.distillation.objective import RecipeObjective
+from medistill.distillation.knowledge import Knowledge
 from medistill.distillation.settings import Recipe
-from medistill.distillation.train import OWN_VIEWS
+from medistill.distillation.train import teach, train_by_recipe
 from medistill.files import atomic, locked
-from medistill.models.classifier import map_shape
-from medistill.models.weights import load_model
 from medistill.params import Params
 from medistill.phantom.settings import Phantom
 from medistill.phantom.write import write_phantom
-from medistill.training.checkpoint import fingerprint
-from medistill.training.run import train
 from medistill.training.settings import TrainedNetwork
+from medistill.training.spec import Role, TrainingSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".cache" / "results"
@@ -40,7 +36,8 @@ FOLDS = 5
 INNER_FOLDS = 6
 """One in so many patients of an outer training part validates."""
 SPLIT_SEED = 0
-VIEW_SEED = 0
+NEW = ("ema", "patience")
+"""Keys of `training` that are younger than some of what is kept in benchmarks/outcomes."""
 
 BCE = "binary_cross_entropy"
 TEACHERS = (LITE2, DENSENET) = ("efficientnet_lite2", "densenet")
@@ -222,49 +219,64 @@ class Setting:
 
     def teacher(self, name: str, network: TrainedNetwork, seed: int) -> Trained:
         """Where a teacher is."""
-        return self._model(f"{name}-{seed}", network, Recipe(), seed, views=None, teachers=())
+        return self._located(name, self._teacher(network, seed), ())
 
     def student(
         self, name: str, network: TrainedNetwork, recipe: Recipe, seed: int, teachers: Sequence[Trained]
     ) -> Trained:
         """Where a student is; `name` is for people."""
-        views = self.params.teach.views if recipe.views == "cached" else None
-        return self._model(f"{name}-{seed}", network, recipe, seed, views=views, teachers=teachers)
+        return self._located(name, self._student(network, recipe, seed), teachers)
 
-    def _model(
-        self,
-        name: str,
-        network: TrainedNetwork,
-        recipe: Recipe,
-        seed: int,
-        *,
-        views: int | None,
-        teachers: Sequence[Trained],
+    def train_teacher(self, name: str, network: TrainedNetwork, seed: int) -> Trained:
+        """Train a teacher, unless it is there."""
+        return self._trained(name, self._teacher(network, seed), ())
+
+    def train_student(
+        self, name: str, network: TrainedNetwork, recipe: Recipe, seed: int, teachers: Sequence[Trained]
     ) -> Trained:
-        training = network.training_on(self.params.training)
-        if views is not None and views >= training.epochs and not teachers:
-            views = None  # each epoch has a view of its own either way
-        decides = {
-            "network": network.model_dump(mode="json", exclude={"training", "seed"}),
-            "training": training.model_dump(),
-            "augmentation": self.params.augmentation.model_dump(),
-            "recipe": recipe.model_dump(mode="json", exclude={"views", "teachers"}),
-            "seed": seed,
-            "views": views,
-            "dataset": self.dataset.fingerprint,
-            "teachers": [teacher.key for teacher in teachers],
-            "taught": [self.params.teach.views, self.params.teach.view_seed] if teachers else None,
-        }
-        key = fingerprint(decides)
+        """Train a student, unless it is there; `teachers` in the order of the recipe."""
+        return self._trained(name, self._student(network, recipe, seed), teachers)
+
+    def _teacher(self, network: TrainedNetwork, seed: int) -> TrainingSpec:
+        return self._spec("teacher", network, Recipe(views="fresh"), seed)
+
+    def _student(self, network: TrainedNetwork, recipe: Recipe, seed: int) -> TrainingSpec:
+        spec = self._spec("student", network, recipe, seed)
+        if not recipe.teachers and spec.views is not None and spec.views >= spec.training.epochs:
+            # each epoch has a view of its own either way, and it is one training
+            return replace(spec, recipe=recipe.model_copy(update={"views": "fresh"}), views=None)
+        return spec
+
+    def _spec(self, role: Role, network: TrainedNetwork, recipe: Recipe, seed: int) -> TrainingSpec:
+        return TrainingSpec(
+            name=self.place,
+            role=role,
+            network=network,
+            training=network.training_on(self.params.training),
+            augmentation=self.params.augmentation,
+            recipe=recipe,
+            seed=seed,
+        ).with_views(self.params.teach)
+
+    def _located(self, name: str, spec: TrainingSpec, teachers: Sequence[Trained]) -> Trained:
+        key = spec.fingerprint(self.dataset, [teacher.key for teacher in teachers])
+        folder = WORK / "models" / self.place / f"{name}-{spec.seed}-{key}"
+        return Trained(folder, key, self._settings(spec, teachers), tuple(teachers))
+
+    def _settings(self, spec: TrainingSpec, teachers: Sequence[Trained]) -> str:
         # An option that is new and not used must not make what is kept worthless: what is as ever is left out.
-        decides |= {
-            "network": network.model_dump(mode="json", exclude={"training", "seed"}, exclude_defaults=True),
-            "training": training.model_dump(exclude_defaults=True),
-            "recipe": recipe.model_dump(mode="json", exclude={"views", "teachers"}, exclude_defaults=True),
+        decides = {
+            "network": spec.network.model_dump(mode="json", exclude={"training", "seed"}, exclude_defaults=True),
+            "training": spec.training.model_dump(exclude={key for key in NEW if not getattr(spec.training, key)}),
+            "augmentation": spec.augmentation.model_dump(),
+            "recipe": spec.recipe.model_dump(mode="json", exclude={"views", "teachers"}, exclude_defaults=True),
+            "seed": spec.seed,
+            "views": spec.views,
             "dataset": self._content,
             "teachers": [teacher.settings for teacher in teachers],
+            "taught": [self.params.teach.views, self.params.teach.view_seed] if teachers else None,
         }
-        return Trained(WORK / "models" / self.place / f"{name}-{key}", key, _short(decides), tuple(teachers))
+        return _short(decides)
 
     @functools.cached_property
     def _content(self) -> str:
@@ -275,65 +287,27 @@ class Setting:
             digest.update("\n".join(rows[column]).encode())
         return digest.hexdigest()
 
-    def train_teacher(self, name: str, network: TrainedNetwork, seed: int) -> Trained:
-        """Train a teacher, unless it is there."""
-        trained = self.teacher(name, network, seed)
-        own_views = seed + OWN_VIEWS
-        _once(trained.folder, lambda: self._train(trained, network, Recipe(), seed, "teacher", own_views, None, []))
-        return trained
-
-    def train_student(
-        self, name: str, network: TrainedNetwork, recipe: Recipe, seed: int, teachers: Sequence[Trained]
-    ) -> Trained:
-        """Train a student, unless it is there; `teachers` in the order of the recipe."""
-        trained = self.student(name, network, recipe, seed, teachers)
+    def _trained(self, name: str, spec: TrainingSpec, teachers: Sequence[Trained]) -> Trained:
+        """Train a model, unless it is there; in its name it has what its folder has, as others have its settings."""
+        trained = self._located(name, spec, teachers)
+        named = replace(spec, name=f"{self.place}/{trained.folder.name}")
 
         def make() -> None:
             answers = [self.ask(teacher) for teacher in teachers]
-            views = self.params.teach.views if recipe.views == "cached" else None
-            self._train(trained, network, recipe, seed, "student", VIEW_SEED, views, answers)
+            train_by_recipe(trained.folder, named, self.dataset, answers, checkpoints=WORK / "checkpoints")
 
         _once(trained.folder, make)
         return trained
 
-    def _train(
-        self,
-        trained: Trained,
-        network: TrainedNetwork,
-        recipe: Recipe,
-        seed: int,
-        role: str,
-        view_seed: int,
-        views: int | None,
-        answers: Sequence[Knowledge],
-    ) -> None:
-        train(
-            trained.folder,
-            network,
-            self.dataset,
-            lambda model: RecipeObjective(
-                recipe, self.dataset, answers, map_shape=map_shape(model, self.dataset.image_size)
-            ),
-            self.params,
-            facts={"role": role, "name": f"{self.place}/{trained.folder.name}", "key": trained.key, "seed": seed},
-            seed=seed,
-            view_seed=view_seed,
-            views=views,
-            unlabelled=recipe.unlabelled,
-            knowledge=[answer.checksum for answer in answers],
-            checkpoints=WORK / "checkpoints",
-        )
-
     def ask(self, teacher: Trained) -> Knowledge:
         """What a trained teacher answers in all views, asked once."""
-        asked = self.params.teach.model_dump(exclude={"batch_size"})
-        about = asked | {"dataset": self.dataset.fingerprint}  # the same images and more are another question
-        folder = WORK / "knowledge" / self.place / f"{teacher.folder.name}-{_short(about)}"
-
-        def make() -> None:
-            with atomic(folder) as temporary:
-                temporary.mkdir()
-                write_knowledge(temporary, load_model(teacher.folder), self.dataset, self.params.augmentation, **asked)
-
-        _once(folder, make)
-        return Knowledge.open(folder, self.dataset, self.params.augmentation, **asked)
+        asked, augmentation = self.params.teach, self.params.augmentation
+        # the same images and more are another question
+        about = asked.model_dump(exclude={"batch_size"}) | {"dataset": self.dataset.fingerprint}
+        name = f"{teacher.folder.name}-{_short(about)}"
+        folder, unfinished = (WORK / kind / self.place / name for kind in ("knowledge", "unfinished"))
+        _once(
+            folder,
+            lambda: teach(folder, teacher.folder, self.dataset, augmentation, asked, unfinished=unfinished),
+        )
+        return Knowledge.open(folder, self.dataset, augmentation, asked)

@@ -68,7 +68,7 @@ def check() -> None:
 
     params = load_params()
 
-    from medistill.distillation.train import require_networks
+    from pipeline.preflight import require_networks
 
     require_networks(params)
     typer.echo(

@@ -1,10 +1,10 @@
 """Train one student by one recipe: `python -m pipeline.stages.distill STUDENT RECIPE SEED`."""
 
 import argparse
-from pathlib import Path
 
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
+from medistill.layout import Layout
 from medistill.params import StudentModel, load_params
 from medistill.settings import SEEDS
 from pipeline.stage import require_name, run_stage
@@ -25,18 +25,11 @@ def main(argv: list[str] | None) -> int:
     model = StudentModel(**vars(arguments))
     dataset = Dataset.open()
 
-    from medistill.distillation.train import require_run, train_by_recipe
+    from pipeline import trainings
+    from pipeline.preflight import require_run
 
     require_run(params, dataset)
-    train_by_recipe(
-        Path("models/students") / model.name,
-        params.students[model.student],
-        params.recipes[model.recipe],
-        dataset,
-        params,
-        facts={"role": "student", "name": model.name, **vars(arguments)},
-        seed=model.seed,
-    )
+    trainings.train(Layout().student(model.name).folder, trainings.student_spec(params, model), dataset, params)
     return 0
 
 

@@ -1,11 +1,10 @@
-"""Train one teacher or assistant, or take it as it is: `python -m pipeline.stages.train_teacher TEACHER`."""
+"""Train one teacher or assistant, or import a frozen one: `python -m pipeline.stages.train_teacher TEACHER`."""
 
 import argparse
-from pathlib import Path
 
 from medistill.data.dataset import Dataset
-from medistill.distillation.settings import Recipe
 from medistill.errors import at_key
+from medistill.layout import Layout
 from medistill.params import load_params
 from pipeline.stage import require_name, run_stage
 
@@ -18,22 +17,20 @@ def main(argv: list[str] | None) -> int:
     params = load_params()
     require_name("run.teachers", name, params.run.all_teachers)
     teacher = params.teachers[name]
-    folder, dataset = Path("models/teachers") / name, Dataset.open()
+    folder, dataset = Layout().teacher(name).folder, Dataset.open()
 
-    from medistill.distillation.train import require_run, train_by_recipe
+    from medistill.training.frozen import import_teacher
     from medistill.training.processes import this_process
-    from medistill.training.run import adopt
+    from pipeline import trainings
+    from pipeline.preflight import require_run
 
     require_run(params, dataset)
-    facts = {"role": "teacher", "name": name, "seed": teacher.seed}
-    if teacher.frozen:
-        if this_process().is_main_process:
-            batch_size = 2 * params.training.batch_size  # as at the validation of those that are trained
-            with at_key(f"teachers.{name}"):
-                adopt(folder, teacher, dataset, facts={**facts, "teachers": []}, batch_size=batch_size)
-        return 0
-    recipe = params.recipes[teacher.recipe] if teacher.recipe else Recipe(views="fresh", terms=teacher.terms)
-    train_by_recipe(folder, teacher, recipe, dataset, params, facts=facts, seed=teacher.seed)
+    if not teacher.frozen:
+        trainings.train(folder, trainings.teacher_spec(params, name), dataset, params)
+    elif this_process().is_main_process:
+        batch_size = 2 * params.training.batch_size  # as at the validation of those that are trained
+        with at_key(f"teachers.{name}"):
+            import_teacher(folder, name, teacher, dataset, batch_size=batch_size)
     return 0
 
 

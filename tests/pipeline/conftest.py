@@ -37,7 +37,7 @@ def exportable(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def exported_once(exportable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the stages that train know what students other tests have exported untrained."""
-    monkeypatch.setattr("medistill.distillation.train.EXPORTED", exportable)
+    monkeypatch.setattr("pipeline.preflight.EXPORTED", exportable)
 
 
 @pytest.fixture(scope="session")

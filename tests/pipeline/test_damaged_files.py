@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save
 
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
-from medistill.distillation import knowledge, train
+from medistill.distillation import knowledge
 from medistill.errors import UserError
 from medistill.gate.facts import collect_facts
 from medistill.layout import Layout
@@ -33,6 +33,7 @@ from medistill.models.weights import load_model
 from medistill.params import load_params
 from medistill.report import live
 from medistill.runtime.predictor import Predictor
+from pipeline import trainings
 from pipeline.stages import distill, evaluate, explain, report, teach, train_teacher, validate
 from tests.trees_tiles import settings, write_csv
 
@@ -111,8 +112,8 @@ def ingest_again() -> dict[str, bytes]:
     return contents("data/processed/*")
 
 
-def adopt() -> dict[str, bytes]:
-    """Take the teacher as it is, by its weights and what lies beside them."""
+def import_again() -> dict[str, bytes]:
+    """Import the teacher, by its weights and what lies beside them."""
     shutil.rmtree("models/teachers", ignore_errors=True)
     train_teacher.main([TEACHER])
     return contents("models/teachers/*/predictions.parquet", "models/teachers/*/train_ids.npz")
@@ -130,7 +131,7 @@ def interrupt_training() -> None:
                 raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr(train, "LiveCurves", Interrupted)
+        patch.setattr(trainings, "LiveCurves", Interrupted)
         distill.main(KD)
 
 
@@ -200,7 +201,7 @@ KINDS = {
     "models to judge": Kind(("models/*/*/*",), judge),
     "models to load": Kind(("models/*/*/*",), load),
     "weights": Kind(
-        ("friend/model.safetensors", "friend/config.json", "friend/train_ids.npz"), adopt, before=give_weights
+        ("friend/model.safetensors", "friend/config.json", "friend/train_ids.npz"), import_again, before=give_weights
     ),
     "answers": Kind(("data/knowledge/*/*",), train_again),
     "reports to judge": Kind(("reports/*.json", "reports/*.csv", "reports/evaluation/*", "reports/roc/*"), judge),

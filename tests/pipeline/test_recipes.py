@@ -17,15 +17,17 @@ from medistill.checksums import read_record, write_record
 from medistill.data import provenance
 from medistill.distillation.knowledge import write_knowledge
 from medistill.distillation.objective import RecipeObjective
-from medistill.distillation.train import require_networks, require_run, require_trained, train_by_recipe
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
 from medistill.models.settings import Network
 from medistill.models.weights import load_model, save_model
-from medistill.params import load_params
+from medistill.params import StudentModel, load_params
 from medistill.task import Task
 from medistill.views import read_frames, render_views, view_parameters
+from pipeline import trainings
+from pipeline.preflight import require_networks, require_run
 from pipeline.stages import distill
+from pipeline.trainings import require_trained, student_spec, teacher_spec
 
 pytestmark = pytest.mark.usefixtures("exported_once")
 
@@ -144,14 +146,14 @@ def test_answers_of_a_teacher_that_has_changed_since_are_refused(params, tiny_da
     answers.mkdir(parents=True)
     folder.mkdir(parents=True)
     save_model(folder, model, model.config)
-    write_knowledge(answers, load_model(folder), tiny_dataset, read.augmentation, views=1, view_seed=0)
+    write_knowledge(answers, load_model(folder), tiny_dataset, read.augmentation, read.teach)
     # As on another machine: trained anew with the same settings, and another network all the same.
     with torch.no_grad():
         next(model.parameters()).add_(1e-6)
     save_model(folder, model, model.config)
-    student, facts = read.students["eeea_net_c2"], {"role": "student", "name": "s"}
+    spec = student_spec(read, StudentModel(student="eeea_net_c2", recipe="kd", seed=0))
     with pytest.raises(UserError, match=r"knowledge/efficientnet_lite2: teacher efficientnet_lite2 has changed since"):
-        train_by_recipe(tmp_path / "out", student, read.recipes["kd"], tiny_dataset, read, facts=facts, seed=0)
+        trainings.train(tmp_path / "out", spec, tiny_dataset, read)
     assert not (tmp_path / "out").exists()
 
 
@@ -367,7 +369,7 @@ def test_a_student_that_takes_one_image_at_a_time_is_named(params, tmp_path, mon
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     require_networks(load_params(tmp_path / "params.yaml"))
     known = Path(shutil.copytree(exportable, tmp_path / "known"))
-    monkeypatch.setattr("medistill.distillation.train.EXPORTED", known)
+    monkeypatch.setattr("pipeline.preflight.EXPORTED", known)
     for record in known.iterdir():
         content = read_record(record)
         if content["arch"] == tiny["arch"]:  # as it is written of a network that can be exported no other way
@@ -411,12 +413,10 @@ def test_a_student_sees_what_its_teachers_answered(params, tiny_dataset, tmp_pat
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     monkeypatch.chdir(tmp_path)
     read = load_params()
-    baseline = read.recipes["baseline"]
     teacher, answers = tmp_path / "models/teachers/t", tmp_path / "data/knowledge/t"
-    facts = {"role": "teacher", "name": "t", "seed": 0}
-    train_by_recipe(teacher, read.teachers["t"], baseline, dataset, read, facts=facts, seed=0)
+    trainings.train(teacher, teacher_spec(read, "t"), dataset, read)
     answers.mkdir(parents=True)
-    write_knowledge(answers, load_model(teacher), dataset, read.augmentation, **read.teach.model_dump())
+    write_knowledge(answers, load_model(teacher), dataset, read.augmentation, read.teach)
     provenance.write_ids(answers / provenance.FILE, provenance.ids_of(dataset, "train"))
 
     seen = []
@@ -427,8 +427,8 @@ def test_a_student_sees_what_its_teachers_answered(params, tiny_dataset, tmp_pat
             return super().forward(logits, batch)
 
     monkeypatch.setattr("medistill.distillation.train.RecipeObjective", Watched)
-    facts = {"role": "student", "name": "s"}
-    train_by_recipe(tmp_path / "out", read.students["s"], read.recipes["kd"], dataset, read, facts=facts, seed=0)
+    spec = student_spec(read, StudentModel(student="s", recipe="kd", seed=0))
+    trainings.train(tmp_path / "out", spec, dataset, read)
     rows = dataset.split("train").set_index("image_id", drop=False)
     per_epoch = len(rows) // 6
     assert [batch.view for batch in seen] == [view for view in epochs for _ in range(per_epoch)]

@@ -23,13 +23,16 @@ from tqdm import tqdm
 
 from medistill.augmentation import Augmentation
 from medistill.checksums import TEACH_AGAIN, checksums, read_record, reading, require_whole, write_record
+from medistill.data import provenance
 from medistill.data.dataset import Dataset, label_columns
+from medistill.distillation.settings import Teach
 from medistill.distillation.teachers import ask, by_label, require_finite, unknown_labels
 from medistill.errors import UserError
 from medistill.files import remove, reserve, write_array, writing
 from medistill.models.classifier import Classifier, map_shape
-from medistill.training.checkpoint import fingerprint
-from medistill.training.trainer import Batch, say_what_to_lower
+from medistill.training.batches import Batch
+from medistill.training.memory import explain_out_of_memory
+from medistill.training.spec import fingerprint
 from medistill.views import read_frames, render_views, send, view_parameters
 
 EVERY = 10.0
@@ -40,19 +43,9 @@ EXTRAS = ("attention", "cams", "features")
 
 
 def write_knowledge(
-    folder: Path,
-    teacher: Classifier,
-    dataset: Dataset,
-    augmentation: Augmentation,
-    *,
-    views: int,
-    view_seed: int,
-    attention: bool = False,
-    cams: bool = False,
-    features: bool = False,
-    batch_size: int = 64,
+    folder: Path, teacher: Classifier, dataset: Dataset, augmentation: Augmentation, asked: Teach
 ) -> None:
-    """Let `teacher` answer all training images in views 0 … `views` − 1.
+    """Let `teacher` answer all training images in views 0 … `asked.views` − 1.
 
     Writes into an existing folder: `image_ids.npy` (N), `knowledge.json`, a record of all files that the folder then
     has, and float16 `logits.npy` (V, N, L); where they are asked for, `attention.npy` (V, N, h, w), `cams.npy`
@@ -62,8 +55,8 @@ def write_knowledge(
     Raises:
         UserError: an answer is not finite or does not fit float16, or memory or the disk does not suffice.
     """
-    asked = {"attention": attention, "cams": cams, "features": features}
-    needs = set(_needs(**asked))
+    views, view_seed, batch_size = asked.views, asked.view_seed, asked.batch_size
+    needs = set(_needs(asked))
     device = next(teacher.parameters()).device
     teacher.to(memory_format=torch.channels_last).eval()
     rows = dataset.split("train")
@@ -73,7 +66,7 @@ def write_knowledge(
         "labels": teacher.config["labels"],
         "views": views,
         "view_seed": view_seed,
-        **asked,
+        **{name: name in needs for name in EXTRAS},
         "map_shape": map_shape(teacher, dataset.image_size),
         "augmentation": augmentation.model_dump(),
         "dataset_fingerprint": dataset.fingerprint,
@@ -81,7 +74,7 @@ def write_knowledge(
     }
     progress = _Progress(folder, fingerprint(meta))
     arrays, first = progress.read()
-    memory = partial(say_what_to_lower, teacher, dataset, f"teach.batch_size lower than {batch_size}")
+    memory = partial(explain_out_of_memory, teacher, dataset, f"teach.batch_size lower than {batch_size}")
     options = {"unit": "img", "desc": f"teach {teacher.config['name']}", "disable": None}
     with tqdm(total=views * len(rows), initial=views * first, **options) as bar:
         for start in range(first, len(rows), batch_size):
@@ -208,8 +201,9 @@ def _flush(folder: Path, arrays: dict[str, np.ndarray]) -> None:
             array.flush()
 
 
-def _needs(**asked: bool) -> list[str]:
-    return [name for name, wanted in asked.items() if wanted]
+def _needs(asked: Teach) -> list[str]:
+    """What is answered besides logits."""
+    return [name for name in EXTRAS if getattr(asked, name)]
 
 
 def _checksum(labels: list[str], files: dict[str, str]) -> str:
@@ -225,7 +219,8 @@ class Knowledge:
     """One teacher's answers, memory-mapped.
 
     Attributes:
-        teacher: its name.
+        folder: where they are.
+        name: the teacher's.
         views: how many views of each image were answered.
         view_seed: the seed of the views.
         checksum: of all answers and their labels.
@@ -235,7 +230,8 @@ class Knowledge:
         unknown: the data set's labels that it does not know.
     """
 
-    teacher: str
+    folder: Path
+    name: str
     views: int
     view_seed: int
     checksum: str
@@ -247,36 +243,22 @@ class Knowledge:
     _arrays: dict[str, np.ndarray]
 
     @classmethod
-    def open(
-        cls,
-        folder: Path,
-        dataset: Dataset,
-        augmentation: Augmentation,
-        *,
-        views: int,
-        view_seed: int,
-        attention: bool = False,
-        cams: bool = False,
-        features: bool = False,
-    ) -> "Knowledge":
-        """Open a teacher's answers for distillation on `dataset` in `views` views drawn from `augmentation`.
+    def open(cls, folder: Path, dataset: Dataset, augmentation: Augmentation, asked: Teach) -> "Knowledge":
+        """Open a teacher's answers for distillation on `dataset`, in views drawn from `augmentation`.
 
         A teacher may know other labels: those that both have are told by their names.
 
         Raises:
-            UserError: a file is missing or damaged, the answers are to other images or views, or the teacher knows none
-                of the data set's labels.
+            UserError: a file is missing or damaged, the answers are to other images or views than `asked`, or the
+                teacher knows none of the data set's labels.
         """
-        asked = {"attention": attention, "cams": cams, "features": features}
         meta = require_whole(folder / RECORD)
         image_ids = np.load(folder / "image_ids.npy")
-        given = ["logits", *(name for name in _needs(**asked) if meta[name])]
+        given = ["logits", *(name for name in _needs(asked) if meta[name])]
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in given}
         for key, value in (
             ("augmentation", augmentation.model_dump()),
-            ("views", views),
-            ("view_seed", view_seed),
-            *asked.items(),
+            *((key, getattr(asked, key)) for key in ("views", "view_seed", *EXTRAS)),
             ("dataset_fingerprint", dataset.fingerprint),
         ):
             if meta[key] != value:
@@ -285,7 +267,16 @@ class Knowledge:
         rows = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
         unknown = unknown_labels(dataset, columns)
         facts = (meta[key] for key in ("teacher", "views", "view_seed", "checksum", "teacher_sha256", "map_shape"))
-        return cls(*facts, unknown, rows, columns, arrays)
+        return cls(folder, *facts, unknown, rows, columns, arrays)
+
+    @property
+    def seen(self) -> provenance.TrainIds:
+        """What the teacher was trained on.
+
+        Raises:
+            UserError: nobody has written it down beside the answers, or the file is damaged.
+        """
+        return provenance.read_ids(self.folder / provenance.FILE)
 
     def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:
         """What the teacher answered about a batch's images in its view, on the device of its targets; see `Teacher`."""

@@ -1,8 +1,10 @@
 """From a recipe to the loss of a batch."""
 
-import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -13,22 +15,159 @@ from medistill.distillation import functional
 from medistill.distillation.combine import combine_answers
 from medistill.distillation.settings import Recipe
 from medistill.distillation.teachers import Teacher
-from medistill.distillation.terms import HARD_LOSS, HardTerm, Term
+from medistill.distillation.terms import HARD_LOSS, DistillationTerm, HardTerm, Term
 from medistill.errors import UserError
 from medistill.task import Task
-from medistill.training.trainer import Batch
+from medistill.training.batches import Batch
 
+SMALL_BATCH = 16
+"""Images of a batch below which the relations between them say little."""
 MOST_EXPLAINED = 3
 """Labels of an image for explanation_kd: each costs the whole batch a pass back through a head without closed form."""
-Answers = list[dict[str, Tensor]]
-"""Of each teacher for a batch, see `Teacher.answer`."""
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """What must be known of a network before it learns or teaches by a recipe.
+
+    Attributes:
+        name: for messages.
+        map_shape: K, h, w of its feature map.
+        mixes_images: batch norm follows its feature map.
+        unknown: labels of the data set that it does not know.
+    """
+
+    name: str
+    map_shape: Sequence[int] = ()
+    mixes_images: bool = False
+    unknown: Sequence[str] = ()
+
+
+def traits_of(term: Term) -> functional.Traits:
+    """What the loss of a term, with its options, does and does not see."""
+    (traits,) = [
+        traits
+        for name, options, traits in functional.TRAITS
+        if name == term.loss and all(getattr(term, key) == value for key, value in options.items())
+    ]
+    return traits
+
+
+def require_task(term: Term, task: Task, at: str) -> None:
+    """Refuse a loss for exclusive classes where labels are not, and the other way round.
+
+    Args:
+        term: of a recipe.
+        task: of the data set.
+        at: where the term stands, for the message.
+
+    Raises:
+        UserError: says what to take instead.
+    """
+    exclusive = traits_of(term).exclusive
+    if not task.exclusive and exclusive and not term.blind_on_purpose:
+        raise UserError(
+            f"{at}: {term.loss} is for exclusive classes, and the labels of this data set are not; take {term.instead}"
+        )
+    if task.exclusive and isinstance(term, HardTerm) and not exclusive:
+        raise UserError(f"{at}: {term.loss} is for labels that are not exclusive; take cross_entropy")
+
+
+def oddities(term: Term, task: Task, batch_size: int) -> Iterator[str]:
+    """What a term does that its user may not know, where batches have `batch_size` images."""
+    traits = traits_of(term)
+    if not task.exclusive and traits.exclusive:
+        yield (
+            f"{term.loss} with allow_offset_blind cannot see a constant added to all logits of an image: rankings by"
+            " label, and AUROC, may fall unseen"
+        )
+    if not task.exclusive and term.compares_labels:
+        yield (
+            f"{term.loss} compares the labels of an image with each other, which are not exclusive; inter: 0 leaves the"
+            " images by each label"
+        )
+    if not traits.batch_size and batch_size < SMALL_BATCH:
+        yield f"{term.loss} compares the images of a batch, and has only {batch_size} at once"
+
+
+def require_fit(
+    recipe: Recipe, task: Task, student: NetworkFacts, teachers: Sequence[NetworkFacts], at: str = "recipes"
+) -> None:
+    """Refuse a recipe that does not fit the task, its student or its teachers, before anything is trained.
+
+    Args:
+        recipe: its terms.
+        task: of the data set.
+        student: who learns by it.
+        teachers: those of the recipe, in its order.
+        at: where the recipe stands, for messages.
+
+    Raises:
+        UserError: a loss is for the other task; it compares maps, and one has a single place; it compares class
+            activation maps of a student that mixes the images of a batch behind its feature map, where the gradient of
+            one image's logit is no map of that image alone (a teacher answers in evaluation mode); a teacher lacks one
+            of exclusive classes, so that what it says of the others has no level of its own under a softmax; or nobody
+            teaches a label: no teacher knows it, and there is no loss from the labels.
+    """
+    for term in recipe.terms:
+        require_task(term, task, at)
+        for network in (student, *teachers):
+            if term.needs in ("attention", "cams") and tuple(network.map_shape[1:]) == (1, 1):
+                raise UserError(
+                    f"{at}: {term.loss} compares maps, but that of {network.name} is 1x1 at this size; raise its"
+                    " input_size, or data.image_size"
+                )
+        if term.needs == "cams" and student.mixes_images:
+            raise UserError(
+                f"{at}: {term.loss} needs class activation maps, but {student.name} has batch norm behind its feature"
+                " map, which mixes the images of a batch in training; take attention_transfer, or another arch"
+            )
+    for teacher in teachers if task.exclusive else ():
+        if teacher.unknown:
+            raise UserError(
+                f"{at}: {teacher.name} does not know the class {teacher.unknown[0]}; where classes are exclusive a"
+                " teacher must know them all"
+            )
+    if not teachers or any(isinstance(term, HardTerm) for term in recipe.terms):
+        return
+    for label in teachers[0].unknown:
+        if all(label in teacher.unknown for teacher in teachers):
+            raise UserError(
+                f"{at}: nobody teaches the label {label}: no teacher knows it, and no term is a loss from the labels;"
+                " add one, such as binary_cross_entropy"
+            )
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a student and its teachers say of a batch.
+
+    Attributes:
+        logits: the student's, (N, L).
+        batch: with the student's feature map.
+        answers: each teacher's, see `Teacher.answer`.
+        combined: the teachers' logits as one, (N, L).
+        known: boolean (N, L), where a teacher knows the label.
+    """
+
+    logits: Tensor
+    batch: Batch
+    answers: Sequence[dict[str, Tensor]]
+    combined: Tensor
+    known: Tensor
 
 
 class RecipeObjective(nn.Module):
     """The loss of a recipe: the sum of its terms, each times its weight."""
 
     def __init__(
-        self, recipe: Recipe, dataset: Dataset, teachers: Sequence[Teacher] = (), *, map_shape: Sequence[int] = ()
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        teachers: Sequence[Teacher] = (),
+        *,
+        map_shape: Sequence[int] = (),
+        mixes_images: bool = False,
     ) -> None:
         """Prepare the loss of `recipe`.
 
@@ -37,26 +176,21 @@ class RecipeObjective(nn.Module):
             dataset: its task, and the training labels that balanced terms count.
             teachers: those of the recipe, in its order.
             map_shape: K, h, w of the student's feature map, for terms that compare features or maps.
+            mixes_images: batch norm follows the student's feature map.
 
         Raises:
-            UserError: a term does not fit the data set's task, or compares maps that have one place only; or a teacher
-                does not know one of exclusive classes.
+            UserError: as `require_fit`.
         """
         super().__init__()
         terms = recipe.terms or [HARD_LOSS[dataset.task]]
-        taught_by = zip(recipe.teachers, (teacher.map_shape for teacher in teachers), strict=False)
-        shapes = {"the student": map_shape} | {f"teacher {name}": shape for name, shape in taught_by}
-        for term in terms:
-            require_task(term, dataset.task)
-            require_places(term, shapes)
-        if dataset.task.exclusive:
-            for name, teacher in zip(recipe.teachers, teachers, strict=True):
-                require_all_classes(name, teacher.unknown)
+        recipe = recipe.model_copy(update={"terms": terms})
+        known = [
+            NetworkFacts(f"teacher {name}", teacher.map_shape, unknown=teacher.unknown)
+            for name, teacher in zip(recipe.teachers, teachers, strict=True)
+        ]
+        require_fit(recipe, dataset.task, NetworkFacts("the student", map_shape, mixes_images), known)
         self._terms = dict(zip(_names(terms), terms, strict=True))
         self._options = {name: _options(term, dataset) for name, term in self._terms.items()}
-        self._with_target = {
-            name for name, term in self._terms.items() if "target" in inspect.signature(_function(term)).parameters
-        }
         self._teachers = list(teachers)
         self._needs = {term.needs for term in terms} - {"logits"}
         self._combine, self._exclusive = recipe.combine, dataset.task.exclusive
@@ -64,46 +198,38 @@ class RecipeObjective(nn.Module):
             {
                 name: nn.ModuleList(nn.Linear(map_shape[0], teacher.map_shape[0]) for teacher in teachers)
                 for name, term in self._terms.items()
-                if term.projected
+                if isinstance(term, DistillationTerm) and term.projected
             }
         )
 
     def forward(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         """`loss`, and the value of each term by name, before its weight, for logits (N, L)."""
         answers = [teacher.answer(batch, self._needs) for teacher in self._teachers]
-        combined, known = logits, None
+        combined, known = logits, torch.zeros_like(logits, dtype=torch.bool)
         if answers:
             stacked = torch.stack([answer["logits"] for answer in answers])
             combined, known = combine_answers(stacked, batch.targets, how=self._combine, exclusive=self._exclusive)
-        values = {
-            name: self._value(name, term, logits, batch, answers, combined, known) for name, term in self._terms.items()
-        }
+        said = Said(logits, batch, answers, combined, known)
+        values = {name: self._value(name, term, said) for name, term in self._terms.items()}
         return {"loss": sum(term.weight * values[name] for name, term in self._terms.items())} | values
 
-    def _value(
-        self, name: str, term: Term, logits: Tensor, batch: Batch, answers: Answers, combined: Tensor, known: Tensor
-    ) -> Tensor:
-        options = self._options[name] = _on(self._options[name], logits)  # moved to the device once
-        function = _function(term)
+    def _value(self, name: str, term: Term, said: Said) -> Tensor:
+        options = self._options[name] = _on(self._options[name], said.logits)  # moved to the device once
+        loss = partial(getattr(functional, term.loss), **options)
         if isinstance(term, HardTerm):
-            return function(logits, batch.targets, **options)
+            return loss(said.logits, said.batch.targets)
         if term.needs == "attention":
-            return _mean(function(batch.features, answer["attention"][:, None]) for answer in answers)
+            return _mean(loss(said.batch.features, answer["attention"][:, None]) for answer in said.answers)
         if term.needs == "features":
-            pooled = batch.features.float().mean((2, 3))
-            own = [project(pooled) for project in self.projections[name]] if term.projected else [pooled] * len(answers)
-            return _mean(function(*pair, **options) for pair in zip(own, (a["features"] for a in answers), strict=True))
+            pooled = said.batch.features.float().mean((2, 3))
+            own = [project(pooled) for project in self.projections[name]] if term.projected else repeat(pooled)
+            return _mean(loss(ours, answer["features"]) for ours, answer in zip(own, said.answers, strict=False))
         if term.needs == "cams":
-            explained = _explained(batch.targets, combined, known, likeliest=term.loss == "explanation_kd")
-            return _of_maps(function, answers, batch, explained)
-        if name in self._with_target:
-            return function(logits, combined, target=batch.targets, mask=known.all(1), **options)
-        return function(logits, combined, mask=known, **options)
-
-
-def _function(term: Term) -> Callable[..., Tensor]:
-    """The loss that a term is named after."""
-    return getattr(functional, term.loss)
+            explained = _explained(said.batch.targets, said.combined, said.known, likeliest=term.explains_likeliest)
+            return _of_maps(loss, said, explained)
+        if term.takes_targets:
+            return loss(said.logits, said.combined, target=said.batch.targets, mask=said.known.all(1))
+        return loss(said.logits, said.combined, mask=said.known)
 
 
 def _names(terms: Sequence[Term]) -> list[str]:
@@ -118,7 +244,7 @@ def _names(terms: Sequence[Term]) -> list[str]:
 
 def _options(term: Term, dataset: Dataset) -> dict:
     """Keyword arguments of the term's function, weights from the training labels among them."""
-    return term.options() | (_balance(term, dataset) if getattr(term, "balanced", False) else {})
+    return term.options() | (_balance(term, dataset) if isinstance(term, HardTerm) and term.balanced else {})
 
 
 def _mean(values: Iterable[Tensor]) -> Tensor:
@@ -141,7 +267,7 @@ def _explained(targets: Tensor, answer: Tensor, known: Tensor, *, likeliest: boo
     return explained
 
 
-def _of_maps(function: Callable[..., Tensor], answers: Answers, batch: Batch, explained: Tensor) -> Tensor:
+def _of_maps(loss: Callable[..., Tensor], said: Said, explained: Tensor) -> Tensor:
     """A loss of class activation maps, the mean over all (teacher, image, label) that there are.
 
     Each teacher's are compared as they are: of many sizes the largest would be another grid for the others.
@@ -150,140 +276,21 @@ def _of_maps(function: Callable[..., Tensor], answers: Answers, batch: Batch, ex
     # which no image keeps: processes that train together must all come to the loss.
     order = torch.argsort(~explained, dim=1, stable=True)[:, : max(1, int(explained.sum(1).max()))]
     explained = explained.gather(1, order)
-    maps = batch.class_maps(order)
+    maps = said.batch.class_maps(order)
     total, count = 0, 0
-    for answer in answers:
+    for answer in said.answers:
         cams = answer["cams"].gather(1, order[:, :, None, None].expand(-1, -1, *answer["cams"].shape[2:]))
         kept = explained & ~torch.isnan(cams[:, :, 0, 0])
         known = functional.sum_over_processes(kept.sum())
-        total, count = total + known * function(maps, cams, mask=kept), count + known
+        total, count = total + known * loss(maps, cams, mask=kept), count + known
     return total / count.clamp(min=1)
 
 
-_INSTEAD = {
-    "cross_entropy": "binary_cross_entropy",
-    "softmax_kd": "sigmoid_kd",
-    "mse_kd": "space: sigmoid",
-    "dist": "activation: sigmoid with inter: 0",
-}
-
-
-def traits_of(term: Term) -> functional.Traits:
-    """What the loss of a term does and does not see."""
-    (traits,) = [
-        traits
-        for name, options, traits in functional.TRAITS
-        if name == term.loss and all(getattr(term, key) == value for key, value in options.items())
-    ]
-    return traits
-
-
-def require_task(term: Term, task: Task, recipe: str = "recipes") -> None:
-    """Refuse a loss for exclusive classes where labels are not, and the other way round.
-
-    Args:
-        term: of a recipe.
-        task: of the data set.
-        recipe: where the term stands, for the message.
-
-    Raises:
-        UserError: says what to take instead.
-    """
-    traits = traits_of(term)
-    if not task.exclusive and traits.exclusive and not getattr(term, "allow_offset_blind", False):
-        blind = "allow_offset_blind" in type(term).model_fields
-        raise UserError(
-            f"{recipe}: {term.loss} is for exclusive classes, and the labels of this data set are not; "
-            f"take {_INSTEAD.get(term.loss, 'sigmoid_kd')}" + (", or set allow_offset_blind: true" if blind else "")
-        )
-    if task.exclusive and isinstance(term, HardTerm) and not traits.exclusive:
-        raise UserError(f"{recipe}: {term.loss} is for labels that are not exclusive; take cross_entropy")
-
-
-def require_places(term: Term, shapes: Mapping[str, Sequence[int]], recipe: str = "recipes") -> None:
-    """Refuse to compare where networks look where there is but one place to look at.
-
-    Args:
-        term: of a recipe.
-        shapes: K, h, w of each network's feature map, by what the network is called.
-        recipe: where the term stands, for the message.
-
-    Raises:
-        UserError: names the network.
-    """
-    for whose, shape in shapes.items():
-        if term.needs in ("attention", "cams") and tuple(shape[1:]) == (1, 1):
-            raise UserError(
-                f"{recipe}: {term.loss} compares maps, but that of {whose} is 1x1 at this size; raise its input_size,"
-                " or data.image_size"
-            )
-
-
-def require_own_maps(term: Term, student: str, recipe: str = "recipes") -> None:
-    """Refuse class activation maps of a student with batch norm behind its feature map.
-
-    In training its images see each other there, and the gradient of one's logit is no map of that image alone. A
-    teacher that answers is in evaluation mode, where they do not.
-
-    Args:
-        term: of a recipe.
-        student: a network of that kind, for the message.
-        recipe: where the term stands, for the message.
-
-    Raises:
-        UserError: the term compares such maps.
-    """
-    if term.needs == "cams":
-        raise UserError(
-            f"{recipe}: {term.loss} needs class activation maps, but {student} has batch norm behind its feature map,"
-            " which mixes the images of a batch in training; take attention_transfer, or another arch"
-        )
-
-
-def require_all_labels(recipe: Recipe, unknown: Sequence[Sequence[str]], name: str = "recipes") -> None:
-    """Refuse a recipe by which a label is not taught at all: no loss from the labels, and no teacher that knows it.
-
-    Args:
-        recipe: its terms.
-        unknown: labels of the data set that each of its teachers does not know.
-        name: where the recipe stands, for the message.
-
-    Raises:
-        UserError: names the first such label.
-    """
-    if any(isinstance(term, HardTerm) for term in recipe.terms) or not unknown:
-        return
-    untaught = [label for label in unknown[0] if all(label in lacking for lacking in unknown)]
-    if untaught:
-        raise UserError(
-            f"{name}: nobody teaches the label {untaught[0]}: no teacher knows it, and no term is a loss from the"
-            " labels; add one, such as binary_cross_entropy"
-        )
-
-
-def require_all_classes(teacher: str, unknown: Sequence[str], recipe: str = "recipes") -> None:
-    """Refuse a teacher that lacks a class: what it says of the others has no level of its own under a softmax.
-
-    Args:
-        teacher: its name.
-        unknown: labels of the data set that it does not know.
-        recipe: where the teacher stands, for the message.
-
-    Raises:
-        UserError: there is one.
-    """
-    if unknown:
-        raise UserError(
-            f"{recipe}: teacher {teacher} does not know the class {unknown[0]}; where classes are exclusive a teacher"
-            " must know them all"
-        )
-
-
-def _balance(term: Term, dataset: Dataset) -> dict[str, Tensor]:
+def _balance(term: HardTerm, dataset: Dataset) -> dict[str, Tensor]:
     """Weights from the training labels; a label without positives or negatives weighs 1."""
     targets = dataset.targets(dataset.split("train"))
     positive, negative = count_labels(targets)
-    if term.loss == "cross_entropy":
+    if term.balances == "classes":
         weight = positive.sum() / np.maximum(positive, 1) / len(positive)
         return {"class_weight": torch.from_numpy(np.where(positive > 0, weight, 1).astype(np.float32))}
     weight = np.where((positive > 0) & (negative > 0), negative / np.maximum(positive, 1), 1)

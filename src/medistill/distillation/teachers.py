@@ -2,25 +2,34 @@
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from medistill.data import provenance
 from medistill.data.dataset import Dataset, label_columns
 from medistill.errors import UserError
 from medistill.models.classifier import Classifier, map_shape
-from medistill.training.trainer import Batch
+from medistill.models.weights import load_model
+from medistill.training.batches import Batch
 
 
 class Teacher(Protocol):
     """Whoever answers for a batch.
 
     Attributes:
+        name: of the teacher.
+        checksum: of all that decides what it answers.
+        seen: what it was trained on.
         map_shape: K, h, w of its feature map.
         unknown: the data set's labels that it does not know.
     """
 
+    name: str
+    checksum: str
+    seen: provenance.TrainIds
     map_shape: Sequence[int]
     unknown: Sequence[str]
 
@@ -41,24 +50,33 @@ class Teacher(Protocol):
 class LiveTeacher:
     """A teacher that is asked about every batch anew: the plain way, at the price of its forward pass."""
 
-    def __init__(self, model: Classifier, dataset: Dataset) -> None:
-        """Ask `model`, a network that stays as it is, about the labels of `dataset`.
+    def __init__(self, model: Classifier, dataset: Dataset, seen: provenance.TrainIds = provenance.NOTHING) -> None:
+        """Ask `model`, a network that stays as it is and was trained on `seen`, about the labels of `dataset`.
 
         Raises:
             UserError: it knows none of them.
         """
+        self.name, self.checksum, self.seen = model.config["name"], model.config.get("model_sha256", ""), seen
         self._model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self._name = model.config["name"]
-        self._columns = label_columns(model.config["labels"], dataset.labels, f"teacher {self._name}")
+        self._columns = label_columns(model.config["labels"], dataset.labels, f"teacher {self.name}")
         self.map_shape = map_shape(model, dataset.image_size)
         self.unknown = unknown_labels(dataset, self._columns)
+
+    @classmethod
+    def open(cls, folder: Path, dataset: Dataset) -> "LiveTeacher":
+        """Ask the trained model in `folder`.
+
+        Raises:
+            UserError: a file is missing or damaged, or it knows none of the data set's labels.
+        """
+        return cls(load_model(folder), dataset, provenance.read_ids(folder / provenance.FILE))
 
     def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:
         """As `Teacher` says."""
         self._model.to(batch.images.device)
         images = batch.images.contiguous(memory_format=torch.channels_last)
         answers = {name: values.float() for name, values in ask(self._model, images, needs).items()}
-        require_finite(answers, batch.image_ids, self._name)
+        require_finite(answers, batch.image_ids, self.name)
         for name in answers.keys() & {"logits", "cams"}:
             answers[name] = by_label(answers[name], self._columns)
         return answers

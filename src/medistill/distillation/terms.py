@@ -24,8 +24,8 @@ class Term(Settings):
         loss: str  # the function's name: each term has its own as a literal
     needs: ClassVar[Literal["logits", "attention", "cams", "features"]] = "logits"
     """What the teachers must have been asked for, beside logits a key of `teach`."""
-    projected: ClassVar[bool] = False
-    """The student's features pass a linear layer that is learnt with it, one a teacher, into the teacher's width."""
+    instead: ClassVar[str] = "sigmoid_kd"
+    """What to take where labels are not exclusive and the loss is for exclusive classes."""
     weight: float = Field(default=1.0, gt=0, le=1e6)
     """The loss of a recipe is the sum of its terms, each times its weight."""
 
@@ -42,13 +42,48 @@ class Term(Settings):
         """Keyword arguments of the function."""
         return self.model_dump(exclude={"loss", "weight", "balanced", "allow_offset_blind"})
 
+    @property
+    def blind_on_purpose(self) -> bool:
+        """Whether it may be used where labels are not exclusive, although it cannot see a constant of an image."""
+        return False
+
+    @property
+    def compares_labels(self) -> bool:
+        """Whether it compares the labels of an image with each other."""
+        return False
+
 
 class HardTerm(Term):
     """A loss against the labels."""
 
+    if TYPE_CHECKING:
+        balanced: bool  # each term has its own, behind its options
+    balances: ClassVar[Literal["labels", "classes"]] = "labels"
+    """What is weighed where it is balanced: the positives of each label, or the images of each class."""
+
 
 class DistillationTerm(Term):
     """A loss against the teachers' answers."""
+
+    projected: ClassVar[bool] = False
+    """The student's features pass a linear layer that is learnt with it, one a teacher, into the teacher's width."""
+    takes_targets: ClassVar[bool] = False
+    """It compares logits, and must know the labels for that."""
+    explains_likeliest: ClassVar[bool] = False
+    """It compares maps, and also those of the label that the teachers find likeliest."""
+
+
+class SoftmaxTerm(DistillationTerm):
+    """A loss with a softmax over the labels, which some use for labels that are not exclusive all the same."""
+
+    if TYPE_CHECKING:
+        allow_offset_blind: bool  # each term has its own, behind its options
+    instead = "sigmoid_kd, or set allow_offset_blind: true"
+
+    @property
+    def blind_on_purpose(self) -> bool:
+        """Whether params.yaml says so."""
+        return self.allow_offset_blind
 
 
 class BinaryCrossEntropy(HardTerm):
@@ -80,6 +115,8 @@ class AsymmetricBce(HardTerm):
 class CrossEntropy(HardTerm):
     """The usual loss of exclusive classes."""
 
+    balances = "classes"
+    instead = "binary_cross_entropy"
     loss: Literal["cross_entropy"]
     balanced: bool = False
     """Images weigh in inverse proportion to how often their class is in training."""
@@ -92,7 +129,7 @@ class SigmoidKd(DistillationTerm):
     temperature: Temperature = 1.0
 
 
-class SoftmaxKd(DistillationTerm):
+class SoftmaxKd(SoftmaxTerm):
     """Divergence over exclusive classes."""
 
     loss: Literal["softmax_kd"]
@@ -100,9 +137,10 @@ class SoftmaxKd(DistillationTerm):
     allow_offset_blind: bool = False
 
 
-class MseKd(DistillationTerm):
+class MseKd(SoftmaxTerm):
     """That of system A."""
 
+    instead = "space: sigmoid, or set allow_offset_blind: true"
     loss: Literal["mse_kd"]
     space: Literal["sigmoid", "logits", "softmax"] = "sigmoid"
     temperature: Temperature = 1.0
@@ -121,6 +159,7 @@ class Bckd(DistillationTerm):
 class Dkd(DistillationTerm):
     """For exclusive classes: whether it is the class (`alpha`) and which of the others (`beta`), apart."""
 
+    takes_targets = True
     loss: Literal["dkd"]
     parts = ("alpha", "beta")
     alpha: float = Field(default=1.0, ge=0)
@@ -135,10 +174,11 @@ class LogitStandardizedKd(DistillationTerm):
     temperature: Temperature = 2.0
 
 
-class Dist(DistillationTerm):
+class Dist(SoftmaxTerm):
     """Correlations, in batches of 64 or more; `activation: sigmoid` with `inter: 0` for labels that are not exclusive,
     which leaves the relations of the images by each label."""
 
+    instead = "activation: sigmoid with inter: 0, or set allow_offset_blind: true"
     loss: Literal["dist"]
     parts = ("inter", "intra")
     activation: Literal["softmax", "sigmoid"] = "softmax"
@@ -146,6 +186,11 @@ class Dist(DistillationTerm):
     intra: float = Field(default=1.0, ge=0)
     temperature: Temperature = 1.0
     allow_offset_blind: bool = False
+
+    @property
+    def compares_labels(self) -> bool:
+        """Whether the relations of the labels of an image are a part of it."""
+        return self.inter > 0
 
 
 class AttentionTransfer(DistillationTerm):
@@ -166,6 +211,7 @@ class ExplanationKd(DistillationTerm):
     """Where the teacher looks, for the labels that an image has and the one that the teacher finds likeliest; of more
     than three those that it finds likeliest."""
 
+    explains_likeliest = True
     loss: Literal["explanation_kd"]
     needs = "cams"
 

@@ -1,41 +1,16 @@
 """Checkpoints that are resumed only by the very training that wrote them."""
 
-import hashlib
-import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 
-import medistill
 from medistill.checksums import reading
 from medistill.errors import UserError
 from medistill.files import atomic, remove, sha256
-
-_PACKAGE = Path(medistill.__file__).parent
-_CODE = (
-    *("models/*.py", "training/*.py", "distillation/*.py", "metrics/*.py", "views.py"),
-    *("data/dataset.py", "data/provenance.py"),
-)
-
-
-def fingerprint(settings: dict[str, Any], code: Sequence[Path] = ()) -> str:
-    """Hash of all that decides a training: `settings`, this package's training code, versions of torch and timm.
-
-    Args:
-        settings: JSON values: parameters and the fingerprints of data and teacher answers.
-        code: files besides the package's own.
-    """
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update(f"{torch.__version__} {timm.__version__}".encode())
-    for file in [*sorted(path for pattern in _CODE for path in _PACKAGE.glob(pattern)), *code]:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 class Checkpoint:

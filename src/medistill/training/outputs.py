@@ -17,14 +17,16 @@ from medistill.models.classifier import Classifier, map_size
 from medistill.models.costs import costs
 from medistill.models.weights import save_model
 from medistill.records.models import LOGIT_PREFIX, PREDICTION_COLUMNS, TrainingMetrics
-from medistill.training.trainer import Fit, predict, say_what_to_lower
+from medistill.training.memory import explain_out_of_memory
+from medistill.training.trainer import TrainingResult
+from medistill.training.validation import predict
 
 
 def write_outputs(
     folder: Path,
     model: Classifier,
     dataset: Dataset,
-    fit: Fit | None,
+    result: TrainingResult | None,
     facts: dict[str, Any],
     seen: Sequence[provenance.TrainIds] = (),
     *,
@@ -34,7 +36,7 @@ def write_outputs(
 
     Args:
         folder: replaced as a whole.
-        fit: how it was trained; None where it was taken as it is, which has neither history.csv nor training figures.
+        result: how its training went; None for an imported model, which has neither history.csv nor training figures.
         facts: what config.json says beyond architecture and data set: role, name, recipe, fingerprint…
         seen: what it, its initial weights and its teachers were trained on.
         batch_size: images that are predicted at once.
@@ -59,17 +61,17 @@ def write_outputs(
     measured = TrainingMetrics(
         params=config["params"],
         macs=config["macs"],
-        best_epoch=None if fit is None else fit.best_epoch,
-        val_macro_auroc=None if fit is None else fit.val_macro_auroc,
-        train_seconds=None if fit is None else round(fit.seconds, 1),
+        best_epoch=None if result is None else result.best_epoch,
+        val_macro_auroc=None if result is None else result.val_macro_auroc,
+        train_seconds=None if result is None else round(result.seconds, 1),
     )
     with atomic(folder) as temporary:
         temporary.mkdir()
         files = ModelFolder(temporary)
-        if fit is not None:
-            fit.history.to_csv(files.history, index=False, float_format="%.6g")
+        if result is not None:
+            result.history.to_csv(files.history, index=False, float_format="%.6g")
         measured.write(files.metrics)
-        with say_what_to_lower(model, dataset, "training.batch_size lower"):
+        with explain_out_of_memory(model, dataset, "training.batch_size lower"):
             predicted = predictions(model, dataset, batch_size=batch_size)
         predicted.to_parquet(files.predictions, index=False)
         provenance.write_ids(files.train_ids, functools.reduce(operator.or_, seen, provenance.NOTHING))

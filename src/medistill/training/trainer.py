@@ -3,53 +3,30 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypedDict
 
-import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from scipy.special import log_softmax
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medistill.augmentation import Augmentation
 from medistill.data.dataset import Dataset
-from medistill.errors import UserError, is_out_of_memory
-from medistill.metrics.eligibility import ineligibility
-from medistill.metrics.ranking import auroc
+from medistill.errors import UserError
 from medistill.models.classifier import Classifier
+from medistill.training.batches import Batch, Batches, Drawn
 from medistill.training.checkpoint import Checkpoint
+from medistill.training.memory import explain_out_of_memory
 from medistill.training.processes import this_process
 from medistill.training.settings import Training
-from medistill.views import open_frames, read_ahead, render_plain, render_views, send, view_parameters
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What an objective sees of a batch besides the logits.
-
-    Attributes:
-        image_ids: N ids.
-        view: number of the view that the network saw.
-        targets: float32 (N, L); 1, 0, NaN where unknown.
-        images: the view itself, float32 (N, C, H, W); the whole frame's where teachers are asked live.
-        features: the network's last feature map (N, K, h, w), with its graph.
-        class_maps: the network's signed Grad-CAM, float32 (N, M, h, w) with its graph, of labels int64 (N, M).
-    """
-
-    image_ids: list[str]
-    view: int
-    targets: Tensor
-    images: Tensor | None = None
-    features: Tensor | None = None
-    class_maps: Callable[[Tensor], Tensor] | None = None
-
+from medistill.training.spec import TrainingSpec
+from medistill.training.validation import Validation
 
 Objective = Callable[[Tensor, Batch], dict[str, Tensor]]
 """Logits (N, L) and their batch to named scalars; `loss` is the one that is minimised.
@@ -58,12 +35,24 @@ One that is a module with parameters, such as projections of features, is traine
 """
 
 
+class StepReport(TypedDict):
+    """How far a training has come; `val_macro_auroc` has a pair (epoch, value) for each epoch that has ended."""
+
+    epoch: int
+    step: int
+    steps: int
+    images: int
+    loss: float
+    learning_rate: float
+    val_macro_auroc: list[list[float]]
+
+
 @dataclass(frozen=True)
-class Fit:
-    """Outcome of a training; the model holds the weights of the best epoch.
+class TrainingResult:
+    """How a training went; its model has the weights of the best epoch.
 
     Attributes:
-        history: a row an epoch: `epoch`, `step`, `learning_rate`, `train_<term>`, `val_macro_auroc`,
+        history: one row per epoch: `epoch`, `step`, `learning_rate`, `train_<term>`, `val_macro_auroc`,
             `images_per_second`.
         best_epoch: epoch (from 1) with the highest validation macro AUROC; the earliest of equals.
         val_macro_auroc: its macro AUROC over the labels that are eligible on validation.
@@ -84,27 +73,59 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise)))
 
 
-def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Batches of an epoch; an incomplete last one is left out, other images each epoch, unless it is the only one."""
-    return max(1, images // batch_size)
+class Learner(nn.Module):
+    """A network and the objective that it learns by, projections of features among it: from a batch to its losses."""
+
+    def __init__(self, model: Classifier, objective: Objective, autocast: Callable[[], AbstractContextManager]) -> None:
+        """Join them; the network computes within `autocast()`, the objective in float32."""
+        super().__init__()
+        self.model, self.objective, self._autocast = model, objective, autocast
+
+    def forward(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """The objective's named losses, and the logits (N, L)."""
+        with self._autocast():
+            images = batch.images.contiguous(memory_format=torch.channels_last)
+            logits, features = self.model(images, with_map=True)
+        maps = partial(self.model.class_maps, features, logits=logits)
+        return self.objective(logits.float(), replace(batch, features=features, class_maps=maps)), logits
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """What an optimiser trains; biases, norms and what the network itself exempts do not decay."""
+        exempt = getattr(self.model.backbone, "no_weight_decay", set)()  # by timm's own word, such as position tables
+        groups = param_groups_weight_decay(
+            self.model, weight_decay, no_weight_decay_list=[f"backbone.{name}" for name in exempt]
+        )
+        own = list(self.objective.parameters()) if isinstance(self.objective, nn.Module) else []
+        return [*groups, {"params": own, "weight_decay": weight_decay}] if own else groups
 
 
-def fit(
-    model: Classifier,
-    dataset: Dataset,
-    objective: Objective,
-    training: Training,
-    augmentation: Augmentation,
-    *,
-    seed: int,
-    view_seed: int,
-    views: int | None,
-    unlabelled: bool = False,
-    whole_frames: bool = False,
-    checkpoint: Checkpoint,
-    on_step: Callable[[dict[str, Any]], None] = lambda report: None,
-) -> Fit:
-    """Train `model` on the training split and keep the weights of the epoch that is best on validation.
+class WeightAverage:
+    """An exponential moving average of a network's weights, which is validated and kept instead of them."""
+
+    def __init__(self, backbone: nn.Module, decay: float) -> None:
+        """Start at the weights of `backbone`."""
+        self._backbone, self._decay, self.weights = backbone, decay, _copy(backbone.state_dict())
+
+    def follow(self, step: int) -> None:
+        """Move towards the weights after `step` (from 0), at first faster; counters are copied."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        for name, value in self._backbone.state_dict().items():
+            if value.is_floating_point():
+                self.weights[name].lerp_(value, 1 - decay)
+            else:
+                self.weights[name].copy_(value)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Put the average into the network within the block, and its own weights back afterwards."""
+        trained = _copy(self._backbone.state_dict())
+        self._backbone.load_state_dict(self.weights)
+        yield
+        self._backbone.load_state_dict(trained)
+
+
+class Trainer:
+    """Trains a network on the training split and keeps the weights of the epoch that is best on validation.
 
     A training that was interrupted goes on after its last finished epoch, with the same result as if it had not been:
     order, views and dropout of an epoch depend on seed and epoch only.
@@ -112,206 +133,186 @@ def fit(
     Under `accelerate launch` each process trains on its part of every batch, `batch_size` being that of all together.
     Batch norm and losses that compare the images of a batch see a part alone, and each draws dropout of its own; all
     else is as with one process.
-
-    Args:
-        objective: loss of a batch.
-        seed: order of images and dropout.
-        view_seed: seed of the augmented views; the teachers' where their answers are used.
-        views: epoch e shows view e mod `views`; None: a view of its own.
-        unlabelled: train on images without any label, too: with teachers, who answer for all.
-        whole_frames: draw views from whole frames although the network sees smaller ones: for teachers that are asked
-            live and see larger ones.
-        checkpoint: where the state after each epoch is kept.
-        on_step: called after each step with `epoch`, `step`, `steps`, `images`, `loss`, `learning_rate`, and
-            `val_macro_auroc`, a pair (epoch, value) for each epoch that has ended.
-
-    Raises:
-        UserError: the loss is NaN or infinite, memory runs out, the precision is not to be had here, or no label has
-            both classes on validation.
     """
-    accelerator = _accelerator(training)
-    device, processes = accelerator.device, accelerator.num_processes
-    if training.batch_size < processes:
-        raise UserError(f"training.batch_size is {training.batch_size}, but {processes} processes share each batch")
-    rows, val = training_rows(dataset, unlabelled), dataset.split("val")
-    with say_what_to_lower(model, dataset):
-        frames = open_frames(dataset, rows, None if whole_frames else model.input_size)
-    targets = torch.from_numpy(dataset.targets(rows))
-    image_ids = rows["image_id"].to_numpy()
-    val_targets = dataset.targets(val)
-    measured = measured_labels(val_targets, val["group_id"].to_numpy())
-    if not len(measured):
-        raise UserError(
-            f"{dataset.folder / 'manifest.parquet'}: no label has both classes on val; raise data.val_fraction"
-        )
 
-    def read(whole: np.ndarray, view: int) -> tuple[list[str], Tensor, Tensor, Tensor]:
-        """Ids, targets, frames and what is drawn for them: this process's part of a batch."""
-        chosen = whole[accelerator.process_index :: processes]
-        ids = list(image_ids[chosen])
-        drawn = torch.from_numpy(view_parameters(ids, view, view_seed, augmentation))
-        return ids, *(send(values, device) for values in (targets[chosen], frames(chosen), drawn))
+    def __init__(
+        self,
+        model: Classifier,
+        objective: Objective,
+        dataset: Dataset,
+        spec: TrainingSpec,
+        checkpoint: Checkpoint,
+        *,
+        on_step: Callable[[StepReport], None] = lambda report: None,
+    ) -> None:
+        """Prepare the training of `model`, which ends up with the best weights.
 
-    memory = partial(say_what_to_lower, model, dataset, f"training.batch_size lower than {training.batch_size}")
-    model.to(device, memory_format=torch.channels_last)
-    exempt = getattr(model.backbone, "no_weight_decay", set)()  # by timm's own word, such as tables of positions
-    exempt = [f"backbone.{name}" for name in exempt]
-    groups = param_groups_weight_decay(model, training.weight_decay, no_weight_decay_list=exempt)
-    # fused is a tenth faster on CPU, too
-    along = objective.to(device) if isinstance(objective, nn.Module) else nn.Module()
-    if list(along.parameters()):
-        groups.append({"params": list(along.parameters()), "weight_decay": training.weight_decay})
-    optimizer = accelerator.prepare(torch.optim.AdamW(groups, lr=training.learning_rate, fused=True))
-    network = DistributedDataParallel(model) if processes > 1 else model
-    batch_size = min(training.batch_size, len(rows))
-    per_epoch = steps_per_epoch(len(rows), training.batch_size)
-    steps = training.epochs * per_epoch
+        Args:
+            model: what is trained, in place.
+            objective: loss of a batch.
+            dataset: its training split is trained on, its validation split chooses the epoch.
+            spec: seeds, views, which images train, and how; what it says of the network is of no account here.
+            checkpoint: where the state after each epoch is kept.
+            on_step: called after each step.
 
-    history: list[dict[str, float]] = []
-    best: dict[str, Any] = {"epoch": 0, "auroc": -1.0, "weights": {}}
-    average = _copy(model.backbone.state_dict()) if training.ema else None
-    seconds = 0.0
-    if state := checkpoint.load():
-        model.backbone.load_state_dict(state["weights"])
-        along.load_state_dict(state["along"])
-        optimizer.load_state_dict(state["optimizer"])
-        history, best, seconds, average = state["history"], state["best"], state["seconds"], state["average"]
-        average = average and {name: value.to(device) for name, value in average.items()}
-        if accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(state["scaler"])
+        Raises:
+            UserError: memory runs out, the precision is not to be had here, no image has a label, or no label has both
+                classes on validation.
+        """
+        self._spec, self._training, self._model = spec, spec.training, model
+        self._checkpoint, self._on_step = checkpoint, on_step
+        self._accelerator = _accelerator(spec.training)
+        device, processes = self._accelerator.device, self._accelerator.num_processes
+        if spec.training.batch_size < processes:
+            size = spec.training.batch_size
+            raise UserError(f"training.batch_size is {size}, but {processes} processes share each batch")
+        with explain_out_of_memory(model, dataset):
+            part = slice(self._accelerator.process_index, None, processes)
+            self._batches = Batches(dataset, spec, input_size=model.input_size, device=device, part=part)
+        self._validation = Validation(dataset)
+        lower = f"training.batch_size lower than {spec.training.batch_size}"
+        self._memory = partial(explain_out_of_memory, model, dataset, lower)
+        self._learner = Learner(model, objective, self._accelerator.autocast)
+        self._learner.to(device, memory_format=torch.channels_last)
+        self._network = DistributedDataParallel(self._learner) if processes > 1 else self._learner
+        groups = self._learner.parameter_groups(spec.training.weight_decay)
+        # fused is a tenth faster on CPU, too
+        optimizer = torch.optim.AdamW(groups, lr=spec.training.learning_rate, fused=True)
+        self._optimizer = self._accelerator.prepare(optimizer)
+        self._average = WeightAverage(model.backbone, spec.training.ema) if spec.training.ema else None
+        self._steps = spec.training.epochs * self._batches.per_epoch
+        self._history: list[dict[str, float]] = []
+        self._best: dict[str, Any] = {"epoch": 0, "auroc": -1.0, "weights": {}}
+        self._seconds = 0.0
 
-    for epoch in range(len(history), training.epochs):
-        if training.patience and epoch - best["epoch"] >= training.patience:
-            break
+    def fit(self) -> TrainingResult:
+        """Train to the end, from the last state that the checkpoint has.
+
+        Raises:
+            UserError: the loss, its gradient or a logit on validation is not finite, or memory runs out.
+        """
+        if state := self._checkpoint.load():
+            self.load_state(state)
+        patience = self._training.patience
+        for epoch in range(len(self._history), self._training.epochs):
+            if patience and epoch - self._best["epoch"] >= patience:
+                break
+            self.epoch(epoch)
+            if self._accelerator.is_main_process:
+                self._checkpoint.save(self.state())
+            self._accelerator.wait_for_everyone()
+        self._model.backbone.load_state_dict(self._best["weights"])
+        return TrainingResult(pd.DataFrame(self._history), self._best["epoch"], self._best["auroc"], self._seconds)
+
+    def epoch(self, epoch: int) -> None:
+        """Show each batch of an epoch (from 0) once, validate, and note what it gave."""
         start = perf_counter()
-        torch.manual_seed(seed * 1_000_003 + epoch + accelerator.process_index * 104_729)  # each its own dropout
-        order = np.random.default_rng([seed, epoch]).permutation(len(rows))
-        view = epoch if views is None else epoch % views
-        sums: dict[str, float] = {}
-        model.train()
-        batches = [order[i * batch_size : (i + 1) * batch_size] for i in range(per_epoch)]
-        # A GPU must not wait for the next batch; on a CPU a reader would only take a core from the network.
-        turn = read_ahead if device.type == "cuda" else map
-        for i, (ids, known, pixels, drawn) in enumerate(turn(partial(read, view=view), batches)):
-            step = epoch * per_epoch + i
-            learning_rate = training.learning_rate * learning_rate_factor(step, steps, training.warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
-            batch = Batch(ids, view, known)
-            with memory():
-                images = render_views(pixels, drawn)
-                with accelerator.autocast():
-                    logits, features = network(images.contiguous(memory_format=torch.channels_last), with_map=True)
-                maps = partial(model.class_maps, features, logits=logits)
-                terms = objective(logits.float(), replace(batch, images=images, features=features, class_maps=maps))
-                accelerator.backward(terms["loss"])
-                values = torch.stack([value.detach().float() for value in terms.values()])
-                for parameter in along.parameters():  # outside of the network, whose gradients are averaged already
-                    parameter.grad = accelerator.reduce(parameter.grad, "mean")
-                norm = accelerator.clip_grad_norm_([*model.parameters(), *along.parameters()], training.clip_norm)
-                # But for maps and live teachers the one time in a step that a GPU is waited for: it has the whole
-                # backward pass to do by now.
-                reported = dict(zip(terms, accelerator.reduce(values, "mean").tolist(), strict=True))
-                if not math.isfinite(reported["loss"]):
-                    _refuse_loss(dict(zip(terms, values.tolist(), strict=True)), logits, batch, epoch + 1, i + 1)
-                if accelerator.scaler is None and not math.isfinite(norm):  # a scaler tries again with a smaller scale
-                    _refuse_gradient(reported, batch, epoch + 1, i + 1)
-                optimizer.step()
-                optimizer.zero_grad()
-            if average is not None:
-                _follow(average, model.backbone.state_dict(), min(training.ema, (1 + step) / (10 + step)))
-            for name, value in reported.items():
+        # each process its own dropout
+        torch.manual_seed(self._spec.seed * 1_000_003 + epoch + self._accelerator.process_index * 104_729)
+        self._learner.train()
+        first, sums = epoch * self._batches.per_epoch, dict[str, float]()
+        for step, drawn in enumerate(self._batches.of_epoch(epoch), start=first):
+            for name, value in self.step(drawn, step).items():
                 sums[name] = sums.get(name, 0.0) + value
-            on_step(
-                {
-                    "epoch": epoch + 1,
-                    "step": step + 1,
-                    "steps": steps,
-                    "images": batch_size,
-                    "loss": reported["loss"],
-                    "learning_rate": learning_rate,
-                    "val_macro_auroc": [[row["epoch"], row["val_macro_auroc"]] for row in history],
-                }
-            )
         trained = perf_counter() - start
-        trained_weights = None
-        if average is not None:
-            trained_weights = _copy(model.backbone.state_dict())
-            model.backbone.load_state_dict(average)
-        val_auroc = 0.0
-        if accelerator.is_main_process:
-            with memory():
-                answers = predict(model, dataset, val, batch_size=2 * batch_size)
-            _require_finite_answers(answers, val["image_id"], epoch + 1)
-            if dataset.task.exclusive:  # a constant added to an image's logits says nothing, and would rank it
-                answers = log_softmax(answers, axis=1)
-            val_auroc = mean_auroc(val_targets, answers, measured)
-        if processes > 1:  # batch norm has other statistics in each: all must agree on the best epoch, and on the end
-            val_auroc = broadcast(torch.tensor(val_auroc, dtype=torch.float64, device=device)).item()
-        seconds += perf_counter() - start
-        history.append(
+        with self._average.applied() if self._average else contextlib.nullcontext():
+            auroc = self.validate(epoch)
+            if auroc > self._best["auroc"]:
+                self._best = {"epoch": epoch + 1, "auroc": auroc, "weights": _copy(self._model.backbone.state_dict())}
+        self._seconds += perf_counter() - start
+        self._history.append(
             {
                 "epoch": epoch + 1,
-                "step": (epoch + 1) * per_epoch,
-                "learning_rate": learning_rate,
-                **{f"train_{name}": value / per_epoch for name, value in sums.items()},
-                "val_macro_auroc": val_auroc,
-                "images_per_second": per_epoch * batch_size / trained,
+                "step": first + self._batches.per_epoch,
+                "learning_rate": self._learning_rate(first + self._batches.per_epoch - 1),
+                **{f"train_{name}": value / self._batches.per_epoch for name, value in sums.items()},
+                "val_macro_auroc": auroc,
+                "images_per_second": self._batches.per_epoch * self._batches.size / trained,
             }
         )
-        if val_auroc > best["auroc"]:
-            best = {"epoch": epoch + 1, "auroc": val_auroc, "weights": _copy(model.backbone.state_dict())}
-        if trained_weights is not None:
-            model.backbone.load_state_dict(trained_weights)
-        if accelerator.is_main_process:
-            checkpoint.save(
-                {
-                    "weights": model.backbone.state_dict(),
-                    "along": along.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "history": history,
-                    "best": best,
-                    "average": average,
-                    "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
-                    "seconds": seconds,
-                }
-            )
-        accelerator.wait_for_everyone()
-    model.backbone.load_state_dict(best["weights"])
-    return Fit(pd.DataFrame(history), best["epoch"], best["auroc"], seconds)
 
+    def step(self, drawn: Drawn, step: int) -> dict[str, float]:
+        """Learn from a batch, at `step` (from 0) of all; its losses, the mean over the processes."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learning_rate(step)
+        with self._memory():
+            batch = drawn.render()
+            losses, logits = self._network(batch)
+            self._accelerator.backward(losses["loss"])
+            values = torch.stack([value.detach().float() for value in losses.values()])
+            norm = self._accelerator.clip_grad_norm_(list(self._learner.parameters()), self._training.clip_norm)
+            # But for maps and live teachers the one time in a step that a GPU is waited for: it has the whole
+            # backward pass to do by now.
+            reported = dict(zip(losses, self._accelerator.reduce(values, "mean").tolist(), strict=True))
+            if not math.isfinite(reported["loss"]):
+                _refuse_loss(dict(zip(losses, values.tolist(), strict=True)), logits, batch, self._at(step))
+            if self._accelerator.scaler is None and not math.isfinite(
+                norm
+            ):  # a scaler tries again with a smaller scale
+                _refuse_gradient(reported, batch, self._at(step))
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+        if self._average:
+            self._average.follow(step)
+        self._report(step, reported["loss"])
+        return reported
 
-def training_rows(dataset: Dataset, unlabelled: bool) -> pd.DataFrame:
-    """Rows of the training split: those with a label that is known, or all.
+    def validate(self, epoch: int) -> float:
+        """Macro AUROC on validation after an epoch (from 0), on which all processes agree."""
+        auroc = 0.0
+        if self._accelerator.is_main_process:
+            with self._memory():
+                auroc = self._validation.macro_auroc(self._model, batch_size=2 * self._batches.size, epoch=epoch + 1)
+        if self._accelerator.num_processes > 1:  # batch norm has other statistics in each
+            said = torch.tensor(auroc, dtype=torch.float64, device=self._accelerator.device)
+            auroc = broadcast(said).item()
+        return auroc
 
-    Raises:
-        UserError: none has a label.
-    """
-    rows = dataset.split("train")
-    labelled = ~np.isnan(dataset.targets(rows)).all(axis=1)
-    if not labelled.any():
-        raise UserError(f"{dataset.folder / 'manifest.parquet'}: no image of the train split has a label")
-    return rows if unlabelled else rows[labelled].reset_index(drop=True)
+    def state(self) -> dict[str, Any]:
+        """All that the next epoch depends on: tensors, numbers, strings, lists and dicts."""
+        scaler = self._accelerator.scaler
+        return {
+            "learner": self._learner.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "history": self._history,
+            "best": self._best,
+            "average": self._average and self._average.weights,
+            "scaler": scaler and scaler.state_dict(),
+            "seconds": self._seconds,
+        }
 
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` has returned."""
+        self._learner.load_state_dict(state["learner"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._history, self._best, self._seconds = state["history"], state["best"], state["seconds"]
+        if self._average:
+            device = self._accelerator.device
+            self._average.weights = {name: value.to(device) for name, value in state["average"].items()}
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
 
-def measured_labels(targets: np.ndarray, group_ids: np.ndarray) -> np.ndarray:
-    """Indices of the labels that choose the best epoch: the eligible ones, as in evaluation.
+    def _learning_rate(self, step: int) -> float:
+        factor = learning_rate_factor(step, self._steps, self._training.warmup)
+        return self._training.learning_rate * factor
 
-    In a set too small for any, those that have both classes at all.
+    def _at(self, step: int) -> str:
+        """`epoch 2, step 7`, both from 1."""
+        epoch, place = divmod(step, self._batches.per_epoch)
+        return f"epoch {epoch + 1}, step {place + 1}"
 
-    Args:
-        targets: (N, L), 1, 0, or NaN where unknown.
-        group_ids: (N,), the group of each image.
-    """
-    eligible = [label for label in range(targets.shape[1]) if ineligibility(targets[:, label], group_ids) is None]
-    if eligible:
-        return np.array(eligible)
-    return np.flatnonzero((targets == 1).any(axis=0) & (targets == 0).any(axis=0))
-
-
-def mean_auroc(targets: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean AUROC over `labels` (indices); `targets` and `logits` (N, L), NaN targets are left out."""
-    return float(np.mean([auroc(targets[:, label], logits[:, label]) for label in labels]))
+    def _report(self, step: int, loss: float) -> None:
+        self._on_step(
+            {
+                "epoch": step // self._batches.per_epoch + 1,
+                "step": step + 1,
+                "steps": self._steps,
+                "images": self._batches.size,
+                "loss": loss,
+                "learning_rate": self._learning_rate(step),
+                "val_macro_auroc": [[row["epoch"], row["val_macro_auroc"]] for row in self._history],
+            }
+        )
 
 
 def _accelerator(training: Training) -> Accelerator:
@@ -327,84 +328,28 @@ def _accelerator(training: Training) -> Accelerator:
     return accelerator
 
 
-@contextlib.contextmanager
-def say_what_to_lower(model: Classifier, dataset: Dataset, batch_size: str = "") -> Iterator[None]:
-    """Say what to lower where memory runs out, and what to raise where a batch is too small for batch norm.
-
-    Args:
-        model: its `input_size`, where it has one, is what decides; else the data set's image size.
-        dataset: what it sees.
-        batch_size: the other setting, with its value: `training.batch_size lower than 16`.
-    """
-    try:
-        yield
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise UserError("batch norm needs two images at once; raise training.batch_size, or train on more") from None
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        size = f"data.image_size lower than {dataset.image_size}"
-        if model.input_size is not None:
-            size = f"input_size lower than {model.input_size}"
-        raise UserError(f"memory has run out; set {' or '.join(filter(None, (batch_size, size)))}") from None
+def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in state.items()}
 
 
-def _refuse_loss(terms: dict[str, float], logits: Tensor, batch: Batch, epoch: int, step: int) -> NoReturn:
+def _refuse_loss(terms: dict[str, float], logits: Tensor, batch: Batch, at: str) -> NoReturn:
     """Say which term and which images make a loss that is not finite."""
     if math.isfinite(terms["loss"]):
-        raise UserError(f"the loss of another process is not finite in epoch {epoch}, step {step}; it says more")
+        raise UserError(f"the loss of another process is not finite in {at}; it says more")
     bad = [name for name, value in terms.items() if name != "loss" and not math.isfinite(value)]
     names = ", ".join(f"{name} {value:g}" for name, value in terms.items())
     guilty = (~torch.isfinite(logits)).any(1).tolist()
     images = [image for image, is_guilty in zip(batch.image_ids, guilty, strict=True) if is_guilty or not any(guilty)]
     raise UserError(
-        f"the loss is not finite in epoch {epoch}, step {step}, for {' and '.join(bad) or 'the sum'} ({names});"
+        f"the loss is not finite in {at}, for {' and '.join(bad) or 'the sum'} ({names});"
         f" lower learning_rate or look at images {', '.join(images)}"
     )
 
 
-def _refuse_gradient(terms: dict[str, float], batch: Batch, epoch: int, step: int) -> NoReturn:
+def _refuse_gradient(terms: dict[str, float], batch: Batch, at: str) -> NoReturn:
     """Stop before the weights are lost, while the step and its images can still be named."""
     names = ", ".join(f"{name} {value:g}" for name, value in terms.items())
     raise UserError(
-        f"the loss is finite in epoch {epoch}, step {step} ({names}), but its gradient is not; lower learning_rate or"
+        f"the loss is finite in {at} ({names}), but its gradient is not; lower learning_rate or"
         f" look at images {', '.join(batch.image_ids)}"
     )
-
-
-def _require_finite_answers(answers: np.ndarray, image_ids: pd.Series, epoch: int) -> None:
-    bad = ~np.isfinite(answers).all(axis=1)
-    if bad.any():
-        raise UserError(
-            f"after epoch {epoch} the network's logits of {int(bad.sum())} validation images are not finite, first"
-            f" {image_ids[bad].iloc[0]}; lower learning_rate"
-        )
-
-
-def _follow(average: dict[str, Tensor], state: dict[str, Tensor], decay: float) -> None:
-    """Move a moving average towards the weights; counters are copied."""
-    for name, value in state.items():
-        if value.is_floating_point():
-            average[name].lerp_(value, 1 - decay)
-        else:
-            average[name].copy_(value)
-
-
-def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in state.items()}
-
-
-@torch.inference_mode()
-def predict(model: Classifier, dataset: Dataset, rows: pd.DataFrame, *, batch_size: int = 64) -> np.ndarray:
-    """Logits of `rows` without augmentation: float32 (N, L), in the order of `rows`."""
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    out = []
-    for start in range(0, len(rows), batch_size):
-        pixels = torch.from_numpy(dataset.images(rows.iloc[start : start + batch_size])).to(device)
-        out.append(model(render_plain(pixels).contiguous(memory_format=torch.channels_last)).float().cpu())
-    model.train(was_training)
-    return torch.cat(out).numpy()

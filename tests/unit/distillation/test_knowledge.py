@@ -16,12 +16,12 @@ from medistill.distillation import knowledge
 from medistill.distillation.functional import binary_cross_entropy, sigmoid_kd
 from medistill.distillation.knowledge import Knowledge, write_knowledge
 from medistill.distillation.objective import RecipeObjective
-from medistill.distillation.settings import Recipe
+from medistill.distillation.settings import Recipe, Teach
 from medistill.distillation.teachers import LiveTeacher, ask
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
 from medistill.models.settings import Network
-from medistill.training.trainer import Batch
+from medistill.training.batches import Batch
 from medistill.views import render_views, view_parameters
 from tests.seal import seal
 
@@ -38,12 +38,12 @@ def teacher(tiny_dataset):
 
 @pytest.fixture
 def folder(tiny_dataset, teacher, tmp_path):
-    write_knowledge(tmp_path, teacher, tiny_dataset, AUGMENTATION, views=3, view_seed=5, batch_size=7)
+    write_knowledge(tmp_path, teacher, tiny_dataset, AUGMENTATION, Teach(views=3, view_seed=5, batch_size=7))
     return tmp_path
 
 
 def test_answers_are_the_teachers_on_the_very_view(tiny_dataset, teacher, folder):
-    knowledge = Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
+    knowledge = Knowledge.open(folder, tiny_dataset, AUGMENTATION, Teach(views=3, view_seed=5))
     rows = tiny_dataset.split("train").sample(9, random_state=0)  # another order than they were asked in
     ids = rows["image_id"].tolist()
     for view in range(3):
@@ -55,7 +55,7 @@ def test_answers_are_the_teachers_on_the_very_view(tiny_dataset, teacher, folder
 
 
 def test_answers_are_half_precision_and_stay_on_the_disk(tiny_dataset, folder):
-    knowledge = Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
+    knowledge = Knowledge.open(folder, tiny_dataset, AUGMENTATION, Teach(views=3, view_seed=5))
     shape = (3, len(tiny_dataset.split("train")), len(tiny_dataset.labels))
     stored = np.load(folder / "logits.npy")
     assert (stored.dtype, stored.shape) == (np.float16, shape)
@@ -68,7 +68,7 @@ def test_answers_are_half_precision_and_stay_on_the_disk(tiny_dataset, folder):
 
 def test_an_image_that_was_not_asked_about_is_an_error(tiny_dataset, folder):
     with pytest.raises(KeyError):
-        Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5).logits(["unknown.png"], 0)
+        Knowledge.open(folder, tiny_dataset, AUGMENTATION, Teach(views=3, view_seed=5)).logits(["unknown.png"], 0)
 
 
 def test_damage_is_noticed(tiny_dataset, folder):
@@ -76,35 +76,35 @@ def test_damage_is_noticed(tiny_dataset, folder):
         file.seek(-1, 2)
         file.write(b"\x7f")
     with pytest.raises(UserError, match=r"logits\.npy: damaged .*; run the teach stage again"):
-        Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
+        Knowledge.open(folder, tiny_dataset, AUGMENTATION, Teach(views=3, view_seed=5))
 
 
 def test_the_same_numbers_about_other_labels_are_other_answers(tiny_dataset, teacher, folder, tmp_path):
     turned = copy.copy(teacher)
     turned.config = teacher.config | {"labels": teacher.config["labels"][::-1]}
     (tmp_path / "turned").mkdir()
-    write_knowledge(tmp_path / "turned", turned, tiny_dataset, AUGMENTATION, views=3, view_seed=5, batch_size=7)
+    write_knowledge(tmp_path / "turned", turned, tiny_dataset, AUGMENTATION, Teach(views=3, view_seed=5, batch_size=7))
     asked = {"views": 3, "view_seed": 5}
-    one, other = (Knowledge.open(f, tiny_dataset, AUGMENTATION, **asked) for f in (folder, tmp_path / "turned"))
+    one, other = (Knowledge.open(f, tiny_dataset, AUGMENTATION, Teach(**asked)) for f in (folder, tmp_path / "turned"))
     assert (folder / "logits.npy").read_bytes() == (tmp_path / "turned" / "logits.npy").read_bytes()
     assert one.checksum != other.checksum
     file = folder / "knowledge.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"labels": turned.config["labels"]}))
     with pytest.raises(UserError, match=r"knowledge\.json: damaged .*; run the teach stage again"):
-        Knowledge.open(folder, tiny_dataset, AUGMENTATION, **asked)
+        Knowledge.open(folder, tiny_dataset, AUGMENTATION, Teach(**asked))
 
 
 @pytest.mark.parametrize("key", ["augmentation", "views", "view_seed", "dataset_fingerprint"])
 def test_answers_to_another_question_are_refused(tiny_dataset, folder, key):
     seal(folder / "knowledge.json", **{key: ["other"]})
     with pytest.raises(UserError, match=f"another {key}; run the teach stage again"):
-        Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
+        Knowledge.open(folder, tiny_dataset, AUGMENTATION, Teach(views=3, view_seed=5))
 
 
 def test_maps_and_features_are_the_teachers_on_the_very_view(tiny_dataset, teacher, tmp_path):
     asked = {"views": 2, "view_seed": 5, "attention": True, "cams": True, "features": True}
-    write_knowledge(tmp_path, teacher, tiny_dataset, AUGMENTATION, **asked, batch_size=7)
-    knowledge = Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, **asked)
+    write_knowledge(tmp_path, teacher, tiny_dataset, AUGMENTATION, Teach(**asked, batch_size=7))
+    knowledge = Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, Teach(**asked))
     rows = tiny_dataset.split("train").sample(6, random_state=0)
     ids = rows["image_id"].tolist()
     parameters = torch.from_numpy(view_parameters(ids, 1, 5, AUGMENTATION))
@@ -122,30 +122,30 @@ def test_maps_and_features_are_the_teachers_on_the_very_view(tiny_dataset, teach
     assert knowledge.logits(ids, 1).shape == (6, 2)
     assert all(parameter.requires_grad for parameter in teacher.parameters())
     with pytest.raises(UserError, match="another attention; run the teach stage again"):
-        Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, views=2, view_seed=5)
+        Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, Teach(views=2, view_seed=5))
     file = tmp_path / "cams.npy"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     with pytest.raises(UserError, match=r"cams\.npy: damaged"):
-        Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, **asked)
+        Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, Teach(**asked))
 
 
 def test_labels_are_told_by_their_names(tiny_dataset, folder):
-    same = Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
+    same = Knowledge.open(folder, tiny_dataset, AUGMENTATION, Teach(views=3, view_seed=5))
     ids = tiny_dataset.split("train")["image_id"].tolist()[:6]
     one, other = tiny_dataset.labels
     student = Dataset(**(vars(tiny_dataset) | {"labels": ["new", other, one]}))
-    answers = Knowledge.open(folder, student, AUGMENTATION, views=3, view_seed=5).logits(ids, 2)
+    answers = Knowledge.open(folder, student, AUGMENTATION, Teach(views=3, view_seed=5)).logits(ids, 2)
     assert np.isnan(answers[:, 0]).all()
     assert np.array_equal(answers[:, [2, 1]], same.logits(ids, 2))
     stranger = Dataset(**(vars(tiny_dataset) | {"labels": ["new", "newer"]}))
     with pytest.raises(UserError, match=f"knows none of the labels new, newer, but {one}, {other}"):
-        Knowledge.open(folder, stranger, AUGMENTATION, views=3, view_seed=5)
+        Knowledge.open(folder, stranger, AUGMENTATION, Teach(views=3, view_seed=5))
 
 
 def test_the_objective_weighs_its_terms_and_takes_the_mean_of_the_teachers(tiny_dataset, folder):
-    first = Knowledge.open(folder, tiny_dataset, AUGMENTATION, views=3, view_seed=5)
+    first = Knowledge.open(folder, tiny_dataset, AUGMENTATION, Teach(views=3, view_seed=5))
     louder = {"logits": first._arrays["logits"] + np.float16(1)}
-    second = replace(first, teacher="other", _arrays=louder)
+    second = replace(first, name="other", _arrays=louder)
     ids = tiny_dataset.split("train")["image_id"].tolist()[:6]
     logits = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
     targets = torch.tensor([[1.0, 0.0]] * 6)
@@ -160,10 +160,10 @@ def test_the_objective_weighs_its_terms_and_takes_the_mean_of_the_teachers(tiny_
 
 def test_asked_live_a_teacher_says_the_same(tiny_dataset, teacher, tmp_path):
     asked = {"attention": True, "cams": True, "features": True}
-    write_knowledge(tmp_path, teacher, tiny_dataset, AUGMENTATION, views=2, view_seed=5, **asked)
+    write_knowledge(tmp_path, teacher, tiny_dataset, AUGMENTATION, Teach(views=2, view_seed=5, **asked))
     one, other = tiny_dataset.labels
     renamed = Dataset(**(vars(tiny_dataset) | {"labels": [other, "new", one]}))
-    knowledge = Knowledge.open(tmp_path, renamed, AUGMENTATION, views=2, view_seed=5, **asked)
+    knowledge = Knowledge.open(tmp_path, renamed, AUGMENTATION, Teach(views=2, view_seed=5, **asked))
     live = LiveTeacher(teacher, renamed)
     rows = tiny_dataset.split("train").sample(6, random_state=0)
     ids = rows["image_id"].tolist()
@@ -188,7 +188,7 @@ def test_a_teacher_of_another_size_and_channels_sees_the_same_crop(tiny_dataset,
     model.config |= {"name": "teacher", "model_sha256": "f"}
     size = network["input_size"]
     assert model.backbone.conv1[0].weight.shape[1] == network.get("channels", 3)
-    write_knowledge(tmp_path, model, tiny_dataset, AUGMENTATION, views=2, view_seed=5)
+    write_knowledge(tmp_path, model, tiny_dataset, AUGMENTATION, Teach(views=2, view_seed=5))
     rows = tiny_dataset.split("train").head(6)
     ids = rows["image_id"].tolist()
     images = torch.from_numpy(tiny_dataset.images(rows))
@@ -196,7 +196,7 @@ def test_a_teacher_of_another_size_and_channels_sees_the_same_crop(tiny_dataset,
     views = render_views(small, torch.from_numpy(view_parameters(ids, 1, 5, AUGMENTATION)))
     with torch.inference_mode():
         expected = model(views).numpy()
-    answers = Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, views=2, view_seed=5).logits(ids, 1)
+    answers = Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, Teach(views=2, view_seed=5)).logits(ids, 1)
     np.testing.assert_allclose(answers, expected, rtol=5e-3, atol=5e-3)  # float16, and whole grey levels
 
 
@@ -223,7 +223,7 @@ def test_an_interrupted_teacher_goes_on_where_it_was(tiny_dataset, tmp_path, mon
         asked = interrupt(monkeypatch, stop)
         (folder := tmp_path / name).mkdir(exist_ok=True)
         options = {"views": 2, "view_seed": 5, "batch_size": 8, "features": True} | options
-        write_knowledge(folder, model, tiny_dataset, AUGMENTATION, **options)
+        write_knowledge(folder, model, tiny_dataset, AUGMENTATION, Teach(**options))
         return {file.name: file.read_bytes() for file in folder.iterdir()}, sum(asked)
 
     monkeypatch.setattr(knowledge, "EVERY", 0.0)
@@ -262,7 +262,7 @@ def test_damaged_answers_of_an_interrupted_teacher_are_asked_for_anew(
 
     def write(folder, stop=None):
         asked = interrupt(monkeypatch, stop)
-        write_knowledge(folder, model, tiny_dataset, AUGMENTATION, views=2, view_seed=5, batch_size=8)
+        write_knowledge(folder, model, tiny_dataset, AUGMENTATION, Teach(views=2, view_seed=5, batch_size=8))
         return {file.name: file.read_bytes() for file in folder.iterdir()}, sum(asked)
 
     monkeypatch.setattr(knowledge, "EVERY", 0.0)
@@ -301,7 +301,7 @@ def test_a_disk_that_fills_after_the_check_is_one_line_and_no_signal(tiny_datase
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=10**9))  # as it was a moment before
     options = {"views": 4, "view_seed": 5, "features": True}
     with pytest.raises(UserError, match=r"features\.npy cannot be written: No space left on device; make room and run"):
-        write_knowledge(folder, model, tiny_dataset, AUGMENTATION, **options)
+        write_knowledge(folder, model, tiny_dataset, AUGMENTATION, Teach(**options))
     assert not list(folder.iterdir())
 
 
@@ -315,10 +315,10 @@ def test_a_disk_that_is_too_small_is_named_before_anything_is_written(tiny_datas
         monkeypatch.setattr(shutil, "disk_usage", lambda folder, less=less: usage._replace(free=free - less))
         (folder := tmp_path / str(less)).mkdir()
         if not refused:
-            write_knowledge(folder, model, tiny_dataset, AUGMENTATION, views=3, view_seed=5, features=True)
+            write_knowledge(folder, model, tiny_dataset, AUGMENTATION, Teach(views=3, view_seed=5, features=True))
             continue
         with pytest.raises(UserError, match=r"take .* GB \(logits .*, features .*\), .* free; set teach.views low"):
-            write_knowledge(folder, model, tiny_dataset, AUGMENTATION, views=3, view_seed=5, features=True)
+            write_knowledge(folder, model, tiny_dataset, AUGMENTATION, Teach(views=3, view_seed=5, features=True))
         assert not list(folder.iterdir())
 
 
@@ -331,7 +331,7 @@ def test_a_teacher_that_says_nothing_is_refused(tiny_dataset, tmp_path, value):
     first = tiny_dataset.split("train")["image_id"].iloc[0]
     message = f"teacher mute: its logits of image {first} are not finite; train it again"
     with pytest.raises(UserError, match=message):
-        write_knowledge(tmp_path, model, tiny_dataset, AUGMENTATION, views=1, view_seed=5)
+        write_knowledge(tmp_path, model, tiny_dataset, AUGMENTATION, Teach(views=1, view_seed=5))
     if np.isnan(value):
         batch = Batch([first], 0, torch.zeros(1, 2), torch.zeros(1, 1, 32, 32))
         with pytest.raises(UserError, match=message):

@@ -313,27 +313,19 @@ def test_a_pretrained_lite2_finds_it_neither_trivial_nor_hopeless(default: Writt
 
     from medistill.data.dataset import Dataset
     from medistill.data.ingest import ingest
-    from medistill.distillation.objective import RecipeObjective
-    from medistill.distillation.settings import Recipe
+    from medistill.distillation.train import train_by_recipe
     from medistill.params import load_params
-    from medistill.training.run import train
+    from medistill.training.spec import TrainingSpec
 
     params = load_params(root / "params.yaml")
     params = params.model_copy(update={"training": params.training.model_copy(update={"epochs": 8})})
     ingest(params.data.model_copy(update={"root": default.root}), tmp_path / "processed", tmp_path / "cache")
     dataset = Dataset.open(tmp_path / "processed")
-    train(
-        tmp_path / "lite2",
-        params.teachers["efficientnet_lite2"],
-        dataset,
-        lambda model: RecipeObjective(Recipe(), dataset),
-        params,
-        facts={"role": "teacher", "name": "lite2", "teachers": [], "seed": 0},
-        seed=0,
-        view_seed=0,
-        views=None,
-        checkpoints=tmp_path / "checkpoints",
+    network = params.teachers["efficientnet_lite2"]
+    spec = TrainingSpec(
+        name="lite2", network=network, training=network.training_on(params.training), augmentation=params.augmentation
     )
+    train_by_recipe(tmp_path / "lite2", spec, dataset, checkpoints=tmp_path / "checkpoints")
     rows = dataset.split("test")
     predictions = pd.read_parquet(tmp_path / "lite2" / "predictions.parquet").set_index("image_id")
     logits = predictions.loc[rows["image_id"]]

@@ -23,15 +23,20 @@ from medistill.distillation.teachers import LiveTeacher
 from medistill.distillation.objective import RecipeObjective
 from medistill.models.build import create_classifier
 from medistill.training.checkpoint import Checkpoint
-from medistill.training.trainer import fit
+from medistill.training.spec import TrainingSpec
+from medistill.training.trainer import Trainer
 
 folder, out, moment = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 dataset = Dataset.open(folder)
 
 
-def network(arch, seed):
+def network(arch):
+    return Network(arch=arch, args={"drop_rate": 0.2})
+
+
+def built(arch, seed):
     torch.manual_seed(seed)
-    return create_classifier(Network(arch=arch, args={"drop_rate": 0.2}), labels=dataset.labels)
+    return create_classifier(network(arch), labels=dataset.labels)
 
 
 def die():
@@ -55,18 +60,18 @@ def half_saved(state, file):
 
 
 torch.save = half_saved
-teacher = network("test_resnet", 1)
+teacher = built("test_resnet", 1)
 teacher.config["name"] = "teacher"
 terms = [{"loss": "binary_cross_entropy"}, {"loss": "sigmoid_kd"}, {"loss": "feature_mse"}]
 recipe = Recipe(teachers=["teacher"], views="live", terms=terms)
-model = network("resnet10t", 0)
+model = built("resnet10t", 0)
 objective = RecipeObjective(recipe, dataset, [LiveTeacher(teacher, dataset)], map_shape=(512, 1, 1))
 training = Training(
     epochs=4, batch_size=8, learning_rate=0.002, weight_decay=0.01, warmup=0.1, clip_norm=1, precision="no", ema=0.9
 )
 still = Augmentation(rotation=5, translation=0.02, scale=0.05, brightness=0.05, contrast=0.1, flip=False)
-options = {"seed": 0, "view_seed": 0, "views": None, "whole_frames": True, "checkpoint": Checkpoint(out, "x")}
-result = fit(model, dataset, objective, training, still, on_step=at_step, **options)
+spec = TrainingSpec(name="a", network=network("resnet10t"), training=training, augmentation=still, recipe=recipe)
+Trainer(model, objective, dataset, spec, Checkpoint(out, "x"), on_step=at_step).fit()
 save({"model": model.backbone.state_dict(), "objective": objective.state_dict()}, out / "end.pt")
 """
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,33 +20,35 @@ from medistill.data.dataset import Dataset
 from medistill.distillation.objective import RecipeObjective
 from medistill.distillation.settings import Recipe, Teacher
 from medistill.errors import UserError
+from medistill.models.settings import Network
 from medistill.params import load_params
-from medistill.training.run import adopt, train
-from medistill.training.settings import TrainedNetwork
+from medistill.training import spec as specs
+from medistill.training.frozen import import_teacher
+from medistill.training.run import train
+from medistill.training.spec import TrainingSpec
 
-FACTS = {"role": "student", "name": "a", "teachers": []}
+
+@pytest.fixture
+def spec(root):
+    """The training of a small student by the repository's settings."""
+    params = load_params(root / "params.yaml")
+    network, training = Network(arch="test_resnet"), params.training.model_copy(update={"epochs": 2, "batch_size": 16})
+    return TrainingSpec(name="a", network=network, training=training, augmentation=params.augmentation, views=2)
+
+
+def trained(spec, **changes):
+    """The same with other settings of its training."""
+    return replace(spec, training=spec.training.model_copy(update=changes))
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_backbone_without_a_classifier_starts_at_prevalence(root, tiny_dataset, tmp_path, whole):
-    torch.manual_seed(0)  # other weights may happen to answer the prevalence
+def test_a_backbone_without_a_classifier_starts_at_prevalence(spec, tiny_dataset, tmp_path, whole):
     state = timm.create_model("test_resnet", num_classes=len(tiny_dataset.labels)).state_dict()
     file = tmp_path / "w.safetensors"
     save_file({name: value for name, value in state.items() if whole or not name.startswith("fc.")}, file)
-    params = load_params(root / "params.yaml")
-    still = params.training.model_copy(update={"epochs": 1, "learning_rate": 1e-12})
-    train(
-        tmp_path / "model",
-        TrainedNetwork(arch="test_resnet", weights=file),
-        tiny_dataset,
-        lambda model: RecipeObjective(Recipe(), tiny_dataset),
-        params.model_copy(update={"training": still}),
-        facts=FACTS,
-        seed=0,
-        view_seed=0,
-        views=None,
-        checkpoints=tmp_path / "checkpoints",
-    )
+    still = replace(trained(spec, epochs=1, learning_rate=1e-12), network=Network(arch="test_resnet", weights=file))
+    objective = lambda model: RecipeObjective(Recipe(), tiny_dataset)  # noqa: E731
+    train(tmp_path / "model", still, tiny_dataset, objective, checkpoints=tmp_path / "checkpoints")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["initialisation"] == ("file (w.safetensors)" if whole else "backbone of file (w.safetensors)")
     predictions = pd.read_parquet(tmp_path / "model" / "predictions.parquet")
@@ -54,13 +57,11 @@ def test_a_backbone_without_a_classifier_starts_at_prevalence(root, tiny_dataset
     assert np.allclose(answers, prevalence, atol=0.02) != whole
 
 
-@pytest.mark.parametrize("change", [None, "knowledge", "dataset", "weights", "seed", "view_seed", "unlabelled"])
-def test_a_training_goes_on_only_where_all_that_decides_it_is_the_same(root, tiny_dataset, tmp_path, change):
-    params = load_params(root / "params.yaml")
-    params = params.model_copy(update={"training": params.training.model_copy(update={"epochs": 2, "batch_size": 16})})
+@pytest.mark.parametrize("change", [None, "answers", "dataset", "weights", "seed", "view_seed", "unlabelled"])
+def test_a_training_goes_on_only_where_all_that_decides_it_is_the_same(spec, tiny_dataset, tmp_path, change):
     weights = tmp_path / "w.safetensors"
 
-    def first_step(dataset=tiny_dataset, stop_at=0, scale=1.0, **more):
+    def first_step(dataset=tiny_dataset, stop_at=0, scale=1.0, answers=("a",), **more):
         state = timm.create_model("test_resnet", num_classes=len(dataset.labels)).state_dict()
         save_file({name: torch.full_like(value, scale) for name, value in state.items()}, weights)
         steps = []
@@ -70,38 +71,36 @@ def test_a_training_goes_on_only_where_all_that_decides_it_is_the_same(root, tin
             if report["step"] == stop_at:
                 raise KeyboardInterrupt
 
-        options = {"seed": 0, "view_seed": 0, "views": 2, "knowledge": ["a"], "facts": FACTS, "on_step": on_step} | more
-        network = TrainedNetwork(arch="test_resnet", weights=weights)
-        objective = lambda model: RecipeObjective(Recipe(), dataset)  # noqa: E731
+        here = replace(spec, network=Network(arch="test_resnet", weights=weights), **more)
+        options = {"answers": answers, "checkpoints": tmp_path / "c", "on_step": on_step}
         with contextlib.suppress(KeyboardInterrupt):
-            train(tmp_path / "m", network, dataset, objective, params, checkpoints=tmp_path / "c", **options)
+            train(tmp_path / "m", here, dataset, lambda model: RecipeObjective(Recipe(), dataset), **options)
         return steps[0]
 
     per_epoch = len(tiny_dataset.split("train")) // 16
     assert first_step(stop_at=per_epoch + 1) == 1
     more = {
         None: {},
-        "knowledge": {"knowledge": ["b"]},
+        "answers": {"answers": ["b"]},
         "dataset": {"dataset": replace(tiny_dataset, fingerprint="another")},
         "weights": {"scale": 2.0},
         "seed": {"seed": 1},
         "view_seed": {"view_seed": 1},
-        "unlabelled": {"unlabelled": True},
+        "unlabelled": {"recipe": Recipe().model_copy(update={"unlabelled": True})},
     }[change]
     assert first_step(**more) == (per_epoch + 1 if change is None else 1)
 
 
-def test_what_is_trained_already_is_not_trained_again(root, tiny_dataset, tmp_path, capsys):
-    params = load_params(root / "params.yaml")
-    params = params.model_copy(update={"training": params.training.model_copy(update={"epochs": 2, "batch_size": 16})})
-    folder, code, kept = tmp_path / "m", tmp_path / "stage.py", tmp_path / "c" / "student" / "a"
-    code.write_text("one")
+def test_what_is_trained_already_is_not_trained_again(spec, tiny_dataset, tmp_path, capsys, monkeypatch):
+    folder, kept = tmp_path / "m", tmp_path / "c" / "student" / "a"
+    package = Path(shutil.copytree(specs.PACKAGE, tmp_path / "package", ignore=shutil.ignore_patterns("__pycache__")))
+    monkeypatch.setattr(specs, "PACKAGE", package)
 
     def run(seed=0):
         steps = []
-        options = {"facts": FACTS, "view_seed": 0, "views": 2, "code": [code], "checkpoints": tmp_path / "c"}
-        network, objective = TrainedNetwork(arch="test_resnet"), lambda model: RecipeObjective(Recipe(), tiny_dataset)
-        fitted = train(folder, network, tiny_dataset, objective, params, seed=seed, on_step=steps.append, **options)
+        options = {"checkpoints": tmp_path / "c", "on_step": steps.append}
+        objective = lambda model: RecipeObjective(Recipe(), tiny_dataset)  # noqa: E731
+        fitted = train(folder, replace(spec, seed=seed), tiny_dataset, objective, **options)
         return fitted, len(steps), {file.name: file.read_bytes() for file in folder.iterdir()}
 
     per_run = 2 * (len(tiny_dataset.split("train")) // 16)
@@ -134,7 +133,7 @@ def test_what_is_trained_already_is_not_trained_again(root, tiny_dataset, tmp_pa
     for name in files:
         (copy / "model" / name).unlink()
         assert again() == files["model.safetensors"], name
-    code.write_text("another")
+    (package / "distillation" / "functional.py").write_text("another")
     assert again() == files["model.safetensors"]
 
 
@@ -146,10 +145,9 @@ class Terminal(io.StringIO):
 
 
 def test_progress_has_rate_and_time_left_and_goes_on_where_a_training_was_killed(
-    root, tiny_dataset, tmp_path, monkeypatch
+    spec, tiny_dataset, tmp_path, monkeypatch
 ):
-    params = load_params(root / "params.yaml")
-    params = params.model_copy(update={"training": params.training.model_copy(update={"epochs": 3, "batch_size": 16})})
+    spec = replace(trained(spec, epochs=3), views=None)
     per_epoch = len(tiny_dataset.split("train")) // 16
     images = 3 * per_epoch * 16
 
@@ -158,12 +156,10 @@ def test_progress_has_rate_and_time_left_and_goes_on_where_a_training_was_killed
             if report["step"] == stop_at:
                 raise KeyboardInterrupt
 
-        options = {"facts": FACTS, "seed": 0, "view_seed": 0, "views": None, "checkpoints": tmp_path / "c"}
-        objective = lambda model: RecipeObjective(Recipe(), tiny_dataset)  # noqa: E731
+        options = {"checkpoints": tmp_path / "c", "on_step": on_step}
         monkeypatch.setattr("sys.stderr", terminal := Terminal())
         with contextlib.suppress(KeyboardInterrupt):
-            network = TrainedNetwork(arch="test_resnet")
-            train(tmp_path / "m", network, tiny_dataset, objective, params, on_step=on_step, **options)
+            train(tmp_path / "m", spec, tiny_dataset, lambda model: RecipeObjective(Recipe(), tiny_dataset), **options)
         return terminal.getvalue()
 
     shown(stop_at=per_epoch + 2)
@@ -184,16 +180,13 @@ class Narrow(Dataset):
         return super().images(rows)
 
 
-def test_what_could_be_validated_can_be_written(root, tiny_dataset, tmp_path):
-    params = load_params(root / "params.yaml")
-    options = {"facts": FACTS, "seed": 0, "view_seed": 0, "views": 2, "checkpoints": tmp_path / "c"}
-    narrow, network = Narrow(**vars(tiny_dataset)), TrainedNetwork(arch="test_resnet")
+def test_what_could_be_validated_can_be_written(spec, tiny_dataset, tmp_path):
+    narrow = Narrow(**vars(tiny_dataset))
 
     def train_by(batch_size, folder):
         """Validation and predictions are of twice as many images at once."""
-        training = params.training.model_copy(update={"epochs": 1, "batch_size": batch_size})
-        objective = lambda model: RecipeObjective(Recipe(), narrow)  # noqa: E731
-        train(folder, network, narrow, objective, params.model_copy(update={"training": training}), **options)
+        here = trained(spec, epochs=1, batch_size=batch_size)
+        train(folder, here, narrow, lambda model: RecipeObjective(Recipe(), narrow), checkpoints=tmp_path / "c")
 
     train_by(8, tmp_path / "m")
     assert len(pd.read_parquet(tmp_path / "m" / "predictions.parquet")) == 24
@@ -203,5 +196,5 @@ def test_what_could_be_validated_can_be_written(root, tiny_dataset, tmp_path):
     with pytest.raises(
         UserError, match=r"memory has run out; set training\.batch_size lower or data\.image_size lower"
     ):
-        adopt(tmp_path / "f", frozen, narrow, facts=FACTS, batch_size=32)
-    adopt(tmp_path / "f", frozen, narrow, facts=FACTS, batch_size=16)
+        import_teacher(tmp_path / "f", "f", frozen, narrow, batch_size=32)
+    import_teacher(tmp_path / "f", "f", frozen, narrow, batch_size=16)

@@ -18,9 +18,11 @@ from medistill.distillation.settings import Recipe
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
 from medistill.models.settings import Network
-from medistill.training.checkpoint import Checkpoint, fingerprint
+from medistill.training.checkpoint import Checkpoint
 from medistill.training.settings import Training
-from medistill.training.trainer import fit, learning_rate_factor, mean_auroc, measured_labels, predict
+from medistill.training.spec import TrainingSpec
+from medistill.training.trainer import Trainer, learning_rate_factor
+from medistill.training.validation import mean_auroc, measured_labels, predict
 from medistill.views import render_plain, render_views, view_parameters
 
 TRAINING = Training(
@@ -34,24 +36,15 @@ TRAINING = Training(
 )
 STILL = Augmentation(rotation=5, translation=0.02, scale=0.05, brightness=0.05, contrast=0.1, flip=False)
 NETWORK = Network(arch="resnet10t", args={"drop_rate": 0.1})
+SPEC = TrainingSpec(name="a", network=NETWORK, training=TRAINING, augmentation=STILL, views=2)
 
 
 def train(dataset, folder, *, training=TRAINING, objective=None, on_step=lambda report: None, network=NETWORK):
     torch.manual_seed(0)
     model = create_classifier(network, labels=dataset.labels)
-    result = fit(
-        model,
-        dataset,
-        objective or RecipeObjective(Recipe(), dataset),
-        training,
-        STILL,
-        seed=0,
-        view_seed=0,
-        views=2,
-        checkpoint=Checkpoint(folder, "same"),
-        on_step=on_step,
-    )
-    return model, result
+    objective = objective or RecipeObjective(Recipe(), dataset)
+    spec = replace(SPEC, training=training)
+    return model, Trainer(model, objective, dataset, spec, Checkpoint(folder, "same"), on_step=on_step).fit()
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +146,7 @@ def test_projections_are_trained_and_resumed(tiny_dataset, tmp_path):
     assert not any(torch.equal(value, whole.state_dict()[name]) for name, value in start.state_dict().items())
 
 
-def shown(dataset, folder, network=NETWORK, **options):
+def shown(dataset, folder, network=NETWORK, **recipe):
     """Ids and sizes of the views of one epoch."""
     seen = []
 
@@ -162,15 +155,16 @@ def shown(dataset, folder, network=NETWORK, **options):
         return {"loss": logits.pow(2).mean()}
 
     training = TRAINING.model_copy(update={"epochs": 1, "batch_size": 4})
-    options |= {"seed": 0, "view_seed": 0, "views": None, "checkpoint": Checkpoint(folder, "x")}
-    fit(create_classifier(network, labels=dataset.labels), dataset, objective, training, STILL, **options)
+    spec = replace(SPEC, training=training, views=None, recipe=Recipe().model_copy(update=recipe))
+    model = create_classifier(network, labels=dataset.labels)
+    Trainer(model, objective, dataset, spec, Checkpoint(folder, "x")).fit()
     return {image_id for ids, _ in seen for image_id in ids}, {size for _, size in seen}
 
 
 def test_a_network_of_its_own_size_is_trained_at_it(tiny_dataset, tmp_path):
     small = Network(arch="resnet10t", input_size=16)
     assert shown(tiny_dataset, tmp_path / "a", small)[1] == {16}
-    assert shown(tiny_dataset, tmp_path / "b", small, whole_frames=True)[1] == {32}
+    assert shown(tiny_dataset, tmp_path / "b", small, views="live")[1] == {32}
     assert shown(tiny_dataset, tmp_path / "c")[1] == {32}
 
 
@@ -240,9 +234,10 @@ def test_a_network_that_breaks_in_the_last_step_is_refused(tiny_dataset, tmp_pat
 
     model = create_classifier(NETWORK, labels=tiny_dataset.labels)
     training = TRAINING.model_copy(update={"epochs": 1})
-    options = {"seed": 0, "view_seed": 0, "views": 2, "checkpoint": Checkpoint(tmp_path, "x"), "on_step": breaking}
+    objective, spec = RecipeObjective(Recipe(), tiny_dataset), replace(SPEC, training=training)
+    trainer = Trainer(model, objective, tiny_dataset, spec, Checkpoint(tmp_path, "x"), on_step=breaking)
     with pytest.raises(UserError, match=r"logits of 12 validation images are not finite, first 00001_0"):
-        fit(model, tiny_dataset, RecipeObjective(Recipe(), tiny_dataset), training, STILL, **options)
+        trainer.fit()
 
 
 def test_running_out_of_memory_says_what_to_lower(tiny_dataset, tmp_path):
@@ -349,8 +344,8 @@ def test_the_moving_average_is_kept_and_resumed(tiny_dataset, tmp_path):
         model.backbone.load_state_dict(create_classifier(NETWORK, labels=tiny_dataset.labels).backbone.state_dict())
         seen.append({name: value.clone() for name, value in model.backbone.state_dict().items()})
         objective = RecipeObjective(Recipe(), tiny_dataset)
-        options = {"seed": 0, "view_seed": 0, "views": 2, "checkpoint": Checkpoint(folder, "x"), "on_step": on_step}
-        return fit(model, tiny_dataset, objective, averaged, STILL, **options)
+        spec = replace(SPEC, training=averaged)
+        return Trainer(model, objective, tiny_dataset, spec, Checkpoint(folder, "x"), on_step=on_step).fit()
 
     result = fit_it(tmp_path / "a", follow)
     per_epoch = len(tiny_dataset.split("train")) // averaged.batch_size
@@ -424,11 +419,6 @@ def test_learning_rate_rises_then_falls_to_nothing():
     assert learning_rate_factor(0, 10, 0.0) == 1
 
 
-def test_fingerprint_depends_on_settings_alone():
-    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
-    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
-
-
 def test_a_checkpoint_of_another_training_is_not_read(tmp_path):
     states, model = tmp_path / "states", tmp_path / "model"
     Checkpoint(states, "one").save({"epoch": 1})
@@ -495,8 +485,9 @@ class Seen:
 def test_what_is_shown_is_the_view_that_teachers_answer(tiny_dataset, tmp_path):
     seen = Seen()
     training = TRAINING.model_copy(update={"epochs": 5})
-    options = {"seed": 3, "view_seed": 8, "views": 3, "checkpoint": Checkpoint(tmp_path, "x")}
-    fit(create_classifier(NETWORK, labels=tiny_dataset.labels), tiny_dataset, seen, training, STILL, **options)
+    spec = replace(SPEC, training=training, seed=3, view_seed=8, views=3)
+    model = create_classifier(NETWORK, labels=tiny_dataset.labels)
+    Trainer(model, seen, tiny_dataset, spec, Checkpoint(tmp_path, "x")).fit()
     rows = tiny_dataset.split("train").set_index("image_id", drop=False)
     per_epoch = len(rows) // TRAINING.batch_size
     assert [batch.view for batch in seen.batches] == [e % 3 for e in range(5) for _ in range(per_epoch)]

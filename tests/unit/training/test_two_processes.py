@@ -23,7 +23,8 @@ from medistill.data.dataset import Dataset
 from medistill.distillation.objective import RecipeObjective
 from medistill.models.build import create_classifier
 from medistill.training.checkpoint import Checkpoint
-from medistill.training.trainer import fit
+from medistill.training.spec import TrainingSpec
+from medistill.training.trainer import Trainer
 
 torch.use_deterministic_algorithms(True)
 folder, out, arch = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -50,7 +51,8 @@ class Answers:
 
 
 torch.manual_seed(0)
-model = create_classifier(Network(arch=arch), labels=dataset.labels)
+network = Network(arch=arch)
+model = create_classifier(network, labels=dataset.labels)
 terms = [{"loss": "binary_cross_entropy", "weight": 0.5, "balanced": True}, {"loss": "sigmoid_kd", "weight": 2}]
 terms.append({"loss": "feature_mse"})  # its projection is outside of the network that is kept equal
 terms.append({"loss": "cam_kd"})  # on one process there may be no label to explain
@@ -60,7 +62,8 @@ training = Training(
 still = Augmentation(rotation=5, translation=0.02, scale=0.05, brightness=0.05, contrast=0.1, flip=False)
 recipe = Recipe(teachers=["a"], terms=terms)
 objective = RecipeObjective(recipe, dataset, [Answers()], map_shape=(model.backbone.num_features, 2, 2))
-result = fit(model, dataset, objective, training, still, seed=0, view_seed=0, views=2, checkpoint=Checkpoint(out, "x"))
+spec = TrainingSpec(name="a", network=network, training=training, augmentation=still, recipe=recipe, views=2)
+result = Trainer(model, objective, dataset, spec, Checkpoint(out, "x")).fit()
 rank = int(__import__("os").environ.get("RANK", 0))
 (out / f"val-{rank}.txt").write_text(str(result.history["val_macro_auroc"].tolist()))
 if rank == 0:
@@ -141,7 +144,8 @@ from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
 from medistill.training.checkpoint import Checkpoint
-from medistill.training.trainer import fit
+from medistill.training.spec import TrainingSpec
+from medistill.training.trainer import Trainer
 
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 dataset = Dataset.open(folder)
@@ -157,8 +161,10 @@ def objective(logits, batch):
 
 
 try:
-    model = create_classifier(Network(arch="resnet10t"), labels=dataset.labels)
-    fit(model, dataset, objective, training, still, seed=0, view_seed=0, views=1, checkpoint=Checkpoint(out, "x"))
+    network = Network(arch="resnet10t")
+    model = create_classifier(network, labels=dataset.labels)
+    spec = TrainingSpec(name="a", network=network, training=training, augmentation=still, views=1)
+    Trainer(model, objective, dataset, spec, Checkpoint(out, "x")).fit()
 except UserError as error:
     (out / f"said-{distributed.get_rank()}.txt").write_text(str(error))
 """

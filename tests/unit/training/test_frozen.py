@@ -1,4 +1,4 @@
-"""A network that is taken as it is: its own labels, its own pixels, and what it was trained on."""
+"""A teacher that is imported: its own labels, its own pixels, and what it was trained on."""
 
 import json
 import shutil
@@ -13,11 +13,9 @@ from medistill.distillation.settings import Teacher
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
 from medistill.models.weights import save_model
-from medistill.training.run import adopt
-from medistill.training.trainer import predict
+from medistill.training.frozen import import_teacher
+from medistill.training.validation import predict
 from tests.seal import seal
-
-FACTS = {"role": "teacher", "name": "friend", "teachers": []}
 
 
 def teacher(folder, **more):
@@ -40,7 +38,7 @@ def weights(tiny_dataset, tmp_path):
 def test_it_answers_for_the_labels_that_both_have(tiny_dataset, weights, tmp_path):
     folder, labels, model = weights
     network = teacher(folder, input_size=16, mean=[0.1, 0.2, 0.3])
-    adopt(tmp_path / "out", network, tiny_dataset, facts=FACTS)  # config.json beside the weights has the labels
+    import_teacher(tmp_path / "out", "friend", network, tiny_dataset)  # config.json beside the weights has the labels
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["labels"], config["name"], config["input_size"]) == (labels, "friend", 16)
     predictions = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
@@ -68,7 +66,7 @@ def test_it_answers_for_the_labels_that_both_have(tiny_dataset, weights, tmp_pat
 def test_what_would_be_answered_wrongly_is_refused(tiny_dataset, weights, tmp_path, options, message):
     network = teacher(weights[0], **options)
     with pytest.raises(UserError, match=message):
-        adopt(tmp_path / "out", network, tiny_dataset, facts=FACTS)
+        import_teacher(tmp_path / "out", "friend", network, tiny_dataset)
     assert not (tmp_path / "out").exists()
 
 
@@ -77,7 +75,7 @@ def test_who_has_seen_the_test_side_is_refused(tiny_dataset, weights, tmp_path):
     shutil.copytree(weights[0], folder)
     provenance.write_ids(folder / provenance.FILE, provenance.ids_of(tiny_dataset, "test"))
     with pytest.raises(UserError, match=r"the model was trained on .* of the test side"):
-        adopt(tmp_path / "out", teacher(folder, input_size=16), tiny_dataset, facts=FACTS)
+        import_teacher(tmp_path / "out", "friend", teacher(folder, input_size=16), tiny_dataset)
 
 
 def test_a_correction_of_its_labels_makes_it_another_teacher(tiny_dataset, weights, tmp_path):
@@ -86,6 +84,6 @@ def test_a_correction_of_its_labels_makes_it_another_teacher(tiny_dataset, weigh
     prints = set()
     for theirs in (labels, labels[::-1]):
         seal(folder / "config.json", labels=theirs)
-        adopt(tmp_path / "out", network, tiny_dataset, facts=FACTS)
+        import_teacher(tmp_path / "out", "friend", network, tiny_dataset)
         prints.add(json.loads((tmp_path / "out" / "config.json").read_text())["fingerprint"])
     assert len(prints) == 2

@@ -1,0 +1,207 @@
+"""What a run of params.yaml would fail by later is said before anything is trained."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from medistill.data.dataset import Dataset, label_columns
+from medistill.distillation.objective import NetworkFacts, oddities, require_fit, require_task
+from medistill.distillation.settings import Recipe
+from medistill.distillation.teachers import unknown_labels
+from medistill.errors import UserError, at_key
+from medistill.layout import Layout
+from medistill.models.build import create_classifier
+from medistill.models.classifier import has_batch_norm_behind_map, map_shape
+from medistill.models.settings import Network
+from medistill.models.weights import require_pretrained
+from medistill.params import Params
+from medistill.text import counted, printable
+from medistill.training.batches import steps_per_epoch, training_rows
+from medistill.training.frozen import labels_of, load_frozen_teacher
+from medistill.training.processes import this_process
+from medistill.training.settings import TrainedNetwork, Training
+
+EXPORTED = Layout().exportable
+"""What students are known to be exportable, so that not every stage tries."""
+
+
+def require_networks(params: Params) -> None:
+    """Refuse networks that could not be trained on any data, before data are read.
+
+    Raises:
+        UserError: a network cannot be built, does not take the size or has no weights to start from, or a student
+            cannot be exported.
+    """
+    labels, size = ["a label", "another"], params.data.image_size
+    for place, network in _networks(params).items():
+        with at_key(str(place)):
+            _require_built(network, labels, size, network.training_on(params.training))
+            if network.weights and not network.weights.is_file():
+                raise UserError(f"{network.weights}: no such file")
+    _require_exportable(params, size, params.data.channels)
+    _download(params, labels, size)
+
+
+def require_run(params: Params, dataset: Dataset) -> None:
+    """Refuse a run whose later stages would fail, before a network is trained for hours.
+
+    Networks are built without numbers, users' own weights are read, recipes are held against the data set's task and
+    their networks, and students are exported untrained.
+    What is odd and no mistake is said on stderr.
+
+    Raises:
+        UserError: a network cannot be built, does not take the size or its weights, a loss or teacher does not fit, or
+            a student cannot be exported.
+    """
+    facts = {}
+    for place, network in _networks(params).items():
+        with at_key(str(place)):
+            facts[place] = _facts(place, network, dataset, network.training_on(params.training))
+    for name in params.run.teachers:
+        for term in params.teachers[name].terms:
+            require_task(term, dataset.task, f"params.yaml: teachers.{name}")
+    lessons = _lessons(params)
+    for lesson in lessons:
+        recipe = params.recipes[lesson.recipe]
+        teachers = [facts[Place("teachers", name)] for name in recipe.teachers]
+        teachers = [replace(teacher, name=f"teacher {teacher.name}") for teacher in teachers]
+        require_fit(recipe, dataset.task, facts[lesson.learner], teachers, f"params.yaml: recipes.{lesson.recipe}")
+    _require_exportable(params, dataset.image_size, dataset.channels)
+    _download(params, dataset.labels, dataset.image_size)
+    for note in _oddities(params, dataset, facts, lessons):
+        print(printable(note), file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a network stands in params.yaml."""
+
+    section: str
+    name: str
+
+    def __str__(self) -> str:
+        """`students.eeea_net_c2`."""
+        return f"{self.section}.{self.name}"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A network that learns by a recipe."""
+
+    recipe: str
+    learner: Place
+
+
+def _networks(params: Params) -> dict[Place, TrainedNetwork]:
+    """Each network of the run."""
+    teachers = {Place("teachers", name): params.teachers[name] for name in params.run.all_teachers}
+    return teachers | {Place("students", name): params.students[name] for name in params.run.students}
+
+
+def _lessons(params: Params) -> list[Lesson]:
+    """Who learns by which recipe: students by each, assistants by their own."""
+    run = params.run
+    lessons = [Lesson(recipe, Place("students", name)) for recipe in run.recipes for name in run.students]
+    return lessons + [Lesson(params.teachers[name].recipe, Place("teachers", name)) for name in run.assistants]
+
+
+def _facts(place: Place, network: Network, dataset: Dataset, training: Training) -> NetworkFacts:
+    """What recipes ask of a network, which is built without numbers; its own weights are read."""
+    shape, mixes_images = _require_built(network, dataset.labels, dataset.image_size, training)
+    labels = labels_of(network, dataset)
+    if getattr(network, "frozen", False):
+        load_frozen_teacher(network, dataset)
+    elif network.weights:
+        create_classifier(network, labels=dataset.labels, image_size=dataset.image_size)
+    columns = label_columns(labels, dataset.labels, "labels")
+    return NetworkFacts(place.name, shape, mixes_images, unknown_labels(dataset, columns))
+
+
+def _require_built(network: Network, labels: list[str], size: int, training: Training) -> tuple[list[int], bool]:
+    """Without numbers: K, h, w of its feature map, and whether batch norm follows it."""
+    if training.precision == "fp16" and this_process().device.type != "cuda":
+        raise UserError('training.precision: fp16 needs a GPU; set bf16 or "no"')
+    plain = network.model_copy(update={"pretrained": False, "weights": None})
+    with torch.device("meta"):
+        model = create_classifier(plain, labels=labels, image_size=size)
+        if network.pretrained:
+            require_pretrained(network)
+        return map_shape(model, size), has_batch_norm_behind_map(model, size)
+
+
+def _require_exportable(params: Params, image_size: int, channels: int) -> None:
+    """Refuse students that no device could run; teachers are not exported."""
+    from medistill.export.trial import require_exportable
+
+    for name in params.run.students:
+        with at_key(f"students.{name}"):
+            batch_size = require_exportable(
+                params.students[name],
+                image_size=image_size,
+                channels=channels,
+                opset=params.export.opset,
+                known=EXPORTED,
+            )
+        if batch_size == 1:
+            print(f"students.{name}: its exported file takes one image at a time, not several", file=sys.stderr)
+
+
+def _download(params: Params, labels: list[str], image_size: int) -> None:
+    """Get pretrained weights now and not after the first network's hours; last, for it takes gigabytes."""
+    for place, network in _networks(params).items():
+        if network.pretrained:
+            with at_key(str(place)):
+                create_classifier(network, labels=labels, image_size=image_size)
+
+
+def _oddities(
+    params: Params, dataset: Dataset, facts: Mapping[Place, NetworkFacts], lessons: list[Lesson]
+) -> Iterator[str]:
+    """What a run does that its user may not know, one line each."""
+    trainings = {place: network.training_on(params.training) for place, network in _networks(params).items()}
+    yield from _untaught(params, dataset, facts)
+    batches: dict[str, int] = {}  # the smallest that learns by a recipe
+    for lesson in lessons:
+        size = trainings[lesson.learner].batch_size
+        batches[lesson.recipe] = min(size, batches.get(lesson.recipe, size))
+    for name, batch_size in batches.items():
+        for note in _odd_recipe(params.recipes[name], dataset, batch_size):
+            yield f"recipes.{name}: {note}"
+    blind = [str(place) for place, known in facts.items() if tuple(known.map_shape[1:]) == (1, 1)]
+    if blind:
+        yield f"{', '.join(blind)}: feature map of 1x1, heat maps show nothing; raise input_size, or data.image_size"
+    if this_process().device.type == "cpu" and any(each.precision == "bf16" for each in trainings.values()):
+        yield 'training.precision: bf16 is slower than "no" on most CPUs, and there is no GPU'
+    labelled = len(training_rows(dataset, unlabelled=False))
+    if max(each.batch_size for each in trainings.values()) > labelled:
+        yield f"training.batch_size: there are only {labelled} training images, an epoch is one step"
+
+
+def _untaught(params: Params, dataset: Dataset, facts: Mapping[Place, NetworkFacts]) -> Iterator[str]:
+    """What teachers do not teach."""
+    for name in params.run.all_teachers:
+        place = Place("teachers", name)
+        if lacking := facts[place].unknown:
+            taught = [label for label in dataset.labels if label not in lacking]
+            own = [label for label in labels_of(params.teachers[name], dataset) if label not in taught]
+            yield (
+                f"{place}: it teaches {', '.join(taught)} alone"
+                + (f"; its own {', '.join(own)} are no labels of the data set" if own else "")
+            )
+
+
+def _odd_recipe(recipe: Recipe, dataset: Dataset, batch_size: int) -> Iterator[str]:
+    """What a recipe does that its user may not know, where batches have at least `batch_size` images."""
+    images, labelled = (len(training_rows(dataset, unlabelled)) for unlabelled in (True, False))
+    if recipe.unlabelled and images == labelled:
+        yield "unlabelled changes nothing, as every training image has a label"
+    elif recipe.unlabelled:
+        steps, baselines = (steps_per_epoch(count, batch_size) for count in (images, labelled))
+        yield (
+            f"unlabelled: an epoch has {counted(steps, 'step')}, a baseline's {baselines}; what more steps give is a "
+            "part of its gain"
+        )
+    for term in recipe.terms:
+        yield from oddities(term, dataset.task, batch_size)

@@ -1,0 +1,105 @@
+"""From params.yaml to a training of the library: what is trained, by whom it is taught, and where all of it lies."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medistill.checksums import read_record
+from medistill.data.dataset import Dataset
+from medistill.distillation.knowledge import Knowledge
+from medistill.distillation.settings import Recipe
+from medistill.distillation.teachers import LiveTeacher, Teacher
+from medistill.distillation.train import train_by_recipe
+from medistill.errors import UserError
+from medistill.files import sha256
+from medistill.layout import Layout
+from medistill.params import Params, StudentModel
+from medistill.report.live import LiveCurves
+from medistill.training.frozen import labels_of
+from medistill.training.spec import TrainingSpec
+
+
+def teacher_spec(params: Params, name: str) -> TrainingSpec:
+    """The training of a teacher or assistant that is not frozen."""
+    teacher = params.teachers[name]
+    recipe = params.recipes[teacher.recipe] if teacher.recipe else Recipe(views="fresh", terms=teacher.terms)
+    return TrainingSpec(
+        name=name,
+        role="teacher",
+        network=teacher,
+        training=teacher.training_on(params.training),
+        augmentation=params.augmentation,
+        recipe=recipe,
+        seed=teacher.seed,
+    ).with_views(params.teach)
+
+
+def student_spec(params: Params, model: StudentModel) -> TrainingSpec:
+    """The training of a student."""
+    network = params.students[model.student]
+    return TrainingSpec(
+        name=model.name,
+        role="student",
+        network=network,
+        training=network.training_on(params.training),
+        augmentation=params.augmentation,
+        recipe=params.recipes[model.recipe],
+        seed=model.seed,
+        tags={"student": model.student, "recipe": model.recipe},
+    ).with_views(params.teach)
+
+
+def train(folder: Path, spec: TrainingSpec, dataset: Dataset, params: Params) -> None:
+    """Train by the teachers that params.yaml names, while the live page shows the curves.
+
+    Raises:
+        UserError: as `train_by_recipe`, or as `open_teachers`.
+    """
+    teachers = open_teachers(spec.recipe, dataset, params)
+    with LiveCurves(spec.name) as curves:
+        result = train_by_recipe(folder, spec, dataset, teachers, checkpoints=Layout().checkpoints, on_step=curves.step)
+        curves.end(result.history)
+
+
+def open_teachers(recipe: Recipe, dataset: Dataset, params: Params) -> Sequence[Teacher]:
+    """The teachers of a recipe, who have answered or are asked live.
+
+    Raises:
+        UserError: a teacher or its answers are missing, damaged, of other settings or do not fit.
+    """
+    states = [require_trained(params, name, dataset)["model_sha256"] for name in recipe.teachers]
+    if recipe.views == "live":
+        return [LiveTeacher.open(Layout().teacher(name).folder, dataset) for name in recipe.teachers]
+    teachers = []
+    for name, state in zip(recipe.teachers, states, strict=True):
+        folder = params.knowledge_folder(name)
+        knowledge = Knowledge.open(folder, dataset, params.augmentation, params.teach)
+        if knowledge.teacher_sha256 != state:
+            raise UserError(f"{folder}: teacher {name} has changed since it answered; run the teach stage again")
+        teachers.append(knowledge)
+    return teachers
+
+
+def require_trained(params: Params, name: str, dataset: Dataset) -> dict[str, Any]:
+    """config.json of a teacher that is trained, which must be the one that params.yaml and the data set now ask for.
+
+    DVC sees to it; who runs stages by hand may forget one.
+
+    Raises:
+        UserError: it is not there or damaged, or is of other data, labels, weights or settings.
+    """
+    files, network = Layout().teacher(name), params.teachers[name]
+    config = read_record(files.config)  # of its files those are held against it that are read
+    now = {
+        "dataset_fingerprint": (dataset.fingerprint, "data"),
+        "labels": (labels_of(network, dataset), "labels"),
+        "weights_sha256": (sha256(network.weights), "weights"),
+        "network": (network.model_dump(mode="json"), f"settings in teachers.{name}"),
+    }
+    if not network.frozen:
+        now["training"] = (network.training_on(params.training).model_dump(), "settings in training")
+        now["augmentation"] = (params.augmentation.model_dump(), "settings in augmentation")
+    for key, (value, what) in now.items():
+        if config.get(key) != value:
+            raise UserError(f"{files.folder}: is of other {what} than now; run the train_teacher stage again")
+    return config

@@ -1,0 +1,35 @@
+"""What to change where memory runs out."""
+
+import contextlib
+from collections.abc import Iterator
+
+from medistill.data.dataset import Dataset
+from medistill.errors import UserError, is_out_of_memory
+from medistill.models.classifier import Classifier
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(model: Classifier, dataset: Dataset, batch_size: str = "") -> Iterator[None]:
+    """Say what to lower where memory runs out, and what to raise where a batch is too small for batch norm.
+
+    Args:
+        model: its `input_size` is what to lower, or the data set's image size where it has none.
+        dataset: what it sees.
+        batch_size: the other setting, with its value: `training.batch_size lower than 16`.
+
+    Raises:
+        UserError: memory has run out, or batch norm has met a single image.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError("batch norm needs two images at once; raise training.batch_size, or train on more") from None
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size = f"data.image_size lower than {dataset.image_size}"
+        if model.input_size is not None:
+            size = f"input_size lower than {model.input_size}"
+        raise UserError(f"memory has run out; set {' or '.join(filter(None, (batch_size, size)))}") from None

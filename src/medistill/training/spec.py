@@ -1,0 +1,122 @@
+"""What a training is, told before it starts."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+
+import medistill
+from medistill.augmentation import Augmentation
+from medistill.data.dataset import Dataset
+from medistill.distillation.settings import Recipe, Teach
+from medistill.files import sha256
+from medistill.models.settings import Network
+from medistill.training.settings import Training
+
+ROOMS_THAT_DECIDE_A_TRAINING = (
+    *("models", "training", "distillation", "metrics", "views.py"),
+    *("data/dataset.py", "data/provenance.py"),
+)
+"""Folders and files of this package whose code decides what a training gives: with other code it is another training.
+
+dvc.yaml names the same ones for the stages that train.
+"""
+
+PACKAGE = Path(medistill.__file__).parent
+
+Role = Literal["teacher", "student"]
+
+OWN_VIEWS = 1_000_003
+"""Added to a teacher's seed for its views, apart from any `teach.view_seed`: no teacher trains on the views that it
+will answer."""
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Hash of `settings` (JSON values), the code that decides a training, and the versions of torch and timm."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest.update(f"{torch.__version__} {timm.__version__}".encode())
+    for file in _code():
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _code() -> Iterator[Path]:
+    for room in ROOMS_THAT_DECIDE_A_TRAINING:
+        path = PACKAGE / room
+        yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSpec:
+    """All that decides a training, but for the data set and what the teachers answer.
+
+    Attributes:
+        name: of the model.
+        role: whether it will teach or is a student, a baseline too.
+        network: what is trained, and what its weights start from.
+        training: how it is trained; the network's own keys are in it already.
+        augmentation: ranges of the views.
+        recipe: its losses and teachers, and which images it learns from.
+        seed: initialisation, order of images, dropout.
+        view_seed: seed of the augmented views; the teachers' where they have answered them.
+        views: epoch e shows view e mod `views`; None: a new view each epoch.
+        tags: what config.json says besides, such as the names of student and recipe.
+    """
+
+    name: str
+    role: Role = "student"
+    network: Network
+    training: Training
+    augmentation: Augmentation
+    recipe: Recipe = field(default_factory=Recipe)
+    seed: int = 0
+    view_seed: int = 0
+    views: int | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def with_views(self, teach: Teach) -> "TrainingSpec":
+        """The same training in the views that its recipe asks for: those that teachers answer by `teach`, or new ones.
+
+        A teacher that learns from labels alone has views of its own, which it will not be asked about.
+        """
+        own = self.role == "teacher" and not self.recipe.teachers
+        return replace(
+            self,
+            view_seed=self.seed + OWN_VIEWS if own else teach.view_seed,
+            views=teach.views if self.recipe.views == "cached" else None,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What config.json of the model says of its training."""
+        return {
+            "role": self.role,
+            "name": self.name,
+            "seed": self.seed,
+            **self.tags,
+            **self.recipe.model_dump(mode="json"),
+            "network": self.network.model_dump(mode="json"),
+            "training": self.training.model_dump(),
+            "augmentation": self.augmentation.model_dump(),
+        }
+
+    def fingerprint(self, dataset: Dataset, answers: Sequence[str] = ()) -> str:
+        """Hash of all that decides the training, code and initial weights among it; nothing has to be built for it.
+
+        Args:
+            dataset: what it trains on.
+            answers: a checksum of each teacher's answers, in the order of the recipe.
+        """
+        return fingerprint(
+            {
+                **self.facts(),
+                "weights": sha256(self.network.weights),
+                "views": [self.view_seed, self.views, self.recipe.unlabelled, self.recipe.views == "live"],
+                "dataset": dataset.fingerprint,
+                "answers": list(answers),
+            }
+        )

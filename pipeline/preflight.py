@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from medistill.data.dataset import Dataset, label_columns
+from medistill.distillation.frozen import labels_of, load_frozen_teacher
 from medistill.distillation.objective import NetworkFacts, oddities, require_fit, require_task
 from medistill.distillation.settings import Recipe
 from medistill.distillation.teachers import unknown_labels
@@ -19,7 +20,6 @@ from medistill.models.weights import require_pretrained
 from medistill.params import Params
 from medistill.text import counted, printable
 from medistill.training.batches import steps_per_epoch, training_rows
-from medistill.training.frozen import labels_of, load_frozen_teacher
 from medistill.training.processes import this_process
 from medistill.training.settings import TrainedNetwork, Training
 
@@ -111,7 +111,7 @@ def _facts(place: Place, network: Network, dataset: Dataset, training: Training)
     """What recipes ask of a network, which is built without numbers; its own weights are read."""
     shape, mixes_images = _require_built(network, dataset.labels, dataset.image_size, training)
     labels = labels_of(network, dataset)
-    if getattr(network, "frozen", False):
+    if network.is_frozen:
         load_frozen_teacher(network, dataset)
     elif network.weights:
         create_classifier(network, labels=dataset.labels, image_size=dataset.image_size)

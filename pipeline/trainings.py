@@ -6,6 +6,7 @@ from typing import Any
 
 from medistill.checksums import read_record
 from medistill.data.dataset import Dataset
+from medistill.distillation.frozen import labels_of
 from medistill.distillation.knowledge import Knowledge
 from medistill.distillation.settings import Recipe
 from medistill.distillation.teachers import LiveTeacher, Teacher
@@ -15,7 +16,6 @@ from medistill.files import sha256
 from medistill.layout import Layout
 from medistill.params import Params, StudentModel
 from medistill.report.live import LiveCurves
-from medistill.training.frozen import labels_of
 from medistill.training.spec import TrainingSpec
 
 

@@ -19,7 +19,7 @@ def main(argv: list[str] | None) -> int:
     teacher = params.teachers[name]
     folder, dataset = Layout().teacher(name).folder, Dataset.open()
 
-    from medistill.training.frozen import import_teacher
+    from medistill.distillation.frozen import import_teacher
     from medistill.training.processes import this_process
     from pipeline import trainings
     from pipeline.preflight import require_run

@@ -26,7 +26,7 @@ from medistill.checksums import TEACH_AGAIN, checksums, read_record, reading, re
 from medistill.data import provenance
 from medistill.data.dataset import Dataset, label_columns
 from medistill.distillation.settings import Teach
-from medistill.distillation.teachers import ask, by_label, require_finite, unknown_labels
+from medistill.distillation.teachers import ANSWERS, ask, by_label, require_finite, unknown_labels
 from medistill.errors import UserError
 from medistill.files import remove, reserve, write_array, writing
 from medistill.models.classifier import Classifier, map_shape
@@ -38,7 +38,7 @@ from medistill.views import read_frames, render_views, send, view_parameters
 EVERY = 10.0
 """Seconds between two notes of how far a teacher has come: what an interruption costs at most."""
 RECORD, PROGRESS = "knowledge.json", "progress.json"
-EXTRAS = ("attention", "cams", "features")
+EXTRAS = tuple(name for name in ANSWERS if name != "logits")
 """What teachers answer besides logits where `teach` asks for it."""
 
 
@@ -280,36 +280,24 @@ class Knowledge:
 
     def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:
         """What the teacher answered about a batch's images in its view, on the device of its targets; see `Teacher`."""
-        answers = {name: getattr(self, name)(batch.image_ids, batch.view) for name in {"logits", *needs}}
+        answers = {name: self.read(name, batch.image_ids, batch.view) for name in {"logits", *needs}}
         return {name: send(torch.from_numpy(values), batch.targets.device) for name, values in answers.items()}
 
-    def logits(self, image_ids: Sequence[str], view: int) -> np.ndarray:
-        """The teacher's logits for images in a view: float32 (N, L), NaN for labels that it does not know.
+    def read(self, kind: str, image_ids: Sequence[str], view: int) -> np.ndarray:
+        """The teacher's answers of one kind about images in a view, in the order of `image_ids`: float32 (N, …).
 
-        In the order of `image_ids` and of the data set's labels.
+        What has an axis of labels has it in the data set's order, NaN for labels that the teacher does not know.
+
+        Args:
+            kind: of `ANSWERS`.
+            image_ids: of the images.
+            view: number of the view.
 
         Raises:
-            KeyError: the teacher was not asked about an image.
+            KeyError: the teacher was not asked about an image, or not for this kind.
         """
-        return self._by_label("logits", image_ids, view)
-
-    def attention(self, image_ids: Sequence[str], view: int) -> np.ndarray:
-        """How strongly the teacher's feature map answers, place by place: float32 (N, h, w)."""
-        return self._answers("attention", image_ids, view)
-
-    def cams(self, image_ids: Sequence[str], view: int) -> np.ndarray:
-        """The teacher's signed class activation maps: float32 (N, L, h, w), NaN for labels that it does not know."""
-        return self._by_label("cams", image_ids, view)
-
-    def features(self, image_ids: Sequence[str], view: int) -> np.ndarray:
-        """The teacher's pooled features: float32 (N, K)."""
-        return self._answers("features", image_ids, view)
-
-    def _answers(self, name: str, image_ids: Sequence[str], view: int) -> np.ndarray:
-        """What was written, by the teacher's own labels: float32 (N, …)."""
         places = np.array([self._rows[image_id] for image_id in image_ids])
-        return self._arrays[name][view][places].astype(np.float32)
-
-    def _by_label(self, name: str, image_ids: Sequence[str], view: int) -> np.ndarray:
-        answers = self._answers(name, image_ids, view)
+        answers = self._arrays[kind][view][places].astype(np.float32)
+        if not ANSWERS[kind].by_label:
+            return answers
         return by_label(torch.from_numpy(answers), self._columns).numpy()

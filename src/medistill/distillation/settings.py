@@ -44,6 +44,11 @@ class Teacher(TrainedNetwork):
         require_once("labels", self.labels or [])
         return self
 
+    @property
+    def is_frozen(self) -> bool:
+        """As `frozen` says."""
+        return self.frozen
+
 
 class Recipe(Settings):
     """How a student is taught. Without teachers it is the same-budget baseline."""

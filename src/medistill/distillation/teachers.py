@@ -1,7 +1,8 @@
 """What teachers are asked: logits, and where a recipe needs them maps and features; live or from `knowledge`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,44 @@ from medistill.errors import UserError
 from medistill.models.classifier import Classifier, map_shape
 from medistill.models.weights import load_model
 from medistill.training.batches import Batch
+
+
+@dataclass(frozen=True)
+class AnswerKind:
+    """One thing that teachers can be asked for.
+
+    Attributes:
+        by_label: its second axis are the labels.
+        of: the answer, from a network and the logits (N, L) and feature map (N, K, h, w) that it has for N images.
+    """
+
+    by_label: bool
+    of: Callable[[Classifier, Tensor, Tensor], Tensor]
+
+
+def _largest_one(maps: Tensor) -> Tensor:
+    """Maps (…, h, w) with a largest magnitude of 1, as only their direction counts."""
+    return maps / maps.abs().amax((-2, -1), keepdim=True).clamp(min=1e-30)
+
+
+def _attention(network: Classifier, logits: Tensor, features: Tensor) -> Tensor:
+    """Where features are strong, (N, h, w): the root of the mean squared channel."""
+    return _largest_one(features.float().pow(2).mean(1).sqrt())
+
+
+def _cams(network: Classifier, logits: Tensor, features: Tensor) -> Tensor:
+    """Signed class activation maps, (N, L, h, w)."""
+    return _largest_one(network.class_maps(features))
+
+
+ANSWERS = {
+    "logits": AnswerKind(by_label=True, of=lambda network, logits, features: logits),
+    "attention": AnswerKind(by_label=False, of=_attention),
+    "cams": AnswerKind(by_label=True, of=_cams),
+    "features": AnswerKind(by_label=False, of=lambda network, logits, features: features.float().mean((2, 3))),
+}
+"""All that teachers can be asked for: `logits` (N, L), `attention` (N, h, w), `cams` (N, L, h, w) and pooled `features`
+(N, K); all but the logits where `teach` says so."""
 
 
 class Teacher(Protocol):
@@ -77,9 +116,10 @@ class LiveTeacher:
         images = batch.images.contiguous(memory_format=torch.channels_last)
         answers = {name: values.float() for name, values in ask(self._model, images, needs).items()}
         require_finite(answers, batch.image_ids, self.name)
-        for name in answers.keys() & {"logits", "cams"}:
-            answers[name] = by_label(answers[name], self._columns)
-        return answers
+        return {
+            name: by_label(values, self._columns) if ANSWERS[name].by_label else values
+            for name, values in answers.items()
+        }
 
 
 def ask(teacher: Classifier, images: Tensor, needs: AbstractSet[str]) -> dict[str, Tensor]:
@@ -91,21 +131,13 @@ def ask(teacher: Classifier, images: Tensor, needs: AbstractSet[str]) -> dict[st
         needs: what is wanted besides the logits.
 
     Returns:
-        `logits` (N, L); `attention` (N, h, w), the root of the mean squared channel; `cams` (N, L, h, w), signed class
-        activation maps; both with a largest magnitude of 1, as only their direction counts; `features` (N, K), the
-        feature map's mean.
+        `logits`, and what is wanted besides, see `ANSWERS`.
     """
     with torch.no_grad():
         logits, features = teacher(images, with_map=True)
-        answers = {"logits": logits}
-        if "cams" in needs:
-            answers["cams"] = _largest_one(teacher.class_maps(features))
-        features = features.float()
-        if "attention" in needs:
-            answers["attention"] = _largest_one(features.pow(2).mean(1).sqrt())
-        if "features" in needs:
-            answers["features"] = features.mean((2, 3))
-    return answers
+        return {
+            name: kind.of(teacher, logits, features) for name, kind in ANSWERS.items() if name in {"logits", *needs}
+        }
 
 
 def require_finite(answers: Mapping[str, Tensor], image_ids: Sequence[str], teacher: str) -> None:
@@ -133,7 +165,3 @@ def by_label(values: Tensor, columns: Sequence[int | None]) -> Tensor:
 def unknown_labels(dataset: Dataset, columns: Sequence[int | None]) -> list[str]:
     """The labels of a data set for which a teacher has no column."""
     return [label for label, column in zip(dataset.labels, columns, strict=True) if column is None]
-
-
-def _largest_one(maps: Tensor) -> Tensor:
-    return maps / maps.abs().amax((-2, -1), keepdim=True).clamp(min=1e-30)

@@ -74,3 +74,8 @@ class Network(Settings):
             if getattr(self, name) and len(getattr(self, name)) != self.channels:
                 raise ValueError(f"{name} must have a number for each of {self.channels} channels")
         return self
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether `weights` are taken as they are, with their own labels: so only teachers may be."""
+        return False

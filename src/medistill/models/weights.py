@@ -93,7 +93,7 @@ def load_own(backbone: nn.Module, network: Network, labels: list[str]) -> tuple[
     for name, value in source.items():
         if not torch.isfinite(value).all():
             raise UserError(f"{file}: tensor {name} has numbers that are not finite; take an earlier state of it")
-    frozen = getattr(network, "frozen", False)
+    frozen = network.is_frozen
     if frozen or source.keys() & set(_classifier_keys(backbone)):
         _refuse_other_labels(file, labels)
         _load_tensors(backbone, source, file, frozen=frozen)

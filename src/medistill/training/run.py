@@ -19,9 +19,9 @@ from medistill.errors import UserError
 from medistill.files import atomic, read_json, sha256
 from medistill.models.build import create_classifier, start_at_prevalence
 from medistill.models.classifier import Classifier, map_size
+from medistill.models.settings import Network
 from medistill.training.batches import steps_per_epoch, training_rows
 from medistill.training.checkpoint import Checkpoint
-from medistill.training.frozen import ids_of_weights
 from medistill.training.outputs import write_outputs
 from medistill.training.processes import this_process
 from medistill.training.spec import TrainingSpec
@@ -98,6 +98,16 @@ def build(spec: TrainingSpec, dataset: Dataset) -> Classifier:
             prevalence = np.nanmean(dataset.targets(rows), axis=0)
         start_at_prevalence(model, np.nan_to_num(prevalence, nan=0.5), exclusive=dataset.task.exclusive)
     return model
+
+
+def ids_of_weights(network: Network, dataset: Dataset) -> list[provenance.TrainIds]:
+    """What a user's own weights were trained on, where the file beside them says so.
+
+    Raises:
+        UserError: images or groups of the val or test split are among it.
+    """
+    file = network.weights and network.weights.parent / provenance.FILE
+    return [provenance.refuse_overlap(file, dataset)] if file and file.exists() else []
 
 
 @contextmanager

@@ -50,8 +50,8 @@ def test_answers_are_the_teachers_on_the_very_view(tiny_dataset, teacher, folder
         parameters = torch.from_numpy(view_parameters(ids, view, 5, AUGMENTATION))
         with torch.inference_mode():
             expected = teacher(render_views(torch.from_numpy(tiny_dataset.images(rows)), parameters)).numpy()
-        np.testing.assert_allclose(knowledge.logits(ids, view), expected, rtol=2e-3, atol=2e-3)  # float16
-    assert not np.allclose(knowledge.logits(ids, 0), knowledge.logits(ids[::-1], 0))
+        np.testing.assert_allclose(knowledge.read("logits", ids, view), expected, rtol=2e-3, atol=2e-3)  # float16
+    assert not np.allclose(knowledge.read("logits", ids, 0), knowledge.read("logits", ids[::-1], 0))
 
 
 def test_answers_are_half_precision_and_stay_on_the_disk(tiny_dataset, folder):
@@ -59,7 +59,7 @@ def test_answers_are_half_precision_and_stay_on_the_disk(tiny_dataset, folder):
     shape = (3, len(tiny_dataset.split("train")), len(tiny_dataset.labels))
     stored = np.load(folder / "logits.npy")
     assert (stored.dtype, stored.shape) == (np.float16, shape)
-    assert knowledge.logits(tiny_dataset.split("train")["image_id"][:2].tolist(), 0).dtype == np.float32
+    assert knowledge.read("logits", tiny_dataset.split("train")["image_id"][:2].tolist(), 0).dtype == np.float32
     maps = Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("which files are mapped is read from Linux's /proc")
@@ -68,7 +68,9 @@ def test_answers_are_half_precision_and_stay_on_the_disk(tiny_dataset, folder):
 
 def test_an_image_that_was_not_asked_about_is_an_error(tiny_dataset, folder):
     with pytest.raises(KeyError):
-        Knowledge.open(folder, tiny_dataset, AUGMENTATION, Teach(views=3, view_seed=5)).logits(["unknown.png"], 0)
+        Knowledge.open(folder, tiny_dataset, AUGMENTATION, Teach(views=3, view_seed=5)).read(
+            "logits", ["unknown.png"], 0
+        )
 
 
 def test_damage_is_noticed(tiny_dataset, folder):
@@ -111,15 +113,17 @@ def test_maps_and_features_are_the_teachers_on_the_very_view(tiny_dataset, teach
     images = render_views(torch.from_numpy(tiny_dataset.images(rows)), parameters)
     with torch.no_grad():
         features = teacher.backbone.forward_features((images - teacher.mean) / teacher.std)
-    np.testing.assert_allclose(knowledge.features(ids, 1), features.mean((2, 3)), rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(knowledge.read("features", ids, 1), features.mean((2, 3)), rtol=2e-3, atol=2e-3)
     attention = features.pow(2).mean(1).sqrt()
-    np.testing.assert_allclose(knowledge.attention(ids, 1), attention / attention.amax((1, 2), keepdim=True), atol=2e-3)
+    np.testing.assert_allclose(
+        knowledge.read("attention", ids, 1), attention / attention.amax((1, 2), keepdim=True), atol=2e-3
+    )
     assert knowledge.map_shape == list(features.shape[1:])
     # resnet10t ends in a mean over the map and a linear layer: its maps are Zhou's
     expected = torch.einsum("lk,nkhw->nlhw", teacher.backbone.fc.weight.detach(), features)
     expected /= expected.abs().amax((2, 3), keepdim=True)
-    np.testing.assert_allclose(knowledge.cams(ids, 1), expected, atol=2e-3)
-    assert knowledge.logits(ids, 1).shape == (6, 2)
+    np.testing.assert_allclose(knowledge.read("cams", ids, 1), expected, atol=2e-3)
+    assert knowledge.read("logits", ids, 1).shape == (6, 2)
     assert all(parameter.requires_grad for parameter in teacher.parameters())
     with pytest.raises(UserError, match="another attention; run the teach stage again"):
         Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, Teach(views=2, view_seed=5))
@@ -134,9 +138,9 @@ def test_labels_are_told_by_their_names(tiny_dataset, folder):
     ids = tiny_dataset.split("train")["image_id"].tolist()[:6]
     one, other = tiny_dataset.labels
     student = Dataset(**(vars(tiny_dataset) | {"labels": ["new", other, one]}))
-    answers = Knowledge.open(folder, student, AUGMENTATION, Teach(views=3, view_seed=5)).logits(ids, 2)
+    answers = Knowledge.open(folder, student, AUGMENTATION, Teach(views=3, view_seed=5)).read("logits", ids, 2)
     assert np.isnan(answers[:, 0]).all()
-    assert np.array_equal(answers[:, [2, 1]], same.logits(ids, 2))
+    assert np.array_equal(answers[:, [2, 1]], same.read("logits", ids, 2))
     stranger = Dataset(**(vars(tiny_dataset) | {"labels": ["new", "newer"]}))
     with pytest.raises(UserError, match=f"knows none of the labels new, newer, but {one}, {other}"):
         Knowledge.open(folder, stranger, AUGMENTATION, Teach(views=3, view_seed=5))
@@ -152,7 +156,7 @@ def test_the_objective_weighs_its_terms_and_takes_the_mean_of_the_teachers(tiny_
     terms = [{"loss": "binary_cross_entropy", "weight": 0.3}, {"loss": "sigmoid_kd", "weight": 0.7, "temperature": 2}]
     recipe = Recipe(teachers=["first", "second"], terms=terms)
     terms = RecipeObjective(recipe, tiny_dataset, [first, second])(logits, Batch(ids, 1, targets))
-    mean = torch.from_numpy((first.logits(ids, 1) + second.logits(ids, 1)) / 2)
+    mean = torch.from_numpy((first.read("logits", ids, 1) + second.read("logits", ids, 1)) / 2)
     hard, soft = binary_cross_entropy(logits, targets), sigmoid_kd(logits, mean, temperature=2.0)
     assert terms["loss"].item() == pytest.approx((0.3 * hard + 0.7 * soft).item(), rel=1e-6)
     assert terms["sigmoid_kd"].item() == pytest.approx(soft.item(), rel=1e-6)
@@ -196,7 +200,7 @@ def test_a_teacher_of_another_size_and_channels_sees_the_same_crop(tiny_dataset,
     views = render_views(small, torch.from_numpy(view_parameters(ids, 1, 5, AUGMENTATION)))
     with torch.inference_mode():
         expected = model(views).numpy()
-    answers = Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, Teach(views=2, view_seed=5)).logits(ids, 1)
+    answers = Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, Teach(views=2, view_seed=5)).read("logits", ids, 1)
     np.testing.assert_allclose(answers, expected, rtol=5e-3, atol=5e-3)  # float16, and whole grey levels
 
 

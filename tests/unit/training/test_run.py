@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 from scipy.special import expit
 
 from medistill.data.dataset import Dataset
+from medistill.distillation.frozen import import_teacher
 from medistill.distillation.objective import RecipeObjective
 from medistill.distillation.settings import Recipe, Teacher
 from medistill.errors import UserError
 from medistill.models.settings import Network
 from medistill.params import load_params
 from medistill.training import spec as specs
-from medistill.training.frozen import import_teacher
 from medistill.training.run import train
 from medistill.training.spec import TrainingSpec
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from medistill.data import provenance
+from medistill.distillation.frozen import import_teacher
 from medistill.distillation.settings import Teacher
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
 from medistill.models.weights import save_model
-from medistill.training.frozen import import_teacher
 from medistill.training.validation import predict
 from tests.seal import seal
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from medistill.data import provenance
 from medistill.data.dataset import Dataset, label_columns
 from medistill.distillation.settings import Teacher
 from medistill.errors import UserError
@@ -13,6 +12,7 @@ from medistill.models.classifier import Classifier, map_size
 from medistill.models.settings import Network
 from medistill.models.weights import read_beside
 from medistill.training.outputs import write_outputs
+from medistill.training.run import ids_of_weights
 from medistill.training.spec import fingerprint
 
 
@@ -67,19 +67,9 @@ def load_frozen_teacher(network: Teacher, dataset: Dataset) -> Classifier:
 
 def labels_of(network: Network, dataset: Dataset) -> list[str]:
     """Of a network's outputs, in their order: a frozen teacher has its own, all others have the data set's."""
-    if not getattr(network, "frozen", False):
+    if not isinstance(network, Teacher) or not network.is_frozen:
         return dataset.labels
     return list(network.labels or read_beside(network.weights).get("labels") or dataset.labels)
-
-
-def ids_of_weights(network: Network, dataset: Dataset) -> list[provenance.TrainIds]:
-    """What a user's own weights were trained on, where the file beside them says so.
-
-    Raises:
-        UserError: images or groups of the val or test split are among it.
-    """
-    file = network.weights and network.weights.parent / provenance.FILE
-    return [provenance.refuse_overlap(file, dataset)] if file and file.exists() else []
 
 
 def _require_same(network: Network, key: str, there: Any, here: Any) -> None:

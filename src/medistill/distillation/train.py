@@ -16,7 +16,7 @@ from medistill.distillation.objective import RecipeObjective
 from medistill.distillation.settings import Teach
 from medistill.distillation.teachers import Teacher
 from medistill.files import atomic, writing
-from medistill.models.classifier import map_shape
+from medistill.models.classifier import Classifier, has_batch_norm_behind_map, map_shape
 from medistill.models.weights import load_model
 from medistill.training.processes import this_process
 from medistill.training.run import train
@@ -47,11 +47,20 @@ def train_by_recipe(
     Raises:
         UserError: as `train`; or the recipe does not fit the data set or its teachers.
     """
+
+    def objective_for(model: Classifier) -> RecipeObjective:
+        size = dataset.image_size
+        mixes_images = any(term.needs == "cams" for term in spec.recipe.terms) and has_batch_norm_behind_map(
+            model, size
+        )
+        shape = map_shape(model, size)
+        return RecipeObjective(spec.recipe, dataset, teachers, map_shape=shape, mixes_images=mixes_images)
+
     result = train(
         folder,
         spec,
         dataset,
-        lambda model: RecipeObjective(spec.recipe, dataset, teachers, map_shape=map_shape(model, dataset.image_size)),
+        objective_for,
         answers=[teacher.checksum for teacher in teachers],
         inherited=[teacher.seen for teacher in teachers],
         checkpoints=checkpoints,

@@ -45,7 +45,8 @@ def student_spec(params: Params, model: StudentModel) -> TrainingSpec:
         augmentation=params.augmentation,
         recipe=params.recipes[model.recipe],
         seed=model.seed,
-        tags={"student": model.student, "recipe": model.recipe},
+        student=model.student,
+        recipe_name=model.recipe,
     ).with_views(params.teach)
 
 

@@ -12,14 +12,15 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from medistill.checksums import require_whole
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
-from medistill.files import atomic, read_json, sha256
+from medistill.files import atomic, sha256
+from medistill.layout import ModelFolder
 from medistill.models.build import create_classifier, start_at_prevalence
 from medistill.models.classifier import Classifier, map_size
 from medistill.models.settings import Network
+from medistill.records.models import ModelRecord, TrainingMetrics
 from medistill.training.batches import steps_per_epoch, training_rows
 from medistill.training.checkpoint import Checkpoint
 from medistill.training.outputs import write_outputs
@@ -106,7 +107,7 @@ def ids_of_weights(network: Network, dataset: Dataset) -> list[provenance.TrainI
     Raises:
         UserError: images or groups of the val or test split are among it.
     """
-    file = network.weights and network.weights.parent / provenance.FILE
+    file = network.weights and ModelFolder(network.weights.parent).train_ids
     return [provenance.refuse_overlap(file, dataset)] if file and file.exists() else []
 
 
@@ -115,11 +116,8 @@ def _progress(
     spec: TrainingSpec, dataset: Dataset, on_step: Callable[[StepReport], None], *, shown: bool
 ) -> Iterator[Callable[[StepReport], None]]:
     """A bar of images; what is yielded moves it and calls `on_step`, where it is `shown`."""
-    images, epochs, batch_size = (
-        len(training_rows(dataset, spec.recipe.unlabelled)),
-        spec.training.epochs,
-        spec.training.batch_size,
-    )
+    images = len(training_rows(dataset, spec.recipe.unlabelled))
+    epochs, batch_size = spec.training.epochs, spec.training.batch_size
     total = epochs * steps_per_epoch(images, batch_size) * min(images, batch_size)
     with tqdm(total=total, unit="img", desc=spec.name, disable=None if shown else True) as bar:
 
@@ -138,12 +136,13 @@ def _finished(folder: Path, identity: str) -> TrainingResult | None:
     """How the training of this identity went, where a copy of its model is in `folder`, whole."""
     if not folder.is_dir():
         return None
+    files, again = ModelFolder(folder), "the model is trained again"
     try:
-        config = require_whole(folder / "config.json", again="the model is trained again")
+        config = ModelRecord.read_whole(files.config, again=again)
     except UserError as error:
         print(f"note: {error}", file=sys.stderr)
         return None
-    if config["fingerprint"] != identity:
+    if config.fingerprint != identity:
         return None
-    measured, history = read_json(folder / "metrics.json"), pd.read_csv(folder / "history.csv")
-    return TrainingResult(history, measured["best_epoch"], measured["val_macro_auroc"], measured["train_seconds"])
+    measured, history = TrainingMetrics.read(files.metrics, again), pd.read_csv(files.history)
+    return TrainingResult(history, measured.best_epoch, measured.val_macro_auroc, measured.train_seconds)

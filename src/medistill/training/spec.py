@@ -65,7 +65,8 @@ class TrainingSpec:
         seed: initialisation, order of images, dropout.
         view_seed: seed of the augmented views; the teachers' where they have answered them.
         views: epoch e shows view e mod `views`; None: a new view each epoch.
-        tags: what config.json says besides, such as the names of student and recipe.
+        student: key of the network in params.yaml, where it is a student of a run.
+        recipe_name: key of the recipe in params.yaml, likewise.
     """
 
     name: str
@@ -77,7 +78,8 @@ class TrainingSpec:
     seed: int = 0
     view_seed: int = 0
     views: int | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
+    student: str | None = None
+    recipe_name: str | None = None
 
     def with_views(self, teach: Teach) -> "TrainingSpec":
         """The same training in the views that its recipe asks for: those that teachers answer by `teach`, or new ones.
@@ -93,11 +95,12 @@ class TrainingSpec:
 
     def facts(self) -> dict[str, Any]:
         """What config.json of the model says of its training."""
+        names = {"student": self.student, "recipe": self.recipe_name}
         return {
             "role": self.role,
             "name": self.name,
             "seed": self.seed,
-            **self.tags,
+            **{key: name for key, name in names.items() if name is not None},
             **self.recipe.model_dump(mode="json"),
             "network": self.network.model_dump(mode="json"),
             "training": self.training.model_dump(),

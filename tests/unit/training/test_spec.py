@@ -41,7 +41,8 @@ def test_all_that_decides_a_training_is_in_its_fingerprint(spec, tiny_dataset, t
         replace(spec, seed=1),
         replace(spec, view_seed=1),
         replace(spec, views=1),
-        replace(spec, tags={"student": "s"}),
+        replace(spec, student="s"),
+        replace(spec, recipe_name="r"),
     ]
     found = [each.fingerprint(tiny_dataset) for each in (spec, *others)]
     found += [spec.fingerprint(tiny_dataset, ["x"]), spec.fingerprint(replace(tiny_dataset, fingerprint="y"))]

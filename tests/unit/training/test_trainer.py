@@ -1,7 +1,6 @@
 """The loop learns, and an interrupted training ends as if it had not been interrupted."""
 
 import itertools
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +21,7 @@ from medistill.training.checkpoint import Checkpoint
 from medistill.training.settings import Training
 from medistill.training.spec import TrainingSpec
 from medistill.training.trainer import Trainer, learning_rate_factor
-from medistill.training.validation import mean_auroc, measured_labels, predict
+from medistill.training.validation import predict
 from medistill.views import render_plain, render_views, view_parameters
 
 TRAINING = Training(
@@ -391,25 +390,6 @@ def test_predict_follows_the_order_of_rows_and_leaves_the_mode(tiny_dataset, tra
     np.testing.assert_allclose(forward, direct.numpy(), atol=1e-5)
 
 
-def test_mean_auroc_leaves_out_unknown_labels():
-    targets = np.array([[1, 1, 0], [0, 1, np.nan], [1, 1, 1], [0, 1, 0]], np.float32)
-    logits = np.array([[0.9, 0.1, 0.3], [0.8, 0.2, 9], [0.7, 0.3, 0.1], [0.1, 0.4, 0.2]], np.float32)
-    measured = measured_labels(targets, np.arange(4))
-    assert measured.tolist() == [0, 2]  # too few for eligibility, so those with both classes
-    by_hand = np.mean([0.75, 0.0])  # label 0: three of four pairs in order; label 2: none of two
-    assert mean_auroc(targets, logits, measured) == pytest.approx(by_hand)
-
-
-def test_eligible_labels_choose_the_epoch_where_there_are_any():
-    targets = np.zeros((40, 3), np.float32)
-    targets[:10, 0] = 1
-    targets[:9, 1] = 1  # one too few
-    targets[:12, 2] = 1
-    groups = np.array([*range(10), 9, 9, *range(12, 40)])  # the twelve positives of label 2 come from ten groups
-    assert measured_labels(targets, groups).tolist() == [0, 2]
-    assert measured_labels(targets, np.minimum(groups, 8)).tolist() == [0, 1, 2]  # none is eligible any more
-
-
 def test_learning_rate_rises_then_falls_to_nothing():
     factors = [learning_rate_factor(step, 100, 0.1) for step in range(100)]
     assert factors[:10] == pytest.approx(np.arange(1, 11) / 10)
@@ -417,57 +397,6 @@ def test_learning_rate_rises_then_falls_to_nothing():
     assert all(a > b for a, b in itertools.pairwise(factors[10:]))
     assert factors[-1] < 0.001
     assert learning_rate_factor(0, 10, 0.0) == 1
-
-
-def test_a_checkpoint_of_another_training_is_not_read(tmp_path):
-    states, model = tmp_path / "states", tmp_path / "model"
-    Checkpoint(states, "one").save({"epoch": 1})
-    assert Checkpoint(states, "two").load() is None
-    assert Checkpoint(states, "one").load() == {"epoch": 1}
-    model.mkdir()
-    (model / "weights").write_text("two's")
-    Checkpoint(states, "two").finish(model)
-    assert Checkpoint(states, "one").load() is None
-    assert (Checkpoint(states, "two").finished / "weights").read_text() == "two's"
-    assert not Checkpoint(states, "one").finished.exists()
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda state: b"",
-        lambda state: state[: len(state) // 2],
-        lambda state: b"text",
-        lambda state: (
-            state[:1000] + bytes([state[1000] ^ 1]) + state[1001:]
-        ),  # torch itself takes it for another number
-    ],
-)
-def test_a_damaged_state_is_said_and_the_training_goes_on_without_it(tmp_path, capsys, damage):
-    checkpoint = Checkpoint(tmp_path, "one")
-    checkpoint.save({"weights": torch.arange(1000.0)})
-    (file,) = (tmp_path / "one").iterdir()
-    file.write_bytes(damage(file.read_bytes()))
-    assert checkpoint.load() is None
-    assert capsys.readouterr().err.startswith(f"note: {file}: damaged (")
-    checkpoint.save({"epoch": 2})
-    assert checkpoint.load() == {"epoch": 2}
-    assert len(list((tmp_path / "one").iterdir())) == 1  # the damaged one is gone
-
-
-def test_after_a_kill_between_two_states_the_last_one_that_is_whole_is_taken(tmp_path, capsys):
-    checkpoint = Checkpoint(tmp_path, "one")
-    checkpoint.save({"epoch": 1})
-    (first,) = (tmp_path / "one").iterdir()
-    content = first.read_bytes()
-    checkpoint.save({"epoch": 2})
-    (second,) = (tmp_path / "one").iterdir()
-    first.write_bytes(content)
-    os.utime(first, (1, 1))
-    assert checkpoint.load() == {"epoch": 2}
-    second.write_bytes(second.read_bytes()[:-1] + b"?")
-    assert checkpoint.load() == {"epoch": 1}
-    assert capsys.readouterr().err.count("\n") == 1
 
 
 class Seen:

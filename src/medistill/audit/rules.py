@@ -12,7 +12,7 @@ import pandas as pd
 
 from medistill.audit.findings import SHORTCUT, finding
 from medistill.data.dataset import Dataset
-from medistill.data.ingest import quarantine_limit
+from medistill.data.settings import quarantine_limit
 from medistill.records.audit import Finding
 from medistill.records.data import LABEL_PREFIX, MANIFEST_COLUMNS, SPLITS
 from medistill.text import counted

@@ -1,7 +1,6 @@
 """From a data set as its owner ships it to the one folder that every later stage reads."""
 
 import hashlib
-import math
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from medistill.data.dataset import count_labels
 from medistill.data.reading.boxes import outside
 from medistill.data.reading.folders import compose
 from medistill.data.reading.source import DETAILS, Source
-from medistill.data.settings import Data
+from medistill.data.settings import Data, quarantine_limit
 from medistill.errors import UserError
 from medistill.files import atomic, locked, write_array
 from medistill.images.frame import Framing, fit_boxes
@@ -254,11 +253,6 @@ def _list_left_out(quarantined: list[tuple[str, str]], cache: Path) -> str:
     _write_quarantine(listing, quarantined)
     path, reason = min(quarantined)
     return f"the first: {path}: {reason}; all: {listing}"
-
-
-def quarantine_limit(share: float, entries: int) -> int:
-    """How many of `entries` may be left out: `share` of them, but one even in a small set, unless `share` is 0."""
-    return max(math.floor(share * entries), int(share > 0))
 
 
 def _write_quarantine(path: Path, quarantined: list[tuple[str, str]]) -> None:

@@ -1,5 +1,6 @@
 """The section `data` of params.yaml."""
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,11 @@ from medistill.settings import AnyPath, Fraction, Seed, Settings
 
 MAX_QUARANTINED = 0.01
 """`data.max_quarantined` where params.yaml does not name it; `medistill check`, which reads none, judges by it."""
+
+
+def quarantine_limit(share: float, entries: int) -> int:
+    """How many of `entries` may be left out: `share` of them, but one even in a small set, unless `share` is 0."""
+    return max(math.floor(share * entries), int(share > 0))
 
 
 class Data(Settings):

@@ -19,12 +19,12 @@ from medistill.models.settings import Network
 from medistill.training.settings import Training
 
 ROOMS_THAT_DECIDE_A_TRAINING = (
-    *("models", "training", "distillation", "metrics", "views.py"),
-    *("data/dataset.py", "data/provenance.py"),
+    *("augmentation.py", "data/dataset.py", "data/provenance.py", "distillation", "metrics", "models", "task.py"),
+    *("training", "views.py"),
 )
 """Folders and files of this package whose code decides what a training gives: with other code it is another training.
 
-dvc.yaml names the same ones for the stages that train.
+dvc.yaml names the same ones for the stages that train, and for those that let teachers answer.
 """
 
 PACKAGE = Path(medistill.__file__).parent

@@ -29,6 +29,7 @@ from medistill.distillation.settings import Teach
 from medistill.distillation.teachers import ANSWERS, ask, by_label, require_finite, unknown_labels
 from medistill.errors import UserError
 from medistill.files import remove, reserve, write_array, writing
+from medistill.layout import KnowledgeFolder
 from medistill.models.classifier import Classifier, map_shape
 from medistill.training.batches import Batch
 from medistill.training.memory import explain_out_of_memory
@@ -37,7 +38,6 @@ from medistill.views import read_frames, render_views, send, view_parameters
 
 EVERY = 10.0
 """Seconds between two notes of how far a teacher has come: what an interruption costs at most."""
-RECORD, PROGRESS = "knowledge.json", "progress.json"
 EXTRAS = tuple(name for name in ANSWERS if name != "logits")
 """What teachers answer besides logits where `teach` asks for it."""
 
@@ -96,10 +96,11 @@ def write_knowledge(
                 bar.update(len(pixels))
             progress.write(arrays, start + len(pixels))
     _flush(folder, arrays)
-    with writing(folder / "image_ids.npy"):
-        write_array(folder / "image_ids.npy", image_ids)
-    files = checksums((file for file in folder.iterdir() if file.name not in (RECORD, PROGRESS)), folder)
-    write_record(folder / RECORD, meta | {"checksum": _checksum(teacher.config["labels"], files), "files": files})
+    written = KnowledgeFolder(folder)
+    with writing(written.image_ids):
+        write_array(written.image_ids, image_ids)
+    files = checksums((file for file in folder.iterdir() if file not in (written.record, written.progress)), folder)
+    write_record(written.record, meta | {"checksum": _checksum(teacher.config["labels"], files), "files": files})
     progress.remove()
 
 
@@ -108,7 +109,7 @@ class _Progress:
 
     def __init__(self, folder: Path, identity: str) -> None:
         """`identity` is of all that decides the answers, the code among it."""
-        self._folder, self._file, self._identity = folder, folder / PROGRESS, identity
+        self._folder, self._file, self._identity = folder, KnowledgeFolder(folder).progress, identity
         self._written = time.monotonic()
         self._parts: list[tuple[int, str]] = []  # images so far, and the checksum of the answers since the part before
 
@@ -252,8 +253,8 @@ class Knowledge:
             UserError: a file is missing or damaged, the answers are to other images or views than `asked`, or the
                 teacher knows none of the data set's labels.
         """
-        meta = require_whole(folder / RECORD)
-        image_ids = np.load(folder / "image_ids.npy")
+        meta = require_whole(KnowledgeFolder(folder).record)
+        image_ids = np.load(KnowledgeFolder(folder).image_ids)
         given = ["logits", *(name for name in _needs(asked) if meta[name])]
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in given}
         for key, value in (
@@ -276,7 +277,7 @@ class Knowledge:
         Raises:
             UserError: nobody has written it down beside the answers, or the file is damaged.
         """
-        return provenance.read_ids(self.folder / provenance.FILE)
+        return provenance.read_ids(KnowledgeFolder(self.folder).train_ids)
 
     def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:
         """What the teacher answered about a batch's images in its view, on the device of its targets; see `Teacher`."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from medistill.data import provenance
 from medistill.data.dataset import Dataset, label_columns
 from medistill.errors import UserError
+from medistill.layout import ModelFolder
 from medistill.models.classifier import Classifier, map_shape
 from medistill.models.weights import load_model
 from medistill.training.batches import Batch
@@ -108,7 +109,7 @@ class LiveTeacher:
         Raises:
             UserError: a file is missing or damaged, or it knows none of the data set's labels.
         """
-        return cls(load_model(folder), dataset, provenance.read_ids(folder / provenance.FILE))
+        return cls(load_model(folder), dataset, provenance.read_ids(ModelFolder(folder).train_ids))
 
     def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:
         """As `Teacher` says."""

@@ -16,6 +16,7 @@ from medistill.distillation.objective import RecipeObjective
 from medistill.distillation.settings import Teach
 from medistill.distillation.teachers import Teacher
 from medistill.files import atomic, writing
+from medistill.layout import KnowledgeFolder, ModelFolder
 from medistill.models.classifier import Classifier, has_batch_norm_behind_map, map_shape
 from medistill.models.weights import load_model
 from medistill.training.processes import this_process
@@ -89,11 +90,12 @@ def teach(
         UserError: the teacher is missing, damaged or was trained on images or groups of the val or test split; or as
             `write_knowledge`.
     """
-    seen = provenance.refuse_overlap(model / provenance.FILE, dataset)
+    seen = provenance.refuse_overlap(ModelFolder(model).train_ids, dataset)
     teacher = load_model(model).to(this_process().device)
-    with writing(unfinished / provenance.FILE):
+    ids = KnowledgeFolder(unfinished).train_ids
+    with writing(ids):
         unfinished.mkdir(parents=True, exist_ok=True)
-        provenance.write_ids(unfinished / provenance.FILE, seen)  # what it has seen, its students have in part
+        provenance.write_ids(ids, seen)  # what it has seen, its students have in part
     write_knowledge(unfinished, teacher, dataset, augmentation, asked)
     with atomic(folder) as temporary:
         shutil.move(unfinished, temporary)

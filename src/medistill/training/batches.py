@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
+from medistill.layout import DataFolder
 from medistill.training.spec import TrainingSpec
 from medistill.views import open_frames, read_ahead, render_views, send, view_parameters
 
@@ -64,7 +65,7 @@ def training_rows(dataset: Dataset, unlabelled: bool) -> pd.DataFrame:
     rows = dataset.split("train")
     labelled = ~np.isnan(dataset.targets(rows)).all(axis=1)
     if not labelled.any():
-        raise UserError(f"{dataset.folder / 'manifest.parquet'}: no image of the train split has a label")
+        raise UserError(f"{DataFolder(dataset.folder).manifest}: no image of the train split has a label")
     return rows if unlabelled else rows[labelled].reset_index(drop=True)
 
 

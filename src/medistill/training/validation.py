@@ -7,6 +7,7 @@ from scipy.special import log_softmax
 
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
+from medistill.layout import DataFolder
 from medistill.metrics.eligibility import ineligibility
 from medistill.metrics.ranking import auroc
 from medistill.models.classifier import Classifier
@@ -41,7 +42,7 @@ class Validation:
         self._labels = measured_labels(self._targets, self._rows["group_id"].to_numpy())
         if not len(self._labels):
             raise UserError(
-                f"{dataset.folder / 'manifest.parquet'}: no label has both classes on val; raise data.val_fraction"
+                f"{DataFolder(dataset.folder).manifest}: no label has both classes on val; raise data.val_fraction"
             )
 
     def macro_auroc(self, model: Classifier, *, batch_size: int, epoch: int) -> float:

@@ -53,9 +53,9 @@ def test_what_was_added_is_clean(extended):
 def test_what_was_added_does_what_it_should(extended):
     """The tests that hold all losses take the new one in; what else was added has a test of its own."""
     tests = ["tests/unit/distillation", "tests/unit/test_examples.py", "tests/unit/data/test_named_files.py"]
-    tests += ["tests/unit/gate/test_min_auroc.py"]
+    tests += ["tests/unit/gate/test_min_auroc.py", "tests/unit/distillation/test_table.py"]
     pytest_ = ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    chosen = "huber_kd or HuberKd or every or documentation or examples or named_files or the_name_has or min_auroc"
+    chosen = "huber_kd or HuberKd or every or documentation or examples or the_name_has or min_auroc or table"
     done = extended.run(*pytest_, "-k", chosen, *tests)
     assert "failed" not in done.stdout
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 15

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from medistill.distillation.objective import traits_of
 from medistill.distillation.terms import HardTerm
 from medistill.params import Params, load_params
 from pipeline.presets import PRESETS, preset_text
@@ -49,7 +50,7 @@ def test_system_b_is_the_papers(name, tmp_path):
     assert {teacher.arch for teacher in params.teachers.values()} == {"vgg19_bn", "visformer_small", "swin_s3_tiny_224"}
     assert [student.arch for student in params.students.values()] == ["ofa_595"]
     assert params.recipes["kd_all"].teachers == list(params.teachers)
-    assert all(term.traits.exclusive for recipe in params.recipes.values() for term in recipe.terms)
+    assert all(traits_of(term).exclusive for recipe in params.recipes.values() for term in recipe.terms)
 
 
 @pytest.mark.parametrize("name", PAPERS)

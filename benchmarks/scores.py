@@ -20,7 +20,7 @@ from scipy import special
 from benchmarks.outcomes import FOLDER, Outcome, read_outcomes
 from benchmarks.plans import PLANS, RECIPES, SEEDS, Job, Plan, locate, open_fold
 from benchmarks.study import STUDENTS, TEACHERS, Trained
-from medistill.evaluation.comparison import Split
+from medistill.evaluation.answers import Split
 from medistill.evaluation.predictions import align, read_logits
 from medistill.files import read_json
 from medistill.metrics.bootstrap import RESAMPLES, resample

@@ -43,7 +43,9 @@ def project(root, tmp_path_factory) -> Path:
     numbers = range(len(pixels))
     manifest = {"image_id": map(str, numbers), "shard": 0, "row": numbers, "group_id": map(str, numbers)}
     manifest["sha256"] = digests(pixels)
-    pd.DataFrame({**manifest, "split": ["train"] * 2 + ["val"] * 4}).to_parquet(data / "manifest.parquet")
+    table = pd.DataFrame({**manifest, "split": ["train"] * 2 + ["val"] * 4})
+    truth = {f"label:{label}": np.float32([0, 1] * 3) for label in shape["labels"]}
+    table.assign(**truth).to_parquet(data / "manifest.parquet")
     seal(data / "dataset.json", dataset_info(name="noise", **shape))
 
     torch.manual_seed(0)
@@ -60,6 +62,8 @@ def project(root, tmp_path_factory) -> Path:
     folder.mkdir(parents=True)
     counts = {"params": count_params(model), "macs": count_macs(model, 32)}
     TrainingMetrics(**counts, val_macro_auroc=0.5).write(ModelFolder(folder).metrics)
+    logits = {f"logit:{label}": np.float32(range(6)) for label in shape["labels"]}
+    table[["image_id", "split"]].assign(**logits).to_parquet(ModelFolder(folder).predictions)
     save_model(folder, model, model_record(**{**model.config, **shape, **facts, **counts}).to_json())
     return project
 

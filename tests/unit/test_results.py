@@ -15,7 +15,7 @@ from benchmarks.results import to_train
 from benchmarks.sample import Sample, halves, summary
 from benchmarks.scores import Results, Scores, Truth, adjusted, foldwise_auroc, lead, with_seeds
 from benchmarks.study import DENSENET, EEEA, FOLDS, LITE0, LITE2, Trained, fold_sides, rarest_label
-from medistill.evaluation.comparison import Split
+from medistill.evaluation.answers import Split
 from medistill.metrics.bootstrap import draw
 from medistill.metrics.intervals import p_value, summarise
 

@@ -8,16 +8,16 @@ from typing import Any
 import pandas as pd
 
 from medistill.data.dataset import Dataset
+from medistill.evaluation.answers import Split
 from medistill.evaluation.comparison import (
     COLUMNS,
-    MULTICLASS_FIGURES,
     Measured,
-    Split,
     adjust,
     best,
     compare,
     difference,
 )
+from medistill.evaluation.figures import FIGURES, LEAD
 from medistill.evaluation.predictions import Studies, align
 from medistill.evaluation.settings import Evaluate
 from medistill.files import atomic, write_json
@@ -138,7 +138,7 @@ def numbers(
             if reference is None:
                 continue
             for split, models in measured.items():
-                estimate, _ = difference(models[student], models[reference], "auroc")
+                estimate, _ = difference(models[student], models[reference], LEAD)
                 found[student][split] |= estimate.flat(f"difference_{relation}")
     return {name: {split: _defined(figures) for split, figures in by_split.items()} for name, by_split in found.items()}
 
@@ -146,10 +146,10 @@ def numbers(
 def _figures(described: Mapping[str, Any]) -> dict[str, Any]:
     """Figures over all labels: an estimate with its bounds as three entries."""
     flat: dict[str, Any] = {}
-    for key in ("macro_auroc", "macro_auprc", *MULTICLASS_FIGURES):
-        if key in described:  # accuracy is for exclusive classes
-            flat |= Estimate(**described[key]).flat(key)
-    return flat | {"macro_ece": described["macro_ece"], "eligible_labels": len(described["labels"])}
+    for figure in FIGURES:
+        value = described.get(figure.key) if figure.summary else None  # some are of another task
+        flat |= Estimate(**value).flat(figure.key) if isinstance(value, dict) else {figure.key: value}
+    return flat | {"eligible_labels": len(described["labels"])}
 
 
 def _defined(figures: Mapping[str, Any]) -> dict[str, Any]:

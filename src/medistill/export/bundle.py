@@ -8,6 +8,9 @@ import numpy as np
 from medistill.checksums import TRAIN_AGAIN, checksums, what_to_run, write_record
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
+from medistill.evaluation.answers import Split
+from medistill.evaluation.comparison import Measured
+from medistill.evaluation.figures import figures_of
 from medistill.evaluation.predictions import align, read_logits
 from medistill.export.latency import measure_latency
 from medistill.export.onnx import export_onnx
@@ -15,7 +18,6 @@ from medistill.export.parity import measure_parity
 from medistill.export.settings import Export
 from medistill.files import atomic, sha256
 from medistill.layout import ExportFolder, ModelFolder
-from medistill.metrics.classification import accuracy
 from medistill.models.deploy import deployed
 from medistill.models.weights import load_model
 from medistill.records.export import Latency, Parity
@@ -64,7 +66,7 @@ def export_model(source: Path, dataset: Dataset, target: Path, settings: Export)
                 f"{trained.config}: {key} is {theirs}, but {dataset.folder} has {ours}; {TRAIN_AGAIN} (dvc repro)"
             )
     images = _spread(dataset, settings.parity_images)
-    figures = TrainingMetrics.read(trained.metrics, what_to_run(trained.config)).to_json() | _accuracy(trained, dataset)
+    figures = _figures(trained, dataset) | TrainingMetrics.read(trained.metrics, what_to_run(trained.config)).to_json()
     with atomic(target) as folder:
         folder.mkdir()
         files = ExportFolder(folder)
@@ -105,14 +107,15 @@ def describe(record: ModelRecord, model: Path, batch_size: int | None = None) ->
     )
 
 
-def _accuracy(trained: ModelFolder, dataset: Dataset) -> dict[str, float]:
-    """Accuracy on validation of a model of exclusive classes, from what it predicted; of others there is none."""
-    if not dataset.task.exclusive:
-        return {}
-    path, rows = trained.predictions, dataset.split("val")
-    table = read_logits(path, trained.folder.name, dataset.labels)
-    share, balanced = accuracy(dataset.targets(rows), align(table, "val", rows["image_id"], path, trained.folder.name))
-    return {"val_accuracy": share, "val_balanced_accuracy": balanced}
+def _figures(trained: ModelFolder, dataset: Dataset) -> dict[str, float]:
+    """Figures on validation of what the model predicted there, one number each; what is undefined is left out."""
+    path, name, rows = trained.predictions, trained.folder.name, dataset.split("val")
+    logits = align(read_logits(path, name, dataset.labels), "val", rows["image_id"], path, name)
+    groups = rows["group_id"].to_numpy()
+    split = Split.of(dataset.labels, dataset.targets(rows), groups, resamples=0, seed=0, task=dataset.task)
+    measured = Measured.of(split, logits)
+    values = {figure.key: measured.overall(figure)[0] for figure in figures_of(dataset.task) if figure.summary}
+    return {f"val_{key}": float(value) for key, value in values.items() if not np.isnan(value)}
 
 
 def _spread(dataset: Dataset, count: int) -> np.ndarray:

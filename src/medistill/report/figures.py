@@ -1,10 +1,16 @@
-"""Which figures the report's tables show, and how each is written."""
+"""Columns of the report's table of models: what `evaluation.figures` says of each figure, and the differences."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from medistill.evaluation.figures import LEAD, Figure, figures_of
+from medistill.task import Task
+
+SPLITS = {"val": "Validation", "test": "Test"}
 
 
 @dataclass(frozen=True)
-class Figure:
+class Column:
     """A column of the table of models.
 
     Attributes:
@@ -13,7 +19,6 @@ class Figure:
         title: head of the column.
         interval: whether it has one.
         signed: whether it is a difference.
-        exclusive: whether it is of exclusive classes alone.
     """
 
     split: str
@@ -21,16 +26,16 @@ class Figure:
     title: str
     interval: bool = True
     signed: bool = False
-    exclusive: bool = False
 
 
-FIGURES = (
-    Figure("val", "macro_auroc", "Validation AUROC"),
-    Figure("test", "macro_auroc", "Test AUROC"),
-    Figure("test", "difference_baseline", "Test AUROC − baseline", signed=True),
-    Figure("test", "difference_teacher", "Test AUROC − best teacher", signed=True),
-    Figure("test", "accuracy", "Test accuracy", exclusive=True),
-    Figure("test", "balanced_accuracy", "Test balanced accuracy", exclusive=True),
-    Figure("test", "macro_auprc", "Test AUPRC"),
-    Figure("test", "macro_ece", "Test ECE", interval=False),
-)
+def columns(task: Task) -> list[Column]:
+    """The columns for models of a task; differences follow the figure that they are of."""
+    return [column for figure in figures_of(task) if figure.summary for column in _columns(figure)]
+
+
+def _columns(figure: Figure) -> Iterator[Column]:
+    for split in figure.columns:
+        yield Column(split, figure.key, f"{SPLITS[split]} {figure.title}", interval=figure.resampled)
+    if figure.name == LEAD:
+        yield Column("test", "difference_baseline", f"Test {figure.title} − baseline", signed=True)
+        yield Column("test", "difference_teacher", f"Test {figure.title} − best teacher", signed=True)

@@ -6,7 +6,8 @@ from scipy import stats
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 
-from medistill.evaluation.comparison import Measured, Split, best, compare, difference
+from medistill.evaluation.answers import Split
+from medistill.evaluation.comparison import Measured, best, compare, difference
 from medistill.task import Task
 
 LABELS = ["a", "b", "c"]
@@ -73,10 +74,10 @@ def test_a_constant_added_to_an_image_changes_no_figure():
     _, targets, patients, logits = problem()
     moved = logits.astype(np.float64) + np.random.default_rng(5).normal(0, 20, (len(logits), 1))
     first, second = measure(targets, patients, logits), measure(targets, patients, moved)
-    np.testing.assert_allclose(second.auroc, first.auroc, atol=1e-9)
-    np.testing.assert_allclose(second.auprc, first.auprc, atol=1e-9)
+    np.testing.assert_allclose(second.values["auroc"], first.values["auroc"], atol=1e-9)
+    np.testing.assert_allclose(second.values["auprc"], first.values["auprc"], atol=1e-9)
     for name in ("accuracy", "balanced_accuracy"):
-        np.testing.assert_array_equal(second.overall[name], first.overall[name])
+        np.testing.assert_array_equal(second.values[name], first.values[name])
     np.testing.assert_allclose(second.roc(), first.roc(), atol=1e-9)
     # Taken for labels that are not exclusive, the same logits rank the images otherwise.
     assert np.abs(measure(targets, patients, moved, "multilabel").macro("auroc") - first.macro("auroc")).max() > 0.05
@@ -119,7 +120,7 @@ def test_models_are_compared_in_accuracy_on_the_same_resamples():
         *("macro_auroc", "macro_auprc", "accuracy", "balanced_accuracy", "label:a", "label:b", "label:c")
     ]
     for name in ("accuracy", "balanced_accuracy"):
-        values = second.overall[name] - first.overall[name]
+        values = second.values[name] - first.values[name]
         assert rows[name]["estimate"] == values[0]
         assert (rows[name]["lower"], rows[name]["upper"]) == pytest.approx(
             tuple(np.quantile(values[1:], [0.025, 0.975]))
@@ -151,9 +152,9 @@ def test_each_figure_has_the_interval_of_its_kind():
         few = min(map(len, have))
         assert 10 < few < 45
         for metric in ("auroc", "auprc"):
-            values = getattr(model, metric)[:, k]
+            values = model.values[metric][:, k]
             assert bounds(report["per_label"][label][metric]) == pytest.approx(expanded(values, few))
-        values = model.auroc[:, k] - other.auroc[:, k]
+        values = model.values["auroc"][:, k] - other.values["auroc"][:, k]
         assert bounds(rows[f"label:{label}"]) == pytest.approx(expanded(values, few))
         plain = min(1, 2 * (1 + min((values[1:] <= 0).sum(), (values[1:] >= 0).sum())) / 501)
         assert rows[f"label:{label}"]["p"] > plain or plain == 1
@@ -177,7 +178,7 @@ def test_accuracy_is_compared_where_no_class_is_eligible():
 def test_labels_that_are_not_exclusive_have_no_accuracy():
     _, targets, patients, logits = problem()
     model = measure(targets, patients, logits, "multilabel")
-    assert model.overall == {}
+    assert all(values.ndim == 2 for values in model.values.values())
     assert "accuracy" not in model.describe()
     assert {row["metric"] for row in compare(model, model)} == {
         *("macro_auroc", "macro_auprc", "label:a", "label:b", "label:c")

@@ -49,6 +49,7 @@ def dataset(tmp_path_factory) -> Dataset:
             "sha256": digests(pixels),
             "split": ["train"] * 12 + ["val"] * 12,
         }
+        | {f"label:{label}": np.float32(rng.integers(0, 2, 24)) for label in LABELS}
     )
     manifest.to_parquet(folder / "manifest.parquet")
     meta = {"task": "multilabel", "labels": LABELS, "image_size": SIZE, "channels": 1, "fit": "pad"}
@@ -78,6 +79,8 @@ def save_network(dataset):
         measured = {"best_epoch": 3, "val_macro_auroc": 0.71239, "train_seconds": 9.5}
         costs = {key: config[key] for key in ("params", "macs")}
         TrainingMetrics(**costs, **measured).write(ModelFolder(folder).metrics)
+        logits = {f"logit:{label}": np.float32(np.arange(24)) for label in LABELS}
+        dataset.manifest[["image_id", "split"]].assign(**logits).to_parquet(ModelFolder(folder).predictions)
         save_model(folder, model, model_record(**config).to_json())
         return folder
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from medistill.evaluation.figures import LEAD, figures_of
 from medistill.metrics.intervals import Estimate
 from medistill.report import charts
 from medistill.report.content import Content
@@ -57,13 +58,13 @@ def build(content: Content) -> Differences:
     """The differences of a run; no forests where there is nothing to compare."""
     if not content.comparisons:
         return Differences([], [], ALPHA)
-    forests = [
-        _forest(content, "Test", "test", "macro_auroc"),
-        _forest(content, "Validation, which the gate reads", "val", "macro_auroc"),
-    ]
-    if content.exclusive:
-        forests.append(_forest(content, "Accuracy on test", "test", "accuracy"))
-        forests.append(_forest(content, "Balanced accuracy on test", "test", "balanced_accuracy"))
+    plotted = [figure for figure in figures_of(content.dataset.task) if figure.plotted]
+    forests = [_forest(content, "Test", "test", f"macro_{LEAD}")]
+    forests.append(_forest(content, "Validation, which the gate reads", "val", f"macro_{LEAD}"))
+    for figure in plotted:
+        if figure.name != LEAD:
+            title = f"{figure.title[0].upper()}{figure.title[1:]} on test"
+            forests.append(_forest(content, title, "test", figure.key))
     labels = [
         _row(row, None) for row in content.comparisons if row["split"] == "test" and row["metric"].startswith(LABEL)
     ]

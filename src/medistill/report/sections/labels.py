@@ -1,8 +1,9 @@
-"""AUROC and AUPRC of each label."""
+"""Figures of each label."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from medistill.evaluation.figures import figures_of
 from medistill.metrics.intervals import Estimate
 from medistill.report.content import Content
 from medistill.report.numbers import estimate
@@ -38,27 +39,31 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Table:
+    """One figure of each label on one split; `eligible` where it is the first table of its split."""
+
+    title: str
+    rows: list[Row]
+    eligible: Eligible | None
+
+
+@dataclass(frozen=True)
 class Labels:
-    """Tables on test and validation; `models` are the columns."""
+    """Tables, of which the first is open; `models` are the columns."""
 
     models: list[str]
-    auroc: list[Row]
-    auprc: list[Row]
-    auroc_val: list[Row]
-    eligible: Eligible
-    eligible_val: Eligible
+    tables: list[Table]
 
 
 def build(content: Content) -> Labels:
-    """The figures of each label."""
-    return Labels(
-        models=[model.name for model in content.models],
-        auroc=_rows(content, "test", "auroc"),
-        auprc=_rows(content, "test", "auprc"),
-        auroc_val=_rows(content, "val", "auroc"),
-        eligible=Eligible.of(content, "test"),
-        eligible_val=Eligible.of(content, "val"),
-    )
+    """The figures of each label: all on test, then those that are shown on validation."""
+    tables = []
+    for split in ("test", "val"):
+        shown = [figure for figure in figures_of(content.dataset.task) if figure.of_labels and split in figure.tables]
+        for figure in shown:
+            eligible = Eligible.of(content, split) if figure is shown[0] else None
+            tables.append(Table(f"{figure.title} on {WHERE[split]}", _rows(content, split, figure.name), eligible))
+    return Labels([model.name for model in content.models], tables)
 
 
 def _rows(content: Content, split: str, metric: str) -> list[Row]:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from medistill.records.export import Latency
 from medistill.report import charts
 from medistill.report.content import Content, Model
-from medistill.report.figures import FIGURES, Figure
+from medistill.report.figures import Column, columns
 from medistill.report.sections.labels import Eligible
 from medistill.report.sections.series import lines
 
@@ -26,7 +26,7 @@ class Models:
     """
 
     models: Sequence[Model]
-    figures: Sequence[Figure]
+    figures: Sequence[Column]
     best_teacher: str | None
     eligible: Eligible
     latency: Latency | None
@@ -42,7 +42,7 @@ def build(content: Content) -> Models:
     axes = ("million MACs per image (log scale)", "test macro AUROC")
     return Models(
         models=content.models,
-        figures=[figure for figure in FIGURES if content.exclusive or not figure.exclusive],
+        figures=columns(content.dataset.task),
         best_teacher=best.name if best else None,
         eligible=Eligible.of(content, "test"),
         latency=next((model.latency for model in content.models if model.latency), None),

@@ -1,0 +1,146 @@
+"""What is measured: the truth of one split, and what one model answers on it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medistill.metrics.bootstrap import draw
+from medistill.metrics.classification import measure_accuracy, metrics_at_half
+from medistill.metrics.eligibility import fewer_groups, ineligibility
+from medistill.metrics.intervals import FloatArray
+from medistill.metrics.ranking import measure_ranking
+from medistill.task import Calibration, Task
+
+
+@dataclass(frozen=True)
+class Split:
+    """The truth of one split, and the groups drawn from it.
+
+    Attributes:
+        labels: L names.
+        targets: (N, L) float, 1, 0, or NaN where unknown.
+        groups: (N,) int, 0..G-1.
+        counts: (G, 1 + R), from `metrics.bootstrap.draw`.
+        skipped: why a label is not eligible, by name.
+        rests_on: of each label, the number of groups with a positive, or with a negative where these are fewer.
+        task: whether the labels exclude each other.
+    """
+
+    labels: list[str]
+    targets: NDArray
+    groups: NDArray
+    counts: NDArray
+    skipped: dict[str, str]
+    rests_on: list[int]
+    task: Task
+
+    @classmethod
+    def of(
+        cls,
+        labels: list[str],
+        targets: NDArray,
+        group_ids: NDArray,
+        resamples: int,
+        seed: int,
+        task: Task = Task.MULTILABEL,
+    ) -> "Split":
+        """Draw the resamples of a split and find its eligible labels.
+
+        Args:
+            labels: L names.
+            targets: (N, L) float, 1, 0, or NaN where unknown; of exclusive classes, a row with a NaN is unknown.
+            group_ids: (N,), the group (patient) of each image.
+            resamples: R.
+            seed: of the draws.
+            task: whether the labels exclude each other.
+        """
+        if task.exclusive:
+            targets = np.where(np.isnan(targets).any(axis=1, keepdims=True), np.nan, targets)
+        names, groups = np.unique(group_ids, return_inverse=True)
+        reasons = {label: ineligibility(targets[:, k], groups) for k, label in enumerate(labels)}
+        skipped = {label: reason for label, reason in reasons.items() if reason}
+        rests_on = [fewer_groups(targets[:, k], groups) for k in range(len(labels))]
+        return cls(labels, targets, groups, draw(len(names), resamples, seed), skipped, rests_on, task)
+
+    @property
+    def eligible(self) -> list[str]:
+        """Labels with enough positives and negatives from enough groups, in order."""
+        return [label for label in self.labels if label not in self.skipped]
+
+    def columns(self) -> list[int]:
+        """Where the eligible labels are among the labels."""
+        return [k for k, label in enumerate(self.labels) if label not in self.skipped]
+
+    @property
+    def resamples(self) -> int:
+        """R."""
+        return self.counts.shape[1] - 1
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model answers on one split; figures that share their work are computed once.
+
+    Attributes:
+        split: the truth.
+        logits: (N, L), rows as in `split.targets`; finite, or NaN for a whole label that the model does not know.
+        probabilities: (N, L), calibrated.
+        on_label: called L times while the resamples are ranked.
+    """
+
+    split: Split
+    logits: NDArray
+    probabilities: NDArray
+    on_label: Callable[[], object] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        split: Split,
+        logits: NDArray,
+        calibration: Calibration | None = None,
+        on_label: Callable[[], object] | None = None,
+    ) -> "Answers":
+        """Answers by their logits.
+
+        Args:
+            split: the truth.
+            logits: see `Answers`.
+            calibration: of the model; None: its probabilities are those of its logits as they are.
+            on_label: see `Answers`.
+        """
+        return cls(split, logits, (calibration or Calibration(split.task)).probabilities(logits), on_label)
+
+    @property
+    def scores(self) -> NDArray:
+        """(N, L), what ranks the images: the logits, which a sigmoid keeps in order; the softmax of classes."""
+        return self.probabilities if self.split.task.exclusive else self.logits
+
+    @cached_property
+    def ranking(self) -> tuple[FloatArray, FloatArray]:
+        """AUROC and average precision of each label, (1 + R, L), row 0 on the data themselves."""
+        targets = np.where(np.isnan(self.scores), np.nan, self.split.targets)
+        split = self.split
+        return measure_ranking(targets, np.nan_to_num(self.scores), split.groups, split.counts, self.on_label)
+
+    @cached_property
+    def accuracies(self) -> FloatArray:
+        """Accuracy and balanced accuracy of exclusive classes, (2, 1 + R); NaN for a model that lacks a class."""
+        if np.isnan(self.logits).any():
+            return np.full((2, self.split.counts.shape[1]), np.nan)
+        return measure_accuracy(self.split.targets, self.logits, self.split.groups, self.split.counts)
+
+    @cached_property
+    def at_half(self) -> FloatArray:
+        """Accuracy, F1 and weighted F1 of each label at a probability of one half, (3, L)."""
+        return np.stack(self.by_label(metrics_at_half), axis=1) if self.split.labels else np.empty((3, 0))
+
+    def by_label(self, measure: Callable[[NDArray, NDArray], object]) -> list[object]:
+        """A figure of targets (N,) and probabilities (N,) for each label; all unknown where the model has no answer."""
+        return [
+            measure(np.where(np.isnan(probability), np.nan, targets), np.nan_to_num(probability))
+            for targets, probability in zip(self.split.targets.T, self.probabilities.T, strict=True)
+        ]

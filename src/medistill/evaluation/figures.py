@@ -1,0 +1,85 @@
+"""Every figure of a model on a split, one row each.
+
+A figure is measured, compared, written to reports and metrics.json, and so shown by the report, MLflow and the model
+card, because it is in `FIGURES`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from medistill.evaluation.answers import Answers
+from medistill.metrics.calibration import expected_calibration_error
+from medistill.metrics.intervals import FloatArray
+from medistill.task import Task
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure.
+
+    Attributes:
+        name: in files; the mean over eligible labels of a figure of labels is `macro_<name>`.
+        title: for people.
+        measure: from a model's answers to (1 + R, L) or (1, L) for a figure of labels, to (1 + R,) for one of all
+            classes at once; row 0 is on the data themselves, the others are resamples, and NaN is undefined.
+        task: of which it is a figure; None: of both.
+        of_labels: whether each label has one.
+        resampled: whether it has an interval, and is compared between models.
+        reflected: how the interval of its mean over labels is made, see `intervals.summarise`.
+        summary: whether metrics.json has it, and so the report's table of models, MLflow and the card; a figure that is
+            only there to be compared with papers is in reports/evaluation/<model>.json alone.
+        columns: splits that the report's table of models shows it of.
+        tables: splits of which the report shows it label by label.
+        plotted: whether the report draws its differences.
+    """
+
+    name: str
+    title: str
+    measure: Callable[[Answers], FloatArray]
+    task: Task | None = None
+    of_labels: bool = True
+    resampled: bool = True
+    reflected: bool = False
+    summary: bool = True
+    columns: tuple[str, ...] = ("test",)
+    tables: tuple[str, ...] = ()
+    plotted: bool = False
+
+    @property
+    def key(self) -> str:
+        """Its name where it is one number for all labels."""
+        return f"macro_{self.name}" if self.of_labels else self.name
+
+    def applies(self, task: Task) -> bool:
+        """Whether models of this task have it."""
+        return self.task in (None, task)
+
+
+def _ece(answers: Answers) -> FloatArray:
+    return np.array([answers.by_label(expected_calibration_error)], dtype=np.float64)
+
+
+LEAD = "auroc"
+"""The figure that chooses references and is compared label by label."""
+
+_MULTILABEL, _CLASSES = Task.MULTILABEL, Task.MULTICLASS
+
+FIGURES: tuple[Figure, ...] = (
+    Figure(LEAD, "AUROC", lambda a: a.ranking[0], columns=("val", "test"), tables=("test", "val"), plotted=True),
+    Figure("auprc", "AUPRC", lambda a: a.ranking[1], reflected=True, tables=("test",)),
+    Figure("ece", "ECE", _ece, resampled=False),
+    Figure("accuracy", "accuracy", lambda a: a.at_half[:1], _MULTILABEL, resampled=False, summary=False),
+    Figure("f1", "F1", lambda a: a.at_half[1:2], _MULTILABEL, resampled=False, summary=False),
+    Figure("f1_weighted", "weighted F1", lambda a: a.at_half[2:], _MULTILABEL, resampled=False, summary=False),
+    Figure("accuracy", "accuracy", lambda a: a.accuracies[0], _CLASSES, False, plotted=True),
+    Figure(
+        "balanced_accuracy", "balanced accuracy", lambda a: a.accuracies[1], _CLASSES, of_labels=False, plotted=True
+    ),
+)
+
+
+def figures_of(task: Task) -> list[Figure]:
+    """The figures that models of a task have, in order."""
+    return [figure for figure in FIGURES if figure.applies(task)]

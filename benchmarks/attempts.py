@@ -4,7 +4,7 @@
 
 Trains every attempt of `ATTEMPTS` that has not been made yet, keeps what it gave in benchmarks/outcomes/attempts.jsonl,
 and writes all of them into docs/results.md. Only validation is looked at: the phantom's, and of the X-rays the inner
-validation side of the first fold.
+validation split of the first fold.
 """
 
 import argparse

@@ -240,7 +240,7 @@ def groups(data: Path) -> None:
         figures = agreement(np.unique(truth, return_inverse=True)[1], found)
         rows.append([name, *figures, f"{1000 * took / len(found):.0f}"])
     head = ["images", "groups", "found", "largest", "pairs: precision", "recall", "B-cubed: precision", "recall"]
-    show("groups", ["", *head, "exact", "ms an image"], rows)
+    show("groups", ["", *head, "exact", "ms per image"], rows)
 
 
 def agreement(truth: np.ndarray, found: np.ndarray) -> list[str]:

@@ -115,7 +115,7 @@ class Busy:
 
 
 def measure(folder: Path, images: int, rounds: int) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Seconds an image of each condition in each round, and of a CUDA device the share of time it was busy.
+    """Seconds per image of each condition in each round, and of a CUDA device the share of time it was busy.
 
     Teaching is timed once, as it is long; its figure is the same in all rounds.
     """

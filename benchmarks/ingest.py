@@ -142,7 +142,7 @@ def join(data: Path) -> None:
 
 
 def write_nih(root: Path, data: Path) -> None:
-    """The real label files, and an empty file an image."""
+    """The real label files, and an empty file per image."""
     (root / "images").mkdir()
     for file in (data / "nih_label_files").iterdir():
         if file.name.startswith(("Data_Entry", "BBox")):
@@ -154,7 +154,7 @@ def write_nih(root: Path, data: Path) -> None:
 
 
 def write_chexpert(root: Path, data: Path) -> None:
-    """Tables of CheXpert's size with cells at random, and an empty file an image."""
+    """Tables of CheXpert's size with cells at random, and an empty file per image."""
     from medistill.data.adapters.chexpert import LABELS
 
     random = np.random.default_rng(0)
@@ -177,14 +177,14 @@ def write_chexpert(root: Path, data: Path) -> None:
 
 
 def write_mimic(root: Path, data: Path) -> None:
-    """Tables of MIMIC-CXR-JPG's size with cells at random, and an empty file an image."""
+    """Tables of MIMIC-CXR-JPG's size with cells at random, and an empty file per image."""
     from medistill.data.reading.chexpert_labels import LABELS
 
     random = np.random.default_rng(0)
     images, studies, patients = 377_110, 227_835, 65_379
     cells = random.choice(["1.0", "0.0", "-1.0", ""], (studies, len(LABELS)), p=[0.15, 0.1, 0.05, 0.7])
     patient = 10_000_000 + np.sort(np.append(np.arange(patients), random.integers(0, patients, studies - patients)))
-    rows, sides, labels = [], [], []
+    rows, splits, labels = [], [], []
     for study in range(studies):
         folder = f"files/p10/p{patient[study]}/s{50_000_000 + study}"
         os.makedirs(root / folder)
@@ -193,15 +193,15 @@ def write_mimic(root: Path, data: Path) -> None:
             name = f"{study:08x}-00000000-00000000-{view:08x}"
             (root / folder / f"{name}.jpg").touch()
             rows.append(f"{name},{patient[study]},{50_000_000 + study},CHEST,{('PA', 'LATERAL')[view]},3056,2544")
-            sides.append(f"{name},{50_000_000 + study},{patient[study]},train")
+            splits.append(f"{name},{50_000_000 + study},{patient[study]},train")
     write_table(root / "mimic-cxr-2.0.0-chexpert.csv.gz", f"subject_id,study_id,{','.join(LABELS)}", labels)
     header = "dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,Rows,Columns"
     write_table(root / "mimic-cxr-2.0.0-metadata.csv.gz", header, rows)
-    write_table(root / "mimic-cxr-2.0.0-split.csv.gz", "dicom_id,study_id,subject_id,split", sides)
+    write_table(root / "mimic-cxr-2.0.0-split.csv.gz", "dicom_id,study_id,subject_id,split", splits)
 
 
 def write_vindr(root: Path, data: Path) -> None:
-    """Tables of VinDr-CXR's size with three readers who name labels at random, and an empty file an image."""
+    """Tables of VinDr-CXR's size with three readers who name labels at random, and an empty file per image."""
     from medistill.data.adapters.vindr_cxr import FINDINGS, IMPRESSIONS
 
     random = np.random.default_rng(0)
@@ -222,7 +222,7 @@ def write_vindr(root: Path, data: Path) -> None:
 
 
 def write_rsna(root: Path, data: Path) -> None:
-    """A table of the challenge's size, of 9,555 boxes on 6,012 of 26,684 images, and an empty file an image."""
+    """A table of the challenge's size, of 9,555 boxes on 6,012 of 26,684 images, and an empty file per image."""
     (root / "stage_2_train_images").mkdir()
     rows = []
     for number in range(26_684):

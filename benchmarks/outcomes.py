@@ -1,7 +1,7 @@
 """What the tables of `benchmarks.results` need of each trained model: small enough to be kept with the repository.
 
 So the tables can be checked, or computed otherwise, without hours of training, and hours can be spread over machines.
-A file holds one network by one recipe, a row for each seed and fold; images appear in the test side's order, unnamed.
+A file holds one network by one recipe, a row for each seed and fold; images appear in the test split's order, unnamed.
 """
 
 from dataclasses import asdict, dataclass
@@ -28,7 +28,7 @@ class Outcome:
         macs: of one image.
         seconds: of training.
         val: validation macro AUROC.
-        logits: of the test side, float32 (n, L).
+        logits: of the test split, float32 (n, L).
     """
 
     settings: str

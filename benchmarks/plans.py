@@ -30,7 +30,7 @@ from medistill.training.settings import TrainedNetwork
 SEEDS = (0, 1, 2)
 BATCH_SIZE = 16
 
-# Settings, chosen on validation; docs/results.md has the attempts, and what was known of the test side by then.
+# Settings, chosen on validation; docs/results.md has the attempts, and what was known of the test split by then.
 
 
 def _system_b(temperature: float) -> list[dict]:
@@ -47,7 +47,7 @@ class Plan:
 
     Attributes:
         data: `phantom` or `xrays`.
-        folds: 1 for the data set's own sides.
+        folds: 1 for the data set's own splits.
         size: of the frames, in pixels.
         epochs: of each teacher and student, by name; where images without a label train as well, as many fewer as
             give as many steps.
@@ -146,7 +146,7 @@ def phases(order: Order) -> Iterator[list[Job]]:
 
 @cache
 def open_fold(data: str, fold: int, xrays: Path | None, *, unlabelled: bool = False) -> Dataset:
-    """A data set with the sides of a fold."""
+    """A data set with the splits of a fold."""
     plan = PLANS[data]
     if data == "phantom":
         return open_phantom(plan.size, plan.unlabelled if unlabelled else 0)

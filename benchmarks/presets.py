@@ -54,7 +54,7 @@ class Passes:
     """Images that it only answers: validation after each epoch, and teaching."""
 
 
-def sides(name: str, params: Params) -> tuple[int, int]:
+def splits(name: str, params: Params) -> tuple[int, int]:
     """Number of images that train and that validate."""
     images, data = IMAGES[name], params.data
     if data.format == "covid_qu_ex":
@@ -65,7 +65,7 @@ def sides(name: str, params: Params) -> tuple[int, int]:
 
 
 def passes(params: Params, train: int, validate: int) -> list[Passes]:
-    """What each network of the run has to see, of `train` images and `validate` ones an epoch.
+    """What each network of the run has to see, with `train` and `validate` images per epoch.
 
     Teachers must be asked in cached views, as those of the papers' presets are.
     """
@@ -134,7 +134,7 @@ def first_cells(name: str, params: Params, work: list[Passes], macs: dict[str, i
     trained, answered = operations(work, macs)
     return [
         f"`{name}`",
-        f"{sides(name, params)[0]:,}",
+        f"{splits(name, params)[0]:,}",
         f"{sum(each.trained for each in work) / 1e6:.1f} M",
         f"{trained / 1e15:.0f} · 10¹⁵",
         f"{sum(each.answered for each in work) / 1e6:.1f} M",
@@ -193,7 +193,7 @@ def main() -> None:
 
     presets = read_presets()
     (size,) = {params.data.image_size for params in presets.values()}
-    work = {name: passes(params, *sides(name, params)) for name, params in presets.items()}
+    work = {name: passes(params, *splits(name, params)) for name, params in presets.items()}
     macs = macs_of(dict.fromkeys(each.arch for preset in work.values() for each in preset), size)
     rounds = [
         {arch: measure(arch, size, arguments.batch, arguments.steps) for arch in macs}

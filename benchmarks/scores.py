@@ -61,7 +61,7 @@ class Truth:
     """All tested images of a data set.
 
     Attributes:
-        split: targets, patients and resamples of the pooled test sides, (N, …), fold after fold.
+        split: targets, patients and resamples of the pooled test splits, (N, …), fold after fold.
         folds: (N,) int.
         val_labels: of each fold, the labels (columns) that its validation macro AUROC is a mean over.
     """
@@ -90,7 +90,7 @@ class Truth:
 
 @cache
 def truth_of(data: str, xrays: Path | None) -> Truth:
-    """Pool the test sides of all folds; a label is eligible by what is pooled."""
+    """Pool the test splits of all folds; a label is eligible by what is pooled."""
     sets = [open_fold(data, fold, xrays) for fold in range(PLANS[data].folds)]
     rows = [dataset.split("test") for dataset in sets]
     targets = np.concatenate([dataset.targets(part) for dataset, part in zip(sets, rows, strict=True)])
@@ -111,7 +111,7 @@ class Scores:
     Attributes:
         seeds: S of which all folds are trained.
         macro: test macro AUROC of each on the data themselves and in each resample, (S, 1 + R).
-        logits: of each on the pooled test sides, (S, N, L).
+        logits: of each on the pooled test splits, (S, N, L).
         on_val_labels: test macro AUROC over the labels that validation has, the mean over seeds and folds.
         outcomes: of all seeds and folds.
     """

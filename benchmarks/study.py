@@ -1,4 +1,4 @@
-"""What `benchmarks.results` and `benchmarks.attempts` share: data sets, their sides, and models that are trained once.
+"""What `benchmarks.results` and `benchmarks.attempts` share: data sets, their splits, and models that are trained once.
 
 Everything is kept in .cache/results/. A model's folder is named after all that decides it (settings, data, teachers and
 the code of training), and appears in one rename: what is there is not trained again, and a killed run goes on.
@@ -64,7 +64,7 @@ def network_of(params: Params, name: str, epochs: int, rate: float) -> TrainedNe
 
 @functools.cache
 def open_phantom(size: int, unlabelled: int = 0) -> Dataset:
-    """The phantom of params.yaml in frames of `size` pixels, on its own sides; drawn and ingested where it is not.
+    """The phantom of params.yaml in frames of `size` pixels, on its own splits; drawn and ingested where it is not.
 
     Args:
         size: of the frames.
@@ -80,14 +80,14 @@ def open_phantom(size: int, unlabelled: int = 0) -> Dataset:
 
 
 def _with_unlabelled(known: Dataset, larger: Dataset) -> Dataset:
-    """`larger`, where all images but those of `known` train and have no label; `known` keeps its sides."""
+    """`larger`, where all images but those of `known` train and have no label; `known` keeps its splits."""
     manifest = larger.manifest[
         larger.manifest["image_id"].isin(known.manifest["image_id"])
         | ~larger.manifest["group_id"].isin(known.manifest["group_id"])
     ].reset_index(drop=True)
-    sides = known.manifest.set_index("image_id")["split"].reindex(manifest["image_id"]).to_numpy()
-    unknown = pd.isna(sides)
-    manifest["split"] = np.where(unknown, "train", sides)
+    splits = known.manifest.set_index("image_id")["split"].reindex(manifest["image_id"]).to_numpy()
+    unknown = pd.isna(splits)
+    manifest["split"] = np.where(unknown, "train", splits)
     manifest.loc[unknown, [LABEL_PREFIX + label for label in larger.labels]] = np.nan
     return _renamed(larger, manifest)
 
@@ -96,7 +96,7 @@ def _with_unlabelled(known: Dataset, larger: Dataset) -> Dataset:
 def open_xrays(root: Path, size: int) -> Dataset:
     """The X-rays in `root` (chestxray14) in frames of `size` pixels, ingested where they are not yet.
 
-    Their sides mean nothing: `fold_of` makes others. The images decide the folds, not their size.
+    Their splits mean nothing: `fold_of` makes others. The images decide the folds, not their size.
     """
     data = read_params().data.model_copy(update={"name": "X-rays", "root": root, "split": "patient"})
     return _ingested("xrays", data, size)
@@ -125,11 +125,11 @@ def _short(value: Any) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()[:8]
 
 
-# Sides
+# Splits
 
 
-def fold_sides(targets: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
-    """The side of each image where fold `fold` tests: `train`, `val` or `test`, (N,) of str.
+def fold_splits(targets: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
+    """The split of each image where fold `fold` tests: `train`, `val` or `test`, (N,) of str.
 
     Patients stay whole. Each image counts as its rarest label, so that rare labels are spread over folds as far as
     they go. One in `INNER_FOLDS` of the outer training patients validates.
@@ -141,17 +141,17 @@ def fold_sides(targets: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a label may have fewer images than there are folds
-        return _fold_sides(targets, rarest_label(targets), groups, fold)
+        return _fold_splits(targets, rarest_label(targets), groups, fold)
 
 
-def _fold_sides(targets: np.ndarray, kinds: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
+def _fold_splits(targets: np.ndarray, kinds: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
     outer = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SPLIT_SEED)
     rest, test = list(outer.split(targets, kinds, groups))[fold]
     inner = StratifiedGroupKFold(INNER_FOLDS, shuffle=True, random_state=SPLIT_SEED)
     _, val = next(inner.split(rest, kinds[rest], groups[rest]))
-    sides = np.full(len(targets), "train", object)
-    sides[test], sides[rest[val]] = "test", "val"
-    return sides
+    splits = np.full(len(targets), "train", object)
+    splits[test], splits[rest[val]] = "test", "val"
+    return splits
 
 
 def rarest_label(targets: np.ndarray) -> np.ndarray:
@@ -166,9 +166,9 @@ def rarest_label(targets: np.ndarray) -> np.ndarray:
 
 
 def fold_of(dataset: Dataset, fold: int) -> Dataset:
-    """`dataset` with the sides of a fold, and a fingerprint of its own."""
+    """`dataset` with the splits of a fold, and a fingerprint of its own."""
     manifest = dataset.manifest.copy()
-    manifest["split"] = fold_sides(dataset.targets(manifest), manifest["group_id"].to_numpy(), fold)
+    manifest["split"] = fold_splits(dataset.targets(manifest), manifest["group_id"].to_numpy(), fold)
     return _renamed(dataset, manifest)
 
 
@@ -209,7 +209,7 @@ class Setting:
 
     Attributes:
         place: a name for folders and progress, such as `xrays/3`.
-        dataset: with its sides.
+        dataset: with its splits.
         params: augmentation, training, and `teach`: the views that are taught.
     """
 
@@ -280,7 +280,7 @@ class Setting:
 
     @functools.cached_property
     def _content(self) -> str:
-        """Of pixels, labels, groups and sides, whatever the code that read them."""
+        """Of pixels, labels, groups and splits, whatever the code that read them."""
         rows = self.dataset.manifest
         digest = hashlib.sha256(self.dataset.images(rows).tobytes() + self.dataset.targets(rows).tobytes())
         for column in ("group_id", "split"):

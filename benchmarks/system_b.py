@@ -23,11 +23,11 @@ from medistill.files import read_json
 ROOT = Path(__file__).resolve().parents[1]
 COPY = ROOT / ".cache" / "system_b"
 VAL, TEST = 10, 3
-"""Source pictures of each class on these sides, the others train: a class is eligible from ten on."""
+"""Source pictures of each class in these splits, the others train: a class is eligible from ten on."""
 
 
 def prepare(folder: Path, tiles: Path) -> None:
-    """Copy the tracked files, write the preset with smaller networks' input and fewer epochs, and draw up the sides."""
+    """Copy the tracked files, write the preset with smaller inputs and fewer epochs, and draw up the splits."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, tracked.split("\0")):
         if name != "dvc.lock" or not (folder / name).exists():
@@ -39,8 +39,8 @@ def prepare(folder: Path, tiles: Path) -> None:
     run(folder, sys.executable, "-m", "pipeline", "preset", "paper-b-lc25000", "--root", str(tiles))
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     (folder / "params.yaml").write_text(yaml.safe_dump(shrink(params), sort_keys=False), encoding="utf-8")
-    sides = draw_sides(pd.read_csv(tiles / "groups.csv"))
-    sides.to_csv(folder / "splits" / "sides.csv", index=False, lineterminator="\n")
+    splits = draw_splits(pd.read_csv(tiles / "groups.csv"))
+    splits.to_csv(folder / "splits" / "sides.csv", index=False, lineterminator="\n")
 
 
 def shrink(params: dict[str, Any]) -> dict[str, Any]:
@@ -59,8 +59,8 @@ def shrink(params: dict[str, Any]) -> dict[str, Any]:
     return params
 
 
-def draw_sides(groups: pd.DataFrame) -> pd.DataFrame:
-    """`group_id` and `split` of each source picture, as many of each class on each side, drawn by a fixed seed.
+def draw_splits(groups: pd.DataFrame) -> pd.DataFrame:
+    """`group_id` and `split` of each source picture, as many of each class in each split, drawn by a fixed seed.
 
     Args:
         groups: `label` and `group_id` of each tile.
@@ -83,7 +83,7 @@ def run(folder: Path, *command: str, codes: tuple[int, ...] = (0,)) -> str:
 
 
 def table(folder: Path) -> str:
-    """A row a model, in Markdown."""
+    """One row per model, in Markdown."""
     metrics, gate = read_json(folder / "reports/metrics.json"), read_json(folder / "reports/gate.json")
     verdicts = {candidate["model"]: candidate for candidate in gate["candidates"]}
     lines = [

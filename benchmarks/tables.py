@@ -232,7 +232,7 @@ def facts(results: Results) -> str:
     """What was tested, which labels the means hold, and what is missing."""
     plan, truth, split = results.plan, results.truth, results.truth.split
     skipped = "; ".join(f"{label} ({reason})" for label, reason in split.skipped.items()) or "none"
-    where = f"{plan.folds}-fold cross-validation by patient" if plan.folds > 1 else "its own test side"
+    where = f"{plan.folds}-fold cross-validation by patient" if plan.folds > 1 else "its own test split"
     complete = [*results.teachers.values(), *(scores for own in results.students.values() for scores in own.values())]
     models = {outcome.settings: outcome for scores in complete for outcome in scores.outcomes}.values()
     codes = sorted({outcome.code for outcome in models})

@@ -30,11 +30,11 @@ _EXAMPLES = 5  # of the images that break a rule; of the other tables, which are
 
 _WEIGHTS = (
     Rule(
-        "weights_unseen",  # a network that has seen the test side cannot be tested there
+        "weights_unseen",  # a network that has seen the test split cannot be tested there
         "weights",
         "among",
         "seen",
-        "A user's own weights were trained on no group and no image of the val and test side",
+        "A user's own weights were trained on no group and no image of the val and test split",
         "trained on what is tested",
         values=("",),
     ),
@@ -109,7 +109,7 @@ def validate(
 
 
 def _weights(dataset: Dataset, weights: Mapping[str, Path]) -> pd.DataFrame:
-    """A row per network with weights of the user's own: `network`, and what of val and test they have `seen`."""
+    """One row per network with weights of the user's own: `network`, and what of val and test they have `seen`."""
     rows = []
     for network, file in weights.items():
         ids = Path(file).parent / provenance.FILE

@@ -1,6 +1,6 @@
-"""DVC's graph as a Prefect flow: a task a stage, parallel where the graph allows, then `track` and `promote`.
+"""DVC's graph as a Prefect flow: one task per stage, parallel where the graph allows, then `track` and `promote`.
 
-DVC decides what has to run (Prefect's cache is off), Prefect runs it: order, retries, schedule, logs, one page a run.
+DVC decides what has to run (Prefect's cache is off), Prefect runs it: order, retries, schedule, logs, one page per run.
 Each stage is `dvc repro --single-item` in a process of its own: `Repo.reproduce` is not thread-safe.
 """
 

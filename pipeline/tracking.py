@@ -49,7 +49,7 @@ FIGURES = "figures_md5"
 """Tag with the md5 of everything a run shows; written last, so a run that was cut short is completed next time."""
 STAGE, OUT = "dvc.stage", "dvc.out_md5"
 CURVES = "curves/"
-"""Prefix of the metrics that have a value an epoch, apart from the final figures of the same name."""
+"""Prefix of the metrics that have one value per epoch, apart from the final figures of the same name."""
 BATCH = 1000
 """MLflow's limit of metrics in one call."""
 

@@ -51,7 +51,7 @@ def write_dataset(
 ) -> Path:
     """Write what `ingest` writes: images of noise in which each label is a bright spot in a column of its own.
 
-    Two images a patient; patients 0, 5, 10… test, 1, 6, 11… validate, the others train. Every positive has a box.
+    Two images per patient; patients 0, 5, 10… test, 1, 6, 11… validate, the others train. Every positive has a box.
     """
     import numpy as np
     import pandas as pd

@@ -84,7 +84,7 @@ def draw_mask(box: Box, size: int = 32) -> np.ndarray:
 def write_covid_qu_ex(
     root: Path, *, doubled: bool = True, images_each: int = 4, infection: bool = True
 ) -> dict[str, Box]:
-    """Write `images_each` images for each side and class, in both parts; file names recur in every class.
+    """Write `images_each` images for each split and class, in both parts; file names recur in every class.
 
     The first half of them are in the infection part too: those of Train in its Train, of Val in its Test and of Test in
     its Val. Nothing of class Normal is infected: its masks are black.
@@ -95,16 +95,16 @@ def write_covid_qu_ex(
     parts = {name: root / name / name if doubled else root / name for name in (LUNG, INFECTION)}
     moved = {"Train": "Train", "Val": "Test", "Test": "Val"}
     boxes = {}
-    for s, side in enumerate(moved):
+    for s, split in enumerate(moved):
         for c, label in enumerate(COVID_CLASSES):
             for number in range(images_each):
-                name = f"{side.lower()}_{number}.png"
-                place = Path(side) / label
+                name = f"{split.lower()}_{number}.png"
+                place = Path(split) / label
                 write_picture(parts[LUNG] / place / "images" / name, s, c, number)
                 write_mask(parts[LUNG] / place / "lung masks" / name, (1, 1, 31, 31))
                 if not infection or number >= images_each // 2:
                     continue
-                twin = Path(moved[side]) / label
+                twin = Path(moved[split]) / label
                 write_picture(parts[INFECTION] / twin / "images" / name, s, c, number)
                 write_mask(parts[INFECTION] / twin / "lung masks" / name, (1, 1, 31, 31))
                 box = (0, 0, 0, 0) if label == "Normal" else (2 + number, 3 + c, 12 + 2 * number, 20 + s)
@@ -127,7 +127,7 @@ def write_lc25000(
     Args:
         root: the data set's folder.
         halves: `lung_image_sets`, `colon_image_sets`.
-        sources: pictures a class.
+        sources: pictures per class.
         copies: of each picture, at most four.
         top: a folder between the root and the halves, `lung_colon_image_set`.
         groups: write `groups.csv`, too.
@@ -156,19 +156,19 @@ def write_folder(
     root: Path,
     *,
     classes: tuple[str, ...] = ("NORMAL", "PNEUMONIA"),
-    sides: tuple[str, ...] = (),
+    splits: tuple[str, ...] = (),
     images_each: int = 8,
 ) -> list[str]:
-    """Write `images_each` images in a folder for each class, in each of the sides where there are any.
+    """Write `images_each` images in a folder for each class, in each of the splits where there are any.
 
     Returns:
         Their paths.
     """
     paths = []
-    for s, side in enumerate(sides or ("",)):
+    for s, split in enumerate(splits or ("",)):
         for c, label in enumerate(classes):
             for number in range(images_each):
-                path = Path(side, label, f"person{s}{number}_{label.lower()}.png")
+                path = Path(split, label, f"person{s}{number}_{label.lower()}.png")
                 write_picture(root / path, s, c, number)
                 paths.append(path.as_posix())
     return paths
@@ -178,15 +178,15 @@ def write_csv(root: Path, *, patients: int = 16, images_each: int = 2) -> dict[s
     """Write `table.csv` and `images/`: `images_each` images of each patient, with labels in every form and some masks.
 
     Columns: `image` (name without suffix), `patient` (1.0, 2.0 ... as pandas ruins ids), `Mass` (1, 0), `Effusion` (1,
-    0, blank), `findings` (`Mass|Effusion`, `No Finding`), `severity` (mild, severe), `sex`, `age`, `view`, `side`
+    0, blank), `findings` (`Mass|Effusion`, `No Finding`), `severity` (mild, severe), `sex`, `age`, `view`, `split`
     (train, val, test), `mask` (of every image with Mass; a path).
 
     Returns:
         `data.options` that read the columns of labels, the patients and all that is known of them.
     """
-    lines = ["image,patient,Mass,Effusion,findings,severity,sex,age,view,side,mask"]
+    lines = ["image,patient,Mass,Effusion,findings,severity,sex,age,view,split,mask"]
     for patient in range(1, patients + 1):
-        side = ("train", "train", "val", "test")[patient % 4]
+        split = ("train", "train", "val", "test")[patient % 4]
         for number in range(images_each):
             name, mass, effusion = f"{patient}_{number}", patient % 2, (1, 0, None)[(patient + number) % 3]
             findings = "|".join(["Mass"] * mass + ["Effusion"] * (effusion == 1)) or "No Finding"
@@ -195,10 +195,10 @@ def write_csv(root: Path, *, patients: int = 16, images_each: int = 2) -> dict[s
                 write_mask(root / "masks" / f"{name}.png", (4, 5, 6 + patient, 9 + number))
             cells = (
                 *(name, f"{patient}.0", mass, "" if effusion is None else effusion, findings),
-                *("severe" if mass else "mild", "Female" if patient % 3 else "m", 30 + patient, "ap", side),
+                *("severe" if mass else "mild", "Female" if patient % 3 else "m", 30 + patient, "ap", split),
                 f"masks/{name}.png" if mass else "",
             )
             lines.append(",".join(map(str, cells)))
     (root / "table.csv").write_text("\n".join(lines) + "\n")
     known = {name: name for name in ("patient", "sex", "age", "view", "mask")}
-    return {"images": "images", "path": "image", "labels": ["Mass", "Effusion"], "split": "side"} | known
+    return {"images": "images", "path": "image", "labels": ["Mass", "Effusion"], "split": "split"} | known

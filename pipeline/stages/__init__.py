@@ -1,1 +1,1 @@
-"""One thin script a stage of dvc.yaml: read params, call the library, write the declared outs."""
+"""One thin script per stage of dvc.yaml: read params, call the library, write the declared outs."""

@@ -1,4 +1,4 @@
-"""Stage `audit`: look for copies across sides and for shortcuts in data/processed."""
+"""Stage `audit`: look for copies across splits and for shortcuts in data/processed."""
 
 import argparse
 

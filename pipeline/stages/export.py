@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     print(
         f"{name}: parity {'passed' if parity.passed else 'FAILED'} on {parity.images} images (largest logit "
         f"difference {'not finite' if difference is None else f'{difference:.1e}'}, limit {parity.limit:.0e}); "
-        f"{latency.onnx_mb:.1f} MB, {latency.p50_ms:.1f} ms an image on {latency.threads} thread(s)"
+        f"{latency.onnx_mb:.1f} MB, {latency.p50_ms:.1f} ms per image on {latency.threads} thread(s)"
     )
     return 0
 

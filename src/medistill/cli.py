@@ -98,7 +98,7 @@ def phantom(
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files (PNG, JPEG, TIFF, ...).")],
     model: Annotated[Path, typer.Option(help="Folder of an exported model, exports/NAME.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object an image.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object per image.")] = False,
     timeout: Annotated[
         int,
         typer.Option(min=1, max=86_400, metavar="SECONDS", help="Give up where the model is silent for so long."),
@@ -178,7 +178,7 @@ def check(
 ) -> None:
     """Say what is wrong with a data set, before anything is trained on it.
 
-    Reads it as `ingest` would, and looks for what is left out, images or patients on two sides, near-duplicates, and
+    Reads it as `ingest` would, and looks for what is left out, images or patients in two splits, near-duplicates, and
     labels that view, size, source or the border give away; and judges it by the rules of the stage `validate`: empty
     splits, constant labels, odd ages and views, blank, white or inverted images. Where there is no official split and
     no sides.csv, patients are dealt 65 % to train, 15 % to val and 20 % to test; params.yaml is not read.
@@ -216,7 +216,7 @@ def models(
     size: Annotated[
         int, typer.Option(min=32, max=LARGEST_SIZE, help="Height and width of the images in pixels.")
     ] = 224,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object a network.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object per network.")] = False,
 ) -> None:
     """List the teachers and students of systems A and B, and compact networks to set beside them.
 

@@ -142,5 +142,5 @@ def test_a_png_whose_white_is_transparent_is_black_there(failing, bits):
 
 
 def test_sixteen_bits_beside_transparency_are_refused(failing):
-    with pytest.raises(ImageError, match="colour or transparency with 16 bits a sample is not read"):
+    with pytest.raises(ImageError, match="colour or transparency with 16 bits per sample is not read"):
         read(failing / "I1-png-trns" / "grey16-white-transparent.png")

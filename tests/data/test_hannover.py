@@ -73,11 +73,11 @@ def test_every_row_and_file_is_there_with_its_label(dataset, rows):
     assert dataset.targets(manifest).sum(axis=0).tolist() == [194, 49]
 
 
-def test_no_patient_is_on_two_sides(dataset):
-    sides = dataset.manifest.groupby("patient_id")["split"].unique()
-    assert len(sides) == 71
-    assert {len(side) for side in sides} == {1}
-    assert {side[0] for side in sides} == {"train", "val", "test"}
+def test_no_patient_is_in_two_splits(dataset):
+    splits = dataset.manifest.groupby("patient_id")["split"].unique()
+    assert len(splits) == 71
+    assert {len(split) for split in splits} == {1}
+    assert {split[0] for split in splits} == {"train", "val", "test"}
 
 
 def test_frames_are_the_files_pixels(dataset, root):

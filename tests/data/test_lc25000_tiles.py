@@ -49,11 +49,11 @@ def test_every_tile_has_its_class_and_its_source(dataset, root):
     assert dataset.targets(dataset.manifest).sum(axis=0).tolist() == [379, 405, 388]
 
 
-def test_no_source_is_on_two_sides(dataset):
-    sides = dataset.manifest.groupby("group_id")["split"].unique()
-    assert len(sides) == 60
-    assert {len(side) for side in sides} == {1}
-    assert {side[0] for side in sides} == {"train", "val", "test"}
+def test_no_source_is_in_two_splits(dataset):
+    splits = dataset.manifest.groupby("group_id")["split"].unique()
+    assert len(splits) == 60
+    assert {len(split) for split in splits} == {1}
+    assert {split[0] for split in splits} == {"train", "val", "test"}
 
 
 def test_frames_keep_their_colours(dataset, root):

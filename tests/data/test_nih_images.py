@@ -19,11 +19,11 @@ def test_nothing_is_lost(by_patient, nih1000):
     assert (by_patient.folder / "quarantine.csv").read_text() == "path,reason\n"
 
 
-def test_no_patient_is_on_two_sides(by_patient):
+def test_no_patient_is_in_two_splits(by_patient):
     manifest = by_patient.manifest
-    sides = {side: set(manifest["patient_id"][manifest["split"] == side]) for side in ("train", "val", "test")}
-    assert all(sides.values())
-    assert len(sides["train"] | sides["val"] | sides["test"]) == sum(map(len, sides.values())) == 682
+    splits = {split: set(manifest["patient_id"][manifest["split"] == split]) for split in ("train", "val", "test")}
+    assert all(splits.values())
+    assert len(splits["train"] | splits["val"] | splits["test"]) == sum(map(len, splits.values())) == 682
 
 
 def test_the_four_rgba_files_are_read_like_their_grey_selves(by_patient, nih1000):
@@ -65,7 +65,7 @@ def test_the_official_lists_are_taken_as_they_are(ingested, nih1000):
     assert len(official.split("train")) + len(official.split("val")) == 847
 
 
-def test_validate_passes_and_warns_of_labels_that_are_constant_on_a_side(ingested, tmp_path):
+def test_validate_passes_and_warns_of_labels_that_are_constant_in_a_split(ingested, tmp_path):
     from pipeline.expectations import validate
 
     result = validate(ingested["official"], tmp_path / "docs", max_quarantined=0.01)

@@ -9,7 +9,7 @@ from medistill.data import splits
 from medistill.data.adapters import read_source
 from medistill.metrics.classification import metrics_at_half
 
-POSITIVES = {  # of all images, then of the official training and test side
+POSITIVES = {  # of all images, then of the official training and test split
     "Infiltration": (19_894, 13_782, 6_112),
     "Effusion": (13_317, 8_659, 4_658),
     "Atelectasis": (11_559, 8_280, 3_279),
@@ -48,8 +48,8 @@ def test_labels_are_those_published(source):
     assert set(source.labels) == set(POSITIVES)
     for label, (everywhere, train, test) in POSITIVES.items():
         positive = source.rows[f"label:{label}"] == 1
-        sides = source.official[positive].value_counts()
-        assert (positive.sum(), sides["train"], sides["test"]) == (everywhere, train, test), label
+        splits = source.official[positive].value_counts()
+        assert (positive.sum(), splits["train"], splits["test"]) == (everywhere, train, test), label
     assert (source.rows[columns].sum(axis=1) == 0).sum() == 60_361  # No Finding
 
 

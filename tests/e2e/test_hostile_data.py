@@ -34,7 +34,7 @@ def obeyed(text: str) -> list[str]:
 
 
 def write_hostile(root: Path, count: int = 320) -> None:
-    """A table and 320 images of 32 px, two a patient, with four labels that are bright quarters."""
+    """A table and 320 images of 32 px, two per patient, with four labels that are bright quarters."""
     rng = np.random.default_rng(0)
     folder = root / f"films{CONTROL}"
     folder.mkdir(parents=True)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = '<script>alert("x")</script> & co'
 LABELS = ["Effusion", "Mass", "Hernia", HOSTILE]
 RARE = "Hernia"
-"""Has three positives a split, too few to be eligible."""
+"""Has three positives per split, too few to be eligible."""
 
 
 def write_project(
@@ -28,7 +28,7 @@ def write_project(
     change: dict[str, Any] | None = None,
     task: str = "multilabel",
 ) -> Params:
-    """Write params.yaml, data/processed, models and predictions under `root`; two images a patient.
+    """Write params.yaml, data/processed, models and predictions under `root`; two images per patient.
 
     By construction distilled students are better than the teachers, and baselines worse by far more than the margin.
 

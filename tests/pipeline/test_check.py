@@ -62,7 +62,7 @@ def test_a_clean_data_set(root, tmp_path):
     assert set(os.listdir(tmp_path)) == {"my data", "cache"}
 
 
-def test_copies_on_two_sides_are_found(root, tmp_path):
+def test_copies_in_two_splits_are_found(root, tmp_path):
     train, test = lists(root)
     images = root / "images"
     shutil.copy(images / train[0], images / test[0])  # the same pixels
@@ -73,7 +73,7 @@ def test_copies_on_two_sides_are_found(root, tmp_path):
     report = json.loads(done.stdout)
     (error,) = [finding for finding in report["findings"] if finding["severity"] == "error"]
     assert error["check"] == "identical_pixels"
-    assert error["message"].startswith("2 images in 1 set are identical pixel for pixel and on two sides")
+    assert error["message"].startswith("2 images in 1 set are identical pixel for pixel and in two splits")
     (example,) = error["examples"]
     assert train[0] in example
     assert f"{test[0]} (test)" in example
@@ -94,17 +94,17 @@ def test_what_is_left_out_is_listed(root, tmp_path):
     assert report["images"] == 142
 
 
-def test_sides_are_written_and_ingest_reads_them(root, tmp_path):
+def test_splits_are_written_and_ingest_reads_them(root, tmp_path):
     done = run(root, tmp_path, "--split", "patient", "--write-splits", "splits", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["written"] == [str(Path("splits") / "sides.csv")]
-    sides = pd.read_csv(tmp_path / "splits" / "sides.csv", dtype=str)
+    splits = pd.read_csv(tmp_path / "splits" / "sides.csv", dtype=str)
     table = pd.read_csv(root / "Data_Entry_2017.csv", dtype={"Patient ID": str})
-    assert set(sides["group_id"]) == set(table["Patient ID"].str.lstrip("0"))
+    assert set(splits["group_id"]) == set(table["Patient ID"].str.lstrip("0"))
     again = json.loads(run(root, tmp_path, "--json").stdout)  # takes ./splits, and so no longer the official lists
     assert again["split"] == "patient"
-    side_of = sides.set_index("group_id")["split"]
-    images = table["Patient ID"].str.lstrip("0").map(side_of).value_counts()
+    split_of = splits.set_index("group_id")["split"]
+    images = table["Patient ID"].str.lstrip("0").map(split_of).value_counts()
     assert {side: part["images"] for side, part in again["sides"].items()} == images.to_dict()
 
 
@@ -141,15 +141,15 @@ def test_a_data_set_of_damaged_images_says_so(root, tmp_path):
     assert "quarantine.csv" in done.stderr
 
 
-def test_sides_that_are_written_keep_copies_together_and_are_what_is_audited(root, tmp_path):
+def test_splits_that_are_written_keep_copies_together_and_are_what_is_audited(root, tmp_path):
     train, test = lists(root)
     for one, other in zip(train[:4], test[:4], strict=True):
         shutil.copy(root / "images" / one, root / "images" / other)
     drawn = json.loads(run(root, tmp_path, "--write-splits", "mine", "--json").stdout)
     assert [Path(file).name for file in drawn["written"]] == ["groups.csv", "sides.csv"]
     assert [finding for finding in drawn["findings"] if finding["severity"] == "error"] == []
-    assert "sides are drawn anew, whatever the official split says" in drawn["notes"]
-    sides = pd.read_csv(tmp_path / "mine" / "sides.csv", dtype=str).set_index("group_id")["split"]
+    assert "splits are drawn anew, whatever the official split says" in drawn["notes"]
+    splits = pd.read_csv(tmp_path / "mine" / "sides.csv", dtype=str).set_index("group_id")["split"]
     groups = pd.read_csv(tmp_path / "mine" / "groups.csv", dtype=str).set_index("path")["group_id"]
     for one, other in zip(train[:4], test[:4], strict=True):
         assert groups[f"images/{one}"] == groups[f"images/{other}"]
@@ -157,23 +157,23 @@ def test_sides_that_are_written_keep_copies_together_and_are_what_is_audited(roo
     assert done.returncode == 0, done.stderr
     again = json.loads(done.stdout)
     assert (again["sides"], again["groups"]) == (drawn["sides"], drawn["groups"])
-    assert len(sides) == again["groups"]
+    assert len(splits) == again["groups"]
 
 
-def test_sides_that_are_fixed_stay_wherever_new_ones_are_written(root, tmp_path):
+def test_splits_that_are_fixed_stay_wherever_new_ones_are_written(root, tmp_path):
     (tmp_path / "hand").mkdir()
     patients = pd.read_csv(root / "Data_Entry_2017.csv", dtype=str)["Patient ID"].str.lstrip("0").unique()
     fixed = dict(zip(patients[:12], ["val", "test"] * 6, strict=True))
-    lines = "".join(f"{patient},{side}\n" for patient, side in fixed.items())
+    lines = "".join(f"{patient},{split}\n" for patient, split in fixed.items())
     (tmp_path / "hand" / "sides.csv").write_text("group_id,split\n" + lines + "nobody,test\n")
     report = json.loads(run(root, tmp_path, "--splits", "hand", "--write-splits", "new", "--json").stdout)
-    sides = pd.read_csv(tmp_path / "new" / "sides.csv", dtype=str).set_index("group_id")["split"]
-    assert sides[list(fixed)].to_dict() == fixed
+    splits = pd.read_csv(tmp_path / "new" / "sides.csv", dtype=str).set_index("group_id")["split"]
+    assert splits[list(fixed)].to_dict() == fixed
     unknown = "hand/sides.csv: 1 of 13 names in column 'group_id' are not in the data set: nobody"
     assert unknown in report["notes"]
     refused = run(root, tmp_path, "--splits", "hand", "--write-splits", "new")
     assert refused.returncode == 2
-    assert "new/sides.csv: is there already; keep its sides by --splits new" in refused.stderr
+    assert "new/sides.csv: is there already; keep its splits by --splits new" in refused.stderr
     (tmp_path / "hand" / "sides.csv").write_text("group_id,split\nnobody,test\n")
     done = run(root, tmp_path, "--splits", "hand")
     assert (done.returncode, done.stdout) == (2, "")

@@ -32,24 +32,24 @@ def rows_of_patients() -> Rows:
     rows = []
     for number in range(60):
         patient = number // 2
-        side = {0: "val", 1: "test"}.get(patient % 5, "train")
+        split = {0: "val", 1: "test"}.get(patient % 5, "train")
         labels = {"Mass": patient % 2, "Edema": number % 3 == 0}
-        rows.append({"image": f"{number}.png", "patient": patient, "side": side, "age": 50, "view": "PA", **labels})
+        rows.append({"image": f"{number}.png", "patient": patient, "split": split, "age": 50, "view": "PA", **labels})
     return rows
 
 
 def only_train(rows: Rows) -> Rows:
-    return [row | {"side": "train"} for row in rows]
+    return [row | {"split": "train"} for row in rows]
 
 
 def without_test(rows: Rows) -> Rows:
-    return [row for row in rows if row["side"] != "test"]
+    return [row for row in rows if row["split"] != "test"]
 
 
 def change(**cells: Any) -> Callable[[Rows], Rows]:
-    """A change of cells in the rows of one side, or of all."""
-    side = cells.pop("on", None)
-    return lambda rows: [row | cells if side in (None, row["side"]) else row for row in rows]
+    """A change of cells in the rows of one split, or of all."""
+    split = cells.pop("on", None)
+    return lambda rows: [row | cells if split in (None, row["split"]) else row for row in rows]
 
 
 def repeated(count: int) -> Callable[[Rows], Rows]:
@@ -78,7 +78,7 @@ def damaged(count: int) -> Callable[[Path], None]:
     return lambda root: [(root / "images" / f"{number}.png").write_bytes(b"<html>") for number in numbers]
 
 
-CSV = {"images": "images", "path": "image", "labels": ["Mass", "Edema"], "patient": "patient", "split": "side"}
+CSV = {"images": "images", "path": "image", "labels": ["Mass", "Edema"], "patient": "patient", "split": "split"}
 CSV |= {"age": "age", "view": "view"}
 
 SETS = {
@@ -93,7 +93,7 @@ SETS = {
         1,
         ["left out: 12", "error: 1 split without an image: test", "--write-splits"],
     ),
-    "no val split, carved": (change(on="val", side="train"), None, 0, []),
+    "no val split, carved": (change(on="val", split="train"), None, 0, []),
     "nothing but train": (only_train, None, 1, ["error: 1 split without an image: test"]),
     "nothing to choose by": (
         change(on="val", Mass=1, Edema=0),
@@ -105,8 +105,8 @@ SETS = {
     "nothing to learn": (change(on="train", Mass=0, Edema=0), None, 1, ["in which every label is constant: train"]),
     "a label that is constant in val": (change(on="val", Mass=1), None, 0, ["warning: 1 label without a negative"]),
     "a label that is nowhere": (change(Mass=0), None, 0, ["warning: 1 label without a positive in a split: Mass in"]),
-    "a patient on two sides": (torn, None, 2, ["group 0 is on two sides, train and val"]),
-    "the same picture on two sides": (
+    "a patient in two splits": (torn, None, 2, ["group 0 is in two splits, train and val"]),
+    "the same picture in two splits": (
         None,
         same_pixels,
         1,
@@ -190,9 +190,9 @@ def test_copies_whose_groups_are_nowhere_written_stop_both_and_are_written(tmp_p
     assert not pipeline_stops(tmp_path, "lc25000", {}, "patient", channels=3, splits=splits)
 
 
-def test_a_second_copy_of_a_set_beside_its_sides_is_named_with_its_folder(tmp_path):
+def test_a_second_copy_of_a_set_beside_its_splits_is_named_with_its_folder(tmp_path):
     for root in (tmp_path / "set", tmp_path / "set" / "chest_xray"):
-        write_folder(root, sides=("train", "val", "test"), images_each=4)
+        write_folder(root, splits=("train", "val", "test"), images_each=4)
     ends, told = check_ends(tmp_path, "folder", {})
     assert ends == 1
     assert "  left out: 24 of 48 entries (--json lists all)\n    24 such as chest_xray/test/NORMAL/" in told

@@ -48,7 +48,7 @@ def test_the_phantom_is_ingested(project, ingest):
     summary = json.loads((project / "data/processed/dataset.json").read_text())
     assert summary["name"] == "phantom"
     assert summary["source"] == {"format": "chestxray14", "split": "official"}
-    assert sum(side["images"] for side in summary["counts"].values()) == 60
+    assert sum(split["images"] for split in summary["counts"].values()) == 60
     assert summary["quarantined"] == 0
     assert summary["boxes"] > 0
     assert done.stdout.startswith("phantom: images (groups): train ")
@@ -117,8 +117,8 @@ def spoil_many(project: Path) -> None:
     [
         (drop_column, "Data_Entry_2017.csv: column 'Patient ID' is missing"),
         (unknown_label, "Data_Entry_2017.csv: line 6 ("),
-        (tear_a_patient_apart, " is on two sides, train and test"),
-        (empty_the_test_list, "no image on the side test"),
+        (tear_a_patient_apart, " is in two splits, train and test"),
+        (empty_the_test_list, "no image in the split test"),
         (spoil_many, "5 of 60 entries cannot be used, more than data.max_quarantined (0.01) allows"),
         (lambda project: set_data(project, root="nowhere"), "nowhere: no such folder; set data.root"),
         (lambda project: set_data(project, format="dicom"), "params.yaml: data.format: "),

@@ -1,4 +1,4 @@
-"""No stage teaches with, trains from or judges a network that has seen the validation or test side."""
+"""No stage teaches with, trains from or judges a network that has seen the validation or test split."""
 
 import json
 import shutil
@@ -38,9 +38,9 @@ def project(root: Path, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pyte
     return tmp_path
 
 
-def add_to_provenance(folder: Path, side: str) -> None:
+def add_to_provenance(folder: Path, split: str) -> None:
     file = folder / provenance.FILE
-    provenance.write_ids(file, provenance.read_ids(file) | provenance.ids_of(Dataset.open(), side))
+    provenance.write_ids(file, provenance.read_ids(file) | provenance.ids_of(Dataset.open(), split))
     seal(folder / "config.json")
 
 
@@ -50,14 +50,14 @@ def give_weights(project: Path, section: str, name: str, file: Path) -> None:
     (project / "params.yaml").write_text(yaml.safe_dump(params))
 
 
-def test_a_teacher_that_has_seen_the_test_side_neither_teaches_nor_is_judged(project):
+def test_a_teacher_that_has_seen_the_test_split_neither_teaches_nor_is_judged(project):
     train_teacher.main(["big"])
     folder = project / "models" / "teachers" / "big"
     teach.main(["big"])
     add_to_provenance(folder, "test")
     dataset = Dataset.open()
     test = dataset.split("test")
-    counts = f"{test['group_id'].nunique()} groups and {test['sha256'].nunique()} images of the test side"
+    counts = f"{test['group_id'].nunique()} groups and {test['sha256'].nunique()} images of the test split"
     for stage, arguments in ((teach, ["big"]), (evaluate, []), (explain, [])):
         with pytest.raises(UserError, match=f"big/train_ids.npz: the model was trained on {counts}"):
             stage.main(arguments)
@@ -96,11 +96,11 @@ def own_weights(project: Path) -> Path:
     return folder / "model.safetensors"
 
 
-def test_weights_that_have_seen_the_validation_side_are_not_trained_on(project):
+def test_weights_that_have_seen_the_validation_split_are_not_trained_on(project):
     file = own_weights(project)
     provenance.write_ids(file.parent / provenance.FILE, provenance.ids_of(Dataset.open(), "val"))
     give_weights(project, "teachers", "big", file)
-    with pytest.raises(UserError, match=r"mine/train_ids\.npz: the model was trained on .* images of the val side"):
+    with pytest.raises(UserError, match=r"mine/train_ids\.npz: the model was trained on .* images of the val split"):
         train_teacher.main(["big"])
     assert not (project / "models").exists()
 

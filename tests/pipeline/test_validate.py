@@ -98,8 +98,8 @@ def test_a_good_data_set_passes(processed, tmp_path):
     assert {"group_in_one_split", "pixels_in_one_split", "label_with_both"} <= names
 
 
-def first_on(manifest, side):
-    return manifest.index[manifest["split"] == side][0]
+def first_on(manifest, split):
+    return manifest.index[manifest["split"] == split][0]
 
 
 def same_patient(manifest):
@@ -173,11 +173,11 @@ def too_few(manifest):
 @pytest.mark.parametrize(
     ("edit", "severity", "column", "parts"),
     [
-        (same_patient, CRITICAL, "sides_of_group", ["one split only", " break it", " is in "]),
+        (same_patient, CRITICAL, "splits_of_group", ["one split only", " break it", " is in "]),
         (
             same_pixels,
             CRITICAL,
-            "sides_of_pixels",
+            "splits_of_pixels",
             ["identical pixel for pixel", "2 break it", "(val, as ", " in train)"],
         ),
         (twice, CRITICAL, "image_id", ["occurs once", "2 break it"]),
@@ -191,8 +191,8 @@ def too_few(manifest):
         (odd_view, WARNING, "view", ["1 break it", "(OBLIQUE)"]),
         (copied, WARNING, "copies_of_pixels", ["twice", "2 break it", "(as "]),
         (rare, WARNING, "prevalence", ["0.0005 to 0.95", "Nodule in train (0.9"]),
-        (constant_label, WARNING, "negatives", ["constant on a side", "Hernia in test"]),
-        (absent_label, WARNING, "positives", ["constant on a side", "Hernia in val"]),
+        (constant_label, WARNING, "negatives", ["constant in a split", "Hernia in test"]),
+        (absent_label, WARNING, "positives", ["constant in a split", "Hernia in val"]),
     ],
 )
 def test_each_rule_is_broken_in_one_line(before, processed, tmp_path, edit, severity, column, parts):
@@ -260,7 +260,7 @@ def found(**changed):
     return Audit(**{"findings": [], "near_duplicates": [], "shortcuts": []} | changed)
 
 
-def test_near_duplicates_across_sides_are_a_warning(processed, tmp_path):
+def test_near_duplicates_across_splits_are_a_warning(processed, tmp_path):
     images = pd.read_parquet(processed / "manifest.parquet")["image_id"]
     pairs = [
         Pair(image_id=images[0], other=images[5], splits=["train", "test"], correlation=0.99, kind="same"),
@@ -285,19 +285,19 @@ def test_shortcuts_are_a_warning(processed, tmp_path):
     assert "Mass" not in line
 
 
-def test_weights_that_have_seen_the_test_side_stop_the_graph(processed, tmp_path):
+def test_weights_that_have_seen_the_test_split_stop_the_graph(processed, tmp_path):
     dataset = Dataset.open(processed)
-    for name, side in (("clean", "train"), ("seen", "test")):
+    for name, split in (("clean", "train"), ("seen", "test")):
         (tmp_path / name).mkdir()
-        provenance.write_ids(tmp_path / name / provenance.FILE, provenance.ids_of(dataset, side))
+        provenance.write_ids(tmp_path / name / provenance.FILE, provenance.ids_of(dataset, split))
     (tmp_path / "unknown").mkdir()
     weights = {f"teachers.{name}": tmp_path / name / "model.safetensors" for name in ("clean", "seen", "unknown")}
     result = validate(processed, tmp_path / "docs", max_quarantined=0.01, weights=weights)
     (failure,) = result["failures"]
     test = dataset.split("test")
-    assert "trained on no group and no image of the val and test side; 1 break it" in failure
+    assert "trained on no group and no image of the val and test split; 1 break it" in failure
     counts = f"{test['group_id'].nunique()} groups and {test['sha256'].nunique()} images"
-    assert f"teachers.seen ({counts} of the test side)" in failure
+    assert f"teachers.seen ({counts} of the test split)" in failure
     (warning,) = [line for line in result["warnings"] if line.startswith("seen")]
     assert "teachers.unknown" in warning
     assert "teachers.clean" not in failure + warning
@@ -417,7 +417,7 @@ def test_the_stage_stops_with_a_line_a_failure_and_leaves_what_one_needs_to_look
     assert done.returncode == 1
     lines = done.stderr.splitlines()
     (error,) = [line for line in lines if line.startswith("error: ")]
-    assert error.startswith("error: sides_of_group: expected: Every patient")
+    assert error.startswith("error: splits_of_group: expected: Every patient")
     assert [line for line in lines if line.startswith("warning: age: ")]
     assert all(line.startswith(("error: ", "warning: ")) for line in lines)
     result = json.loads((tmp_path / "reports/validation/validation.json").read_text())

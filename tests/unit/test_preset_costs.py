@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.presets import IMAGES, Passes, first_cells, hours, macs_of, operations, passes, read_presets, sides
+from benchmarks.presets import IMAGES, Passes, first_cells, hours, macs_of, operations, passes, read_presets, splits
 from pipeline.presets import PRESETS
 
 
@@ -24,13 +24,13 @@ def test_all_papers_presets_are_counted():
         ("paper-b-covid-qu-ex", 21_715, 5_417),  # the data set's own folders
     ],
 )
-def test_sides_follow_the_preset(presets, name, train, validate):
-    assert sides(name, presets[name]) == (train, validate)
+def test_splits_follow_the_preset(presets, name, train, validate):
+    assert splits(name, presets[name]) == (train, validate)
 
 
 def test_passes_of_system_b(presets):
     params = presets["paper-b-lc25000"]
-    train, validate = sides("paper-b-lc25000", params)
+    train, validate = splits("paper-b-lc25000", params)
     assert (train, validate) == (16_250, 3_750)
     work = passes(params, train, validate)
 
@@ -55,7 +55,7 @@ def test_operations_and_hours():
 
 def test_the_page_counts_what_the_presets_ask_for(presets, root):
     page = (root / "docs" / "papers.md").read_text(encoding="utf-8")
-    work = {name: passes(params, *sides(name, params)) for name, params in presets.items()}
+    work = {name: passes(params, *splits(name, params)) for name, params in presets.items()}
     macs = macs_of({each.arch for preset in work.values() for each in preset}, 224)
     for name, params in presets.items():
         assert params.data.image_size == 224

@@ -1,4 +1,4 @@
-"""The statistics and sides of `make results`, against brute force."""
+"""The statistics and splits of `make results`, against brute force."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from benchmarks.plans import ORDER, PLANS, RECIPES, Job, phases
 from benchmarks.results import to_train
 from benchmarks.sample import Sample, halves, summary
 from benchmarks.scores import Results, Scores, Truth, adjusted, foldwise_auroc, lead, with_seeds
-from benchmarks.study import DENSENET, EEEA, FOLDS, LITE0, LITE2, Trained, fold_sides, rarest_label
+from benchmarks.study import DENSENET, EEEA, FOLDS, LITE0, LITE2, Trained, fold_splits, rarest_label
 from medistill.evaluation.answers import Split
 from medistill.metrics.bootstrap import draw
 from medistill.metrics.intervals import p_value, summarise
@@ -61,17 +61,17 @@ def test_one_fold_is_the_usual_auroc_and_none_is_undefined(generator: np.random.
     assert np.isnan(values[:, 1]).all()
 
 
-def test_every_patient_is_tested_once_and_never_on_two_sides(generator: np.random.Generator) -> None:
+def test_every_patient_is_tested_once_and_never_in_two_splits(generator: np.random.Generator) -> None:
     groups = generator.integers(60, size=200)
     targets = (generator.random((200, 3)) < [0.5, 0.2, 0.1]).astype(float)
     targets[0] = np.nan
 
-    sides = [fold_sides(targets, groups, fold) for fold in range(FOLDS)]
+    splits = [fold_splits(targets, groups, fold) for fold in range(FOLDS)]
 
-    assert np.sum([side == "test" for side in sides], axis=0).tolist() == [1] * 200
-    for side in sides:
-        assert set(side) == {"train", "val", "test"}
-        owners = [set(groups[side == name]) for name in ("train", "val", "test")]
+    assert np.sum([split == "test" for split in splits], axis=0).tolist() == [1] * 200
+    for split in splits:
+        assert set(split) == {"train", "val", "test"}
+        owners = [set(groups[split == name]) for name in ("train", "val", "test")]
         assert len(set.union(*owners)) == sum(map(len, owners))
 
 

@@ -90,8 +90,8 @@ class Request:
         _require_free("--write-splits", self.write_splits)
         _require_free("--cache", self.cache)
         written = self.write_splits
-        if written and written.resolve() != self.own_splits.resolve() and (written / splits.SIDES_FILE).exists():
-            raise UserError(f"{written / splits.SIDES_FILE}: is there already; keep its sides by --splits {written}")
+        if written and written.resolve() != self.own_splits.resolve() and (written / splits.SPLITS_FILE).exists():
+            raise UserError(f"{written / splits.SPLITS_FILE}: is there already; keep its splits by --splits {written}")
 
     def finds_groups(self, source: Source) -> bool:
         """Whether augmented copies are looked for."""
@@ -124,7 +124,7 @@ def check(request: Request) -> dict[str, Any]:
         known = dataclasses.replace(source, copies=source.copies and not look)
         # a folder for each data set: in one for all, each would remove what another has decoded
         own_cache = request.cache / hashlib.sha256(str(request.root.resolve()).encode()).hexdigest()[:16]
-        info = ingest(data, Layout(Path(folder)).processed.folder, own_cache, source=known, empty_sides=True)
+        info = ingest(data, Layout(Path(folder)).processed.folder, own_cache, source=known, allow_empty_splits=True)
         dataset = Dataset.open(Layout(Path(folder)).processed.folder)
         quarantined = pd.read_csv(dataset.files.quarantine, keep_default_na=False, dtype=str)
         own, found_groups, tables = dataset.manifest["group_id"], None, {}
@@ -182,7 +182,7 @@ def _notes(request: Request, source: Source) -> list[str]:
     if request.split is None and source.official is None:
         notes.append(f"split by patient: {source.official_files} are not there")
     if request.write_splits and source.official is not None:
-        notes.append("sides are drawn anew, whatever the official split says")
+        notes.append("splits are drawn anew, whatever the official split says")
     return notes
 
 
@@ -223,13 +223,13 @@ def parse_options(settings: list[str]) -> dict[str, Any]:
 
 def _settings(request: Request, source: Source) -> Data:
     """The section `data` of a params.yaml that would ask for the same."""
-    has_sides = (request.own_splits / splits.SIDES_FILE).is_file()
+    has_splits_file = (request.own_splits / splits.SPLITS_FILE).is_file()
     try:
         return Data(
             format=request.format,
             root=request.root,
             options=request.options,
-            split=request.split or ("official" if source.official is not None and not has_sides else "patient"),
+            split=request.split or ("official" if source.official is not None and not has_splits_file else "patient"),
             splits=request.own_splits,
             **FRACTIONS,
             seed=0,
@@ -283,28 +283,28 @@ def _regroup(dataset: Dataset, found: pd.Series, data: Data, source: Source) -> 
         groups = groups.str.removeprefix(splits.LISTED)  # as ingest will name them
     if data.split == "official":
         return dataclasses.replace(dataset, manifest=manifest.assign(group_id=groups))
-    split = splits.by_group(groups, **FRACTIONS, seed=data.seed, sides=_fixed_sides(data.splits, manifest, groups))
+    split = splits.by_group(groups, **FRACTIONS, seed=data.seed, fixed=_fixed_splits(data.splits, manifest, groups))
     return dataclasses.replace(dataset, manifest=manifest.assign(group_id=groups, split=split))
 
 
-def _fixed_sides(folder: Path, manifest: pd.DataFrame, groups: pd.Series) -> pd.Series | None:
-    """Sides that sides.csv in `folder` fixes, by group."""
-    file = folder / splits.SIDES_FILE
+def _fixed_splits(folder: Path, manifest: pd.DataFrame, groups: pd.Series) -> pd.Series | None:
+    """Splits that sides.csv in `folder` fixes, by group."""
+    file = folder / splits.SPLITS_FILE
     if not file.is_file():
         return None
     others = [manifest[column] for column in ("group_id", "image_id", "patient_id")]
-    return splits.sides_of_groups(splits.read_sides(file), groups, *others)[0]
+    return splits.split_by_group(splits.read_splits(file), groups, *others)[0]
 
 
 def _draw_splits(
     dataset: Dataset, own: pd.Series, data: Data, folder: Path, *, whole: bool
 ) -> tuple[Dataset, dict[str, pd.DataFrame]]:
-    """The data set with sides that are drawn up anew, and the tables that say so, by name of their file.
+    """The data set with splits that are drawn up anew, and the tables that say so, by name of their file.
 
     Args:
         dataset: the data set with its groups.
         own: str (N,), its groups as they were before others were joined to them.
-        data: settings; sides that `data.splits` fixes are kept.
+        data: settings; splits that `data.splits` fixes are kept.
         folder: the tables are for; an older groups.csv there keeps its rows of images that are not here.
         whole: list the images that were not joined to others, too.
     """
@@ -320,9 +320,9 @@ def _draw_splits(
                 older = older[~older.index.isin(manifest["path"].map(compose))]
                 table = pd.concat([table, older.rename_axis("path").reset_index()]).drop_duplicates("path")
         tables[splits.GROUPS_FILE] = table.sort_values("path")
-    fixed = _fixed_sides(data.splits, manifest, groups)
-    drawn = splits.stratified(groups, dataset.targets(manifest), **FRACTIONS, seed=data.seed, sides=fixed)
-    tables[splits.SIDES_FILE] = drawn.rename("split").rename_axis("group_id").reset_index()
+    fixed = _fixed_splits(data.splits, manifest, groups)
+    drawn = splits.stratified(groups, dataset.targets(manifest), **FRACTIONS, seed=data.seed, fixed=fixed)
+    tables[splits.SPLITS_FILE] = drawn.rename("split").rename_axis("group_id").reset_index()
     return dataclasses.replace(dataset, manifest=manifest.assign(split=groups.map(drawn))), tables
 
 
@@ -339,7 +339,7 @@ def describe(report: dict[str, Any]) -> str:
         f"{report['name']} ({report['format']}): {counted(report['images'], 'image')} of"
         f" {counted(report['groups'], 'group')}, {counted(len(report['labels']), 'label')}, {report['task']}"
     ]
-    parts = [f"{side} {part['images']:,} ({part['groups']:,})" for side, part in report["sides"].items()]
+    parts = [f"{split} {part['images']:,} ({part['groups']:,})" for split, part in report["sides"].items()]
     lines.append(f"  split {report['split']}, images (groups): {', '.join(parts)}")
     if report["groups_found"] is not None:
         lines.append(f"  groups of several images found by likeness: {report['groups_found']:,}")

@@ -26,7 +26,7 @@ SIMILARITY = 0.6
 """Least similarity of the descriptors of candidates, a cosine."""
 
 NEIGHBOURS = 10
-"""Candidates an image, its most similar ones: it bounds how many pairs are aligned."""
+"""Candidates per image, its most similar ones: it bounds how many pairs are aligned."""
 
 KINDS = ("copy", "mirrored", "negative")
 

@@ -34,7 +34,7 @@ def audit(dataset: Dataset) -> Audit:
     pairs = _pairs(dataset)
     shortcuts = probe_shortcuts(manifest, dataset.targets(manifest), dataset.labels, _borders(dataset))
     return Audit(
-        findings=[*_on_two_sides(manifest), *_identical(manifest), *_near(pairs), *_shortcuts(shortcuts)],
+        findings=[*_groups_in_several_splits(manifest), *_identical(manifest), *_near(pairs), *_shortcuts(shortcuts)],
         near_duplicates=pairs,
         shortcuts=[_plain(row) for row in shortcuts.to_dict("records")],
     )
@@ -66,28 +66,28 @@ def _borders(dataset: Dataset) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def on_several_splits(manifest: pd.DataFrame, column: str) -> Iterator[tuple[str, pd.DataFrame]]:
+def in_several_splits(manifest: pd.DataFrame, column: str) -> Iterator[tuple[str, pd.DataFrame]]:
     """Each value of a column that occurs in several splits, and its images."""
     yield from manifest[manifest.groupby(column)["split"].transform("nunique") > 1].groupby(column)
 
 
-def _on_two_sides(manifest: pd.DataFrame) -> list[Finding]:
-    """Groups with images on two sides."""
+def _groups_in_several_splits(manifest: pd.DataFrame) -> list[Finding]:
+    """Groups with images in two splits."""
     named = [
         f"{group}: {', '.join(f'{row.image_id} ({row.split})' for row in rows.drop_duplicates('split').itertuples())}"
-        for group, rows in on_several_splits(manifest, "group_id")
+        for group, rows in in_several_splits(manifest, "group_id")
     ]
-    text = f"{counted(len(named), 'group')} of images that belong together on two sides"
+    text = f"{counted(len(named), 'group')} of images that belong together in two splits"
     return [finding("groups", "error", text, named, advice=_TOGETHER)] if named else []
 
 
 def _identical(manifest: pd.DataFrame) -> list[Finding]:
-    """Images that are the same pixel for pixel: an error on two sides, else a warning, as they count twice."""
+    """Images that are the same pixel for pixel: an error in two splits, else a warning, as they count twice."""
     copies = manifest[manifest["sha256"].duplicated(keep=False)]
-    sides = copies.groupby("sha256")["split"].transform("nunique")
+    splits = copies.groupby("sha256")["split"].transform("nunique")
     findings = []
-    for across, severity, where in ((True, "error", "on two sides"), (False, "warning", "on one side")):
-        part = copies[(sides > 1) == across]
+    for across, severity, where in ((True, "error", "in two splits"), (False, "warning", "in one split")):
+        part = copies[(splits > 1) == across]
         sets = list(part.groupby("sha256", sort=False))
         if sets:
             named = [", ".join(f"{row.image_id} ({row.split})" for row in rows.itertuples()) for _, rows in sets]
@@ -126,7 +126,7 @@ def _pairs(dataset: Dataset) -> list[Pair]:
 
 def _near(pairs: list[Pair]) -> list[Finding]:
     findings = []
-    for across, where in ((True, "on two sides"), (False, "on one side")):
+    for across, where in ((True, "in two splits"), (False, "in one split")):
         part = [pair for pair in pairs if (len(pair.splits) == 2) == across]
         if part:
             named = [f"{pair.image_id} and {pair.other} ({pair.kind}, {' and '.join(pair.splits)})" for pair in part]

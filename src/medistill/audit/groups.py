@@ -40,7 +40,7 @@ def discover_groups(frames: Frames, count: int) -> np.ndarray:
     (one where both are single images). So one false link does not merge two sources. The order of the images does not
     matter.
 
-    On one core an image takes about 40 ms, and the search count² / 10^7 seconds; memory is about 40 kB an image.
+    On one core an image takes about 40 ms, and the search count² / 10^7 seconds; memory is about 40 kB per image.
 
     Args:
         frames: frames of some images; all have one shape.

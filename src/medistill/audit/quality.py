@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from medistill.audit.findings import on_several_splits
+from medistill.audit.findings import in_several_splits
 from medistill.data.dataset import Dataset, count_labels
 from medistill.records.audit import Audit, Pair
 from medistill.records.data import LABEL_PREFIX, SPLITS
@@ -37,17 +37,17 @@ def _with_derived(dataset: Dataset, near_duplicates: list[Pair] | None) -> pd.Da
     """The manifest with the derived columns that its columns allow."""
     images = dataset.manifest.copy()
     if {"group_id", "split"} <= set(images):
-        images["sides_of_group"] = ""
-        for group, part in on_several_splits(images, "group_id"):
-            sides = " and ".join(str(side) for side in part["split"].unique())
-            images.loc[part.index, "sides_of_group"] = f"{group} is in {sides}"
+        images["splits_of_group"] = ""
+        for group, part in in_several_splits(images, "group_id"):
+            splits = " and ".join(str(split) for split in part["split"].unique())
+            images.loc[part.index, "splits_of_group"] = f"{group} is in {splits}"
     if {"image_id", "sha256", "split"} <= set(images):
-        images["sides_of_pixels"] = images["copies_of_pixels"] = ""
-        for _, part in on_several_splits(images, "sha256"):
-            first = {side: name for name, side in zip(part["image_id"][::-1], part["split"][::-1], strict=True)}
-            for row, side in part["split"].items():
-                others = [f"{name} in {other}" for other, name in first.items() if other != side]
-                images.loc[row, "sides_of_pixels"] = f"{side}, as {others[-1]}"
+        images["splits_of_pixels"] = images["copies_of_pixels"] = ""
+        for _, part in in_several_splits(images, "sha256"):
+            first = {split: name for name, split in zip(part["image_id"][::-1], part["split"][::-1], strict=True)}
+            for row, split in part["split"].items():
+                others = [f"{name} in {other}" for other, name in first.items() if other != split]
+                images.loc[row, "splits_of_pixels"] = f"{split}, as {others[-1]}"
         twice = images[images.duplicated(["sha256", "split"], keep=False)]
         for _, part in twice.groupby(["sha256", "split"]):
             names = part["image_id"].tolist()
@@ -99,13 +99,13 @@ def _count_labels(dataset: Dataset, images: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for label in dataset.labels:
         values = images.get(LABEL_PREFIX + label, pd.Series(np.nan, index=images.index))
-        for side in SPLITS:
-            here = values[images["split"] == side] if "split" in images else values[:0]
+        for split in SPLITS:
+            here = values[images["split"] == split] if "split" in images else values[:0]
             positives, negatives = map(int, count_labels(here.to_numpy()))
             # a constant label breaks a rule of its own, and so does an empty split
             share = positives / (positives + negatives) if positives and negatives else None
             counts = (positives, negatives) if len(here) else (None, None)
-            rows.append((label, side, *counts, share))
+            rows.append((label, split, *counts, share))
     return pd.DataFrame(rows, columns=["label", "split", "positives", "negatives", "prevalence"])
 
 

@@ -44,7 +44,7 @@ _MIDDLE = 4
 
 
 def border_features(frames: NDArray[np.uint8], width: int = 8) -> NDArray[np.float32]:
-    """Describe the outer `width` pixels of frames by the mean and the standard deviation of 48 cells a channel.
+    """Describe the outer `width` pixels of frames by the mean and the standard deviation of 48 cells per channel.
 
     Both axes are cut at half the width, at the width, into four equal parts between, and likewise from the other end;
     the cells that touch the edge or those next to it are kept. So corners, where markers are, have the finest cells

@@ -17,7 +17,7 @@ from medistill.task import Task
 
 @dataclass(frozen=True)
 class Dataset:
-    """An ingested data set: a manifest with a row an image, and memory-mapped shards of pixels.
+    """An ingested data set: a manifest with one row per image, and memory-mapped shards of pixels.
 
     Attributes:
         folder: where `ingest` wrote it.
@@ -29,7 +29,7 @@ class Dataset:
         channels: 1 or 3.
         fit: how frames were made square (`pad`, `squash`, `crop`).
         fingerprint: changes when pixels, labels or splits change.
-        manifest: a row an image, sorted by `image_id`; columns as in docs/architecture.md.
+        manifest: one row per image, sorted by `image_id`; columns as in docs/architecture.md.
         checked: by shard, which of its frames this process has held against the manifest.
     """
 

@@ -33,7 +33,7 @@ from medistill.records.data import (
 from medistill.text import counted, printable
 
 SHARD = 1024
-"""Images a shard, `images-*.npy`."""
+"""Images per shard, `images-*.npy`."""
 
 _FIND = "find them by `medistill check {root} --format {format} --write-splits {splits}`"
 
@@ -45,7 +45,7 @@ def ingest(
     *,
     executor: Executor | None = None,
     source: Source | None = None,
-    empty_sides: bool = False,
+    allow_empty_splits: bool = False,
 ) -> DatasetInfo:
     """Read, split, decode and write a data set.
 
@@ -59,24 +59,24 @@ def ingest(
         cache: folder that keeps decoded images between runs; may be deleted at any time.
         executor: decodes in its workers, which must see the same folders; None: `data.workers` processes here.
         source: what `data.format` reads from `data.root`, where the caller has read it already.
-        empty_sides: whether a side may be empty.
+        allow_empty_splits: whether a split may be empty.
 
     Returns:
         What `dataset.json` says.
 
     Raises:
-        UserError: the source is not what its format promises, a group is on two sides, a side is empty, or more than
+        UserError: the source is not what its format promises, a group is in two splits, a split is empty, or more than
             `data.max_quarantined` of the entries must be left out (they are then listed in `cache/quarantine.csv`).
     """
     cache = Path(cache)
     # it removes blocks that it does not need: another would lose those that it does
     taken = f"{cache}: process {{holder}} decodes into this folder; wait until it ends"
     with locked(cache / "lock", taken=taken):
-        return _ingest(data, out, cache, executor, source, empty_sides)
+        return _ingest(data, out, cache, executor, source, allow_empty_splits)
 
 
 def _ingest(
-    data: Data, out: Path, cache: Path, executor: Executor | None, source: Source | None, empty_sides: bool
+    data: Data, out: Path, cache: Path, executor: Executor | None, source: Source | None, allow_empty_splits: bool
 ) -> DatasetInfo:
     source = source or read_source(data.format, data.root, data.options)
     rows, quarantined, notes = _split(source, data)
@@ -86,7 +86,7 @@ def _ingest(
         if rows.empty:
             left_out = _list_left_out(quarantined, cache) if quarantined else "there are none"
             raise UserError(f"{data.root}: none of {source.entries} entries can be used; {left_out}")
-        if not empty_sides:
+        if not allow_empty_splits:
             splits.require_all(rows["split"])
 
     require(rows)
@@ -137,7 +137,7 @@ def _split(source: Source, data: Data) -> tuple[pd.DataFrame, list[tuple[str, st
     notes = [f"{count:,} not asked for: {what}" for what, count in source.unwanted.items()] + source.notes + notes
     unknown = int(rows["patient_id"].isna().sum())
     if unknown == len(rows) == rows["group_id"].nunique():
-        notes.append("no patient ids: each image is a group of its own, and one person may be on two sides")
+        notes.append("no patient ids: each image is a group of its own, and one person may be in two splits")
     elif 0 < unknown < len(rows):
         notes.append(f"{unknown:,} of {len(rows):,} images have no patient id")
     columns = [LABEL_PREFIX + label for label in source.labels]
@@ -146,25 +146,25 @@ def _split(source: Source, data: Data) -> tuple[pd.DataFrame, list[tuple[str, st
         notes.append(f"{(~labelled).sum():,} images have no label; they train recipes with unlabelled: true")
     # groups without any label have nothing to measure: where the data set does not say otherwise, they train
     measured = labelled.groupby(rows["group_id"]).transform("any")
-    sides_file = data.splits / splits.SIDES_FILE
+    splits_file = data.splits / splits.SPLITS_FILE
     if data.split == "patient":
-        sides = None
-        if sides_file.is_file():
-            named = splits.read_sides(sides_file)
-            sides, unused = splits.sides_of_groups(named, rows["group_id"], own, listed)
-            notes += _unused(sides_file, unused, len(named), "group_id")
+        fixed = None
+        if splits_file.is_file():
+            named = splits.read_splits(splits_file)
+            fixed, unused = splits.split_by_group(named, rows["group_id"], own, listed)
+            notes += _unused(splits_file, unused, len(named), "group_id")
         idle = pd.Series("train", index=rows["group_id"][~measured].unique())
-        sides = idle if sides is None else sides.combine_first(idle)
+        fixed = idle if fixed is None else fixed.combine_first(idle)
         split = splits.by_group(
             rows["group_id"],
             val_fraction=data.val_fraction,
             test_fraction=data.test_fraction,
             seed=data.seed,
-            sides=sides,
+            fixed=fixed,
         )
         return rows.assign(split=split), quarantined, notes
-    if sides_file.is_file():
-        raise UserError(f"{sides_file}: data.split is official; set data.split: patient, or remove the file")
+    if splits_file.is_file():
+        raise UserError(f"{splits_file}: data.split is official; set data.split: patient, or remove the file")
     if source.official is None:
         raise UserError(
             f"{data.root}: data.split is official, but {source.official_files} are not there; set data.split: patient"
@@ -331,10 +331,10 @@ def _summarise(
     manifest: pd.DataFrame, boxes: pd.DataFrame, quarantined: int, source: Source, data: Data, notes: list[str]
 ) -> DatasetInfo:
     counts = {}
-    for side in SPLITS:
-        part = manifest[manifest["split"] == side]
+    for split in SPLITS:
+        part = manifest[manifest["split"] == split]
         positives, negatives = count_labels(part[[LABEL_PREFIX + label for label in source.labels]].to_numpy())
-        counts[side] = SplitCounts(
+        counts[split] = SplitCounts(
             images=len(part),
             groups=part["group_id"].nunique(),
             positives=dict(zip(source.labels, positives.tolist(), strict=True)),

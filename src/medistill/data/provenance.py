@@ -1,9 +1,9 @@
-"""What a model has been trained on, without its ids: enough to refuse a test of what it has seen.
+"""Hashes of the patients and images a model was trained on: enough to refuse testing it on them.
 
-`train_ids.npz` lies beside a model's weights: `groups` and `images`, uint64 each, sorted and unique. A group is a
-patient, or where there is none the picture an image was made from, and what groups.csv joined them to: that table may
-grow, and a patient stays who she is. It is hashed together with the data set, since patient 13 of one is not patient 13
-of another. An image is its ingested pixels.
+`train_ids.npz` lies beside a model's weights: `groups` and `images`, uint64 each, sorted and unique. Each image adds
+two hashes to `groups`, of its group and of its patient (without a patient id: of its image id), because groups.csv may
+join more images later while patients stay the same. The data set is hashed with them: patient 13 of one data set is not
+patient 13 of another. `images` are hashes of ingested pixels.
 """
 
 import hashlib
@@ -21,7 +21,6 @@ from medistill.text import counted
 
 FILE = ModelFolder(Path()).train_ids.name
 
-
 _ANY_DATA = ("csv", "folder")
 """Formats that many data sets have, whose ids say something only together with the data set's name."""
 
@@ -38,7 +37,7 @@ class TrainIds(NamedTuple):
 
 
 NOTHING = TrainIds(np.empty(0, np.uint64), np.empty(0, np.uint64))
-"""What a model was trained on of which nobody has said anything."""
+"""Empty ids, for a model of unknown provenance."""
 
 
 def ids_of(dataset: Dataset, split: str) -> TrainIds:
@@ -73,17 +72,17 @@ def read_ids(file: Path) -> TrainIds:
         UserError: it is missing or damaged.
     """
     if not file.exists():
-        raise UserError(f"{file}: no such file, so nobody knows what the model has seen; train it again")
+        raise UserError(f"{file}: no such file, so what the model was trained on is unknown; train it again")
     # Opened here: numpy leaves an archive open that it finds damaged.
     with reading(file, TRAIN_AGAIN), open(file, "rb") as stream, np.load(stream, allow_pickle=False) as content:
         ids = TrainIds(content["groups"], content["images"])
     if any(part.dtype != np.uint64 or part.ndim != 1 for part in ids):
-        raise UserError(f"{file}: damaged, these are no lists of ids; {TRAIN_AGAIN}")
+        raise UserError(f"{file}: damaged, it does not hold lists of ids; {TRAIN_AGAIN}")
     return ids
 
 
 class Overlap(NamedTuple):
-    """How many groups and images of a side a model was trained on."""
+    """How many groups and images of a split a model was trained on."""
 
     split: str
     groups: int
@@ -91,7 +90,7 @@ class Overlap(NamedTuple):
 
 
 def overlaps(ids: TrainIds, dataset: Dataset) -> list[Overlap]:
-    """What of val and of test the owner of `ids` was trained on; a side of which it knows nothing is not listed."""
+    """What of val and of test is among `ids`; a split of which nothing is among them is not listed."""
     found = []
     for split in ("val", "test"):
         rows = dataset.split(split)
@@ -103,15 +102,15 @@ def overlaps(ids: TrainIds, dataset: Dataset) -> list[Overlap]:
 
 
 def describe_overlaps(found: list[Overlap]) -> str:
-    """`3 groups and 5 images of the test side`."""
+    """`3 groups and 5 images of the test split`."""
     return " and ".join(
-        f"{counted(groups, 'group')} and {counted(images, 'image')} of the {split} side"
+        f"{counted(groups, 'group')} and {counted(images, 'image')} of the {split} split"
         for split, groups, images in found
     )
 
 
 def refuse_overlap(file: Path, dataset: Dataset) -> TrainIds:
-    """Read `train_ids.npz`, and refuse a model that was trained on images or groups of the val or test side.
+    """Read `train_ids.npz`, and refuse a model that was trained on images or groups of the val or test split.
 
     Raises:
         UserError: it was, or the file is missing or damaged.
@@ -120,6 +119,7 @@ def refuse_overlap(file: Path, dataset: Dataset) -> TrainIds:
     found = overlaps(ids, dataset)
     if found:
         raise UserError(
-            f"{file}: the model was trained on {describe_overlaps(found)}; it cannot be judged there, nor teach who is"
+            f"{file}: the model was trained on {describe_overlaps(found)};"
+            " it must not be evaluated on that split, nor teach students that are"
         )
     return ids

@@ -33,7 +33,7 @@ class Data(Settings):
     """`official`: the data set's own lists, validation carved from training by patient where there is none; `patient`:
     all by patient (or other group)."""
     splits: AnyPath = Path("splits")
-    """Folder with `groups.csv` and `sides.csv`, which say what belongs together and on which side; both optional."""
+    """Folder with `groups.csv` and `sides.csv`, which say what belongs together and in which split; both optional."""
     val_fraction: Fraction = 0.15
     """Share of the patients (of the training part where the split is official) that validates."""
     test_fraction: Fraction = 0.2

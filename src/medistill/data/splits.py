@@ -1,4 +1,4 @@
-"""Which images belong together, and which side each such group is on: train, val or test; never two."""
+"""Which images belong together, and in which split each such group is: train, val or test; never two."""
 
 import hashlib
 from pathlib import Path
@@ -14,7 +14,7 @@ from medistill.errors import UserError
 from medistill.records.data import SPLITS
 
 GROUPS_FILE = "groups.csv"
-SIDES_FILE = "sides.csv"
+SPLITS_FILE = "sides.csv"
 
 LISTED = "listed "
 """Stands before the name of a group that a list has joined: a list may count its groups 1, 2, 3 where the data set so
@@ -36,8 +36,8 @@ def read_groups(file: Path) -> pd.Series:
     return _read_map(file, {"path": ("file", "image"), "group_id": ("group",)})
 
 
-def read_sides(file: Path) -> pd.Series:
-    """Read which side each group is on.
+def read_splits(file: Path) -> pd.Series:
+    """Read in which split each group is.
 
     Args:
         file: columns `group_id` and `split`.
@@ -46,15 +46,15 @@ def read_sides(file: Path) -> pd.Series:
         `train`, `val` or `test` by group.
 
     Raises:
-        UserError: a column is missing, a group has two sides, or a side is none of the three.
+        UserError: a column is missing, a group has two splits, or a split is none of the three.
     """
-    sides = _read_map(file, {"group_id": ("group",), "split": ("side",)})
-    wrong = sides[~sides.isin(SPLITS)]
+    split = _read_map(file, {"group_id": ("group",), "split": ("side",)})
+    wrong = split[~split.isin(SPLITS)]
     if len(wrong):
         raise UserError(
-            f"{file}: group {wrong.index[0]} has the side {wrong.iloc[0]!r}; it must be {', '.join(SPLITS)}"
+            f"{file}: group {wrong.index[0]} has the split {wrong.iloc[0]!r}; it must be {', '.join(SPLITS)}"
         )
-    return sides
+    return split
 
 
 def _read_map(file: Path, columns: dict[str, tuple[str, ...]]) -> pd.Series:
@@ -97,22 +97,22 @@ def merge_groups(groups: pd.Series, paths: pd.Series, listed: pd.Series) -> pd.S
     return joined.fillna(groups).astype("str")
 
 
-def sides_of_groups(sides: pd.Series, groups: pd.Series, *others: pd.Series) -> tuple[pd.Series, list[str]]:
-    """Which side a list fixes for each group, whatever name the list knows the group by.
+def split_by_group(fixed: pd.Series, groups: pd.Series, *others: pd.Series) -> tuple[pd.Series, list[str]]:
+    """Which split a list fixes for each group, whatever name the list knows the group by.
 
     Args:
-        sides: side by name, as `read_sides` gives it.
+        fixed: split by name, as `read_splits` gives it.
         groups: str (N,), the group of each image.
         others: str (N,) each, same index: other names of it (its patient, its group in a list), null where there is
             none. A name that means several things means what comes first here.
 
     Returns:
-        Side by group, and the names in `sides` that mean none of them.
+        Split by group, and the names in `fixed` that mean none of them.
 
     Raises:
-        UserError: a group is fixed on two sides.
+        UserError: a group is fixed in two splits.
     """
-    left = sides
+    left = fixed
     found = [pd.DataFrame({"group": [], "name": []}, dtype="str")]
     names_of = (groups, *others)
     for names in (*names_of, *(names.str.removeprefix(LISTED) for names in names_of)):
@@ -120,28 +120,28 @@ def sides_of_groups(sides: pd.Series, groups: pd.Series, *others: pd.Series) -> 
         found.append(pd.DataFrame({"group": groups[here], "name": names[here]}).drop_duplicates())
         left = left.drop(names[here].unique())
     table = pd.concat(found)
-    table["side"] = table["name"].map(sides)
+    table["split"] = table["name"].map(fixed)
     for group, part in table.groupby("group"):
-        if part["side"].nunique() > 1:
-            told = " and ".join(f"{name} on {side}" for name, side in zip(part["name"], part["side"], strict=True))
-            raise UserError(f"{SIDES_FILE}: {told}, but they are one group, {group}; give them one side")
-    return table.drop_duplicates("group").set_index("group")["side"], left.index.tolist()
+        if part["split"].nunique() > 1:
+            told = " and ".join(f"{name} in {split}" for name, split in zip(part["name"], part["split"], strict=True))
+            raise UserError(f"{SPLITS_FILE}: {told}, but they are one group, {group}; give them one split")
+    return table.drop_duplicates("group").set_index("group")["split"], left.index.tolist()
 
 
 def by_group(
-    groups: pd.Series, *, val_fraction: float, test_fraction: float, seed: int, sides: pd.Series | None = None
+    groups: pd.Series, *, val_fraction: float, test_fraction: float, seed: int, fixed: pd.Series | None = None
 ) -> pd.Series:
     """Split by a seeded hash of the group alone: added images or groups never move one that was there.
 
-    The hash knows nothing of labels, so their shares differ between sides as chance has it. For a small data set a list
-    of sides may be drawn up instead (`stratified`), which then fixes the groups it names for ever.
+    The hash knows nothing of labels: their shares differ between splits by chance. For a small data set a list
+    of splits may be drawn up instead (`stratified`), which then fixes the groups it names for ever.
 
     Args:
         groups: str (N,), the group of each image.
         val_fraction: expected share of the groups that validates.
         test_fraction: expected share of the groups that tests; 0 for none.
         seed: another seed is another split.
-        sides: side by group, for the groups whose side is fixed.
+        fixed: split by group, for the groups whose split is fixed.
 
     Returns:
         str (N,), `train`, `val` or `test`, with the index of `groups`.
@@ -153,9 +153,9 @@ def by_group(
     if held_out >= 1:
         raise UserError(f"data.val_fraction + data.test_fraction is {held_out:g}; it must be below 1, the rest trains")
     place = {group: _uniform(group, seed) for group in groups.unique()}
-    # test first: a changed val_fraction leaves the test side as it was
-    side = {group: "test" if u < test_fraction else "val" if u < held_out else "train" for group, u in place.items()}
-    return groups.map(side | (sides.to_dict() if sides is not None else {})).astype("str")
+    # test first: a changed val_fraction leaves the test split as it was
+    split = {group: "test" if u < test_fraction else "val" if u < held_out else "train" for group, u in place.items()}
+    return groups.map(split | (fixed.to_dict() if fixed is not None else {})).astype("str")
 
 
 def stratified(
@@ -165,11 +165,11 @@ def stratified(
     val_fraction: float,
     test_fraction: float,
     seed: int,
-    sides: pd.Series | None = None,
+    fixed: pd.Series | None = None,
 ) -> pd.Series:
-    """Draw up sides under which every label has about its share on every side.
+    """Draw up splits under which every label has about its share in every split.
 
-    The rarest label is dealt first, its largest groups first, each to the side that lacks most of it (Sechidis et al.
+    The rarest label is dealt first, its largest groups first, each to the split that lacks most of it (Sechidis et al.
     2011, over groups in place of images).
 
     Args:
@@ -178,22 +178,22 @@ def stratified(
         val_fraction: share of the images that validates.
         test_fraction: share of the images that tests.
         seed: order of groups that are alike.
-        sides: side by group of an earlier list; they stay.
+        fixed: split by group of an earlier list; they stay.
 
     Returns:
-        Side by group, sorted by group; groups of `sides` that have no image here are kept.
+        Split by group, sorted by group; groups of `fixed` that have no image here are kept.
     """
-    fixed = {} if sides is None else sides.to_dict()
+    drawn = {} if fixed is None else fixed.to_dict()
     share = dict(zip(SPLITS, (1 - val_fraction - test_fraction, val_fraction, test_fraction), strict=True))
     codes, names = pd.factorize(groups, sort=True)
     # the last column, all images, deals the groups without any label
     counts = np.zeros((len(names), labels.shape[1] + 1))
     np.add.at(counts, codes, np.hstack([labels == 1, np.ones((len(labels), 1))]))
-    missing = {side: share[side] * counts.sum(axis=0) for side in SPLITS}
+    missing = {split: share[split] * counts.sum(axis=0) for split in SPLITS}
     waiting = {}
     for index in sorted(range(len(names)), key=lambda index: _uniform(names[index], seed)):
-        if names[index] in fixed:
-            missing[fixed[names[index]]] = missing[fixed[names[index]]] - counts[index]
+        if names[index] in drawn:
+            missing[drawn[names[index]]] = missing[drawn[names[index]]] - counts[index]
         else:
             waiting[index] = None
     while waiting:
@@ -202,36 +202,36 @@ def stratified(
         label = min(present, key=lambda column: (left[column], column))
         holders = sorted((index for index in waiting if counts[index, label]), key=lambda index: -counts[index, label])
         for index in holders:
-            side = max(SPLITS, key=lambda side: (missing[side][label], missing[side][-1]))
-            fixed[names[index]] = side
-            missing[side] = missing[side] - counts[index]
+            split = max(SPLITS, key=lambda split: (missing[split][label], missing[split][-1]))
+            drawn[names[index]] = split
+            missing[split] = missing[split] - counts[index]
             del waiting[index]
-    return pd.Series(fixed, dtype="str").sort_index()
+    return pd.Series(drawn, dtype="str").sort_index()
 
 
 def official(groups: pd.Series, lists: pd.Series, *, val_fraction: float, seed: int, files: str) -> pd.Series:
-    """Take the data set's own sides; where it has no validation side, carve one from training by group.
+    """Take the data set's own splits; where it has no validation split, carve one from training by group.
 
     Args:
         groups: str (N,), the group of each image.
         lists: str (N,), `train`, `val` or `test`, same index.
-        val_fraction: expected share of the training side's groups that validates.
-        seed: another seed is another validation side.
+        val_fraction: expected share of the training split's groups that validates.
+        seed: another seed is another validation split.
         files: where `lists` come from, for the message.
 
     Returns:
         str (N,), `train`, `val` or `test`, with the index of `groups`.
 
     Raises:
-        UserError: the lists put a group on two sides.
+        UserError: the lists put a group in two splits.
     """
-    sides = lists.groupby(groups).nunique()
-    torn = sides.index[sides > 1]
+    counts = lists.groupby(groups).nunique()
+    torn = counts.index[counts > 1]
     if len(torn):
         more = f", and so are {len(torn) - 1} more" if len(torn) > 1 else ""
-        found = " and ".join(side for side in SPLITS if side in set(lists[groups == torn[0]]))
+        found = " and ".join(split for split in SPLITS if split in set(lists[groups == torn[0]]))
         raise UserError(
-            f"{files}: group {torn[0]} is on two sides, {found}{more}; mend the lists or set data.split: patient"
+            f"{files}: group {torn[0]} is in two splits, {found}{more}; mend the lists or set data.split: patient"
         )
     if (lists == "val").any():
         return lists.astype("str")
@@ -240,10 +240,10 @@ def official(groups: pd.Series, lists: pd.Series, *, val_fraction: float, seed: 
 
 def require_all(split: pd.Series) -> None:
     """Raise `UserError` if one of train, val and test has no image."""
-    empty = [side for side in SPLITS if not (split == side).any()]
+    empty = [name for name in SPLITS if not (split == name).any()]
     if empty:
         raise UserError(
-            f"no image on the side {' and '.join(empty)} (of {len(split)} in all);"
+            f"no image in the split {' and '.join(empty)} (of {len(split)} in all);"
             " change data.split, data.val_fraction, data.test_fraction or data.seed in params.yaml"
         )
 

@@ -640,7 +640,7 @@ def explanation_kd(student: Tensor, teacher: Tensor, *, mask: Tensor | None = No
     """1 − cosine of two explanations, the mean over (image, label); evidence against a label is left out (ReLU).
 
     Source: Parchami-Araghi et al., "Good Teachers Explain: Explanation-Enhanced Knowledge Distillation", ECCV 2024
-    (arXiv 2402.03119), equation 2, there for one class an image, and with maps enlarged to the image, by which smooth
+    (arXiv 2402.03119), equation 2, there for one class per image, and with maps enlarged to the image, by which smooth
     they differ somewhat less.
 
     Args:

@@ -23,7 +23,7 @@ class Term(Settings):
     if TYPE_CHECKING:
         loss: str  # the function's name: each term has its own as a literal
     needs: ClassVar[Literal["logits", "attention", "cams", "features"]] = "logits"
-    """What the teachers must have been asked for, beside logits a key of `teach`."""
+    """What the teachers must have been asked for, beside logits: a key of `teach`."""
     instead: ClassVar[str] = "sigmoid_kd"
     """What to take where labels are not exclusive and the loss is for exclusive classes."""
     weight: float = Field(default=1.0, gt=0, le=1e6)
@@ -66,7 +66,7 @@ class DistillationTerm(Term):
     """A loss against the teachers' answers."""
 
     projected: ClassVar[bool] = False
-    """The student's features pass a linear layer that is learnt with it, one a teacher, into the teacher's width."""
+    """The student's features pass a linear layer that is learnt with it, one per teacher, into the teacher's width."""
     takes_targets: ClassVar[bool] = False
     """It compares logits, and must know the labels for that."""
     explains_likeliest: ClassVar[bool] = False

@@ -25,7 +25,7 @@ def read_logits(path: Path, model: str, labels: list[str], *, known: Collection[
         known: those that the model answers for; None: all. A teacher that was taken as it is may lack some.
 
     Returns:
-        float32 columns, one a label in the given order, indexed by `split` and `image_id`; NaN for labels that are not
+        float32 columns, one per label in the given order, index `split` and `image_id`; NaN for labels that are not
         known.
 
     Raises:

@@ -18,7 +18,7 @@ Interval = dict[str, float | None]
 """`estimate`, `lower`, `upper`; None where undefined."""
 
 MIN_MAP = 4
-"""Cells a side below which a map is too coarse to conclude anything from."""
+"""Cells per side below which a map is too coarse to conclude anything from."""
 
 NO_BOXES: dict[str, Any] = {
     "images": 0,
@@ -182,7 +182,7 @@ def _table(
     rows = [finding for finding, wanted in zip(findings, chosen, strict=True) if wanted]
     groups = np.array([finding.group_id for finding in rows])
     hits, chance, centre = scores.hits[chosen], where.chance[chosen], where.centre[chosen]
-    boxes = {side: sum(len(f.boxes) for f in rows if f.split == side) for side in ("val", "test")}
+    boxes = {split: sum(len(f.boxes) for f in rows if f.split == split) for split in ("val", "test")}
     reason = inconclusive(map_size, len(set(groups)))
     table = {
         "images": len({finding.image_id for finding in rows}),

@@ -115,7 +115,7 @@ def _read_picture(file: BinaryIO, memory: float) -> Image.Image:
 
 
 _WEBP_BYTES = 17
-"""What Pillow takes for WebP, measured, in bytes a pixel: canvases of an animation, though there is none."""
+"""What Pillow takes for WebP, measured, in bytes per pixel: canvases of an animation, though there is none."""
 
 
 def _webp_size(head: bytes) -> tuple[int, int] | None:
@@ -173,7 +173,7 @@ def _bytes_needed(image: Image.Image, stream: Stream | None) -> float:
     pixels = image.width * image.height
     native = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
     needed = pixels * (native + max(native, 1 if image.mode[0] in "1LIF" else 4))  # turned as EXIF says; made 8-bit
-    if stream is not None:  # a tile at once, with 4 bytes a sample
+    if stream is not None:  # a tile at once, with 4 bytes per sample
         tile = stream.tile * stream.samples * (4 + (2 if stream.bits > 8 else 1))
         return max(needed, pixels * native + tile + len(stream.content))
     if "progressive" in image.info:  # all coefficients at once
@@ -213,7 +213,7 @@ def _raw_mode(image: Image.Image) -> str:
     return raw_mode
 
 
-_SIXTEEN_BITS = "colour or transparency with 16 bits a sample is not read; convert it to 8 bits"
+_SIXTEEN_BITS = "colour or transparency with 16 bits per sample is not read; convert it to 8 bits"
 
 
 def _is_inverted_tiff(image: Image.Image, raw_mode: str) -> bool:
@@ -289,7 +289,7 @@ def _stretched(image: Image.Image, *, is_inverted: bool, is_unsigned: bool) -> I
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """An image of at most 8 bits a sample in mode `L` or `RGB`, on black where it is transparent."""
+    """An image of at most 8 bits per sample in mode `L` or `RGB`, on black where it is transparent."""
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if not image.has_transparency_data:
         return image if image.mode == mode else image.convert(mode)

@@ -133,7 +133,7 @@ _OF_JPEG_2000 = ("YBR_ICT", "YBR_RCT")
 """Colours as JPEG 2000 transforms them inside; its decoders give RGB."""
 
 _SAMPLES = {**dict.fromkeys((*_GREY, "PALETTE COLOR"), 1), **dict.fromkeys(("RGB", *_YBR, *_OF_JPEG_2000, "XYB"), 3)}
-"""Photometric interpretations that are read, and the samples a pixel of each."""
+"""Photometric interpretations that are read, and the samples per pixel of each."""
 
 
 _CODECS_OF = {**dict.fromkeys(_OF_JPEG_2000, ("jpeg2k", "htj2k")), "XYB": ("jpegxl",)}
@@ -192,7 +192,7 @@ def _check_header(header: "Dataset", codec: str, *, has_pixels: bool) -> None:
         raise Refused(f"DICOM with {frames:g} frames; only single ones are read")
     photometric, samples = header.PhotometricInterpretation, header.SamplesPerPixel
     if _SAMPLES.get(photometric) != samples:
-        raise Refused(f"DICOM photometric interpretation {photometric} with {samples} samples a pixel is not read")
+        raise Refused(f"DICOM photometric interpretation {photometric} with {samples} samples per pixel is not read")
     if codec not in _CODECS_OF.get(photometric, (codec,)):
         raise Refused(f"DICOM photometric interpretation {photometric} outside of its compression is not read")
     _check_bits(header.BitsStored, samples)
@@ -217,7 +217,7 @@ def _check_size(header: "Dataset", codec: str, *, size: int, memory: float) -> N
 
 def _check_bits(bits: int, samples: int) -> None:
     if bits > (limit := 16 if samples == 1 else 8):
-        raise Refused(f"DICOM with {bits} bits a sample; at most {limit} are read")
+        raise Refused(f"DICOM with {bits} bits per sample; at most {limit} are read")
 
 
 def _bits_below(dataset: "Dataset", width: int) -> int:
@@ -377,7 +377,7 @@ def _decode_jpeg_xl(frame: bytes, dataset: "Dataset", decode: Callable[..., np.n
 def _interpreted(pixels: np.ndarray, stream: Stream, dataset: "Dataset") -> np.ndarray:
     """Decoded samples as stored values, signed where PixelRepresentation says so, or as RGB.
 
-    The stream says how many bits a sample has, which may be others than BitsStored.
+    The stream says how many bits its samples have; BitsStored may differ.
     """
     if stream.samples == 3:
         return _as_rgb(pixels.view(np.uint8), stream.bits, _colours_of(stream, dataset))
@@ -439,8 +439,8 @@ def _as_rgb(pixels: np.ndarray, bits: int, photometric: str) -> np.ndarray:
 
     if photometric in _YBR:
         if bits < 8:
-            raise Refused(f"DICOM photometric interpretation {photometric} with {bits} bits a sample is not read")
-        for rows in strips(pixels.shape):  # it computes in 8 bytes a sample
+            raise Refused(f"DICOM photometric interpretation {photometric} with {bits} bits per sample is not read")
+        for rows in strips(pixels.shape):  # it computes in 8 bytes per sample
             pixels[rows] = convert_color_space(pixels[rows], "YBR_FULL", "RGB")
     elif bits < 8:
         pixels = np.rint(np.arange(256) * (255 / (2**bits - 1))).clip(0, 255).astype(np.uint8)[pixels]

@@ -96,7 +96,7 @@ def _levels(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _looked_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
     shown = np.empty((*index.shape, *table.shape[1:]), table.dtype)
-    for rows in strips(index.shape):  # an index takes 8 bytes a pixel
+    for rows in strips(index.shape):  # an index takes 8 bytes per pixel
         shown[rows] = table[index[rows]]
     return shown
 

@@ -195,7 +195,7 @@ def auroc(targets: NDArray, scores: NDArray, weights: NDArray | None = None) -> 
     Args:
         targets: (N,), 1, 0, or NaN where unknown (left out).
         scores: (N,), any score that rises with the probability.
-        weights: (N,), one an image; None: all 1.
+        weights: (N,), one per image; None: all 1.
 
     Returns:
         0..1, NaN without a positive or without a negative.

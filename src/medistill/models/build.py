@@ -26,7 +26,7 @@ _NO_ARGS = {
 
 
 def create_classifier(network: Network, *, labels: list[str], image_size: int | None = None) -> Classifier:
-    """Build a network with one logit a label and the initialisation that `network` asks for.
+    """Build a network with one logit per label and the initialisation that `network` asks for.
 
     The result's `config` has `arch`, `args`, `initialisation`, `input_size`, `mean`, `std` and `labels`.
 
@@ -102,7 +102,7 @@ def start_at_prevalence(model: Classifier, prevalence: np.ndarray, *, exclusive:
     Args:
         model: every layer of its classifier with an output and a bias for each label is set (timm averages several).
         prevalence: (L,), in 0..1; kept away from both ends.
-        exclusive: one label an image, for a softmax over the logits; otherwise a sigmoid of each.
+        exclusive: one label per image, for a softmax over the logits; otherwise a sigmoid of each.
     """
     prior = torch.from_numpy(np.clip(prevalence, 1e-3, 1 - 1e-3))
     bias = prior.log() if exclusive else prior.logit()

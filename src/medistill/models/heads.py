@@ -223,7 +223,7 @@ class _Tracer(fx.Tracer):
         return tensors or type(module) in _ACTIVATIONS or super().is_leaf_module(module, name)
 
 
-# How the numbers are arranged: a map before pooling; then one vector an image, with or without the map's two axes.
+# How the numbers are arranged: a map before pooling; then one vector per image, with or without the map's two axes.
 _MAP_FIRST, _MAP_LAST = "(N, K, h, w)", "(N, h, w, K)"
 _CELL_FIRST, _CELL_LAST, _VECTOR = "(N, K, 1, 1)", "(N, 1, 1, K)", "(N, K)"
 _POOLED = {_CELL_FIRST, _CELL_LAST, _VECTOR}

@@ -15,7 +15,7 @@ from timm.models._registry import generate_default_cfgs, register_model
 from timm.models.mobilenetv3 import MobileNetV3, MobileNetV3Features
 from torch import nn
 
-# A line a stage. `nre` is ReLU, `nhs` is hard-swish; squeeze-excitation in stages 2, 4 and 5.
+# One line per stage. `nre` is ReLU, `nhs` is hard-swish; squeeze-excitation in stages 2, 4 and 5.
 _EEEA_NET_C2 = [
     ["ds_r1_k3_s1_e1_c16_nre"],
     ["ir_r1_k3_s2_e3_c24_nre", "ir_r1_k5_s1_e4_c24_nre", "ir_r1_k3_s1_e3_c24_nre"],

@@ -181,7 +181,7 @@ def _load_tensors(
         if theirs != ours:
             hint = ""
             if name in own and ours[:1] == [outputs] != theirs[:1]:
-                hint = f"; its classifier must have {counted(outputs, 'output')}, one a label"
+                hint = f"; its classifier must have {counted(outputs, 'output')}, one per label"
                 if frozen:
                     hint = f"; its classifier has {counted(theirs[0], 'output')}: name them, in their order, in labels"
             if len(ours) == 4 and theirs[:1] + theirs[2:] == ours[:1] + ours[2:] and {theirs[1], ours[1]} == {1, 3}:

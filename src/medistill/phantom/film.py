@@ -298,7 +298,7 @@ def develop(film: Film, attenuation: np.ndarray) -> np.ndarray:
     e, size = film.e, film.size
     grey = respond(attenuation, e)
     rng = generator(e.seed, 37)
-    # The dose a pixel gets goes with its area; noise is strongest where the film is neither black nor white.
+    # A pixel's dose is proportional to its area; noise is strongest where the film is neither black nor white.
     sigma = e.noise * (size / 128) ** 0.5
     shape = np.float32(0.35) + np.float32(2.6 / 255) * grey * (1.0 - grey * np.float32(1 / 255))
     grey = grey + sigma * shape * rng.standard_normal((size, size), dtype=np.float32)

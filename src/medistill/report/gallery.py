@@ -63,7 +63,7 @@ class Row:
         finding: what is looked for.
         pixels: uint8 (C, S, S).
         facts: what else is known of the image, such as age and view, for the reader.
-        overlays: one a model, in the order of the page.
+        overlays: one per model, in the order of the page.
     """
 
     finding: Finding

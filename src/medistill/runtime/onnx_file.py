@@ -71,7 +71,7 @@ def _fields(view: memoryview, start: int, end: int) -> Iterator[tuple[int, int, 
 
 
 def _varint(view: memoryview, start: int, end: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and where it ends."""
+    """A number of seven bits per byte, and where it ends."""
     number = 0
     for place in range(start, min(end, start + 10)):
         number |= (view[place] & 0x7F) << 7 * (place - start)

@@ -80,7 +80,7 @@ class Predictor:
         """Predict image files, at most `batch_size` at a time; an image that cannot be read yields its error.
 
         Yields:
-            A prediction an image, in the order of `images`.
+            One prediction per image, in the order of `images`.
         """
         size = self._session.batch or min(batch_size, self._most)
         batch: list[Path] = []

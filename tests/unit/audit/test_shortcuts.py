@@ -25,7 +25,7 @@ def random() -> np.random.Generator:
 
 @pytest.fixture
 def rows(random) -> pd.DataFrame:
-    """Two images a patient; view, size and source say nothing."""
+    """Two images per patient; view, size and source say nothing."""
     width = random.choice([1024, 2048, 2500], IMAGES)
     return pd.DataFrame(
         {
@@ -333,7 +333,7 @@ def test_every_training_part_has_positives_and_negatives_of_any_eligible_label(s
     assert pd.Series(folds).groupby(groups).nunique().max() == 1
     for fold in range(5):
         assert set(target[folds != fold]) == {0, 1}
-        # ten groups, two a fold
+        # ten groups, two per fold
         assert len(np.intersect1d(groups[folds == fold], side)) == 2 or seed % 2
     counts = pd.Series(groups).groupby(folds).nunique()
     assert counts.max() - counts.min() <= 1
@@ -344,7 +344,7 @@ def test_large_data_are_probed_on_whole_groups(monkeypatch, random):
     view = random.choice(["AP", "PA"], 1400)
     rows = pd.DataFrame({"group_id": groups, "view": view, "width": 512, "height": 512})
     every = ((view == "AP") ^ (random.random(1400) < 0.2)).astype(np.float32)
-    first = np.where(rows["group_id"].duplicated(), np.nan, every)  # known for one image a group
+    first = np.where(rows["group_id"].duplicated(), np.nan, every)  # known for one image per group
     labels, targets, borders = ["Mass", "Nodule"], np.stack([every, first], axis=1), np.zeros((1400, 96))
     whole = probe_shortcuts(rows, targets, labels, borders)
     monkeypatch.setattr(shortcuts, "MAX_IMAGES", 702)

@@ -380,20 +380,20 @@ def test_an_image_in_both_lists_is_named(tmp_path):
 
 
 def chexnet(root, folder="chexnet", prefix=""):
-    """The lists of the CheXNet reproductions: a name and 14 labels a line."""
-    sides = {"train": range(3, 30), "val": range(1, 3), "test": range(30, 31)}
+    """The lists of the CheXNet reproductions: a name and 14 labels per line."""
+    splits = {"train": range(3, 30), "val": range(1, 3), "test": range(30, 31)}
     (root / folder).mkdir(exist_ok=True)
-    for side, patients in sides.items():
+    for split, patients in splits.items():
         lines = [f"{patient:08d}_{number:03d}.png" + " 0" * 14 for patient in patients for number in range(2)]
-        (root / folder / f"{prefix}{side}_list.txt").write_text("\n".join(lines))
-    return {f"{patient}": side for side, patients in sides.items() for patient in patients}
+        (root / folder / f"{prefix}{split}_list.txt").write_text("\n".join(lines))
+    return {f"{patient}": split for split, patients in splits.items() for patient in patients}
 
 
 @pytest.mark.parametrize(("folder", "prefix"), [("chexnet", ""), (".", "chexnet_")])
 def test_the_lists_of_chexnet_are_another_official_split(nih, folder, prefix):
-    side = chexnet(nih, folder, prefix)
+    split = chexnet(nih, folder, prefix)
     source = read(nih, lists="chexnet")
-    assert source.official.tolist() == [side[patient] for patient in source.rows["patient_id"]]
+    assert source.official.tolist() == [split[patient] for patient in source.rows["patient_id"]]
     assert set(read(nih).official) == {"train", "test"}  # NIH's own lie beside them, one under the same name
     assert "train_list.txt and" in source.official_files
 

@@ -1,4 +1,4 @@
-"""CheXpert trees: policies for uncertain and blank cells, views, sides, and what is left out."""
+"""CheXpert trees: policies for uncertain and blank cells, views, splits, and what is left out."""
 
 import csv
 import gzip
@@ -273,7 +273,7 @@ def by_table(root, *names):
 
 
 @pytest.mark.parametrize(
-    ("tables", "sides"),
+    ("tables", "splits"),
     [
         (("train.csv", "valid.csv"), ["train", "test"]),
         (("train.csv", "valid.csv", "test.csv"), ["train", "val", "test"]),
@@ -281,9 +281,9 @@ def by_table(root, *names):
         (("train.csv", "test_labels.csv"), ["train", "test"]),
     ],
 )
-def test_valid_tests_unless_there_is_a_test_table(tmp_path, tables, sides):
+def test_valid_tests_unless_there_is_a_test_table(tmp_path, tables, splits):
     source = by_table(tmp_path, *tables)
-    assert source.official.tolist() == sides
+    assert source.official.tolist() == splits
     assert source.official_files == " and ".join(tables)
 
 
@@ -308,7 +308,7 @@ def test_a_patient_in_two_tables_is_named(tmp_path):
     write_chexpert_table(tmp_path, [chexpert_row(ONE)])
     write_chexpert_table(tmp_path, [chexpert_row(ONE.replace("train", "valid"))], name="valid.csv")
     source = read(tmp_path)
-    with pytest.raises(UserError, match=r"train\.csv and valid\.csv: group patient00001 is on two sides"):
+    with pytest.raises(UserError, match=r"train\.csv and valid\.csv: group patient00001 is in two splits"):
         splits.official(source.rows["group_id"], source.official, val_fraction=0.1, seed=0, files=source.official_files)
 
 

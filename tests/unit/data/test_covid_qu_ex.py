@@ -1,4 +1,4 @@
-"""COVID-QU-Ex trees in Kaggle's layout: sides, classes, and the infection masks that some images have."""
+"""COVID-QU-Ex trees in Kaggle's layout: splits, classes, and the infection masks that some images have."""
 
 import os
 import shutil
@@ -37,7 +37,7 @@ def read(root, **options):
 
 
 @pytest.mark.parametrize("doubled", [True, False])
-def test_both_layouts_give_the_same_images_classes_and_sides(tmp_path, doubled):
+def test_both_layouts_give_the_same_images_classes_and_splits(tmp_path, doubled):
     boxes = write_covid_qu_ex(tmp_path, doubled=doubled)
     source = read(tmp_path)
     assert source.labels == list(COVID_CLASSES)
@@ -48,10 +48,10 @@ def test_both_layouts_give_the_same_images_classes_and_sides(tmp_path, doubled):
     assert (rows["group_id"] == rows["image_id"]).all()
     for path, label in classes_of(source).items():
         assert f"/{label}/images/" in path
-    sides = {f"{name}/" for name in ("Train", "Val", "Test")}
-    assert {image[: image.index("/") + 1] for image in rows["image_id"]} == sides
+    splits = {f"{name}/" for name in ("Train", "Val", "Test")}
+    assert {image[: image.index("/") + 1] for image in rows["image_id"]} == splits
     assert (source.official == rows["image_id"].str.split("/").str[0].str.lower()).all()
-    # a picture of the lung part has a mask where the infection part repeats it, on whatever side
+    # a picture of the lung part has a mask where the infection part repeats it, in whatever split
     assert set(rows["image_id"][rows["mask"].notna()]) == set(boxes)
     assert len(boxes) == 18
 
@@ -63,7 +63,7 @@ def test_masks_come_out_pixel_by_pixel(tmp_path, part):
     summary = ingest(data, tmp_path / "out", tmp_path / "cache")
     dataset = Dataset.open(tmp_path / "out")
     manifest = dataset.manifest
-    assert {side: counts.images for side, counts in summary.counts.items()} == (
+    assert {split: counts.images for split, counts in summary.counts.items()} == (
         {"train": 12, "val": 12, "test": 12} if part == "lung" else {"train": 6, "val": 6, "test": 6}
     )
     box_of = boxes
@@ -71,8 +71,8 @@ def test_masks_come_out_pixel_by_pixel(tmp_path, part):
         moved = {"Train": "Train", "Val": "Test", "Test": "Val"}
         box_of = {}
         for image, box in boxes.items():
-            side, rest = image.split("/", 1)
-            box_of[f"{moved[side]}/{rest}"] = box
+            split, rest = image.split("/", 1)
+            box_of[f"{moved[split]}/{rest}"] = box
         assert set(manifest["image_id"]) == set(box_of)
     rows = manifest[manifest["mask_row"] >= 0]
     assert set(rows["image_id"]) == set(box_of)
@@ -98,7 +98,7 @@ def test_only_the_same_bytes_under_the_same_class_and_name_share_a_mask(root):
 
 
 def test_of_two_pictures_of_one_name_the_identical_one_gives_its_mask(root):
-    """Several sides of the infection part may use one file name."""
+    """Several splits of the infection part may use one file name."""
     other = root / INFECTION / "Val/COVID-19"
     write_picture(other / "images/train_0.png", 7)
     write_mask(other / "infection masks/train_0.png", (0, 0, 5, 5))

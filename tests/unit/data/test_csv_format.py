@@ -60,7 +60,7 @@ def test_a_table_of_everything_goes_through_ingest(tmp_path):
     assert np.array_equal(data.masks(masked), [draw_mask(masks[image]) for image in masked["image_id"]])
 
 
-def test_no_patient_is_on_two_sides(tmp_path):
+def test_no_patient_is_in_two_splits(tmp_path):
     root = tmp_path / "hospital"
     options = write_csv(root)
     ingest(settings("csv", root, options=options), tmp_path / "out", tmp_path / "cache")
@@ -345,7 +345,7 @@ def test_all_that_is_known_of_an_image(tmp_path):
         read(tmp_path, labels=["Mass"], age="scanner")
 
 
-def test_sides_of_a_column(tmp_path):
+def test_splits_of_a_column(tmp_path):
     cells = ["train", "VALID", "validation", "val", "Test", "", "validate", "Dev", "Training", "hold-out", "held out"]
     rows = [f"{number:02d}.png,1,{cell}" for number, cell in enumerate(cells)]
     table(tmp_path, "\n".join(["file,Mass,side", *rows]), *(f"{number:02d}.png" for number in range(len(cells))))
@@ -364,8 +364,8 @@ def test_sides_of_a_column(tmp_path):
     ("options", "message"),
     [
         ({"labels": ["Mass"], "path": None}, r"path: input should be a valid string"),
-        ({}, r"set either label: COLUMN \(one class an image\) or labels"),
-        ({"label": "Mass", "labels": ["Mass"]}, r"set either label: COLUMN \(one class an image\) or labels"),
+        ({}, r"set either label: COLUMN \(one class per image\) or labels"),
+        ({"label": "Mass", "labels": ["Mass"]}, r"set either label: COLUMN \(one class per image\) or labels"),
         ({"labels": []}, "label or labels names no column"),
         ({"labels": ["Mass", "Mass"]}, "labels names a column twice"),
         ({"labels": "Mass"}, r"labels: Mass needs separator.*is labels: \[Mass\]"),
@@ -475,16 +475,16 @@ def test_the_table_must_be_clear(tmp_path):
     assert targets(read(tmp_path, labels=["Mass"], table="a.csv")) == [[1]]
 
 
-def test_official_without_a_column_of_sides_says_what_to_set(tmp_path):
+def test_official_without_a_column_of_splits_says_what_to_set(tmp_path):
     root = tmp_path / "hospital"
     options = write_csv(root)
     del options["split"]
-    with pytest.raises(UserError, match=r"split is official, but sides \(data\.options\.split\) are not there"):
+    with pytest.raises(UserError, match=r"split is official, but splits \(data\.options\.split\) are not there"):
         ingest(settings("csv", root, split="official", options=options), tmp_path / "out", tmp_path / "cache")
 
 
-def test_a_patient_on_two_official_sides_is_refused(tmp_path):
+def test_a_patient_in_two_official_splits_is_refused(tmp_path):
     root = tmp_path / "hospital"
     options = write_csv(root) | {"patient": "sex"}
-    with pytest.raises(UserError, match=r"the sides of column 'side': .* is on two sides"):
+    with pytest.raises(UserError, match=r"the splits of column 'split': .* is in two splits"):
         ingest(settings("csv", root, split="official", options=options), tmp_path / "out", tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""A folder for each class, with and without sides."""
+"""A folder for each class, with and without splits."""
 
 import os
 import unicodedata
@@ -28,26 +28,26 @@ def test_classes_are_the_folders_in_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "sides", [("train", "val", "test"), ("Train", "VALID", "TEST"), ("train", "validation", "test")]
+    "splits", [("train", "val", "test"), ("Train", "VALID", "TEST"), ("train", "validation", "test")]
 )
-def test_folders_of_sides_are_the_official_split(tmp_path, sides):
+def test_folders_of_splits_are_the_official_split(tmp_path, splits):
     root = tmp_path / "xrays"
-    paths = write_folder(root, sides=sides, images_each=3)
-    side_of = dict(zip(sides, ("train", "val", "test"), strict=True))
+    paths = write_folder(root, splits=splits, images_each=3)
+    split_of = dict(zip(splits, ("train", "val", "test"), strict=True))
     ingest(settings("folder", root, split="official"), tmp_path / "out", tmp_path / "cache")
     data = Dataset.open(tmp_path / "out")
     assert data.labels == ["NORMAL", "PNEUMONIA"]
     assert {row.path: row.split for row in data.manifest.itertuples()} == {
-        path: side_of[path.split("/")[0]] for path in paths
+        path: split_of[path.split("/")[0]] for path in paths
     }
     assert data.targets(data.manifest).argmax(axis=1).tolist() == [
         path.split("/")[1] == "PNEUMONIA" for path in data.manifest["path"]
     ]
 
 
-def test_without_a_validation_side_one_is_carved_from_training(tmp_path):
+def test_without_a_validation_split_one_is_carved_from_training(tmp_path):
     root = tmp_path / "xrays"
-    write_folder(root, sides=("train", "test"), images_each=10)
+    write_folder(root, splits=("train", "test"), images_each=10)
     ingest(settings("folder", root, split="official"), tmp_path / "out", tmp_path / "cache")
     manifest = Dataset.open(tmp_path / "out").manifest
     assert set(manifest["path"][manifest["split"] == "test"].str[:5]) == {"test/"}
@@ -55,14 +55,14 @@ def test_without_a_validation_side_one_is_carved_from_training(tmp_path):
     assert (manifest["split"] == "val").sum() > 0
 
 
-def test_a_class_may_be_called_test_where_there_is_no_training_side(tmp_path):
+def test_a_class_may_be_called_test_where_there_is_no_training_split(tmp_path):
     write_folder(tmp_path, classes=("test", "other"))
     source = read(tmp_path)
     assert source.labels == ["other", "test"]
     assert source.official is None
 
 
-def test_groups_from_a_list_keep_a_person_on_one_side(tmp_path):
+def test_groups_from_a_list_keep_a_person_in_one_split(tmp_path):
     """Names that hold a person, as in Kaggle's chest X-rays, are told by a list."""
     root, splits = tmp_path / "xrays", tmp_path / "splits"
     paths = write_folder(root, images_each=12)
@@ -78,10 +78,10 @@ def test_groups_from_a_list_keep_a_person_on_one_side(tmp_path):
     assert manifest.groupby("group_id")["split"].nunique().eq(1).all()
 
 
-@pytest.mark.parametrize("sides", [(), ("train", "test")])
-def test_folders_within_a_class_spread_out_the_files(tmp_path, sides):
-    write_folder(tmp_path, sides=sides)
-    above = "train/" if sides else ""
+@pytest.mark.parametrize("splits", [(), ("train", "test")])
+def test_folders_within_a_class_spread_out_the_files(tmp_path, splits):
+    write_folder(tmp_path, splits=splits)
+    above = "train/" if splits else ""
     write_picture(tmp_path / above / "NORMAL/2019/05/deep.png", 77)
     assert classes_of(read(tmp_path))[f"{above}NORMAL/2019/05/deep.png"] == "NORMAL"
 
@@ -145,17 +145,17 @@ def test_a_data_set_that_is_called_after_its_masks_has_images_too():
     )
 
 
-@pytest.mark.parametrize("sides", [(), ("train", "test")])
-def test_masks_come_out_pixel_by_pixel(tmp_path, sides):
+@pytest.mark.parametrize("splits", [(), ("train", "test")])
+def test_masks_come_out_pixel_by_pixel(tmp_path, splits):
     root = tmp_path / "set"
-    for side in sides or (".",):
-        write_masks(root / side, "twin folders", each=8)
+    for split in splits or (".",):
+        write_masks(root / split, "twin folders", each=8)
     options = {"masks": "masks"}
-    split = "official" if sides else "patient"
+    split = "official" if splits else "patient"
     ingest(settings("folder", root, split=split, options=options), tmp_path / "out", tmp_path / "cache")
     data = Dataset.open(tmp_path / "out")
     masks = data.masks(data.manifest)
-    assert len(masks) == 16 * max(1, len(sides))
+    assert len(masks) == 16 * max(1, len(splits))
     for path, mask in zip(data.manifest["path"], masks, strict=True):
         number, c = int(path[-5]), int("normal" in path)
         assert (mask == draw_mask((2 + number, 4 + c, 20, 22))).all()
@@ -213,8 +213,8 @@ def test_an_image_with_several_masks_has_none_and_a_mask_without_an_image_is_tol
         ),
         (
             lambda root: [
-                write_picture(root / side / folder / "a" / f"{number}.png", number)
-                for side in ("train", "test")
+                write_picture(root / split / folder / "a" / f"{number}.png", number)
+                for split in ("train", "test")
                 for folder in ("images", "segmentations")
                 for number in range(2)
             ],
@@ -230,8 +230,8 @@ def test_folders_of_masks_in_the_place_of_a_class_are_both_named(tmp_path, write
     assert "\n" not in str(caught.value)
 
 
-def test_masks_beside_the_sides_are_no_images_either(tmp_path):
-    paths = write_folder(tmp_path, sides=("train", "test"), images_each=2)
+def test_masks_beside_the_splits_are_no_images_either(tmp_path):
+    paths = write_folder(tmp_path, splits=("train", "test"), images_each=2)
     for path in paths:
         write_mask(tmp_path / path.replace("train/", "train_masks/").replace("test/", "test_masks/"), (1, 1, 3, 3))
     source = read(tmp_path)
@@ -265,8 +265,8 @@ def test_images_that_only_sound_like_masks_are_images(tmp_path, names):
     assert source.unwanted == {}
 
 
-def test_a_side_of_a_larger_set_is_read_and_the_others_are_named(tmp_path):
-    write_folder(tmp_path / "set", sides=("train", "val", "test"), images_each=2)
+def test_a_split_of_a_larger_set_is_read_and_the_others_are_named(tmp_path):
+    write_folder(tmp_path / "set", splits=("train", "val", "test"), images_each=2)
     source = read(tmp_path / "set" / "train")
     assert len(source.rows) == 4
     above = tmp_path / "set"
@@ -288,10 +288,10 @@ def test_what_lies_beside_the_classes_is_named_or_passed_over(tmp_path):
     assert source.entries == 5
 
 
-def test_images_outside_of_the_sides_are_named(tmp_path):
-    """Kaggle's chest X-rays hold a second copy of themselves beside the sides."""
-    write_folder(tmp_path, sides=("train", "test"), images_each=1)
-    write_folder(tmp_path / "chest_xray", sides=("train", "test"), images_each=1)
+def test_images_outside_of_the_splits_are_named(tmp_path):
+    """Kaggle's chest X-rays hold a second copy of themselves beside the splits."""
+    write_folder(tmp_path, splits=("train", "test"), images_each=1)
+    write_folder(tmp_path / "chest_xray", splits=("train", "test"), images_each=1)
     write_picture(tmp_path / "train/stray.png", 1)
     source = read(tmp_path)
     assert len(source.rows) == 4
@@ -308,8 +308,8 @@ def test_images_outside_of_the_sides_are_named(tmp_path):
 
 def test_names_in_any_encoding(tmp_path):
     composed, decomposed = (unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD"))
-    write_folder(tmp_path, classes=(composed, "b"), sides=("train",), images_each=1)
-    write_folder(tmp_path, classes=(decomposed, "b"), sides=("test",), images_each=1)
+    write_folder(tmp_path, classes=(composed, "b"), splits=("train",), images_each=1)
+    write_folder(tmp_path, classes=(decomposed, "b"), splits=("test",), images_each=1)
     (tmp_path / "train/b" / os.fsdecode(b"caf\xe9.png")).touch()
     (tmp_path / "train" / os.fsdecode(b"caf\xe9")).mkdir()
     (tmp_path / "train" / os.fsdecode(b"caf\xe9") / "a.png").touch()
@@ -351,7 +351,7 @@ def test_links_out_are_not_read(tmp_path):
         (lambda root: root.mkdir(), "xrays: folders of images: 2 or more labels are needed, there is none"),
         (lambda root: write_folder(root, classes=("images",)), "2 or more labels are needed, there is images$"),
         (
-            lambda root: write_folder(root / "archive" / "xrays", sides=("train", "test")),
+            lambda root: write_folder(root / "archive" / "xrays", splits=("train", "test")),
             "there is archive; set data.root to .*xrays/archive/xrays$",
         ),
         (
@@ -359,7 +359,7 @@ def test_links_out_are_not_read(tmp_path):
             "doc: no image in it; .* remove or fill it; set data.root to .*xrays/set$",
         ),
         (
-            lambda root: (write_folder(root / "a", sides=("train", "test")), write_folder(root / "b")),
+            lambda root: (write_folder(root / "a", splits=("train", "test")), write_folder(root / "b")),
             "xrays: a holds test and train and is no class; set data.root to .*xrays/a$",
         ),
         (
@@ -367,13 +367,13 @@ def test_links_out_are_not_read(tmp_path):
             "TB: no image in it; a folder there is a class",
         ),
         (
-            lambda root: (write_folder(root, sides=("train", "test")), (root / "train/TB").mkdir()),
+            lambda root: (write_folder(root, splits=("train", "test")), (root / "train/TB").mkdir()),
             "train/TB: no image in it",
         ),
         (
             lambda root: (
-                write_folder(root, sides=("train",)),
-                write_folder(root, sides=("test",), classes=("Normal", "PNEUMONIA")),
+                write_folder(root, splits=("train",)),
+                write_folder(root, splits=("test",), classes=("Normal", "PNEUMONIA")),
             ),
             "'NORMAL' and 'Normal' differ only in case",
         ),
@@ -408,8 +408,8 @@ def test_images_of_every_format_and_nameless_dicom_are_images(tmp_path):
     }
 
 
-def test_a_class_that_one_side_lacks_is_no_mistake(tmp_path):
-    write_folder(tmp_path, sides=("train", "test"), images_each=1)
+def test_a_class_that_one_split_lacks_is_no_mistake(tmp_path):
+    write_folder(tmp_path, splits=("train", "test"), images_each=1)
     (tmp_path / "test/PNEUMONIA/person10_pneumonia.png").unlink()
     source = read(tmp_path)
     assert source.labels == ["NORMAL", "PNEUMONIA"]
@@ -419,8 +419,8 @@ def test_a_class_that_one_side_lacks_is_no_mistake(tmp_path):
 @pytest.mark.parametrize("split", ["patient", "official"])
 def test_a_folder_without_a_class_trains_and_is_of_no_class(tmp_path, split):
     root = tmp_path / "xrays"
-    sides = ("train", "test") if split == "official" else ()
-    write_folder(root, classes=("COVID", "NORMAL", "someday"), sides=sides, images_each=10)
+    splits = ("train", "test") if split == "official" else ()
+    write_folder(root, classes=("COVID", "NORMAL", "someday"), splits=splits, images_each=10)
     options = {"unlabelled": "someday"}
     ingest(settings("folder", root, split=split, options=options), tmp_path / "out", tmp_path / "cache")
     data = Dataset.open(tmp_path / "out")

@@ -98,8 +98,8 @@ def test_counts_and_splits_are_those_of_the_source(nih, tmp_path):
     listed = set((nih / "test_list.txt").read_text().split())
     assert set(manifest["image_id"][manifest["split"] == "test"]) == listed
     assert manifest.groupby("patient_id")["split"].nunique().max() == 1
-    for side, counts in summary.counts.items():
-        part = manifest[manifest["split"] == side]
+    for split, counts in summary.counts.items():
+        part = manifest[manifest["split"] == split]
         odd = part["patient_id"].astype(int) % 2 == 1  # who has Effusion and Mass in this folder
         assert counts.images == len(part) > 0
         assert counts.groups == len(part) / 2
@@ -163,11 +163,11 @@ def test_the_fingerprint_follows_pixels_labels_and_splits(nih, tmp_path, change,
     assert (run(nih, tmp_path).fingerprint == before) is same
 
 
-def test_the_fingerprint_follows_groups_even_where_they_change_no_side(nih, tmp_path):
+def test_the_fingerprint_follows_groups_even_where_they_change_no_split(nih, tmp_path):
     before = run(nih, tmp_path, "before")
     tested = Dataset.open(tmp_path / "before").split("test")["image_id"].iloc[[0, -1]]
     (tmp_path / "lists").mkdir()
-    rows = "".join(f"images/{path},same\n" for path in tested)  # two patients of the test side are one
+    rows = "".join(f"images/{path},same\n" for path in tested)  # two patients of the test split are one
     (tmp_path / "lists/groups.csv").write_text(f"path,group_id\n{rows}")
     after = run(nih, tmp_path, "after", splits=tmp_path / "lists")
     old, new = (Dataset.open(tmp_path / name).manifest for name in ("before", "after"))
@@ -231,25 +231,25 @@ def test_the_official_split_needs_its_lists(nih, tmp_path):
     assert run(nih, tmp_path, split="patient").quarantined == 0
 
 
-def test_a_patient_on_two_sides_is_named(nih, tmp_path):
+def test_a_patient_in_two_splits_is_named(nih, tmp_path):
     first, *others = (nih / "test_list.txt").read_text().split()
     (nih / "test_list.txt").write_text("\n".join(others))
     with (nih / "train_val_list.txt").open("a") as stream:
         stream.write("\n" + first)
-    with pytest.raises(UserError, match=r"train_val_list.txt and test_list.txt: group 21 is on two sides"):
+    with pytest.raises(UserError, match=r"train_val_list.txt and test_list.txt: group 21 is in two splits"):
         run(nih, tmp_path)
 
 
 def test_an_empty_split_is_named(nih, tmp_path):
     (nih / "test_list.txt").write_text("")
-    with pytest.raises(UserError, match=r"no image on the side test"):
+    with pytest.raises(UserError, match=r"no image in the split test"):
         run(nih, tmp_path, max_quarantined=1)
 
 
 def test_a_split_that_quarantine_empties_is_named(nih, tmp_path):
     for name in (nih / "test_list.txt").read_text().split():
         (nih / "images" / name).write_text("not an image")
-    with pytest.raises(UserError, match=r"no image on the side test \(of 40 in all\)"):
+    with pytest.raises(UserError, match=r"no image in the split test \(of 40 in all\)"):
         run(nih, tmp_path, max_quarantined=0.5)
 
 
@@ -306,15 +306,15 @@ def test_listed_groups_that_tear_the_official_lists_are_named(nih, tmp_path):
     folder = write_splits(
         tmp_path, "groups.csv", "path,group_id\nimages/00000001_000.png,x\nimages/00000030_000.png,x\n"
     )
-    with pytest.raises(UserError, match="group listed x is on two sides, train and test"):
+    with pytest.raises(UserError, match="group listed x is in two splits, train and test"):
         run(nih, tmp_path, splits=folder)
 
 
-def test_listed_sides_hold(nih, tmp_path):
+def test_listed_splits_hold(nih, tmp_path):
     folder = write_splits(tmp_path, "sides.csv", "group_id,split\n1,test\n2,val\n3,train\n")
     run(nih, tmp_path, split="patient", splits=folder)
-    sides = Dataset.open(tmp_path / "out").manifest.set_index("patient_id")["split"]
-    assert [set(sides[patient]) for patient in "123"] == [{"test"}, {"val"}, {"train"}]
+    splits = Dataset.open(tmp_path / "out").manifest.set_index("patient_id")["split"]
+    assert [set(splits[patient]) for patient in "123"] == [{"test"}, {"val"}, {"train"}]
     with pytest.raises(UserError, match=r"sides\.csv: data\.split is official; set data\.split: patient, or remove"):
         run(nih, tmp_path, splits=folder)
 
@@ -338,9 +338,9 @@ class Drawn:
         rows = pd.DataFrame({"image_id": names, "path": [f"pictures/{name}" for name in names], "group_id": names})
         rows["mask"] = [f"masks/{name}" if name in self.masks else None for name in names]
         rows["label:Spot"] = np.float32([0, 1, np.nan] * 4)
-        sides = pd.Series(["train", "val", "test"] * 4)
+        splits = pd.Series(["train", "val", "test"] * 4)
         facts = {"labels": ["Spot"], "task": "multilabel", "rows": rows, "entries": 12, "quarantined": []}
-        self.source = Source(**(facts | {"official": sides} | changed))
+        self.source = Source(**(facts | {"official": splits} | changed))
 
 
 def test_masks_lie_on_their_images_and_unknown_labels_stay_unknown(tmp_path, monkeypatch):

@@ -73,7 +73,7 @@ def test_without_groups_nothing_can_be_split(tmp_path):
         ingest(settings("lc25000", root), tmp_path / "out", tmp_path / "cache")
 
 
-def test_groups_of_the_root_keep_copies_on_one_side(lung, tmp_path):
+def test_groups_of_the_root_keep_copies_in_one_split(lung, tmp_path):
     group_of = write_lc25000(lung, halves=(LUNG,), copies=4)
     ingest(settings("lc25000", lung, channels=3), tmp_path / "out", tmp_path / "cache")
     data = Dataset.open(tmp_path / "out")

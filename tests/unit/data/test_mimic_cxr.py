@@ -57,11 +57,11 @@ def root(tmp_path):
         write_xray(root / path_of(image), int(image[1]))
     write_table(root / MIMIC.format("metadata"), MIMIC_METADATA, metadata(*IMAGES))
     write_table(root / MIMIC.format("chexpert"), f"subject_id,study_id,{MIMIC_LABELS}", LABEL_ROWS)
-    sides = zip(IMAGES, ("train", "train", "train", "validate", "validate"), strict=True)
+    splits = zip(IMAGES, ("train", "train", "train", "validate", "validate"), strict=True)
     write_table(
         root / MIMIC.format("split"),
         MIMIC_SPLIT,
-        [f"{image},{IMAGES[image][1]},{IMAGES[image][0]},{side}" for image, side in sides],
+        [f"{image},{IMAGES[image][1]},{IMAGES[image][0]},{split}" for image, split in splits],
     )
     return root
 

@@ -24,7 +24,7 @@ def test_ids_are_the_first_64_bits_of_the_hashes(tiny_dataset):
     assert ids.groups.dtype == ids.images.dtype == np.uint64
 
 
-def test_a_model_of_the_training_side_overlaps_with_nothing(tiny_dataset, tmp_path):
+def test_a_model_of_the_training_split_overlaps_with_nothing(tiny_dataset, tmp_path):
     ids = ids_of(tiny_dataset, "train")
     write_ids(tmp_path / provenance.FILE, ids)
     assert overlaps(ids, tiny_dataset) == []
@@ -32,7 +32,7 @@ def test_a_model_of_the_training_side_overlaps_with_nothing(tiny_dataset, tmp_pa
     assert all(np.array_equal(a, b) for a, b in zip(read, ids, strict=True))
 
 
-def test_groups_and_images_of_each_side_are_counted(tiny_dataset, tmp_path):
+def test_groups_and_images_of_each_split_are_counted(tiny_dataset, tmp_path):
     test, val = tiny_dataset.split("test"), tiny_dataset.split("val")
     seen = TrainIds(
         np.array(sorted(number(f"chestxray14\n{group}") for group in test["group_id"].unique()[:3]), np.uint64),
@@ -41,7 +41,7 @@ def test_groups_and_images_of_each_side_are_counted(tiny_dataset, tmp_path):
     file = tmp_path / provenance.FILE
     write_ids(file, ids_of(tiny_dataset, "train") | seen)
     assert overlaps(read_ids(file), tiny_dataset) == [("val", 0, 1), ("test", 3, 5)]
-    text = "trained on 0 groups and 1 image of the val side and 3 groups and 5 images of the test side"
+    text = "trained on 0 groups and 1 image of the val split and 3 groups and 5 images of the test split"
     with pytest.raises(UserError, match=re.escape(f"{file}: the model was {text}")):
         refuse_overlap(file, tiny_dataset)
 

@@ -20,7 +20,7 @@ LAYOUTS = {
     "padchest": (lambda root: write_padchest(root, patients=3), "0"),
     "covid_qu_ex": (lambda root: write_covid_qu_ex(root, images_each=2, doubled=False), "Lung Segmentation Data"),
     "lc25000": (lambda root: write_lc25000(root, top=""), "lung_image_sets"),
-    "folder": (lambda root: write_folder(root, sides=("train", "test"), images_each=1), "test/NORMAL"),
+    "folder": (lambda root: write_folder(root, splits=("train", "test"), images_each=1), "test/NORMAL"),
     "csv": (lambda root: write_csv(root, patients=2), "images"),
     "mimic_cxr": (lambda root: write_mimic_cxr(root, patients=2), "files"),
     "vindr_cxr": (lambda root: write_vindr_cxr(root, images=4, test=1), "train"),

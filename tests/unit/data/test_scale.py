@@ -1,4 +1,4 @@
-"""What must not grow with the number of images: the memory pixels take, and the blocks a shard is made of."""
+"""What must not grow with the number of images: the memory that pixels take, and the number of blocks per shard."""
 
 import shutil
 import tracemalloc

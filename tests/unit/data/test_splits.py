@@ -1,4 +1,4 @@
-"""Splits: no group on two sides, stable when data grows, shares as asked."""
+"""Splits: no group in two splits, stable when data grows, shares as asked."""
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ def test_shares_of_the_groups_are_as_asked():
     assert share["test"] == pytest.approx(0.3, abs=0.013)
 
 
-def test_a_group_is_on_one_side_and_never_changes_it_when_data_grows():
+def test_a_group_is_in_one_split_and_never_changes_it_when_data_grows():
     small, large = groups_of(200), groups_of(500, 5)
     before, after = by_group(small).groupby(small).agg(set), by_group(large).groupby(large).agg(set)
     assert after.map(len).eq(1).all()
@@ -36,7 +36,7 @@ def test_the_order_of_the_images_does_not_matter():
     assert by_group(shuffled).sort_index().equals(by_group(groups))
 
 
-def test_another_seed_is_another_split_and_another_validation_share_leaves_the_test_side():
+def test_another_seed_is_another_split_and_another_validation_share_leaves_the_test_split():
     groups = groups_of(300)
     assert not by_group(groups, seed=1).equals(by_group(groups))
     wider = by_group(groups, val_fraction=0.4)
@@ -53,7 +53,7 @@ def official(groups, lists, val_fraction=0.2):
     return splits.official(groups, lists, val_fraction=val_fraction, seed=0, files="the lists")
 
 
-def test_official_keeps_the_test_side_and_carves_validation_by_group():
+def test_official_keeps_the_test_split_and_carves_validation_by_group():
     groups = groups_of(1000)
     lists = pd.Series("train", index=groups.index).where(groups.astype(int) < 700, "test")
     split = official(groups, lists)
@@ -65,13 +65,13 @@ def test_official_keeps_the_test_side_and_carves_validation_by_group():
 
 def test_a_patient_whom_the_lists_tear_apart_is_named():
     groups = pd.Series(["7", "8", "8"])
-    with pytest.raises(UserError, match=r"the lists: group 8 is on two sides, train and test; mend"):
+    with pytest.raises(UserError, match=r"the lists: group 8 is in two splits, train and test; mend"):
         official(groups, pd.Series(["train", "train", "test"]))
 
 
-def test_an_empty_side_is_named():
+def test_an_empty_split_is_named():
     splits.require_all(pd.Series(["train", "val", "test"]))
-    with pytest.raises(UserError, match=r"no image on the side val and test \(of 2 in all\)"):
+    with pytest.raises(UserError, match=r"no image in the split val and test \(of 2 in all\)"):
         splits.require_all(pd.Series(["train", "train"]))
 
 
@@ -123,13 +123,13 @@ def test_names_are_the_same_however_unicode_spells_them(tmp_path):
     assert merged.tolist() == ["listed g"] * 2
 
 
-def test_a_side_holds_for_a_group_by_any_of_its_names():
+def test_a_split_holds_for_a_group_by_any_of_its_names():
     own = pd.Series(["1", "1", "2", "3", "4"])
     listed = pd.Series(["g", None, "g", None, "1"])  # a list may name a group as the data set names a patient
     groups = pd.Series(["listed g", "listed g", "listed g", "3", "listed 1"])
 
     def resolve(**named):
-        fixed, unused = splits.sides_of_groups(pd.Series(named), groups, own, listed)
+        fixed, unused = splits.split_by_group(pd.Series(named), groups, own, listed)
         return fixed.to_dict(), unused
 
     assert resolve(**{"2": "test", "3": "val", "9": "train"}) == ({"listed g": "test", "3": "val"}, ["9"])
@@ -137,7 +137,7 @@ def test_a_side_holds_for_a_group_by_any_of_its_names():
     assert resolve(**{"listed g": "val"}) == ({"listed g": "val"}, [])
     assert resolve(**{"1": "test"}) == ({"listed g": "test"}, [])  # the patient, as before there was a list
     assert resolve(**{"listed 1": "test"}) == ({"listed 1": "test"}, [])
-    with pytest.raises(UserError, match=r"sides\.csv: 2 on test and g on train, but they are one group, listed g"):
+    with pytest.raises(UserError, match=r"sides\.csv: 2 in test and g in train, but they are one group, listed g"):
         resolve(**{"g": "train", "2": "test"})
 
 
@@ -159,27 +159,27 @@ def test_mistakes_in_the_list_of_groups_are_named(tmp_path, text, message):
 def test_lists_are_read(tmp_path):
     groups = splits.read_groups(table(tmp_path, "file;label;group_id\nx/a.png;n;007\nx/a.png;n;007\n"))
     assert groups.to_dict() == {"x/a.png": "007"}
-    sides = splits.read_sides(table(tmp_path, "group_id,split\n007,test\n8,train\n", "sides.csv"))
-    assert sides.to_dict() == {"007": "test", "8": "train"}
-    assert splits.read_sides(table(tmp_path, "group_id,split\n7,test\n8,val,\n", "sides.csv")).tolist() == [
+    drawn = splits.read_splits(table(tmp_path, "group_id,split\n007,test\n8,train\n", "sides.csv"))
+    assert drawn.to_dict() == {"007": "test", "8": "train"}
+    assert splits.read_splits(table(tmp_path, "group_id,split\n7,test\n8,val,\n", "sides.csv")).tolist() == [
         "test",
         "val",
     ]
-    with pytest.raises(UserError, match=r"sides\.csv: group 8 has the side 'holdout'; it must be train, val, test"):
-        splits.read_sides(table(tmp_path, "group_id,split\n8,holdout\n", "sides.csv"))
+    with pytest.raises(UserError, match=r"sides\.csv: group 8 has the split 'holdout'; it must be train, val, test"):
+        splits.read_splits(table(tmp_path, "group_id,split\n8,holdout\n", "sides.csv"))
 
 
-def test_listed_sides_hold_and_the_others_are_dealt_as_before():
+def test_listed_splits_hold_and_the_others_are_dealt_as_before():
     groups = groups_of(100)
     free = by_group(groups)
     moved = {"3": "val", "17": "test", "99": "train"}
-    split = splits.by_group(groups, val_fraction=0.15, test_fraction=0.3, seed=0, sides=pd.Series(moved))
-    assert {group: set(split[groups == group]) for group in moved} == {group: {side} for group, side in moved.items()}
+    split = splits.by_group(groups, val_fraction=0.15, test_fraction=0.3, seed=0, fixed=pd.Series(moved))
+    assert {group: set(split[groups == group]) for group in moved} == {group: {split} for group, split in moved.items()}
     others = ~groups.isin(list(moved))
     assert split[others].equals(free[others])
 
 
-def test_official_takes_a_validation_side_as_it_is():
+def test_official_takes_a_validation_split_as_it_is():
     groups = groups_of(30)
     lists = groups.astype(int).map(lambda patient: ("train", "val", "test")[patient % 3])
     assert official(groups, lists).equals(lists.astype("str"))
@@ -196,17 +196,17 @@ def rare_labels(patients=200, seed=0):
 
 
 def surplus(split, labels):
-    """Positives of each label on each side beyond its share: (3, L), in images."""
-    sides = {"train": 0.5, "val": 0.2, "test": 0.3}
-    positive = np.stack([(labels[(split == side).to_numpy()] == 1).sum(axis=0) for side in sides])
-    return positive - np.outer(list(sides.values()), positive.sum(axis=0))
+    """Positives of each label in each split beyond its share: (3, L), in images."""
+    splits = {"train": 0.5, "val": 0.2, "test": 0.3}
+    positive = np.stack([(labels[(split == name).to_numpy()] == 1).sum(axis=0) for name in splits])
+    return positive - np.outer(list(splits.values()), positive.sum(axis=0))
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_stratified_sides_have_about_the_same_share_of_each_label(seed):
+def test_stratified_splits_have_about_the_same_share_of_each_label(seed):
     groups, labels = rare_labels(seed=seed)
-    sides = splits.stratified(groups, labels, val_fraction=0.2, test_fraction=0.3, seed=seed)
-    split = groups.map(sides)
+    drawn = splits.stratified(groups, labels, val_fraction=0.2, test_fraction=0.3, seed=seed)
+    split = groups.map(drawn)
     assert split.notna().all()
     assert np.abs(surplus(split, labels)).max() <= 6  # images of one patient
     images = split.value_counts(normalize=True)
@@ -216,13 +216,13 @@ def test_stratified_sides_have_about_the_same_share_of_each_label(seed):
     assert np.abs(surplus(split, labels)).mean() < np.abs(surplus(hashed, labels)).mean() / 2
 
 
-def test_stratified_sides_stay_when_data_grow():
+def test_stratified_splits_stay_when_data_grow():
     groups, labels = rare_labels()
     few = groups.str[1:].astype(int) < 120
     options = {"val_fraction": 0.2, "test_fraction": 0.3, "seed": 0}
     before = splits.stratified(groups[few], labels[few], **options)
-    after = splits.stratified(groups, labels, **options, sides=before)
+    after = splits.stratified(groups, labels, **options, fixed=before)
     assert after[before.index].equals(before)
     assert set(after.index) == set(groups)
     assert np.abs(surplus(groups.map(after), labels)).max() <= 6
-    assert splits.stratified(groups[::-1], labels[::-1], **options, sides=before).equals(after)
+    assert splits.stratified(groups[::-1], labels[::-1], **options, fixed=before).equals(after)

@@ -252,7 +252,7 @@ def test_boxes_reach_their_place_in_the_frame(tmp_path):
     write_vindr_cxr(root)
     data = settings("vindr_cxr", root, image_size=40, split="official")
     summary = ingest(data, tmp_path / "out", tmp_path / "cache")
-    assert {side: counts.images for side, counts in summary.counts.items()} == {"train": 18, "val": 6, "test": 8}
+    assert {split: counts.images for split, counts in summary.counts.items()} == {"train": 18, "val": 6, "test": 8}
     boxes = Dataset.open(tmp_path / "out").boxes()
     mass = boxes[boxes["label"] == "Nodule/Mass"][["x", "y", "w", "h"]].drop_duplicates() * 40
     expected = [(4 + nth, 9, 16, 20.5) for nth in range(3)]

@@ -144,7 +144,7 @@ def test_models_are_paired():
     assert list(result["pointing_game"].values()) == pytest.approx([0, -0.1135, 0.1135], abs=1e-4)
 
 
-def test_tables_by_label_and_side():
+def test_tables_by_label_and_split():
     boxed = [
         finding(TOP_LEFT, image="a"),
         finding(MIDDLE, image="b", label="Nodule", split="val"),

@@ -12,7 +12,7 @@ LABELS = ["Mass", "Nodule", "Hernia"]
 
 
 def dataset(folder, boxes: list[tuple] = (), images: int = 40) -> Dataset:
-    """Four images each of train, val, test, test in turn; two a patient; image k has label k mod 4, none where 3."""
+    """Four images each of train, val, test, test in turn; two per patient; image k has label k mod 4, none where 3."""
     (folder / "processed").mkdir()
     pd.DataFrame(boxes, columns=["image_id", "label", "x", "y", "w", "h"]).to_parquet(
         folder / "processed" / "boxes.parquet"
@@ -106,7 +106,7 @@ def test_of_exclusive_classes_the_true_one_is_explained(tmp_path):
     data = exclusive(tmp_path)
     findings = positive_findings(data, 100)
     test = data.manifest[data.manifest["split"] == "test"]
-    assert [f.image_id for f in findings] == list(test["image_id"])  # one an image
+    assert [f.image_id for f in findings] == list(test["image_id"])  # one per image
     for finding in findings:
         assert test.set_index("image_id").at[finding.image_id, f"label:{finding.label}"] == 1
     assert absent_findings(data, LABELS, 10) == []

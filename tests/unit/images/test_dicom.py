@@ -342,7 +342,7 @@ def test_colours_of_fewer_bits_reach_white(path, high):
     made = dataset(shifted(COLOUR >> 2, 6, high), bits=6, HighBit=high)
     assert np.array_equal(colours(path, made), np.rint((COLOUR >> 2) * (255 / 63)))
     made = dataset(COLOUR >> 2, bits=6, photometric="YBR_FULL")
-    assert refusal(path, made) == "DICOM photometric interpretation YBR_FULL with 6 bits a sample is not read"
+    assert refusal(path, made) == "DICOM photometric interpretation YBR_FULL with 6 bits per sample is not read"
 
 
 @pytest.mark.parametrize("high", [7, 15])

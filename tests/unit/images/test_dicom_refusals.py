@@ -132,14 +132,14 @@ def report():
         ),
         (
             lambda: dataset(EIGHT, photometric="HSV"),
-            "DICOM photometric interpretation HSV with 1 samples a pixel is not read",
+            "DICOM photometric interpretation HSV with 1 samples per pixel is not read",
         ),
         (
             lambda: dataset(COLOUR, photometric="MONOCHROME2"),
-            "DICOM photometric interpretation MONOCHROME2 with 3 samples a pixel is not read",
+            "DICOM photometric interpretation MONOCHROME2 with 3 samples per pixel is not read",
         ),
-        (lambda: dataset(EIGHT.astype(np.uint32)), "DICOM with 32 bits a sample; at most 16 are read"),
-        (lambda: dataset(COLOUR.astype(np.uint16)), "DICOM with 16 bits a sample; at most 8 are read"),
+        (lambda: dataset(EIGHT.astype(np.uint32)), "DICOM with 32 bits per sample; at most 16 are read"),
+        (lambda: dataset(COLOUR.astype(np.uint16)), "DICOM with 16 bits per sample; at most 8 are read"),
         (
             lambda: dataset(TWELVE, WindowCenter=2000, WindowWidth=0),
             "DICOM with a window width of 0 for the VOI LUT function LINEAR",

@@ -123,7 +123,7 @@ def test_run_lengths_lose_nothing(path, pixels):
 
 
 def jpeg_2000(pixels, bits=None, **options):
-    """A JPEG 2000 stream of integers, of as many bits a sample as are asked for."""
+    """A JPEG 2000 stream of integers, of as many bits per sample as are asked for."""
     return imagecodecs.jpeg2k_encode(pixels, level=0, codecformat="J2K", bitspersample=bits, reversible=True, **options)
 
 
@@ -413,13 +413,13 @@ def test_colours_of_fewer_bits_reach_white(path, kind):
     made = dataset(COLOUR >> 2, syntax, frame=frame, bits=6)
     assert np.array_equal(colours(path, made), np.rint((COLOUR >> 2) * (255 / 63)))
     made = dataset(COLOUR >> 2, syntax, frame=frame, bits=6, photometric="YBR_FULL")
-    assert refusal(path, made) == "DICOM photometric interpretation YBR_FULL with 6 bits a sample is not read"
+    assert refusal(path, made) == "DICOM photometric interpretation YBR_FULL with 6 bits per sample is not read"
 
 
 def test_a_stream_of_more_bits_than_are_read_is_refused(path):
     frame = jpeg_2000(COLOUR.astype(np.uint16) * 16, 12)
     assert refusal(path, dataset(COLOUR, uid.JPEG2000Lossless, frame=frame)) == (
-        "DICOM with 12 bits a sample; at most 8 are read"
+        "DICOM with 12 bits per sample; at most 8 are read"
     )
 
 

@@ -28,7 +28,7 @@ from tests.pictures import (
     tiff,
 )
 
-SIXTEEN_BITS = "colour or transparency with 16 bits a sample is not read; convert it to 8 bits"
+SIXTEEN_BITS = "colour or transparency with 16 bits per sample is not read; convert it to 8 bits"
 UNKNOWN = "a TIFF image that is damaged, or of a kind that is not read"
 
 

@@ -96,7 +96,7 @@ def test_sixteen_bits_are_scaled_by_their_stored_range(tmp_path, name):
 
 
 def write_png(path, colour_type, samples):
-    """PNG with 16 bits a sample, by hand: Pillow writes none but grey ones."""
+    """PNG with 16 bits per sample, by hand: Pillow writes none but grey ones."""
     height, width = samples.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))]
@@ -112,7 +112,9 @@ def write_png(path, colour_type, samples):
 def test_sixteen_bit_colour_and_transparency_are_refused(tmp_path, colour_type, samples):
     """Pillow keeps the upper 8 bits: of a picture with 12 of 16 it would be nearly black."""
     path = write_png(tmp_path / "x.png", colour_type, np.stack([GREY.astype(np.uint16) * 16] * samples, -1))
-    with pytest.raises(ImageError, match=r"x\.png: colour or transparency with 16 bits a sample is not read; convert"):
+    with pytest.raises(
+        ImageError, match=r"x\.png: colour or transparency with 16 bits per sample is not read; convert"
+    ):
         read(path)
     grey = write_png(tmp_path / "grey.png", 0, GREY.astype(np.uint16) * 16)
     assert np.asarray(read(grey)).max() == 255
@@ -129,7 +131,7 @@ def test_sixteen_bit_colour_of_tiff_is_refused(tmp_path, compression):
     head = b"II*\0" + struct.pack("<IH", 8, 10) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
     path = tmp_path / "x.tif"
     path.write_bytes(head + struct.pack("<IHHH", 0, 16, 16, 16) + content)
-    with pytest.raises(ImageError, match=r"x\.tif: colour or transparency with 16 bits a sample is not read"):
+    with pytest.raises(ImageError, match=r"x\.tif: colour or transparency with 16 bits per sample is not read"):
         read(path)
 
 

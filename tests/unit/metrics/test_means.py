@@ -66,7 +66,7 @@ def test_share_of_hits_of_patients_with_one_finding_is_wilsons(hits, patients):
 
 
 def test_findings_that_go_together_count_once():
-    """Five findings a patient, all hits or all misses, say no more than one."""
+    """Five findings per patient, all hits or all misses, say no more than one."""
     hits, patients = np.repeat([0.0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0], 5), np.repeat(np.arange(12), 5)
     assert share_interval(hits, patients).interval() == pytest.approx(
         share_interval(hits[::5], np.arange(12)).interval()

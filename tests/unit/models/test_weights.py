@@ -92,7 +92,7 @@ def test_weights_with_imagenets_classes_are_told_how_many_outputs_they_need(tmp_
     file = tmp_path / "imagenet.safetensors"
     save_file(timm.create_model("test_resnet", num_classes=1000).state_dict(), file)
     message = (
-        r"tensor fc.weight has shape \[1000, 96\], needs \[2, 96\]; its classifier must have 2 outputs, one a label$"
+        r"tensor fc.weight has shape \[1000, 96\], needs \[2, 96\]; its classifier must have 2 outputs, one per label$"
     )
     with pytest.raises(UserError, match=message):
         create_classifier(Network(arch="test_resnet", weights=file), labels=["a", "b"])

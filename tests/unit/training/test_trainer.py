@@ -277,7 +277,7 @@ def test_images_that_do_not_fit_into_memory_say_what_to_lower(tiny_dataset, tmp_
 
 @pytest.fixture
 def another_precision():
-    """Accelerate allows one a process."""
+    """Accelerate allows one per process."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

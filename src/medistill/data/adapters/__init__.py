@@ -1,4 +1,4 @@
-"""Data set formats: one file a format, from a folder to a `Source`.
+"""Data set formats: one file per format, from a folder to a `Source`.
 
 A new format is a new file here, NAME.py, with
 

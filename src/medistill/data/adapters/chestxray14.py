@@ -62,8 +62,8 @@ class Options(Settings):
 
     lists: Literal["official", "chexnet"] = "official"
     """The split of `data.split: official`: NIH's own lists, or those of the CheXNet reproductions, `train_list.txt`,
-    `val_list.txt` and `test_list.txt` with 14 labels a line, in the folder `chexnet` or, with the prefix `chexnet_`,
-    beside the label file. Their sides overlap with NIH's: 70 % of NIH's test images train there."""
+    `val_list.txt` and `test_list.txt` with 14 labels per line, in the folder `chexnet` or, with the prefix `chexnet_`,
+    beside the label file. Their splits overlap with NIH's: 70 % of NIH's test images train there."""
 
 
 def read(root: Path, options: Options) -> Source:
@@ -191,32 +191,32 @@ def _read_boxes(path: Path | None, image_ids: pd.Series, listed: pd.Series) -> p
     if boxes and not listed.isin([image for image, *_ in boxes]).any():
         raise UserError(f"{path}: none of its images is in the label table; the first is {boxes[0][0]}")
     table = pd.DataFrame(boxes, columns=list(no_boxes().columns)).astype(no_boxes().dtypes)
-    kept = image_ids[image_ids.isin(table["image_id"])]  # of the larger side no list is made
+    kept = image_ids[image_ids.isin(table["image_id"])]  # of the larger split no list is made
     return table[table["image_id"].isin(kept)].reset_index(drop=True)
 
 
 def _read_split(root: Path, image_ids: pd.Series, options: Options) -> tuple[pd.Series | None, str]:
-    """The side of each image in the lists, and their names; None where one of them is not there."""
+    """The split of each image in the lists, and their names; None where one of them is not there."""
     if options.lists == "official":
-        lists = {side: (name,) for side, name in LISTS.items()}
+        lists = {split: (name,) for split, name in LISTS.items()}
     else:
         files = {"train": "train_list.txt", "val": "val_list.txt", "test": "test_list.txt"}
-        lists = {side: (f"chexnet/{name}", f"chexnet_{name}") for side, name in files.items()}
-    found = {side: find_table(root, *names) for side, names in lists.items()}
+        lists = {split: (f"chexnet/{name}", f"chexnet_{name}") for split, name in files.items()}
+    found = {split: find_table(root, *names) for split, names in lists.items()}
     names = " and ".join(
-        found[side].relative_to(root).as_posix() if found[side] else name for side, (name, *_) in lists.items()
+        found[split].relative_to(root).as_posix() if found[split] else name for split, (name, *_) in lists.items()
     )
     if not all(found.values()):
         return None, names
-    side_of: dict[str, str] = {}
-    for side, file in found.items():
+    split_of: dict[str, str] = {}
+    for split, file in found.items():
         listed = _read_list(file, labels=0 if options.lists == "official" else len(LABELS))
-        twice = next((image for image in listed if side_of.get(image, side) != side), None)
+        twice = next((image for image in listed if split_of.get(image, split) != split), None)
         if twice:
-            other = found[side_of[twice]].name
-            raise UserError(f"{file}: {twice} is in {other} too; an image has one side")
-        side_of |= dict.fromkeys(listed, side)
-    return image_ids.map(side_of), names
+            other = found[split_of[twice]].name
+            raise UserError(f"{file}: {twice} is in {other} too; an image has one split")
+        split_of |= dict.fromkeys(listed, split)
+    return image_ids.map(split_of), names
 
 
 def _read_list(file: Path, labels: int) -> list[str]:

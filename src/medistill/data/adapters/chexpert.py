@@ -79,8 +79,8 @@ def read(root: Path, options: Options) -> Source:
     found = {folder: find_table(root / base, *names) for folder, names in TABLES.items()}
     tables = {folder: file for folder, file in found.items() if file}
     table = pd.concat([_read_table(file, options) for file in tables.values()], ignore_index=True)
-    sides = {"train": "train", "valid": "val" if "test" in tables else "test", "test": "test"}
-    table["side"] = table["table"].map({file.name: sides[folder] for folder, file in tables.items()})
+    splits = {"train": "train", "valid": "val" if "test" in tables else "test", "test": "test"}
+    table["split"] = table["table"].map({file.name: splits[folder] for folder, file in tables.items()})
 
     table["image"] = table["image_id"]
     folders = _find_folders(root, base)
@@ -105,7 +105,7 @@ def read(root: Path, options: Options) -> Source:
         rows=_describe(joined.rows),
         entries=joined.entries,
         quarantined=joined.quarantined,
-        official=joined.rows["side"] if len(tables) > 1 else None,
+        official=joined.rows["split"] if len(tables) > 1 else None,
         official_files=names if len(tables) > 1 else "train.csv and valid.csv",
         unwanted={what: count for what, count in unwanted.items() if count},
         notes=_missing_batches(folders),

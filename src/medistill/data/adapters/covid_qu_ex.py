@@ -6,7 +6,7 @@ Infection Segmentation Data/ ... /images/*.png, infection masks/*.png           
 Kaggle unpacks each part into a folder of the same name, so that the name is there twice; either is read. The `lung
 masks` beside the images are not.
 
-The set says nothing of patients: an image is its own group, and a patient may be on two sides. Its classes come from
+The set says nothing of patients: an image is its own group, and a patient may be in two splits. Its classes come from
 different hospitals and collections, so a network can tell them apart by how the pictures were made.
 """
 
@@ -24,7 +24,7 @@ from medistill.settings import Settings
 from medistill.task import Task
 
 LABELS = ("COVID-19", "Non-COVID", "Normal")
-SIDES = {"Train": "train", "Val": "val", "Test": "test"}
+SPLIT_FOLDERS = {"Train": "train", "Val": "val", "Test": "test"}
 PARTS = {"lung": "Lung Segmentation Data", "infection": "Infection Segmentation Data"}
 MASKS = "infection masks"
 
@@ -38,10 +38,10 @@ class Options(Settings):
 
 
 def read(root: Path, options: Options) -> Source:
-    """Read classes and sides from the folders; no pixel is decoded.
+    """Read classes and splits from the folders; no pixel is decoded.
 
     An image of the infection part has the infection mask of its name. An image of the lung part has the mask of the
-    same bytes under the same name and class there, on whatever side. Without one, `mask` is null.
+    same bytes under the same name and class there, in whatever split. Without one, `mask` is null.
 
     Left out with a reason: images of the infection part whose mask is missing, unless there is no folder of masks
     beside them and they show no COVID-19; infection masks without an image.
@@ -83,7 +83,7 @@ def read(root: Path, options: Options) -> Source:
 
     keys = pd.Series([key for key in images if key not in bad], dtype="str")
     image_id = keys.str.removeprefix(f"{part}/")
-    side, label = (image_id.str.split("/").str[place] for place in (0, 1))
+    split, label = (image_id.str.split("/").str[place] for place in (0, 1))
     rows = pd.DataFrame(
         {
             "image_id": image_id,
@@ -98,7 +98,7 @@ def read(root: Path, options: Options) -> Source:
         rows=pd.concat([rows, one_hot(label, list(LABELS))], axis=1),
         entries=entries,
         quarantined=quarantined,
-        official=side.map(SIDES),
+        official=split.map(SPLIT_FOLDERS),
         official_files="the folders Train, Val and Test",
         unwanted=_count_unwanted(root) if options.part == "infection" else {},
         notes=[] if infection else [_without_masks(root)],
@@ -125,7 +125,7 @@ def _count_unwanted(root: Path) -> dict[str, int]:
 
 def _find_files(root: Path, part: str, name: str) -> Files:
     """Files of the folders `name` that a part has."""
-    folders = [f"{part}/{side}/{label}/{name}" for side in SIDES for label in LABELS]
+    folders = [f"{part}/{split}/{label}/{name}" for split in SPLIT_FOLDERS for label in LABELS]
     return find_files(root, [folder for folder in folders if (root / folder).is_dir()])
 
 
@@ -133,10 +133,10 @@ def _find_whole_part(root: Path, part: str) -> Files:
     files = _find_files(root, part, "images")
     images, others = list_images(files)
     filled = {path.rpartition("/")[0] for path in [*images.values(), *(path for path, _ in others)]}
-    for side in SIDES:
+    for split in SPLIT_FOLDERS:
         for label in LABELS:
-            if f"{part}/{side}/{label}/images" not in filled:
-                raise UserError(f"{root / part / side / label / 'images'}: no image in it; the data set is not whole")
+            if f"{part}/{split}/{label}/images" not in filled:
+                raise UserError(f"{root / part / split / label / 'images'}: no image in it; the data set is not whole")
     return files
 
 

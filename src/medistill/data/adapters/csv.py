@@ -7,11 +7,11 @@
         images: images            # the folder of the image files
         path: image               # the column that names them: path, name, or name without its suffix
         labels: [Mass, Effusion]  # a column each: 1, 0, or blank where unknown
-        patient: patient_id       # no patient is ever on two sides
+        patient: patient_id       # no patient is ever in two splits
 
 In place of a list of columns,
 
-        label: severity           # one class an image: mild, moderate ...
+        label: severity           # one class per image: mild, moderate ...
 
         labels: findings          # any number of findings in one column: `Mass|Effusion`
         separator: "|"
@@ -49,7 +49,7 @@ from medistill.data.reading.folders import Files, compose, find_files, require_f
 from medistill.data.reading.label_columns import exclude, read_classes, read_flags, read_names, with_line
 from medistill.data.reading.locate import locate
 from medistill.data.reading.readers import Vote, vote
-from medistill.data.reading.source import SIDE_NAMES, Source, no_boxes, side_of
+from medistill.data.reading.source import SPLIT_NAMES, Source, no_boxes, split_of
 from medistill.data.reading.tables import (
     ages,
     describe_header,
@@ -105,7 +105,7 @@ class Options(Settings):
     boxes: BoxColumns = Field(default=None)
     """Where the findings are: an image has a row for each box."""
     patient: str | None = None
-    """All images of a patient are on one side."""
+    """All images of a patient are in one split."""
     group: str | None = None
     """What else must not be torn apart: a family, a source picture."""
     study: str | None = None
@@ -116,7 +116,7 @@ class Options(Settings):
     source: str | None = None
     """Scanner, hospital or collection."""
     split: str | None = None
-    """The split, for `data.split: official`: train, val, test or another word for one of them; see `SIDE_NAMES`."""
+    """The split, for `data.split: official`: train, val, test or another word for one of them; see `SPLIT_NAMES`."""
     mask: str | None = None
     """A picture of the findings, white (at least half of its brightest value) where they are: named like `path`, within
     `masks`; blank where there is none."""
@@ -142,7 +142,7 @@ class Options(Settings):
     @model_validator(mode="after")
     def _one_kind_of_label(self) -> "Options":
         if (self.label is None) == (self.labels is None):
-            raise ValueError("set either label: COLUMN (one class an image) or labels (any number of findings)")
+            raise ValueError("set either label: COLUMN (one class per image) or labels (any number of findings)")
         if not (self.label or self.labels):
             raise ValueError("label or labels names no column")
         if isinstance(self.labels, str) and self.separator is None and self.boxes is None and self.readers is None:
@@ -190,7 +190,7 @@ def read(root: Path, options: Options) -> Source:
     contradict each other), rows without a label, images that no row names and that are no row's mask.
 
     Raises:
-        UserError: the table or one of its columns is missing, a cell of a label or side has a value that nobody knows,
+        UserError: the table or one of its columns is missing, a cell of a label or split has a value that nobody knows,
             a box is none, or a name may be that of several files; the message names file, line and column.
     """
     root = require_folder(root)
@@ -236,7 +236,7 @@ def read(root: Path, options: Options) -> Source:
         boxes_in="pixels" if options.boxes and options.boxes.in_pixels else "fractions",
         notes=notes + of_boxes,
         official=rows["split"] if options.split else None,
-        official_files=f"the sides of column {options.split!r}" if options.split else "sides (data.options.split)",
+        official_files=f"the splits of column {options.split!r}" if options.split else "splits (data.options.split)",
     )
 
 
@@ -266,7 +266,7 @@ def _read_table(
         if column:
             table[option] = identifiers(raw[column], file, column)
     if options.split:
-        table["split"] = _sides(table["split"], raw, file, options.split)
+        table["split"] = _read_splits(table["split"], raw, file, options.split)
     if options.age:
         table["age"], of_ages = _ages(table["age"], raw, file, options.age)
         notes += of_ages
@@ -404,13 +404,13 @@ def _read_boxes(
     return boxes.iloc[rows].assign(label=np.array(labels)[places])
 
 
-def _sides(cells: pd.Series, raw: pd.DataFrame, file: Path, column: str) -> pd.Series:
-    sides = cells.map({cell: side_of(cell) for cell in cells.dropna().unique()})
-    unknown = sides.isna() & cells.notna()
+def _read_splits(cells: pd.Series, raw: pd.DataFrame, file: Path, column: str) -> pd.Series:
+    splits = cells.map({cell: split_of(cell) for cell in cells.dropna().unique()})
+    unknown = splits.isna() & cells.notna()
     if unknown.any():
         line, cell = raw["line"][unknown].iloc[0], cells[unknown].iloc[0]
-        raise UserError(f"{file}: line {line}: column {column!r} has {cell!r}; known are {', '.join(SIDE_NAMES)}")
-    return sides
+        raise UserError(f"{file}: line {line}: column {column!r} has {cell!r}; known are {', '.join(SPLIT_NAMES)}")
+    return splits
 
 
 def _ages(cells: pd.Series, raw: pd.DataFrame, file: Path, column: str) -> tuple[pd.Series, list[str]]:

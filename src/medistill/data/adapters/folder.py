@@ -1,7 +1,7 @@
-"""Images in a folder for each class, with or without a folder for each side above.
+"""Images in a folder for each class, with or without a folder for each split above.
 
 NORMAL/*.png   PNEUMONIA/*.png   ...
-train/NORMAL/*.png   val/NORMAL/*.png   test/NORMAL/*.png   ...     also `valid`, `Testing` and alike (`SIDE_NAMES`)
+train/NORMAL/*.png   val/NORMAL/*.png   test/NORMAL/*.png   ...     also `valid`, `Testing` and alike (`SPLIT_NAMES`)
 
 The names of the folders are the classes; folders within them only spread out the files. An image is its own group:
 where several are of one patient, `groups.csv` in the folder of `data.splits` must say so (columns `path`, relative to
@@ -30,7 +30,7 @@ from medistill.data.reading.folders import (
     suggest_root,
 )
 from medistill.data.reading.masks import Mask, find_masks
-from medistill.data.reading.source import Source, collect_labels, one_hot, side_of
+from medistill.data.reading.source import Source, collect_labels, one_hot, split_of
 from medistill.errors import UserError
 from medistill.settings import Settings
 from medistill.task import Task
@@ -49,7 +49,7 @@ class Options(Settings):
 
 
 def read(root: Path, options: Options) -> Source:
-    """Read classes, and sides where there are any, from the folders; no pixel is decoded.
+    """Read classes, and splits where there are any, from the folders; no pixel is decoded.
 
     Left out with a reason: images that lie in no class's folder, and masks that are asked for and have no image.
 
@@ -58,9 +58,9 @@ def read(root: Path, options: Options) -> Source:
             set of its own.
     """
     root = require_folder(root)
-    sides = _sides(root)
-    depth = 1 if sides else 0  # of the classes' folders
-    if not sides:
+    splits = _split_folders(root)
+    depth = 1 if splits else 0  # of the classes' folders
+    if not splits:
         _require_no_level_more(root)
     files = find_files(root, ["."], recursive=True)
     masks = find_masks(key for key, path in files.usable.items() if files.is_image(path))
@@ -73,14 +73,14 @@ def read(root: Path, options: Options) -> Source:
     table = pd.DataFrame({"image_id": images.keys(), "path": images.values()}, dtype="str")
     parts = table["image_id"].str.split("/")
     placed = parts.str.len() > depth + 1
-    if sides:
-        placed &= parts.str[0].isin(sides.keys())
+    if splits:
+        placed &= parts.str[0].isin(splits.keys())
     quarantined += [(path, "in no class's folder") for path in table["path"][~placed]]
     rows, parts = table[placed].reset_index(drop=True), parts[placed].reset_index(drop=True)
     label = parts.str[depth].astype("str")
 
     left_out = [compose(path).split("/") for path, _ in quarantined]
-    _require_filled(root, sides, set(label) | {path[depth] for path in left_out if len(path) > depth + 1})
+    _require_filled(root, splits, set(label) | {path[depth] for path in left_out if len(path) > depth + 1})
     if options.unlabelled:
         without = label == compose(options.unlabelled)
         if not without.any():
@@ -89,7 +89,7 @@ def read(root: Path, options: Options) -> Source:
     within = any("/" not in path for path in images)  # a class, whose images lie in the root itself
     advice = suggest_root(root, _is_data_set, above=within) if label.nunique() < 2 else ""
     labels = collect_labels(label.dropna(), f"{root}: folders of images", advice=advice)
-    if _is_side_of_more(root):
+    if _is_split_folder(root):
         above = root.resolve().parent
         notes.append(f"{above} has more splits than {root.resolve().name}; data.root: {above} reads them all")
     rows = rows.assign(group_id=rows["image_id"], mask=rows["image_id"].map(mask_of).astype("str"))
@@ -99,26 +99,26 @@ def read(root: Path, options: Options) -> Source:
         rows=pd.concat([rows, one_hot(label, labels)], axis=1),
         entries=entries,
         quarantined=quarantined,
-        official=parts.str[0].map(sides) if sides else None,
+        official=parts.str[0].map(splits) if splits else None,
         official_files="folders train, val and test",
         unwanted=unwanted,
         notes=notes,
     )
 
 
-def _sides(root: Path) -> dict[str, str]:
-    """Side of each folder that is one; none without a training side, where `test` is a class like any other."""
-    sides = {name: side for name in _folders(root) if (side := side_of(name))}
-    return sides if "train" in sides.values() else {}
+def _split_folders(root: Path) -> dict[str, str]:
+    """Split of each folder that is one; none without a training split, where `test` is a class like any other."""
+    splits = {name: split for name in _folders(root) if (split := split_of(name))}
+    return splits if "train" in splits.values() else {}
 
 
 def _require_no_level_more(root: Path) -> None:
-    """Refuse folders that would be classes and have sides in them: those are data sets."""
-    deeper = [name for name in _folders(root) if len(_sides(root / name)) > 1]
+    """Refuse folders that would be classes and have splits in them: those are data sets."""
+    deeper = [name for name in _folders(root) if len(_split_folders(root / name)) > 1]
     if deeper:
-        sides = " and ".join(_sides(root / deeper[0]))
+        splits = " and ".join(_split_folders(root / deeper[0]))
         raise UserError(
-            f"{root}: {deeper[0]} holds {sides} and is no class; set data.root to"
+            f"{root}: {deeper[0]} holds {splits} and is no class; set data.root to"
             f" {' or to '.join(str(root / name) for name in deeper[:3])}"
         )
 
@@ -134,11 +134,11 @@ def _require_no_class_of_masks(root: Path, masks: dict[str, Mask], depth: int) -
             )
 
 
-def _require_filled(root: Path, sides: dict[str, str], filled: set[str]) -> None:
-    for parent in sides or ["."]:
+def _require_filled(root: Path, splits: dict[str, str], filled: set[str]) -> None:
+    for parent in splits or ["."]:
         empty = next((name for name in _folders(root / parent) if name not in filled), None)
         if empty:
-            advice = "" if sides else suggest_root(root, _is_data_set, above=False)
+            advice = "" if splits else suggest_root(root, _is_data_set, above=False)
             raise UserError(
                 f"{root / parent / empty}: no image in it; a folder there is a class, so remove or fill it{advice}"
             )
@@ -175,16 +175,16 @@ def _bare(kind: str) -> str:
 
 
 def _is_data_set(folder: Path) -> bool:
-    """Whether a folder has classes: two folders with images, or sides with them."""
-    parent = next(iter(_sides(folder)), ".")
+    """Whether a folder has classes: two folders with images, or splits with them."""
+    parent = next(iter(_split_folders(folder)), ".")
     filled = [name for name in _folders(folder / parent) if _has_images(folder / parent / name)]
-    return len(filled) > 1 and not _is_side_of_more(folder)
+    return len(filled) > 1 and not _is_split_folder(folder)
 
 
-def _is_side_of_more(folder: Path) -> bool:
-    """Whether a folder is one side of a data set."""
+def _is_split_folder(folder: Path) -> bool:
+    """Whether a folder is one split of a data set."""
     folder = folder.resolve()
-    return side_of(folder.name) is not None and len(_sides(folder.parent)) > 1
+    return split_of(folder.name) is not None and len(_split_folders(folder.parent)) > 1
 
 
 def _has_images(folder: Path) -> bool:

@@ -1,7 +1,7 @@
 """MIMIC-CXR-JPG, as PhysioNet ships it.
 
-mimic-cxr-2.0.0-metadata.csv.gz                          a row per image: patient, study, view
-mimic-cxr-2.0.0-chexpert.csv.gz, or -negbio.csv.gz       a row per study: its labels
+mimic-cxr-2.0.0-metadata.csv.gz                          one row per image: patient, study, view
+mimic-cxr-2.0.0-chexpert.csv.gz, or -negbio.csv.gz       one row per study: its labels
 mimic-cxr-2.0.0-split.csv.gz                             the official split; needed for `data.split: official`
 files/p10/p10000032/s50414267/<dicom_id>.jpg
 
@@ -22,7 +22,7 @@ from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.reading.chexpert_labels import LABELS, LabelOptions, read_label
 from medistill.data.reading.folders import find_files, require_folder, require_within
 from medistill.data.reading.locate import by_stem
-from medistill.data.reading.source import Source, side_of
+from medistill.data.reading.source import Source, split_of
 from medistill.data.reading.tables import find_table, identifiers, join_files, read_table, require_table
 from medistill.errors import UserError
 from medistill.task import Task
@@ -98,7 +98,7 @@ def read(root: Path, options: Options) -> Source:
 
 
 def _read_images(file: Path) -> pd.DataFrame:
-    """A row per image: `line`, `image` (where its file should be), `dicom`, `patient`, `study` and `view`."""
+    """One row per image: `line`, `image` (where its file should be), `dicom`, `patient`, `study` and `view`."""
     raw = read_table(file, dict.fromkeys(("dicom_id", "subject_id", "study_id", "ViewPosition"), ()))
     ids = {column: identifiers(raw[column], file, column) for column in ("dicom_id", "subject_id", "study_id")}
     for column, cells in ids.items():
@@ -127,8 +127,8 @@ def _read_split(root: Path, images: pd.Series) -> tuple[pd.Series | None, str]:
     if file is None:
         return None, TABLE.format("split") + ".gz"
     raw = read_table(file, {"dicom_id": (), "split": ()})
-    words = {word: side_of(word) for word in raw["split"].unique()}
-    strange = next((word for word, side in words.items() if side is None), None)
+    words = {word: split_of(word) for word in raw["split"].unique()}
+    strange = next((word for word, split in words.items() if split is None), None)
     if strange is not None:
         line = raw["line"][raw["split"] == strange].iloc[0]
         raise UserError(f"{file}: line {line}: column 'split' has {strange!r}; known are train, validate and test")

@@ -1,6 +1,6 @@
 """RSNA Pneumonia Detection Challenge, stage 2, as Kaggle ships it.
 
-stage_2_train_labels.csv               a row per box: patientId,x,y,width,height,Target
+stage_2_train_labels.csv               one row per box: patientId,x,y,width,height,Target
 stage_2_detailed_class_info.csv        patientId,class; needed for `labels: classes`
 stage_2_train_images/<patientId>.dcm   and stage_2_test_images/, whose labels Kaggle keeps to itself
 
@@ -117,7 +117,7 @@ def _read_classes(file: Path | None) -> pd.Series:
     if unknown.any():
         line, name = raw["line"][unknown].iloc[0], raw["class"][unknown].iloc[0]
         raise UserError(f"{file}: line {line}: unknown class {name!r}; known are {', '.join(CLASSES)}")
-    raw = raw.drop_duplicates(["patientId", "class"])  # a row per box, as in the other table
+    raw = raw.drop_duplicates(["patientId", "class"])  # one row per box, as in the other table
     twice = raw["patientId"].duplicated()
     if twice.any():
         line, image = raw[["line", "patientId"]][twice].iloc[0]

@@ -2,14 +2,14 @@
 
 PhysioNet:
 
-annotations/image_labels_train.csv     a row per image and reader: 1 or 0 in a column per label
-annotations/image_labels_test.csv      a row per image: what five readers agreed on
+annotations/image_labels_train.csv     one row per image and reader: 1 or 0 in one column per label
+annotations/image_labels_test.csv      one row per image: what five readers agreed on
 annotations/annotations_train.csv, annotations_test.csv        boxes, a row each; optional
 train/<image_id>.dicom, test/<image_id>.dicom
 
 Kaggle:
 
-train.csv                              a row per image, reader and box: `class_name`, x_min, y_min, x_max, y_max
+train.csv                              one row per image, reader and box: `class_name`, x_min, y_min, x_max, y_max
 train/<image_id>.dicom                 and test/, whose labels Kaggle keeps to itself
 
 Three readers labelled each image of the training part, and differ; `vote` says what counts. `No finding` is no label:
@@ -156,7 +156,7 @@ class _Part:
 
     Attributes:
         file: the table of labels.
-        images: a row per image: `image_id`, `line`, `wrong` (why it cannot be used, null where it can), and its labels.
+        images: one row per image: `image_id`, `line`, `wrong` (why it cannot be used, else null), and its labels.
         boxes: `image_id`, `label`, `x`, `y`, `w`, `h`.
         boxes_file: the table of boxes.
         in_pixels: whether they are in pixels of the DICOM files.
@@ -226,7 +226,7 @@ def _require_ids(raw: pd.DataFrame, file: Path, columns: list[str]) -> pd.Series
 
 
 def _merge(raw: pd.DataFrame, values: pd.DataFrame, how: Vote) -> tuple[pd.DataFrame, list[str]]:
-    """A row per image: `image_id`, the `line` of its first row, and the labels by vote of its readers."""
+    """One row per image: `image_id`, the `line` of its first row, and the labels by vote of its readers."""
     verdict = vote(values, raw["image_id"], raw["rad_id"], how)
     lines = raw.groupby("image_id")["line"].first()
     return verdict.values.assign(line=lines).rename_axis("image_id").reset_index(), verdict.notes

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from medistill.data.reading.folders import Files, compose, is_image_name
-from medistill.data.reading.source import side_of
+from medistill.data.reading.source import split_of
 from medistill.data.reading.tables import identifiers
 from medistill.errors import UserError
 from medistill.text import counted
@@ -136,7 +136,7 @@ def _lie_in_one_folder(paths: Iterable[str]) -> bool:
     """
     folders = {PurePosixPath(path).parent for path in paths}
     return len(folders) == 1 and all(
-        re.match(_ABSOLUTE, str(folder)) and not any(side_of(part) for part in folder.parts) for folder in folders
+        re.match(_ABSOLUTE, str(folder)) and not any(split_of(part) for part in folder.parts) for folder in folders
     )
 
 

@@ -21,7 +21,7 @@ class Verdict:
     """What the readers of each image say together.
 
     Attributes:
-        values: float32, a row per image in the order of their names, a column per label: 1, 0, NaN where unknown.
+        values: float32, one row per image in the order of their names, one column per label: 1, 0, NaN where unknown.
         notes: what the user should know of it, a sentence each.
     """
 

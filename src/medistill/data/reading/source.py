@@ -16,17 +16,17 @@ from medistill.task import Task
 DETAILS = ("patient_id", "study_id", "view", "sex", "source", "mask")
 """Text columns that an adapter may leave out of `Source.rows`: what it does not know is null."""
 
-SIDE_NAMES = {
+SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev", "development", "tune", "tuning"), "val"),
     **dict.fromkeys(("test", "testing", "holdout", "heldout"), "test"),
 }
-"""What data sets call their splits -> the split; see `side_of`."""
+"""What data sets call their splits -> the split; see `split_of`."""
 
 
-def side_of(name: str) -> str | None:
+def split_of(name: str) -> str | None:
     """`train`, `val` or `test` by any of its names (`Training`, `validate`, `hold-out`); None for another word."""
-    return SIDE_NAMES.get(re.sub(r"[\s_-]", "", name).lower())
+    return SPLIT_NAMES.get(re.sub(r"[\s_-]", "", name).lower())
 
 
 def no_boxes() -> pd.DataFrame:
@@ -42,10 +42,10 @@ class Source:
     Attributes:
         labels: label names, in the order of every logit vector.
         task: whether its labels exclude each other.
-        rows: a row an image, `image_id` unique. Columns `image_id`, `path` (relative to the root, POSIX), `group_id`
+        rows: one row per image, `image_id` unique. Columns `image_id`, `path` (relative to the root, POSIX), `group_id`
             (never null: patient, else source picture, else image), a float32 column `label:<Name>` each (1, 0, NaN
             where unknown), and, where known, `age` (float, years) and the text columns of `DETAILS`: `source` is the
-            scanner, hospital or collection an image comes from, `mask` the path of a picture of the findings.
+            scanner, hospital or collection that an image comes from, `mask` the path of a picture of the findings.
         entries: rows of the label table plus image files that no row names: each is in `rows` or in `quarantined`. Rows
             that only add a box or a reader's answer to an image are one entry.
         quarantined: `(path, reason)` of every entry that is left out.

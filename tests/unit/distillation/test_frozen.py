@@ -74,7 +74,7 @@ def test_who_has_seen_the_test_side_is_refused(tiny_dataset, weights, tmp_path):
     folder = tmp_path / "seen"
     shutil.copytree(weights[0], folder)
     provenance.write_ids(folder / provenance.FILE, provenance.ids_of(tiny_dataset, "test"))
-    with pytest.raises(UserError, match=r"the model was trained on .* of the test side"):
+    with pytest.raises(UserError, match=r"the model was trained on .* of the test split"):
         import_teacher(tmp_path / "out", "friend", teacher(folder, input_size=16), tiny_dataset)
 
 

@@ -110,7 +110,7 @@ SETS = {
         None,
         same_pixels,
         1,
-        ["identical pixel for pixel and on two", "--write-splits keeps"],
+        ["identical pixel for pixel and in two", "--write-splits keeps"],
     ),
     "odd ages and views": (change(age=411, view="OBLIQUE"), None, 0, ["warning: 60 images with an age", "a view that"]),
     "blank and white frames": (

@@ -1,6 +1,7 @@
 """1,000 real X-rays through `ingest`."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,9 +27,14 @@ def test_no_patient_is_in_two_splits(by_patient):
     assert len(splits["train"] | splits["val"] | splits["test"]) == sum(map(len, splits.values())) == 682
 
 
+def mode(file: Path) -> str:
+    with Image.open(file) as image:
+        return image.mode
+
+
 def test_the_four_rgba_files_are_read_like_their_grey_selves(by_patient, nih1000):
     manifest = by_patient.manifest
-    colour = [path for path in manifest["path"] if Image.open(nih1000 / path).mode == "RGBA"]
+    colour = [path for path in manifest["path"] if mode(nih1000 / path) == "RGBA"]
     assert len(colour) == 4
     rows = manifest[manifest["path"].isin(colour)]
     for path, frame in zip(rows["path"], by_patient.images(rows), strict=True):
@@ -69,11 +75,11 @@ def test_validate_passes_and_warns_of_labels_that_are_constant_in_a_split(ingest
     from pipeline.expectations import validate
 
     result = validate(ingested["official"], tmp_path / "docs", max_quarantined=0.01)
-    assert result["success"]
-    (warning,) = [line for line in result["warnings"] if line.startswith("negatives")]
+    assert result.success
+    (warning,) = [line for line in result.warnings if line.startswith("negatives")]
     assert "1 break it" in warning
     assert "Pneumonia in test" in warning
 
     result = validate(ingested["patient"], tmp_path / "docs", max_quarantined=0.01)
-    assert result["success"]
-    assert not [line for line in result["warnings"] if line.startswith("negatives")]
+    assert result.success
+    assert not [line for line in result.warnings if line.startswith("negatives")]

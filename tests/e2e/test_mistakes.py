@@ -13,7 +13,7 @@ def last_error(done):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p["data"].pop("image_size"), "params.yaml: key data.image_size is missing"),
+        (lambda p: p["data"].pop("root"), "params.yaml: key data.root is missing"),
         (lambda p: p["data"].update(siize=3), "params.yaml: key data.siize is unknown"),
     ],
 )

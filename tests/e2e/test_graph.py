@@ -171,7 +171,8 @@ with torch.inference_mode():
 """
     expected = json.loads(project.run("python", "-c", script, str(image)).stdout)
     assert list(answer["probabilities"].values()) == pytest.approx(expected, abs=1e-4)
-    assert Image.open(image).size == (32, 32)
+    with Image.open(image) as opened:
+        assert opened.size == (32, 32)
 
 
 def test_pages_need_no_network(project):

@@ -9,7 +9,7 @@ import torch
 from medistill.data.dataset import Dataset, label_columns
 from medistill.distillation.frozen import labels_of, load_frozen_teacher
 from medistill.distillation.objective import NetworkFacts, oddities, require_fit, require_task
-from medistill.distillation.settings import Recipe
+from medistill.distillation.settings import Recipe, Teacher
 from medistill.distillation.teachers import unknown_labels
 from medistill.errors import UserError, at_key
 from medistill.layout import Layout
@@ -104,14 +104,15 @@ def _lessons(params: Params) -> list[Lesson]:
     """Who learns by which recipe: students by each, assistants by their own."""
     run = params.run
     lessons = [Lesson(recipe, Place("students", name)) for recipe in run.recipes for name in run.students]
-    return lessons + [Lesson(params.teachers[name].recipe, Place("teachers", name)) for name in run.assistants]
+    taught = ((name, params.teachers[name].recipe) for name in run.assistants)
+    return lessons + [Lesson(recipe, Place("teachers", name)) for name, recipe in taught if recipe]
 
 
 def _facts(place: Place, network: Network, dataset: Dataset, training: Training) -> NetworkFacts:
     """What recipes ask of a network, which is built without numbers; its own weights are read."""
     shape, mixes_images = _require_built(network, dataset.labels, dataset.image_size, training)
     labels = labels_of(network, dataset)
-    if network.is_frozen:
+    if isinstance(network, Teacher) and network.is_frozen:
         load_frozen_teacher(network, dataset)
     elif network.weights:
         create_classifier(network, labels=dataset.labels, image_size=dataset.image_size)

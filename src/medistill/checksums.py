@@ -12,10 +12,10 @@ import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from medistill.errors import UserError, is_out_of_memory
-from medistill.files import read_json, sha256, write_json
+from medistill.files import digest, read_json, write_json
 from medistill.layout import HERE
 from medistill.text import shortened
 
@@ -57,10 +57,10 @@ def write_record(path: Path, value: Mapping[str, object]) -> None:
 
 def checksums(files: Iterable[Path], folder: Path) -> dict[str, str]:
     """The SHA-256 of each file by its name from `folder`, sorted by name."""
-    return {file.relative_to(folder).as_posix(): sha256(file) for file in sorted(files)}
+    return {file.relative_to(folder).as_posix(): digest(file) for file in sorted(files)}
 
 
-def read_record(path: Path, again: str | None = None) -> dict[str, Any]:
+def read_record(path: Path, again: str | None = None) -> dict[str, object]:
     """Read a record that is as it was written; of the files beside it nothing is said.
 
     Args:
@@ -80,7 +80,7 @@ def read_record(path: Path, again: str | None = None) -> dict[str, Any]:
     return require_own(path, content, again)
 
 
-def require_own(path: Path, content: object, again: str) -> dict[str, Any]:
+def require_own(path: Path, content: object, again: str) -> dict[str, object]:
     """Hold what a record's file has been found to contain against its own checksum, which is left out of the answer.
 
     Raises:
@@ -94,7 +94,7 @@ def require_own(path: Path, content: object, again: str) -> dict[str, Any]:
     return said
 
 
-def require_whole(path: Path, names: Collection[str] | None = None, again: str | None = None) -> dict[str, Any]:
+def require_whole(path: Path, names: Collection[str] | None = None, again: str | None = None) -> dict[str, object]:
     """Read a record, and hold files that it names against their checksums, each once in a process.
 
     Args:
@@ -110,7 +110,7 @@ def require_whole(path: Path, names: Collection[str] | None = None, again: str |
     """
     path, again = Path(path), again or what_to_run(path)
     record = read_record(path, again)
-    files = record.get("files", {})
+    files = cast(dict[str, str], record.get("files", {}))  # as `checksums` gave it
     for name in files if names is None else names:
         file = path.parent / name
         if not file.is_file():
@@ -118,8 +118,8 @@ def require_whole(path: Path, names: Collection[str] | None = None, again: str |
         if name not in files:
             raise UserError(f"{file}: {path.name} beside it has no checksum of it; {again}")
         with reading(file, again):
-            digest = _sha256(file)
-        if digest != files[name]:
+            found = _sha256(file)
+        if found != files[name]:
             raise UserError(f"{file}: damaged or changed, {path.name} has another checksum of it; {again}")
     return record
 
@@ -172,8 +172,8 @@ def _sha256(file: Path) -> str:
     status = file.stat()
     key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if key not in _known:
-        digest = sha256(file)
+        found = digest(file)
         if time.time_ns() - status.st_mtime_ns < _FRESH:
-            return digest
-        _known[key] = digest
+            return found
+        _known[key] = found
     return _known[key]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -200,8 +200,8 @@ def check(
         workers=workers,
     )
     report = command.check(request)
-    print(to_json(report) if as_json else command.describe(report))
-    raise typer.Exit(1 if any(finding["severity"] == "error" for finding in report["findings"]) else 0)
+    print(to_json(report.to_json()) if as_json else command.describe(report))
+    raise typer.Exit(1 if any(found.severity == "error" for found in report.audited.findings) else 0)
 
 
 @app.command(
@@ -260,8 +260,8 @@ def _time_limit(seconds: float, message: str) -> Iterator[None]:
         timer.cancel()
 
 
-def _as_json(prediction: "Prediction", model: str) -> dict[str, Any]:
-    answer: dict[str, Any] = {"image": str(prediction.image), "model": model, "disclaimer": DISCLAIMER}
+def _as_json(prediction: "Prediction", model: str) -> dict[str, object]:
+    answer: dict[str, object] = {"image": str(prediction.image), "model": model, "disclaimer": DISCLAIMER}
     if prediction.error is not None:
         return {**answer, "error": prediction.error}
     return {**answer, "probabilities": prediction.probabilities}

@@ -243,7 +243,7 @@ def read_json(path: Path, *, limit: int = LARGEST_JSON) -> Any:
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
-def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         repeated = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
@@ -259,5 +259,10 @@ def sha256(path: Path | None) -> str | None:
     """Checksum of a file's content, hex; None where there is no file."""
     if path is None or not Path(path).is_file():
         return None
+    return digest(path)
+
+
+def digest(path: Path) -> str:
+    """Checksum of the content of a file that exists, SHA-256 in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -89,13 +89,13 @@ class Params(Settings):
             self._taught(f"teachers.{name}", recipe)
         answering = set(self.run.all_teachers)
         for recipe in self.run.recipes:
-            for teacher in self.recipes[recipe].teachers:
-                if teacher not in answering:
+            for asked in self.recipes[recipe].teachers:
+                if asked not in answering:
                     raise ValueError(
-                        f"recipes.{recipe}.teachers names {teacher!r}, which is neither in run.teachers"
+                        f"recipes.{recipe}.teachers names {asked!r}, which is neither in run.teachers"
                         " nor in run.assistants"
                     )
-        taught = [self.teachers[name].recipe for name in self.run.assistants]
+        taught = [recipe for name in self.run.assistants if (recipe := self.teachers[name].recipe)]
         for recipe in dict.fromkeys([*self.run.recipes, *taught]):
             terms = self.recipes[recipe].terms
             if terms and not any(isinstance(term, HardTerm) or term.needs == "logits" for term in terms):

@@ -20,7 +20,8 @@ from medistill.augmentation import Augmentation
 from medistill.data.dataset import Dataset, Frames
 from medistill.models.classifier import resize
 
-Item, Read = TypeVar("Item"), TypeVar("Read")
+Item = TypeVar("Item")
+Read = TypeVar("Read")
 
 _PARAMETERS = 7  # rotation, translation x, translation y, scale, brightness, contrast, flip
 
@@ -76,7 +77,7 @@ def open_frames(dataset: Dataset, rows: pd.DataFrame, size: int | None) -> Calla
 
 def read_frames(dataset: Dataset, rows: pd.DataFrame, size: int | None) -> Tensor:
     """Frames of `rows`, none larger than the size that a network sees: uint8 (N, C, s, s); None: as they are."""
-    if _as_they_are(dataset, size):
+    if size is None or _as_they_are(dataset, size):
         return torch.from_numpy(dataset.images(rows))
     out = torch.empty(len(rows), dataset.channels, size, size, dtype=torch.uint8)
     for start in range(0, len(rows), 256):  # the large ones never lie in memory all at once

@@ -6,7 +6,7 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -33,12 +33,19 @@ from medistill.plain_yaml import parse_yaml
 from medistill.records.audit import Audit, Finding
 from medistill.records.data import SPLITS
 from medistill.settings import describe_errors
+from medistill.task import Task
 from medistill.text import counted, printable, shortened
 
 SIZE = 128
 """Height and width in pixels of the frames that are compared."""
 
-FRACTIONS = {"val_fraction": 0.15, "test_fraction": 0.2}
+
+class _Fractions(TypedDict):
+    val_fraction: float
+    test_fraction: float
+
+
+FRACTIONS: _Fractions = {"val_fraction": 0.15, "test_fraction": 0.2}
 """Of the split where the data set has none of its own."""
 
 _UNWRITTEN = finding(
@@ -50,6 +57,70 @@ _UNWRITTEN = finding(
 
 _SHOWN = 5
 _PEEKED = 32
+
+
+class SplitSize(TypedDict):
+    """How much is in one split."""
+
+    images: int
+    groups: int
+
+
+class LabelCount(TypedDict):
+    """How many images a label is known of, and how many of these have it."""
+
+    positive: int
+    known: int
+
+
+class LeftOut(TypedDict):
+    """An entry of the source that was left out, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What `medistill check` says of a data set.
+
+    Attributes:
+        name, task: of the data set.
+        format: as which it was read.
+        split: by which it is split, `official` or `patient`.
+        entries: number of entries of the source.
+        images, groups, masks, boxes: how many there are.
+        sides: how much is in each split.
+        labels: how often each label is known and positive.
+        notes: a sentence each.
+        quarantined: the entries that were left out.
+        audited: what `audit` found, and among its findings those of `judge`.
+        groups_found: of more than one image; None where none were looked for.
+        written: the files that were written.
+    """
+
+    name: str
+    format: str
+    split: str
+    task: Task
+    entries: int
+    images: int
+    groups: int
+    sides: dict[str, SplitSize]
+    labels: dict[str, LabelCount]
+    masks: int
+    boxes: int
+    notes: list[str]
+    quarantined: list[LeftOut]
+    audited: Audit
+    groups_found: int | None
+    written: list[str]
+
+    def to_json(self) -> dict[str, object]:
+        """The same for programs: `findings`, `near_duplicates` and `shortcuts` as in audit.json, beside all else."""
+        said = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "audited"}
+        last = {key: said.pop(key) for key in ("groups_found", "written")}
+        return {**said, **self.audited.to_json(), **last}
 
 
 @dataclass(frozen=True)
@@ -71,7 +142,7 @@ class Request:
     root: Path
     format: str
     cache: Path
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, object] = field(default_factory=dict)
     split: str | None = None
     splits: Path | None = None
     write_splits: Path | None = None
@@ -98,19 +169,11 @@ class Request:
         return self.find_groups or (source.copies and not (self.own_splits / splits.GROUPS_FILE).is_file())
 
 
-def check(request: Request) -> dict[str, Any]:
+def check(request: Request) -> Report:
     """Read a data set as `ingest` would, audit it, and judge it by the rules of the gate.
 
     What would stop `ingest` or the gate is an error, what the gate warns of a warning; `data.max_quarantined` is
     `MAX_QUARANTINED`. Where splits are written, those are what is audited.
-
-    Returns:
-        A JSON-ready dict: `name`, `format`, `split`, `task`, `entries`, `images`, `groups`, `sides` (split → images and
-        groups), `labels` (label → positive and known images), `masks` and `boxes`, how many there are, `notes`,
-        `quarantined` (path and reason each),
-        `findings`, those of `audit` and `judge`, `near_duplicates` and `shortcuts` as `audit` gives them,
-        `groups_found` (of more than one image; None where none were looked for), and `written`, the files that were
-        written.
 
     Raises:
         UserError: the data set cannot be read at all.
@@ -127,7 +190,8 @@ def check(request: Request) -> dict[str, Any]:
         info = ingest(data, Layout(Path(folder)).processed.folder, own_cache, source=known, allow_empty_splits=True)
         dataset = Dataset.open(Layout(Path(folder)).processed.folder)
         quarantined = pd.read_csv(dataset.files.quarantine, keep_default_na=False, dtype=str)
-        own, found_groups, tables = dataset.manifest["group_id"], None, {}
+        own, found_groups = dataset.manifest["group_id"], None
+        tables: dict[str, pd.DataFrame] = {}
         if look:
             listed = find_groups_of(dataset)
             found_groups = int((listed.value_counts() > 1).sum())
@@ -141,39 +205,33 @@ def check(request: Request) -> dict[str, Any]:
         if source.copies and look and not write:
             findings.append(_UNWRITTEN)
         found = found.model_copy(update={"findings": findings})
-    return {
-        "name": dataset.name,
-        "format": request.format,
-        "split": "patient" if write else data.split,
-        "task": dataset.task,
-        "entries": info.entries,
-        **_counts(dataset),
-        "boxes": info.boxes,
-        "notes": [*info.notes, *_notes(request, source)],
-        "quarantined": quarantined.to_dict("records"),
-        **found.to_json(),
-        "groups_found": found_groups,
-        "written": [str(file) for file in _write_tables(write, tables)] if write else [],
-    }
-
-
-def _counts(dataset: Dataset) -> dict[str, Any]:
-    """How many images, groups and masks there are, and how many images of each split and label."""
     manifest = dataset.manifest
     positives, negatives = count_labels(dataset.targets(manifest))
-    return {
-        "images": len(manifest),
-        "groups": int(manifest["group_id"].nunique()),
-        "sides": {
-            split: {"images": len(part), "groups": int(part["group_id"].nunique())}
-            for split, part in ((split, manifest[manifest["split"] == split]) for split in SPLITS)
-        },
-        "labels": {
+    return Report(
+        name=dataset.name,
+        format=request.format,
+        split="patient" if write else data.split,
+        task=dataset.task,
+        entries=info.entries,
+        images=len(manifest),
+        groups=int(manifest["group_id"].nunique()),
+        sides={split: _size_of(manifest[manifest["split"] == split]) for split in SPLITS},
+        labels={
             label: {"positive": int(positives[k]), "known": int(positives[k] + negatives[k])}
             for k, label in enumerate(dataset.labels)
         },
-        "masks": int((manifest["mask_row"] >= 0).sum()),
-    }
+        masks=int((manifest["mask_row"] >= 0).sum()),
+        boxes=info.boxes,
+        notes=[*info.notes, *_notes(request, source)],
+        quarantined=[{"path": path, "reason": reason} for path, reason in _left_out_of(quarantined)],
+        audited=found,
+        groups_found=found_groups,
+        written=[str(file) for file in _write_tables(write, tables)] if write else [],
+    )
+
+
+def _size_of(rows: pd.DataFrame) -> SplitSize:
+    return {"images": len(rows), "groups": int(rows["group_id"].nunique())}
 
 
 def _notes(request: Request, source: Source) -> list[str]:
@@ -186,23 +244,28 @@ def _notes(request: Request, source: Source) -> list[str]:
     return notes
 
 
+def _left_out_of(quarantined: pd.DataFrame) -> list[tuple[str, str]]:
+    """Path and reason of each entry of quarantine.csv."""
+    return list(zip(quarantined["path"].tolist(), quarantined["reason"].tolist(), strict=True))
+
+
 def _judge(dataset: Dataset, audited: Audit, entries: int, quarantined: pd.DataFrame) -> list[Finding]:
     """Findings of the rules of the gate, with what would help."""
     findings = judge(rules_of(dataset, entries, MAX_QUARANTINED), tables_of(dataset, audited))
-    left_out = list(quarantined.itertuples(index=False, name=None))
+    left_out = _left_out_of(quarantined)
     for number, found in enumerate(findings):
         if found.check == LEFT_OUT:
             findings[number] = found.model_copy(update={"advice": advise(left_out, entries)})
     return findings
 
 
-def parse_options(settings: list[str]) -> dict[str, Any]:
+def parse_options(settings: list[str]) -> dict[str, object]:
     """`KEY=VALUE` each, the value as in params.yaml; `A.B=VALUE` is a key within a key.
 
     Raises:
         UserError: there is no `=`, the value is not YAML, or a key is both a value and a parent.
     """
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
@@ -210,9 +273,10 @@ def parse_options(settings: list[str]) -> dict[str, Any]:
         *parents, last = key.split(".")
         place = options
         for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
+            inner = place.setdefault(parent, {})
+            if not isinstance(inner, dict):
                 raise UserError(f"--set {setting}: {parent} has been given a value already")
+            place = inner
         try:
             parsed = parse_yaml(value)
         except yaml.YAMLError as error:
@@ -243,7 +307,7 @@ def _settings(request: Request, source: Source) -> Data:
         raise UserError(describe_errors(error, Data, prefix="--")) from None
 
 
-def _channels(root: Path, paths: pd.Series) -> int:
+def _channels(root: Path, paths: pd.Series) -> Literal[1, 3]:
     """3 if one of a few images has colour."""
     for path in paths.iloc[:: max(1, len(paths) // _PEEKED)]:
         try:
@@ -333,41 +397,41 @@ def _write_tables(folder: Path, tables: dict[str, pd.DataFrame]) -> list[Path]:
     return [folder / name for name in tables]
 
 
-def describe(report: dict[str, Any]) -> str:
+def describe(report: Report) -> str:
     """The report in a few lines for people."""
     lines = [
-        f"{report['name']} ({report['format']}): {counted(report['images'], 'image')} of"
-        f" {counted(report['groups'], 'group')}, {counted(len(report['labels']), 'label')}, {report['task']}"
+        f"{report.name} ({report.format}): {counted(report.images, 'image')} of"
+        f" {counted(report.groups, 'group')}, {counted(len(report.labels), 'label')}, {report.task}"
     ]
-    parts = [f"{split} {part['images']:,} ({part['groups']:,})" for split, part in report["sides"].items()]
-    lines.append(f"  split {report['split']}, images (groups): {', '.join(parts)}")
-    if report["groups_found"] is not None:
-        lines.append(f"  groups of several images found by likeness: {report['groups_found']:,}")
+    parts = [f"{split} {part['images']:,} ({part['groups']:,})" for split, part in report.sides.items()]
+    lines.append(f"  split {report.split}, images (groups): {', '.join(parts)}")
+    if report.groups_found is not None:
+        lines.append(f"  groups of several images found by likeness: {report.groups_found:,}")
     shares = []
-    for label, count in report["labels"].items():
-        unknown = report["images"] - count["known"]
+    for label, count in report.labels.items():
+        unknown = report.images - count["known"]
         shares.append(f"{label} {count['positive']:,}" + (f" ({unknown:,} unknown)" if unknown else ""))
     lines.append(f"  positive: {', '.join(shares)}")
-    if report["masks"] or report["boxes"]:
-        lines.append(f"  {counted(report['masks'], 'mask')}, {counted(report['boxes'], 'box')}")
+    if report.masks or report.boxes:
+        lines.append(f"  {counted(report.masks, 'mask')}, {counted(report.boxes, 'box')}")
     lines += _describe_quarantine(report)
-    lines += [f"  note: {note}" for note in report["notes"]]
-    for found in sorted(report["findings"], key=lambda found: found["severity"]):  # errors first
-        more = found["count"] - len(found["examples"])
-        examples = found["examples"] + ([f"and {more:,} more"] if more else [])
-        lines.append(f"{found['severity']}: {found['message']}" + (f": {'; '.join(examples)}" if examples else ""))
-        lines += [f"  what helps: {found['advice']}"] if "advice" in found else []
-    count = Counter(found["severity"] for found in report["findings"])
-    lines.append(f"{counted(count['error'], 'error')}, {counted(count['warning'], 'warning')}")
-    lines += [f"wrote {file}" for file in report["written"]]
+    lines += [f"  note: {note}" for note in report.notes]
+    for found in sorted(report.audited.findings, key=lambda found: found.severity):  # errors first
+        more = found.count - len(found.examples)
+        examples = found.examples + ([f"and {more:,} more"] if more else [])
+        lines.append(f"{found.severity}: {found.message}" + (f": {'; '.join(examples)}" if examples else ""))
+        lines += [f"  what helps: {found.advice}"] if found.advice else []
+    severities = Counter(found.severity for found in report.audited.findings)
+    lines.append(f"{counted(severities['error'], 'error')}, {counted(severities['warning'], 'warning')}")
+    lines += [f"wrote {file}" for file in report.written]
     return "\n".join(map(printable, lines))
 
 
-def _describe_quarantine(report: dict[str, Any]) -> list[str]:
-    left_out = report["quarantined"]
+def _describe_quarantine(report: Report) -> list[str]:
+    left_out = report.quarantined
     if not left_out:
-        return [f"  nothing left out of {report['entries']:,} entries"]
-    lines = [f"  left out: {len(left_out):,} of {report['entries']:,} entries (--json lists all)"]
+        return [f"  nothing left out of {report.entries:,} entries"]
+    lines = [f"  left out: {len(left_out):,} of {report.entries:,} entries (--json lists all)"]
     kinds = describe_kinds([(entry["path"], entry["reason"]) for entry in left_out])
     lines += [f"    {kind}" for kind in kinds[:_SHOWN]]
     if len(kinds) > _SHOWN:

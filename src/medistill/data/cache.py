@@ -20,12 +20,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from medistill.checksums import checksums, require_whole, write_record
+from medistill.checksums import checksums
 from medistill.data.reading.arrays import file_of, read_picture
 from medistill.errors import UserError
 from medistill.files import atomic, remove, write_array, writing
 from medistill.images.errors import ImageError
 from medistill.images.frame import Framing, to_frame
+from medistill.records.data import BlockRecord
 
 BLOCK = 128
 """Images a block at most: what a worker has in memory at once, and what a kill can lose of its work."""
@@ -176,7 +177,9 @@ def _decode_block(
         Where it is; path, width and height of each of its rows; and the reason of each image that is not in it.
     """
     frames = np.empty((len(block), framing.channels, framing.size, framing.size), np.uint8)
-    index, keys, failures = [], [], {}
+    index: list[tuple[str, int, int]] = []
+    keys: list[tuple[str, int, int]] = []
+    failures: dict[str, str] = {}
     for path, key in block:
         try:
             image = read_picture(root, path)
@@ -185,23 +188,23 @@ def _decode_block(
             failures[path] = error.reason
         else:
             index.append((path, *image.size))
-            keys.append([key, *image.size])
+            keys.append((key, *image.size))
     name = hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]
     if index:
         with atomic(folder / name) as temporary:
             temporary.mkdir()
             write_array(temporary / "pixels.npy", frames[: len(index)])
             files = checksums([temporary / "pixels.npy"], temporary)
-            write_record(temporary / "index.json", {"images": keys, "files": files})
+            BlockRecord(images=keys, files=files).write(temporary / "index.json")
     return folder / name, index, failures
 
 
 def _read_blocks(folder: Path) -> dict[str, Place]:
     """Key -> place of every decoded frame; what a kill left behind or a disk damaged is removed."""
-    places = {}
+    places: dict[str, Place] = {}
     for block in sorted(folder.iterdir()):
         try:
-            index = require_whole(block / "index.json")["images"]
+            index = BlockRecord.read_whole(block / "index.json").images
         except UserError:
             remove(block)
             continue

@@ -3,6 +3,7 @@
 import hashlib
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -318,7 +319,8 @@ def _boxes_in_frames(source: Source, manifest: pd.DataFrame, data: Data) -> pd.D
                 " resized, the data set must say from which size"
             )
     fitted = np.empty((len(boxes), 4))
-    for (width, height), here in boxes.groupby(["width", "height"]).indices.items():
+    for of_size, here in boxes.groupby(["width", "height"]).indices.items():
+        width, height = cast(tuple[int, int], of_size)
         unit = (width, height, width, height) if source.boxes_in == "fractions" else 1
         pixels = boxes[numbers].to_numpy()[here] * unit
         fitted[here] = fit_boxes(pixels, width=width, height=height, size=data.image_size, fit=data.fit)

@@ -94,7 +94,7 @@ def overlaps(ids: TrainIds, dataset: Dataset) -> list[Overlap]:
     found = []
     for split in ("val", "test"):
         rows = dataset.split(split)
-        seen = np.isin(_groups(dataset, rows), ids.groups).any(axis=1)
+        seen = np.asarray(np.isin(_groups(dataset, rows), ids.groups).any(axis=1))
         groups, images = rows["group_id"][seen].nunique(), len(np.intersect1d(_images(rows), ids.images))
         if groups or images:
             found.append(Overlap(split, groups, images))

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -27,7 +27,7 @@ class Data(Settings):
     format: str
     """A file of `medistill/data/adapters`, without `.py`."""
     root: AnyPath
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     """What the format leaves open; see `Options` in its file."""
     split: Literal["official", "patient"] = "official"
     """`official`: the data set's own lists, validation carved from training by patient where there is none; `patient`:

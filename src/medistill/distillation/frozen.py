@@ -1,7 +1,6 @@
 """Teachers with weights of their own, which are not trained here."""
 
 from pathlib import Path
-from typing import Any
 
 from medistill.data.dataset import Dataset, label_columns
 from medistill.distillation.settings import Teacher
@@ -45,20 +44,25 @@ def load_frozen_teacher(network: Teacher, dataset: Dataset) -> Classifier:
     Raises:
         UserError: as for `import_teacher`, but for what it was trained on.
     """
-    beside = read_beside(network.weights)
+    beside = read_beside(network.own_weights)
     labels = labels_of(network, dataset)
     label_columns(labels, dataset.labels, "labels")
-    arch = str(beside.get("arch") or network.arch)
+    arch = str(beside.arch or network.arch)
     if arch.split(".")[0] != network.arch.split(".")[0]:  # some networks have another's tensors, and answer otherwise
         raise UserError(f"{network.weights}: config.json beside it says that it is of {arch}; set arch: {arch}")
     if network.input_size is None:  # who types a size may want another
-        _require_same(network, "input_size", beside.get("input_size") or beside.get("image_size"), dataset.image_size)
+        _require_same(network, "input_size", beside.input_size or beside.image_size, dataset.image_size)
     model = create_classifier(network, labels=labels, image_size=dataset.image_size).eval()
-    for key in ("args", "mean", "std"):
-        _require_same(network, key, beside.get(key), model.config[key])
-    if beside.get("task", dataset.task) != dataset.task:
+    config = model.config
+    for key, there, here in (
+        ("args", beside.args, config["args"]),
+        ("mean", beside.mean, config["mean"]),
+        ("std", beside.std, config["std"]),
+    ):
+        _require_same(network, key, there, here)
+    if beside.task not in (None, dataset.task):
         raise UserError(
-            f"{network.weights}: config.json beside it says that it was trained for a {beside['task']} task, and this"
+            f"{network.weights}: config.json beside it says that it was trained for a {beside.task} task, and this"
             f" data set's is {dataset.task}: its answers mean something else; take another teacher"
         )
     map_size(model, dataset.image_size)
@@ -69,10 +73,10 @@ def labels_of(network: Network, dataset: Dataset) -> list[str]:
     """Of a network's outputs, in their order: a frozen teacher has its own, all others have the data set's."""
     if not isinstance(network, Teacher) or not network.is_frozen:
         return dataset.labels
-    return list(network.labels or read_beside(network.weights).get("labels") or dataset.labels)
+    return list(network.labels or read_beside(network.own_weights).labels or dataset.labels)
 
 
-def _require_same(network: Network, key: str, there: Any, here: Any) -> None:
+def _require_same(network: Network, key: str, there: object, here: object) -> None:
     """Refuse to build or ask a network otherwise than it was trained: it would answer all the same, and worse."""
     if there is not None and there != here:
         raise UserError(

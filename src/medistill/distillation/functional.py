@@ -10,7 +10,7 @@ all logits of an image; where labels are not exclusive, that constant ranks the 
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -49,13 +49,13 @@ class Traits(NamedTuple):
     mask: Literal["image", "label"] = "label"
 
 
-TRAITS: list[tuple[str, dict[str, Any], Traits]] = []
+TRAITS: list[tuple[str, dict[str, object], Traits]] = []
 """Name, options and traits of each loss; a test holds every loss to its row."""
 
 Loss = TypeVar("Loss", bound=Callable[..., Tensor])
 
 
-def _has(traits: Traits, **options: Any) -> Callable[[Loss], Loss]:
+def _has(traits: Traits, **options: object) -> Callable[[Loss], Loss]:
     """Say what the loss below, with these options, does and does not see."""
 
     def enter(loss: Loss) -> Loss:

@@ -14,7 +14,6 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from medistill.augmentation import Augmentation
-from medistill.checksums import TEACH_AGAIN, checksums, read_record, reading, require_whole, write_record
+from medistill.checksums import TEACH_AGAIN, checksums, reading
 from medistill.data import provenance
 from medistill.data.dataset import Dataset, label_columns
 from medistill.distillation.settings import Teach
@@ -31,6 +30,7 @@ from medistill.errors import UserError
 from medistill.files import remove, reserve, write_array, writing
 from medistill.layout import KnowledgeFolder
 from medistill.models.classifier import Classifier, map_shape
+from medistill.records.models import AnsweredSoFar, KnowledgeRecord
 from medistill.training.batches import Batch
 from medistill.training.memory import explain_out_of_memory
 from medistill.training.spec import fingerprint
@@ -61,18 +61,21 @@ def write_knowledge(
     teacher.to(memory_format=torch.channels_last).eval()
     rows = dataset.split("train")
     image_ids = rows["image_id"].to_numpy(str)
-    meta = {
-        "teacher": teacher.config["name"],
-        "labels": teacher.config["labels"],
-        "views": views,
-        "view_seed": view_seed,
-        **{name: name in needs for name in EXTRAS},
-        "map_shape": map_shape(teacher, dataset.image_size),
-        "augmentation": augmentation.model_dump(),
-        "dataset_fingerprint": dataset.fingerprint,
-        "teacher_sha256": teacher.config["model_sha256"],
-    }
-    progress = _Progress(folder, fingerprint(meta))
+    record = KnowledgeRecord(
+        teacher=teacher.config["name"],
+        labels=teacher.config["labels"],
+        views=views,
+        view_seed=view_seed,
+        attention="attention" in needs,
+        cams="cams" in needs,
+        features="features" in needs,
+        map_shape=map_shape(teacher, dataset.image_size),
+        augmentation=augmentation.model_dump(mode="json"),
+        dataset_fingerprint=dataset.fingerprint,
+        teacher_sha256=teacher.config["model_sha256"],
+        checksum="",  # of the answers, which come now
+    )
+    progress = _Progress(folder, fingerprint(record.to_json()))
     arrays, first = progress.read()
     memory = partial(explain_out_of_memory, teacher, dataset, f"teach.batch_size lower than {batch_size}")
     options = {"unit": "img", "desc": f"teach {teacher.config['name']}", "disable": None}
@@ -100,7 +103,8 @@ def write_knowledge(
     with writing(written.image_ids):
         write_array(written.image_ids, image_ids)
     files = checksums((file for file in folder.iterdir() if file not in (written.record, written.progress)), folder)
-    write_record(written.record, meta | {"checksum": _checksum(teacher.config["labels"], files), "files": files})
+    checksum = _checksum(teacher.config["labels"], files)
+    record.model_copy(update={"checksum": checksum, "files": files}).write(written.record)
     progress.remove()
 
 
@@ -117,8 +121,8 @@ class _Progress:
         """The answers that are there and for how many images; damaged ones and those to other questions are removed."""
         if self._file.exists():
             try:
-                state = read_record(self._file)
-                if state["identity"] == self._identity:
+                state = AnsweredSoFar.read(self._file)
+                if state.identity == self._identity:
                     return self._resume(state)
             except UserError as error:
                 print(f"note: {error}; the answers begin anew", file=sys.stderr)
@@ -127,10 +131,10 @@ class _Progress:
         self.remove()
         return {}, 0
 
-    def _resume(self, state: dict[str, Any]) -> tuple[dict[str, np.ndarray], int]:
+    def _resume(self, state: AnsweredSoFar) -> tuple[dict[str, np.ndarray], int]:
         """The answers up to the first part that is damaged."""
         arrays = {}
-        for name, shape in state["arrays"].items():
+        for name, shape in state.arrays.items():
             file = self._folder / f"{name}.npy"
             with reading(file, "it had answers so far"):
                 arrays[name] = np.load(file, mmap_mode="r+")  # lengthens what was cut off
@@ -138,7 +142,7 @@ class _Progress:
             if list(arrays[name].shape) != shape or arrays[name].dtype != np.float16:
                 raise UserError(f"{file}: damaged, it has another shape")
         first = 0
-        for images, digest in state["parts"]:
+        for images, digest in state.parts:
             if digest != _part_checksum(arrays, first, images):
                 print(f"note: {self._folder}: damaged; answers after image {first} begin anew", file=sys.stderr)
                 break
@@ -154,7 +158,7 @@ class _Progress:
         before = self._parts[-1][0] if self._parts else 0
         self._parts.append((images, _part_checksum(arrays, before, images)))
         shapes = {name: list(array.shape) for name, array in arrays.items()}
-        write_record(self._file, {"identity": self._identity, "arrays": shapes, "parts": self._parts})
+        AnsweredSoFar(identity=self._identity, arrays=shapes, parts=self._parts).write(self._file)
         self._written = time.monotonic()
 
     def remove(self) -> None:
@@ -253,22 +257,33 @@ class Knowledge:
             UserError: a file is missing or damaged, the answers are to other images or views than `asked`, or the
                 teacher knows none of the data set's labels.
         """
-        meta = require_whole(KnowledgeFolder(folder).record)
+        record = KnowledgeRecord.read_whole(KnowledgeFolder(folder).record)
         image_ids = np.load(KnowledgeFolder(folder).image_ids)
-        given = ["logits", *(name for name in _needs(asked) if meta[name])]
+        given = ["logits", *(name for name in _needs(asked) if getattr(record, name))]
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in given}
         for key, value in (
-            ("augmentation", augmentation.model_dump()),
+            ("augmentation", augmentation.model_dump(mode="json")),
             *((key, getattr(asked, key)) for key in ("views", "view_seed", *EXTRAS)),
             ("dataset_fingerprint", dataset.fingerprint),
         ):
-            if meta[key] != value:
+            if getattr(record, key) != value:
                 raise UserError(f"{folder}: the teacher answered for another {key}; {TEACH_AGAIN}")
-        columns = label_columns(meta["labels"], dataset.labels, str(folder))
+        columns = label_columns(record.labels, dataset.labels, str(folder))
         rows = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
         unknown = unknown_labels(dataset, columns)
-        facts = (meta[key] for key in ("teacher", "views", "view_seed", "checksum", "teacher_sha256", "map_shape"))
-        return cls(folder, *facts, unknown, rows, columns, arrays)
+        return cls(
+            folder=folder,
+            name=record.teacher,
+            views=record.views,
+            view_seed=record.view_seed,
+            checksum=record.checksum,
+            teacher_sha256=record.teacher_sha256,
+            map_shape=record.map_shape,
+            unknown=unknown,
+            _rows=rows,
+            _columns=columns,
+            _arrays=arrays,
+        )
 
     @property
     def seen(self) -> provenance.TrainIds:

@@ -67,11 +67,16 @@ class Teacher(Protocol):
         unknown: the data set's labels that it does not know.
     """
 
-    name: str
-    checksum: str
-    seen: provenance.TrainIds
-    map_shape: Sequence[int]
-    unknown: Sequence[str]
+    @property
+    def name(self) -> str: ...  # noqa: D102  (the attributes are told above)
+    @property
+    def checksum(self) -> str: ...  # noqa: D102
+    @property
+    def seen(self) -> provenance.TrainIds: ...  # noqa: D102
+    @property
+    def map_shape(self) -> Sequence[int]: ...  # noqa: D102
+    @property
+    def unknown(self) -> Sequence[str]: ...  # noqa: D102
 
     def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:
         """Its `logits` for the images in their view, and what `needs` names, in the order of the data set's labels.
@@ -113,6 +118,7 @@ class LiveTeacher:
 
     def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:
         """As `Teacher` says."""
+        assert batch.images is not None  # the view is rendered before anybody is asked
         self._model.to(batch.images.device)
         images = batch.images.contiguous(memory_format=torch.channels_last)
         answers = {name: values.float() for name, values in ask(self._model, images, needs).items()}

@@ -6,9 +6,9 @@ the options are. This file needs no torch, so that params.yaml is checked at onc
 
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from medistill.settings import Settings
 from medistill.task import Task
@@ -38,7 +38,7 @@ class Term(Settings):
             raise ValueError(f"{' and '.join(self.parts)} are 0: nothing is left of the loss")
         return self
 
-    def options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, JsonValue]:
         """Keyword arguments of the function."""
         return self.model_dump(exclude={"loss", "weight", "balanced", "allow_offset_blind"})
 

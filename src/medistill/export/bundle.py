@@ -16,7 +16,7 @@ from medistill.export.latency import measure_latency
 from medistill.export.onnx import export_onnx
 from medistill.export.parity import measure_parity
 from medistill.export.settings import Export
-from medistill.files import atomic, sha256
+from medistill.files import atomic, digest
 from medistill.layout import ExportFolder, ModelFolder
 from medistill.models.deploy import deployed
 from medistill.models.weights import load_model
@@ -98,7 +98,7 @@ def describe(record: ModelRecord, model: Path, batch_size: int | None = None) ->
             channels=record.channels,
             fit=record.fit,
             model=model,
-            sha256=sha256(model),
+            sha256=digest(model),
         ),
         normalisation={"mean": record.mean, "std": record.std},
         batch_size=batch_size,

@@ -7,7 +7,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
@@ -17,6 +16,7 @@ from medistill.errors import UserError, is_out_of_memory
 from medistill.files import atomic
 from medistill.models.classifier import Classifier
 from medistill.models.costs import count_params
+from medistill.records.models import Config
 from medistill.runtime.bundle import DISCLAIMER, INPUT, OUTPUT
 from medistill.runtime.predictor import LARGEST_MODEL
 from medistill.runtime.session import open_session
@@ -86,7 +86,7 @@ def require_small(classifier: Classifier) -> None:
         )
 
 
-def metadata(config: dict[str, Any]) -> dict[str, str]:
+def metadata(config: Config) -> dict[str, str]:
     """The file's own description, for readers who have nothing but the file; lists are JSON."""
     return {
         "name": config["name"],
@@ -158,6 +158,7 @@ def _traced(classifier: Classifier, opset: int, *, single: bool) -> onnx.ModelPr
         dynamic_shapes=None if single else {"image": {0: torch.export.Dim("batch")}},
         verbose=False,
     )
+    assert program is not None  # by `dynamo`
     model = program.model_proto
     if not single and not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
         raise ValueError("its code makes a constant of the number of images")  # and of none but two would it answer
@@ -168,12 +169,12 @@ def _traced(classifier: Classifier, opset: int, *, single: bool) -> onnx.ModelPr
 def _plain_attention(fused: list[nn.Module]) -> Iterator[None]:
     """Let timm's attention multiply matrices: the exporter knows the fused operation with one axis of heads alone."""
     for module in fused:
-        module.fused_attn = False
+        module.fused_attn = False  # type: ignore[assignment]  # torch: any attribute is a module
     try:
         yield
     finally:
         for module in fused:
-            module.fused_attn = True
+            module.fused_attn = True  # type: ignore[assignment]  # as above
 
 
 def _strip_provenance(graph: onnx.GraphProto | onnx.FunctionProto) -> None:

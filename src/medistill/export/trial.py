@@ -14,7 +14,7 @@ import onnxscript
 import timm
 import torch
 
-from medistill.checksums import read_record, write_record
+from medistill.checksums import write_record
 from medistill.errors import UserError
 from medistill.export.onnx import export_onnx, require_small
 from medistill.layout import ExportFolder
@@ -22,6 +22,8 @@ from medistill.models.build import create_classifier
 from medistill.models.classifier import Classifier
 from medistill.models.deploy import deployed
 from medistill.models.settings import Network
+from medistill.records.export import Exportable
+from medistill.records.models import Config
 from medistill.task import Task
 
 
@@ -49,12 +51,13 @@ def require_exportable(network: Network, *, image_size: int, channels: int, opse
     }
     record = known / f"{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]}.json"
     with contextlib.suppress(UserError):  # not there, or damaged: it is tried
-        return read_record(record)["batch_size"]
-    about = {"name": "untrained", "task": Task.MULTILABEL, "fit": "pad", "fingerprint": ""}
+        return Exportable.read(record).batch_size
+    about: Config = {"name": "untrained", "task": Task.MULTILABEL, "fit": "pad", "fingerprint": ""}
+    about |= {"image_size": image_size, "channels": channels}
 
     def build() -> Classifier:
         model = deployed(create_classifier(plain, labels=["a label", "another"], image_size=image_size)).eval()
-        model.config |= about | {"image_size": image_size, "channels": channels}
+        model.config |= about
         return model
 
     try:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from medistill.metrics.intervals import Estimate, FloatArray, summarise
+from medistill.metrics.intervals import Codes, Estimate, FloatArray, summarise
 
 RESAMPLES = 2000
 """Of a data set's own figures, where no setting says otherwise."""
@@ -47,7 +47,7 @@ def draw(group_count: int, resamples: int = RESAMPLES, seed: int = 0) -> NDArray
     return counts
 
 
-def resample(statistic: Statistic, counts: NDArray, *, rows: int = 0) -> FloatArray:
+def resample(statistic: Statistic, counts: Codes, *, rows: int = 0) -> FloatArray:
     """A statistic on the data themselves and in every resample.
 
     Args:
@@ -68,14 +68,14 @@ def resample(statistic: Statistic, counts: NDArray, *, rows: int = 0) -> FloatAr
     return np.concatenate([statistic(weights) for weights in _weightings(counts, max(len(counts), rows))], axis=-1)
 
 
-def _weightings(counts: NDArray, rows: int) -> Iterator[FloatArray]:
+def _weightings(counts: Codes, rows: int) -> Iterator[FloatArray]:
     """Draws as float64 weights, a few columns at a time, so that arrays of `rows` rows stay small."""
     chunk = max(1, int(_CHUNK_BYTES / (8 * rows)))
     for start in range(0, counts.shape[1], chunk):
         yield counts[:, start : start + chunk].astype(np.float64)
 
 
-def estimate(statistic: Statistic, counts: NDArray, *, groups: int | None = None, difference: bool = False) -> Estimate:
+def estimate(statistic: Statistic, counts: Codes, *, groups: int | None = None, difference: bool = False) -> Estimate:
     """One figure with its 95 % interval.
 
     Args:
@@ -94,7 +94,7 @@ def estimate(statistic: Statistic, counts: NDArray, *, groups: int | None = None
     return summarise(resample(statistic, counts), groups=groups, difference=difference)
 
 
-def count_by_group(rows: NDArray, groups: NDArray, shape: tuple[int, int]) -> sparse.csr_array:
+def count_by_group(rows: Codes, groups: Codes, shape: tuple[int, int]) -> sparse.csr_array:
     """How often each (row, group) occurs, as a sparse float64 matrix of this shape (rows, G): what statistics weigh.
 
     Example:

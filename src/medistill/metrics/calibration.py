@@ -1,13 +1,14 @@
 """How far probabilities can be believed."""
 
 import numpy as np
-from numpy.typing import NDArray
+
+from medistill.metrics.intervals import Numbers
 
 BINS = 15
 """Of equal width, in which probabilities are compared with rates."""
 
 
-def expected_calibration_error(targets: NDArray, probabilities: NDArray, bins: int = BINS) -> float:
+def expected_calibration_error(targets: Numbers, probabilities: Numbers, bins: int = BINS) -> float:
     """Expected calibration error of one label: the mean over images of |observed rate − mean probability| of their bin.
 
     Binary form with equal-width bins [k/bins, (k+1)/bins), the last one closed (Naeini et al., AAAI 2015).
@@ -27,7 +28,8 @@ def expected_calibration_error(targets: NDArray, probabilities: NDArray, bins: i
     known = ~np.isnan(targets)
     if not known.any():
         return float("nan")
-    targets, probabilities = np.asarray(targets, np.float64)[known], np.asarray(probabilities, np.float64)[known]
+    targets = np.asarray(targets, np.float64)[known]
+    probabilities = np.asarray(probabilities, np.float64)[known]
     which = np.minimum((probabilities * bins).astype(int), bins - 1)
     # n_b/N × |rate − mean| is |Σ targets − Σ probabilities| / N of the bin: empty bins need no special case.
     gap = np.bincount(which, weights=targets - probabilities, minlength=bins)

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from medistill.metrics.bootstrap import FloatArray, count_by_group, resample
+from medistill.metrics.bootstrap import count_by_group, resample
+from medistill.metrics.intervals import Codes, FloatArray, Numbers
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class CountedClasses:
     images: sparse.csr_array
 
     @classmethod
-    def of(cls, targets: NDArray, scores: NDArray, groups: NDArray, group_count: int) -> "CountedClasses":
+    def of(cls, targets: Numbers, scores: Numbers, groups: Codes, group_count: int) -> "CountedClasses":
         """Count right answers; the answer is the class of the highest score, the first of equals.
 
         Args:
@@ -58,7 +59,7 @@ class CountedClasses:
             return np.stack([accuracy, recall.sum(axis=0) / occurring.sum()])
 
 
-def measure_accuracy(targets: NDArray, scores: NDArray, groups: NDArray, counts: NDArray) -> FloatArray:
+def measure_accuracy(targets: Numbers, scores: Numbers, groups: Codes, counts: Codes) -> FloatArray:
     """Accuracy and balanced accuracy of exclusive classes in every resample.
 
     Args:
@@ -80,7 +81,7 @@ def measure_accuracy(targets: NDArray, scores: NDArray, groups: NDArray, counts:
     return resample(CountedClasses.of(targets, scores, groups, len(counts)).measure, counts)
 
 
-def accuracy(targets: NDArray, scores: NDArray) -> tuple[float, float]:
+def accuracy(targets: Numbers, scores: Numbers) -> tuple[float, float]:
     """Accuracy and balanced accuracy (mean recall of the classes that occur) of exclusive classes.
 
     Args:
@@ -99,7 +100,7 @@ def accuracy(targets: NDArray, scores: NDArray) -> tuple[float, float]:
     return float(share[0]), float(balanced[0])
 
 
-def metrics_at_half(targets: NDArray, probabilities: NDArray) -> tuple[float, float, float]:
+def metrics_at_half(targets: Numbers, probabilities: Numbers) -> tuple[float, float, float]:
     """Accuracy, F1 and weighted F1 of one label that is called positive where its probability exceeds one half.
 
     Of a rare label all three say little, accuracy and weighted F1 least: they are high where nothing is ever found.
@@ -123,7 +124,7 @@ def metrics_at_half(targets: NDArray, probabilities: NDArray) -> tuple[float, fl
         return float("nan"), float("nan"), float("nan")
     wrong = (truth != called).sum()
 
-    def f1(is_class: NDArray, called_so: NDArray) -> float:
+    def f1(is_class: NDArray[np.bool], called_so: NDArray[np.bool]) -> float:
         hits = (is_class & called_so).sum()
         return float(2 * hits / (2 * hits + wrong)) if hits + wrong else float("nan")
 

@@ -3,13 +3,15 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from medistill.metrics.intervals import Numbers
+
 MIN_IMAGES = 10
 """Positives and negatives, each, that make a label eligible."""
 MIN_GROUPS = 10
 """Groups from which the positives, and from which the negatives, of an eligible label come at least."""
 
 
-def ineligibility(targets: NDArray, groups: NDArray) -> str | None:
+def ineligibility(targets: Numbers, groups: NDArray[np.generic]) -> str | None:
     """Why a label is not eligible for macro means and comparisons; None where it is.
 
     Args:
@@ -33,7 +35,7 @@ def ineligibility(targets: NDArray, groups: NDArray) -> str | None:
     return None
 
 
-def fewer_groups(targets: NDArray, groups: NDArray) -> int:
+def fewer_groups(targets: Numbers, groups: NDArray[np.generic]) -> int:
     """Number of groups with a positive, or with a negative where these are fewer: what a label's figures rest on.
 
     Args:

@@ -9,6 +9,10 @@ from numpy.typing import NDArray
 from scipy import special
 
 FloatArray = NDArray[np.float64]
+Numbers = NDArray[np.floating | np.integer | np.bool]
+"""Targets, scores and probabilities, in whatever precision they come."""
+Codes = NDArray[np.integer]
+"""Groups 0..G-1, or how often each is drawn."""
 
 CONFIDENCE = 0.95
 MAX_DROPPED = 0.05
@@ -81,7 +85,8 @@ def summarise(
     if dropped > MAX_DROPPED * len(resampled) or (groups is not None and groups < 2):
         return Estimate(estimate, None, None, dropped)
     if estimate in (0, 1) and not difference and (defined == estimate).all():
-        return Estimate(estimate, *(wilson(estimate, groups) if groups else (None, None)), dropped)
+        lower, upper = wilson(estimate, groups) if groups else (None, None)
+        return Estimate(estimate, lower, upper, dropped)
     tail = (1 - CONFIDENCE) / 2 if groups is None else _expanded(groups)
     lower, upper = np.quantile(defined, [tail, 1 - tail])
     if reflected:
@@ -164,10 +169,11 @@ def holm(p_values: list[float | None]) -> list[float | None]:
         >>> holm([0.01, None, 0.04, 0.03])
         [0.03, None, 0.06, 0.06]
     """
-    order = sorted((k for k, p in enumerate(p_values) if p is not None), key=lambda k: p_values[k])
+    known = {k: p for k, p in enumerate(p_values) if p is not None}
+    order = sorted(known, key=known.__getitem__)
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0
     for rank, k in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p_values[k]))
+        largest = max(largest, min(1.0, (len(order) - rank) * known[k]))
         adjusted[k] = largest
     return adjusted

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from medistill.metrics.bootstrap import draw, estimate
-from medistill.metrics.intervals import CONFIDENCE, Estimate, FloatArray, wilson
+from medistill.metrics.intervals import CONFIDENCE, Codes, Estimate, FloatArray, Numbers, wilson
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,12 @@ class GroupedMean:
     numbers: FloatArray
 
     @classmethod
-    def of(cls, values: NDArray, groups: NDArray, group_count: int) -> "GroupedMean":
+    def of(cls, values: Numbers, groups: Codes, group_count: int) -> "GroupedMean":
         """Add up values (N,), NaN left out, of groups (N,) int, 0..G-1."""
         known = ~np.isnan(values)
         sums = np.bincount(groups, np.where(known, values, 0), minlength=group_count)
-        return cls(sums, np.bincount(groups, known, minlength=group_count))
+        numbers = np.bincount(groups, known, minlength=group_count)
+        return cls(sums.astype(np.float64, copy=False), numbers.astype(np.float64, copy=False))
 
     def measure(self, weights: FloatArray) -> FloatArray:
         """The mean under each weighting (G, R), a `Statistic`: (R,), NaN where no value has a weight."""
@@ -39,7 +40,7 @@ class GroupedMean:
             return (self.sums @ weights) / (self.numbers @ weights)
 
 
-def mean_interval(values: NDArray[np.float64], groups: NDArray, *, difference: bool = False) -> Estimate:
+def mean_interval(values: NDArray[np.float64], groups: NDArray[np.generic], *, difference: bool = False) -> Estimate:
     """Mean of values with its 95 % expanded percentile interval from a bootstrap over groups.
 
     Args:
@@ -64,7 +65,7 @@ def mean_interval(values: NDArray[np.float64], groups: NDArray, *, difference: b
     return estimate(mean.measure, draw(len(names)), groups=rests_on, difference=difference)
 
 
-def share_interval(hits: NDArray[np.float64], groups: NDArray) -> Estimate:
+def share_interval(hits: NDArray[np.float64], groups: NDArray[np.generic]) -> Estimate:
     """Share of items that are hits, with Wilson's 95 % interval of as many trials as these items are worth.
 
     The items of a group (the findings of a patient) are alike, so N of them are worth N divided by the design effect:
@@ -101,7 +102,7 @@ def share_interval(hits: NDArray[np.float64], groups: NDArray) -> Estimate:
     return Estimate(share, *wilson(share, trials))
 
 
-def paired_interval(own: NDArray[np.float64], other: NDArray[np.float64], groups: NDArray) -> Estimate:
+def paired_interval(own: NDArray[np.float64], other: NDArray[np.float64], groups: NDArray[np.generic]) -> Estimate:
     """Mean of own − other, item by item, with its interval from a bootstrap over groups.
 
     A resample cannot show what no item shows. So where one of the two is all hits or all misses, the bounds of both
@@ -119,15 +120,23 @@ def paired_interval(own: NDArray[np.float64], other: NDArray[np.float64], groups
         0.333
     """
     result = mean_interval(own - other, groups, difference=True)
-    if result.lower is None:
+    if result.estimate is None or result.lower is None:
         return result
     if (own == other).all():
-        none = share_interval(np.zeros(len(own)), groups).upper
+        none = _bounds(share_interval(np.zeros(len(own)), groups))[2]
         return replace(result, lower=-none, upper=none)
     if any((values == end).all() for values in (own, other) for end in (0, 1)):
-        a = share_interval(own, groups)
-        b = share_interval(other, groups) if np.isin(other, (0, 1)).all() else mean_interval(other, groups)
-        below = np.hypot(a.estimate - a.lower, b.upper - b.estimate)
-        above = np.hypot(a.upper - a.estimate, b.estimate - b.lower)
+        a, a_lower, a_upper = _bounds(share_interval(own, groups))
+        is_share = np.isin(other, (0, 1)).all()
+        b, b_lower, b_upper = _bounds(share_interval(other, groups) if is_share else mean_interval(other, groups))
+        below, above = np.hypot(a - a_lower, b_upper - b), np.hypot(a_upper - a, b - b_lower)
         return replace(result, lower=float(result.estimate - below), upper=float(result.estimate + above))
     return result
+
+
+def _bounds(figure: Estimate) -> tuple[float, float, float]:
+    """Estimate, lower and upper bound of a figure that has an interval."""
+    assert figure.estimate is not None
+    assert figure.lower is not None
+    assert figure.upper is not None
+    return figure.estimate, figure.lower, figure.upper

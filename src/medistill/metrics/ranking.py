@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
-from medistill.metrics.bootstrap import FloatArray, count_by_group, resample
+from medistill.metrics.bootstrap import count_by_group, resample
+from medistill.metrics.intervals import Codes, FloatArray, Numbers
 
 ROC_GRID = np.linspace(0.0, 1.0, 201)
 """False positive rates at which ROC curves of several labels are averaged."""
@@ -37,7 +37,7 @@ class RankedLabel:
     negatives: sparse.csr_array
 
     @classmethod
-    def of(cls, targets: NDArray, scores: NDArray, groups: NDArray, group_count: int) -> "RankedLabel":
+    def of(cls, targets: Numbers, scores: Numbers, groups: Codes, group_count: int) -> "RankedLabel":
         """Rank one label.
 
         Args:
@@ -63,7 +63,7 @@ class RankedLabel:
     @property
     def rows(self) -> int:
         """How tall the largest array of `measure` is."""
-        return self.negatives.shape[0]
+        return int(self.negatives.shape[0])
 
     def measure(self, weights: FloatArray) -> FloatArray:
         """AUROC and average precision under each weighting, a `Statistic`.
@@ -93,7 +93,8 @@ class RankedLabel:
 
     def pairs(self, weights: FloatArray) -> FloatArray:
         """Weight of all pairs of a positive and a negative under each weighting: (R,)."""
-        return (self.positives.sum(axis=0) @ weights) * (self.negatives.sum(axis=0) @ weights)
+        pairs: FloatArray = (self.positives.sum(axis=0) @ weights) * (self.negatives.sum(axis=0) @ weights)
+        return pairs
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class FoldedLabel:
     folds: tuple[RankedLabel, ...]
 
     @classmethod
-    def of(cls, targets: NDArray, scores: NDArray, groups: NDArray, group_count: int, folds: NDArray) -> "FoldedLabel":
+    def of(cls, targets: Numbers, scores: Numbers, groups: Codes, group_count: int, folds: Codes) -> "FoldedLabel":
         """Rank one label fold by fold.
 
         Args:
@@ -146,10 +147,10 @@ class FoldedLabel:
 
 
 def measure_ranking(
-    targets: NDArray,
-    scores: NDArray,
-    groups: NDArray,
-    counts: NDArray,
+    targets: Numbers,
+    scores: Numbers,
+    groups: Codes,
+    counts: Codes,
     on_label: Callable[[], object] | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """AUROC and average precision of every label in every resample.
@@ -189,7 +190,7 @@ def measure_ranking(
     return np.ascontiguousarray(auroc.T), np.ascontiguousarray(precision.T)
 
 
-def auroc(targets: NDArray, scores: NDArray, weights: NDArray | None = None) -> float:
+def auroc(targets: Numbers, scores: Numbers, weights: Numbers | None = None) -> float:
     """Area under the ROC curve of one label; ties count half.
 
     Args:
@@ -207,7 +208,7 @@ def auroc(targets: NDArray, scores: NDArray, weights: NDArray | None = None) -> 
     return _measure(targets, scores, weights)[0]
 
 
-def average_precision(targets: NDArray, scores: NDArray, weights: NDArray | None = None) -> float:
+def average_precision(targets: Numbers, scores: Numbers, weights: Numbers | None = None) -> float:
     """Average precision of one label, Σ (recall step × precision) over distinct scores, without interpolation (AUPRC).
 
     Arguments and undefined cases as in `auroc`.
@@ -219,14 +220,14 @@ def average_precision(targets: NDArray, scores: NDArray, weights: NDArray | None
     return _measure(targets, scores, weights)[1]
 
 
-def _measure(targets: NDArray, scores: NDArray, weights: NDArray | None) -> tuple[float, float]:
+def _measure(targets: Numbers, scores: Numbers, weights: Numbers | None) -> tuple[float, float]:
     count = len(targets)
     column = np.ones((count, 1)) if weights is None else np.asarray(weights, np.float64)[:, None]
     area, precision = RankedLabel.of(np.asarray(targets), np.asarray(scores), np.arange(count), count).measure(column)
     return float(area[0]), float(precision[0])
 
 
-def roc_curve(targets: NDArray, scores: NDArray) -> tuple[FloatArray, FloatArray]:
+def roc_curve(targets: Numbers, scores: Numbers) -> tuple[FloatArray, FloatArray]:
     """ROC curve of one label with a point at every distinct score.
 
     Returns:
@@ -239,15 +240,17 @@ def roc_curve(targets: NDArray, scores: NDArray) -> tuple[FloatArray, FloatArray
     """
     known = ~np.isnan(targets)
     targets, scores = targets[known], scores[known]
-    order = np.argsort(-scores, kind="stable")
-    targets, scores = targets[order] == 1, scores[order]
+    order = np.argsort(np.negative(scores), kind="stable")
+    is_positive, scores = targets[order] == 1, scores[order]
     ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1) if len(scores) else np.array([], int)
-    hits, alarms = np.cumsum(targets)[ends], np.cumsum(~targets)[ends]
+    hits, alarms = np.cumsum(is_positive)[ends], np.cumsum(~is_positive)[ends]
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.append(0, alarms) / np.float64((~targets).sum()), np.append(0, hits) / np.float64(targets.sum())
+        return np.append(0, alarms) / np.float64((~is_positive).sum()), np.append(0, hits) / np.float64(
+            is_positive.sum()
+        )
 
 
-def macro_roc(targets: NDArray, scores: NDArray) -> tuple[FloatArray, FloatArray]:
+def macro_roc(targets: Numbers, scores: Numbers) -> tuple[FloatArray, FloatArray]:
     """Macro-average ROC curve: the mean over labels of the true positive rate at equal false positive rates.
 
     Args:

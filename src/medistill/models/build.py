@@ -14,6 +14,7 @@ from medistill.models.limits import bounded
 from medistill.models.settings import Network
 from medistill.models.timm_facts import pretrained_cfg, reason_of, require_known, with_args
 from medistill.models.weights import WEIGHT_PACKAGES, load_own, load_package, require_pretrained
+from medistill.records.models import Config
 
 _NO_ARGS = {
     "in_chans": "set channels: 1 beside arch",
@@ -75,7 +76,7 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
         initialisation = f"pretrained ({backbone.pretrained_cfg['tag'] or 'timm'})"
     elif network.weights:
         initialisation, new_head = load_own(backbone, network, labels)
-    config = {
+    config: Config = {
         "arch": arch,
         "args": args,
         "initialisation": initialisation,

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from medistill.errors import UserError, is_out_of_memory
 from medistill.models.heads import PooledHead, class_maps_by_autograd, read_head
 from medistill.models.timm_facts import pretrained_cfg, reason_of, with_args
+from medistill.records.models import Config
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R BT.601), as where `ingest` makes frames grey."""
@@ -24,8 +24,8 @@ class Classifier(nn.Module):
     one form, with channels first whatever the backbone's own order is.
     """
 
-    def __init__(self, backbone: nn.Module, config: dict[str, Any], *, new_head: bool = False) -> None:
-        """Wrap `backbone`; `config` is the content of config.json and needs at least `mean` and `std`.
+    def __init__(self, backbone: nn.Module, config: Config, *, new_head: bool = False) -> None:
+        """Wrap `backbone`; `config` needs at least `mean` and `std`.
 
         Args:
             config: `input_size` in it, unless it is None, is the height and width that the backbone sees.
@@ -33,7 +33,7 @@ class Classifier(nn.Module):
         """
         super().__init__()
         self.backbone = backbone
-        self.config = config
+        self.config: Config = config
         self.new_head = new_head
         # Swin and its kin; networks that do not say have channels first.
         self._channels_come_last = getattr(backbone, "output_fmt", None) == "NHWC"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -13,7 +14,7 @@ MOST_ARGUMENTS, LARGEST_ARGUMENT = 100, 100_000
 """Far beyond any network's: one with a million layers would be built for hours."""
 
 
-def _require_plain(args: dict[str, Any]) -> dict[str, Any]:
+def _require_plain(args: dict[str, object]) -> dict[str, object]:
     """Refuse what config.json cannot hold as it is, and numbers of which networks without end are made."""
     values = 0
     for key, value in _within("", args):
@@ -28,7 +29,7 @@ def _require_plain(args: dict[str, Any]) -> dict[str, Any]:
     return args
 
 
-def _within(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _within(key: str, value: object) -> Iterator[tuple[str, object]]:
     """Every value that is neither a list nor a mapping, with the key at which it is."""
     if isinstance(value, dict):
         for name, inner in value.items():
@@ -43,6 +44,7 @@ def _within(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 Arguments = Annotated[dict[str, Any], AfterValidator(_require_plain)]
+"""What they mean, each network of timm says itself."""
 
 
 class Network(Settings):
@@ -74,6 +76,13 @@ class Network(Settings):
             if getattr(self, name) and len(getattr(self, name)) != self.channels:
                 raise ValueError(f"{name} must have a number for each of {self.channels} channels")
         return self
+
+    @property
+    def own_weights(self) -> Path:
+        """`weights`, where there are some."""
+        if self.weights is None:
+            raise ValueError(f"{self.arch} has no weights of the user")
+        return self.weights
 
     @property
     def is_frozen(self) -> bool:

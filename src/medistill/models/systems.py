@@ -5,7 +5,7 @@ well; these are the ones that the two papers, and those who compare with them, s
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -24,6 +24,25 @@ class NamedNetwork:
     arch: str
     roles: tuple[tuple[str | None, str], ...]
     """(system, role): system A, B or None for neither; teacher or student."""
+
+
+class RoleIn(TypedDict):
+    """What a network is in system A or B, or in neither (None)."""
+
+    system: str | None
+    role: str
+
+
+class Measured(TypedDict):
+    """A network's names and roles, and what it costs at one size; `map_size` is height and width of its last map."""
+
+    name: str
+    arch: str
+    roles: list[RoleIn]
+    params: int
+    macs: int
+    map_size: list[int]
+    imagenet_weights: str
 
 
 NETWORKS = (
@@ -45,7 +64,7 @@ NETWORKS = (
 )
 
 
-def measure(network: NamedNetwork, *, labels: int, size: int) -> dict[str, Any]:
+def measure(network: NamedNetwork, *, labels: int, size: int) -> Measured:
     """What a network costs with so many labels on RGB images of `size` pixels, counted and not looked up.
 
     Returns:
@@ -64,13 +83,14 @@ def measure(network: NamedNetwork, *, labels: int, size: int) -> dict[str, Any]:
             "name": network.name,
             "arch": network.arch,
             "roles": [{"system": system, "role": role} for system, role in network.roles],
-            **{key: found[key] for key in ("params", "macs")},
+            "params": found["params"],
+            "macs": found["macs"],
             "map_size": height_width,
             "imagenet_weights": imagenet_weights(network.arch),
         }
 
 
-def describe(measured: list[dict[str, Any]]) -> str:
+def describe(measured: list[Measured]) -> str:
     """The result of `measure` for several networks as a table for people."""
     rows = [("network", "arch", "roles", "parameters", "MACs", "map", "ImageNet weights")]
     rows += [

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from typing import Any
+from collections.abc import Mapping
 
 import timm
 from timm.models import PretrainedCfg, get_pretrained_cfg
@@ -38,6 +38,6 @@ def reason_of(error: Exception) -> str:
     return shortened(" ".join(str(error).split()), 200) or f"{type(error).__name__}, without a reason"
 
 
-def with_args(args: dict[str, Any]) -> str:
+def with_args(args: Mapping[str, object] | None) -> str:
     """The arguments of a network, to be put behind its name in a sentence; nothing where there are none."""
     return f" with args {shortened(str(args), 200)}" if args else ""

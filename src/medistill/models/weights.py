@@ -3,9 +3,10 @@
 import importlib.metadata
 import importlib.util
 import json
+from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import timm
 import torch
@@ -20,6 +21,8 @@ from medistill.layout import ModelFolder
 from medistill.models.classifier import Classifier
 from medistill.models.settings import Network
 from medistill.models.timm_facts import pretrained_cfg
+from medistill.records.base import Sealed
+from medistill.records.models import Beside, Config
 from medistill.text import counted
 
 # Registry packages that carry ImageNet weights (Apache-2.0), in timm's order and shapes: (module, distribution).
@@ -104,7 +107,7 @@ def load_own(backbone: nn.Module, network: Network, labels: list[str]) -> tuple[
 
 def _refuse_other_labels(file: Path, labels: list[str]) -> None:
     """Refuse weights with a config.json beside them that names other labels than `labels`, or another order."""
-    theirs = read_beside(file).get("labels")
+    theirs = read_beside(file).labels
     if theirs is None or theirs == labels:
         return
     pairs = enumerate(zip_longest(theirs, labels, fillvalue="missing"), start=1)
@@ -116,8 +119,8 @@ def _refuse_other_labels(file: Path, labels: list[str]) -> None:
     )
 
 
-def read_beside(weights: Path) -> dict[str, Any]:
-    """What config.json beside a file of weights says, as medistill writes it; empty where there is none.
+def read_beside(weights: Path) -> Beside:
+    """What config.json beside a file of weights says, as medistill writes it; nothing where there is none.
 
     Where it is a record, the weights and what they were trained on must be those of the record.
 
@@ -128,14 +131,14 @@ def read_beside(weights: Path) -> dict[str, Any]:
     file = beside.config
     config = read_json(file) if file.exists() else None
     config = config if isinstance(config, dict) else {}
+    again = "copy it again from where the weights are from, or leave config.json out"
     if OWN in config:
-        again = "copy it again from where the weights are from, or leave config.json out"
-        known = require_own(file, config, again)["files"]
+        known = Sealed.of(file, require_own(file, config, again), again).files
         require_whole(file, known.keys() & {weights.name, beside.train_ids.name}, again)
     labels = config.get("labels", [])
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise UserError(f"{file}: labels must be a list of names, and is {json.dumps(labels)}")
-    return config
+    return Beside.of(file, config, again)
 
 
 def load_weights(backbone: nn.Module, file: Path) -> None:
@@ -192,13 +195,13 @@ def _load_tensors(
     backbone.load_state_dict(source, strict=classifier)
 
 
-def save_model(folder: Path, model: Classifier, config: dict[str, Any]) -> None:
+def save_model(folder: Path, model: Classifier, config: Mapping[str, object]) -> None:
     """Write `model.safetensors` and `config.json`, a record of all files that the folder then has."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.backbone.state_dict().items()}
     model_files = ModelFolder(folder)
     save_file(state, model_files.weights)
     files = checksums((file for file in folder.iterdir() if file != model_files.config), folder)
-    write_record(model_files.config, config | {"model_sha256": files[model_files.weights.name], "files": files})
+    write_record(model_files.config, {**config, "model_sha256": files[model_files.weights.name], "files": files})
 
 
 def load_model(folder: Path) -> Classifier:
@@ -207,7 +210,8 @@ def load_model(folder: Path) -> Classifier:
     Raises:
         UserError: a file is missing or damaged.
     """
-    config = require_whole(ModelFolder(Path(folder)).config)
+    # as it was written, by its checksum
+    config = cast(Config, require_whole(ModelFolder(Path(folder)).config))
     backbone = timm.create_model(config["arch"], num_classes=len(config["labels"]), **config["args"])
     load_weights(backbone, ModelFolder(Path(folder)).weights)
     return Classifier(backbone, config).eval()

@@ -24,7 +24,7 @@ from medistill.files import atomic
 from medistill.phantom.anatomy import draw_finding, draw_patient
 from medistill.phantom.film import Film, develop
 from medistill.phantom.findings import boxes_on_film, depict
-from medistill.phantom.population import PREVALENCE, draw_rows, finding_on_image
+from medistill.phantom.population import PREVALENCE, Row, draw_rows, finding_on_image
 
 _HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -41,7 +41,7 @@ def write_phantom(
     size: int = 128,
     seed: int = 0,
     prevalence: str = "balanced",
-    progress: Callable[[Iterable, int], Iterable] | None = None,
+    progress: Callable[[Iterable[Row], int], Iterable[Row]] | None = None,
 ) -> None:
     """Write a phantom data set in ChestX-ray14's layout.
 
@@ -79,7 +79,7 @@ def _write(
     size: int,
     seed: int,
     prevalence: str,
-    progress: Callable[[Iterable, int], Iterable] | None,
+    progress: Callable[[Iterable[Row], int], Iterable[Row]] | None,
 ) -> None:
     (folder / "images").mkdir()
     rows = draw_rows(images, seed, prevalence)

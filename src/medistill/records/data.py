@@ -1,5 +1,9 @@
 """What `ingest` writes: dataset.json, and the columns of its tables."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from medistill.records.base import Content, KnownTask, Record
 
 SPLITS = ("train", "val", "test")
@@ -90,3 +94,13 @@ class DatasetInfo(Record):
     quarantined: int
     counts: dict[str, SplitCounts]
     notes: list[str] = []
+
+
+class BlockRecord(Record):
+    """index.json of a block of decoded frames in the cache of `ingest`.
+
+    Attributes:
+        images: key, width and height of the upright source image in pixels, one per frame.
+    """
+
+    images: list[Annotated[tuple[str, int, int], Field(strict=False)]]

@@ -43,3 +43,13 @@ class Latency(Record):
     p50_ms: float
     p95_ms: float
     onnx_mb: float
+
+
+class Exportable(Record):
+    """That a network can be exported; what was asked of it stands beside and is in the file's name.
+
+    Attributes:
+        batch_size: how many images its file takes at once: 1, or None for any number.
+    """
+
+    batch_size: int | None

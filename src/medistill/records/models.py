@@ -1,10 +1,13 @@
 """What a training writes: config.json and metrics.json of a model, and the columns of its tables."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal, TypedDict
 
-from pydantic import ConfigDict, JsonValue
+from pydantic import ConfigDict, Field, JsonValue
 
 from medistill.records.base import Content, JsonObject, KnownTask, Plain, Record
+
+Fit = Literal["pad", "squash", "crop"]
+"""How a frame was made square."""
 
 LOGIT_PREFIX = "logit:"
 """Of the columns of predictions.parquet, one per label; before them `PREDICTION_COLUMNS`."""
@@ -63,7 +66,7 @@ class ModelRecord(Record):
     task: KnownTask
     image_size: int
     channels: int
-    fit: str
+    fit: Fit
     params: int
     macs: int
     params_in_training: int | None = None
@@ -72,6 +75,28 @@ class ModelRecord(Record):
     dataset: str
     dataset_fingerprint: str
     versions: dict[str, str]
+    model_sha256: str
+
+
+class Config(TypedDict, total=False):
+    """What a network in memory knows of itself, with the keys of `ModelRecord`.
+
+    A new one knows how it was built (up to `std`), one that was loaded all that its config.json says.
+    """
+
+    arch: str
+    args: dict[str, Any]  # timm's own, so that they are handed on as they are
+    initialisation: str
+    input_size: int | None
+    labels: list[str]
+    mean: list[float]
+    std: list[float]
+    name: str
+    task: str
+    image_size: int
+    channels: int
+    fit: str
+    fingerprint: str
     model_sha256: str
 
 
@@ -95,18 +120,60 @@ class Beside(Content):
     """config.json beside a user's own weights: a ModelRecord, or as much of one as the user has typed.
 
     Attributes:
-        labels: in the order of the logits.
-        files: checksums, where it is a record.
+        arch, args, input_size, image_size, labels, mean, std, task: as in `ModelRecord`; who typed a value of another
+            type learns what the network has instead.
     """
 
     model_config = ConfigDict(strict=False)
 
     arch: str | None = None
-    args: JsonObject | None = None
+    args: JsonValue = None
     input_size: JsonValue = None
     image_size: JsonValue = None
     labels: list[str] | None = None
     mean: JsonValue = None
     std: JsonValue = None
-    task: str | None = None
-    files: dict[str, str] = {}
+    task: JsonValue = None
+
+
+class KnowledgeRecord(Record):
+    """knowledge.json: what a teacher was asked about the training images, and by which weights it answered.
+
+    Attributes:
+        teacher: its name.
+        labels: in the order of its logits.
+        views, view_seed: how many views of each image it answered, and the seed of the views.
+        attention, cams, features: whether it answered these besides logits.
+        map_shape: channels, height and width of its last feature map.
+        augmentation: ranges of the views.
+        dataset_fingerprint: of the data set whose images they are.
+        teacher_sha256: of its weights.
+        checksum: of all answers and of what they are about.
+    """
+
+    teacher: str
+    labels: list[str]
+    views: int
+    view_seed: int
+    attention: bool
+    cams: bool
+    features: bool
+    map_shape: list[int]
+    augmentation: JsonObject
+    dataset_fingerprint: str
+    teacher_sha256: str
+    checksum: str
+
+
+class AnsweredSoFar(Record):
+    """progress.json: how far a teacher has come.
+
+    Attributes:
+        identity: of all that decides the answers, the code among it.
+        arrays: shape of each kind of answer.
+        parts: number of images that were answered in full, and the checksum of the answers since the part before.
+    """
+
+    identity: str
+    arrays: dict[str, list[int]]
+    parts: list[Annotated[tuple[int, str], Field(strict=False)]]

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from markupsafe import Markup
@@ -20,6 +20,9 @@ from medistill.files import atomic
 from medistill.report import charts
 from medistill.report.charts import Axis
 from medistill.report.html import render_page
+
+if TYPE_CHECKING:  # this page is drawn without torch, too
+    from medistill.training.trainer import StepReport
 
 FOLDER = Path("reports/live")
 EVERY = 2.0
@@ -56,13 +59,14 @@ class LiveCurves:
         if "step" in self._state:
             self._draw("done" if error is None else f"stopped: {str(error) or type(error).__name__}")
 
-    def step(self, report: dict[str, Any]) -> None:
+    def step(self, report: "StepReport") -> None:
         """Take what `fit` says after each step."""
         if "step" not in self._state:
             print(f"{self._state['name']}: training; its curves are in {self._folder / 'index.html'}", flush=True)
             self._continue(report["step"])
         state = self._state
-        state |= {key: report[key] for key in ("epoch", "step", "steps", "learning_rate")}
+        state["epoch"], state["step"], state["steps"] = report["epoch"], report["step"], report["steps"]
+        state["learning_rate"] = report["learning_rate"]
         self._images += report["images"]
         self._steps += 1
         state["images_per_second"] = self._images / (seconds := max(time.monotonic() - self._started, 1e-9))

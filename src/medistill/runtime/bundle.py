@@ -110,6 +110,7 @@ def read_bundle(folder: Path) -> Bundle:
             f" {EXPORT_AGAIN}"
         )
     preprocessing = raw.get("preprocessing")
+    # Any: whatever the file says, until `_CHECKS` have passed it
     flat: dict[str, Any] = {**(preprocessing if isinstance(preprocessing, dict) else {}), **raw}
     for key, valid in _CHECKS.items():
         if key not in flat:

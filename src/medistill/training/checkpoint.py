@@ -4,13 +4,42 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
+from torch import Tensor
 
 from medistill.checksums import reading
 from medistill.errors import UserError
-from medistill.files import atomic, remove, sha256
+from medistill.files import atomic, digest, remove
+
+
+class Best(TypedDict):
+    """The best epoch so far, from 1 (0: none yet), its macro AUROC on validation, and the weights it ended with."""
+
+    epoch: int
+    auroc: float
+    weights: dict[str, Tensor]
+
+
+class TrainingState(TypedDict):
+    """All that the next epoch depends on: what `torch.load` reads without pickle.
+
+    Attributes:
+        learner, optimizer, scaler: their own `state_dict()`; scaler: None where the precision needs none.
+        history: one row per epoch, as in `TrainingResult`.
+        best: the epoch that is kept if no better one comes.
+        average: of the weights, None where there is none.
+        seconds: spent so far.
+    """
+
+    learner: dict[str, Tensor]
+    optimizer: dict[str, object]
+    history: list[dict[str, float]]
+    best: Best
+    average: dict[str, Tensor] | None
+    scaler: dict[str, object] | None
+    seconds: float
 
 
 class Checkpoint:
@@ -26,29 +55,30 @@ class Checkpoint:
         self.finished = folder / fingerprint / "model"
         """Copy of the model's folder, once it is trained."""
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: TrainingState) -> None:
         """Write `state` (tensors, numbers, strings, lists and dicts) instead of the one before."""
         before = self._files()
         written = self._states / "last.pt"
-        with atomic(written) as temporary, open(temporary, "wb") as file:
-            torch.save(state, file)  # into an open file: by its name torch would not say that the disk is full
-        whole = self._states / f"last-{sha256(written)[:16]}.pt"
+        with atomic(written) as temporary, open(temporary, "wb") as opened:
+            torch.save(state, opened)  # into an open file: by its name torch would not say that the disk is full
+        whole = self._states / f"last-{digest(written)[:16]}.pt"
         os.replace(written, whole)
         for file in before:
             if file != whole:
                 remove(file)
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self) -> TrainingState | None:
         """The last state that is whole, or None where there is none; what is damaged is said, and replaced later."""
         for file in self._files():
             try:
                 with reading(file, "the training goes on without it"):
-                    if sha256(file)[:16] != file.stem.removeprefix("last-"):
+                    if digest(file)[:16] != file.stem.removeprefix("last-"):
                         raise ValueError("not what its name says")
             except UserError as error:
                 print(f"note: {error}", file=sys.stderr)
             else:
-                return torch.load(file, map_location="cpu", weights_only=True)
+                state: TrainingState = torch.load(file, map_location="cpu", weights_only=True)
+                return state
         return None
 
     def _files(self) -> list[Path]:

@@ -2,9 +2,8 @@
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -27,7 +26,7 @@ def write_outputs(
     model: Classifier,
     dataset: Dataset,
     result: TrainingResult | None,
-    facts: dict[str, Any],
+    facts: Mapping[str, object],
     seen: Sequence[provenance.TrainIds] = (),
     *,
     batch_size: int,
@@ -45,22 +44,23 @@ def write_outputs(
         UserError: memory runs out.
     """
     size = dataset.image_size
-    config = {
+    spent = costs(model, size)
+    config: dict[str, object] = {
         **facts,
         **model.config,
         "task": dataset.task,
         "image_size": size,
         "channels": dataset.channels,
         "fit": dataset.fit,
-        **costs(model, size),
+        **spent,
         "map_size": map_size(model, size),
         "dataset": dataset.name,
         "dataset_fingerprint": dataset.fingerprint,
         "versions": {"torch": torch.__version__.split("+")[0]},
     }
     measured = TrainingMetrics(
-        params=config["params"],
-        macs=config["macs"],
+        params=spent["params"],
+        macs=spent["macs"],
         best_epoch=None if result is None else result.best_epoch,
         val_macro_auroc=None if result is None else result.val_macro_auroc,
         train_seconds=None if result is None else round(result.seconds, 1),

@@ -145,4 +145,7 @@ def _finished(folder: Path, identity: str) -> TrainingResult | None:
     if config.fingerprint != identity:
         return None
     measured, history = TrainingMetrics.read(files.metrics, again), pd.read_csv(files.history)
-    return TrainingResult(history, measured.best_epoch, measured.val_macro_auroc, measured.train_seconds)
+    best, auroc, seconds = measured.best_epoch, measured.val_macro_auroc, measured.train_seconds
+    if best is None or auroc is None or seconds is None:  # a training always measures them
+        return None
+    return TrainingResult(history, best, auroc, seconds)

@@ -34,7 +34,7 @@ _OVERRIDES = {
 }
 
 
-class TrainingOverrides(create_model("TrainingOverrides", __base__=Settings, **_OVERRIDES)):
+class TrainingOverrides(create_model("TrainingOverrides", __base__=Settings, **_OVERRIDES)):  # type: ignore[misc]  # made of `Training`
     """Keys of `training` that one network sets otherwise; those that are not there stay as they are."""
 
 

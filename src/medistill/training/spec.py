@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import timm
 import torch
@@ -36,7 +36,7 @@ OWN_VIEWS = 1_000_003
 will answer."""
 
 
-def fingerprint(settings: Mapping[str, Any]) -> str:
+def fingerprint(settings: Mapping[str, object]) -> str:
     """Hash of `settings` (JSON values), the code that decides a training, and the versions of torch and timm."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(f"{torch.__version__} {timm.__version__}".encode())
@@ -93,7 +93,7 @@ class TrainingSpec:
             views=teach.views if self.recipe.views == "cached" else None,
         )
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """What config.json of the model says of its training."""
         names = {"student": self.student, "recipe": self.recipe_name}
         return {

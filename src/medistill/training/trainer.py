@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
-from typing import Any, NoReturn, TypedDict
+from typing import NoReturn, TypedDict
 
 import pandas as pd
 import torch
@@ -21,7 +21,7 @@ from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.models.classifier import Classifier
 from medistill.training.batches import Batch, Batches, Drawn
-from medistill.training.checkpoint import Checkpoint
+from medistill.training.checkpoint import Best, Checkpoint, TrainingState
 from medistill.training.memory import explain_out_of_memory
 from medistill.training.processes import this_process
 from medistill.training.settings import Training
@@ -76,7 +76,9 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
 class Learner(nn.Module):
     """A network and the objective that it learns by, projections of features among it: from a batch to its losses."""
 
-    def __init__(self, model: Classifier, objective: Objective, autocast: Callable[[], AbstractContextManager]) -> None:
+    def __init__(
+        self, model: Classifier, objective: Objective, autocast: Callable[[], AbstractContextManager[None]]
+    ) -> None:
         """Join them; the network computes within `autocast()`, the objective in float32."""
         super().__init__()
         self.model, self.objective, self._autocast = model, objective, autocast
@@ -84,14 +86,17 @@ class Learner(nn.Module):
     def forward(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """The objective's named losses, and the logits (N, L)."""
         with self._autocast():
+            assert batch.images is not None  # they are rendered
             images = batch.images.contiguous(memory_format=torch.channels_last)
             logits, features = self.model(images, with_map=True)
         maps = partial(self.model.class_maps, features, logits=logits)
         return self.objective(logits.float(), replace(batch, features=features, class_maps=maps)), logits
 
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
         """What an optimiser trains; biases, norms and what the network itself exempts do not decay."""
-        exempt = getattr(self.model.backbone, "no_weight_decay", set)()  # by timm's own word, such as position tables
+        exempt: set[str] = getattr(
+            self.model.backbone, "no_weight_decay", set
+        )()  # by timm's own word, such as position tables
         groups = param_groups_weight_decay(
             self.model, weight_decay, no_weight_decay_list=[f"backbone.{name}" for name in exempt]
         )
@@ -173,7 +178,7 @@ class Trainer:
         lower = f"training.batch_size lower than {spec.training.batch_size}"
         self._memory = partial(explain_out_of_memory, model, dataset, lower)
         self._learner = Learner(model, objective, self._accelerator.autocast)
-        self._learner.to(device, memory_format=torch.channels_last)
+        self._learner.to(device).to(memory_format=torch.channels_last)
         self._network = DistributedDataParallel(self._learner) if processes > 1 else self._learner
         groups = self._learner.parameter_groups(spec.training.weight_decay)
         # fused is a tenth faster on CPU, too
@@ -182,7 +187,7 @@ class Trainer:
         self._average = WeightAverage(model.backbone, spec.training.ema) if spec.training.ema else None
         self._steps = spec.training.epochs * self._batches.per_epoch
         self._history: list[dict[str, float]] = []
-        self._best: dict[str, Any] = {"epoch": 0, "auroc": -1.0, "weights": {}}
+        self._best: Best = {"epoch": 0, "auroc": -1.0, "weights": {}}
         self._seconds = 0.0
 
     def fit(self) -> TrainingResult:
@@ -268,7 +273,7 @@ class Trainer:
             auroc = broadcast(said).item()
         return auroc
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> TrainingState:
         """All that the next epoch depends on: tensors, numbers, strings, lists and dicts."""
         scaler = self._accelerator.scaler
         return {
@@ -276,19 +281,19 @@ class Trainer:
             "optimizer": self._optimizer.state_dict(),
             "history": self._history,
             "best": self._best,
-            "average": self._average and self._average.weights,
+            "average": self._average.weights if self._average else None,
             "scaler": scaler and scaler.state_dict(),
             "seconds": self._seconds,
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: TrainingState) -> None:
         """Go on from what `state` has returned."""
         self._learner.load_state_dict(state["learner"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._history, self._best, self._seconds = state["history"], state["best"], state["seconds"]
         if self._average:
-            device = self._accelerator.device
-            self._average.weights = {name: value.to(device) for name, value in state["average"].items()}
+            device, weights = self._accelerator.device, state["average"] or {}
+            self._average.weights = {name: value.to(device) for name, value in weights.items()}
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
 

@@ -96,9 +96,12 @@ def test_the_same_numbers_about_other_labels_are_other_answers(tiny_dataset, tea
         Knowledge.open(folder, tiny_dataset, AUGMENTATION, Teach(**asked))
 
 
-@pytest.mark.parametrize("key", ["augmentation", "views", "view_seed", "dataset_fingerprint"])
-def test_answers_to_another_question_are_refused(tiny_dataset, folder, key):
-    seal(folder / "knowledge.json", **{key: ["other"]})
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [("augmentation", {"other": 1}), ("views", 7), ("view_seed", 77), ("dataset_fingerprint", "other")],
+)
+def test_answers_to_another_question_are_refused(tiny_dataset, folder, key, other):
+    seal(folder / "knowledge.json", **{key: other})
     with pytest.raises(UserError, match=f"another {key}; run the teach stage again"):
         Knowledge.open(folder, tiny_dataset, AUGMENTATION, Teach(views=3, view_seed=5))
 

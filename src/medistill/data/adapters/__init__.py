@@ -10,8 +10,9 @@ Nothing has to be registered: `data.format` is the file's name.
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -30,7 +31,7 @@ def formats() -> tuple[str, ...]:
 
 
 def read_source(
-    format: str, root: Path, options: dict[str, Any], *, given: str = "params.yaml: data.options"
+    format: str, root: Path, options: Mapping[str, object], *, given: str = "params.yaml: data.options"
 ) -> "Source":
     """Read a data set's tables and folders; no pixel is decoded.
 
@@ -49,7 +50,7 @@ def read_source(
         checked = adapter.Options.model_validate(options)
     except ValidationError as error:
         raise UserError(f"{given}: {describe_errors(error, adapter.Options)}") from None
-    source = adapter.read(Path(root), checked)
+    source: Source = adapter.read(Path(root), checked)
     _require_names(source.labels, Path(root))
     return source
 

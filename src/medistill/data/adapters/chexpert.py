@@ -23,18 +23,19 @@ A cell of train.csv is what a program found in the report; `chexpert_labels` say
 import contextlib
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.reading.chexpert_labels import LABELS, LabelOptions, read_label
 from medistill.data.reading.folders import Files, find_files, is_hidden, require_folder, suggest_root
 from medistill.data.reading.source import Source
 from medistill.data.reading.tables import describe_instead, find_table, join_files, read_table, years
 from medistill.errors import UserError
+from medistill.records.data import LABEL_PREFIX
 from medistill.task import Task
 
 TABLES = {"train": ("train.csv",), "valid": ("valid.csv",), "test": ("test_labels.csv", "test.csv")}
@@ -169,12 +170,17 @@ def _has_patients(folder: Path) -> bool:
     return False
 
 
+def _moved(folder: str, place: str, key: str) -> str:
+    """The key of a file of `folder` as if that stood at `place`."""
+    return place + key.removeprefix(folder)
+
+
 def _find_images(root: Path, folders: dict[str, str]) -> Files:
     """The image files, by what the tables call them: `train/patient00001/study1/view1_frontal.jpg`."""
     found = Files({}, {}, [])
     for folder, place in folders.items():
         files = find_files(root, [folder], recursive=True)
-        found = found.joined_by(files, lambda key, folder=folder, place=place: place + key.removeprefix(folder))
+        found = found.joined_by(files, partial(_moved, folder, place))
     return found
 
 

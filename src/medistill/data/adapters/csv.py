@@ -43,8 +43,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from medistill.data.dataset import LABEL_PREFIX
-from medistill.data.reading.boxes import BoxColumns, upheld
+from medistill.data.reading.boxes import ABSENT, BoxColumns, upheld
 from medistill.data.reading.folders import Files, compose, find_files, require_folder, suggest_root
 from medistill.data.reading.label_columns import exclude, read_classes, read_flags, read_names, with_line
 from medistill.data.reading.locate import locate
@@ -62,6 +61,7 @@ from medistill.data.reading.tables import (
 from medistill.data.reading.uncertainty import Policy, by_label, value_of
 from medistill.data.splits import merge_groups
 from medistill.errors import UserError
+from medistill.records.data import LABEL_PREFIX
 from medistill.settings import Settings
 from medistill.task import Task
 from medistill.text import counted
@@ -95,14 +95,14 @@ class Options(Settings):
     unlabelled: bool = False
     """Keep the rows without a class (`label`, or columns that exclude each other): for recipes that learn from what
     teachers say of them."""
-    uncertainty: dict[str, Policy] = Field(default=None)
+    uncertainty: dict[str, Policy] = Field(default=ABSENT)
     """What -1 counts as in the columns `labels`: `ones`, `zeros`, or `ignore`: unknown. One word for all of them, or a
     word for some and for the others: `{Atelectasis: ones, default: zeros}`. Where it is not there, -1 is an error."""
     readers: str | None = None
     """Who labelled: an image has a row of each reader, and they vote."""
     vote: Vote = "majority"
     """What readers say together; see `medistill.data.reading.readers.Vote`."""
-    boxes: BoxColumns = Field(default=None)
+    boxes: BoxColumns = Field(default=ABSENT)
     """Where the findings are: an image has a row for each box."""
     patient: str | None = None
     """All images of a patient are in one split."""
@@ -221,8 +221,8 @@ def read(root: Path, options: Options) -> Source:
         if options.label:
             classless[classless.notna()] = "has readers who do not agree on a class"
         unclear = unclear.fillna(with_line(classless, joined, file))
-    joined = join_files(joined, files, file.name, bad=unclear)
-    rows = joined.rows
+    found = join_files(joined, files, file.name, bad=unclear)
+    rows = found.rows
     described = _describe(rows, options)
     image_ids = pd.Series(described["image_id"].to_numpy(), index=rows["image"])
     boxes, of_boxes = upheld(boxes.assign(image_id=table["image"][boxes.index].map(image_ids)), described)
@@ -230,8 +230,8 @@ def read(root: Path, options: Options) -> Source:
         labels=labels,
         task=options.task,
         rows=described,
-        entries=joined.entries,
-        quarantined=joined.quarantined,
+        entries=found.entries,
+        quarantined=found.quarantined,
         boxes=boxes,
         boxes_in="pixels" if options.boxes and options.boxes.in_pixels else "fractions",
         notes=notes + of_boxes,
@@ -313,10 +313,11 @@ def _read_labels(raw: pd.DataFrame, file: Path, options: Options) -> tuple[list[
     if isinstance(options.labels, str):
         return read_names(raw, file, options.labels, options.separator, options.negative)
     values = {}
-    for column in options.labels:
+    labels = options.labels or []  # one of the three ways is given
+    for column in labels:
         uncertain = value_of(options.uncertainty, column) if options.uncertainty else None
         values[LABEL_PREFIX + column] = read_flags(raw, file, column, uncertain=uncertain)
-    return options.labels, pd.DataFrame(values), pd.Series(None, index=raw.index, dtype=object)
+    return labels, pd.DataFrame(values), pd.Series(None, index=raw.index, dtype=object)
 
 
 def _merge_rows(
@@ -337,7 +338,7 @@ def _merge_rows(
         Its rows, with labels that hold for the image: the first of an image, and all those that repeat another in every
         cell or differ in more than boxes, readers and labels; why a row cannot be used; and what the user should know.
     """
-    columns = [column for column in table if column.startswith(LABEL_PREFIX)]
+    columns = [column for column in table.columns if column.startswith(LABEL_PREFIX)]
     readers = pd.Series("", index=raw.index)
     if options.readers:
         readers = identifiers(raw[options.readers], file, options.readers)

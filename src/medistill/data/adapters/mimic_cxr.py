@@ -18,13 +18,13 @@ from typing import Literal
 
 import pandas as pd
 
-from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.reading.chexpert_labels import LABELS, LabelOptions, read_label
 from medistill.data.reading.folders import find_files, require_folder, require_within
 from medistill.data.reading.locate import by_stem
 from medistill.data.reading.source import Source, split_of
 from medistill.data.reading.tables import find_table, identifiers, join_files, read_table, require_table
 from medistill.errors import UserError
+from medistill.records.data import LABEL_PREFIX
 from medistill.task import Task
 
 TABLE = "mimic-cxr-2.0.0-{}.csv"
@@ -143,4 +143,5 @@ def _unique(raw: pd.DataFrame, file: Path, column: str) -> pd.Index:
         line, cell = raw["line"][twice].iloc[0], raw[column][twice].iloc[0]
         what = "is there twice" if cell else "is empty"
         raise UserError(f"{file}: line {line}: {column} {cell} {what}".replace("  ", " "))
-    return pd.Index(ids)
+    unique: pd.Index = pd.Index(ids)
+    return unique

@@ -22,12 +22,12 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.reading.folders import find_files, require_folder, suggest_root
 from medistill.data.reading.padchest_labels import DIFFERENTIAL, EXCLUDE, FINDINGS, NORMAL, TOKENS
 from medistill.data.reading.source import Source
 from medistill.data.reading.tables import describe_instead, identifiers, join_files, read_table
 from medistill.errors import UserError
+from medistill.records.data import LABEL_PREFIX
 from medistill.settings import Settings
 from medistill.task import Task
 

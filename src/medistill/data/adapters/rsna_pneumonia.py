@@ -16,7 +16,6 @@ from typing import Literal
 
 import pandas as pd
 
-from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.reading.boxes import BoxColumns, upheld
 from medistill.data.reading.folders import find_files, list_images, require_folder, require_within
 from medistill.data.reading.label_columns import read_flags
@@ -24,6 +23,7 @@ from medistill.data.reading.locate import by_stem
 from medistill.data.reading.source import Source, one_hot
 from medistill.data.reading.tables import find_table, identifiers, join_files, read_table, require_table
 from medistill.errors import UserError
+from medistill.records.data import LABEL_PREFIX
 from medistill.settings import Settings
 from medistill.task import Task
 

@@ -26,7 +26,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.reading.boxes import TWO_CORNERS, BoxColumns, upheld
 from medistill.data.reading.folders import Files, find_files, list_images, require_folder, require_within
 from medistill.data.reading.label_columns import read_flags
@@ -35,6 +34,7 @@ from medistill.data.reading.readers import Vote, vote
 from medistill.data.reading.source import Source, no_boxes
 from medistill.data.reading.tables import find_table, join_files, read_table, require_table
 from medistill.errors import UserError
+from medistill.records.data import LABEL_PREFIX
 from medistill.settings import Settings
 from medistill.task import Task
 
@@ -115,9 +115,11 @@ def read(root: Path, options: Options) -> Source:
     root = require_folder(root)
     first = require_table(root, f"annotations/{TABLE.format('train')}", TABLE.format("train"), KAGGLE_TABLE)
     if first.name.removesuffix(".gz") == KAGGLE_TABLE:
-        labels, parts = KAGGLE, {"train": _read_kaggle(first, options)}
+        labels: tuple[str, ...] = KAGGLE
+        parts = {"train": _read_kaggle(first, options)}
     else:
-        labels, parts = (*FINDINGS, *IMPRESSIONS), {"train": _read_part(first, "train", options)}
+        labels = (*FINDINGS, *IMPRESSIONS)
+        parts = {"train": _read_part(first, "train", options)}
         if test := find_table(first.parent, TABLE.format("test")):
             parts["test"] = _read_part(test, "test", options)
     for part in parts:
@@ -173,7 +175,7 @@ class _Part:
 
 def _read_part(file: Path, name: str, options: Options) -> _Part:
     """A part of PhysioNet's release."""
-    readers = {"rad_id": ()} if name == "train" else {}
+    readers: dict[str, tuple[str, ...]] = {"rad_id": ()} if name == "train" else {}
     others = {"Other disease": ("Other diseases",)}  # one in the training table, the other in that of the test
     labels = (*FINDINGS, *IMPRESSIONS)
     raw = read_table(file, {"image_id": ()} | readers | dict.fromkeys(labels, ()) | others)
@@ -183,7 +185,7 @@ def _read_part(file: Path, name: str, options: Options) -> _Part:
     if twice.any():
         who = f" by {raw['rad_id'][twice].iloc[0]}" if readers else ""
         raise UserError(f"{file}: line {raw['line'][twice].iloc[0]}: a second row of image {ids[twice].iloc[0]}{who}")
-    images, notes = values.assign(image_id=ids, line=raw["line"]), []
+    images, notes = values.assign(image_id=ids, line=raw["line"]), list[str]()
     if readers:
         images, notes = _merge(raw, values, options.vote)
     table = find_table(file.parent, f"annotations_{name}.csv")
@@ -235,7 +237,7 @@ def _merge(raw: pd.DataFrame, values: pd.DataFrame, how: Vote) -> tuple[pd.DataF
 def _read_boxes(raw: pd.DataFrame, file: Path, labels: tuple[str, ...]) -> tuple[pd.DataFrame, bool]:
     """The boxes of a table, and whether they are in pixels of the DICOM files."""
     in_pixels = bool((raw[list(SIZE)] == "").all(axis=None))  # no columns, or empty ones
-    columns = BoxColumns(**CORNERS, **({} if in_pixels else {"size": list(SIZE)}))
+    columns = BoxColumns.model_validate(CORNERS | ({} if in_pixels else {"size": list(SIZE)}))
     boxes = columns.read(raw, file)
     names = raw["class_name"][boxes.index]
     unknown = ~names.isin(labels)

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
-from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.reading.source import no_boxes
 from medistill.errors import UserError
+from medistill.records.data import LABEL_PREFIX
 from medistill.settings import Settings
 from medistill.text import counted
 
@@ -24,21 +24,25 @@ FRACTIONS = (1.0, 1.0)
 """Width and height of the picture that fractions refer to."""
 
 
+ABSENT: Any = None
+"""Default of a key that may be left out, but that says something where it is there: null is refused."""
+
+
 class BoxColumns(Settings):
     """The columns of a box: `x`, `y`, `w`, `h`, or `x_min`, `y_min`, `x_max`, `y_max`; blank where a row has none."""
 
-    x: str = Field(default=None)
-    y: str = Field(default=None)
-    w: str = Field(default=None)
-    h: str = Field(default=None)
-    x_min: str = Field(default=None)
-    y_min: str = Field(default=None)
-    x_max: str = Field(default=None)
-    y_max: str = Field(default=None)
-    label: str = Field(default=None)
+    x: str = Field(default=ABSENT)
+    y: str = Field(default=ABSENT)
+    w: str = Field(default=ABSENT)
+    h: str = Field(default=ABSENT)
+    x_min: str = Field(default=ABSENT)
+    y_min: str = Field(default=ABSENT)
+    x_max: str = Field(default=ABSENT)
+    y_max: str = Field(default=ABSENT)
+    label: str = Field(default=ABSENT)
     """The column that says what the box shows; where it is not there, the labels that are 1 in its row."""
     unit: Literal["pixels", "fractions"] = "pixels"
-    size: list[int | str] = Field(default=None)
+    size: list[int | str] = Field(default=ABSENT)
     """Width and height in pixels of the picture that the numbers refer to, where the files have been resized since: two
     numbers or two columns. Where it is not there, they refer to the files as they are."""
 
@@ -77,11 +81,12 @@ class BoxColumns(Settings):
 
     def read(self, raw: pd.DataFrame, file: Path) -> pd.DataFrame:
         """The boxes of a table that has these columns, as `read_boxes` gives them; `UserError` as there."""
-        size = FRACTIONS if self.unit == "fractions" else None
+        size: tuple[Extent, Extent] | None = FRACTIONS if self.unit == "fractions" else None
         cells = raw[list(self.columns().values())[:4]]
         if self.size:
             boxed = (cells != "").any(axis=1)
-            size = tuple(_extents(raw, file, name, boxed) if isinstance(name, str) else name for name in self.size)
+            width, height = (_extents(raw, file, name, boxed) if isinstance(name, str) else name for name in self.size)
+            size = width, height
         return read_boxes(cells, raw["line"], file, corners=self.corners, size=size)
 
 
@@ -168,8 +173,8 @@ def upheld(boxes: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[
     """
     place = pd.Series(np.arange(len(rows)), index=rows["image_id"]).reindex(boxes["image_id"]).to_numpy()
     boxes, place = boxes[~np.isnan(place)], place[~np.isnan(place)].astype(int)
-    columns = [column for column in rows if column.startswith(LABEL_PREFIX)]
-    number = pd.Index(columns).get_indexer(LABEL_PREFIX + boxes["label"])
+    columns = [column for column in rows.columns if column.startswith(LABEL_PREFIX)]
+    number = pd.Index(columns).get_indexer(pd.Index(LABEL_PREFIX + boxes["label"]))
     holds = rows[columns].to_numpy()[place, number] == 1
     left = int((~holds).sum())
     notes = [f"{counted(left, 'box')} of labels that are not 1 for the image: left out"] if left else []

@@ -213,7 +213,7 @@ def is_hidden(folder: str) -> bool:
     return folder.startswith(".") or folder == "__MACOSX"
 
 
-def _add(files: Files, entry: os.DirEntry, path: str, real_root: Path, by: str) -> None:
+def _add(files: Files, entry: os.DirEntry[str], path: str, real_root: Path, by: str) -> None:
     reason = None
     if not path.isascii():
         shown = os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -251,7 +251,7 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def _is_dicom(file: os.DirEntry) -> bool:
+def _is_dicom(file: os.DirEntry[str]) -> bool:
     if file.name == "DICOMDIR":  # the table of contents of a disc
         return False
     try:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.reading.source import collect_labels, one_hot
 from medistill.data.reading.tables import identifiers
 from medistill.errors import UserError
+from medistill.records.data import LABEL_PREFIX
 
 TRUE = ("1", "true", "yes", "t", "y")
 FALSE = ("0", "false", "no", "f", "n")
@@ -98,7 +98,7 @@ def exclude(values: pd.DataFrame, *, keep_blank: bool) -> tuple[pd.DataFrame, pd
     ones, blank = values.eq(1).sum(axis=1), values.isna().all(axis=1)
     reasons = pd.Series(None, index=values.index, dtype=object)
     several = ones > 1
-    names = [column.removeprefix(LABEL_PREFIX) for column in values]
+    names = [column.removeprefix(LABEL_PREFIX) for column in values.columns]
     reasons[several] = [
         "is of several classes, " + " and ".join(name for name, value in zip(names, row, strict=True) if value == 1)
         for row in values[several].to_numpy()

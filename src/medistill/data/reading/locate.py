@@ -114,19 +114,19 @@ def locate(raw: pd.DataFrame, file: Path, column: str, files: Files, folder: str
     found = {cell: only(cell, names.ending(spelt)) for cell, spelt in distant.items()}
     if not any(found.values()) and _lie_in_one_folder(distant.values()):
         found = {cell: only(cell, names.of(PurePosixPath(spelt).name)) for cell, spelt in distant.items()}
-    found = {cell: key for cell, key in found.items() if key}
-    twice = _one_file_of_two_cells(found, {cell: key for cell, key in key_of.items() if cell not in foreign})
+    joined = {cell: key for cell, key in found.items() if key}
+    twice = _one_file_of_two_cells(joined, {cell: key for cell, key in key_of.items() if cell not in foreign})
     if twice:
         cell, other = twice
         line = raw["line"][cells == cell].iloc[0]
-        both = f"{cell!r} and {other!r} may both be {found[cell]}"
+        both = f"{cell!r} and {other!r} may both be {joined[cell]}"
         raise UserError(f"{file}: line {line}: column {column!r}: {both}; {ADVICE}")
-    if not found:
+    if not joined:
         return cells.map(key_of), []
-    cell, key = next(iter(found.items()))
-    count = counted(int(cells.isin(found.keys()).sum()), "cell")
+    cell, key = next(iter(joined.items()))
+    count = counted(int(cells.isin(joined.keys()).sum()), "cell")
     note = f"{count} of column {column!r} with a path of another machine, found by its end: {cell!r} is {key}"
-    return cells.map(key_of | found), [note]
+    return cells.map(key_of | joined), [note]
 
 
 def _lie_in_one_folder(paths: Iterable[str]) -> bool:

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.reading.folders import compose
 from medistill.errors import UserError
+from medistill.records.data import LABEL_PREFIX
 from medistill.task import Task
 
 DETAILS = ("patient_id", "study_id", "view", "sex", "source", "mask")

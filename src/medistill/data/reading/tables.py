@@ -73,7 +73,7 @@ def read_table(path: Path, columns: Mapping[str, tuple[str, ...]], *, optional: 
         raise UserError(f"{path}: not a readable CSV file: {' '.join(str(error).split())}") from None
     if len(raw) != len(begins):
         raise UserError(f"{path}: not a readable CSV file: its quotes are not in pairs")
-    raw.columns = range(raw.shape[1])  # pandas renames a name that is there twice
+    raw.columns = pd.RangeIndex(raw.shape[1])  # pandas renames a name that is there twice
     lines = first + begins
     places = _find_columns(path, header, columns, optional)
     for column, place in places.items():
@@ -247,10 +247,10 @@ def _encoding(content: bytes) -> str:
     """UTF-8 or UTF-16, by the byte order mark or, where there is none, by the zeros beside the first two letters."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    zeros = [byte == 0 for byte in content[:4]]
-    return {(False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be"}.get(
-        tuple(zeros), "utf-8-sig"
-    )
+    zeros = tuple(byte == 0 for byte in content[:4])
+    if zeros == (False, True, False, True):
+        return "utf-16-le"
+    return "utf-16-be" if zeros == (True, False, True, False) else "utf-8-sig"
 
 
 def _find_columns(

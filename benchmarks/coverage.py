@@ -26,9 +26,10 @@ from benchmarks.page import write_between
 from benchmarks.study import open_phantom, open_xrays
 from medistill.metrics.bootstrap import draw, resample
 from medistill.metrics.eligibility import fewer_groups, ineligibility
-from medistill.metrics.intervals import Estimate, summarise
+from medistill.metrics.intervals import summarise
 from medistill.metrics.means import GroupedMean, paired_interval, share_interval
 from medistill.metrics.ranking import measure_ranking
+from medistill.records.estimate import Estimate
 
 ROOT = Path(__file__).resolve().parents[1]
 RESAMPLES = 1000

@@ -11,7 +11,7 @@ from medistill.errors import UserError
 from medistill.text import counted, printable, to_json
 
 if TYPE_CHECKING:
-    from pipeline.registry import Promotion
+    from medistill.records.gate import Promotion
 
 REFUSED = 3
 """Exit code of `promote` where no student passed."""
@@ -124,7 +124,7 @@ def promote(
 
     promotion = promote(load_params(), Path.cwd(), dry_run=dry_run)
     if as_json:
-        typer.echo(to_json(promotion.to_dict()))
+        typer.echo(to_json(promotion.to_json()))
     else:
         _show(promotion)
     if promotion.outcome == "refused":
@@ -174,7 +174,7 @@ def rollback(as_json: Json = False) -> None:
 
     champion, withdrawn = rollback(Path.cwd())
     if as_json:
-        typer.echo(to_json({"champion": champion.to_dict(), "withdrawn": withdrawn.to_dict()}))
+        typer.echo(to_json({"champion": champion.model_dump(), "withdrawn": withdrawn.model_dump()}))
     else:
         typer.echo(
             f"champion: {champion.model} (version {champion.version}); "

@@ -192,7 +192,7 @@ def _compact(rule: Rule, result: Any) -> Expectation:
     return entry if entry.success else entry.model_copy(update={"message": _line(entry, _KEYS[rule.table])})
 
 
-def _errors(info: dict[str, Any]) -> str | None:
+def _errors(info: Mapping[str, Any]) -> str | None:
     """The message in `exception_info`, which is flat or keyed by metric."""
     entries = [info] if "raised_exception" in info else list(info.values())
     messages = sorted({str(entry["exception_message"]) for entry in entries if entry.get("raised_exception")})

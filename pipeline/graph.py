@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -51,7 +51,7 @@ class Out(BaseModel):
     md5: str | None = None
 
 
-_Section = Annotated[dict[str, Any], BeforeValidator(lambda given: {} if given is None else given)]
+_Section = Annotated[Mapping[str, object], BeforeValidator(lambda given: {} if given is None else given)]
 
 
 class Ran(BaseModel):

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from medistill.errors import UserError
 from medistill.files import writing
-from medistill.gate.facts import Release
 from medistill.layout import Layout
+from medistill.records.gate import Release
 
 CHECKSUM = "checksum"
 """Key of the first 16 hexadecimal digits of the SHA-256 of the rest of its line."""
@@ -163,7 +163,7 @@ def _checksum(line: Mapping[str, object]) -> str:
 def _parse(path: Path, number: int, text: bytes) -> Line:
     mend = "mend or remove that line"
     try:
-        line: dict[str, Any] = json.loads(text.decode("utf-8"))
+        line: dict[str, object] = json.loads(text.decode("utf-8"))
         parsed = Line.model_validate_json(text)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: line {number}: byte {error.start} is not UTF-8; {mend}") from None

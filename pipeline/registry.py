@@ -5,18 +5,17 @@ which one ships and `previous` which one `rollback` returns to. registry/history
 registry: where mlflow.db is lost, `promote` puts the champion back from it as long as its export is on disk.
 """
 
-import dataclasses
 import hashlib
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from medistill.errors import UserError
-from medistill.files import write_json
-from medistill.gate.facts import Release, Shipped, collect_facts, read_release
-from medistill.gate.rules import Outcome, Verdict, add_shipping_rules, evaluate_candidates, rank
+from medistill.gate.facts import Shipped, collect_facts, read_release
+from medistill.gate.rules import Verdict, add_shipping_rules, evaluate_candidates, rank
 from medistill.layout import Layout
 from medistill.params import Params
+from medistill.records.gate import JudgedRelease, Promotion, Release
 from pipeline.history import TOOK_OVER, Line, append, champions, read_history, withdrawn
 from pipeline.locks import exclusive
 from pipeline.store import is_users, open_store, store_errors
@@ -27,43 +26,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION, PREVIOUS = "champion", "previous"
-
-
-@dataclasses.dataclass(frozen=True)
-class Promotion:
-    """The outcome of `promote`.
-
-    Attributes:
-        outcome: `promoted` (the alias moved), `kept` (the champion is still the best) or `refused` (nothing passed).
-        champion: who is champion now; None where there has never been one.
-        previous: who was champion before; None where there was none or the alias did not move.
-        candidates: the gate's entry of each candidate, with the champion's rules added.
-        ranking: names of those that passed every rule, best first.
-        dry_run: whether nothing was written.
-        warnings: what a person should know of the champion, and of what a killed process has left.
-    """
-
-    outcome: Literal["promoted", "kept", "refused"]
-    champion: Release | None
-    previous: Release | None
-    candidates: list[dict[str, Any]]
-    ranking: list[str]
-    dry_run: bool
-    warnings: list[str] = dataclasses.field(default_factory=list)
-
-    @property
-    def reasons(self) -> list[str]:
-        """`model: rule: reason` of every rule that was not passed."""
-        return [
-            f"{candidate['model']}: {rule['rule']}: {rule['reason']}"
-            for candidate in self.candidates
-            for rule in candidate["rules"]
-            if rule["verdict"] == Outcome.FAILED
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """What `reports/promotion.json` says."""
-        return dataclasses.asdict(self)
 
 
 def promote(params: Params, root: Path, *, dry_run: bool = False) -> Promotion:
@@ -105,13 +67,13 @@ def promote(params: Params, root: Path, *, dry_run: bool = False) -> Promotion:
                 for model in forgotten(client, next(iter(runs.values())))
             ]
         judged = add_shipping_rules(verdicts, models, Shipped(champion, withdrawn(history)))
-        promotion = dataclasses.replace(_decide(judged, models, champion, dry_run), warnings=warnings)
+        promotion = _decide(judged, models, champion, dry_run).model_copy(update={"warnings": warnings})
         if not dry_run:
             if promotion.outcome == "promoted":
                 _point(client, promotion.champion, champion)
             _tag(client, judged, models, promotion)
             _record(root, promotion, models)
-            write_json(Layout(root).reports.promotion, promotion.to_dict())
+            promotion.write(Layout(root).reports.promotion)
         return promotion
 
 
@@ -159,7 +121,7 @@ def _registered_champions(client: "MlflowClient", root: Path) -> list[Release]:
     """The champions of the history that the registry has, in their order, with their versions."""
     known = versions(client)
     return [
-        dataclasses.replace(model, version=known[model.onnx_sha256])
+        model.model_copy(update={"version": known[model.onnx_sha256]})
         for model in champions(read_history(root))
         if model.onnx_sha256 in known
     ]
@@ -185,21 +147,24 @@ def _decide(judged: list[Verdict], models: dict[str, Release], champion: Release
         outcome = "kept"
     else:
         outcome, previous, champion = "promoted", champion, best
-    candidates = [{**verdict.to_dict(), **models[verdict.model].to_dict()} for verdict in judged]
-    return Promotion(outcome, champion, previous, candidates, ranking, dry_run)
+    return Promotion(
+        outcome=outcome,
+        champion=champion,
+        previous=previous,
+        candidates=[JudgedRelease(**dict(verdict.record) | dict(models[verdict.model])) for verdict in judged],
+        ranking=ranking,
+        dry_run=dry_run,
+    )
 
 
 def describe(promotion: Promotion) -> list[str]:
     """Lines for a person: each candidate, every rule that it did not pass, and the outcome."""
     lines = []
     for candidate in promotion.candidates:
-        auroc = candidate["val_macro_auroc"]
+        auroc = candidate.val_macro_auroc
         figure = "" if auroc is None else f"  validation macro AUROC {auroc:.4f}"
-        passed = candidate["passed"]
-        lines.append(f"{candidate['model']}: {'passed' if passed else 'refused'}{figure}")
-        lines += [
-            f"    {rule['rule']}: {rule['reason']}" for rule in candidate["rules"] if rule["verdict"] == Outcome.FAILED
-        ]
+        lines.append(f"{candidate.model}: {'passed' if candidate.passed else 'refused'}{figure}")
+        lines += [f"    {reason}" for reason in candidate.reasons]
     champion = promotion.champion.model if promotion.champion else "none"
     before = promotion.previous.model if promotion.previous else "none"
     would = "would be " if promotion.dry_run else ""
@@ -239,9 +204,15 @@ def _current(client: "MlflowClient | None", history: list[Line]) -> Release | No
                     "move the alias to one that it did"
                 )
             auroc = float(tags["val_macro_auroc"]) if "val_macro_auroc" in tags else None
-            return Release(tags["model"], tags[SHA], auroc, tags["dataset_fingerprint"], str(version.version))
+            return Release(
+                model=tags["model"],
+                onnx_sha256=tags[SHA],
+                val_macro_auroc=auroc,
+                dataset_fingerprint=tags["dataset_fingerprint"],
+                version=str(version.version),
+            )
     known = champions(history)
-    return dataclasses.replace(known[-1], version=None) if known else None
+    return known[-1].model_copy(update={"version": None}) if known else None
 
 
 def _settled(client: "MlflowClient", root: Path, models: dict[str, Release], runs: dict[str, str]) -> Release | None:
@@ -275,7 +246,7 @@ def _settled(client: "MlflowClient", root: Path, models: dict[str, Release], run
 
 def _registered(client: "MlflowClient", root: Path, model: Release, run: str) -> Release:
     """The model with its version, which is made where there is none yet; its files are whole."""
-    model = dataclasses.replace(model, version=register(client, root, model, run))
+    model = model.model_copy(update={"version": register(client, root, model, run)})
     if not mend(client, root, model):
         raise UserError(_lost(model))
     return model

@@ -19,19 +19,20 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medistill.checksums import what_to_run
 from medistill.errors import UserError
-from medistill.files import read_json, sha256
+from medistill.files import sha256
 from medistill.gate.facts import read_metrics
 from medistill.layout import HERE, Layout
-from medistill.metrics.intervals import Estimate
 from medistill.params import Params
-from medistill.records.base import Sealed
+from medistill.records.base import Sealed, read_each
 from medistill.records.data import DatasetInfo
+from medistill.records.evaluation import ModelNumbers
+from medistill.records.explain import ModelMaps
 from medistill.records.export import Latency, Parity
 from medistill.records.models import ModelRecord, TrainingMetrics
 from medistill.text import printable
@@ -162,11 +163,12 @@ def project(params: Params, root: Path) -> list[Projection]:
         _require_weights(params, root, stage, record)
     metrics, explained = read_metrics(layout.reports), {}
     if "explain" in lock:
-        Sealed.read_whole(layout.reports.explain.record)
-        explained = read_json(layout.reports.explain.metrics)
+        maps = layout.reports.explain
+        Sealed.read_whole(maps.record)
+        explained = read_each(maps.metrics, ModelMaps, what_to_run(maps.record))
     dataset = printable(DatasetInfo.read(layout.processed.record).name)
     return [
-        _project(layout, lock, stage, records[stage], metrics.get(name, {}), explained.get(name, {}), dataset)
+        _project(layout, lock, stage, records[stage], metrics.get(name), explained.get(name), dataset)
         for stage, name in names.items()
     ]
 
@@ -273,16 +275,18 @@ def _project(
     lock: dict[str, Ran],
     stage: str,
     record: ModelRecord,
-    figures: dict[str, Any],
-    explained: Any,
+    figures: ModelNumbers | None,
+    explained: ModelMaps | None,
     dataset: str,
 ) -> Projection:
     name, model, export = record.name, layout.model(record.name), layout.export(record.name)
     # the training's own best validation AUROC gives way to evaluate's
-    metrics = TrainingMetrics.read(model.metrics, what_to_run(model.config)).to_json()
-    metrics |= {f"{split}_{key}": value for split in ("val", "test") for key, value in figures.get(split, {}).items()}
+    metrics: dict[str, object] = {**TrainingMetrics.read(model.metrics, what_to_run(model.config)).to_json()}
+    if figures is not None:
+        metrics |= {f"{split}_{key}": value for split in ("val", "test") for key, value in figures.on(split).items()}
     metrics |= {"params": record.params, "macs": record.macs}
-    metrics |= {f"explain_{key}": value for key, value in _flat(explained).items()}
+    if explained is not None:
+        metrics |= {f"explain_{key}": value for key, value in explained.numbers().items()}
     if f"export@{name}" in lock:
         Sealed.read_whole(export.bundle)
         latency = Latency.read(export.latency)
@@ -324,17 +328,18 @@ def _out_md5(ran: Ran, stage: str, folder: Path) -> str:
     return found
 
 
-def _settings(record: ModelRecord, recorded: dict[str, Any]) -> dict[str, str]:
+def _settings(record: ModelRecord, recorded: Mapping[str, object]) -> dict[str, str]:
     """The parameters of a run: what dvc.lock recorded when the model was trained, not what params.yaml says today."""
-    network = next((value for key, value in recorded.items() if key.startswith(("teachers.", "students."))), {})
-    recipe = next((value for key, value in recorded.items() if key.startswith("recipes.")), {})
+    sections = {key: value for key, value in recorded.items() if isinstance(value, Mapping)}
+    network = next((value for key, value in sections.items() if key.startswith(("teachers.", "students."))), {})
+    recipe = next((value for key, value in sections.items() if key.startswith("recipes.")), {})
     facts = ("arch", "args", "initialisation", "image_size", "channels", "fit")
     facts += ("student", "recipe", "seed", "teachers", "combine", "terms")
     settings = {
-        **recorded.get("training", {}),
+        **sections.get("training", {}),
         **network.get("training", {}),
-        **{f"augmentation.{key}": value for key, value in recorded.get("augmentation", {}).items()},
-        **recorded.get("teach", {}),
+        **{f"augmentation.{key}": value for key, value in sections.get("augmentation", {}).items()},
+        **sections.get("teach", {}),
         **{key: value for key, value in recipe.items() if key != "views"},
         **{key: value for key, value in record.to_json().items() if key in facts},
     }
@@ -352,17 +357,6 @@ def _curves(path: Path) -> list[tuple[str, int, float]]:
             for name, value in row.items()
             if name != "epoch" and _is_number(value)
         ]
-
-
-def _flat(explained: dict[str, Any]) -> dict[str, Any]:
-    """Figures of `explain`: numbers as they are; an estimate with its bounds as three."""
-    flat = {}
-    for key, value in explained.items():
-        if isinstance(value, dict) and "estimate" in value:
-            flat |= Estimate(value["estimate"], value.get("lower"), value.get("upper")).flat(key)
-        elif not isinstance(value, dict):
-            flat[key] = value
-    return flat
 
 
 def _is_number(value: Any) -> bool:

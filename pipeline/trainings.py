@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from medistill.checksums import read_record
 from medistill.data.dataset import Dataset
 from medistill.distillation.frozen import labels_of
 from medistill.distillation.knowledge import Knowledge
@@ -15,6 +13,7 @@ from medistill.errors import UserError
 from medistill.files import sha256
 from medistill.layout import Layout
 from medistill.params import Params, StudentModel
+from medistill.records.models import ModelRecord
 from medistill.report.live import LiveCurves
 from medistill.training.spec import TrainingSpec
 
@@ -68,7 +67,7 @@ def open_teachers(recipe: Recipe, dataset: Dataset, params: Params) -> Sequence[
     Raises:
         UserError: a teacher or its answers are missing, damaged, of other settings or do not fit.
     """
-    states = [require_trained(params, name, dataset)["model_sha256"] for name in recipe.teachers]
+    states = [require_trained(params, name, dataset).model_sha256 for name in recipe.teachers]
     if recipe.views == "live":
         return [LiveTeacher.open(Layout().teacher(name).folder, dataset) for name in recipe.teachers]
     teachers = []
@@ -81,7 +80,7 @@ def open_teachers(recipe: Recipe, dataset: Dataset, params: Params) -> Sequence[
     return teachers
 
 
-def require_trained(params: Params, name: str, dataset: Dataset) -> dict[str, Any]:
+def require_trained(params: Params, name: str, dataset: Dataset) -> ModelRecord:
     """config.json of a teacher that is trained, which must be the one that params.yaml and the data set now ask for.
 
     DVC sees to it; who runs stages by hand may forget one.
@@ -90,7 +89,7 @@ def require_trained(params: Params, name: str, dataset: Dataset) -> dict[str, An
         UserError: it is not there or damaged, or is of other data, labels, weights or settings.
     """
     files, network = Layout().teacher(name), params.teachers[name]
-    config = read_record(files.config)  # of its files those are held against it that are read
+    config = ModelRecord.read(files.config)  # of its files those are held against it that are read
     now = {
         "dataset_fingerprint": (dataset.fingerprint, "data"),
         "labels": (labels_of(network, dataset), "labels"),
@@ -101,6 +100,6 @@ def require_trained(params: Params, name: str, dataset: Dataset) -> dict[str, An
         now["training"] = (network.training_on(params.training).model_dump(), "settings in training")
         now["augmentation"] = (params.augmentation.model_dump(), "settings in augmentation")
     for key, (value, what) in now.items():
-        if config.get(key) != value:
+        if getattr(config, key) != value:
             raise UserError(f"{files.folder}: is of other {what} than now; run the train_teacher stage again")
     return config

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medistill.files import sha256
-from medistill.gate.facts import Release
 from medistill.layout import HERE, ExportFolder, Layout
+from medistill.records.gate import Release
 from pipeline.store import local_folder
 from pipeline.tracking import CURVES, pages
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from medistill.records.audit import Expectation, Validation, ValidationCounts
 from medistill.records.data import DatasetInfo, Origin, SplitCounts
+from medistill.records.explain import ModelMaps
 from medistill.records.export import Latency, Parity
 from medistill.records.models import ModelRecord
 
@@ -85,3 +86,16 @@ def validation(expectations: list[Expectation], *, evaluated: int = 0, warnings:
     counts = {"images": 4, "successful": evaluated - len(warnings), "failed": 0, "warnings": len(warnings)}
     statistics = ValidationCounts(evaluated=evaluated, **counts)
     return Validation(success=True, statistics=statistics, failures=[], warnings=warnings, expectations=expectations)
+
+
+def model_maps(**changes: Any) -> ModelMaps:
+    """What explain/metrics.json says of the maps of a model that a test has made."""
+    figure = {"estimate": 0.5, "lower": 0.4, "upper": 0.6}
+    filled = {
+        **dict.fromkeys(("images", "findings", "groups", "boxes", "boxes_test"), 31),
+        **{"boxes_val": 0, "flat_maps": 0, "pointing_game": figure, "energy": figure},
+        **{"chance": 0.1, "difference_chance": None, "centre_prior": 0.2, "difference_centre": None},
+        **{"conclusive": True, "reason": "", "conclusion": "better than chance"},
+        **{"labels": {}, "map_size": [4, 4], "agreement_teacher": {}, "difference_teacher": {}},
+    }
+    return ModelMaps(**filled | changes)

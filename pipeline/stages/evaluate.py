@@ -4,10 +4,10 @@ import argparse
 
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
-from medistill.files import write_json
 from medistill.layout import HERE
 from medistill.params import load_params
-from medistill.records.base import Sealed
+from medistill.records.base import Sealed, write_each
+from medistill.records.evaluation import ModelNumbers
 from medistill.records.models import ModelRecord
 from pipeline.stage import run_stage
 
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     written = run.write_tables(reports, described, curves, run.compare_all(measured, references))
     figures = run.numbers(described, measured, references)
     costs = {name: {"params": config.params, "macs": config.macs} for name, config in configs.items()}
-    write_json(reports.metrics, {name: costs[name] | figures[name] for name in models})
+    write_each(reports.metrics, {name: ModelNumbers(**costs[name], **figures[name]) for name in models})
     written.append(reports.metrics)
     Sealed().write(reports.evaluation_record, written)
     return 0

@@ -7,11 +7,11 @@ from tqdm import tqdm
 from medistill.data.dataset import Dataset
 from medistill.explain import figures, selection
 from medistill.explain.explained import explain, explainable
-from medistill.files import atomic, write_json
+from medistill.files import atomic
 from medistill.layout import HERE, ExplainFolder
 from medistill.models.weights import load_model
 from medistill.params import load_params
-from medistill.records.base import Sealed
+from medistill.records.base import Sealed, write_each
 from medistill.report import gallery
 from medistill.report.explanations import gallery_rows
 from pipeline.stage import run_stage
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     with atomic(HERE.reports.explain.folder) as temporary:
         temporary.mkdir()
         written = ExplainFolder(temporary)
-        write_json(written.metrics, metrics)
+        write_each(written.metrics, metrics)
         written.page.write_text(page, encoding="utf-8")
         Sealed().write(written.record, temporary.iterdir())
     return 0

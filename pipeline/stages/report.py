@@ -2,11 +2,12 @@
 
 import argparse
 
-from medistill.files import atomic, write_json
+from medistill.files import atomic
 from medistill.gate.facts import collect_facts
 from medistill.gate.rules import evaluate_candidates
 from medistill.layout import HERE
 from medistill.params import load_params
+from medistill.records.gate import Gate
 from medistill.report import page
 from medistill.report.reading import read_content
 from pipeline.stage import run_stage
@@ -18,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     params = load_params()
     verdicts = evaluate_candidates(collect_facts(params.candidates(), HERE), params.promote)
     text = page.render(read_content(params.model_folders(), verdicts, HERE))
-    write_json(HERE.reports.gate, {"candidates": [verdict.to_dict() for verdict in verdicts]})
+    Gate(candidates=[verdict.record for verdict in verdicts]).write(HERE.reports.gate)
     with atomic(HERE.reports.page) as path:
         path.write_text(text, encoding="utf-8")
     return 0

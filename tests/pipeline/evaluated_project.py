@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from medistill.files import write_json
 from medistill.layout import Layout
 from medistill.params import Params, load_params
+from medistill.records.base import write_each
 from medistill.records.data import DatasetInfo, Origin, SplitCounts
-from tests.filled import expectation, latency, model_record, parity, validation
+from medistill.records.estimate import Estimate
+from medistill.records.explain import Agreement
+from tests.filled import expectation, latency, model_maps, model_record, parity, validation
 from tests.seal import seal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,27 +157,23 @@ def write_surroundings(root: Path, params: Params) -> None:
         expectation(expected="All columns", severity="critical"),
     ]
     validation(expectations, evaluated=9, warnings=[f"label {HOSTILE} is rare"]).write(layout.reports.validation)
-    explained: dict[str, Any] = {}
-    for name in [*params.run.teachers, *(model.name for model in params.student_models())]:
-        explained[name] = {
-            "map_size": [4, 4],
-            "boxes": 31,
-            "pointing_game": {"estimate": 0.512, "lower": 0.401, "upper": 0.623},
-            "chance": 0.0717,
-            "centre_prior": 0.1919,
-            "conclusive": True,
-            "reason": "",
-            "conclusion": "better than chance and than pointing at the centre",
-            "labels": {},
-        }
+    maps = model_maps(
+        pointing_game=Estimate(0.512, 0.401, 0.623),
+        chance=0.0717,
+        centre_prior=0.1919,
+        conclusion="better than chance and than pointing at the centre",
+    )
+    names = [*params.run.teachers, *(model.name for model in params.student_models())]
+    explained = dict.fromkeys(names, maps)
     for model in params.student_models():
-        agreement = {"estimate": 0.6161, "lower": 0.55, "upper": 0.67}
-        explained[model.name]["agreement_teacher"] = {params.run.teachers[0]: agreement}
+        agreement = Agreement(estimate=0.6161, lower=0.55, upper=0.67, findings=31, zero_maps=0)
+        against = {"agreement_teacher": {params.run.teachers[0]: agreement}}
+        explained[model.name] = maps.model_copy(update=against)
         export = layout.export(model.name)
         export.folder.mkdir(parents=True)
         export.onnx.write_bytes(b"0" * 18_960_000)
         parity(max_abs_logit_difference=2.3e-6).write(export.parity)
         seal(export.bundle, {"name": model.name})
         latency(cpu="test <cpu>", p50_ms=4.5678, p95_ms=5.4321).write(export.latency)
-    write_json(layout.reports.explain.metrics, explained)
+    write_each(layout.reports.explain.metrics, explained)
     seal(layout.reports.explain.record, {})

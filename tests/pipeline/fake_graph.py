@@ -87,9 +87,9 @@ from pathlib import Path
 import yaml
 
 from medistill.layout import HERE
-from medistill.records.base import Sealed
+from medistill.records.base import Sealed, write_each
 from medistill.records.models import ModelRecord, TrainingMetrics
-from tests.filled import dataset_info, latency, model_record, parity
+from tests.filled import dataset_info, latency, model_maps, model_record, parity
 from tests.seal import seal
 
 stage, model = sys.argv[1], sys.argv[-1]
@@ -158,8 +158,7 @@ elif stage == "evaluate":
     files = [*reports.evaluations.iterdir(), *reports.rocs.iterdir(), reports.metrics, reports.comparisons]
     Sealed().write(reports.evaluation_record, files)
 elif stage == "explain":
-    one = {"conclusive": False, "chance": 0.1, "pointing_game": {"estimate": 0.5, "lower": 0.4, "upper": 0.6}}
-    write(HERE.reports.explain.metrics, {folder.name: one for folder in trained()})
+    write_each(HERE.reports.explain.metrics, {folder.name: model_maps(conclusive=False) for folder in trained()})
     seal(HERE.reports.explain.record, {})
 elif stage == "export":
     from onnx import TensorProto, helper, save

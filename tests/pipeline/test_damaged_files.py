@@ -69,7 +69,7 @@ def show() -> dict[str, bytes]:
 
 
 def judge() -> list[dict[str, Any]]:
-    return [facts.to_dict() for facts in collect_facts(load_params().candidates(), Layout())]
+    return [facts.to_json() for facts in collect_facts(load_params().candidates(), Layout())]
 
 
 def load() -> list[Any]:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from medistill.errors import UserError
-from medistill.gate.facts import Release
 from medistill.layout import HERE
+from medistill.records.gate import Release
 from pipeline.history import CHECKSUM, Line, append, champions, looks, read_history, withdrawn
+
+RELEASE = Release(model="a", onnx_sha256="a", val_macro_auroc=0.5, dataset_fingerprint="d", version="1")
 
 
 def line(action: str, model: str, previous: str | None = None, **more: Any) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def actions(root: Path) -> list[str]:
 def test_what_is_appended_is_read_again(written: Path) -> None:
     assert actions(written) == ["promoted", "promoted", "rolled_back"]
     assert [model.model for model in champions(read_history(written))] == ["a"]
-    assert read_history(written)[1].previous == Release("a", "a", 0.5, "d", "1")
+    assert read_history(written)[1].previous == RELEASE
 
 
 def test_a_line_of_before_there_were_checksums_is_read(tmp_path: Path) -> None:
@@ -161,5 +163,5 @@ def test_a_full_disk_is_one_line_and_no_line_is_lost(small_disk: Callable[[int],
     assert actions(root) == ["refused"]
 
     (root / "large").unlink()
-    append(root, Line.now("kept", Release("a", "a", 0.5, "d", "1")))
+    append(root, Line.now("kept", RELEASE))
     assert actions(root) == ["refused", "kept"]

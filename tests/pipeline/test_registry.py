@@ -140,9 +140,7 @@ def test_a_second_call_moves_nothing_and_adds_nothing(champion: Path, settings: 
     history = read_history(champion)
 
     assert (again.outcome, again.champion.model) == ("kept", "small-kd-0")
-    assert [rule["reason"] for rule in again.candidates[1]["rules"] if rule["rule"] == "champion"] == [
-        "it is the champion"
-    ]
+    assert [rule.reason for rule in again.candidates[1].rules if rule.rule == "champion"] == ["it is the champion"]
     assert state() == before
     assert promote(settings(), champion).outcome == "kept"
     assert read_history(champion) == history
@@ -154,9 +152,9 @@ def test_the_champion_stays_where_the_new_ones_are_worse(champion: Path, setting
     promotion = promote(settings(), champion)
 
     assert (promotion.outcome, promotion.champion.model) == ("kept", "small-kd-0")
-    rule = next(rule for rule in promotion.candidates[0]["rules"] if rule["rule"] == "champion")
-    assert (rule["value"], rule["limit"], rule["verdict"]) == (0.825, 0.83, "failed")
-    assert "below the champion's 0.8300" in rule["reason"]
+    rule = next(rule for rule in promotion.candidates[0].rules if rule.rule == "champion")
+    assert (rule.value, rule.limit, rule.verdict) == (0.825, 0.83, "failed")
+    assert "below the champion's 0.8300" in rule.reason
 
 
 def test_a_better_one_replaces_the_champion(champion: Path, settings: Callable[[], Params]) -> None:
@@ -176,7 +174,7 @@ def test_on_other_data_the_champion_is_no_measure(champion: Path, settings: Call
     promotion = promote(settings(), champion)
 
     assert promotion.outcome == "promoted"
-    reasons = [rule["reason"] for rule in promotion.candidates[0]["rules"] if rule["rule"] == "champion"]
+    reasons = [rule.reason for rule in promotion.candidates[0].rules if rule.rule == "champion"]
     assert "other data" in reasons[0]
 
 

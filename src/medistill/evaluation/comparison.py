@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,16 +9,13 @@ from numpy.typing import NDArray
 from medistill.data.dataset import count_labels
 from medistill.evaluation.answers import Answers, Split
 from medistill.evaluation.figures import LEAD, Figure, figures_of
-from medistill.metrics.intervals import Estimate, FloatArray, holm, summarise
+from medistill.metrics.intervals import FloatArray, holm, summarise
 from medistill.metrics.intervals import compare as compare_values
 from medistill.metrics.ranking import macro_roc
+from medistill.records.estimate import Estimate
+from medistill.records.evaluation import LABEL, Comparison, Difference, LabelFigures, SplitFigures
+from medistill.records.figures import Measures
 from medistill.task import Calibration
-
-COLUMNS = (
-    "split", "model", "reference", "relation", "metric",
-    "estimate", "lower", "upper", "p", "p_holm", "resamples", "dropped",
-)  # fmt: skip
-"""Columns of `reports/comparisons.csv`."""
 
 
 @dataclass(frozen=True)
@@ -68,46 +64,46 @@ class Measured:
         """A figure over all labels, (1 + R,) or (1,): of labels their mean, see `macro`."""
         return self.macro(figure.name) if figure.of_labels else self.values[figure.name]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> SplitFigures:
         """All figures, for `reports/evaluation/<model>.json`: macro, which labels they hold, and per label."""
         split = self.split
-        found: dict[str, Any] = {}
+        found: Measures = {}
         for figure in figures_of(split.task):
             values = self.overall(figure)
             found[figure.key] = (
-                summarise(values, reflected=figure.reflected).to_dict() if figure.resampled else _number(values[0])
+                summarise(values, reflected=figure.reflected) if figure.resampled else _number(values[0])
             )
-        return {
-            "images": len(split.targets),
-            "groups": len(split.counts),
-            "resamples": split.resamples,
-            "labels": split.eligible,
-            "skipped": split.skipped,
-            **found,
-            "per_label": {label: self._describe_label(k) for k, label in enumerate(split.labels)},
-        }
+        return SplitFigures(
+            images=len(split.targets),
+            groups=len(split.counts),
+            resamples=split.resamples,
+            labels=split.eligible,
+            skipped=split.skipped,
+            figures=found,
+            per_label={label: self._describe_label(k) for k, label in enumerate(split.labels)},
+        )
 
-    def _describe_label(self, k: int) -> dict[str, Any]:
+    def _describe_label(self, k: int) -> LabelFigures:
         split, targets = self.split, self.split.targets[:, k]
         positive, negative = targets == 1, targets == 0
         positives, negatives = map(int, count_labels(targets))
         known = positives + negatives
-        figures = {
-            figure.name: summarise(self.values[figure.name][:, k], groups=split.rests_on[k]).to_dict()
+        figures: Measures = {
+            figure.name: summarise(self.values[figure.name][:, k], groups=split.rests_on[k])
             if figure.resampled
             else _number(self.values[figure.name][0, k])
             for figure in figures_of(split.task)
             if figure.of_labels
         }
-        return {
-            "eligible": split.labels[k] not in split.skipped,
-            "positives": positives,
-            "negatives": negatives,
-            "prevalence": positives / known if known else None,
-            "groups": len(np.unique(split.groups[positive | negative])),
-            "positive_groups": len(np.unique(split.groups[positive])),
-            **figures,
-        }
+        return LabelFigures(
+            eligible=split.labels[k] not in split.skipped,
+            positives=positives,
+            negatives=negatives,
+            prevalence=positives / known if known else None,
+            groups=len(np.unique(split.groups[positive | negative])),
+            positive_groups=len(np.unique(split.groups[positive])),
+            figures=figures,
+        )
 
     def roc(self) -> tuple[FloatArray, FloatArray]:
         """Macro-average ROC curve over eligible labels, see `metrics.ranking.macro_roc`; empty where there are none.
@@ -130,15 +126,14 @@ def difference(model: Measured, reference: Measured, name: str) -> tuple[Estimat
     return compare_values(model.macro(name), reference.macro(name))
 
 
-def compare(model: Measured, reference: Measured) -> list[dict[str, Any]]:
+def compare(model: Measured, reference: Measured) -> list[Difference]:
     """Paired differences model − reference: every resampled figure over all labels, then AUROC of each eligible label.
 
     p-values of labels are adjusted for testing all eligible labels (Holm); the rows before get their `p_holm` from
     `adjust`, once all pairs of models are compared.
 
     Returns:
-        Rows with the columns `metric` to `dropped` of `COLUMNS`; where no label is eligible only those of figures of
-        all classes at once.
+        Where no label is eligible only those of figures of all classes at once.
     """
     split = model.split
     rows = []
@@ -150,33 +145,38 @@ def compare(model: Measured, reference: Measured) -> list[dict[str, Any]]:
     per_label = [compare_values(own[:, k], other[:, k], groups=split.rests_on[k]) for k in split.columns()]
     adjusted = holm([p for _, p in per_label])
     for label, (estimate, p), p_holm in zip(split.eligible, per_label, adjusted, strict=True):
-        rows.append(_row(split, f"label:{label}", estimate, p, p_holm))
+        rows.append(_row(split, LABEL + label, estimate, p, p_holm))
     return rows
 
 
-def adjust(rows: list[dict[str, Any]]) -> None:
+def adjust(rows: list[Comparison]) -> list[Comparison]:
     """Fill in `p_holm` of figures over all labels: adjusted for testing all pairs of models in that figure (Holm).
 
     Args:
         rows: of `compare`, of all pairs of models on one split.
+
+    Returns:
+        The same rows, in the same order.
     """
-    for metric in dict.fromkeys(row["metric"] for row in rows if not row["metric"].startswith("label:")):
-        same = [row for row in rows if row["metric"] == metric]
-        for row, p in zip(same, holm([row["p"] for row in same]), strict=True):
-            row["p_holm"] = p
+    adjusted = list(rows)
+    for metric in dict.fromkeys(row.metric for row in rows if row.label is None):
+        places = [k for k, row in enumerate(rows) if row.metric == metric]
+        for k, p in zip(places, holm([rows[k].p for k in places]), strict=True):
+            adjusted[k] = rows[k].model_copy(update={"p_holm": p})
+    return adjusted
 
 
-def _row(split: Split, metric: str, estimate: Estimate, p: float | None, p_holm: float | None) -> dict[str, Any]:
-    return {
-        "metric": metric,
-        "estimate": estimate.estimate,
-        "lower": estimate.lower,
-        "upper": estimate.upper,
-        "p": p,
-        "p_holm": p_holm,
-        "resamples": split.resamples,
-        "dropped": estimate.dropped,
-    }
+def _row(split: Split, metric: str, estimate: Estimate, p: float | None, p_holm: float | None) -> Difference:
+    return Difference(
+        metric=metric,
+        estimate=estimate.estimate,
+        lower=estimate.lower,
+        upper=estimate.upper,
+        p=p,
+        p_holm=p_holm,
+        resamples=split.resamples,
+        dropped=estimate.dropped,
+    )
 
 
 def best(measured: Mapping[str, Measured], names: Sequence[str]) -> str | None:

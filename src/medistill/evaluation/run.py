@@ -3,26 +3,20 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from medistill.data.dataset import Dataset
 from medistill.evaluation.answers import Split
-from medistill.evaluation.comparison import (
-    COLUMNS,
-    Measured,
-    adjust,
-    best,
-    compare,
-    difference,
-)
+from medistill.evaluation.comparison import Measured, adjust, best, compare, difference
 from medistill.evaluation.figures import FIGURES, LEAD
 from medistill.evaluation.predictions import Studies, align
 from medistill.evaluation.settings import Evaluate
-from medistill.files import atomic, write_json
+from medistill.files import atomic
 from medistill.layout import ReportsFolder
-from medistill.metrics.intervals import Estimate, FloatArray
+from medistill.metrics.intervals import FloatArray
+from medistill.records.evaluation import Comparison, Evaluation, SplitFigures, write_comparisons
+from medistill.records.figures import Figures
 
 SPLITS = ("val", "test")
 """What is measured. Validation chooses references; test chooses nothing."""
@@ -75,7 +69,7 @@ def measure_split(
 
 def describe_all(
     measured: Mapping[str, Mapping[str, Measured]], roles: Mapping[str, str], settings: Evaluate
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Evaluation]:
     """All figures of each model, for reports/evaluation/<model>.json.
 
     Args:
@@ -83,24 +77,26 @@ def describe_all(
         roles: of each model.
         settings: what they were measured with.
     """
-    study = {} if settings.study == "none" else {"study": settings.study}
+    study = None if settings.study == "none" else settings.study
     return {
-        name: {"model": name, "role": role, "seed": settings.seed}
-        | study
-        | {split: models[name].describe() for split, models in measured.items()}
+        name: Evaluation(
+            model=name,
+            role=role,
+            seed=settings.seed,
+            study=study,
+            val=measured["val"][name].describe(),
+            test=measured["test"][name].describe(),
+        )
         for name, role in roles.items()
     }
 
 
-def compare_all(measured: Mapping[str, Mapping[str, Measured]], references: References) -> list[dict[str, Any]]:
+def compare_all(measured: Mapping[str, Mapping[str, Measured]], references: References) -> list[Comparison]:
     """Rows of comparisons.csv: every distilled student − its baselines, every student − every teacher, per split.
 
     Args:
         measured: by split, then by model.
         references: of the students.
-
-    Returns:
-        Rows with the columns `comparison.COLUMNS`.
     """
     rows = []
     for split, models in measured.items():
@@ -108,30 +104,31 @@ def compare_all(measured: Mapping[str, Mapping[str, Measured]], references: Refe
         for student, baselines in references.baselines.items():
             pairs = [(name, "baseline") for name in baselines] + [(name, "teacher") for name in references.teachers]
             for reference, relation in pairs:
-                key = {"split": split, "model": student, "reference": reference, "relation": relation}
-                here += [key | row for row in compare(models[student], models[reference])]
-        adjust(here)
-        rows += here
+                here += [
+                    Comparison(split=split, model=student, reference=reference, relation=relation, **dict(row))
+                    for row in compare(models[student], models[reference])
+                ]
+        rows += adjust(here)
     return rows
 
 
 def numbers(
-    described: Mapping[str, Mapping[str, Any]], measured: Mapping[str, Mapping[str, Measured]], references: References
-) -> dict[str, dict[str, Any]]:
+    described: Mapping[str, Evaluation], measured: Mapping[str, Mapping[str, Measured]], references: References
+) -> dict[str, dict[str, Figures]]:
     """What metrics.json says of each model on each split.
 
     A student has its macro AUROC minus its better baseline's and minus the best teacher's as well, both chosen on
     validation. What is undefined is left out, since DVC metrics are numbers.
 
     Args:
-        described: by model, then by split, what `Measured.describe` says.
+        described: by model, from `describe_all`.
         measured: by split, then by model.
         references: of the students.
 
     Returns:
         By model, then by split.
     """
-    found = {name: {split: _figures(by_split[split]) for split in measured} for name, by_split in described.items()}
+    found = {name: {split: _figures(model.on(split)) for split in measured} for name, model in described.items()}
     teacher = best(measured["val"], references.teachers)
     for student, baselines in references.baselines.items():
         for relation, reference in (("baseline", best(measured["val"], baselines)), ("teacher", teacher)):
@@ -139,28 +136,28 @@ def numbers(
                 continue
             for split, models in measured.items():
                 estimate, _ = difference(models[student], models[reference], LEAD)
-                found[student][split] |= estimate.flat(f"difference_{relation}")
-    return {name: {split: _defined(figures) for split, figures in by_split.items()} for name, by_split in found.items()}
+                found[student][split] |= _defined(estimate.flat(f"difference_{relation}"))
+    return found
 
 
-def _figures(described: Mapping[str, Any]) -> dict[str, Any]:
+def _figures(described: SplitFigures) -> Figures:
     """Figures over all labels: an estimate with its bounds as three entries."""
-    flat: dict[str, Any] = {}
+    found: Figures = {}
     for figure in FIGURES:
-        value = described.get(figure.key) if figure.summary else None  # some are of another task
-        flat |= Estimate(**value).flat(figure.key) if isinstance(value, dict) else {figure.key: value}
-    return flat | {"eligible_labels": len(described["labels"])}
+        if figure.summary and figure.key in described.figures:  # some are of another task
+            found |= _defined(described.figure(figure.key).flat(figure.key))
+    return found | {"eligible_labels": len(described.labels)}
 
 
-def _defined(figures: Mapping[str, Any]) -> dict[str, Any]:
+def _defined(figures: Mapping[str, float | None]) -> Figures:
     return {key: value for key, value in figures.items() if value is not None}
 
 
 def write_tables(
     reports: ReportsFolder,
-    described: Mapping[str, Any],
+    described: Mapping[str, Evaluation],
     curves: Mapping[str, tuple[FloatArray, FloatArray]],
-    comparisons: list[dict[str, Any]],
+    comparisons: Sequence[Comparison],
 ) -> list[Path]:
     """Write evaluation/, roc/ and comparisons.csv, each whole or not at all.
 
@@ -176,12 +173,11 @@ def write_tables(
     with atomic(reports.evaluations) as folder:
         folder.mkdir()
         for name, value in described.items():
-            write_json(folder / reports.evaluation(name).name, value)
+            value.write(folder / reports.evaluation(name).name)
     with atomic(reports.rocs) as folder:
         folder.mkdir()
         for name, (fpr, tpr) in curves.items():
             curve = pd.DataFrame({"fpr": fpr, "tpr": tpr})
             curve.to_csv(folder / reports.roc(name).name, index=False, lineterminator="\n")
-    with atomic(reports.comparisons) as path:
-        pd.DataFrame(comparisons, columns=list(COLUMNS)).to_csv(path, index=False, lineterminator="\n")
+    write_comparisons(reports.comparisons, comparisons)
     return [reports.comparisons, *reports.evaluations.iterdir(), *reports.rocs.iterdir()]

@@ -1,11 +1,10 @@
 """Whether a student looks where its teacher looks."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from medistill.metrics.means import mean_interval
+from medistill.records.explain import Agreement
 
 
 def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -15,13 +14,19 @@ def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[n
     return np.divide((a * b).sum(axis=1), norms, out=np.full(len(a), np.nan), where=norms > 0)
 
 
-def agreement(student: NDArray[np.float32], teacher: NDArray[np.float32], groups: NDArray) -> dict[str, Any]:
+def agreement(student: NDArray[np.float32], teacher: NDArray[np.float32], groups: NDArray) -> Agreement:
     """Mean cosine similarity of a student's and a teacher's unnormalised maps (N, S, S) of the same findings.
 
     Returns:
-        `estimate`, `lower`, `upper` (bootstrap over `groups`, (N,)), `findings` that were compared, and `zero_maps`:
-        findings left out because one of the two maps is all zero.
+        With an interval from a bootstrap over `groups`, (N,).
     """
     values = cosine(student, teacher)
     left_out = int(np.isnan(values).sum())
-    return {**mean_interval(values, groups).interval(), "findings": len(values) - left_out, "zero_maps": left_out}
+    mean = mean_interval(values, groups)
+    return Agreement(
+        estimate=mean.estimate,
+        lower=mean.lower,
+        upper=mean.upper,
+        findings=len(values) - left_out,
+        zero_maps=left_out,
+    )

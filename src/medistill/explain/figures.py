@@ -1,7 +1,6 @@
 """The figures of all models' maps: the content of reports/explain/metrics.json."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -10,11 +9,12 @@ from medistill.explain.agreement import agreement
 from medistill.explain.cam import upsample
 from medistill.explain.explained import Explained
 from medistill.explain.selection import Chosen
+from medistill.records.explain import ModelMaps
 
 
 def measure(
     chosen: Chosen, explained: Mapping[str, Explained], references: Mapping[str, Sequence[str]], size: int
-) -> tuple[dict[str, Any], dict[str, localisation.Scores]]:
+) -> tuple[dict[str, ModelMaps], dict[str, localisation.Scores]]:
     """Hold each model's maps against the boxes, chance and its teachers.
 
     Args:
@@ -30,22 +30,27 @@ def measure(
     count = len(findings)
     groups = np.array([finding.group_id for finding in findings])
     where = localisation.targets(findings, size) if chosen.with_boxes else None
-    figures: dict[str, Any] = {}
+    figures: dict[str, ModelMaps] = {}
     scores: dict[str, localisation.Scores] = {}
     for name, answers in explained.items():
         frames = upsample(answers.maps[:count], size)
         map_size = answers.maps.shape[1:]
-        figures[name] = {"map_size": list(map_size)}
+        located = localisation.NO_BOXES
         if where:
             scores[name] = localisation.score(frames, where.masks)
-            figures[name] |= localisation.localise(findings, where, scores[name], map_size)
-        else:
-            figures[name] |= localisation.NO_BOXES
+            located = localisation.localise(findings, where, scores[name], map_size)
         teachers = references.get(name, [])
-        figures[name]["agreement_teacher"] = {
-            teacher: agreement(frames, upsample(explained[teacher].maps[:count], size), groups) for teacher in teachers
-        }
-        figures[name]["difference_teacher"] = {
-            teacher: localisation.difference(findings, scores[name], scores[teacher]) for teacher in teachers if where
-        }
+        figures[name] = ModelMaps(
+            **dict(located),
+            map_size=list(map_size),
+            agreement_teacher={
+                teacher: agreement(frames, upsample(explained[teacher].maps[:count], size), groups)
+                for teacher in teachers
+            },
+            difference_teacher={
+                teacher: localisation.difference(findings, scores[name], scores[teacher])
+                for teacher in teachers
+                if where
+            },
+        )
     return figures, scores

@@ -5,7 +5,6 @@ finding, with another one or with what needs no model; `metrics.means` has the i
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,32 +12,31 @@ from numpy.typing import NDArray
 from medistill.explain.selection import Box, Finding
 from medistill.metrics.eligibility import MIN_GROUPS
 from medistill.metrics.means import mean_interval, paired_interval, share_interval
-
-Interval = dict[str, float | None]
-"""`estimate`, `lower`, `upper`; None where undefined."""
+from medistill.records.estimate import Estimate
+from medistill.records.explain import Lead, Located, LocatedByLabel
 
 MIN_MAP = 4
 """Cells per side below which a map is too coarse to conclude anything from."""
 
-NO_BOXES: dict[str, Any] = {
-    "images": 0,
-    "findings": 0,
-    "groups": 0,
-    "boxes": 0,
-    "boxes_val": 0,
-    "boxes_test": 0,
-    "flat_maps": 0,
-    "pointing_game": None,
-    "energy": None,
-    "chance": None,
-    "difference_chance": None,
-    "centre_prior": None,
-    "difference_centre": None,
-    "conclusive": False,
-    "reason": "no boxes on validation or test images",
-    "conclusion": "none: no boxes on validation or test images",
-    "labels": {},
-}
+NO_BOXES = LocatedByLabel(
+    images=0,
+    findings=0,
+    groups=0,
+    boxes=0,
+    boxes_val=0,
+    boxes_test=0,
+    flat_maps=0,
+    pointing_game=Estimate(None),
+    energy=Estimate(None),
+    chance=None,
+    difference_chance=Estimate(None),
+    centre_prior=None,
+    difference_centre=Estimate(None),
+    conclusive=False,
+    reason="no boxes on validation or test images",
+    conclusion="none: no boxes on validation or test images",
+    labels={},
+)
 """What `localise` would say of a data set without boxes."""
 
 
@@ -117,7 +115,7 @@ def score(frames: NDArray[np.float32], masks: NDArray[np.bool_]) -> Scores:
     return Scores(np.array(hits), energy, peaks)
 
 
-def localise(findings: list[Finding], where: Targets, scores: Scores, map_size: tuple[int, int]) -> dict[str, Any]:
+def localise(findings: list[Finding], where: Targets, scores: Scores, map_size: tuple[int, int]) -> LocatedByLabel:
     """One model's table: overall and per label, means over findings, with intervals, chance and centre prior.
 
     Args:
@@ -125,28 +123,22 @@ def localise(findings: list[Finding], where: Targets, scores: Scores, map_size: 
         where: their targets.
         scores: the model's scores on them.
         map_size: height and width of the model's feature map.
-
-    Returns:
-        `images`, `findings`, `groups`, `boxes`, `boxes_val`, `boxes_test`, `flat_maps`, `pointing_game` and `energy`
-        (each `estimate`, `lower`, `upper`), `chance` and `centre_prior`, `difference_chance` and `difference_centre`
-        (the pointing game minus each of these, paired), `conclusive`, `reason` ("" where conclusive), `conclusion` in
-        words, and `labels`: the same for each label.
     """
     names = np.array([finding.label for finding in findings])
-    result = _table(findings, where, scores, map_size, np.ones(len(findings), bool))
-    result["labels"] = {
+    labels = {
         label: _table(findings, where, scores, map_size, names == label) for label in dict.fromkeys(sorted(names))
     }
-    return result
+    overall = _table(findings, where, scores, map_size, np.ones(len(findings), bool))
+    return LocatedByLabel(**dict(overall), labels=labels)
 
 
-def difference(findings: list[Finding], student: Scores, teacher: Scores) -> dict[str, Interval]:
-    """Student minus teacher on the same findings: `pointing_game` and `energy`, each with a paired interval."""
+def difference(findings: list[Finding], student: Scores, teacher: Scores) -> Lead:
+    """Student minus teacher on the same findings, each figure with a paired interval."""
     groups = np.array([finding.group_id for finding in findings])
-    return {
-        "pointing_game": paired_interval(student.hits, teacher.hits, groups).interval(),
-        "energy": mean_interval(student.energy - teacher.energy, groups, difference=True).interval(),
-    }
+    return Lead(
+        pointing_game=paired_interval(student.hits, teacher.hits, groups),
+        energy=mean_interval(student.energy - teacher.energy, groups, difference=True),
+    )
 
 
 def inconclusive(map_size: tuple[int, int], groups: int) -> str:
@@ -158,47 +150,48 @@ def inconclusive(map_size: tuple[int, int], groups: int) -> str:
     return ""
 
 
-def conclusion(entry: dict[str, Any]) -> str:
+def conclusion(entry: Located) -> str:
     """What the pointing game says of a model, in words: only what a paired interval shows counts as better or worse."""
-    if not entry["conclusive"]:
-        return f"none: {entry['reason']}"
-    references = {"chance": entry["difference_chance"], "pointing at the centre": entry["difference_centre"]}
-    if any(difference["lower"] is None for difference in references.values()):
+    if not entry.conclusive:
+        return f"none: {entry.reason}"
+    references = {"chance": entry.difference_chance, "pointing at the centre": entry.difference_centre}
+    if any(difference.lower is None for difference in references.values()):
         return "none: too few findings for an interval"
-    if entry["flat_maps"] > entry["findings"] / 2:
-        return f"most maps are flat ({entry['flat_maps']} of {entry['findings']}): points nowhere"
+    if entry.flat_maps > entry.findings / 2:
+        return f"most maps are flat ({entry.flat_maps} of {entry.findings}): points nowhere"
     return ", ".join(f"{_shown(difference)} {name}" for name, difference in references.items())
 
 
-def _shown(difference: Interval) -> str:
-    if difference["lower"] > 0:
+def _shown(difference: Estimate) -> str:
+    if difference.lower is not None and difference.lower > 0:
         return "better than"
-    return "worse than" if difference["upper"] < 0 else "not shown to differ from"
+    return "worse than" if difference.upper is not None and difference.upper < 0 else "not shown to differ from"
 
 
 def _table(
     findings: list[Finding], where: Targets, scores: Scores, map_size: tuple[int, int], chosen: NDArray[np.bool_]
-) -> dict[str, Any]:
+) -> Located:
     rows = [finding for finding, wanted in zip(findings, chosen, strict=True) if wanted]
     groups = np.array([finding.group_id for finding in rows])
     hits, chance, centre = scores.hits[chosen], where.chance[chosen], where.centre[chosen]
     boxes = {split: sum(len(f.boxes) for f in rows if f.split == split) for split in ("val", "test")}
     reason = inconclusive(map_size, len(set(groups)))
-    table = {
-        "images": len({finding.image_id for finding in rows}),
-        "findings": len(rows),
-        "groups": len(set(groups)),
-        "boxes": sum(boxes.values()),
-        "boxes_val": boxes["val"],
-        "boxes_test": boxes["test"],
-        "flat_maps": sum(at is None for at, wanted in zip(scores.peaks, chosen, strict=True) if wanted),
-        "pointing_game": share_interval(hits, groups).interval(),
-        "energy": mean_interval(scores.energy[chosen], groups).interval(),
-        "chance": float(chance.mean()),
-        "difference_chance": paired_interval(hits, chance, groups).interval(),
-        "centre_prior": float(centre.mean()),
-        "difference_centre": paired_interval(hits, centre, groups).interval(),
-        "conclusive": not reason,
-        "reason": reason,
-    }
-    return table | {"conclusion": conclusion(table)}
+    table = Located(
+        images=len({finding.image_id for finding in rows}),
+        findings=len(rows),
+        groups=len(set(groups)),
+        boxes=sum(boxes.values()),
+        boxes_val=boxes["val"],
+        boxes_test=boxes["test"],
+        flat_maps=sum(at is None for at, wanted in zip(scores.peaks, chosen, strict=True) if wanted),
+        pointing_game=share_interval(hits, groups),
+        energy=mean_interval(scores.energy[chosen], groups),
+        chance=float(chance.mean()),
+        difference_chance=paired_interval(hits, chance, groups),
+        centre_prior=float(centre.mean()),
+        difference_centre=paired_interval(hits, centre, groups),
+        conclusive=not reason,
+        reason=reason,
+        conclusion="",
+    )
+    return table.model_copy(update={"conclusion": conclusion(table)})

@@ -74,7 +74,7 @@ def export_model(source: Path, dataset: Dataset, target: Path, settings: Export)
         parity = measure_parity(classifier, files.onnx, images)
         latency = measure_latency(files.onnx, images[0], runs=settings.latency_runs, threads=settings.threads)
         parity.write(files.parity)
-        files.card.write_text(model_card(record.to_json(), figures, dataset, batch_size), encoding="utf-8")
+        files.card.write_text(model_card(record, figures, dataset, batch_size), encoding="utf-8")
         bundle = describe(record, files.onnx, batch_size) | {"files": checksums(folder.iterdir(), folder)}
         write_record(files.bundle, bundle)
         latency.write(files.latency)  # of its own, as it differs from time to time

@@ -11,8 +11,9 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from medistill.export.tolerance import parity_limit
-from medistill.gate.facts import CandidateFacts, Release, Shipped, finite
+from medistill.gate.facts import Shipped, finite
 from medistill.gate.settings import Promote
+from medistill.records.gate import CandidateFacts, Judged, Release, RuleResult
 
 TIE = 0.002
 """Candidates this close to the best validation macro AUROC count as equally good; the cheaper one goes first."""
@@ -106,15 +107,12 @@ class RuleVerdict:
         bound = self.reason if self.limit is None else f"{self.of.relation} {self.of.show(self.limit)}"
         return self.of.show(self.value), bound
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {
-            "rule": self.rule,
-            "value": self.value,
-            "limit": self.limit,
-            "verdict": str(self.verdict),
-            "reason": self.reason,
-        }
+    @property
+    def record(self) -> RuleResult:
+        """As gate.json has it."""
+        return RuleResult(
+            rule=self.rule, value=self.value, limit=self.limit, verdict=self.verdict.value, reason=self.reason
+        )
 
 
 @dataclass(frozen=True)
@@ -139,9 +137,10 @@ class Verdict:
         """Why it was refused: `rule: reason` of each rule it failed; empty where it passed."""
         return [f"{rule.rule}: {rule.reason}" for rule in self.rules if not rule.passed]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Its entry in `reports/gate.json`: the facts, then `rules` and `passed`."""
-        return {**self.facts.to_dict(), "rules": [rule.to_dict() for rule in self.rules], "passed": self.passed}
+    @property
+    def record(self) -> Judged:
+        """Its entry in gate.json."""
+        return Judged(**dict(self.facts), rules=[rule.record for rule in self.rules], passed=self.passed)
 
 
 @dataclass(frozen=True)
@@ -197,7 +196,8 @@ def _at_most(
 
 def _margin_teacher(case: GateCase) -> Finding:
     limit = -case.settings.margin_teacher
-    difference, lower = case.facts.figure("difference_teacher"), case.facts.figure("difference_teacher_lower")
+    found = case.facts.figure("difference_teacher")
+    difference, lower = finite(found.estimate), finite(found.lower)
     if difference is None:
         reason = "no teacher knows all labels that are eligible on validation, or there are none, so nothing compares"
         return Finding(Outcome.FAILED, reason, None, limit)
@@ -214,7 +214,7 @@ def _margin_teacher(case: GateCase) -> Finding:
 def _baseline(case: GateCase) -> Finding:
     if not case.facts.distilled:
         return Finding(Outcome.SKIPPED, "it is the baseline")
-    difference = case.facts.figure("difference_baseline")
+    difference = finite(case.facts.figure("difference_baseline").estimate)
     if not case.settings.require_baseline:
         return Finding(Outcome.SKIPPED, "not required", difference)
     if not case.facts.has_baseline:
@@ -253,7 +253,7 @@ RULES: tuple[Rule[GateCase], ...] = (
     _at_most("max_macs", "the number of MACs", lambda f: f.macs, "{:,.0f}", form=",.2f", unit=" M", scale=1e6),
     _at_most("max_onnx_mb", "the size of model.onnx", lambda f: f.onnx_mb, "{:.2f} MB", form=".1f", unit=" MB"),
     Rule("margin_teacher", _margin_teacher, ">", "+.3f"),
-    _at_most("max_ece", "validation ECE", lambda f: f.figure("macro_ece"), "{:.4f}"),
+    _at_most("max_ece", "validation ECE", lambda f: f.figure("macro_ece").estimate, "{:.4f}"),
     Rule("require_baseline", _baseline, "≥", "+.3f"),
     Rule("require_parity", _parity, form=".0e"),
 )
@@ -339,7 +339,7 @@ def rank(candidates: Iterable[Verdict]) -> list[Verdict]:
     """
 
     def auroc(verdict: Verdict) -> float:
-        value = verdict.facts.figure("macro_auroc")
+        value = finite(verdict.facts.figure("macro_auroc").estimate)
         return -math.inf if value is None else value
 
     ordered = sorted(candidates, key=lambda v: (-auroc(v), v.facts.macs, v.model))

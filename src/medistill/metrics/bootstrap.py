@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from medistill.metrics.intervals import Codes, Estimate, FloatArray, summarise
+from medistill.metrics.intervals import Codes, FloatArray, summarise
+from medistill.records.estimate import Estimate
 
 RESAMPLES = 2000
 """Of a data set's own figures, where no setting says otherwise."""

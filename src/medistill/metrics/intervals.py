@@ -1,12 +1,10 @@
 """Estimates with 95 % intervals and p-values, made of what a figure is in each resample, and Wilson's of a share."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
+
+from medistill.records.estimate import Estimate
 
 FloatArray = NDArray[np.float64]
 Numbers = NDArray[np.floating | np.integer | np.bool]
@@ -17,40 +15,6 @@ Codes = NDArray[np.integer]
 CONFIDENCE = 0.95
 MAX_DROPPED = 0.05
 """Share of undefined resamples above which there is no interval."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its 95 % interval.
-
-    Attributes:
-        estimate: on the data themselves; None where it is undefined.
-        lower, upper: bounds of the 95 % interval; None where more than 5 % of the resamples were undefined, or where
-            these say nothing of the spread.
-        dropped: number of undefined resamples.
-    """
-
-    estimate: float | None
-    lower: float | None = None
-    upper: float | None = None
-    dropped: int = 0
-
-    @classmethod
-    def read(cls, mapping: Mapping[str, Any], key: str) -> "Estimate":
-        """What `flat` wrote under `key`, without `dropped`; what the mapping lacks is None."""
-        return cls(mapping.get(key), mapping.get(f"{key}_lower"), mapping.get(f"{key}_upper"))
-
-    def flat(self, key: str) -> dict[str, float | None]:
-        """The figure and its bounds as three entries: `key`, `key_lower`, `key_upper`."""
-        return {key: self.estimate, f"{key}_lower": self.lower, f"{key}_upper": self.upper}
-
-    def interval(self) -> dict[str, float | None]:
-        """`estimate`, `lower` and `upper`."""
-        return {"estimate": self.estimate, "lower": self.lower, "upper": self.upper}
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        """The fields by name."""
-        return asdict(self)
 
 
 def summarise(

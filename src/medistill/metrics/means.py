@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from medistill.metrics.bootstrap import draw, estimate
-from medistill.metrics.intervals import CONFIDENCE, Codes, Estimate, FloatArray, Numbers, wilson
+from medistill.metrics.intervals import CONFIDENCE, Codes, FloatArray, Numbers, wilson
+from medistill.records.estimate import Estimate
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """How the content of a JSON file between stages becomes an object, and the other way."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -19,6 +19,9 @@ KnownTask = Annotated[Task, Field(strict=False)]
 """A task, which a file has as its value."""
 
 
+Kind = TypeVar("Kind", bound="Content")
+
+
 class Content(BaseModel):
     """Base of all contents. Values never change; keys that are not known are left out, as of a newer medistill."""
 
@@ -27,11 +30,11 @@ class Content(BaseModel):
     def to_json(self) -> JsonObject:
         """The fields by name, those that are None and need not be there left out."""
         given = self.model_dump(mode="json")
-        fields = type(self).model_fields
-        return {key: value for key, value in given.items() if value is not None or fields[key].is_required()}
+        optional = {name for name, field in type(self).model_fields.items() if not field.is_required()}
+        return {key: value for key, value in given.items() if value is not None or key not in optional}
 
     @classmethod
-    def of(cls, path: Path, content: object, again: str) -> Self:
+    def of(cls, path: Path | str, content: object, again: str) -> Self:
         """The content of a file that was read.
 
         Raises:
@@ -69,6 +72,31 @@ class Plain(Content):
     def write(self, path: Path) -> None:
         """Write the file, atomically."""
         write_json(path, self.to_json())
+
+
+def read_each(path: Path, kind: type[Kind], again: str) -> dict[str, Kind]:
+    """Read a JSON file that has an object of one kind for each model.
+
+    Args:
+        path: the file, held against its checksum by the caller.
+        kind: of the objects.
+        again: what to do where it is not what it should be.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        content = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; {again}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: has no keys; {again}")
+    return {name: kind.of(f"{path}: {name}", one, again) for name, one in content.items()}
+
+
+def write_each(path: Path, objects: Mapping[str, Content]) -> None:
+    """Write such a file, atomically."""
+    write_json(path, {name: one.to_json() for name, one in objects.items()})
 
 
 class Record(Content):

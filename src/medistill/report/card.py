@@ -1,14 +1,14 @@
 """MODEL_CARD.md: what a person must know before using the model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
 from medistill.data.dataset import Dataset
+from medistill.records.models import ModelRecord
 from medistill.report.html import render_card
 from medistill.runtime.bundle import DISCLAIMER
-from medistill.task import Task
 from medistill.text import printable
 
 _FITS = {
@@ -18,25 +18,27 @@ _FITS = {
 }
 
 
-def model_card(config: dict[str, Any], metrics: dict[str, Any], dataset: Dataset, batch_size: int | None = None) -> str:
+def model_card(
+    config: ModelRecord, metrics: Mapping[str, object], dataset: Dataset, batch_size: int | None = None
+) -> str:
     """Write the card, as Markdown.
 
     Args:
-        config: the model folder's config.json.
+        config: of the model.
         metrics: its metrics.json, with what else was measured on validation.
         dataset: the ingested data.
         batch_size: how many images the file takes at once; None: any number.
     """
-    multiclass = Task(config["task"]).exclusive
+    multiclass = config.task.exclusive
     facts = {
         "Task": "multiclass, one of several classes" if multiclass else "multilabel, each label on its own",
-        "Architecture": config["arch"],
-        "Parameters": f"{config['params']:,}{_in_training(config)}",
-        "Multiply-accumulates": f"{config['macs'] / 1e6:,.1f} M per image of {config['image_size']} px",
-        "Initialisation": config["initialisation"],
+        "Architecture": config.arch,
+        "Parameters": f"{config.params:,}{_in_training(config)}",
+        "Multiply-accumulates": f"{config.macs / 1e6:,.1f} M per image of {config.image_size} px",
+        "Initialisation": config.initialisation,
         "Recipe": _recipe(config),
-        "Seed": config.get("seed"),
-        "Fingerprint": config["fingerprint"],
+        "Seed": config.seed,
+        "Fingerprint": config.fingerprint,
     }
     figures = {key: value for key, value in metrics.items() if key.startswith("val_") or key == "best_epoch"}
     return render_card(
@@ -44,14 +46,14 @@ def model_card(config: dict[str, Any], metrics: dict[str, Any], dataset: Dataset
         config=config,
         disclaimer=DISCLAIMER,
         multiclass=multiclass,
-        colour="grey" if config["channels"] == 1 else "RGB",
+        colour="grey" if config.channels == 1 else "RGB",
         facts={key: value for key, value in facts.items() if value is not None},
         dataset=dataset,
         train=_Split.of(dataset, "train"),
         val=_Split.of(dataset, "val"),
-        fit=_FITS[config["fit"]],
+        fit=_FITS[config.fit],
         figures={key: _number(value) for key, value in figures.items()},
-        command=Markup(printable(f"medistill predict IMAGE… --model exports/{config['name']}")),  # in a block of code
+        command=Markup(printable(f"medistill predict IMAGE… --model exports/{config.name}")),  # in a block of code
         single=batch_size == 1,
     )
 
@@ -69,27 +71,28 @@ class _Split:
         return cls(len(rows), rows["group_id"].nunique())
 
 
-def _in_training(config: dict[str, Any]) -> str:
+def _in_training(config: ModelRecord) -> str:
     """How many parameters a network has before its branches are merged; of most nothing."""
-    return f" ({config['params_in_training']:,} in training, then merged)" if "params_in_training" in config else ""
+    before = config.params_in_training
+    return "" if before is None else f" ({before:,} in training, then merged)"
 
 
-def _recipe(config: dict[str, Any]) -> str:
+def _recipe(config: ModelRecord) -> str:
     """The recipe, its teachers and its settings in one line."""
-    recipe, teachers = config.get("recipe", config["role"]), config.get("teachers") or []
+    recipe, teachers = config.recipe or config.role, config.teachers
     if not teachers:
         return f"{recipe}, without a teacher"
-    terms = " + ".join(_term(term) for term in config["terms"])
-    together = f", by {config['combine']}" if len(teachers) > 1 else ""
+    terms = " + ".join(_term(term) for term in config.terms or [])
+    together = f", by {config.combine}" if len(teachers) > 1 else ""
     return f"{recipe}: {terms}; distilled from {', '.join(teachers)}{together}"
 
 
-def _term(term: dict[str, Any]) -> str:
+def _term(term: Mapping[str, object]) -> str:
     """A weighted loss: `0.5 sigmoid_kd (temperature 1.0)`."""
     said = {key: value for key, value in term.items() if key not in ("loss", "weight") and value is not False}
     options = ", ".join(f"{key} {value}" for key, value in said.items())
     return f"{term['weight']:g} {term['loss']}" + (f" ({options})" if options else "")
 
 
-def _number(value: float) -> str:
+def _number(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from medistill.gate.rules import Verdict
-from medistill.metrics.intervals import Estimate
 from medistill.records.audit import Validation
 from medistill.records.data import DatasetInfo
+from medistill.records.estimate import Estimate
+from medistill.records.evaluation import Comparison, Evaluation, ModelNumbers
+from medistill.records.explain import ModelMaps
 from medistill.records.export import Latency
 from medistill.records.models import ModelRecord
 
@@ -27,8 +28,8 @@ class Model:
     """
 
     record: ModelRecord
-    numbers: Mapping[str, Any]
-    evaluation: Mapping[str, Any]
+    numbers: ModelNumbers
+    evaluation: Evaluation
     roc: Sequence[tuple[float, float]]
     history: Sequence[Mapping[str, str]]
     latency: Latency | None
@@ -58,7 +59,7 @@ class Model:
 
     def figure(self, split: str, key: str) -> Estimate:
         """A figure of metrics.json on a split."""
-        return Estimate.read(self.numbers[split], key)
+        return self.numbers.figure(split, key)
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ class Content:
         quarantine: (path, reason) of what was left out.
         validation: validation.json.
         models: teachers, then students.
-        comparisons: rows of comparisons.csv; numbers are float or None.
-        explain: reports/explain/metrics.json, or None.
+        comparisons: rows of comparisons.csv.
+        explain: reports/explain/metrics.json by model, or None.
         verdicts: the gate's.
         ranking: names of those that passed, best first.
     """
@@ -80,8 +81,8 @@ class Content:
     quarantine: Sequence[tuple[str, str]]
     validation: Validation
     models: Sequence[Model]
-    comparisons: Sequence[Mapping[str, Any]]
-    explain: Mapping[str, Any] | None
+    comparisons: Sequence[Comparison]
+    explain: Mapping[str, ModelMaps] | None
     verdicts: Sequence[Verdict]
     ranking: Sequence[str]
 

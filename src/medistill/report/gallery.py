@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from medistill.explain.localisation import MIN_MAP
 from medistill.explain.selection import Finding
 from medistill.metrics.eligibility import MIN_GROUPS
 from medistill.metrics.intervals import CONFIDENCE
+from medistill.records.explain import ModelMaps
 from medistill.report.html import render_page
 from medistill.task import Task
 
@@ -84,7 +86,12 @@ class Row:
 
 
 def render(
-    dataset: str, task: Task, labels: list[str], roles: dict[str, str], metrics: dict[str, Any], rows: list[Row]
+    dataset: str,
+    task: Task,
+    labels: list[str],
+    roles: Mapping[str, str],
+    metrics: Mapping[str, ModelMaps],
+    rows: list[Row],
 ) -> str:
     """The page as one self-contained HTML text; everything that comes from data is escaped.
 
@@ -93,7 +100,7 @@ def render(
         task: of the data set.
         labels: its labels, in order.
         roles: role of each model (`teacher`, `baseline`, `student`), in the order of the page.
-        metrics: content of metrics.json.
+        metrics: content of metrics.json, by model.
         rows: the images, present findings first.
     """
     first = metrics[next(iter(roles))]
@@ -102,11 +109,11 @@ def render(
         title=f"Where the models look: {dataset}",
         dataset=dataset,
         exclusive=task.exclusive,
-        labels=[label for label in labels if label in first["labels"]],
+        labels=[label for label in labels if label in first.labels],
         roles=roles,
         metrics=metrics,
         counts=first,
-        has_boxes=any(entry["boxes"] for entry in metrics.values()),
+        has_boxes=any(entry.boxes for entry in metrics.values()),
         confidence=CONFIDENCE,
         min_map=MIN_MAP,
         min_groups=MIN_GROUPS,

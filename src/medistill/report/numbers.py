@@ -1,18 +1,9 @@
 """How numbers are written in pages: a fixed count of decimals, a true minus sign, a dash where there is none."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from medistill.metrics.intervals import Estimate
-
 MISSING = "–"
-
-
-def estimate(figure: Any) -> Estimate:
-    """From a record with `estimate`, `lower` and `upper`, from a number, or from None."""
-    if isinstance(figure, Mapping):
-        return Estimate(figure.get("estimate"), figure.get("lower"), figure.get("upper"))
-    return Estimate(figure)
 
 
 def number(value: Any, digits: int = 3, signed: bool = False) -> str:
@@ -50,6 +41,6 @@ def p_value(value: float | None) -> str:
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (estimate, number, millions, scientific, whole, percent, p_value)
+    function.__name__: function for function in (number, millions, scientific, whole, percent, p_value)
 }
 """By the names that templates use."""

@@ -3,16 +3,17 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from medistill.checksums import what_to_run
 from medistill.errors import UserError
-from medistill.files import read_json
 from medistill.gate.facts import read_metrics
 from medistill.gate.rules import Verdict, rank
 from medistill.layout import Layout, ModelFolder
 from medistill.records.audit import Validation
-from medistill.records.base import Sealed
+from medistill.records.base import Sealed, read_each
 from medistill.records.data import DatasetInfo
+from medistill.records.evaluation import Evaluation, ModelNumbers, read_comparisons
+from medistill.records.explain import ModelMaps
 from medistill.records.export import Latency
 from medistill.records.models import ModelRecord
 from medistill.report.content import Content, Model
@@ -36,19 +37,20 @@ def read_content(folders: Mapping[str, ModelFolder], verdicts: Sequence[Verdict]
     explained = reports.explain
     if explained.folder.is_dir():
         Sealed.read_whole(explained.record)
+    again = what_to_run(explained.record)
     return Content(
         dataset=dataset,
         quarantine=[(row["path"], row["reason"]) for row in read_rows(processed.quarantine)],
         validation=Validation.read(reports.validation),
         models=models,
-        comparisons=[_typed(row) for row in read_rows(reports.comparisons)],
-        explain=read_json(explained.metrics) if explained.folder.is_dir() else None,
+        comparisons=read_comparisons(reports.comparisons),
+        explain=read_each(explained.metrics, ModelMaps, again) if explained.folder.is_dir() else None,
         verdicts=verdicts,
         ranking=[verdict.model for verdict in rank(verdict for verdict in verdicts if verdict.passed)],
     )
 
 
-def _read_model(name: str, folder: ModelFolder, figures: Mapping[str, Any], layout: Layout) -> Model:
+def _read_model(name: str, folder: ModelFolder, figures: Mapping[str, ModelNumbers], layout: Layout) -> Model:
     """What the page shows of one model; latency and ONNX file may be missing."""
     reports, export = layout.reports, layout.export(name)
     if name not in figures:
@@ -60,7 +62,7 @@ def _read_model(name: str, folder: ModelFolder, figures: Mapping[str, Any], layo
     return Model(
         record=record,
         numbers=figures[name],
-        evaluation=read_json(reports.evaluation(name)),
+        evaluation=Evaluation.read(reports.evaluation(name), what_to_run(reports.evaluation_record)),
         roc=[(float(row["fpr"]), float(row["tpr"])) for row in read_rows(reports.roc(name))],
         history=read_rows(folder.history) if folder.history.is_file() else [],
         latency=Latency.read(export.latency) if is_exported else None,
@@ -72,9 +74,3 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Rows of a CSV file as text; the file is known to be whole."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def _typed(row: dict[str, str]) -> dict[str, Any]:
-    """A row of comparisons.csv with its numbers as float, None where the cell is empty."""
-    numbers = ("estimate", "lower", "upper", "p", "p_holm")
-    return row | {key: float(row[key]) if row[key] else None for key in numbers}

@@ -28,7 +28,7 @@ def measure(targets, patients, logits, task: str = "multiclass", resamples: int 
 
 def test_figures_are_those_of_scikit_learn():
     truth, targets, patients, logits = problem()
-    report = measure(targets, patients, logits).describe()
+    report = measure(targets, patients, logits).describe().to_json()
     chances = softmax(logits.astype(np.float64), axis=1)
     expected = roc_auc_score(truth, chances, multi_class="ovr", average="macro")
     assert report["macro_auroc"]["estimate"] == pytest.approx(expected, abs=1e-12)
@@ -48,7 +48,7 @@ def test_labels_that_are_not_exclusive_have_thresholded_figures():
     _, targets, patients, logits = problem()
     targets = targets.copy()
     targets[::7, 1] = np.nan
-    report = measure(targets, patients, logits, "multilabel").describe()
+    report = measure(targets, patients, logits, "multilabel").describe().to_json()
     for name, options in {"accuracy": None, "f1": {}, "f1_weighted": {"average": "weighted"}}.items():
         expected = []
         for k, label in enumerate(LABELS):
@@ -58,7 +58,7 @@ def test_labels_that_are_not_exclusive_have_thresholded_figures():
             assert report["per_label"][label][name] == pytest.approx(score, abs=1e-12)
             expected.append(score)
         assert report[f"macro_{name}"] == pytest.approx(np.mean(expected), abs=1e-12)
-    assert not {"f1", "accuracy"} & set(measure(targets, patients, logits).describe()["per_label"]["a"])
+    assert not {"f1", "accuracy"} & set(measure(targets, patients, logits).describe().to_json()["per_label"]["a"])
 
 
 def calibration_error(targets: np.ndarray, chances: np.ndarray) -> float:
@@ -88,8 +88,8 @@ def test_an_image_of_unknown_class_is_left_out():
     unknown = np.random.default_rng(1).random(len(targets)) < 0.2
     partly = targets.copy()
     partly[unknown, 0] = np.nan
-    report = measure(partly, patients, logits).describe()
-    expected = measure(targets[~unknown], patients[~unknown], logits[~unknown]).describe()
+    report = measure(partly, patients, logits).describe().to_json()
+    expected = measure(targets[~unknown], patients[~unknown], logits[~unknown]).describe().to_json()
     for key in ("macro_auroc", "macro_auprc", "accuracy", "balanced_accuracy"):
         assert report[key]["estimate"] == pytest.approx(expected[key]["estimate"], abs=1e-12)
     assert report["macro_ece"] == pytest.approx(expected["macro_ece"], abs=1e-12)
@@ -105,7 +105,7 @@ def test_the_interval_of_accuracy_is_over_patients():
     patients = np.repeat(np.arange(30), 8)
     right = random.permutation(np.repeat([True, False], 15))[patients]
     logits = np.eye(3)[np.where(right, truth, (truth + 1) % 3)]
-    figure = measure(np.eye(3)[truth], patients, logits, resamples=2000).describe()["accuracy"]
+    figure = measure(np.eye(3)[truth], patients, logits, resamples=2000).describe().to_json()["accuracy"]
     assert figure["estimate"] == 0.5
     assert figure["upper"] - figure["lower"] == pytest.approx(2 * 1.96 * (0.25 / 30) ** 0.5, abs=0.04)
 
@@ -115,20 +115,18 @@ def test_models_are_compared_in_accuracy_on_the_same_resamples():
     split = Split.of(LABELS, targets, patients, 200, 0, Task.MULTICLASS)
     other = problem(seed=3)[3] + 2 * targets
     first, second = Measured.of(split, logits), Measured.of(split, other)
-    rows = {row["metric"]: row for row in compare(second, first)}
+    rows = {row.metric: row for row in compare(second, first)}
     assert list(rows) == [
         *("macro_auroc", "macro_auprc", "accuracy", "balanced_accuracy", "label:a", "label:b", "label:c")
     ]
     for name in ("accuracy", "balanced_accuracy"):
         values = second.values[name] - first.values[name]
-        assert rows[name]["estimate"] == values[0]
-        assert (rows[name]["lower"], rows[name]["upper"]) == pytest.approx(
-            tuple(np.quantile(values[1:], [0.025, 0.975]))
-        )
-        assert rows[name]["p_holm"] is None
-    assert rows["macro_auroc"]["estimate"] == difference(second, first, "auroc")[0].estimate
-    same = {row["metric"]: row for row in compare(first, first)}
-    assert (same["accuracy"]["estimate"], same["accuracy"]["p"]) == (0, 1)
+        assert rows[name].estimate == values[0]
+        assert (rows[name].lower, rows[name].upper) == pytest.approx(tuple(np.quantile(values[1:], [0.025, 0.975])))
+        assert rows[name].p_holm is None
+    assert rows["macro_auroc"].estimate == difference(second, first, "auroc")[0].estimate
+    same = {row.metric: row for row in compare(first, first)}
+    assert (same["accuracy"].estimate, same["accuracy"].p) == (0, 1)
 
 
 def expanded(values: np.ndarray, patients: int) -> tuple[float, float]:
@@ -141,12 +139,12 @@ def test_each_figure_has_the_interval_of_its_kind():
     _, targets, patients, logits = problem(images=120)
     split = Split.of(LABELS, targets, patients, 500, 0)
     model, other = Measured.of(split, logits), Measured.of(split, problem(120, seed=3)[3] + targets)
-    report = model.describe()
+    report = model.describe().to_json()
 
     def bounds(figure: dict) -> tuple[float, float]:
         return figure["lower"], figure["upper"]
 
-    rows = {row["metric"]: row for row in compare(model, other)}
+    rows = {row.metric: row for row in compare(model, other)}
     for k, label in enumerate(LABELS):
         have = [set(patients[targets[:, k] == value]) for value in (1, 0)]
         few = min(map(len, have))
@@ -155,23 +153,25 @@ def test_each_figure_has_the_interval_of_its_kind():
             values = model.values[metric][:, k]
             assert bounds(report["per_label"][label][metric]) == pytest.approx(expanded(values, few))
         values = model.values["auroc"][:, k] - other.values["auroc"][:, k]
-        assert bounds(rows[f"label:{label}"]) == pytest.approx(expanded(values, few))
+        assert bounds(rows[f"label:{label}"].to_json()) == pytest.approx(expanded(values, few))
         plain = min(1, 2 * (1 + min((values[1:] <= 0).sum(), (values[1:] >= 0).sum())) / 501)
-        assert rows[f"label:{label}"]["p"] > plain or plain == 1
+        assert rows[f"label:{label}"].p > plain or plain == 1
     for metric in ("auroc", "auprc"):
         lower, upper = np.quantile(model.macro(metric)[1:], [0.025, 0.975])
         estimate = report[f"macro_{metric}"]["estimate"]
         reflected = (2 * estimate - upper, 2 * estimate - lower)
         assert bounds(report[f"macro_{metric}"]) == pytest.approx((lower, upper) if metric == "auroc" else reflected)
         values = model.macro(metric) - other.macro(metric)
-        assert bounds(rows[f"macro_{metric}"]) == pytest.approx(tuple(np.quantile(values[1:], [0.025, 0.975])))
+        assert bounds(rows[f"macro_{metric}"].to_json()) == pytest.approx(
+            tuple(np.quantile(values[1:], [0.025, 0.975]))
+        )
 
 
 def test_accuracy_is_compared_where_no_class_is_eligible():
     _, targets, patients, logits = problem(images=18)  # nine patients
     model = measure(targets, patients, logits)
     assert model.split.eligible == []
-    assert [row["metric"] for row in compare(model, model)] == ["accuracy", "balanced_accuracy"]
+    assert [row.metric for row in compare(model, model)] == ["accuracy", "balanced_accuracy"]
     assert compare(*[measure(targets, patients, logits, "multilabel")] * 2) == []
 
 
@@ -179,12 +179,14 @@ def test_labels_that_are_not_exclusive_have_no_accuracy():
     _, targets, patients, logits = problem()
     model = measure(targets, patients, logits, "multilabel")
     assert all(values.ndim == 2 for values in model.values.values())
-    assert "accuracy" not in model.describe()
-    assert {row["metric"] for row in compare(model, model)} == {
+    assert "accuracy" not in model.describe().to_json()
+    assert {row.metric for row in compare(model, model)} == {
         *("macro_auroc", "macro_auprc", "label:a", "label:b", "label:c")
     }
     chances = 1 / (1 + np.exp(-logits.astype(np.float64)))
-    assert model.describe()["per_label"]["a"]["ece"] == pytest.approx(calibration_error(targets[:, 0], chances[:, 0]))
+    assert model.describe().to_json()["per_label"]["a"]["ece"] == pytest.approx(
+        calibration_error(targets[:, 0], chances[:, 0])
+    )
 
 
 @pytest.mark.parametrize("task", ["multilabel", "multiclass"])
@@ -193,7 +195,7 @@ def test_a_label_that_a_model_does_not_know_has_no_figure(task):
     partial = logits.copy()
     partial[:, 1] = np.nan
     whole, part = (measure(targets, patients, answers, task) for answers in (logits, partial))
-    report = part.describe()
+    report = part.describe().to_json()
     estimates = [report["per_label"][label]["auroc"]["estimate"] for label in LABELS]
     if task == "multilabel":
         expected = [roc_auc_score(targets[:, k], logits[:, k]) for k in (0, 2)]
@@ -211,8 +213,8 @@ def test_a_label_that_a_model_does_not_know_has_no_figure(task):
     assert report["macro_auroc"]["estimate"] is None
     assert report["macro_ece"] is None
     assert part.roc()[0].size == 0
-    rows = {row["metric"]: row for row in compare(whole, part)}
-    assert rows["macro_auroc"]["estimate"] is None
-    assert rows["macro_auroc"]["p"] is None
+    rows = {row.metric: row for row in compare(whole, part)}
+    assert rows["macro_auroc"].estimate is None
+    assert rows["macro_auroc"].p is None
     assert best({"part": part, "whole": whole}, ["part", "whole"]) == "whole"
     assert best({"part": part}, ["part"]) is None

@@ -33,10 +33,10 @@ def test_a_new_figure_is_described_compared_and_counted(measured):
     small = measured["val"]["small"]
     above = share(small.answers)[0]
     found = describe_all(measured, {"small": "student", "teacher": "teacher"}, Evaluate(resamples=100))
-    assert found["small"]["val"]["macro_share"]["estimate"] == pytest.approx(above.mean(), abs=1e-12)
-    per_label = found["small"]["test"]["per_label"]
-    assert [per_label[label]["share"]["estimate"] for label in "ab"] == above.tolist()
-    rows = {row["metric"]: row["estimate"] for row in compare(small, measured["val"]["teacher"])}
+    assert found["small"].val.figure("macro_share").estimate == pytest.approx(above.mean(), abs=1e-12)
+    per_label = found["small"].test.per_label
+    assert [per_label[label].figure("share").estimate for label in "ab"] == above.tolist()
+    rows = {row.metric: row.estimate for row in compare(small, measured["val"]["teacher"])}
     other = share(measured["val"]["teacher"].answers)[0]
     assert rows["macro_share"] == pytest.approx((above - other).mean(), abs=1e-12)
     summary = numbers(found, measured, References({"small": []}, ["teacher"]))

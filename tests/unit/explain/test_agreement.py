@@ -24,12 +24,12 @@ def test_strength_does_not_count_place_does():
 def test_zero_maps_are_left_out_and_counted():
     first = maps([1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0])
     second = maps([1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0])
-    result = agreement(first, second, np.array(["a", "a", "b"]))
+    result = agreement(first, second, np.array(["a", "a", "b"])).to_json()
     assert result["estimate"] == pytest.approx(1)
     assert (result["findings"], result["zero_maps"]) == (1, 2)
     assert result["lower"] is None  # a quarter of the resamples have only patient b, of whom nothing is known
 
 
 def test_nothing_to_compare():
-    result = agreement(maps([0, 0, 0, 0]), maps([1, 0, 0, 0]), np.array(["a"]))
+    result = agreement(maps([0, 0, 0, 0]), maps([1, 0, 0, 0]), np.array(["a"])).to_json()
     assert result == {"estimate": None, "lower": None, "upper": None, "findings": 0, "zero_maps": 1}

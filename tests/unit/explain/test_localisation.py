@@ -21,6 +21,8 @@ from medistill.explain.localisation import (
 from medistill.explain.selection import Finding
 from medistill.metrics.means import mean_interval
 from medistill.models.classifier import Classifier
+from medistill.records.estimate import Estimate
+from tests.filled import model_maps
 
 TOP_LEFT = (0.0, 0.0, 0.5, 0.25)
 BOTTOM_RIGHT = (0.75, 0.5, 0.25, 0.5)
@@ -65,8 +67,8 @@ def test_network_that_looks_at_the_box_wins_and_one_that_looks_away_loses():
     where = targets(boxed, 16)
     at_it = score(upsample(known_network_maps([(0, 1), (2, 3)]), 16), where.masks)
     away = score(upsample(known_network_maps([(3, 0), (0, 0)]), 16), where.masks)
-    assert localise(boxed, where, at_it, (4, 4))["pointing_game"]["estimate"] == 1
-    assert localise(boxed, where, away, (4, 4))["pointing_game"]["estimate"] == 0
+    assert localise(boxed, where, at_it, (4, 4)).to_json()["pointing_game"]["estimate"] == 1
+    assert localise(boxed, where, away, (4, 4)).to_json()["pointing_game"]["estimate"] == 0
     assert at_it.energy.min() > away.energy.max()
 
 
@@ -92,7 +94,7 @@ def test_two_boxes_of_one_label_are_one_target():
         frames[:] = 0
         frames[0, row, column] = 1
         assert score(frames, where.masks).hits == [hit]
-    result = localise([overlapping], where, score(frames, where.masks), (4, 4))
+    result = localise([overlapping], where, score(frames, where.masks), (4, 4)).to_json()
     assert (result["findings"], result["boxes"], result["images"], result["groups"]) == (1, 3, 1, 1)
 
 
@@ -103,7 +105,7 @@ def test_flat_maps_are_misses():
     np.testing.assert_array_equal(result.hits, [0, 0])
     np.testing.assert_array_equal(result.energy, [0, 1])
     assert result.peaks == [None, None]
-    assert localise([finding(MIDDLE)] * 2, where, result, (4, 4))["flat_maps"] == 2
+    assert localise([finding(MIDDLE)] * 2, where, result, (4, 4)).to_json()["flat_maps"] == 2
 
 
 @pytest.mark.parametrize("cell", [(0, 0), (0, 3), (3, 0), (3, 3), (1, 2), (2, 0)])
@@ -138,7 +140,7 @@ def test_models_are_paired():
     energy = rng.random(30) / 2
     hits = (energy > 0.2).astype(float)
     teacher, student = Scores(hits, energy, [None] * 30), Scores(hits, energy + 0.25, [None] * 30)
-    result = difference(boxed, student, teacher)
+    result = difference(boxed, student, teacher).to_json()
     assert list(result["energy"].values()) == pytest.approx([0.25] * 3)
     # That two models agree on 30 findings does not say that they agree on all: none of 30 may be 11 %.
     assert list(result["pointing_game"].values()) == pytest.approx([0, -0.1135, 0.1135], abs=1e-4)
@@ -152,7 +154,7 @@ def test_tables_by_label_and_split():
     ]
     where = targets(boxed, 4)
     scores = Scores(np.array([1.0, 0.0, 1.0]), np.array([0.5, 0.1, 0.3]), [(0, 0), (3, 3), (0, 0)])
-    result = localise(boxed, where, scores, (4, 4))
+    result = localise(boxed, where, scores, (4, 4)).to_json()
     assert result["pointing_game"]["estimate"] == pytest.approx(2 / 3)
     assert (result["boxes"], result["boxes_val"], result["boxes_test"]) == (4, 1, 3)
     nodule = result["labels"]["Nodule"]
@@ -162,7 +164,7 @@ def test_tables_by_label_and_split():
     assert nodule["centre_prior"] == 1.0
     assert (nodule["findings"], nodule["groups"], nodule["images"], nodule["boxes"]) == (2, 1, 2, 3)
     assert set(result["labels"]) == {"Mass", "Nodule"}
-    assert NO_BOXES.keys() == result.keys()
+    assert NO_BOXES.to_json().keys() == result.keys()
 
 
 def test_what_is_conclusive():
@@ -174,8 +176,8 @@ def test_what_is_conclusive():
 def said(chance: tuple, centre: tuple, **changes) -> str:
     """The conclusion of intervals of the differences to chance and to the centre prior."""
     bounds = {"difference_chance": chance, "difference_centre": centre}
-    entry = {key: {"lower": lower, "upper": upper} for key, (lower, upper) in bounds.items()}
-    return conclusion({"conclusive": True, "reason": "", "findings": 20, "flat_maps": 10} | entry | changes)
+    entry = {key: Estimate(0.0, lower, upper) for key, (lower, upper) in bounds.items()}
+    return conclusion(model_maps(**{"findings": 20, "flat_maps": 10} | entry | changes))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +202,7 @@ def test_conclusions_compare_finding_by_finding():
     boxed = [finding(large if k < 16 else small, image=str(k)) for k in range(40)]
     where = targets(boxed, 16)
     hits = np.array([1.0] * 18 + [0.0] * 22)  # every large box, and two of 24 small ones
-    result = localise(boxed, where, Scores(hits, hits, [(0, 0)] * 40), (4, 4))
+    result = localise(boxed, where, Scores(hits, hits, [(0, 0)] * 40), (4, 4)).to_json()
     assert mean_interval(hits, np.arange(40)).lower < result["chance"]  # held against a constant, nothing is shown
     assert result["difference_chance"]["lower"] > 0.05
     assert result["conclusion"].startswith("better than chance")

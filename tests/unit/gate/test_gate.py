@@ -1,14 +1,14 @@
 """The gate: one candidate that passes, one refused by each rule, and the order of those that pass."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
 from medistill.gate import rules as gate
-from medistill.gate.facts import CandidateFacts, Release, Shipped
+from medistill.gate.facts import Shipped
 from medistill.gate.settings import Promote
 from medistill.records.export import Parity
+from medistill.records.gate import CandidateFacts, Release
 
 RULES = Promote(
     max_params=8_000_000,
@@ -45,8 +45,12 @@ GOOD = CandidateFacts(
 )
 
 
+def replace(record, **changes):
+    return record.model_copy(update=changes)
+
+
 def parity(**changes) -> Parity:
-    return GOOD.parity.model_copy(update=changes)
+    return replace(GOOD.parity, **changes)
 
 
 def verdict(rules: Promote = RULES, **changes) -> gate.Verdict:
@@ -62,7 +66,7 @@ def test_a_good_candidate_passes_every_rule():
     assert result.passed
     assert [rule.rule for rule in result.rules] == NAMES
     assert result.reasons == []
-    assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["passed"] is True
+    assert json.loads(json.dumps(result.record.to_json(), allow_nan=False))["passed"] is True
 
 
 @pytest.mark.parametrize(
@@ -93,7 +97,7 @@ def test_each_rule_refuses_and_says_why(rule, changes, number):
     assert [item.rule for item in result.rules if not item.passed] == [rule]
     assert number in result.reasons[0]
     assert result.reasons[0].startswith(f"{rule}: ")
-    json.dumps([item.to_dict() for item in result.rules], allow_nan=False)
+    json.dumps([item.record.to_json() for item in result.rules], allow_nan=False)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +165,7 @@ def test_what_a_rule_does_not_ask_is_skipped_and_lets_through():
     settings = RULES.model_copy(update={"require_baseline": False, "require_parity": False})
     by_name = {rule.rule: rule for rule in verdict(settings, parity=None).rules}
     assert [name for name, rule in by_name.items() if rule.verdict == "skipped"] == NAMES[-2:]
-    assert by_name["require_parity"].to_dict() == {
+    assert by_name["require_parity"].record.to_json() == {
         "rule": "require_parity",
         "value": None,
         "limit": None,
@@ -189,7 +193,8 @@ def test_a_rule_shows_its_numbers_in_its_own_way():
     assert baseline.shown == ("", "it is the baseline")
 
 
-NEW, OLD = Release("c2-kd-0", "new", 0.85, "data"), Release("lite0-kd-0", "old", 0.84, "data", "3")
+NEW = Release(model="c2-kd-0", onnx_sha256="new", val_macro_auroc=0.85, dataset_fingerprint="data")
+OLD = Release(model="lite0-kd-0", onnx_sha256="old", val_macro_auroc=0.84, dataset_fingerprint="data", version="3")
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from medistill.metrics.bootstrap import RESAMPLES
-from medistill.metrics.intervals import Estimate
 from medistill.metrics.means import mean_interval, paired_interval, share_interval
+from medistill.records.estimate import Estimate
 
 
 def expanded(means: list[float], groups: int) -> tuple[float, float]:

@@ -7,9 +7,10 @@ from sklearn.metrics import accuracy_score, average_precision_score, balanced_ac
 from medistill.metrics import intervals
 from medistill.metrics.bootstrap import RESAMPLES, draw, estimate, resample
 from medistill.metrics.classification import CountedClasses
-from medistill.metrics.intervals import Estimate, summarise
+from medistill.metrics.intervals import summarise
 from medistill.metrics.means import GroupedMean
 from medistill.metrics.ranking import FoldedLabel, RankedLabel
+from medistill.records.estimate import Estimate
 
 GROUPS = 24
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from medistill.explain.localisation import NO_BOXES
 from medistill.explain.selection import Finding
+from medistill.records.explain import ModelMaps
 from medistill.report.gallery import OPACITY, Overlay, Row, render
 from medistill.task import Task
 
@@ -18,7 +19,7 @@ OBEYED = "\x1b[31m\n\u202e\x9b2J"
 SIZE = 16
 
 
-def entry(**changes) -> dict:
+def entry(**changes) -> ModelMaps:
     figure = {"estimate": 0.5, "lower": 0.25, "upper": 0.75}
     table = {
         **{key: 12 for key in ("images", "findings", "groups", "boxes", "boxes_test")},
@@ -27,13 +28,14 @@ def entry(**changes) -> dict:
         **{"centre_prior": 0.0, "difference_centre": {"estimate": 0.5, "lower": -0.03, "upper": 0.75}},
         **{"conclusive": True, "reason": "", "conclusion": "better than chance"},
     }
-    return {
+    filled = {
         "map_size": [4, 4],
         **table,
         "labels": {EVIL: table},
         "agreement_teacher": {},
         "difference_teacher": {},
-    } | changes
+    }
+    return ModelMaps(**filled | changes)
 
 
 def row(*, present=True, heat=None, pixels=None, hit=True) -> Row:
@@ -45,7 +47,7 @@ def row(*, present=True, heat=None, pixels=None, hit=True) -> Row:
 
 
 def page(rows, task=Task.MULTILABEL, **changes) -> str:
-    lead = {"pointing_game": {"estimate": -0.125, "lower": -0.25, "upper": 0.0625}}
+    lead = {"pointing_game": {"estimate": -0.125, "lower": -0.25, "upper": 0.0625}, "energy": None}
     against = {"agreement_teacher": {"teacher&1": agreed()}, "difference_teacher": {"teacher&1": lead}}
     roles = {"teacher&1": "teacher", "a-kd-0": "student"}
     metrics = {"teacher&1": entry(**changes), "a-kd-0": entry(**against, **changes)}
@@ -142,7 +144,7 @@ def test_inconclusive_figures_say_why():
 
 
 def test_without_boxes_localisation_is_said_to_be_absent():
-    assert "Localisation is absent" in page([row(present=False)], **NO_BOXES)
+    assert "Localisation is absent" in page([row(present=False)], **NO_BOXES.to_json())
     assert "Localisation is absent" not in page([row()])
 
 

@@ -1,19 +1,14 @@
 """Every student minus its references, with intervals, p-values and a verdict in words."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
 from medistill.evaluation.figures import LEAD, figures_of
-from medistill.metrics.intervals import Estimate
+from medistill.records.estimate import Estimate
+from medistill.records.evaluation import Comparison
 from medistill.report import charts
 from medistill.report.content import Content
-from medistill.report.numbers import estimate
-
-LABEL = "label:"
-"""Before a label's name: the metric of a row that compares one label's AUROC."""
 
 
 @dataclass(frozen=True)
@@ -65,35 +60,33 @@ def build(content: Content) -> Differences:
         if figure.name != LEAD:
             title = f"{figure.title[0].upper()}{figure.title[1:]} on test"
             forests.append(_forest(content, title, "test", figure.key))
-    labels = [
-        _row(row, None) for row in content.comparisons if row["split"] == "test" and row["metric"].startswith(LABEL)
-    ]
+    labels = [_row(row, None) for row in content.comparisons if row.split == "test" and row.label is not None]
     return Differences(forests, labels, ALPHA)
 
 
 def _forest(content: Content, title: str, split: str, metric: str) -> Forest:
-    chosen = [row for row in content.comparisons if row["split"] == split and row["metric"] == metric]
-    bounds = [row[key] for row in chosen for key in ("estimate", "lower", "upper") if row[key] is not None]
+    chosen = [row for row in content.comparisons if row.split == split and row.metric == metric]
+    bounds = [end for row in chosen for end in (row.estimate, row.lower, row.upper) if end is not None]
     scale = charts.ticks(min([0.0, *bounds]), max([0.0, *bounds]))
-    baselines_first = sorted(chosen, key=lambda row: row["relation"])  # the order within stays
+    baselines_first = sorted(chosen, key=lambda row: row.relation)  # the order within stays
     return Forest(title, split, [_row(row, scale) for row in baselines_first], charts.forest_axis(scale))
 
 
-def _row(row: Mapping[str, Any], scale: list[float] | None) -> Row:
-    difference = estimate(row)
+def _row(row: Comparison, scale: list[float] | None) -> Row:
+    difference = row.interval
     plot = None
     if scale is not None and difference.estimate is not None:
         plot = charts.forest_interval(difference.estimate, difference.lower, difference.upper, scale)
     return Row(
-        model=row["model"],
-        relation=row["relation"],
-        reference=row["reference"],
-        label=row["metric"].removeprefix(LABEL),
+        model=row.model,
+        relation=row.relation,
+        reference=row.reference,
+        label=row.label or "",
         difference=difference,
-        p=row["p"],
-        p_holm=row["p_holm"],
+        p=row.p,
+        p_holm=row.p_holm,
         plot=plot,
-        words=_words(difference, row["p_holm"]),
+        words=_words(difference, row.p_holm),
     )
 
 

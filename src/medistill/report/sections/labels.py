@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medistill.evaluation.figures import figures_of
-from medistill.metrics.intervals import Estimate
+from medistill.records.estimate import Estimate
 from medistill.report.content import Content
-from medistill.report.numbers import estimate
 
 WHERE = {"val": "validation", "test": "test"}
 
@@ -22,8 +21,8 @@ class Eligible:
     @classmethod
     def of(cls, content: Content, split: str) -> "Eligible":
         """The same for all models."""
-        figures = content.models[0].evaluation[split]
-        return cls(WHERE[split], figures["labels"], figures["skipped"])
+        figures = content.models[0].evaluation.on(split)
+        return cls(WHERE[split], figures.labels, figures.skipped)
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,8 @@ def build(content: Content) -> Labels:
 def _rows(content: Content, split: str, metric: str) -> list[Row]:
     rows = []
     for label in content.dataset.labels:
-        entries = [model.evaluation[split]["per_label"][label] for model in content.models]
-        facts = {key: entries[0][key] for key in ("eligible", "positives", "positive_groups", "prevalence")}
-        rows.append(Row(label, **facts, figures=[estimate(entry[metric]) for entry in entries]))
+        entries = [model.evaluation.on(split).per_label[label] for model in content.models]
+        first = entries[0]  # what is said of the label itself is the same for all models
+        figures = [entry.figure(metric) for entry in entries]
+        rows.append(Row(label, first.eligible, first.positives, first.positive_groups, first.prevalence, figures))
     return rows

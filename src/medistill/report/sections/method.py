@@ -36,7 +36,7 @@ def build(content: Content) -> Method:
     """The method of a run."""
     evaluation = content.models[0].evaluation
     return Method(
-        study={"max": "highest", "mean": "mean"}.get(evaluation.get("study") or "", ""),
-        resamples=evaluation["test"]["resamples"],
+        study={"max": "highest", "mean": "mean"}.get(evaluation.study or "", ""),
+        resamples=evaluation.test.resamples,
         exclusive=content.exclusive,
     )

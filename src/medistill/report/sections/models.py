@@ -36,8 +36,8 @@ class Models:
 
 def build(content: Content) -> Models:
     """The models of a run."""
-    teachers = [model for model in content.models if model.role == "teacher" and "macro_auroc" in model.numbers["val"]]
-    best = max(teachers, key=lambda model: model.numbers["val"]["macro_auroc"], default=None)
+    teachers = [model for model in content.models if model.role == "teacher" and "macro_auroc" in model.numbers.val]
+    best = max(teachers, key=lambda model: model.numbers.val["macro_auroc"], default=None)
     dots = _dots(content)
     axes = ("million MACs per image (log scale)", "test macro AUROC")
     return Models(

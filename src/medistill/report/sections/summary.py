@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from medistill.metrics.intervals import Estimate
+from medistill.records.estimate import Estimate
 from medistill.report.content import Content, Model
 
 
@@ -28,9 +28,7 @@ def build(content: Content) -> Summary:
     counts = content.dataset.counts.values()
     first = next((model for model in content.models if model.name in content.ranking[:1]), None)
     references = (("the best teacher", "difference_teacher"), ("its baseline", "difference_baseline"))
-    against = [
-        (words, first.figure("test", key)) for words, key in references if first and key in first.numbers["test"]
-    ]
+    against = [(words, first.figure("test", key)) for words, key in references if first and key in first.numbers.test]
     return Summary(
         name=content.dataset.name,
         images=sum(split.images for split in counts),

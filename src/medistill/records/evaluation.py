@@ -1,0 +1,163 @@
+"""What `evaluate` writes: metrics.json, evaluation/<model>.json, and comparisons.csv."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import ConfigDict
+
+from medistill.files import atomic
+from medistill.records.base import Content, Plain
+from medistill.records.estimate import Estimate
+from medistill.records.figures import Figures, Measures, WithFigures
+
+
+class ModelNumbers(Content):
+    """A model's entry in metrics.json, whose values are numbers: what is undefined is left out.
+
+    Attributes:
+        params, macs: of config.json.
+        val, test: figures over all labels on that split.
+    """
+
+    params: int
+    macs: int
+    val: Figures
+    test: Figures
+
+    def on(self, split: str) -> Figures:
+        """The figures on a split."""
+        return {"val": self.val, "test": self.test}[split]
+
+    def figure(self, split: str, key: str) -> Estimate:
+        """A figure on a split with its interval; None where it is undefined."""
+        return Estimate.read(self.on(split), key)
+
+
+class LabelFigures(WithFigures):
+    """The figures of one label on one split.
+
+    Attributes:
+        eligible: whether macro means hold it.
+        positives, negatives: numbers of images.
+        prevalence: share of the positives among both; None where the label is known of no image.
+        groups: of the images of which it is known.
+        positive_groups: of the positives.
+        figures: of the label.
+    """
+
+    eligible: bool
+    positives: int
+    negatives: int
+    prevalence: float | None
+    groups: int
+    positive_groups: int
+    figures: Measures
+
+
+class SplitFigures(WithFigures):
+    """All figures of a model on one split.
+
+    Attributes:
+        images, groups: how many there are.
+        resamples: of the bootstrap.
+        labels: those that macro means hold.
+        skipped: why the others are left out, by label.
+        figures: over all labels.
+        per_label: of each label.
+    """
+
+    images: int
+    groups: int
+    resamples: int
+    labels: list[str]
+    skipped: dict[str, str]
+    figures: Measures
+    per_label: dict[str, LabelFigures]
+
+
+class Evaluation(Plain):
+    """evaluation/<model>.json: all figures of one model.
+
+    Attributes:
+        model: its name.
+        role: `teacher` or `student`.
+        seed: of the bootstrap.
+        study: how the images of a study became one; None where each image counts for itself.
+        val, test: the figures on that split.
+    """
+
+    model: str
+    role: str
+    seed: int
+    study: str | None = None
+    val: SplitFigures
+    test: SplitFigures
+
+    def on(self, split: str) -> SplitFigures:
+        """The figures on a split."""
+        return {"val": self.val, "test": self.test}[split]
+
+
+class Difference(Content):
+    """A figure of a model minus that of another, paired.
+
+    Attributes:
+        metric: key of the figure, or `label:` and a label, whose AUROC it is.
+        estimate, lower, upper: the difference with its 95 % interval; None where undefined.
+        p: two-sided; None where there is no interval.
+        p_holm: adjusted for testing all that are tested at once.
+        resamples, dropped: of the bootstrap, and how many of them were undefined.
+    """
+
+    model_config = ConfigDict(strict=False)  # a table's cells are text
+
+    metric: str
+    estimate: float | None
+    lower: float | None
+    upper: float | None
+    p: float | None
+    p_holm: float | None
+    resamples: int
+    dropped: int
+
+    @property
+    def interval(self) -> Estimate:
+        """The difference with its interval."""
+        return Estimate(self.estimate, self.lower, self.upper, self.dropped)
+
+    @property
+    def label(self) -> str | None:
+        """The label that it is of; None: a figure over all labels."""
+        return self.metric.removeprefix(LABEL) if self.metric.startswith(LABEL) else None
+
+
+class Comparison(Difference):
+    """A row of comparisons.csv: `model` minus `reference` on a split; `relation` is `baseline` or `teacher`."""
+
+    split: str
+    model: str
+    reference: str
+    relation: str
+
+
+LABEL = "label:"
+"""Before a label's name: the metric of a row that compares one label's AUROC."""
+
+COMPARISON_COLUMNS = ("split", "model", "reference", "relation", *Difference.model_fields)
+"""Of comparisons.csv."""
+
+
+def write_comparisons(path: Path, rows: Iterable[Comparison]) -> None:
+    """Write comparisons.csv, whole or not at all; cells of None are empty."""
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, COMPARISON_COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(row.model_dump() for row in rows)
+
+
+def read_comparisons(path: Path) -> Sequence[Comparison]:
+    """Rows of comparisons.csv, which is known to be whole."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [Comparison.model_validate({key: cell or None for key, cell in row.items()}) for row in rows]

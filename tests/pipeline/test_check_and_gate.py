@@ -150,7 +150,7 @@ def check_ends(folder: Path, format: str, options: dict[str, Any], **changed: An
         report = check(request(folder, format, options=options, **changed))
     except UserError as error:
         return 2, str(error)
-    return int(any(found["severity"] == "error" for found in report["findings"])), describe(report)
+    return int(any(found["severity"] == "error" for found in report.to_json()["findings"])), describe(report)
 
 
 def pipeline_stops(folder: Path, format: str, options: dict[str, Any], split: str, **changed: Any) -> bool:

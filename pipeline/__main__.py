@@ -61,7 +61,7 @@ def check() -> None:
     """Check params.yaml, and that its networks can be built, before anything runs; `make repro` does it first.
 
     \b
-    What depends on the data is checked before the first network is trained.
+    Checks that need the data are made before the first network is trained.
       python -m pipeline check
     """
     from medistill.params import load_params
@@ -79,7 +79,7 @@ def check() -> None:
 
 @app.command()
 def track() -> None:
-    """Bring MLflow to the state of the graph: one run a trained model.
+    """Bring MLflow to the state of the graph: one run per trained model.
 
     \b
     A second call changes nothing. The store is mlflow.db here, or $MLFLOW_TRACKING_URI.
@@ -100,10 +100,10 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
     from pipeline.tracking import serve_ui
 
     with exclusive(Path.cwd(), "mlflow", wait=True):
-        open_store(Path.cwd())  # a server could not show it either
+        open_store(Path.cwd())  # a server could not show the store either
     try:
         _track(Path.cwd())
-    except UserError as error:  # a graph that is half done must not hide the runs that are there
+    except UserError as error:  # a half-finished graph must not hide existing runs
         typer.echo(f"warning: not brought up to date: {printable(str(error))}", err=True)
     serve_ui(Path.cwd(), port)
 
@@ -167,7 +167,7 @@ def rollback(as_json: Json = False) -> None:
     """Make the champion before the present one champion again.
 
     \b
-    The withdrawn model is never promoted again; a retrained one is another model.
+    The withdrawn model is never promoted again; a retrained model is a different one.
       python -m pipeline rollback
     """
     from pipeline.registry import rollback

@@ -18,7 +18,7 @@ _REMOTE = re.compile(r"<script\b.*?</script>|<footer\b.*?</footer>|<(?:link|img)
 
 
 class _Kept(logging.Handler):
-    """Keeps what errors say."""
+    """Keeps the messages of errors."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -31,7 +31,7 @@ class _Kept(logging.Handler):
 
 @contextlib.contextmanager
 def raise_what_is_logged() -> Iterator[None]:
-    """Raise what Great Expectations logs when it cannot write a page: it goes on without the page.
+    """Raise the errors that Great Expectations only logs when it cannot write a page.
 
     Raises:
         RuntimeError: the first of such messages.
@@ -49,7 +49,7 @@ def raise_what_is_logged() -> Iterator[None]:
 
 
 def as_html(table: pd.DataFrame) -> pd.DataFrame:
-    """A table with its text and the names of its columns as HTML: Great Expectations puts them into its pages as is."""
+    """A table with text and column names as HTML, since Great Expectations inserts them into its pages unescaped."""
     text = [column for column in table if not pd.api.types.is_numeric_dtype(table[column])]
     shown = table.copy()
     for column in text:
@@ -58,7 +58,7 @@ def as_html(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_text(value: Any) -> Any:
-    """What was found in such a table, its HTML as text again."""
+    """A result on such a table, with its HTML as text again."""
     if isinstance(value, dict):
         return {as_text(key): as_text(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -69,7 +69,8 @@ def as_text(value: Any) -> Any:
 def make_offline(docs: Path) -> None:
     """Make Data Docs readable without a network, and keep them from loading or running anything.
 
-    As Great Expectations writes them they fetch styles and scripts from five hosts, and their index is empty without.
+    As Great Expectations writes them they fetch styles and scripts from five hosts, and their index is empty without
+    these.
     """
     for page in docs.rglob("*.html"):
         text = printable(_REMOTE.sub("", page.read_text(encoding="utf-8")), keep="\n\t")

@@ -1,7 +1,7 @@
 """The gate between data and training: Great Expectations suites over what `ingest` wrote.
 
-The rules are those of `medistill.audit.rules` and the tables those of `medistill.audit.quality`, by which
-`medistill check` judges too; rules about the user's own weights, which it does not know, are added here. The import of
+The rules are those of `medistill.audit.rules` and the tables those of `medistill.audit.quality`, as for
+`medistill check`; rules about the user's own weights, which that command does not know, are added here. The import of
 Great Expectations takes 4 s: import this module only where data is validated.
 """
 
@@ -30,7 +30,7 @@ _EXAMPLES = 5  # of the images that break a rule; of the other tables, which are
 
 _WEIGHTS = (
     Rule(
-        "weights_unseen",  # a network that has seen the test split cannot be tested there
+        "weights_unseen",  # a network that was trained on the test split cannot be tested on it
         "weights",
         "among",
         "seen",
@@ -64,11 +64,11 @@ def validate(
         folder: data/processed.
         docs: folder for the HTML pages; an older one is replaced.
         max_quarantined: share of the entries that ingest may have left out.
-        audit: what `medistill.audit.findings.audit` found there.
+        audit: the result of `medistill.audit.findings.audit`.
         weights: network -> file of a user's own weights.
 
     Returns:
-        What validation.json holds, free of times.
+        The content of validation.json, without times.
 
     Raises:
         UserError: a file of the data set is missing or damaged.
@@ -109,7 +109,7 @@ def validate(
 
 
 def _weights(dataset: Dataset, weights: Mapping[str, Path]) -> pd.DataFrame:
-    """One row per network with weights of the user's own: `network`, and what of val and test they have `seen`."""
+    """One row per network with the user's own weights: `network`, and the part of val and test they have `seen`."""
     rows = []
     for network, file in weights.items():
         ids = Path(file).parent / provenance.FILE
@@ -123,7 +123,7 @@ def _severity(rule: Rule) -> Literal["critical", "warning"]:
 
 
 def _expect(rule: Rule) -> gxe.Expectation:
-    """A rule as Great Expectations has it, about a table as `as_html` makes it."""
+    """A rule as an expectation, for a table made by `as_html`."""
     common = {"severity": _severity(rule), "description": rule.expected}
     values = [html.escape(value) if isinstance(value, str) else value for value in rule.values]
     if rule.kind == "columns":
@@ -174,7 +174,8 @@ def _compact(rule: Rule, result: Any) -> Expectation:
     found = as_text(result.to_json_dict()["result"])
     missing = found.get("details", {}).get("mismatched", {}).get("missing", found.get("partial_missing_list"))
     observed = f"missing: {', '.join(map(str, missing))}" if missing else _plain(found.get("observed_value"))
-    observed = _errors(result.exception_info) or observed  # Great Expectations raises nothing, it notes what was raised
+    # Great Expectations does not raise exceptions, it records them
+    observed = _errors(result.exception_info) or observed
     entry = Expectation(
         name=rule.name,
         table=rule.table,
@@ -200,7 +201,7 @@ def _errors(info: Mapping[str, Any]) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON can hold it: lists, which name columns, say no more than their absence, and NaN is nothing."""
+    """`value` for JSON: lists of columns and NaN become None."""
     if isinstance(value, list) or (isinstance(value, float) and not math.isfinite(value)):
         return None
     return value
@@ -210,7 +211,7 @@ _BETWEEN = {"labels": " in ", "shortcuts": " by "}  # a row's keys: label in spl
 
 
 def _line(entry: Expectation, keys: list[str]) -> str:
-    """One line for people: column, what was expected, how many break it, and five of them."""
+    """One line for people: column, what was expected, how many rows break it, and five of these."""
     line = f"{entry.column or entry.table}: expected: {entry.expected}"
     if entry.unexpected_count:
         line += f"; {entry.unexpected_count} break it"

@@ -39,12 +39,12 @@ from pipeline.processes import end_group
 
 UNCHANGED = re.compile(r"^Stage '.*' didn't change, skipping$")
 RESTORED = re.compile(r"^Stage '.*' is cached - skipping run, checking out outputs$")
-"""How DVC says that it did not run a stage; there is no other way to learn it, so a test holds these two lines."""
+"""DVC's messages that it did not run a stage; there is no other way to learn it, so a test checks these two lines."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a stage: `unchanged`, `restored` (from DVC's cache) or `ran`; and the wall time in seconds."""
+    """The outcome of a stage: `unchanged`, `restored` (from DVC's cache) or `ran`; and the wall time in seconds."""
 
     status: str
     seconds: float
@@ -70,7 +70,7 @@ class Runner:
         """Run one stage by DVC.
 
         Args:
-            stage: what to run; its upstream must be up to date.
+            stage: what to run; its upstream stages must be up to date.
             log: gets every line that DVC and the stage write.
 
         Raises:
@@ -156,7 +156,7 @@ def status(lines: list[str]) -> str:
 
 
 def failure(lines: list[str]) -> str:
-    """The line that says best why a stage failed: the stage's own `error:`, else DVC's, else the last."""
+    """The line that best explains why a stage failed: the stage's own `error:`, else DVC's, else the last."""
     for start in ("error: ", "ERROR: "):
         for line in reversed(lines):
             if line.startswith(start):
@@ -169,8 +169,9 @@ def failure(lines: list[str]) -> str:
 def retrain(workers: Annotated[int, Field(ge=1)] = 2) -> State:
     """Run every stage of dvc.yaml in the current folder, then track and promote.
 
-    A failed stage holds up only what depends on it. A refusal by the gate is a result: the flow completes and says so.
-    The thread pool is unlimited, as a task that waits for its upstream keeps a thread; `Runner` limits the processes.
+    A failed stage holds up only the stages that depend on it. A refusal by the gate is a result: the flow completes and
+    says so. The thread pool is unlimited, as a task that waits for its upstream keeps a thread; `Runner` limits the
+    processes.
 
     Args:
         workers: stages at once.
@@ -193,7 +194,7 @@ def _retrain(root: Path, workers: int) -> State:
         try:
             return runner.run(stage, get_run_logger().info)
         except StageFailed as error:
-            return Failed(message=str(error))  # raised, it would bury the reason under a traceback
+            return Failed(message=str(error))  # if it were raised, a traceback would hide the reason
 
     futures: dict[str, PrefectFuture[Any]] = {}
     try:
@@ -204,7 +205,7 @@ def _retrain(root: Path, workers: int) -> State:
                 retry_delay_seconds=stage.retry_delay_seconds,
                 tags=[stage.name.split("@")[0]],
             ).submit(stage, return_state=False, wait_for=[futures[name] for name in stage.upstream])
-        wait(list(futures.values()))  # does not raise, so that every branch gets its chance
+        wait(list(futures.values()))  # does not raise, so that all branches run
     finally:
         runner.stop()  # after an interruption; otherwise nothing is running any more
     done = {name: future.result() for name, future in futures.items() if future.state.is_completed()}
@@ -246,12 +247,12 @@ def _promote(params: Params, root: Path) -> str | State:
 
 
 def _ended_badly(state: State) -> bool:
-    """Failed or crashed; a stage whose upstream failed is neither, but `NotReady`."""
+    """Whether a task failed or crashed; a stage whose upstream failed is neither, but `NotReady`."""
     return state.is_failed() or state.is_crashed()
 
 
 def table(stages: list[Stage], done: dict[str, Outcome], failed: dict[str, str]) -> str:
-    """A Markdown table of what became of each stage."""
+    """A Markdown table of the outcome of each stage."""
     rows = ["| stage | status | seconds |", "|---|---|---:|"]
     for stage in stages:
         outcome = done.get(stage.name)

@@ -1,4 +1,4 @@
-"""DVC's own graph, dvc.lock and cache. The only module that imports DVC, whose Python side is no documented API."""
+"""DVC's own graph, dvc.lock and cache. The only module that imports DVC, whose Python API is undocumented."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ from medistill.layout import Layout
 from medistill.text import error_line
 
 ANEW = "bring it back from git, or delete it and run `dvc repro`, which takes what has run before from its cache"
-"""What to do about a dvc.lock that is no use any more."""
+"""What to do about an unusable dvc.lock."""
 
 META_KEYS = ("retries", "retry_delay_seconds", "timeout_seconds", "resource")
 
@@ -32,7 +32,7 @@ class Stage:
         retries: how often it is tried again after a failure.
         retry_delay_seconds: pause before each retry.
         timeout_seconds: limit of one try in seconds; None: unlimited.
-        resource: what it must not share with others, `accelerator` or None.
+        resource: used by one stage at a time, `accelerator` or None.
     """
 
     name: str
@@ -55,7 +55,7 @@ _Section = Annotated[Mapping[str, object], BeforeValidator(lambda given: {} if g
 
 
 class Ran(BaseModel):
-    """A stage as dvc.lock records it: what it made, and of what settings (file → key → value)."""
+    """A stage as dvc.lock records it: its outputs and its settings (file → key → value)."""
 
     outs: list[Out] = []
     params: dict[str, _Section] = {}
@@ -72,7 +72,7 @@ _SAID = {
     "string_type": "must be text",
     "missing": "is missing",
 }
-"""Words for what pydantic finds."""
+"""Words for pydantic's errors."""
 
 
 def read_lock(root: Path) -> dict[str, Ran]:
@@ -128,12 +128,12 @@ def read_graph(root: Path) -> list[Stage]:
 
 @dataclasses.dataclass(frozen=True)
 class Altered:
-    """An output whose bytes are not those that dvc.lock records, though DVC takes them for that.
+    """An output whose bytes differ from those that dvc.lock records, which DVC does not notice.
 
     Attributes:
         out: path of the output, relative to the root.
-        file: the file in it that is another one; the output itself where DVC's list of its files is lost.
-        objects: files in DVC's cache that do not hold what their name says, relative to the root.
+        file: the file in it that differs; the output itself if DVC's list of its files is lost.
+        objects: files in DVC's cache whose content does not match their name (a hash), relative to the root.
     """
 
     out: str
@@ -142,19 +142,19 @@ class Altered:
 
 
 def examine(root: Path, names: Iterable[str]) -> tuple[dict[str, list[str]], list[Altered]]:
-    """Which stages' outputs no longer fit the files on disk, and which are not what DVC takes them for.
+    """Stages whose outputs no longer match the files on disk, and outputs whose bytes DVC wrongly believes unchanged.
 
     Only data counts: an output that was changed or deleted since the stage ran, or an input made by another stage
-    that has changed since. Edited code and settings do not, since what lies on disk still fits together. DVC believes
-    a file whose size and time it knows, and whatever it has restored from its cache; so outputs are read once more.
+    that has changed since. Edited code and settings do not count, since the files on disk still fit together. DVC
+    trusts a file whose size and time it knows, and files restored from its cache; so outputs are read once more.
 
     Args:
         root: the repository's root.
         names: stages to look at; those that DVC has never run are looked at too.
 
     Returns:
-        Stage name → paths relative to `root`, with what is the matter: `models/students (modified)`; stages that are
-        up to date are left out. Of these, the outputs whose bytes are others.
+        Stage name → paths relative to `root`, with the reason: `models/students (modified)`; stages that are up
+        to date are left out. And the outputs whose bytes differ.
 
     Raises:
         UserError: as `read_graph`, or dvc.yaml has no stage of that name.
@@ -179,7 +179,7 @@ def examine(root: Path, names: Iterable[str]) -> tuple[dict[str, list[str]], lis
 
 
 def _altered(repo: Any, out: Any) -> Altered | None:
-    """What is the matter with the bytes of an output; None where they are those that dvc.lock records."""
+    """The mismatch of an output with dvc.lock; None if its bytes are those that dvc.lock records."""
     from dvc_data.hashfile.build import build
     from dvc_data.hashfile.db import HashFileDB
     from dvc_data.hashfile.tree import Tree
@@ -202,7 +202,7 @@ def _altered(repo: Any, out: Any) -> Altered | None:
 
 
 def _is_whole(cache: Any, oid: str) -> bool | None:
-    """Whether an object in DVC's cache holds what its name says; None where it is not there."""
+    """Whether the content of an object in DVC's cache matches its name (a hash); None if the object is missing."""
     from dvc_data.hashfile.hash import file_md5
 
     path = cache.oid_to_path(oid)
@@ -225,7 +225,7 @@ def _locked(repo: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _dvc_errors(repo: Any) -> Iterator[None]:
-    """Turn what DVC says of files of its own that it cannot read into one line (`UserError`)."""
+    """Turn DVC's errors about its own files into one line (`UserError`)."""
     from dvc.exceptions import DvcException
     from dvc_objects.errors import ObjectFormatError
 
@@ -244,7 +244,7 @@ def _open(root: Path) -> Any:
     try:
         return Repo(os.fspath(root))
     except NotDvcRepoError as error:
-        if Layout(root).dvc.is_dir():  # it wants git as well
+        if Layout(root).dvc.is_dir():  # it needs git as well
             raise UserError(f"{error_line(error)}; run this in a clone that git made") from None
         raise UserError(f"{root}: not a DVC repository; run this in the repository's root") from None
     except (DvcException, OSError, UnicodeError) as error:
@@ -261,7 +261,7 @@ def _index(repo: Any) -> Any:
     except (DvcException, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         lock = Layout(root).dvc_lock
         if lock.exists():
-            read_lock(root)  # says more of what is wrong than DVC does
+            read_lock(root)  # its message is more specific than DVC's
         if lock.name in (said := error_line(error)):
             raise UserError(f"{lock}: {said}; {ANEW}") from None
         raise UserError(f"{root / 'dvc.yaml'}: {said}") from None
@@ -269,7 +269,7 @@ def _index(repo: Any) -> Any:
 
 
 def _name(repo: Any, stage: Any) -> str:
-    """As `dvc repro` takes it in the repository's root; DVC's own `addressing` depends on the current folder."""
+    """The stage's name for `dvc repro` in the repository's root; DVC's `addressing` depends on the current folder."""
     path = Path(stage.path).relative_to(repo.root_dir).as_posix()
     return stage.name if path == "dvc.yaml" and stage.cmd else f"{path}:{getattr(stage, 'name', '')}"
 

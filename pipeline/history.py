@@ -1,7 +1,7 @@
-"""registry/history.jsonl: who was champion when, what was refused and what was rolled back; append-only.
+"""registry/history.jsonl: which student was champion when, and which were refused or rolled back; append-only.
 
-It outlives MLflow's registry, which is rebuilt from it. Each line carries a checksum of itself, so that a byte that has
-changed is noticed; a line without one, from before or mended by hand, is taken as it is.
+It outlives MLflow's registry, which is rebuilt from it. Each line carries a checksum of itself, so that a changed
+byte is noticed; a line without one (from an older version, or edited by hand) is accepted.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from medistill.records.gate import Release
 CHECKSUM = "checksum"
 """Key of the first 16 hexadecimal digits of the SHA-256 of the rest of its line."""
 LOOKS = 20
-"""Verdicts on different models after which a test set has been looked at too often."""
+"""Number of verdicts on different models after which a test set counts as used too often."""
 TOOK_OVER = ("promoted", "restored", "recorded", "rolled_back")
 """Actions after which the line's champion is champion."""
 
@@ -36,8 +36,8 @@ class Line(BaseModel):
     Attributes:
         time: when, in UTC.
         action: what happened.
-        champion: who is champion since; None where there is none.
-        previous: who was champion before, or what was rolled back.
+        champion: the champion from then on; None if there is none.
+        previous: the champion before, or the model that was rolled back.
         reason: of a verdict, in a sentence.
         refused: `model: rule: reason` of every rule that was not passed.
         evidence: of a verdict, a hash of the models that were judged.
@@ -57,7 +57,7 @@ class Line(BaseModel):
 
     @classmethod
     def now(cls, action: Action, champion: Release | None, **more: Any) -> "Line":
-        """A line of what has just happened; `more` are its other fields."""
+        """A line about an action at the present time; `more` are its other fields."""
         time = datetime.now(UTC).isoformat(timespec="seconds")
         return cls(time=time, action=action, champion=champion, **{"previous": None, **more})
 
@@ -75,8 +75,8 @@ class Line(BaseModel):
 def read_history(root: Path) -> list[Line]:
     """Lines of registry/history.jsonl, oldest first; empty where there is no such file.
 
-    A last line that was cut off while it was written is left out: what it would have said is found anew in the registry
-    and in the exports.
+    A last line that was cut off while it was written is left out: the next `promote` derives it again from the registry
+    and the exports.
 
     Raises:
         UserError: a line is damaged; the message names it, and what to do.
@@ -96,7 +96,7 @@ def read_history(root: Path) -> list[Line]:
 def append(root: Path, line: Line) -> None:
     """Add a line, and write it through to the disk.
 
-    What a killed process has left of a line of its own gives way; no whole line is ever touched.
+    An unfinished line that a killed process left is overwritten; complete lines are never changed.
 
     Raises:
         UserError: the disk is full, read-only, …
@@ -119,7 +119,7 @@ def append(root: Path, line: Line) -> None:
 
 
 def champions(history: list[Line]) -> list[Release]:
-    """Champions that were not withdrawn, in the order in which they took over; the last one is the present one."""
+    """Champions that were not withdrawn, in order of time; the last is the present one."""
     stack: list[Release] = []
     for line in history:
         if line.action == "rolled_back" and line.previous:
@@ -143,7 +143,7 @@ def looks(history: list[Line]) -> int:
 
 
 def _is_cut(line: bytes) -> bool:
-    """Whether a line is the beginning of one, as a killed process leaves it; after a whole object it is damaged."""
+    """Whether a line is an unfinished one, as a killed process leaves it, and not a damaged one."""
     if not line.startswith(b"{"):
         return False
     try:

@@ -1,4 +1,4 @@
-"""One at a time: locks that the kernel drops when their holder ends, however it ends."""
+"""Locks of a checkout, which the kernel drops when the holding process ends in any way."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
-"""Prefect's server on this machine, closed to web pages and to other people who use the machine.
+"""Prefect's server on this machine, closed to web pages and to other users of the machine.
 
-By its own defaults it lets every web page read and change it and wants no key, and a deployment's pull steps are shell
-commands. Here each start draws a key, without which the API answers nothing but that it is there; no foreign origin is
-allowed, and no host but this machine's own. The key goes to programs by the environment or by a file that only the user
+By default Prefect's server needs no key and lets every web page read and change it, and a deployment's pull steps are
+shell commands. Here each start draws a key, without which the API answers only health checks; no foreign origin is
+allowed, and no host but this machine's own. Programs get the key from the environment or from a file that only the user
 can read, never on a command line.
 """
 
@@ -44,7 +44,7 @@ def key_file() -> Path:
 
 @contextlib.contextmanager
 def connected() -> Iterator[None]:
-    """Let Prefect use the user's server, else ours where it runs, else a temporary one that has a key as well."""
+    """Let Prefect use the user's server, else ours if it runs, else a temporary one that also has a key."""
     key = None if PREFECT_API_URL.value() else _key_of_ours()
     if PREFECT_API_URL.value():
         settings = {}
@@ -63,7 +63,7 @@ def connected() -> Iterator[None]:
 
 @contextlib.contextmanager
 def scheduling(root: Path) -> Iterator[None]:
-    """As `connected`, with ours started where none runs: the temporary server does not schedule.
+    """Like `connected`, but starts our server if none runs: the temporary server does not schedule.
 
     Raises:
         UserError: a server that is not ours is at our address, or ours does not come up.
@@ -141,7 +141,7 @@ def _write_key(key: str) -> None:
 
 
 def _key_of_ours() -> str | None:
-    """The key of the server at our address; None where none runs that takes what is in the file."""
+    """The key of the server at our address; None if no server there accepts the key in the file."""
     try:
         key = key_file().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -162,7 +162,8 @@ def main() -> None:
         raise UserError("PREFECT_SERVER_API_AUTH_STRING is not set; run `python -m pipeline prefect`")
     # Its lists of worker and block types come with the package; without an address it asks GitHub for no newer ones.
     collections.KNOWN_VIEWS.update(dict.fromkeys(collections.KNOWN_VIEWS, ""))
-    # A page whose name leads to this machine (DNS rebinding) has that name in the header, and no browser lets it lie.
+    # A page whose name leads to this machine (DNS rebinding) has that name in the header, and browsers do not let it be
+    # forged.
     app = TrustedHostMiddleware(_with_policy(create_app(final=True)), [HOST, "localhost"], www_redirect=False)
     uvicorn.run(app, host=HOST, port=PREFECT_SERVER_API_PORT.value(), log_level="warning")
 
@@ -170,7 +171,7 @@ def main() -> None:
 def _with_policy(app: Any) -> Any:
     """Tell browsers to let the UI speak to this server alone, and to show it in no other page.
 
-    The UI asks Amplitude how to record a session before it looks whether it may.
+    The UI contacts Amplitude about recording a session before it checks whether that is allowed.
     """
     own = [
         f"{kind}://{name}:{PREFECT_SERVER_API_PORT.value()}" for kind in ("http", "ws") for name in (HOST, "localhost")

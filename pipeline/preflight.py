@@ -1,4 +1,4 @@
-"""What a run of params.yaml would fail by later is said before anything is trained."""
+"""Checks of a run of params.yaml before anything is trained, for errors that would stop it later."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ from medistill.training.processes import this_process
 from medistill.training.settings import TrainedNetwork, Training
 
 EXPORTED = Layout().exportable
-"""What students are known to be exportable, so that not every stage tries."""
+"""Students that are known to be exportable, so that not every stage tries."""
 
 
 def require_networks(params: Params) -> None:
@@ -47,9 +47,9 @@ def require_networks(params: Params) -> None:
 def require_run(params: Params, dataset: Dataset) -> None:
     """Refuse a run whose later stages would fail, before a network is trained for hours.
 
-    Networks are built without numbers, users' own weights are read, recipes are held against the data set's task and
-    their networks, and students are exported untrained.
-    What is odd and no mistake is said on stderr.
+    Networks are built without allocating weights, users' own weights are read, recipes are checked against the data
+    set's task and their networks, and students are exported untrained.
+    Oddities that are no mistakes are noted on stderr.
 
     Raises:
         UserError: a network cannot be built, does not take the size or its weights, a loss or teacher does not fit, or
@@ -76,7 +76,7 @@ def require_run(params: Params, dataset: Dataset) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a network stands in params.yaml."""
+    """The section and name of a network in params.yaml."""
 
     section: str
     name: str
@@ -101,7 +101,7 @@ def _networks(params: Params) -> dict[Place, TrainedNetwork]:
 
 
 def _lessons(params: Params) -> list[Lesson]:
-    """Who learns by which recipe: students by each, assistants by their own."""
+    """Which network is taught by which recipe: students by each, assistants by their own."""
     run = params.run
     lessons = [Lesson(recipe, Place("students", name)) for recipe in run.recipes for name in run.students]
     taught = ((name, params.teachers[name].recipe) for name in run.assistants)
@@ -109,7 +109,7 @@ def _lessons(params: Params) -> list[Lesson]:
 
 
 def _facts(place: Place, network: Network, dataset: Dataset, training: Training) -> NetworkFacts:
-    """What recipes ask of a network, which is built without numbers; its own weights are read."""
+    """The facts about a network that recipes depend on, without allocating weights; the user's weights are read."""
     shape, mixes_images = _require_built(network, dataset.labels, dataset.image_size, training)
     labels = labels_of(network, dataset)
     if isinstance(network, Teacher) and network.is_frozen:
@@ -121,7 +121,7 @@ def _facts(place: Place, network: Network, dataset: Dataset, training: Training)
 
 
 def _require_built(network: Network, labels: list[str], size: int, training: Training) -> tuple[list[int], bool]:
-    """Without numbers: K, h, w of its feature map, and whether batch norm follows it."""
+    """From shapes alone: K, h, w of its feature map, and whether batch norm follows it."""
     if training.precision == "fp16" and this_process().device.type != "cuda":
         raise UserError('training.precision: fp16 needs a GPU; set bf16 or "no"')
     plain = network.model_copy(update={"pretrained": False, "weights": None})
@@ -150,7 +150,7 @@ def _require_exportable(params: Params, image_size: int, channels: int) -> None:
 
 
 def _download(params: Params, labels: list[str], image_size: int) -> None:
-    """Get pretrained weights now and not after the first network's hours; last, for it takes gigabytes."""
+    """Download pretrained weights now, not after hours of training; after all other checks, as these are gigabytes."""
     for place, network in _networks(params).items():
         if network.pretrained:
             with at_key(str(place)):
@@ -160,7 +160,7 @@ def _download(params: Params, labels: list[str], image_size: int) -> None:
 def _oddities(
     params: Params, dataset: Dataset, facts: Mapping[Place, NetworkFacts], lessons: list[Lesson]
 ) -> Iterator[str]:
-    """What a run does that its user may not know, one line each."""
+    """Notes on a run that its user may not expect, one line each."""
     trainings = {place: network.training_on(params.training) for place, network in _networks(params).items()}
     yield from _untaught(params, dataset, facts)
     batches: dict[str, int] = {}  # the smallest that learns by a recipe
@@ -181,7 +181,7 @@ def _oddities(
 
 
 def _untaught(params: Params, dataset: Dataset, facts: Mapping[Place, NetworkFacts]) -> Iterator[str]:
-    """What teachers do not teach."""
+    """Notes on labels that teachers do not teach."""
     for name in params.run.all_teachers:
         place = Place("teachers", name)
         if lacking := facts[place].unknown:
@@ -194,7 +194,7 @@ def _untaught(params: Params, dataset: Dataset, facts: Mapping[Place, NetworkFac
 
 
 def _odd_recipe(recipe: Recipe, dataset: Dataset, batch_size: int) -> Iterator[str]:
-    """What a recipe does that its user may not know, where batches have at least `batch_size` images."""
+    """Notes on a recipe that its user may not expect, for batches of at least `batch_size` images."""
     images, labelled = (len(training_rows(dataset, unlabelled)) for unlabelled in (True, False))
     if recipe.unlabelled and images == labelled:
         yield "unlabelled changes nothing, as every training image has a label"

@@ -18,7 +18,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
     for system, formats in _DATA_OF.items()
     for format in formats
 } | {"phantom": ("phantom",)}
-"""Name -> the files in `pipeline/presets` that it is made of."""
+"""Name -> the files in `pipeline/presets` that are merged into it."""
 
 BEFORE = HERE.params_before.name
 
@@ -48,14 +48,14 @@ def preset_text(name: str, root: Path | None) -> str:
 
 
 def write_preset(name: str, root: Path | None, folder: Path) -> bool:
-    """Write params.yaml into `folder`; what was there before is kept as params.yaml.before.
+    """Write params.yaml into `folder`; an existing one is kept as params.yaml.before.
 
     Returns:
         Whether there was another params.yaml.
 
     Raises:
-        UserError: as for `preset_text`; the root is no folder, is empty, or holds what the stages write or lies in it;
-            params.yaml is no file; or params.yaml.before is there already.
+        UserError: as for `preset_text`; the root is not a folder, is empty, or overlaps with a folder that stages
+            write; params.yaml is not a file; or params.yaml.before exists already.
     """
     text = preset_text(name, root)
     if root is not None:
@@ -75,7 +75,7 @@ def write_preset(name: str, root: Path | None, folder: Path) -> bool:
 
 
 def _require_root(root: Path, folder: Path) -> None:
-    """Refuse a data set's folder that is none, or that stages would write into, or that holds what they write."""
+    """Refuse a path that is not a folder, or that overlaps with a folder that stages write."""
     try:
         str(root).encode()
     except UnicodeEncodeError:

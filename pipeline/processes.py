@@ -28,8 +28,8 @@ def end_group(process: subprocess.Popen[bytes], patience: float = 10.0) -> None:
 
 
 def _alive(process: subprocess.Popen[bytes]) -> bool:
-    """Whether the process or any member of its group is there."""
-    process.poll()  # a leader that has ended must be reaped, or its group would seem to be there
+    """Whether the process or any member of its group is alive."""
+    process.poll()  # a leader that has ended must be reaped, or its group would seem alive
     try:
         os.killpg(process.pid, 0)
     except ProcessLookupError:
@@ -52,7 +52,8 @@ def server(
         health: address that answers once it is up.
         folder: its working directory.
         seconds: how long it may take to come up.
-        environment: variables that it gets besides this process's own; no one sees them, unlike a command line.
+        environment: variables that it gets besides this process's own; other users cannot see these, unlike a command
+            line.
 
     Raises:
         UserError: it does not come up, or ended while the block ran; the message has its last line.

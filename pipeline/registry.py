@@ -29,7 +29,7 @@ CHAMPION, PREVIOUS = "champion", "previous"
 
 
 def promote(params: Params, root: Path, *, dry_run: bool = False) -> Promotion:
-    """Hold every student against the gate and the champion, register those that pass, make the best one champion.
+    """Judge every student by the gate and against the champion, register those that pass, make the best one champion.
 
     Args:
         params: the settings: `promote` has the limits, the roster says who is a candidate.
@@ -78,7 +78,7 @@ def promote(params: Params, root: Path, *, dry_run: bool = False) -> Promotion:
 
 
 def mend_champion(root: Path) -> str | None:
-    """Log the champion's files again where they are gone or changed; what to tell a person where that cannot be.
+    """Log the champion's files again if they are missing or changed; returns warnings if that is impossible.
 
     Raises:
         UserError: MLflow cannot be reached.
@@ -90,7 +90,7 @@ def mend_champion(root: Path) -> str | None:
 
 
 def rollback(root: Path) -> tuple[Release, Release]:
-    """Make the champion before the present one champion again; `promote` never takes the withdrawn one any more.
+    """Make the champion before the present one champion again; `promote` never takes the withdrawn one again.
 
     Returns:
         The champion now, and the model that was withdrawn.
@@ -111,14 +111,14 @@ def rollback(root: Path) -> tuple[Release, Release]:
         champion = earlier[-1]
         if not mend(client, root, champion):
             raise UserError(_lost(champion))
-        # First the history: a process that is killed after this line has withdrawn the model, and `_settled` goes on.
+        # The history first: if the process is killed after this line, `_settled` completes the withdrawal.
         append(root, Line.now("rolled_back", champion, previous=bad))
         _return(client, earlier, bad)
         return champion, bad
 
 
 def _registered_champions(client: "MlflowClient", root: Path) -> list[Release]:
-    """The champions of the history that the registry has, in their order, with their versions."""
+    """The champions of the history that are in the registry, in their order, with their versions."""
     known = versions(client)
     return [
         model.model_copy(update={"version": known[model.onnx_sha256]})
@@ -216,10 +216,10 @@ def _current(client: "MlflowClient | None", history: list[Line]) -> Release | No
 
 
 def _settled(client: "MlflowClient", root: Path, models: dict[str, Release], runs: dict[str, str]) -> Release | None:
-    """The champion, after registry and history were brought to agree.
+    """The champion, after registry and history have been reconciled.
 
-    A lost registry gets its champion back where the export is among `models`; an alias that was moved by hand, or
-    before a crash, is written into the history; a rollback that was cut short is finished.
+    A lost registry gets its champion back if the export is among `models`; an alias that was moved by hand, or before a
+    crash, is written into the history; an interrupted rollback is finished.
     """
     history = read_history(root)
     champion = _current(client, history)
@@ -260,7 +260,7 @@ def _lost(model: Release) -> str:
 
 
 def _point(client: "MlflowClient", champion: Release, previous: Release | None) -> None:
-    """Move the aliases; `champion` last, so that it never points at what `previous` does not yet remember."""
+    """Move the aliases; `champion` last, so that `previous` always holds the champion before."""
     if previous is not None and previous.version is not None:
         client.set_registered_model_alias(NAME, PREVIOUS, previous.version)
     else:
@@ -269,7 +269,7 @@ def _point(client: "MlflowClient", champion: Release, previous: Release | None) 
 
 
 def _tag(client: "MlflowClient", judged: list[Verdict], models: dict[str, Release], promotion: Promotion) -> None:
-    """Say on each candidate's version, and on the one that was replaced, what was decided and why."""
+    """Note the decision and its reason on each candidate's version, and on the replaced one."""
     said = {}
     if promotion.previous is not None:
         said[promotion.previous.version] = ("replaced", f"replaced by {promotion.champion.model}")
@@ -297,7 +297,7 @@ def _reason(promotion: Promotion) -> str:
 
 
 def _record(root: Path, promotion: Promotion, models: dict[str, Release]) -> None:
-    """Append the verdict, unless it is the last one again (a second call, a night without news)."""
+    """Append the verdict, unless it repeats the last one (a second call, a night without changes)."""
     shas = sorted(model.onnx_sha256 or model.model for model in models.values())
     line = Line.now(
         promotion.outcome,
@@ -314,6 +314,6 @@ def _record(root: Path, promotion: Promotion, models: dict[str, Release]) -> Non
 
 
 def _gist(line: Line) -> tuple[str | bool | None, ...]:
-    """What makes a verdict news: other models, other data, another champion, or a refusal."""
+    """The parts in which a verdict may differ from the last one: models, data, champion, refusals."""
     champion = line.champion and line.champion.onnx_sha256
     return line.evidence, line.data, champion, line.action == "refused"

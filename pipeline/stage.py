@@ -15,16 +15,16 @@ def run_stage(main: Callable[[list[str] | None], int]) -> None:
 
 
 def require_name(key: str, name: str, known: Sequence[str]) -> None:
-    """Refuse a name that a user has typed and params.yaml does not have under `key`."""
+    """Refuse a name from the command line that params.yaml does not have under `key`."""
     if name not in known:
         raise UserError(f"params.yaml: {key} has no {name!r}, only {', '.join(known)}")
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees: the next step of a training needs as much again.
+    """Let this process keep the memory that it frees: the next training step needs as much again.
 
-    glibc gives large blocks back to the kernel at once, and a step on a CPU then waits for pages more than for some of
-    its convolutions (docs/distillation.md has the ratio). With other C libraries nothing happens.
+    glibc returns large blocks to the kernel at once, and the next step on a CPU waits for new pages, longer than for
+    some of its convolutions (docs/distillation.md has the ratio). With other C libraries this function does nothing.
     """
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         m_trim_threshold, m_mmap_max = -1, -4  # malloc.h

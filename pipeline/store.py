@@ -1,4 +1,4 @@
-"""MLflow's store: where it is, whether it can be used, and what is wrong with it in one line.
+"""MLflow's store: its address, whether it can be used, and its errors as one line.
 
 Without `MLFLOW_TRACKING_URI` it is the SQLite file mlflow.db with the folder mlruns beside it. Both can be deleted at
 any time: `track` and `promote` make them again from DVC's outputs and registry/history.jsonl.
@@ -24,11 +24,11 @@ PATIENCE = 15.0
 """Seconds to wait for a process that has locked the SQLite file."""
 REBUILT = "delete mlflow.db and mlruns; all is rebuilt from DVC's outputs and registry/history.jsonl"
 REASON = 300
-"""Characters of what a library says of a store; a web server may answer with a whole page."""
+"""Most characters of a library's message about a store; a web server may answer with a whole page."""
 
 
 def is_users() -> bool:
-    """Whether the user has named a store; it is not for us to say that it may be deleted."""
+    """Whether the user has named a store, which no message must advise to delete."""
     return bool(os.environ.get("MLFLOW_TRACKING_URI"))
 
 
@@ -68,8 +68,8 @@ def open_store(root: Path) -> "MlflowClient":
             os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it; the next call would take it for the user's
         client = mlflow.MlflowClient(uri, uri)
         client.search_experiments(max_results=1)  # creates or checks the schema, or speaks to the server
-    except Exception as error:  # whatever a library says of an address or a file that it cannot use
-        if new:  # half of a schema is of no use to anybody
+    except Exception as error:  # libraries raise many kinds of errors for an unusable address or file
+        if new:  # an incomplete schema is useless
             Layout(root).mlflow_database.unlink(missing_ok=True)
         raise _unusable(root, error) from error
     return client
@@ -83,7 +83,7 @@ def local_folder(address: str) -> Path | None:
 
 @contextlib.contextmanager
 def store_errors(root: Path) -> Iterator[None]:
-    """Turn what goes wrong while the store is used into one line that names it (`UserError`)."""
+    """Turn errors in using the store into one line that names it (`UserError`)."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -107,13 +107,13 @@ def _unusable(root: Path, error: Exception) -> UserError:
         return UserError(f"{named}; make room and run it again")
     if isinstance(error, PermissionError) or "readonly" in reason:
         return UserError(f"{named}; make it writable, or {REBUILT}")
-    if isinstance(error, OSError):  # of a file, not of what is in the store
+    if isinstance(error, OSError):  # about a file, not about the content of the store
         return UserError(named)
     return UserError(f"{named}; {REBUILT}")
 
 
 def _innermost(error: BaseException) -> str:
-    """What the database itself said, without the statement and what MLflow has made of it; else what `error` says."""
+    """The database's own message, without the statement and MLflow's additions; else the message of `error`."""
     within: BaseException | None = error
     while within is not None:
         if (database := getattr(within, "orig", None)) is not None:
@@ -132,7 +132,7 @@ def _without_password(root: Path, text: str) -> str:
 
 
 def _require_address(root: Path, uri: str) -> None:
-    """Refuse an address without a host, which MLflow would make up, and a database that cannot be used.
+    """Refuse an address without a host, which MLflow would guess, and a database that cannot be used.
 
     MLflow itself would try again for minutes, and then say more than one line.
     """
@@ -157,15 +157,15 @@ def _require_address(root: Path, uri: str) -> None:
         engine = sqlalchemy.create_engine(uri)
         engine.connect().close()
         engine.dispose()
-    except Exception as error:  # no driver, no host, no password, no such file: each library has words of its own
+    except Exception as error:  # no driver, no host, no password, no such file: each library raises its own errors
         raise _unusable(root, error) from error
 
 
 def _require_sqlite(path: Path) -> None:
-    """Open an SQLite file that is there for writing, as soon as nobody else is at work in it.
+    """Open an existing SQLite file for writing, as soon as no other process uses it.
 
     Raises:
-        sqlite3.Error: it is none, is damaged, or is locked for longer than `PATIENCE`.
+        sqlite3.Error: it is not an SQLite file, is damaged, or is locked for longer than `PATIENCE`.
         PermissionError: it cannot be written.
     """
     if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):  # beside it SQLite writes its journal

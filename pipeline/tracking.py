@@ -1,9 +1,9 @@
-"""MLflow as a projection of DVC's outputs: one run a trained model, complete after a cache hit or `dvc pull`.
+"""MLflow as a projection of DVC's outputs: one run per trained model, complete after a cache hit or `dvc pull`.
 
-Nothing is logged while stages run. `track` reads what they left and brings MLflow to the same state:
+Nothing is logged while stages run. `track` reads their outputs and brings MLflow to the same state:
 
 * A run stands for one trained model: DVC stage, md5 of its output, parameters. Training it anew makes a new run.
-* What was measured on that model is refreshed in place when an evaluation, export or explanation changes, so a
+* The figures of that model are refreshed in place when an evaluation, export or explanation changes, so a
   registered version keeps pointing at the run that shows its current figures. MLflow keeps the earlier values of a
   metric; a figure that the new evaluation lacks becomes NaN, since MLflow cannot take a metric back.
 * Runs of the present graph have the tag `current: true`.
@@ -57,7 +57,7 @@ BATCH = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Projection:
-    """What MLflow shall show of one model.
+    """The data that MLflow shows of one model.
 
     Attributes:
         model: its name, also the run's.
@@ -79,7 +79,7 @@ class Projection:
 
     @property
     def digest(self) -> str:
-        """Md5 of everything it shows: as long as it stands, the run need not be touched."""
+        """Md5 of everything it shows: while it is the same, the run need not be updated."""
         digest = hashlib.md5(usedforsecurity=False)
         shown = [self.params, self.metrics, self.curves, self.tags, self.dataset]
         digest.update(json.dumps(shown, sort_keys=True).encode())
@@ -90,7 +90,7 @@ class Projection:
 
 @dataclasses.dataclass(frozen=True)
 class Tracked:
-    """What `track` did: names of models, and the run of each."""
+    """The changes made by `track`: names of models, and the run of each."""
 
     created: list[str]
     updated: list[str]
@@ -137,7 +137,7 @@ def track(params: Params, root: Path) -> Tracked:
 
 
 def project(params: Params, root: Path) -> list[Projection]:
-    """Read what MLflow shall show of every teacher and student of the run; MLflow itself is not needed.
+    """Read the data that MLflow shows of every teacher and student of the run; MLflow itself is not needed.
 
     Raises:
         UserError: a model or the evaluation is missing, damaged or out of date; the message names the stage to run.
@@ -157,7 +157,7 @@ def project(params: Params, root: Path) -> list[Projection]:
         if stage not in lock and layout.export(name).folder.exists():
             raise UserError(f"{HERE.export(name).folder}: dvc.lock does not know it; run `dvc repro {stage}`")
     check_up_to_date(root, [*names, *(stage for stage in ("evaluate", "explain", *exports) if stage in lock)])
-    # dvc.lock vouches for nothing that `dvc commit` has been told to believe
+    # dvc.lock proves nothing about files that `dvc commit` has recorded
     records = {stage: ModelRecord.read_whole(layout.model(name).config) for stage, name in names.items()}
     for stage, record in records.items():
         _require_weights(params, root, stage, record)
@@ -174,7 +174,7 @@ def project(params: Params, root: Path) -> list[Projection]:
 
 
 def _require_weights(params: Params, root: Path, stage: str, record: ModelRecord) -> None:
-    """Refuse a model whose own initial weights have changed since: they lie where the user has them, DVC does not look.
+    """Refuse a model whose initial weights, a user's file outside of DVC's graph, have changed since its training.
 
     Raises:
         UserError: names the file, and the command that trains the model again.
@@ -187,7 +187,7 @@ def _require_weights(params: Params, root: Path, stage: str, record: ModelRecord
 
 
 def check_up_to_date(root: Path, stages: list[str]) -> None:
-    """Refuse figures that were measured on other models than those on disk, and files that are not what DVC says.
+    """Refuse figures that were measured on other models than those on disk, and files that differ from dvc.lock.
 
     Raises:
         UserError: names the first stage that is out of date, or the first file, and what to do.
@@ -219,7 +219,7 @@ def _experiment(client: "MlflowClient", root: Path) -> str:
 
 
 def pages(search: Callable[[str | None], Any]) -> list[Any]:
-    """All that a search of MLflow's client finds, which gives a page for a token, and with it the next token."""
+    """All results of a search of MLflow's client, which returns them page by page."""
     page = search(None)
     found = list(page)
     while page.token:
@@ -229,14 +229,14 @@ def pages(search: Callable[[str | None], Any]) -> list[Any]:
 
 
 def _is_of(run: "Run", item: Projection) -> bool:
-    """Whether `run` stands for this model; a parameter that an earlier version did not log does not tell them apart."""
+    """Whether `run` stands for this model; parameters that an earlier version did not log are ignored."""
     tags, params = run.data.tags, run.data.params
     same = all(tags.get(key) == item.tags[key] for key in (STAGE, OUT))
     return same and all(params.get(key, value) == value for key, value in item.params.items())
 
 
 def _has_files(client: "MlflowClient", run: "Run", item: Projection) -> bool:
-    """Whether the run's files are there: byte for byte where they lie on this machine, else by name and size."""
+    """Whether the run's files are complete: compared byte for byte on this machine, else by name and size."""
     stored = local_folder(run.info.artifact_uri)
     if stored is not None:
         copies = [(path, stored / folder / path.name) for path, folder in item.artifacts]
@@ -347,7 +347,7 @@ def _settings(record: ModelRecord, recorded: Mapping[str, object]) -> dict[str, 
 
 
 def _curves(path: Path) -> list[tuple[str, int, float]]:
-    """What history.csv says; a teacher that was taken as it is has none."""
+    """The content of history.csv, which a frozen teacher does not have."""
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:
@@ -391,7 +391,7 @@ def serve_ui(root: Path, port: int) -> None:
     command += ["--allowed-hosts", ",".join(hosts)]
     command += ["--cors-allowed-origins", ",".join(f"http://{host}" for host in hosts)]
     command += ["--x-frame-options", "SAMEORIGIN", "--workers", "1"]
-    # A database's address may hold a password, and a command line is seen by everybody on the machine.
+    # A database's address may hold a password, and a command line is visible to everybody on the machine.
     environment = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_REGISTRY_STORE_URI": uri}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -1,4 +1,4 @@
-"""From params.yaml to a training of the library: what is trained, by whom it is taught, and where all of it lies."""
+"""From params.yaml to a training of the library: its spec, its teachers and its folders."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +50,7 @@ def student_spec(params: Params, model: StudentModel) -> TrainingSpec:
 
 
 def train(folder: Path, spec: TrainingSpec, dataset: Dataset, params: Params) -> None:
-    """Train by the teachers that params.yaml names, while the live page shows the curves.
+    """Train with the teachers that params.yaml names, while the live page shows the curves.
 
     Raises:
         UserError: as `train_by_recipe`, or as `open_teachers`.
@@ -62,7 +62,7 @@ def train(folder: Path, spec: TrainingSpec, dataset: Dataset, params: Params) ->
 
 
 def open_teachers(recipe: Recipe, dataset: Dataset, params: Params) -> Sequence[Teacher]:
-    """The teachers of a recipe, who have answered or are asked live.
+    """The teachers of a recipe, by their cached answers or live.
 
     Raises:
         UserError: a teacher or its answers are missing, damaged, of other settings or do not fit.
@@ -83,7 +83,7 @@ def open_teachers(recipe: Recipe, dataset: Dataset, params: Params) -> Sequence[
 def require_trained(params: Params, name: str, dataset: Dataset) -> ModelRecord:
     """config.json of a teacher that is trained, which must be the one that params.yaml and the data set now ask for.
 
-    DVC sees to it; who runs stages by hand may forget one.
+    DVC ensures this, but a stage may be forgotten when stages are run by hand.
 
     Raises:
         UserError: it is not there or damaged, or is of other data, labels, weights or settings.

@@ -1,7 +1,7 @@
 """Versions of the registered model: each an exported student, found by the bytes of its ONNX file.
 
 A version is made in three steps: a logged model with the file's checksum as a tag, its files, the version that refers
-to it. What a process that was killed between two of them has left, the next one finds by the tag and completes.
+to it. If a process is killed between two steps, the next one finds the tag and completes the version.
 """
 
 import shutil
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NAME = "medistill"
 """The registered model; its versions are students."""
 SHA = "onnx_sha256"
-"""Tag that identifies a version: the bytes of the exported file, whatever was measured on it, and whenever."""
+"""Tag that identifies a version: the checksum of the exported file, independent of figures and time."""
 FILES = ("MLmodel", HERE.export("any").onnx.name, "requirements.txt", "python_env.yaml", "conda.yaml")
 """What MLflow needs to load a version."""
 
@@ -39,7 +39,7 @@ def _all_versions(client: "MlflowClient") -> list["ModelVersion"]:
 def forgotten(client: "MlflowClient", run: str) -> list[str]:
     """Logged models to which no version refers, `name (id)` each, in the experiment of a run.
 
-    A `promote` that was killed has left them, and nobody completes those whose model was trained anew since.
+    A killed `promote` left them, and they are never completed if their model has been retrained since.
     """
     experiment = client.get_run(run).info.experiment_id
     referred = {_logged_of(version) for version in _all_versions(client)}
@@ -54,7 +54,7 @@ def _logged_of(version: "ModelVersion") -> str:
 
 
 def register(client: "MlflowClient", root: Path, model: Release, run: str) -> str:
-    """Version of `model`; created, with the ONNX file logged in the model's run, where there is none yet."""
+    """Version of `model`; created if there is none, with the ONNX file logged in the model's run."""
     from mlflow.exceptions import MlflowException
 
     known = versions(client).get(model.onnx_sha256)
@@ -80,10 +80,10 @@ def register(client: "MlflowClient", root: Path, model: Release, run: str) -> st
 
 
 def mend(client: "MlflowClient", root: Path, model: Release) -> bool:
-    """Log the files of a version again where they are gone or others, from any export that holds the same bytes.
+    """Log the files of a version again if they are missing or differ, from any export that holds the same bytes.
 
     Returns:
-        Whether the version's files are whole now.
+        Whether the version's files are complete now.
     """
     from mlflow.exceptions import MlflowException
 
@@ -95,7 +95,7 @@ def mend(client: "MlflowClient", root: Path, model: Release) -> bool:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        return False  # somebody has deleted the logged model itself
+        return False  # the logged model itself has been deleted
     for export in Layout(root).exports():
         if sha256(export.onnx) == model.onnx_sha256:
             _log_files(client, root, model_id, export, version.run_id)
@@ -151,7 +151,7 @@ def _log_files(client: "MlflowClient", root: Path, model_id: str, export: Export
 
 
 def _complete(client: "MlflowClient", model_id: str, run: str) -> None:
-    """Say of a logged model that it is ready, show the run's figures with it, and let the run refer to it."""
+    """Mark a logged model as ready, show the run's figures with it, and let the run refer to it."""
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
 
     if client.get_logged_model(model_id).status != LoggedModelStatus.READY:
@@ -166,7 +166,7 @@ def _complete(client: "MlflowClient", model_id: str, run: str) -> None:
 
 
 def _is_whole(client: "MlflowClient", model_id: str, onnx_sha256: str) -> bool:
-    """Whether a logged model's files are there; byte for byte where they lie on this machine."""
+    """Whether a logged model's files are complete; compared byte for byte on this machine."""
     stored = local_folder(client.get_logged_model(model_id).artifact_location)
     if stored is not None:
         return all((stored / name).is_file() for name in FILES) and sha256(ExportFolder(stored).onnx) == onnx_sha256

@@ -1,4 +1,4 @@
-"""Hold every student against the gate, and show everything on one page."""
+"""Judge every student by the gate, and show the whole run on one page."""
 
 import argparse
 

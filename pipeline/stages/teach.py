@@ -25,7 +25,7 @@ def main(argv: list[str] | None) -> int:
     from pipeline.trainings import require_trained
 
     require_trained(params, name, dataset)
-    if this_process().is_main_process:  # of several that were launched, one answers
+    if this_process().is_main_process:  # of several processes only the first answers
         folder = params.knowledge_folder(name)
         teach(folder, files.folder, dataset, params.augmentation, params.teach, unfinished=unfinished)
     return 0

@@ -28,7 +28,7 @@ def main(argv: list[str] | None) -> int:
     if not teacher.frozen:
         trainings.train(folder, trainings.teacher_spec(params, name), dataset, params)
     elif this_process().is_main_process:
-        batch_size = 2 * params.training.batch_size  # as at the validation of those that are trained
+        batch_size = 2 * params.training.batch_size  # the batch size of the validation of trained teachers
         with at_key(f"teachers.{name}"):
             import_teacher(folder, name, teacher, dataset, batch_size=batch_size)
     return 0

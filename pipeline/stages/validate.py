@@ -11,7 +11,7 @@ from pipeline.stage import run_stage
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check data/processed; 1 if a critical expectation failed, with a line each on stderr."""
+    """Check data/processed; 1 if a critical expectation failed, with one line per failure on stderr."""
     argparse.ArgumentParser(prog="python -m pipeline.stages.validate", description=__doc__).parse_args(argv)
     params = load_params()
     audit = Audit.read(HERE.reports.audit)

@@ -1,8 +1,8 @@
-"""Records: JSON files that vouch for themselves and for files beside them, and the one way to read what may be damaged.
+"""Records: JSON files with checksums of themselves and of files beside them, and reading files that may be damaged.
 
-Every stage leaves a record of what it has written: config.json of a model, dataset.json, knowledge.json, and so on.
+Every stage writes a record of its outputs: config.json of a model, dataset.json, knowledge.json, and so on.
 Its key `files` has the SHA-256 of each file by its name from the record's folder, and `record_sha256` is that of all
-else in it. So whoever reads a file between stages gets what was written, or is told what to run again.
+other keys. So a file between stages is read as it was written, or the reader gets an error that says what to run again.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ INGEST_AGAIN = "run the ingest stage again"
 TRAIN_AGAIN = "train the model again"
 TEACH_AGAIN = "run the teach stage again"
 EXPORT_AGAIN = "export the model again"
-"""What to do where something that a stage has written is damaged or does not fit; all messages end with these words."""
+"""What to do if an output of a stage is damaged or does not fit; all messages end with these words."""
 
 _REPORTS, _EXPORT = HERE.reports, HERE.export("any")
 _AGAIN = {
@@ -65,7 +65,7 @@ def read_record(path: Path, again: str | None = None) -> dict[str, object]:
 
     Args:
         path: the record's.
-        again: what to do where it is missing or damaged; None: run what has written it.
+        again: what to do if it is missing or damaged; None: run the stage that writes it.
 
     Raises:
         UserError: it is missing, damaged or changed, or has no checksum; the message says what to run.
@@ -84,7 +84,7 @@ def require_own(path: Path, content: object, again: str) -> dict[str, object]:
     """Hold what a record's file has been found to contain against its own checksum, which is left out of the answer.
 
     Raises:
-        UserError: it has none, or that of another content; the message names the file and ends with `again`.
+        UserError: the checksum is missing or wrong; the message names the file and ends with `again`.
     """
     if not isinstance(content, dict) or content.get(OWN) is None:
         raise UserError(f"{path}: has no checksum of its own, so an older medistill wrote it; {again}")
@@ -103,7 +103,7 @@ def require_whole(path: Path, names: Collection[str] | None = None, again: str |
         again: as for `read_record`.
 
     Returns:
-        What the record says.
+        The content of the record.
 
     Raises:
         UserError: the record or a file is missing or damaged; the message names it and says what to run.
@@ -126,11 +126,11 @@ def require_whole(path: Path, names: Collection[str] | None = None, again: str |
 
 @contextlib.contextmanager
 def reading(path: Path, again: str) -> Iterator[None]:
-    """Say in one line what is wrong with a file that is read within the block, whichever library reads it.
+    """Turn errors in reading a file within the block into one line, whichever library reads it.
 
     Args:
         path: the file.
-        again: what to do where it is missing or damaged.
+        again: what to do if it is missing or damaged.
 
     Raises:
         UserError: it cannot be read, or is not what it should be.
@@ -142,17 +142,17 @@ def reading(path: Path, again: str) -> Iterator[None]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {again}") from None
     except OSError as error:
-        if error.errno is None:  # not the system, but a library
+        if error.errno is None:  # raised by a library, not by the system
             raise UserError(f"{path}: damaged ({_line(error)}); {again}") from None
         raise UserError(f"{path}: cannot be read ({os.strerror(error.errno)}); {again}") from None
-    except Exception as error:  # a parser of bytes that may be anything raises whatever it trips over
+    except Exception as error:  # parsers of damaged files raise many kinds of exceptions
         if is_out_of_memory(error):
             raise UserError(f"{path}: memory does not suffice to read it ({_line(error)})") from None
         raise UserError(f"{path}: damaged ({_line(error)}); {again}") from None
 
 
 def what_to_run(record: Path) -> str:
-    """What to do where a record, or a file that it names, is damaged: the end of a message."""
+    """What to do if a record, or a file that it names, is damaged: the end of a message."""
     name = Path(record).name
     return f"{_AGAIN[name]} ({_HOW})" if name in _AGAIN else "delete it"
 

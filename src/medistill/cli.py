@@ -1,6 +1,6 @@
 """The `medistill` command.
 
-Nothing heavy is imported at the top: what a command needs, it imports itself, so that `--help` answers at once.
+Nothing heavy is imported at the top: each command imports what it needs, so that `--help` answers at once.
 """
 
 import contextlib
@@ -178,10 +178,11 @@ def check(
 ) -> None:
     """Say what is wrong with a data set, before anything is trained on it.
 
-    Reads it as `ingest` would, and looks for what is left out, images or patients in two splits, near-duplicates, and
-    labels that view, size, source or the border give away; and judges it by the rules of the stage `validate`: empty
-    splits, constant labels, odd ages and views, blank, white or inverted images. Where there is no official split and
-    no sides.csv, patients are dealt 65 % to train, 15 % to val and 20 % to test; params.yaml is not read.
+    Reads it as `ingest` would, and reports entries that are left out, images or patients in two splits,
+    near-duplicates, and labels that can be predicted from view, size, source or the border; and judges it by the rules
+    of the stage `validate`: empty splits, constant labels, odd ages and views, blank, white or inverted images. Where
+    there is no official split and no sides.csv, patients are dealt 65 % to train, 15 % to val and 20 % to test;
+    params.yaml is not read.
     """
     try:
         from medistill.audit import command
@@ -241,7 +242,8 @@ def models(
 def _time_limit(seconds: float, message: str) -> Iterator[None]:
     """End the process with one line and exit code 2 where the block takes longer: native code cannot be interrupted.
 
-    ONNX Runtime before 1.31 lets no other thread run while it opens a model: with those only predictions are limited.
+    ONNX Runtime before 1.31 blocks all threads while it opens a model: with these versions only predictions are
+    limited.
     """
 
     def give_up() -> None:
@@ -268,7 +270,7 @@ def _as_json(prediction: "Prediction", model: str) -> dict[str, object]:
 
 
 def _show(image: Path, probabilities: dict[str, float]) -> None:
-    """Print one image's labels, the most probable first: what a reader looks for stands at the top."""
+    """Print one image's labels, the most probable first."""
     print(printable(str(image)))
     width = max(len(label) for label in probabilities)
     for label, probability in sorted(probabilities.items(), key=lambda item: -item[1]):

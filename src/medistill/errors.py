@@ -15,14 +15,14 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def at_key(key: str) -> Iterator[None]:
-    """Say at which key of params.yaml a mistake is that is found within the block."""
+    """Name the key of params.yaml in errors raised within the block."""
     try:
         yield
     except UserError as error:
         raise UserError(f"params.yaml: {key}: {str(error).removeprefix('params.yaml: ')}") from None
 
 
-# What PyTorch, its CPU allocator, cuBLAS and cuDNN say where memory runs out.
+# Messages of PyTorch, its CPU allocator, cuBLAS and cuDNN when memory runs out.
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
@@ -48,13 +48,13 @@ _REMEDIES = {
     errno.EIO: "look at the disk",
     errno.ESTALE: "look at the network drive",
 }
-"""What a user can do about what the system refuses, by error number."""
+"""What a user can do about an error of the system, by error number."""
 
 
 def system_error(error: BaseException | None) -> OSError | None:
-    """The error of the system behind an exception, where it is one that a user can mend, else None.
+    """The system's error behind an exception if a user can mend it, else None.
 
-    Libraries pass it on in their own ways: safetensors and shutil as a text, torch by an error that it causes.
+    Libraries pass it on in different ways: safetensors and shutil as text, torch as the cause of another error.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:
@@ -67,6 +67,6 @@ def system_error(error: BaseException | None) -> OSError | None:
 
 
 def remedy(error: OSError) -> str:
-    """What the system says, and what to do: `No space left on device; make room and run it again`."""
+    """The system's message, and what to do: `No space left on device; make room and run it again`."""
     assert error.errno is not None  # of a `system_error`
     return f"{os.strerror(error.errno)}; {_REMEDIES[error.errno]}"

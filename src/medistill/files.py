@@ -1,4 +1,4 @@
-"""Reading and writing files so that a reader never sees half of one, and a full disk is one line."""
+"""Reading and writing files so that a reader never sees an incomplete one, and a full disk is a one-line error."""
 
 import contextlib
 import errno
@@ -32,7 +32,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path, renamed onto `path` when the block ends without an exception.
 
     The block may create a file or a folder there; an older file or folder at `path` is replaced.
-    After an exception nothing is left and `path` is as it was. What killed writers of `path` have left is removed.
+    After an exception nothing is left and `path` is unchanged. Leftovers of killed writers of `path` are removed.
 
     Raises:
         UserError: the system refuses to write: the disk is full, read-only, …
@@ -49,7 +49,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say in one line what could not be written within the block, and why, whichever library has tried.
+    """Turn errors in writing within the block into one line with the reason, whichever library writes.
 
     Raises:
         UserError: the system refuses to write `path`.
@@ -85,7 +85,7 @@ def _private_folder(path: Path) -> Iterator[Path]:
         folder = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         folder.mkdir()
         lock = _lock(folder, wait=True)
-        if folder.exists():  # else another writer has taken it for a leftover before it was locked
+        if folder.exists():  # else another writer took it for a leftover before it was locked
             break
         if lock is not None:
             os.close(lock)
@@ -112,7 +112,7 @@ def _replace(temporary: Path, path: Path) -> None:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what killed writers of `path` have left beside it, which may be large; what a live one holds stays."""
+    """Remove leftovers of killed writers beside `path`, which may be large; files of live writers stay."""
     with os.scandir(path.parent) as entries:
         left = [Path(entry) for entry in entries if re.fullmatch(rf"\.{re.escape(path.name)}{_MARK}", entry.name)]
     for place in left:
@@ -122,12 +122,13 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def _lock(place: Path, *, wait: bool) -> int | None:
-    """A descriptor that holds the lock of a file or folder, which the kernel drops when its holder ends, however.
+    """A descriptor that holds the lock of a file or folder, which the kernel drops when its holder ends in any way.
 
-    None where another holds it, or where the file system has no such locks: then nobody knows whether its writer lives.
+    None where another holds it, or where the file system has no such locks: then it is unknown whether its writer
+    lives.
     """
     try:
-        import fcntl  # POSIX only, as is all that trains; a device that only predicts may have another system
+        import fcntl  # POSIX only, like all training; a device that only predicts may have another system
 
         descriptor = os.open(place, os.O_RDONLY)
     except (ImportError, OSError):
@@ -145,8 +146,8 @@ def locked(path: Path, *, taken: str | None) -> Iterator[None]:
     """Hold a lock that the kernel drops when its holder ends, however it ends; the file stays.
 
     Args:
-        path: the file that is locked; it holds the process id of who has locked it.
-        taken: what to say where another process holds it, `{holder}` its process id; None: wait for it.
+        path: the file that is locked; it holds the process id of the holder.
+        taken: the message if another process holds it, `{holder}` its process id; None: wait for it.
 
     Raises:
         UserError: another process holds it, or the system refuses to write it.
@@ -175,7 +176,7 @@ def remove(path: Path) -> None:
 
 
 def reserve(path: Path) -> None:
-    """Take the place of a sparse file on the disk: where there is none, a write to its memory map ends as SIGBUS."""
+    """Allocate the disk space of a sparse file: without it, a write to its memory map on a full disk ends as SIGBUS."""
     with writing(path), path.open("r+b") as file:
         try:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
@@ -187,7 +188,7 @@ def reserve(path: Path) -> None:
 
 
 def write_array(path: Path, array: "np.ndarray") -> None:
-    """Write a `.npy` file. As `numpy.save`, which does not say why a disk takes only a part."""
+    """Write a `.npy` file. Unlike `numpy.save`, it says why a write was incomplete."""
     import numpy as np
 
     array = np.ascontiguousarray(array)
@@ -223,7 +224,7 @@ def read_regular(path: Path, *, limit: int) -> bytes:
 
 
 LARGEST_JSON = 2**28
-"""Bytes; no file that is written here comes near."""
+"""Bytes; all files that are written here are far smaller."""
 
 
 def read_json(path: Path, *, limit: int = LARGEST_JSON) -> Any:
@@ -256,7 +257,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def sha256(path: Path | None) -> str | None:
-    """Checksum of a file's content, hex; None where there is no file."""
+    """Checksum of a file's content, hex; None if there is no file."""
     if path is None or not Path(path).is_file():
         return None
     return digest(path)

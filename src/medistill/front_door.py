@@ -10,15 +10,15 @@ from medistill.errors import UserError, remedy, system_error
 from medistill.text import printable, shortened
 
 LONGEST = 2000
-"""Characters of a message; what is longer holds more of the data than of the mistake."""
+"""Most characters of a message; longer ones consist mostly of data."""
 
 
 def run(command: Callable[[], int | None]) -> NoReturn:
     """Run `command` and leave with its exit code; a user's mistake is one line on stderr and exit code 2.
 
-    So is what the system refuses: a full disk, a folder without permission, an output that cannot be written.
+    So are errors of the system: a full disk, a folder without permission, an output that cannot be written.
     """
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # what is no text in this locale is shown escaped
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # characters that this locale lacks are shown escaped
         stream.reconfigure(errors="backslashreplace")
     try:
         try:
@@ -26,7 +26,7 @@ def run(command: Callable[[], int | None]) -> NoReturn:
         except SystemExit as end:  # typer and argparse end so
             status = end.code
         if sys.stdout is not None:
-            sys.stdout.flush()  # here, since at the interpreter's end nobody could say what is wrong
+            sys.stdout.flush()  # here, since an error at the interpreter's end would have no message
         sys.exit(status)
     except UserError as error:
         _end(2, str(error))
@@ -38,12 +38,12 @@ def run(command: Callable[[], int | None]) -> NoReturn:
         known = system_error(error)
         if known is None and error.filename is None:
             raise
-        # what is written into files passes `files.atomic`, which names them
+        # errors in writing files are named by `files.atomic`
         _end(2, f"{error.filename or 'standard output'}: {remedy(known) if known else error.strerror}")
 
 
 def _end(status: int, message: str | None = None) -> NoReturn:
-    """Leave with a message, where anybody can still read it."""
+    """Leave with a message, if stderr is still open."""
     if message is not None and sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(f"error: {shortened(printable(message), LONGEST)}", file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""What a file is that was taken for a table or an image: a web page, a workbook, a pointer to a file elsewhere.
+"""The kind of a file that was given as a table or an image but is not one: a web page, a workbook, a Git LFS pointer.
 
-Told by how it begins, whatever its name. Nothing is unpacked and nothing is run.
+It is told by the file's first bytes, not by its name. Nothing is unpacked and nothing is run.
 """
 
 import re
@@ -38,7 +38,7 @@ _IN_ZIP = (
     (re.compile(rb"\[Content_Types\]\.xml|_rels/|docProps/|xl/"), ("an Excel workbook (.xlsx)", "")),
     (re.compile(rb"[^/]*\.npy"), ("a NumPy archive (.npz)", "data.format: medmnist reads those of MedMNIST")),
 )
-"""What the first entry of a ZIP archive is called, and what the archive then is."""
+"""Name of the first entry of a ZIP archive -> the kind of the archive."""
 
 _TEXT = (
     (re.compile(rb"\s*<(!doctype|html|head|body|script|!--)", re.IGNORECASE), ("a web page", _DOWNLOAD)),
@@ -55,7 +55,7 @@ _PICTURES = (
 
 
 def describe_kind(head: bytes) -> tuple[str, str] | None:
-    """What a file is that begins with `head` (up to `HEAD` bytes), and what to do; None where nothing is known.
+    """The kind of a file that begins with `head` (up to `HEAD` bytes), and what to do; None if it is unknown.
 
     The second is empty where that depends on what the file should have been. Images are none of these kinds; see
     `describe_picture`.

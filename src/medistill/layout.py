@@ -1,4 +1,4 @@
-"""Every path of a checkout, from one root: nothing else spells them but dvc.yaml and the documentation.
+"""Every path of a checkout, from one root; only dvc.yaml and the documentation spell them, too.
 
 `Layout()` has them from the current folder, as the stages do; `Layout(root)` from another one. A folder with files of
 its own, such as that of a model, is a class of its own: a library function that is given such a folder, wherever it
@@ -47,13 +47,13 @@ class DataFolder:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What a training writes, or a user has beside weights of their own."""
+    """The folder of a trained model, or the user's own weights with the files beside them."""
 
     folder: Path
 
     @property
     def config(self) -> Path:
-        """What the model is and how it came about, and the checksums of its files."""
+        """The model's architecture and training, and the checksums of its files."""
         return self.folder / "config.json"
 
     @property
@@ -63,12 +63,12 @@ class ModelFolder:
 
     @property
     def metrics(self) -> Path:
-        """What the training has measured."""
+        """Figures measured by the training."""
         return self.folder / "metrics.json"
 
     @property
     def history(self) -> Path:
-        """One row per epoch; a model that was not trained here has none."""
+        """One row per epoch; a frozen teacher has none."""
         return self.folder / "history.csv"
 
     @property
@@ -90,12 +90,12 @@ class KnowledgeFolder:
 
     @property
     def record(self) -> Path:
-        """What was asked, and the checksums of the answers."""
+        """What the answers depend on, and their checksums."""
         return self.folder / "knowledge.json"
 
     @property
     def progress(self) -> Path:
-        """How far the teacher has come; it is gone once all is answered."""
+        """The number of answers so far; removed when all are complete."""
         return self.folder / "progress.json"
 
     @property
@@ -115,7 +115,7 @@ class KnowledgeFolder:
 
 @dataclass(frozen=True)
 class ExportFolder:
-    """What `export` writes: what goes to the device, and the proofs that it is right."""
+    """What `export` writes: the files for the device, and the proofs of parity and latency."""
 
     folder: Path
 
@@ -126,7 +126,7 @@ class ExportFolder:
 
     @property
     def bundle(self) -> Path:
-        """What the model is, and the checksums of the other files."""
+        """The model's description, and the checksums of the other files."""
         return self.folder / "bundle.json"
 
     @property
@@ -141,7 +141,7 @@ class ExportFolder:
 
     @property
     def card(self) -> Path:
-        """What a user must know."""
+        """The model card."""
         return self.folder / "MODEL_CARD.md"
 
 
@@ -169,13 +169,13 @@ class ExplainFolder:
 
 @dataclass(frozen=True)
 class ReportsFolder:
-    """What is measured and said of data and models."""
+    """Reports on data and models."""
 
     folder: Path
 
     @property
     def audit(self) -> Path:
-        """What the audit has found in the data."""
+        """Issues that the audit found in the data."""
         return self.folder / "validation" / "audit.json"
 
     @property
@@ -190,7 +190,7 @@ class ReportsFolder:
 
     @property
     def evaluation_record(self) -> Path:
-        """The checksums of all that `evaluate` writes."""
+        """The checksums of all files that `evaluate` writes."""
         return self.folder / "evaluation.json"
 
     @property
@@ -260,12 +260,12 @@ class Layout:
 
     @property
     def params_before(self) -> Path:
-        """The settings as they were before a preset."""
+        """The settings before a preset."""
         return self.root / "params.yaml.before"
 
     @property
     def dvc_lock(self) -> Path:
-        """What DVC has recorded of the stages that ran."""
+        """DVC's record of the stages that ran."""
         return self.root / "dvc.lock"
 
     @property
@@ -300,7 +300,7 @@ class Layout:
         return KnowledgeFolder(self.root / "data" / "knowledge" / teacher)
 
     def assistant_knowledge(self, assistant: str) -> KnowledgeFolder:
-        """The answers of an assistant: apart, as they are made from what lies in the other teachers' folder."""
+        """The answers of an assistant: separate, since they depend on the folder of the other teachers' answers."""
         return KnowledgeFolder(self.root / "data" / "assistants" / assistant)
 
     def export(self, name: str) -> ExportFolder:
@@ -308,18 +308,18 @@ class Layout:
         return ExportFolder(self.root / "exports" / name)
 
     def exports(self) -> Iterator[ExportFolder]:
-        """Every exported student that there is, by name; also those of earlier runs."""
+        """Every exported student, by name, including those of earlier runs."""
         folders = (onnx.parent for onnx in (self.root / "exports").glob("*/model.onnx"))
         return map(ExportFolder, sorted(folders))
 
     @property
     def reports(self) -> ReportsFolder:
-        """What is measured and said of data and models."""
+        """Reports on data and models."""
         return ReportsFolder(self.root / "reports")
 
     @property
     def history(self) -> Path:
-        """Who was champion when, and what was refused."""
+        """Which student was champion when, and which were refused."""
         return self.root / "registry" / "history.jsonl"
 
     @property
@@ -334,7 +334,7 @@ class Layout:
 
     @property
     def version_files(self) -> Path:
-        """Where the files of a version are put together: one at a time, under the lock, so what is left is dead."""
+        """Where the files of a version are collected: one at a time, under the lock, so leftovers can be deleted."""
         return self.dvc / "tmp" / "version"
 
     def lock(self, name: str) -> Path:
@@ -343,7 +343,7 @@ class Layout:
 
     @property
     def checkpoints(self) -> Path:
-        """States of unfinished trainings, and copies of what was trained last."""
+        """States of unfinished trainings, and copies of the last trained models."""
         return self.root / ".checkpoints"
 
     def unfinished_knowledge(self, teacher: str) -> KnowledgeFolder:
@@ -361,7 +361,7 @@ class Layout:
         return self.root / ".cache" / "export"
 
     def written_by_stages(self) -> tuple[Path, ...]:
-        """The folders in which stages write, of which none may hold the user's own data set."""
+        """The folders in which stages write; none of them may hold the user's own data set."""
         data = (self.root / "data" / name for name in ("processed", "knowledge", "assistants"))
         return (*data, *(self.root / name for name in ("models", "reports", "exports")))
 

@@ -1,4 +1,4 @@
-"""params.yaml as a whole: the sections of all rooms, what must fit together in them, and the roster of a run."""
+"""params.yaml as a whole: the sections of all rooms, the checks across them, and the roster of a run."""
 
 from pathlib import Path
 
@@ -21,15 +21,15 @@ from medistill.settings import Name, Seed, Settings, describe_errors, require_on
 from medistill.training.settings import TrainedNetwork, Training
 
 MOST_STUDENTS = 10_000
-"""Far more than anybody trains, and few enough to list."""
+"""Most trainings of one run: more than needed, and few enough to list."""
 
 
 class Run(Settings):
-    """What the graph trains: DVC's matrices run over these names."""
+    """The models that the graph trains: DVC's matrices run over these names."""
 
     teachers: list[Name] = Field(min_length=1)
     assistants: list[Name]
-    """Teachers that are taught by a recipe first (TAKD; a student's own network makes it self-distillation)."""
+    """Teachers that are first taught by a recipe (TAKD; with a student's own network, self-distillation)."""
     students: list[Name] = Field(min_length=1)
     recipes: list[Name] = Field(min_length=1)
     seeds: list[Seed] = Field(min_length=1)
@@ -119,7 +119,7 @@ class Params(Settings):
         return self
 
     def _taught(self, assistant: str, recipe: str | None) -> None:
-        """Refuse an assistant whose recipe is missing or is not one of teachers that stand before it."""
+        """Refuse an assistant whose recipe is missing, has no teachers, or has one that is not in run.teachers."""
         if recipe is None:
             raise ValueError(f"{assistant} is in run.assistants and needs a recipe: how it is taught")
         for teacher in self.recipes[recipe].teachers:
@@ -134,7 +134,7 @@ class Params(Settings):
             raise ValueError(f"{assistant}: its recipe {recipe} has no teachers; without one it is a plain teacher")
 
     def knowledge_folder(self, teacher: str, layout: Layout = HERE) -> Path:
-        """Where a teacher's answers are; assistants' lie apart, as they are made from the others'."""
+        """The folder of a teacher's answers; assistants' are separate, since they depend on the others'."""
         return (layout.assistant_knowledge if teacher in self.run.assistants else layout.knowledge)(teacher).folder
 
     def student_models(self) -> list["StudentModel"]:
@@ -143,7 +143,7 @@ class Params(Settings):
         return [StudentModel(student=s, recipe=r, seed=k) for s in run.students for r in run.recipes for k in run.seeds]
 
     def model_folders(self, layout: Layout = HERE) -> dict[str, ModelFolder]:
-        """Folder of each model of the run, teachers first; models of earlier runs that lie beside them are left out."""
+        """Folder of each model of the run, teachers first; models of earlier runs are left out."""
         names = [*self.run.all_teachers, *(model.name for model in self.student_models())]
         return {name: layout.model(name) for name in names}
 

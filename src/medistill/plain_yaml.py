@@ -1,6 +1,6 @@
-"""YAML of settings, read within bounds: no text makes its reader fail, hang or guess.
+"""Reading YAML of settings within bounds: no text makes the reader crash, hang or guess.
 
-Anchors, aliases and `<<` are read, as far as what they stand for stays small when it is written out.
+Anchors, aliases and `<<` are read, as long as the text stays small when they are written out.
 """
 
 from pathlib import Path
@@ -23,14 +23,15 @@ DEEPEST = 20
 """Levels of lists and mappings within each other, aliases written out."""
 
 _NOT_PLAIN = ("binary", "omap", "pairs", "set", "timestamp")
-"""What YAML has beside text, numbers, true, false, null, lists and mappings, and settings have not."""
+"""YAML's further kinds of values, which settings do not have."""
 
 
 def load_yaml(path: Path) -> Any:
     """Read a YAML file.
 
     Raises:
-        UserError: the file is missing, no regular file, too long or not valid YAML, or holds what settings have not.
+        UserError: the file is missing, no regular file, too long or not valid YAML, or holds a kind of value that
+            settings do not have.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file; run this in the repository's root")
@@ -43,7 +44,7 @@ def load_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML text holds: text, whole numbers of 64 bits, floats, booleans, None, lists and dicts.
+    """The content of a YAML text: text, whole numbers of 64 bits, floats, booleans, None, lists and dicts.
 
     Raises:
         yaml.YAMLError: it is not valid, or goes beyond the bounds of this module.
@@ -52,9 +53,9 @@ def parse_yaml(text: str) -> Any:
 
 
 class _Plain(yaml.SafeLoader):
-    """What would be read otherwise than its writer, or DVC, reads it is refused.
+    """Refuses text that its writer, or DVC, would read differently.
 
-    A second `training:` at a file's end would win without a word, and 010 is 8 here and 10 to DVC.
+    A second `training:` at a file's end would silently win, and 010 is 8 here and 10 to DVC.
     """
 
     def __init__(self, text: str) -> None:
@@ -90,7 +91,7 @@ class _Plain(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            return super().construct_object(node, deep=True)  # at once, so that whatever fails fails here
+            return super().construct_object(node, deep=True)  # at once, so that all errors are raised here
         except yaml.YAMLError:
             raise
         except Exception:  # of PyYAML's constructors, which take it that a value fits its tag
@@ -131,7 +132,7 @@ def _error(problem: str, place: yaml.Node | yaml.Event) -> ConstructorError:
 
 
 def _shown(node: yaml.Node) -> str:
-    """A value as it is written; of one that is not a scalar its kind."""
+    """A value as written, or its kind if it is not a scalar."""
     if isinstance(node, yaml.ScalarNode):
         return printable(shortened(node.value, 40))
     return "a sequence" if isinstance(node, yaml.SequenceNode) else "a mapping"

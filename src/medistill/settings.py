@@ -1,4 +1,4 @@
-"""What all sections of params.yaml have in common, and how what is wrong in them becomes one line."""
+"""The base class of all sections of params.yaml, and turning pydantic's errors into one line."""
 
 import difflib
 import re
@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from medistill.text import counted, printable, shortened
 
 LONGEST_MESSAGE = 500
-"""Characters of all that is said to be wrong at once."""
+"""Most characters of all errors in one message."""
 
 
 class Settings(BaseModel):
@@ -24,7 +24,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _true_is_no_number(cls, given: Any) -> Any:
-        """Refuse `patience: true`, which would be taken for 1."""
+        """Refuse `patience: true`, which would be read as 1."""
         for key, value in given.items() if isinstance(given, dict) else ():
             field = cls.model_fields.get(key)
             is_number = field is not None and re.search(r"\b(int|float)\b", str(field.annotation))
@@ -34,7 +34,7 @@ class Settings(BaseModel):
 
 
 def _require_path(path: Path) -> Path:
-    """Refuse what no system takes for a path, before it is asked."""
+    """Refuse paths that no file system accepts."""
     name = str(path)
     if "\0" in name or any("\ud800" <= sign <= "\udfff" for sign in name):
         raise ValueError("has a character that no path can hold")
@@ -44,7 +44,7 @@ def _require_path(path: Path) -> Path:
 
 
 AnyPath = Annotated[Path, AfterValidator(_require_path)]
-"""A path that may be there or not."""
+"""A path that may or may not exist."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=100)]
 """A name that becomes part of a file and a stage name; `-` is kept for joining student, recipe and seed."""
@@ -67,7 +67,7 @@ def require_once(key: str, values: list[Any]) -> None:
 
 
 def describe_errors(error: ValidationError, model: type[BaseModel], *, prefix: str = "") -> str:
-    """What is wrong with `model`'s keys in one line, each key behind `prefix`; of many mistakes the first."""
+    """Errors in the keys of `model` in one line, each key with `prefix`; of many errors the first ones."""
     mistakes = error.errors(include_url=False)
     said: list[str] = []
     for mistake in mistakes:

@@ -1,4 +1,4 @@
-"""What the labels of a data set are to each other, and how logits become probabilities: for training and on the device.
+"""Whether labels exclude each other, and how logits become probabilities: for training and on the device.
 
 This is the one place that has a task's link function. numpy is imported when called, as `medistill --help` reads this.
 """
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 class Task(StrEnum):
-    """What is asked about an image; written to files as its value."""
+    """The kind of labels of a data set; written to files as its value."""
 
     MULTILABEL = "multilabel"
-    """Which of the labels it has: any number of them, or none."""
+    """An image has any number of the labels, or none."""
     MULTICLASS = "multiclass"
-    """Which of the classes it is of: exactly one."""
+    """An image has exactly one of the labels."""
 
     @property
     def exclusive(self) -> bool:
@@ -66,7 +66,7 @@ class Calibration:
     intercepts: Sequence[float] | None = None
 
     def logits(self, logits: "NDArray[Any]") -> "NDArray[Any]":
-        """Calibrated logits (N, L) of logits (N, L); the same array where nothing is calibrated."""
+        """Calibrated logits (N, L) of logits (N, L); the same array without calibration."""
         import numpy as np
 
         if self.slope != 1:

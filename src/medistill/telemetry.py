@@ -1,4 +1,4 @@
-"""Nothing that medistill uses reports home: the one place that says so to every library.
+"""Switching off the telemetry of all libraries that medistill uses.
 
 A library reads its variable when it is imported, and the processes that it starts inherit the environment. A user who
 has set a variable keeps it. DVC has none for its look-up of newer versions, which .dvc/config switches off; Great

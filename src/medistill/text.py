@@ -1,4 +1,4 @@
-"""Words for people."""
+"""Text for messages and pages."""
 
 import json
 import re
@@ -17,11 +17,11 @@ _OBEYED = re.compile(
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f"  # turn the direction of writing
     "\ud800-\udfff]"  # lone surrogates: no text
 )
-"""Signs that are not shown but obeyed, by a terminal or whatever else lays out text, or that cannot be encoded."""
+"""Characters that terminals and text layout interpret instead of showing, or that cannot be encoded."""
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """Text that came from data or a file, in one line that a terminal shows and does not obey.
+    """Text from data or a file, in one line without characters that a terminal would interpret.
 
     Control characters, escape sequences, line breaks, marks that turn the direction of writing and lone surrogates are
     escaped as Python writes them: `\x1b`, `\n`, `\u202e`, `\ud800`; those in `keep` are not.
@@ -30,7 +30,7 @@ def printable(text: str, *, keep: str = "") -> str:
 
 
 def error_line(error: BaseException, limit: int | None = None) -> str:
-    """What an exception says, in one line of at most `limit` characters; its type's name where it says nothing."""
+    """The message of an exception in one line of at most `limit` characters; its type's name if it has no message."""
     line = " ".join(str(error).split()) or type(error).__name__
     return line if limit is None else shortened(line, limit)
 
@@ -41,7 +41,7 @@ def is_name(text: str) -> bool:
 
 
 def to_json(value: Any) -> str:
-    """Indented JSON text, in which what a terminal would obey is escaped, and so are lone surrogates.
+    """Indented JSON text, with control characters and lone surrogates escaped.
 
     Raises:
         ValueError: a number is NaN or infinite, which JSON does not have.

@@ -57,13 +57,13 @@ def view_parameters(image_ids: Sequence[str], view: int, seed: int, augmentation
 def open_frames(dataset: Dataset, rows: pd.DataFrame, size: int | None) -> Callable[[np.ndarray], Tensor]:
     """Frames of `rows` at the size that a network sees, before any view is drawn.
 
-    A view of small frames is the same crop as that of large ones, at a fraction of the memory and time: what must be
-    resized is so once, and kept in memory. All else stays in its memory-mapped shards.
+    A view of small frames is the same crop as that of large ones, at a fraction of the memory and time: frames
+    are resized once and kept in memory. Frames that need no resizing stay in their memory-mapped shards.
 
     Args:
         dataset: of the frames.
         rows: of the manifest.
-        size: height and width; None or more than they have: as they are.
+        size: height and width; None or larger than the frames: they are not resized.
 
     Returns:
         A function from places in `rows` (n,) to uint8 (n, C, s, s).
@@ -87,7 +87,7 @@ def read_frames(dataset: Dataset, rows: pd.DataFrame, size: int | None) -> Tenso
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """`values` on `device`. A GPU takes them when it comes to it; from memory that is not pinned, all would wait."""
+    """`values` on `device`. The copy to a GPU is asynchronous, which needs pinned memory."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
@@ -111,12 +111,12 @@ def _as_they_are(dataset: Dataset, size: int | None) -> bool:
 def render_views(images: Tensor, parameters: Tensor) -> Tensor:
     """Images as the network sees them in a view: float32 (N, C, H, W), 0..1 before brightness and contrast.
 
-    What these two push out of 0..1 is not clipped: that would erase what lies in the brightest and darkest parts, such
-    as a hernia behind the heart.
+    Values that these two push out of 0..1 are not clipped: clipping would erase findings in the brightest and darkest
+    parts, such as a hernia behind the heart.
 
     Args:
         images: uint8 (N, C, H, W).
-        parameters: float32 (N, 7) of `view_parameters`. What comes into the frame from outside is black.
+        parameters: float32 (N, 7) of `view_parameters`. Pixels from outside of the frame are black.
     """
     rotation, x, y, zoom, brightness, contrast, flip = parameters.unbind(1)
     cos, sin, mirror = torch.cos(rotation) / zoom, torch.sin(rotation) / zoom, 1 - 2 * flip

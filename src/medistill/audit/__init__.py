@@ -1,1 +1,1 @@
-"""What may be wrong with a data set although every file can be read: copies of an image, and unknown groups."""
+"""Faults of a data set whose files can all be read: copies of images, unknown groups, shortcuts, broken rules."""

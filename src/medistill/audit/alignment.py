@@ -1,7 +1,7 @@
-"""How alike two images are once one is laid over the other: what near-duplicates and groups are confirmed by.
+"""How alike two images are once aligned: the test that confirms near-duplicates and groups of copies.
 
-Keypoints (SIFT) of one image are found again in the other whatever it was turned, zoomed or lit; an affine transform is
-fitted to them (RANSAC). Two numbers then speak for a common source: the correlation of the aligned images, and the
+Keypoints (SIFT) of one image are found again in the other under any rotation, zoom or exposure; an affine transform is
+fitted to them (RANSAC). Two numbers then indicate a common source: the correlation of the aligned images, and the
 share of keypoints whose partner the transform hits exactly. Chests of different people may correlate once aligned, and
 letters burned into films give exact partners, but seldom both.
 """
@@ -39,7 +39,7 @@ MIRROR = np.arange(128).reshape(4, 4, 8)[::-1][:, :, -np.arange(8) % 8].ravel()
 
 @dataclass(frozen=True)
 class Picture:
-    """What is compared of an image.
+    """The content of an image that is compared.
 
     Attributes:
         pixels: grey uint8 (s, s).
@@ -81,7 +81,7 @@ def compare(first: Picture, second: Picture, *, mirrored: bool) -> tuple[float, 
     Args:
         first: an image.
         second: another of the same size.
-        mirrored: whether one is sought in the mirror image of the other.
+        mirrored: whether `first` is aligned with the mirror image of `second`.
 
     Returns:
         Correlation of the aligned images' local contrast, -1 to 1, and agreement: the share of keypoints with a partner
@@ -117,8 +117,8 @@ def _partners(first: Picture, second: Picture, mirrored: bool) -> tuple[np.ndarr
 def local_contrast(image: np.ndarray, sigma: float) -> np.ndarray:
     """An image less its local mean, over its local standard deviation: (H, W) -> float32 (H, W).
 
-    What all images of a kind share (the shape of a chest, exposure, contrast) is coarse and goes; fine structure, which
-    is an image's own, stays.
+    This removes coarse structure, which all images of a kind share (the shape of a chest, exposure, contrast), and
+    keeps fine structure, which is specific to an image.
 
     Args:
         image: grey levels 0 to 255.
@@ -131,7 +131,7 @@ def local_contrast(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def aligned_correlation(first: np.ndarray, second: np.ndarray, transform: np.ndarray, *, sigma: float) -> float:
-    """Pearson correlation of two images' local contrast where they overlap; 0 where they hardly do.
+    """Pearson correlation of two images' local contrast where they overlap; 0 where they hardly overlap.
 
     Args:
         first: grey uint8 (s, s).

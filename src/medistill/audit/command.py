@@ -125,7 +125,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Request:
-    """What `medistill check` is asked.
+    """The arguments of `medistill check`.
 
     Attributes:
         root: the data set's folder.
@@ -155,7 +155,7 @@ class Request:
         return self.splits or self.write_splits or Path("splits")
 
     def require_possible(self) -> None:
-        """Raise `UserError` where the answer could not be written, or the format is unknown."""
+        """Raise `UserError` if the output files could not be written, or the format is unknown."""
         if self.format not in formats():
             raise UserError(f"--format: {self.format!r} is unknown; known are {', '.join(formats())}")
         _require_free("--write-splits", self.write_splits)
@@ -172,8 +172,8 @@ class Request:
 def check(request: Request) -> Report:
     """Read a data set as `ingest` would, audit it, and judge it by the rules of the gate.
 
-    What would stop `ingest` or the gate is an error, what the gate warns of a warning; `data.max_quarantined` is
-    `MAX_QUARANTINED`. Where splits are written, those are what is audited.
+    An issue that would stop `ingest` or the gate is an error, the gate's warnings are warnings; `data.max_quarantined`
+    is `MAX_QUARANTINED`. If splits are written, the data set is audited with these.
 
     Raises:
         UserError: the data set cannot be read at all.
@@ -183,9 +183,9 @@ def check(request: Request) -> Report:
     look, write = request.finds_groups(source), request.write_splits
     data = _settings(request, source)
     with tempfile.TemporaryDirectory(prefix="medistill-check-") as folder:
-        # groups that nobody knows yet are found below, from the images that ingest decodes
+        # unknown groups are found below, from the images that ingest decodes
         known = dataclasses.replace(source, copies=source.copies and not look)
-        # a folder for each data set: in one for all, each would remove what another has decoded
+        # one folder per data set: in a common one, each would remove the other's decoded images
         own_cache = request.cache / hashlib.sha256(str(request.root.resolve()).encode()).hexdigest()[:16]
         info = ingest(data, Layout(Path(folder)).processed.folder, own_cache, source=known, allow_empty_splits=True)
         dataset = Dataset.open(Layout(Path(folder)).processed.folder)
@@ -197,7 +197,7 @@ def check(request: Request) -> Report:
             found_groups = int((listed.value_counts() > 1).sum())
             dataset = _regroup(dataset, listed, data, source)
         if write:
-            # copies of a picture stay together, else the splits that are written would be refused
+            # copies of a picture stay together, else ingest would refuse the splits that are written
             dataset = _regroup(dataset, _first_of(dataset.manifest, "sha256"), data, source)
             dataset, tables = _draw_splits(dataset, own, data, write, whole=source.copies)
         found = audit(dataset)
@@ -235,7 +235,7 @@ def _size_of(rows: pd.DataFrame) -> SplitSize:
 
 
 def _notes(request: Request, source: Source) -> list[str]:
-    """What is said of how the data set is split."""
+    """Notes on how the data set is split."""
     notes = []
     if request.split is None and source.official is None:
         notes.append(f"split by patient: {source.official_files} are not there")
@@ -286,7 +286,7 @@ def parse_options(settings: list[str]) -> dict[str, object]:
 
 
 def _settings(request: Request, source: Source) -> Data:
-    """The section `data` of a params.yaml that would ask for the same."""
+    """The section `data` of an equivalent params.yaml."""
     has_splits_file = (request.own_splits / splits.SPLITS_FILE).is_file()
     try:
         return Data(
@@ -300,7 +300,7 @@ def _settings(request: Request, source: Source) -> Data:
             image_size=SIZE,
             channels=_channels(request.root, source.rows["path"]),
             fit="pad",
-            max_quarantined=1.0,  # what is left out is reported, however much it is
+            max_quarantined=1.0,  # any number of entries may be left out: they are reported
             workers=request.workers,
         )
     except ValidationError as error:
@@ -322,7 +322,7 @@ def _channels(root: Path, paths: pd.Series) -> Literal[1, 3]:
 
 
 def _require_free(option: str, folder: Path | None) -> None:
-    """Raise `UserError` where a file stands in the way of a folder that is to be written."""
+    """Raise `UserError` if a file exists where a folder is to be written."""
     for place in (folder, *folder.parents) if folder else ():
         if place.exists():
             if not place.is_dir():
@@ -331,14 +331,14 @@ def _require_free(option: str, folder: Path | None) -> None:
 
 
 def _first_of(manifest: pd.DataFrame, column: str) -> pd.Series:
-    """The first image, in order of `image_id`, of those that have the same value: str (N,)."""
+    """For each image, the first image (in order of `image_id`) with the same value: str (N,)."""
     return manifest.groupby(column)["image_id"].transform("min").astype("str")
 
 
 def _regroup(dataset: Dataset, found: pd.Series, data: Data, source: Source) -> Dataset:
     """The data set with found groups, str (N,), joined to its own, and split by them unless its split is official.
 
-    Groups of one image say nothing and leave the image's own group its name.
+    An image that is alone in its found group keeps the name of its own group.
     """
     manifest = dataset.manifest
     listed = found.set_axis(manifest["path"].map(compose))
@@ -363,13 +363,14 @@ def _fixed_splits(folder: Path, manifest: pd.DataFrame, groups: pd.Series) -> pd
 def _draw_splits(
     dataset: Dataset, own: pd.Series, data: Data, folder: Path, *, whole: bool
 ) -> tuple[Dataset, dict[str, pd.DataFrame]]:
-    """The data set with splits that are drawn up anew, and the tables that say so, by name of their file.
+    """The data set with newly drawn splits, and the tables to write, by file name.
 
     Args:
         dataset: the data set with its groups.
-        own: str (N,), its groups as they were before others were joined to them.
+        own: str (N,), its groups before any were joined.
         data: settings; splits that `data.splits` fixes are kept.
-        folder: the tables are for; an older groups.csv there keeps its rows of images that are not here.
+        folder: where the tables will be written; rows of an older groups.csv there are kept if their images are not
+            here.
         whole: list the images that were not joined to others, too.
     """
     manifest = dataset.manifest

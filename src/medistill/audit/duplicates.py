@@ -1,8 +1,8 @@
 """Near-duplicates: images that are copies of each other after compression, scaling, a small crop, or another exposure.
 
-Candidates come from a perceptual descriptor: the low frequencies (DCT) of a thumbnail's local contrast. That is what a
-perceptual hash cuts down to bits; uncut, a copy that was cropped or equalised is still told from 100,000 other chests.
-Each pair of candidates is then aligned, first roughly and then by keypoints.
+Candidates come from a perceptual descriptor: the low frequencies (DCT) of a thumbnail's local contrast. A
+perceptual hash reduces these to bits; unreduced, they still distinguish a cropped or equalised copy from 100,000 other
+chests. Each pair of candidates is then aligned, first roughly and then by keypoints.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from medistill.audit.alignment import Frames, Picture, aligned_correlation, comp
 
 LIKENESS = 0.6
 """Correlation times agreement from which two images are near-duplicates. Chosen on half of the patients of 1,000 images
-of ChestX-ray14 as the highest at which each copy that must be found was found (lowest: 0.61; highest of two patients:
-0.10, of two films of one patient: 0.35). `benchmarks/audit.py` measures it on the others."""
+of ChestX-ray14 as the highest value that finds every required kind of copy (their lowest: 0.61; highest of two
+patients: 0.10, of two films of one patient: 0.35). `benchmarks/audit.py` measures it on the other half."""
 
 SIMILARITY = 0.6
 """Least similarity of the descriptors of candidates, a cosine."""
@@ -35,7 +35,7 @@ _ROUGH_SIDE = 64
 _THUMBNAIL = 32
 _FREQUENCIES = 16
 _CROP = 0.02  # of the side, at each edge: a second description, so that copies that were cropped are candidates
-_BLANK = 2.0  # grey levels: with less standard deviation an image shows nothing, and is a copy of nothing
+_BLANK = 2.0  # grey levels: an image with a lower standard deviation is blank, and no copy of any other
 _BATCH = 256
 _ROWS = 64  # of similarities at a time: three of them for 100,000 images take 80 MB
 _KEPT = 4096  # pictures, with their keypoints: 150 MB
@@ -44,20 +44,20 @@ _KEPT = 4096  # pictures, with their keypoints: 150 MB
 def near_duplicates(frames: Frames, count: int) -> pd.DataFrame:
     """Find pairs of images that are copies of each other.
 
-    Found are copies after JPEG, scaling, changes of brightness, contrast and gamma, equalised histograms, crops to 97 %
+    It finds copies after JPEG, scaling, changes of brightness, contrast and gamma, equalised histograms, crops to 97 %
     and shifts by 2 %, also as negatives or mirrored. Copies that are turned by more than a few degrees, zoomed or
     upside down are not (see `medistill.audit.groups`); nor, below 64 px, are crops and shifts. Blank images are
-    left out. Of n images with the same pixels the first is paired with each of the others, and stands for them in
-    other pairs.
+    left out. Of n images with the same pixels the first is paired with each of the others, and represents them in
+    all other pairs.
 
     Args:
         frames: frames of some images; all have one shape.
         count: number of images; `frames` is asked for positions 0 to count - 1, at most 512 at a time.
 
     Returns:
-        A row a pair, sorted: `i` < `j`, positions of the images; `correlation` and `agreement` once aligned (see
-        `medistill.audit.alignment.compare`), whose product is at least `LIKENESS`; `kind`, one of `KINDS`: how the
-        second image is a copy of the first.
+        One row per pair, sorted: `i` < `j`, positions of the images; `correlation` and `agreement` once aligned (see
+        `medistill.audit.alignment.compare`), whose product is at least `LEAST_LIKENESS`; `kind`, one of `KINDS`: how
+        the second image is a copy of the first.
     """
     positions, plain, cropped, rows = _describe(frames, count)
     candidates = _candidates(plain, cropped)
@@ -83,9 +83,9 @@ def near_duplicates(frames: Frames, count: int) -> pd.DataFrame:
 def _confirmed(
     frames: Frames, candidates: np.ndarray, pictures: dict[tuple[int, bool], Picture], pool: ThreadPoolExecutor
 ) -> list[tuple[int, int, float, float, str]]:
-    """Those of some candidates that are near-duplicates, as rows of the result.
+    """The candidates that are near-duplicates, as rows of the result.
 
-    `pictures` holds what was computed before, by position and whether of the negative; what is missing is added.
+    `pictures` caches pictures by position and whether they are negatives; missing ones are added.
     """
     needed, places = np.unique(candidates[:, :2], return_inverse=True)
     images = frames(needed)
@@ -151,7 +151,7 @@ def _describe(frames: Frames, count: int) -> tuple[np.ndarray, np.ndarray, np.nd
             bar.update(len(batch))
     size = _FREQUENCIES**2 - 1
     plain, cropped = (np.array(rows, np.float32).reshape(-1, size) for rows in (plain, cropped))
-    # Coarse frequencies are strong in all images: each counts in units of what is usual for it.
+    # Coarse frequencies are strong in all images, so each is divided by its usual magnitude.
     usual = np.sqrt((plain**2).mean(axis=0)) + 1e-6 if len(plain) else np.ones(size, np.float32)
     for rows in (plain, cropped):
         rows /= usual

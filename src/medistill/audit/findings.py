@@ -28,7 +28,7 @@ _BATCH = 256
 def audit(dataset: Dataset) -> Audit:
     """Look for copies across splits and for shortcuts.
 
-    Its findings are of the checks `groups`, `identical_pixels`, `near_duplicates` and `shortcut`.
+    Issues are of the checks `groups`, `identical_pixels`, `near_duplicates` and `shortcut`.
     """
     manifest = dataset.manifest
     pairs = _pairs(dataset)
@@ -100,7 +100,7 @@ def _pairs(dataset: Dataset) -> list[Pair]:
     manifest = dataset.manifest
     found = near_duplicates(_frames(dataset), len(manifest))
     one, other = manifest.iloc[found["i"].to_numpy()], manifest.iloc[found["j"].to_numpy()]
-    # one patient's images may look alike, and identical pixels are a finding of their own
+    # one patient's images may look alike, and identical pixels are an issue of their own
     kept = (one["group_id"].to_numpy() != other["group_id"].to_numpy()) & (
         one["sha256"].to_numpy() != other["sha256"].to_numpy()
     )
@@ -166,6 +166,6 @@ def finding(
 
 
 def _plain(row: Mapping[Hashable, Any]) -> JsonObject:
-    """Numbers as JSON has them; what is undefined is null."""
+    """Numbers for JSON; undefined ones are null."""
     plain = {str(key): value.item() if isinstance(value, np.generic) else value for key, value in row.items()}
     return {key: None if value != value else value for key, value in plain.items()}

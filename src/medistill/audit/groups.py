@@ -1,9 +1,9 @@
 """Groups of augmented copies: images that were made from one source picture by flips, rotations, zoom and cropping.
 
-What an image has in common with all others is seen from a bag of visual words (tf-idf of SIFT keypoints; Sivic and
-Zisserman 2003); each image is then aligned with those it has most in common with. Transforms are affine, because
-Augmentor, with which LC25000 was made, stretches what it rotates: its tiles are up to 1.7 times wider or higher than
-they were.
+Similar images are found by bags of visual words (tf-idf of SIFT keypoints; Sivic and Zisserman 2003); each image is
+then aligned with the most similar ones. Transforms are affine, because
+Augmentor, with which LC25000 was made, stretches what it rotates: its tiles are stretched by factors up to
+1.7.
 """
 
 import hashlib
@@ -33,8 +33,8 @@ _BATCH = 256
 def discover_groups(frames: Frames, count: int) -> np.ndarray:
     """Find out which images are augmented copies of one source.
 
-    Found are copies after flips, rotations by any angle, zoom and stretching up to 2, crops, and changes of brightness
-    or contrast, as long as much of the source is seen in both. Groups are joined by the weight of evidence, not by a
+    It finds copies after flips, rotations by any angle, zoom and stretching up to 2, crops, and changes of brightness
+    or contrast, as long as both show much of the source. Groups are joined by the weight of evidence, not by a
     single link: links between images with many linked partners in common come first, then the strongest; and two groups
     become one only if at least a third of the pairs that were aligned between them are linked, and at least two of them
     (one where both are single images). So one false link does not merge two sources. The order of the images does not
@@ -145,7 +145,7 @@ def _join(pairs: np.ndarray, likeness: np.ndarray, count: int) -> np.ndarray:
     shared = partners[first].multiply(partners[second]).sum(axis=1)
     waiting = pairs[linked][np.lexsort((-likeness[linked], -shared))].tolist()
     joined = True
-    while joined:  # what lacks evidence now may have it once groups have grown
+    while joined:  # pairs without enough evidence now may have it once groups have grown
         joined, asked, waiting = False, waiting, []
         for i, j in asked:
             small, large = sorted((int(group[i]), int(group[j])), key=lambda number: len(members[number]))

@@ -1,4 +1,4 @@
-"""What is left out of a data set, kind by kind, and what would help."""
+"""The entries left out of a data set, by kind of reason, with advice."""
 
 import math
 import posixpath
@@ -31,11 +31,11 @@ _ADVICE = {
     r"cannot be read": "see that this user may read these files",
     r"not an image|cannot be decoded|the file is empty|truncated": "fetch these files again, or convert them to PNG",
 }
-"""What is in a reason -> what to do; `{where}`: the folder that all of them are in."""
+"""Pattern of a reason -> advice; `{where}`: the folder that holds all of the files."""
 
 
 def group_reasons(left_out: Sequence[tuple[str, str]]) -> list[tuple[str, list[str]]]:
-    """Reasons that differ in nothing but lines, numbers and names are one: the first of each kind, and its paths.
+    """Reasons grouped by kind (they differ only in lines, numbers and names): the first of each kind, and its paths.
 
     Args:
         left_out: path and reason each.
@@ -51,7 +51,7 @@ def group_reasons(left_out: Sequence[tuple[str, str]]) -> list[tuple[str, list[s
 
 
 def describe_kinds(left_out: Sequence[tuple[str, str]]) -> list[str]:
-    """A line for each kind of reason, the most frequent first."""
+    """One line per kind of reason, the most frequent first."""
     return [
         f"{len(paths):,} such as {paths[0]}: {reason}" if len(paths) > 1 else f"{paths[0]}: {reason}"
         for reason, paths in group_reasons(left_out)
@@ -59,7 +59,7 @@ def describe_kinds(left_out: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def advise(left_out: Sequence[tuple[str, str]], entries: int) -> str:
-    """What would help where more is left out than is allowed."""
+    """Advice if more is left out than is allowed."""
     reason, paths = group_reasons(left_out)[0]
     advice = next((advice for pattern, advice in _ADVICE.items() if re.search(pattern, reason)), "mend these files")
     folder = posixpath.commonpath(paths) if all("/" in path for path in paths) and len(paths) > 1 else ""

@@ -1,7 +1,7 @@
-"""What is measured of a data set, as the tables that the rules are about.
+"""Measurements of a data set, as the tables that the rules apply to.
 
-`images`, the manifest with what spans rows or needs pixels as columns beside it; `labels`, one row per label and split;
-`splits`; and `shortcuts`, one row per label and cue.
+`images`, the manifest with derived columns (comparisons of rows, measures of pixels); `labels`, one row per label and
+split; `splits`; and `shortcuts`, one row per label and cue.
 """
 
 import numpy as np
@@ -19,11 +19,11 @@ _STRUCTURE = 10.0  # grey levels by which a mean frame's pixels deviate where im
 
 
 def tables_of(dataset: Dataset, audit: Audit | None = None) -> dict[str, pd.DataFrame]:
-    """The tables that the rules are about.
+    """The tables that the rules apply to.
 
     Args:
         dataset: as it was ingested.
-        audit: what `medistill.audit.findings.audit` found in it; without it, what needs that is not derived.
+        audit: the result of `medistill.audit.findings.audit`; None: columns that need it are left out.
     """
     images = _with_derived(dataset, audit and audit.near_duplicates)
     labels = _count_labels(dataset, images)
@@ -69,7 +69,7 @@ def _with_derived(dataset: Dataset, near_duplicates: list[Pair] | None) -> pd.Da
 def measure_pixels(dataset: Dataset, images: pd.DataFrame) -> pd.DataFrame:
     """Of each frame: `pixel_deviation` in grey levels, `white_share`, and `likeness`, its correlation with the mean.
 
-    `likeness` is 1 for all where the mean of up to 1,000 frames shows next to nothing, as with histology. A few frames
+    `likeness` is 1 for all if the mean of up to 1,000 frames is nearly uniform, as with histology. A few frames
     are in memory at once.
     """
     mean = np.zeros((dataset.image_size, dataset.image_size))
@@ -102,7 +102,7 @@ def _count_labels(dataset: Dataset, images: pd.DataFrame) -> pd.DataFrame:
         for split in SPLITS:
             here = values[images["split"] == split] if "split" in images else values[:0]
             positives, negatives = map(int, count_labels(here.to_numpy()))
-            # a constant label breaks a rule of its own, and so does an empty split
+            # constant labels and empty splits break rules of their own
             share = positives / (positives + negatives) if positives and negatives else None
             counts = (positives, negatives) if len(here) else (None, None)
             rows.append((label, split, *counts, share))
@@ -110,7 +110,7 @@ def _count_labels(dataset: Dataset, images: pd.DataFrame) -> pd.DataFrame:
 
 
 def _count_splits(labels: pd.DataFrame) -> pd.DataFrame:
-    """One row per split that has images: in how many labels both occur, positives and negatives."""
+    """One row per split that has images: the number of labels with both positives and negatives."""
     filled = labels[labels["positives"].notna()]
     both = (filled["positives"] > 0) & (filled["negatives"] > 0)
     return both.groupby(filled["split"], sort=False).sum().rename("with_both").reset_index()

@@ -1,6 +1,6 @@
-"""What a data set must be to be trained on: one table of rules, for `medistill check` and for the gate of the pipeline.
+"""Rules that a data set must keep to be trained on: one table, for `medistill check` and for the gate of the pipeline.
 
-The tables that they are about are those of `medistill.audit.quality`.
+The rules apply to the tables of `medistill.audit.quality`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,13 +21,13 @@ BLANK = 1.0
 """Grey levels (of 255): a frame whose pixels deviate by less is blank."""
 
 SATURATED = 0.5
-"""Share of a frame's pixels that are white: more is a failed export."""
+"""Most of a frame's pixels that may be white, as a share: more indicates a failed export."""
 
 INVERTED = -0.3
-"""Correlation of a frame with the mean frame: less and black is probably white."""
+"""Least correlation of a frame with the mean frame: below it the frame is probably inverted."""
 
 PREVALENCE = (0.0005, 0.95)
-"""A label that is rarer can hardly be learnt; one that is more frequent is often its own complement."""
+"""Least and highest prevalence: a rarer label can hardly be learnt, a more frequent one is often inverted."""
 
 AGES = (0, 120)
 """Years."""
@@ -38,10 +38,10 @@ VIEWS = ("AP", "PA", "L", "LL", "RL")
 """Frontal, and lateral from either side."""
 
 KEYS = {"images": ["image_id"], "labels": ["label", "split"], "splits": ["split"], "shortcuts": ["label", "cue"]}
-"""Columns that name a row, by table."""
+"""Columns that identify a row, by table."""
 
 LEFT_OUT = "few_left_out"
-"""The rule that `data.max_quarantined` is about."""
+"""The rule that applies `data.max_quarantined`."""
 
 _COUNTS = ("positives", "negatives", "with_both")
 """Columns whose cells are 0 where they break a rule."""
@@ -51,20 +51,20 @@ _DEAL = "change data.split, data.val_fraction, data.test_fraction or data.seed, 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule that a column of a table, or a table as a whole, keeps or breaks. Empty cells break `known` alone.
+    """A rule for a column of a table, or for a table as a whole. Empty cells only break rules of kind `known`.
 
     Attributes:
         name: of the rule.
         table: one of `KEYS`.
-        kind: `known`: no cell is empty; `unique`: no cell is there twice; `among`: each is one of `values`; `between`:
+        kind: `known`: no cell is empty; `unique`: no value occurs twice; `among`: each is one of `values`; `between`:
             each is `least` to `most`; `contains`: each of `values` is in the column; `rows`: the table has `least` to
             `most` rows; `columns`: it has all of `values`.
         column: None for a rule of the table as a whole.
         expected: what the rule asks for.
-        fault: what those are that break it, after their number: `3 images <fault>`.
+        fault: describes rows that break it, after their number: `3 images <fault>`.
         critical: whether no model may be trained on a data set that breaks it; else it is worth a warning.
         advice: what to do.
-        audited: `audit` finds what breaks it, and names it better.
+        audited: `audit` reports what breaks it, in more detail.
     """
 
     name: str
@@ -81,11 +81,11 @@ class Rule:
     audited: bool = False
 
     def applies(self, table: pd.DataFrame) -> bool:
-        """Whether the table has the column: one that is missing breaks a rule of its own."""
+        """Whether the table has the column; a missing column breaks a rule of its own."""
         return self.column is None or self.column in table
 
     def broken(self, table: pd.DataFrame) -> list[str]:
-        """What breaks the rule: rows by their `KEYS`, a line per first of these, with the cell where that says more."""
+        """The rows that break the rule, one line each by their `KEYS`, with the cell where that helps."""
         if self.kind in ("contains", "columns"):
             there = set(table) if self.kind == "columns" else set(table[self.column])
             return [str(value) for value in self.values if value not in there]
@@ -120,7 +120,7 @@ def rules_of(dataset: Dataset, entries: int, max_quarantined: float) -> list[Rul
 
     Args:
         dataset: as it was ingested.
-        entries: of its source: rows of its tables, and files that none names.
+        entries: number of entries of its source: rows of its tables, and files that no row names.
         max_quarantined: share of them that may be left out.
     """
     labels = [LABEL_PREFIX + label for label in dataset.labels]
@@ -189,7 +189,7 @@ _IMAGES = (
         values=SPLITS,
         advice=_DEAL,
     ),
-    # no patient in two splits: what is learnt of her would be tested on her
+    # no patient in two splits: the model would be tested on patients that it was trained on
     Rule(
         "group_in_one_split",
         "images",
@@ -334,7 +334,7 @@ _LABELS = (
 )
 
 _SPLITS = (
-    # without one nothing can be learnt in train, no epoch be chosen on val, nothing be measured on test
+    # without such a label train teaches nothing, val cannot choose an epoch, and test measures nothing
     Rule(
         "label_with_both",
         "splits",

@@ -1,12 +1,12 @@
-"""Can a label be told from what is not the finding?
+"""Can a label be predicted from something other than the finding?
 
 A network that reads the scanner's corner marker instead of the lung does well on its own test set and fails elsewhere
 (Zech et al., PLOS Medicine 2018; DeGrave et al., Nature Machine Intelligence 2021). So a simple probe is given one cue
-alone, and its AUROC for each label is measured on patients that it has not seen.
+alone, and its AUROC for each label is measured on patients that it was not fitted to.
 
 A high AUROC says that the label is associated with the cue in this data set, not why. Bedridden patients are imaged AP
-and have more oedema: true, and yet a network may learn the bed. And a border is only beside the point where images have
-a background: a histology tile or a close crop is tissue up to its edge, so that its border holds content.
+and have more oedema: a true association, and yet a network may learn the bed. A border is irrelevant only if images
+have a background: a histology tile or a close crop is tissue up to its edge, so that its border holds content.
 """
 
 import numpy as np
@@ -32,7 +32,7 @@ CUES = {
     "source": "the scanner, hospital or collection",
     "border": "the outer 8 pixels of the frame, which hold content where images have no background",
 }
-"""What a label may be told from, in words."""
+"""The cues that a label is predicted from, in words."""
 
 MAX_IMAGES = 20_000
 """Larger data sets are probed on a random sample of their groups."""
@@ -52,7 +52,7 @@ def border_features(frames: NDArray[np.uint8], width: int = 8) -> NDArray[np.flo
 
     The width is in pixels of the frame, whatever its size: 8 pixels are 12 % of the area at 256 px, 23 % at 128,
     44 % at 64 and 75 % at 32, where a border is most of the image and a finding may well lie in it. Bars that pad an
-    image to a square are part of the border: the shape of the file shows in them.
+    image to a square are part of the border: they reveal the shape of the file.
 
     Args:
         frames: (N, C, S, S). Frames do not depend on each other: large data sets are described batch by batch.
@@ -90,15 +90,15 @@ def _cells(part: NDArray[np.uint8], rows: NDArray, columns: NDArray) -> NDArray[
 def probe_shortcuts(rows: pd.DataFrame, targets: NDArray, labels: list[str], borders: NDArray) -> pd.DataFrame:
     """Measure how well each label can be told from each cue alone.
 
-    The AUROC is that of five-fold cross-validation, no group on two sides of a fold, with a 95 % interval by a
-    bootstrap over groups. The interval takes the scores as they are, not how they would vary with the probe's training:
-    where there is nothing to find it leaves out 0.5 in one test of eight, not of twenty. Hence a warning must ask for
-    much more than 0.5: of 6,656 tests on shuffled labels with 20 positives or more among 400 images, none had a lower
-    bound above 0.65; of those with 10 to 15, fewer than one in 600 had.
+    The AUROC is that of five-fold cross-validation, no group in both parts of a fold, with a 95 % interval by a
+    bootstrap over groups. The interval ignores how scores vary with the probe's training: without any
+    association it excludes 0.5 in one test of eight, not of twenty. Hence a warning requires much more than 0.5: of
+    6,656 tests on shuffled labels with 20 positives or more among 400 images, none had a lower bound above 0.65; of
+    those with 10 to 15, fewer than one in 600 had.
 
-    Images whose label is unknown are left out for that label. A view or source that is not given is a value of its own,
-    as it may tell a label too. Of more than `MAX_IMAGES` images a random sample of the groups is taken, the same for
-    all labels and in each run.
+    Images whose label is unknown are left out for that label. A missing view or source is a value of its own,
+    as it may be associated with a label, too. Of more than `MAX_IMAGES` images a random sample of the groups is taken,
+    the same for all labels and in each run.
 
     Args:
         rows: N rows with the columns `group_id`, `view`, `width`, `height` and, if there is one, `source`.
@@ -107,7 +107,7 @@ def probe_shortcuts(rows: pd.DataFrame, targets: NDArray, labels: list[str], bor
         borders: (N, F), from `border_features`.
 
     Returns:
-        A row for each label and cue: `label`, `cue` (one of `CUES`), `auroc`, `lower`, `upper` (NaN where more than 5 %
+        One row per label and cue: `label`, `cue` (one of `CUES`), `auroc`, `lower`, `upper` (NaN where more than 5 %
         of the resamples were undefined), and the number of known `images` and of `positives` among them. There is no
         row for a cue that is the same in all of them, nor for a label with fewer than 10 positives or 10 negatives, or
         with either from fewer than 10 groups.
@@ -156,14 +156,14 @@ def _cues(rows: pd.DataFrame, borders: NDArray) -> dict[str, NDArray]:
 
 
 def _probe(cue: str) -> ClassifierMixin:
-    """The model that tries to tell a label from a cue: plain, and never tuned to a data set."""
+    """The model that predicts a label from a cue: simple, and never tuned to a data set."""
     if cue == "size":
         # A scanner is one size among others, smaller and larger. Bins of equal counts would put a rare size and the
         # usual one together.
         return DecisionTreeClassifier(max_leaf_nodes=16, min_samples_leaf=5, random_state=0)
     if cue == "border":
         # Many features for few positives: with C = 1, a tag planted on 300 X-rays is found at an AUROC of 0.82, with
-        # C = 0.01 at 0.88, where 0.875 is what can be had. The solver is by far the fastest for so few features.
+        # C = 0.01 at 0.88, where 0.875 is the best possible. The solver is by far the fastest for so few features.
         return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, solver="newton-cholesky"))
     # a rare source may be in no training part
     return make_pipeline(OneHotEncoder(handle_unknown="ignore"), LogisticRegression())

@@ -29,13 +29,13 @@ from medistill.images.frame import Framing, to_frame
 from medistill.records.data import BlockRecord
 
 BLOCK = 128
-"""Images a block at most: what a worker has in memory at once, and what a kill can lose of its work."""
+"""Most images per block: a worker holds one block in memory, and a kill loses at most one block of its work."""
 
 _LEAST = 16
-"""Images a block at least, as long as there are as many."""
+"""Fewest images per block, if there are that many."""
 
 _VERSION = 2
-"""Part of every key; raise it when `medistill.images` starts to give other pixels."""
+"""Part of every key; raise it when `medistill.images` decodes to different pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def decode_all(
         workers: processes that decode; 1 decodes in this one.
         executor: decodes in its workers instead (threads, or processes of this or other machines), which must see
             `root` and `cache` at the same place; it is left open.
-        check: is shown all failures (path -> reason) after each block, and may raise to stop early.
+        check: called with all failures (path -> reason) after each block; may raise to stop early.
 
     Raises:
         UserError: a worker process died, or an archive of images is damaged.
@@ -112,7 +112,7 @@ def decode_all(
     missing = [path for path in keys if path not in places]
     # a worker writes what it decodes: pixels do not travel between processes
     decode = functools.partial(_decode_block, folder, root, framing)
-    # so that all workers end at about the same time; a few images are not worth a block each, nor starting processes
+    # blocks so small that all workers end at about the same time; for a few images no process is started
     step = min(BLOCK, max(_LEAST, len(missing) // (4 * workers)))
     blocks = [[(path, keys[path]) for path in missing[at : at + step]] for at in range(0, len(missing), step)]
     with (
@@ -138,7 +138,7 @@ def decode_all(
 
 
 def _key(file: Path, path: str) -> str:
-    """Changes when the file is replaced or written to."""
+    """A key that changes when the file is replaced or written to."""
     status = file.stat()
     return f"{path}:{status.st_size}:{status.st_mtime_ns}"
 
@@ -157,7 +157,7 @@ def _executor(given: Executor | None, workers: int) -> Iterator[Executor | None]
 
 
 def _end_with_parent() -> None:
-    """End this worker when its parent is killed: it would wait for work for ever."""
+    """End this worker when its parent is killed, instead of waiting for work for ever."""
 
     def watch() -> None:
         parent = parent_process()
@@ -174,7 +174,7 @@ def _decode_block(
     """Decode the images of a block, given as (path, key), and write it.
 
     Returns:
-        Where it is; path, width and height of each of its rows; and the reason of each image that is not in it.
+        The block's folder; path, width and height of each of its rows; and the reason for each image that failed.
     """
     frames = np.empty((len(block), framing.channels, framing.size, framing.size), np.uint8)
     index: list[tuple[str, int, int]] = []

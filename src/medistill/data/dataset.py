@@ -30,7 +30,7 @@ class Dataset:
         fit: how frames were made square (`pad`, `squash`, `crop`).
         fingerprint: changes when pixels, labels or splits change.
         manifest: one row per image, sorted by `image_id`; columns as in docs/architecture.md.
-        checked: by shard, which of its frames this process has held against the manifest.
+        checked: by shard, which of its frames this process has verified against the manifest.
     """
 
     folder: Path
@@ -50,7 +50,7 @@ class Dataset:
         """Open what `ingest` wrote.
 
         Raises:
-            UserError: a file is missing or damaged. Pixels are looked at when they are read, see `Frames`.
+            UserError: a file is missing or damaged. Pixels are verified when they are read, see `FrameReader`.
         """
         files = DataFolder(Path(folder))
         info = DatasetInfo.read_whole(files.record, [files.manifest.name])
@@ -117,8 +117,8 @@ class Dataset:
 class Frames:
     """Pixels of some rows of a data set, read when they are asked for: they stay in their memory-mapped shards.
 
-    Each frame is held against its checksum in the manifest when a process reads it first: for a whole data set that
-    would take longer than many a stage, and who reads a frame does more with it.
+    Each frame is verified against its checksum in the manifest when a process first reads it: verifying the whole data
+    set would take longer than most stages, while for one frame it is cheap beside whatever the reader does with it.
     """
 
     def __init__(self, dataset: Dataset, rows: pd.DataFrame) -> None:
@@ -166,16 +166,16 @@ def count_labels(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Number of positives and of negatives of each label, int (L,) each.
 
     Args:
-        targets: (N, L), 1, 0, or NaN where unknown; of one label (N,), and two numbers are returned.
+        targets: (N, L), 1, 0, or NaN where unknown; or (N,) for one label, which returns two numbers.
     """
     return (targets == 1).sum(axis=0), (targets == 0).sum(axis=0)
 
 
 def label_columns(known: Sequence[str], wanted: Sequence[str], who: str) -> list[int | None]:
-    """Where each of the `wanted` labels is among the `known` ones of a teacher, None where it is not.
+    """Index of each of the `wanted` labels among the `known` ones of a teacher, None for a label it does not know.
 
     Raises:
-        UserError: none is; the message begins with `who`.
+        UserError: the teacher knows none of them; the message begins with `who`.
     """
     columns = [known.index(label) if label in known else None for label in wanted]
     if columns.count(None) == len(columns):

@@ -59,18 +59,18 @@ def ingest(
             `dataset.json`, `quarantine.csv`.
         cache: folder that keeps decoded images between runs; may be deleted at any time.
         executor: decodes in its workers, which must see the same folders; None: `data.workers` processes here.
-        source: what `data.format` reads from `data.root`, where the caller has read it already.
+        source: the data set as its adapter reads it, if the caller has read it already.
         allow_empty_splits: whether a split may be empty.
 
     Returns:
-        What `dataset.json` says.
+        The content of `dataset.json`.
 
     Raises:
         UserError: the source is not what its format promises, a group is in two splits, a split is empty, or more than
             `data.max_quarantined` of the entries must be left out (they are then listed in `cache/quarantine.csv`).
     """
     cache = Path(cache)
-    # it removes blocks that it does not need: another would lose those that it does
+    # an ingest removes blocks that it does not need, so two at once would remove each other's
     taken = f"{cache}: process {{holder}} decodes into this folder; wait until it ends"
     with locked(cache / "lock", taken=taken):
         return _ingest(data, out, cache, executor, source, allow_empty_splits)
@@ -91,7 +91,7 @@ def _ingest(
             splits.require_all(rows["split"])
 
     require(rows)
-    # the cache's blocks in the order of the shards: in another, each shard would take its frames from all blocks
+    # decode in the order of the shards: in another order each shard would gather its frames from all blocks
     rows = rows.sort_values("image_id", ignore_index=True)
 
     frames = decode_all(
@@ -122,13 +122,13 @@ def _ingest(
         manifest.to_parquet(files.manifest, index=False)
         boxes.to_parquet(files.boxes, index=False)
         _write_quarantine(files.quarantine, quarantined)
-        # all but the pixels, of which the manifest has a checksum each
+        # all files but the pixels, whose checksums are in the manifest
         checked = (file for file in folder.iterdir() if not file.name.startswith("images-"))
         return info.write(files.record, checked)
 
 
 def _split(source: Source, data: Data) -> tuple[pd.DataFrame, list[tuple[str, str]], list[str]]:
-    """Rows with all columns and a `split`, all that is left out so far, and what the user should know of it."""
+    """Rows with all columns and a `split`; what is left out so far, as (path, reason); and notes for the user."""
     rows, quarantined = source.rows.copy(), list(source.quarantined)
     for column in DETAILS:
         rows[column] = rows[column].astype("str") if column in rows else pd.Series(None, index=rows.index, dtype="str")
@@ -145,7 +145,7 @@ def _split(source: Source, data: Data) -> tuple[pd.DataFrame, list[tuple[str, st
     labelled = rows[columns].notna().any(axis=1)
     if not labelled.all():
         notes.append(f"{(~labelled).sum():,} images have no label; they train recipes with unlabelled: true")
-    # groups without any label have nothing to measure: where the data set does not say otherwise, they train
+    # groups without any label cannot be measured: they train, unless the data set or sides.csv says otherwise
     measured = labelled.groupby(rows["group_id"]).transform("any")
     splits_file = data.splits / splits.SPLITS_FILE
     if data.split == "patient":
@@ -180,7 +180,7 @@ def _split(source: Source, data: Data) -> tuple[pd.DataFrame, list[tuple[str, st
 
 
 def _groups(source: Source, data: Data, paths: pd.Series, own: pd.Series) -> tuple[pd.Series, pd.Series, list[str]]:
-    """Groups with those of groups.csv joined, the group of each image there, and what the user should know of it."""
+    """Each image's group after joining groups.csv; its group in groups.csv; and notes for the user."""
     file = data.splits / splits.GROUPS_FILE
     find = _FIND.format(format=data.format, root=data.root, splits=data.splits)
     if not file.is_file():
@@ -195,13 +195,13 @@ def _groups(source: Source, data: Data, paths: pd.Series, own: pd.Series) -> tup
         raise UserError(f"{file}: {len(missing)} images are not in it, the first {missing.iloc[0]}; {find}")
     there = set(spelt) | {compose(path) for path, _ in source.quarantined}
     unused = [path for path in table.index if path not in there]
-    # who has copies has no patients that a listed group could be taken for
+    # data sets with augmented copies have no patient ids, so listed groups cannot clash with them
     groups = listed if source.copies else splits.merge_groups(own, paths, table)
     return groups, listed, _unused(file, unused, len(table), "path")
 
 
 def _unused(file: Path, names: list[str], total: int, column: str) -> list[str]:
-    """What to say of names in the user's own table that mean nothing here; an error where none does."""
+    """A note on names in the user's table that are not in the data set; `UserError` if none of them is."""
     if not names:
         return []
     text = f"{file}: {len(names):,} of {total:,} names in column {column!r} are not in the data set: {names[0]}"
@@ -233,7 +233,7 @@ def _bad_masks(rows: pd.DataFrame, frames: Frames, masks: Frames) -> dict[str, s
             bad[path] = f"its mask {mask}: {masks.failures[mask]}"
         elif path in frames.places:
             one, other = frames.places[path], masks.places[mask]
-            # a mask may be smaller than its image; a pixel more or less is rounding
+            # a mask may be smaller than its image; a difference of one pixel is rounding
             if abs(one.width * other.height - one.height * other.width) > max(one.width, one.height):
                 shapes = f"{other.width}x{other.height} pixels, the image {one.width}x{one.height}"
                 bad[path] = f"its mask {mask} has another shape: {shapes}"
@@ -241,7 +241,7 @@ def _bad_masks(rows: pd.DataFrame, frames: Frames, masks: Frames) -> dict[str, s
 
 
 def _limit(quarantined: list[tuple[str, str]], entries: int, data: Data, cache: Path) -> None:
-    """Stop where more is left out than the settings allow."""
+    """Raise `UserError` if more is left out than the settings allow."""
     if len(quarantined) <= quarantine_limit(data.max_quarantined, entries):
         return
     what = f"{len(quarantined)} of {entries} entries cannot be used, more than data.max_quarantined"
@@ -249,7 +249,7 @@ def _limit(quarantined: list[tuple[str, str]], entries: int, data: Data, cache: 
 
 
 def _list_left_out(quarantined: list[tuple[str, str]], cache: Path) -> str:
-    """Write what is left out to the cache, and name the first of it."""
+    """Write everything that is left out to the cache, and name the first entry."""
     listing = DataFolder(cache).quarantine
     _write_quarantine(listing, quarantined)
     path, reason = min(quarantined)
@@ -263,7 +263,7 @@ def _write_quarantine(path: Path, quarantined: list[tuple[str, str]]) -> None:
 
 
 def _as_cell(path: str) -> str:
-    """A path that no terminal obeys and no spreadsheet takes for a formula: `./=x` is the same file as `=x`."""
+    """A path without control characters, which no spreadsheet takes for a formula: `./=x` is the same file as `=x`."""
     shown = printable(path)
     return f"./{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
 

@@ -22,7 +22,7 @@ from medistill.text import counted
 FILE = ModelFolder(Path()).train_ids.name
 
 _ANY_DATA = ("csv", "folder")
-"""Formats that many data sets have, whose ids say something only together with the data set's name."""
+"""Formats of many data sets, whose ids are unique only together with the data set's name."""
 
 
 class TrainIds(NamedTuple):
@@ -32,7 +32,7 @@ class TrainIds(NamedTuple):
     images: np.ndarray
 
     def __or__(self, other: "TrainIds") -> "TrainIds":
-        """What either was trained on."""
+        """The union of both."""
         return TrainIds(np.union1d(self.groups, other.groups), np.union1d(self.images, other.images))
 
 
@@ -47,7 +47,7 @@ def ids_of(dataset: Dataset, split: str) -> TrainIds:
 
 
 def _groups(dataset: Dataset, rows: pd.DataFrame) -> np.ndarray:
-    """Hashes of what each image belongs to, uint64 (N, 2): its group, and its patient or else itself."""
+    """Hashes of each image's group and of its patient (without a patient id: of the image id), uint64 (N, 2)."""
     origin = dataset.format + (f"\n{dataset.name}" if dataset.format in _ANY_DATA else "")
     person = rows["patient_id"].fillna(rows["image_id"])
     codes, names = pd.factorize(pd.concat([rows["group_id"], person]))
@@ -73,7 +73,7 @@ def read_ids(file: Path) -> TrainIds:
     """
     if not file.exists():
         raise UserError(f"{file}: no such file, so what the model was trained on is unknown; train it again")
-    # Opened here: numpy leaves an archive open that it finds damaged.
+    # opened here, since numpy leaves a damaged archive open
     with reading(file, TRAIN_AGAIN), open(file, "rb") as stream, np.load(stream, allow_pickle=False) as content:
         ids = TrainIds(content["groups"], content["images"])
     if any(part.dtype != np.uint64 or part.ndim != 1 for part in ids):

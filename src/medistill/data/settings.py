@@ -11,7 +11,7 @@ from medistill.images.limits import LARGEST_SIZE
 from medistill.settings import AnyPath, Fraction, Seed, Settings
 
 MAX_QUARANTINED = 0.01
-"""`data.max_quarantined` where params.yaml does not name it; `medistill check`, which reads none, judges by it."""
+"""Default of `data.max_quarantined`; `medistill check`, which reads no params.yaml, uses it too."""
 
 
 def quarantine_limit(share: float, entries: int) -> int:
@@ -20,7 +20,7 @@ def quarantine_limit(share: float, entries: int) -> int:
 
 
 class Data(Settings):
-    """Where the images are, and how they are brought into one shape."""
+    """Where the images are, how they are split, and the size of their frames."""
 
     name: str = ""
     """Shown in reports; empty: the name of the root folder."""
@@ -30,8 +30,8 @@ class Data(Settings):
     options: dict[str, object] = {}
     """What the format leaves open; see `Options` in its file."""
     split: Literal["official", "patient"] = "official"
-    """`official`: the data set's own lists, validation carved from training by patient where there is none; `patient`:
-    all by patient (or other group)."""
+    """`official`: the data set's own lists; without a validation list one is drawn from train by patient. `patient`:
+    all splits are drawn by patient (or other group)."""
     splits: AnyPath = Path("splits")
     """Folder with `groups.csv` and `sides.csv`, which say what belongs together and in which split; both optional."""
     val_fraction: Fraction = 0.15

@@ -17,8 +17,8 @@ GROUPS_FILE = "groups.csv"
 SPLITS_FILE = "sides.csv"
 
 LISTED = "listed "
-"""Stands before the name of a group that a list has joined: a list may count its groups 1, 2, 3 where the data set so
-counts its patients, and a group's name must not depend on who else is there."""
+"""Prefix of the names of groups from groups.csv: that table may number its groups 1, 2, 3 as the data set numbers its
+patients, and a group's name must not depend on which other groups exist."""
 
 
 def read_groups(file: Path) -> pd.Series:
@@ -72,7 +72,7 @@ def _read_map(file: Path, columns: dict[str, tuple[str, ...]]) -> pd.Series:
 
 
 def merge_groups(groups: pd.Series, paths: pd.Series, listed: pd.Series) -> pd.Series:
-    """Join groups that share an image's group in a list: neither a patient nor a listed group is ever torn apart.
+    """Join groups that share an image's group in a list: neither a patient nor a listed group is ever split up.
 
     Args:
         groups: str (N,), the group of each image as the data set knows it.
@@ -98,16 +98,16 @@ def merge_groups(groups: pd.Series, paths: pd.Series, listed: pd.Series) -> pd.S
 
 
 def split_by_group(fixed: pd.Series, groups: pd.Series, *others: pd.Series) -> tuple[pd.Series, list[str]]:
-    """Which split a list fixes for each group, whatever name the list knows the group by.
+    """The split that sides.csv fixes for each group, whichever of its names the table uses.
 
     Args:
         fixed: split by name, as `read_splits` gives it.
         groups: str (N,), the group of each image.
         others: str (N,) each, same index: other names of it (its patient, its group in a list), null where there is
-            none. A name that means several things means what comes first here.
+            none. A name that could mean several groups is looked up in this order.
 
     Returns:
-        Split by group, and the names in `fixed` that mean none of them.
+        Split by group, and the names in `fixed` that belong to no group.
 
     Raises:
         UserError: a group is fixed in two splits.
@@ -133,8 +133,8 @@ def by_group(
 ) -> pd.Series:
     """Split by a seeded hash of the group alone: added images or groups never move one that was there.
 
-    The hash knows nothing of labels: their shares differ between splits by chance. For a small data set a list
-    of splits may be drawn up instead (`stratified`), which then fixes the groups it names for ever.
+    The hash ignores labels: their shares differ between splits by chance. For a small data set a list of splits can be
+    drawn up instead (`stratified`), which then fixes the groups that it names.
 
     Args:
         groups: str (N,), the group of each image.
@@ -167,7 +167,7 @@ def stratified(
     seed: int,
     fixed: pd.Series | None = None,
 ) -> pd.Series:
-    """Draw up splits under which every label has about its share in every split.
+    """Draw up splits in which every label has about the same share.
 
     The rarest label is dealt first, its largest groups first, each to the split that lacks most of it (Sechidis et al.
     2011, over groups in place of images).
@@ -177,7 +177,7 @@ def stratified(
         labels: (N, L) of 1, 0 and NaN.
         val_fraction: share of the images that validates.
         test_fraction: share of the images that tests.
-        seed: order of groups that are alike.
+        seed: decides between groups of the same size and labels.
         fixed: split by group of an earlier list; they stay.
 
     Returns:
@@ -186,7 +186,7 @@ def stratified(
     drawn = {} if fixed is None else fixed.to_dict()
     share = dict(zip(SPLITS, (1 - val_fraction - test_fraction, val_fraction, test_fraction), strict=True))
     codes, names = pd.factorize(groups, sort=True)
-    # the last column, all images, deals the groups without any label
+    # the last column counts all images, by which groups without any label are dealt
     counts = np.zeros((len(names), labels.shape[1] + 1))
     np.add.at(counts, codes, np.hstack([labels == 1, np.ones((len(labels), 1))]))
     missing = {split: share[split] * counts.sum(axis=0) for split in SPLITS}
@@ -210,7 +210,7 @@ def stratified(
 
 
 def official(groups: pd.Series, lists: pd.Series, *, val_fraction: float, seed: int, files: str) -> pd.Series:
-    """Take the data set's own splits; where it has no validation split, carve one from training by group.
+    """Take the data set's own splits; if it has no validation split, draw one from training by group.
 
     Args:
         groups: str (N,), the group of each image.

@@ -20,7 +20,7 @@ def combine_answers(
     Args:
         answers: logits (T, N, L), NaN where a teacher does not know a label.
         targets: (N, L): 1, 0, or NaN where unknown.
-        how: what weighs the teachers.
+        how: how teachers are weighted.
         exclusive: labels are exclusive classes: a teacher has one weight for an image.
 
     Returns:
@@ -32,11 +32,11 @@ def combine_answers(
 
 
 def teacher_weights(answers: Tensor, targets: Tensor, *, how: Combine, exclusive: bool) -> Tensor:
-    """How much each teacher counts for each image and label: float32 (T, N, L), 1 in sum over those that know it.
+    """Weight of each teacher per image and label: float32 (T, N, L), with sum 1 over the teachers that know the label.
 
-    `mean`: alike. `entropy`: the surer the more, `(1 − H_k / Σ H) / (K − 1)` of K teachers. `confidence`: the nearer to
-    the label the more, `(1 − softmax_k(CE_k)) / (K − 1)`; where the label is unknown, as `entropy`. A teacher that
-    alone knows a label has the weight 1.
+    `mean`: uniform. `entropy`: higher for confident teachers, `(1 − H_k / Σ H) / (K − 1)` of K teachers. `confidence`:
+    higher for teachers close to the label, `(1 − softmax_k(CE_k)) / (K − 1)`; as `entropy` where the label is unknown.
+    If only one teacher knows a label, its weight is 1.
 
     Source: Kwon et al., "Adaptive Knowledge Distillation Based on Entropy", ICASSP 2020, whose weights are divided by
     their sum here; Zhang et al., "Confidence-Aware Multi-Teacher Knowledge Distillation" (CA-MKD), ICASSP 2022 (arXiv
@@ -49,7 +49,7 @@ def teacher_weights(answers: Tensor, targets: Tensor, *, how: Combine, exclusive
     count = known.sum(0)
     doubt = torch.ones_like(answers) if how == "mean" else _entropy(answers, known, exclusive)
     total = torch.where(known, doubt, 0).sum(0)
-    tiny = torch.finfo(total.dtype).tiny  # where none doubts, all count alike
+    tiny = torch.finfo(total.dtype).tiny  # if all entropies are 0, weights are uniform
     share = torch.where(total > tiny, doubt / total.clamp(min=tiny), 1 / count.clamp(min=1))
     if how == "confidence":
         labelled = ~torch.isnan(targets)

@@ -16,7 +16,7 @@ from medistill.training.spec import fingerprint
 
 
 def import_teacher(folder: Path, name: str, network: Teacher, dataset: Dataset, *, batch_size: int = 64) -> None:
-    """Write the folder of a frozen teacher, with what it answers about val and test.
+    """Write the folder of a frozen teacher, with its logits on val and test.
 
     Args:
         folder: the model's folder, replaced as a whole.
@@ -42,7 +42,7 @@ def load_frozen_teacher(network: Teacher, dataset: Dataset) -> Classifier:
     """A teacher with its own weights and labels, in evaluation mode.
 
     Raises:
-        UserError: as for `import_teacher`, but for what it was trained on.
+        UserError: as for `import_teacher`, except about the images that it was trained on.
     """
     beside = read_beside(network.own_weights)
     labels = labels_of(network, dataset)
@@ -70,7 +70,7 @@ def load_frozen_teacher(network: Teacher, dataset: Dataset) -> Classifier:
 
 
 def labels_of(network: Network, dataset: Dataset) -> list[str]:
-    """Of a network's outputs, in their order: a frozen teacher has its own, all others have the data set's."""
+    """Labels of a network's outputs, in order: a frozen teacher has its own, all others have the data set's."""
     if not isinstance(network, Teacher) or not network.is_frozen:
         return dataset.labels
     return list(network.labels or read_beside(network.own_weights).labels or dataset.labels)

@@ -1,12 +1,12 @@
 """Losses as pure functions.
 
-All compute in float32 whatever comes in, let no gradient reach the teacher, and return a scalar: the mean over what
-`mask` keeps, an entry (image, label) or an image. With nothing kept the loss is 0, with gradient 0. What student and
-teacher say where `mask` is false may be anything, NaN included. Shapes must be those that are documented: what torch
-would stretch to fit (a mask (L,), a teacher (N, 1)) is refused with a `ValueError`.
+All compute in float32 for any input dtype, let no gradient reach the teacher, and return a scalar: the mean over the
+entries (image, label) or images that `mask` keeps. If it keeps none the loss is 0, with gradient 0. Values of student
+and teacher where `mask` is false are ignored, NaN included. Shapes must be exactly as documented: shapes that torch
+would broadcast (a mask (L,), a teacher (N, 1)) are refused with a `ValueError`.
 
-`TRAITS` says of each loss what it does and does not see. A softmax over labels, for one, cannot see a constant added to
-all logits of an image; where labels are not exclusive, that constant ranks the images.
+`TRAITS` lists the invariances of each loss. A softmax over labels, for example, is invariant to a constant added to all
+logits of an image; where labels are not exclusive, that constant changes the ranking of images.
 """
 
 from collections.abc import Callable
@@ -18,21 +18,21 @@ from torch import Tensor
 
 _ABSENT = -1e9  # logit of a class that the teacher does not know; not -inf, which times 0 is NaN
 _EPS = 1e-8
-_FLAT = 1e-7  # length below which a map or a vector is taken for 0: its direction is rounding
-_CONSTANT = 1e-6  # spread, as a share of the largest value, below which values are taken for alike: it is rounding
+_FLAT = 1e-7  # length below which a map or a vector counts as 0: its direction is a rounding error
+_CONSTANT = 1e-6  # spread, as a share of the largest value, below which values count as equal: it is rounding
 
 
 class Traits(NamedTuple):
-    """What a loss does and does not see.
+    """The invariances and requirements of a loss.
 
     Attributes:
         inputs: `targets` and `logits` are (N, L), `features` (N, D), `maps` (N, K, h, w), `label_maps` (N, L, h, w).
-        zero_at_equality: it is 0 where the student's answer is the teacher's.
-        image_offset: a constant added to all the student says of an image changes nothing.
-        label_offset: a constant added to a label (feature, channel) of all images changes nothing.
-        scale: a positive factor of all the student says changes nothing.
-        batch_size: the mean over the halves of a batch is the batch's, where as much is known in both and nothing is
-            balanced; if not, it compares images with each other.
+        zero_at_equality: it is 0 if the student's answer equals the teacher's.
+        image_offset: a constant added to all of the student's outputs for an image does not change it.
+        label_offset: a constant added to a label (feature, channel) in all images does not change it.
+        scale: a positive factor of all of the student's outputs does not change it.
+        batch_size: the mean over the halves of a batch is the batch's, if as many entries are known in both and nothing
+            is balanced; False: it compares images with each other.
         exclusive: for exclusive classes only.
         to_teacher: a gradient reaches the teacher.
         mask: what can be left out, an `image` (N,) or a `label` of an image (N, L).
@@ -68,8 +68,8 @@ def _has(traits: Traits, **options: object) -> Callable[[Loss], Loss]:
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """Mean of `values` where the boolean `mask`, of the same shape, is true; 0 where it is nowhere true.
 
-    Where several processes train together, each has a part of the batch: the sum is divided by a process's share of
-    what all of them keep, so that the mean of their gradients is the gradient of the whole batch.
+    If several processes train together, each has a part of the batch: the sum is divided by the average number of kept
+    entries per process, so that the mean of their gradients is the gradient of the whole batch.
 
     Example:
         >>> masked_mean(torch.tensor([1.0, 3.0, torch.nan]), torch.tensor([True, True, False])).item()
@@ -83,7 +83,7 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _over_all(total: Tensor, count: Tensor, *, at_least: float) -> Tensor:
-    """`total` over `count`, of which several processes have a part each: see `masked_mean`."""
+    """`total` over `count`, each of which is spread over several processes: see `masked_mean`."""
     return _processes() * total / sum_over_processes(count).clamp(min=at_least)
 
 
@@ -95,7 +95,7 @@ def sum_over_processes(value: Tensor) -> Tensor:
 
 
 def _processes() -> int:
-    """How many train together."""
+    """Number of processes that train together."""
     together = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if together else 1
 
@@ -223,7 +223,7 @@ def cross_entropy(
         mask: boolean (N,), further images to leave out, where false.
 
     Raises:
-        ValueError: an image has not just one class; not noticed on a GPU, which would have to be waited for.
+        ValueError: an image has not just one class; not checked on a GPU, as that would wait for the device.
 
     Example:
         >>> student, target = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([[1.0, 0.0, 0.0]])
@@ -246,8 +246,9 @@ def sigmoid_kd(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, ma
     """Kullback-Leibler divergence of the student's from the teacher's Bernoulli distribution, label by label.
 
     `T² · KL(σ(teacher/T) ‖ σ(student/T))`. It is 0 exactly where student and teacher agree, and, unlike a softmax over
-    the labels, it sees a constant added to all logits of an image. T² keeps the gradient's size when T grows; the limit
-    for large T is (student − teacher)²/8. (Beyond T = 100 float32 has few digits of the value, not of the gradient.)
+    the labels, it changes with a constant added to all logits of an image. T² keeps the gradient's size when T grows;
+    the limit for large T is (student − teacher)²/8. (Beyond T = 100 float32 has few digits of the value, not of the
+    gradient.)
 
     Source: the per-label divergence of Yang et al., "Multi-Label Knowledge Distillation", ICCV 2023 (arXiv 2308.06453,
     MLD term), with Hinton's temperature. Here it is the mean over entries, there the sum over labels.
@@ -344,7 +345,7 @@ def mse_kd(
 def bckd(student: Tensor, teacher: Tensor, *, beta: float = 1.0, mask: Tensor | None = None) -> Tensor:
     """`|p − q|^β · BCE(q, p)`, p and q the teacher's and the student's sigmoid: the mean over entries.
 
-    Where the two agree it costs nothing, so that the many easy negatives of rare labels leave the rest its weight.
+    It is small where the two agree, so that the many easy negatives of rare labels do not dominate.
 
     Source: Yang et al., "Bridging Cross-task Protocol Inconsistency for Distillation in Dense Object Detection", ICCV
     2023 (arXiv 2308.14286), equation 8; there the sum over labels.
@@ -352,7 +353,7 @@ def bckd(student: Tensor, teacher: Tensor, *, beta: float = 1.0, mask: Tensor | 
     Args:
         student: logits (N, L).
         teacher: logits (N, L).
-        beta: β ≥ 1; below, the gradient has no bound.
+        beta: β ≥ 1; below 1 the gradient is unbounded.
         mask: boolean (N, L), entries for which the teacher has an answer.
 
     Raises:
@@ -384,8 +385,8 @@ def dkd(
     """Decoupled distillation of exclusive classes: α · (class or not) + β · (which of the others), times T².
 
     Source: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022 (arXiv 2203.08679), equation 7, without the
-    authors' warm-up of its weight over the first epochs. With two labels the second term is 0, so that it means nothing
-    where labels are not exclusive.
+    authors' warm-up of its weight over the first epochs. With two labels the second term is 0, so that it is useless
+    for labels that are not exclusive.
 
     Args:
         student: logits (N, L).
@@ -465,18 +466,19 @@ def dist(
 ) -> Tensor:
     """`T² · (inter · (1 − ρ over an image's labels) + intra · (1 − ρ over a label's images))`, ρ Pearson's.
 
-    Only relations are asked for, as a large teacher's probabilities may be out of a small student's reach. With
+    Only relations are compared, as a small student may be unable to match a large teacher's probabilities. With
     `sigmoid` and `inter` 0 it is a loss of multi-label data that ranks each label's images as the teacher does; it
-    needs batches in which teachers' answers differ. Relations of fewer than two entries, or on which the teacher
-    says the same of all, are left out.
+    needs batches in which teachers' answers differ. Relations of fewer than two entries, or on which the
+    teacher is constant, are left out.
 
     Source: Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022 (arXiv 2205.10536), equations
-    8-10, there with a softmax. What the student says alike of all has no relation: it costs 1 and has no gradient.
+    8-10, there with a softmax. If the student's row is constant, its correlation is undefined: it costs 1, without
+    gradient.
 
     Args:
         student: logits (N, L).
         teacher: logits (N, L).
-        activation: what makes probabilities of them.
+        activation: the function from logits to probabilities.
         inter: weight of the relation within an image.
         intra: weight of the relation within a label.
         temperature: T > 0.
@@ -509,10 +511,10 @@ def dist(
 
 @_has(Traits("maps", zero_at_equality=True, scale=True, batch_size=True, mask="image"))
 def attention_transfer(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Squared difference of attention: where, not what. The mean over images and places.
+    """Squared difference of attention maps, ignoring channels: the mean over images and places.
 
-    Attention is the mean of the squared channels, of length 1 over an image's places; so a map of one channel, the root
-    of that mean, does for a teacher's.
+    Attention is the mean of the squared channels, of length 1 over an image's places; so a teacher's map may have
+    a single channel, the root of that mean.
 
     Source: Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017 (arXiv 1612.03928), equation 2 with
     p = 2.
@@ -613,7 +615,7 @@ def feature_mse(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None)
 def cam_kd(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Squared distance of class activation maps of length 1, the mean over (image, label).
 
-    Maps are signed: what speaks against a label counts as what speaks for it. The smaller map is resized to the larger.
+    Maps are signed: evidence against a label counts like evidence for it. The smaller map is resized to the larger.
 
     Source: "Class Activation Map based Knowledge Distillation for multi-label" (arXiv 2303.08360); it takes the labels
     that an image has.
@@ -621,7 +623,7 @@ def cam_kd(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> T
     Args:
         student: maps (N, L, h, w).
         teacher: maps (N, L, h', w').
-        mask: boolean (N, L), maps to compare: as a rule labels that are present. A teacher's map without anything in it
+        mask: boolean (N, L), maps to compare: as a rule labels that are present. A teacher's map that is 0 everywhere
             is left out, as it has no direction.
 
     Example:
@@ -680,7 +682,7 @@ def _require_shape(name: str, values: Tensor, shape: torch.Size) -> None:
 
 
 def _known(student: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits and targets in float32, with 0 where nothing is known or kept, and where something is."""
+    """Logits and targets in float32, 0 where they are unknown or masked, and the boolean mask of the other entries."""
     _require_shape("target", target, student.shape)
     known = ~torch.isnan(target)
     if mask is not None:
@@ -690,7 +692,7 @@ def _known(student: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor
 
 
 def _classes(student: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Of one-hot targets (N, L): images that are known and kept, boolean (N,), and the number of their class (N,)."""
+    """For one-hot targets (N, L): images that are known and kept, boolean (N,), and the index of their class (N,)."""
     _require_shape("target", target, student.shape)
     known = ~torch.isnan(target).any(1)
     one = (target == 1).sum(1) == 1
@@ -705,11 +707,11 @@ def _classes(student: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tens
 def _answers(
     student: Tensor, teacher: Tensor, mask: Tensor | None, *, by: int = 2, alike: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Both in float32, the teacher's without gradient, and 0 where nothing is kept: a NaN would reach the gradient.
+    """Both in float32, the teacher's without gradient, and 0 where masked, since a NaN would reach the gradient.
 
     Args:
         student: (N, …).
-        teacher: alike in the first `alike` dimensions, or in all.
+        teacher: of the same shape in the first `alike` dimensions, or in all.
         mask: boolean, of the first `by` dimensions.
     """
     ours, theirs = student.shape[:alike], teacher.shape[:alike]
@@ -747,7 +749,7 @@ def _centred(values: Tensor, kept: Tensor) -> Tensor:
 def _spread(values: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     """Values less their row's mean, of length 1 in each row, and which rows have such a direction, boolean (N, 1).
 
-    Rows in which all is alike but for rounding are 0, and have no gradient, which would be endless.
+    Constant rows (up to rounding) become 0 with zero gradient; their true gradient is unbounded.
     """
     centred = _centred(values, kept)
     size = torch.where(kept, values.detach(), 0).abs().amax(1, keepdim=True)
@@ -771,17 +773,17 @@ def _unrelated(student: Tensor, teacher: Tensor, kept: Tensor) -> Tensor:
 def _distances(features: Tensor) -> Tensor:
     distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
     apart = distances > 0
-    # not `masked_mean`: of several processes each compares its own part's images with each other, and no others
+    # not `masked_mean`: each process only compares images of its own part of the batch
     return distances / (distances.sum() / apart.sum().clamp(min=1)).clamp(min=_EPS)
 
 
 def _angles(features: Tensor) -> Tensor:
-    """Cosine of the angle at each image between each two others, 0 where one of them is no other: (N, N, N).
+    """Cosine of the angle at each image between each two others, 0 if two of the three are the same: (N, N, N).
 
-    From the products of the features with each other: the differences would be N² vectors. They cancel between images
-    that are much alike, so in float64 where there is such a thing.
+    From the products of the features with each other: the differences would be N² vectors. These products cancel for
+    similar images, so they are computed in float64 on devices that have it.
     """
-    with torch.autocast(features.device.type, enabled=False):  # which would multiply in half precision
+    with torch.autocast(features.device.type, enabled=False):  # autocast would multiply in half precision
         exact = features if features.is_mps else features.double()
         exact = exact - exact.mean(0)
         products = exact @ exact.T
@@ -794,14 +796,14 @@ def _angles(features: Tensor) -> Tensor:
 
 
 def _direction(vectors: Tensor) -> Tensor:
-    """Vectors (…, P) of length 1; those that are 0 have none, and no gradient, which would be endless."""
+    """Vectors (…, P) scaled to length 1; zero vectors stay 0 with zero gradient; their true one is unbounded."""
     length = vectors.norm(dim=-1, keepdim=True)
     flat = length < _FLAT
     return torch.where(flat, 0, vectors / torch.where(flat, 1, length))
 
 
 def _maps(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps of one size, (N, L, h·w) each, and which are compared, boolean (N, L)."""
+    """Maps resized to one size, (N, L, h·w) each, and which of them are compared, boolean (N, L)."""
     student, teacher = _answers(student, teacher, mask, alike=2)
     size = [max(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True)]
     student, teacher = (

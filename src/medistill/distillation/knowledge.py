@@ -1,4 +1,4 @@
-"""What teachers answered: logits of every training image in every view, written once, read by id.
+"""Cached answers of teachers: logits of every training image in every view, written once, read by image id.
 
 A distillation epoch then costs what training without a teacher costs, however many or large the teachers are.
 """
@@ -37,9 +37,9 @@ from medistill.training.spec import fingerprint
 from medistill.views import read_frames, render_views, send, view_parameters
 
 EVERY = 10.0
-"""Seconds between two notes of how far a teacher has come: what an interruption costs at most."""
+"""Seconds between two saves of a teacher's progress: the most work that an interruption loses."""
 EXTRAS = tuple(name for name in ANSWERS if name != "logits")
-"""What teachers answer besides logits where `teach` asks for it."""
+"""Kinds of answers besides logits, for which `teach` can ask."""
 
 
 def write_knowledge(
@@ -49,8 +49,8 @@ def write_knowledge(
 
     Writes into an existing folder: `image_ids.npy` (N), `knowledge.json`, a record of all files that the folder then
     has, and float16 `logits.npy` (V, N, L); where they are asked for, `attention.npy` (V, N, h, w), `cams.npy`
-    (V, N, L, h, w) and `features.npy` (V, N, K), as `ask` gives them. Where an interrupted call has left a part of the
-    very same answers, it goes on after what is whole of them.
+    (V, N, L, h, w) and `features.npy` (V, N, K), as `ask` gives them. If an interrupted call left a part of the
+    same answers, it continues after the undamaged ones.
 
     Raises:
         UserError: an answer is not finite or does not fit float16, or memory or the disk does not suffice.
@@ -109,16 +109,16 @@ def write_knowledge(
 
 
 class _Progress:
-    """How many images have been answered in full, in a file beside the answers, with checksums of the answers."""
+    """The number of images with complete answers, in a file beside the answers, with checksums of the answers."""
 
     def __init__(self, folder: Path, identity: str) -> None:
-        """`identity` is of all that decides the answers, the code among it."""
+        """`identity`: hash of every input of the answers, code included."""
         self._folder, self._file, self._identity = folder, KnowledgeFolder(folder).progress, identity
         self._written = time.monotonic()
         self._parts: list[tuple[int, str]] = []  # images so far, and the checksum of the answers since the part before
 
     def read(self) -> tuple[dict[str, np.ndarray], int]:
-        """The answers that are there and for how many images; damaged ones and those to other questions are removed."""
+        """The answers so far and their number of images; damaged ones and those of another identity are removed."""
         if self._file.exists():
             try:
                 state = AnsweredSoFar.read(self._file)
@@ -137,7 +137,7 @@ class _Progress:
         for name, shape in state.arrays.items():
             file = self._folder / f"{name}.npy"
             with reading(file, "it had answers so far"):
-                arrays[name] = np.load(file, mmap_mode="r+")  # lengthens what was cut off
+                arrays[name] = np.load(file, mmap_mode="r+")  # extends a truncated file
             reserve(file)
             if list(arrays[name].shape) != shape or arrays[name].dtype != np.float16:
                 raise UserError(f"{file}: damaged, it has another shape")
@@ -151,7 +151,7 @@ class _Progress:
         return arrays, first
 
     def write(self, arrays: dict[str, np.ndarray], images: int) -> None:
-        """Note that so many images are answered, after the answers themselves, now and then."""
+        """Save the number of answered images from time to time, after the answers themselves."""
         if time.monotonic() - self._written < EVERY:
             return
         _flush(self._folder, arrays)
@@ -162,12 +162,12 @@ class _Progress:
         self._written = time.monotonic()
 
     def remove(self) -> None:
-        """The answers are whole."""
+        """Finish: all answers are complete."""
         remove(self._file)
 
 
 def _part_checksum(arrays: dict[str, np.ndarray], first: int, last: int) -> str:
-    """Of the answers about images `first` … `last` − 1."""
+    """Checksum of the answers about images `first` … `last` − 1."""
     digest = hashlib.sha256()
     for name, array in arrays.items():
         digest.update(name.encode())
@@ -177,7 +177,7 @@ def _part_checksum(arrays: dict[str, np.ndarray], first: int, last: int) -> str:
 
 
 def _create(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Empty float16 arrays in files, refused where the disk is too small."""
+    """Empty float16 arrays in files; `UserError` if the disk is too small."""
     sizes = {name: 2 * math.prod(shape) for name, shape in shapes.items()}
     free = shutil.disk_usage(folder).free
     if sum(sizes.values()) > free:
@@ -207,12 +207,12 @@ def _flush(folder: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _needs(asked: Teach) -> list[str]:
-    """What is answered besides logits."""
+    """Kinds of answers besides logits."""
     return [name for name in EXTRAS if getattr(asked, name)]
 
 
 def _checksum(labels: list[str], files: dict[str, str]) -> str:
-    """Of all answers, and of what they are about: the same numbers in another order of labels teach otherwise."""
+    """Checksum of all answers with their labels and image ids, whose order matters."""
     digest = hashlib.sha256(json.dumps(labels).encode())
     for name in ("image_ids", "logits", *EXTRAS):
         digest.update(bytes.fromhex(files.get(f"{name}.npy", "")))
@@ -229,8 +229,8 @@ class Knowledge:
         views: how many views of each image were answered.
         view_seed: the seed of the views.
         checksum: of all answers and their labels.
-        teacher_sha256: of the teacher's weights when it answered. Its settings would not do: on another machine, or by
-            another number of processes, they give another network.
+        teacher_sha256: of the teacher's weights when it answered. Its settings would not suffice: on another
+            machine, or with another number of processes, they give different weights.
         map_shape: K, h, w of its feature map.
         unknown: the data set's labels that it does not know.
     """
@@ -251,7 +251,7 @@ class Knowledge:
     def open(cls, folder: Path, dataset: Dataset, augmentation: Augmentation, asked: Teach) -> "Knowledge":
         """Open a teacher's answers for distillation on `dataset`, in views drawn from `augmentation`.
 
-        A teacher may know other labels: those that both have are told by their names.
+        A teacher may know other labels than the data set: labels are matched by name.
 
         Raises:
             UserError: a file is missing or damaged, the answers are to other images or views than `asked`, or the
@@ -287,10 +287,10 @@ class Knowledge:
 
     @property
     def seen(self) -> provenance.TrainIds:
-        """What the teacher was trained on.
+        """Hashes of the images and groups that the teacher was trained on.
 
         Raises:
-            UserError: nobody has written it down beside the answers, or the file is damaged.
+            UserError: the file beside the answers is missing or damaged.
         """
         return provenance.read_ids(KnowledgeFolder(self.folder).train_ids)
 
@@ -302,7 +302,7 @@ class Knowledge:
     def read(self, kind: str, image_ids: Sequence[str], view: int) -> np.ndarray:
         """The teacher's answers of one kind about images in a view, in the order of `image_ids`: float32 (N, …).
 
-        What has an axis of labels has it in the data set's order, NaN for labels that the teacher does not know.
+        An axis of labels is in the data set's order, NaN for labels that the teacher does not know.
 
         Args:
             kind: of `ANSWERS`.

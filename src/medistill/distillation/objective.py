@@ -21,14 +21,14 @@ from medistill.task import Task
 from medistill.training.batches import Batch
 
 SMALL_BATCH = 16
-"""Images of a batch below which the relations between them say little."""
+"""Batch size below which relations between images are unreliable."""
 MOST_EXPLAINED = 3
 """Labels of an image for explanation_kd: each costs the whole batch a pass back through a head without closed form."""
 
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """What must be known of a network before it learns or teaches by a recipe.
+    """Facts about a network that decide whether it can learn or teach by a recipe.
 
     Attributes:
         name: for messages.
@@ -44,7 +44,7 @@ class NetworkFacts:
 
 
 def traits_of(term: Term) -> functional.Traits:
-    """What the loss of a term, with its options, does and does not see."""
+    """The traits of a term's loss with its options."""
     (traits,) = [
         traits
         for name, options, traits in functional.TRAITS
@@ -59,10 +59,10 @@ def require_task(term: Term, task: Task, at: str) -> None:
     Args:
         term: of a recipe.
         task: of the data set.
-        at: where the term stands, for the message.
+        at: key of the term, for the message.
 
     Raises:
-        UserError: says what to take instead.
+        UserError: the term does not fit; the message names an alternative.
     """
     exclusive = traits_of(term).exclusive
     if not task.exclusive and exclusive and not term.blind_on_purpose:
@@ -74,7 +74,7 @@ def require_task(term: Term, task: Task, at: str) -> None:
 
 
 def oddities(term: Term, task: Task, batch_size: int) -> Iterator[str]:
-    """What a term does that its user may not know, where batches have `batch_size` images."""
+    """Notes on a term that its user may not expect, for batches of `batch_size` images."""
     traits = traits_of(term)
     if not task.exclusive and traits.exclusive:
         yield (
@@ -98,16 +98,16 @@ def require_fit(
     Args:
         recipe: its terms.
         task: of the data set.
-        student: who learns by it.
+        student: the network that learns by it.
         teachers: those of the recipe, in its order.
-        at: where the recipe stands, for messages.
+        at: key of the recipe, for messages.
 
     Raises:
-        UserError: a loss is for the other task; it compares maps, and one has a single place; it compares class
-            activation maps of a student that mixes the images of a batch behind its feature map, where the gradient of
-            one image's logit is no map of that image alone (a teacher answers in evaluation mode); a teacher lacks one
-            of exclusive classes, so that what it says of the others has no level of its own under a softmax; or nobody
-            teaches a label: no teacher knows it, and there is no loss from the labels.
+        UserError: a loss is for the other task; it compares maps, and a feature map is 1×1; it compares class
+            activation maps of a student with batch norm after its feature map, where the gradient of one image's logit
+            depends on other images (teachers answer in evaluation mode); a teacher lacks one of exclusive classes, so
+            that its logits of the others define no softmax over all; or a label is not taught: no teacher knows it, and
+            there is no loss from the labels.
     """
     for term in recipe.terms:
         require_task(term, task, at)
@@ -140,7 +140,7 @@ def require_fit(
 
 @dataclass(frozen=True)
 class Said:
-    """What a student and its teachers say of a batch.
+    """The outputs of a student and its teachers for a batch.
 
     Attributes:
         logits: the student's, (N, L).
@@ -248,12 +248,12 @@ def _options(term: Term, dataset: Dataset) -> dict:
 
 
 def _mean(values: Iterable[Tensor]) -> Tensor:
-    """Over teachers."""
+    """Mean over teachers."""
     return torch.stack(list(values)).mean()
 
 
 def _explained(targets: Tensor, answer: Tensor, known: Tensor, *, likeliest: bool) -> Tensor:
-    """Whose maps are compared, boolean (N, L): the labels of an image.
+    """Labels whose maps are compared, boolean (N, L): those of the image.
 
     With `likeliest` also the one that the teachers find likeliest, and of all these at most `MOST_EXPLAINED`.
     """
@@ -270,10 +270,10 @@ def _explained(targets: Tensor, answer: Tensor, known: Tensor, *, likeliest: boo
 def _of_maps(loss: Callable[..., Tensor], said: Said, explained: Tensor) -> Tensor:
     """A loss of class activation maps, the mean over all (teacher, image, label) that there are.
 
-    Each teacher's are compared as they are: of many sizes the largest would be another grid for the others.
+    Teachers' maps are compared one by one, each in its own size, and not resized to a common one.
     """
-    # Each image's explained labels first: as many maps as one image has labels, not as the batch has. At least one,
-    # which no image keeps: processes that train together must all come to the loss.
+    # Each image's explained labels come first, so that M is the most labels of one image, not of the batch. M is at
+    # least 1, even if no image keeps it: all processes that train together must reach the loss.
     order = torch.argsort(~explained, dim=1, stable=True)[:, : max(1, int(explained.sum(1).max()))]
     explained = explained.gather(1, order)
     maps = said.batch.class_maps(order)

@@ -10,19 +10,19 @@ from medistill.training.settings import TrainedNetwork, TrainingOverrides
 
 
 class Teacher(TrainedNetwork):
-    """A network that is trained once and then answers; students have the seeds of the run instead."""
+    """A network that is trained once, with its own seed, and then answers; students take the seeds of the run."""
 
     seed: Seed = 0
     """Initialisation, order of images, dropout."""
     terms: list[AnyTerm] = []
-    """Losses from the labels that it is trained by, such as focal_bce; none: the usual one of the data set's task."""
+    """Losses from the labels that train it, such as focal_bce; none: the usual loss of the data set's task."""
     recipe: Name | None = None
-    """Of an assistant (`run.assistants`): how other teachers teach it, before it teaches students itself."""
+    """For an assistant (`run.assistants`): the recipe by which other teachers teach it."""
     frozen: bool = False
-    """Take `weights` as they are: nothing is trained."""
+    """Use `weights` without training."""
     labels: list[str] | None = Field(default=None, min_length=1)
-    """What a frozen teacher's outputs are, in their order. None: as config.json beside its weights says, else the data
-    set's. Labels are told by their names; of those that it lacks it teaches nothing."""
+    """Labels of a frozen teacher's outputs, in order; None: those of config.json beside its weights, else all labels.
+    Labels are matched by name; a teacher teaches only labels that it knows."""
 
     @model_validator(mode="after")
     def _frozen_or_trained(self) -> "Teacher":
@@ -56,15 +56,15 @@ class Recipe(Settings):
     teachers: list[Name] = []
     """The teachers whose logits are combined."""
     combine: Literal["mean", "entropy", "confidence"] = "mean"
-    """How much the logits of each count: alike; the surer the more; the nearer to the label the more. For each image
-    and label. Maps and features are compared with each teacher's, all alike."""
+    """Weight of each teacher's logits per image and label: uniform; higher for confident teachers; higher for teachers
+    close to the label. Maps and features are compared with each teacher's, with equal weights."""
     terms: list[AnyTerm] = []
     """Losses whose weighted sum is minimised; none: the usual loss of the data set's task."""
     views: Literal["cached", "fresh", "live"] = "cached"
     """`cached`: the views the teachers answered, in turn; `fresh`: a new view each epoch (no teachers); `live`: a new
-    view each epoch, about which the teachers are asked then and there."""
+    view each epoch, for which the teachers run on each batch."""
     unlabelled: bool = False
-    """Also learn from training images without any label, about which the teachers' answers alone say something."""
+    """Also learn from training images without any label, which only the teachers label."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
@@ -89,14 +89,14 @@ class Recipe(Settings):
 
 
 class Teach(Settings):
-    """What teachers answer before the students are trained."""
+    """The answers that teachers give before the students are trained."""
 
     views: int = Field(default=8, ge=1, le=10_000)
     """Augmented views of each training image."""
     view_seed: Seed = 0
     """Seed of the views, the same for teachers and students, whatever the student's own seed."""
     attention: bool = False
-    """Also where features are strong, for attention_transfer."""
+    """Also attention maps (strength of features by place), for attention_transfer."""
     cams: bool = False
     """Also class activation maps of each label, for cam_kd and explanation_kd."""
     features: bool = False

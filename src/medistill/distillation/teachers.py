@@ -1,4 +1,4 @@
-"""What teachers are asked: logits, and where a recipe needs them maps and features; live or from `knowledge`."""
+"""Answers of teachers: logits, and if a recipe needs them maps and features; live or from `knowledge`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -23,8 +23,8 @@ class AnswerKind:
     """One thing that teachers can be asked for.
 
     Attributes:
-        by_label: its second axis are the labels.
-        of: the answer, from a network and the logits (N, L) and feature map (N, K, h, w) that it has for N images.
+        by_label: whether its second axis is that of labels.
+        of: computes it, from a network and its logits (N, L) and feature map (N, K, h, w) for N images.
     """
 
     by_label: bool
@@ -53,16 +53,16 @@ ANSWERS = {
     "features": AnswerKind(by_label=False, of=lambda network, logits, features: features.float().mean((2, 3))),
 }
 """All that teachers can be asked for: `logits` (N, L), `attention` (N, h, w), `cams` (N, L, h, w) and pooled `features`
-(N, K); all but the logits where `teach` says so."""
+(N, K); all but the logits only if `teach` asks for them."""
 
 
 class Teacher(Protocol):
-    """Whoever answers for a batch.
+    """A source of answers about batches.
 
     Attributes:
         name: of the teacher.
-        checksum: of all that decides what it answers.
-        seen: what it was trained on.
+        checksum: of every input of its answers.
+        seen: hashes of the images and groups that it was trained on.
         map_shape: K, h, w of its feature map.
         unknown: the data set's labels that it does not know.
     """
@@ -93,10 +93,10 @@ class Teacher(Protocol):
 
 
 class LiveTeacher:
-    """A teacher that is asked about every batch anew: the plain way, at the price of its forward pass."""
+    """A teacher that runs on every batch, at the price of its forward pass."""
 
     def __init__(self, model: Classifier, dataset: Dataset, seen: provenance.TrainIds = provenance.NOTHING) -> None:
-        """Ask `model`, a network that stays as it is and was trained on `seen`, about the labels of `dataset`.
+        """Let `model`, which is not trained further and was trained on `seen`, answer about the labels of `dataset`.
 
         Raises:
             UserError: it knows none of them.
@@ -109,7 +109,7 @@ class LiveTeacher:
 
     @classmethod
     def open(cls, folder: Path, dataset: Dataset) -> "LiveTeacher":
-        """Ask the trained model in `folder`.
+        """Load the trained model in `folder`.
 
         Raises:
             UserError: a file is missing or damaged, or it knows none of the data set's labels.
@@ -130,15 +130,15 @@ class LiveTeacher:
 
 
 def ask(teacher: Classifier, images: Tensor, needs: AbstractSet[str]) -> dict[str, Tensor]:
-    """A network's answers about images, and nothing that has a gradient.
+    """A network's answers about images, without gradients.
 
     Args:
         teacher: in evaluation mode; its labels are the L of the answers.
         images: float32 (N, C, H, W) in 0..1.
-        needs: what is wanted besides the logits.
+        needs: kinds of answers besides the logits.
 
     Returns:
-        `logits`, and what is wanted besides, see `ANSWERS`.
+        `logits` and the kinds in `needs`; see `ANSWERS`.
     """
     with torch.no_grad():
         logits, features = teacher(images, with_map=True)
@@ -148,7 +148,7 @@ def ask(teacher: Classifier, images: Tensor, needs: AbstractSet[str]) -> dict[st
 
 
 def require_finite(answers: Mapping[str, Tensor], image_ids: Sequence[str], teacher: str) -> None:
-    """Refuse an answer that says nothing: a NaN would be taken for a label that the teacher does not know.
+    """Refuse answers that are not finite: a NaN would be read as a label that the teacher does not know.
 
     Raises:
         UserError: names the teacher and the first image.

@@ -14,18 +14,18 @@ from medistill.settings import Settings
 from medistill.task import Task
 
 Temperature = Annotated[float, Field(ge=0.01, le=1000)]
-"""Beyond it float32 has no digits left."""
+"""At higher temperatures float32 has no digits left."""
 
 
 class Term(Settings):
-    """What all terms have."""
+    """Base of all terms."""
 
     if TYPE_CHECKING:
         loss: str  # the function's name: each term has its own as a literal
     needs: ClassVar[Literal["logits", "attention", "cams", "features"]] = "logits"
-    """What the teachers must have been asked for, beside logits: a key of `teach`."""
+    """The kind of answer that it needs besides logits, a key of `teach`."""
     instead: ClassVar[str] = "sigmoid_kd"
-    """What to take where labels are not exclusive and the loss is for exclusive classes."""
+    """The alternative for labels that are not exclusive, if the loss is for exclusive classes."""
     weight: float = Field(default=1.0, gt=0, le=1e6)
     """The loss of a recipe is the sum of its terms, each times its weight."""
 
@@ -44,7 +44,7 @@ class Term(Settings):
 
     @property
     def blind_on_purpose(self) -> bool:
-        """Whether it may be used where labels are not exclusive, although it cannot see a constant of an image."""
+        """Whether it is allowed for labels that are not exclusive despite its invariance to a constant per image."""
         return False
 
     @property
@@ -59,22 +59,22 @@ class HardTerm(Term):
     if TYPE_CHECKING:
         balanced: bool  # each term has its own, behind its options
     balances: ClassVar[Literal["labels", "classes"]] = "labels"
-    """What is weighed where it is balanced: the positives of each label, or the images of each class."""
+    """What `balanced` weighs: the positives of each label, or the images of each class."""
 
 
 class DistillationTerm(Term):
     """A loss against the teachers' answers."""
 
     projected: ClassVar[bool] = False
-    """The student's features pass a linear layer that is learnt with it, one per teacher, into the teacher's width."""
+    """Whether a linear layer per teacher, trained with the student, maps its features to the teacher's width."""
     takes_targets: ClassVar[bool] = False
-    """It compares logits, and must know the labels for that."""
+    """Whether it compares logits and also needs the labels."""
     explains_likeliest: ClassVar[bool] = False
-    """It compares maps, and also those of the label that the teachers find likeliest."""
+    """Whether it also compares the maps of the label that the teachers find likeliest."""
 
 
 class SoftmaxTerm(DistillationTerm):
-    """A loss with a softmax over the labels, which some use for labels that are not exclusive all the same."""
+    """A loss with a softmax over the labels, which the literature also uses for labels that are not exclusive."""
 
     if TYPE_CHECKING:
         allow_offset_blind: bool  # each term has its own, behind its options
@@ -82,7 +82,7 @@ class SoftmaxTerm(DistillationTerm):
 
     @property
     def blind_on_purpose(self) -> bool:
-        """Whether params.yaml says so."""
+        """Whether params.yaml allows it."""
         return self.allow_offset_blind
 
 
@@ -91,11 +91,11 @@ class BinaryCrossEntropy(HardTerm):
 
     loss: Literal["binary_cross_entropy"]
     balanced: bool = False
-    """Positive labels weigh as many times more as they are rarer in training than negative ones."""
+    """Positive labels are weighted by the ratio of negatives to positives in training."""
 
 
 class FocalBce(HardTerm):
-    """That of system A."""
+    """The loss of system A."""
 
     loss: Literal["focal_bce"]
     gamma: float = Field(default=2.0, ge=0)
@@ -138,7 +138,7 @@ class SoftmaxKd(SoftmaxTerm):
 
 
 class MseKd(SoftmaxTerm):
-    """That of system A."""
+    """The loss of system A."""
 
     instead = "space: sigmoid, or set allow_offset_blind: true"
     loss: Literal["mse_kd"]
@@ -194,7 +194,7 @@ class Dist(SoftmaxTerm):
 
 
 class AttentionTransfer(DistillationTerm):
-    """Where the teacher's features are strong, whatever they stand for."""
+    """Attention: where the teacher's features are strong."""
 
     loss: Literal["attention_transfer"]
     needs = "attention"

@@ -34,11 +34,11 @@ def train_by_recipe(
     checkpoints: Path,
     on_step: Callable[[StepReport], None] = lambda report: None,
 ) -> TrainingResult:
-    """Train what `spec` says by its recipe, and write the model's folder.
+    """Train the network of `spec` by its recipe, and write the model's folder.
 
     Args:
         folder: the model's folder, replaced as a whole at the end.
-        spec: network, recipe and all else that decides the training.
+        spec: network, recipe and all other settings of the training.
         dataset: what it trains on.
         teachers: those of the recipe, in its order: `Knowledge.open(…)`, or `LiveTeacher.open(…)` for `views: live`.
         checkpoints: folder of the states of unfinished trainings, which are resumed, and of copies of what was trained
@@ -76,14 +76,14 @@ def train_by_recipe(
 def teach(
     folder: Path, model: Path, dataset: Dataset, augmentation: Augmentation, asked: Teach, *, unfinished: Path
 ) -> None:
-    """Let a trained model answer all training images in all views, and write what it answers.
+    """Let a trained model answer all training images in all views, and write its answers.
 
     Args:
         folder: of the answers, replaced as a whole at the end; `Knowledge.open` reads it.
         model: folder of the teacher.
         dataset: whose training images it answers.
         augmentation: ranges of the views.
-        asked: how many views, and what it answers besides logits.
+        asked: number of views, and kinds of answers besides logits.
         unfinished: folder of the answers so far, where an interrupted call has left off.
 
     Raises:
@@ -95,7 +95,7 @@ def teach(
     ids = KnowledgeFolder(unfinished).train_ids
     with writing(ids):
         unfinished.mkdir(parents=True, exist_ok=True)
-        provenance.write_ids(ids, seen)  # what it has seen, its students have in part
+        provenance.write_ids(ids, seen)  # its students count as trained on its images, too
     write_knowledge(unfinished, teacher, dataset, augmentation, asked)
     with atomic(folder) as temporary:
         shutil.move(unfinished, temporary)

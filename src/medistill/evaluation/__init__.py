@@ -1,1 +1,1 @@
-"""How good a model is, how sure that is, and how it compares with others."""
+"""Figures of models with intervals, and differences between models."""

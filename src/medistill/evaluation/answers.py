@@ -1,4 +1,4 @@
-"""What is measured: the truth of one split, and what one model answers on it."""
+"""The truth of one split, and one model's answers on it, from which figures are measured."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class Split:
         return [label for label in self.labels if label not in self.skipped]
 
     def columns(self) -> list[int]:
-        """Where the eligible labels are among the labels."""
+        """Indices of the eligible labels."""
         return [k for k, label in enumerate(self.labels) if label not in self.skipped]
 
     @property
@@ -82,7 +82,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Answers:
-    """What one model answers on one split; figures that share their work are computed once.
+    """One model's answers on one split; work that several figures share is done once.
 
     Attributes:
         split: the truth.
@@ -109,14 +109,14 @@ class Answers:
         Args:
             split: the truth.
             logits: see `Answers`.
-            calibration: of the model; None: its probabilities are those of its logits as they are.
+            calibration: of the model; None: the logits are not calibrated.
             on_label: see `Answers`.
         """
         return cls(split, logits, (calibration or Calibration(split.task)).probabilities(logits), on_label)
 
     @property
     def scores(self) -> NDArray:
-        """(N, L), what ranks the images: the logits, which a sigmoid keeps in order; the softmax of classes."""
+        """(N, L), the scores that rank the images: the logits of multilabel data, the softmax of classes."""
         return self.probabilities if self.split.task.exclusive else self.logits
 
     @cached_property

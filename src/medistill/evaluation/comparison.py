@@ -44,7 +44,7 @@ class Measured:
             split: the truth.
             logits: (N, L), rows as in `split.targets`; finite, or NaN for a whole label that the model does not know:
                 its figures are undefined, and so are means over labels that it is among; of exclusive classes all are.
-            calibration: of the model; None: its probabilities are those of its logits as they are.
+            calibration: of the model; None: the logits are not calibrated.
             on_label: called L times while the work goes on.
         """
         answers = Answers.of(split, logits, calibration, on_label)
@@ -108,7 +108,7 @@ class Measured:
     def roc(self) -> tuple[FloatArray, FloatArray]:
         """Macro-average ROC curve over eligible labels, see `metrics.ranking.macro_roc`; empty where there are none.
 
-        Also where the model does not know one of them.
+        It is also empty if the model does not know one of them.
         """
         columns = self.split.columns()
         if np.isnan(self.answers.logits[:, columns]).any():

@@ -24,14 +24,14 @@ class Figure:
         title: for people.
         measure: from a model's answers to (1 + R, L) or (1, L) for a figure of labels, to (1 + R,) for one of all
             classes at once; row 0 is on the data themselves, the others are resamples, and NaN is undefined.
-        task: of which it is a figure; None: of both.
+        task: the task it applies to; None: both.
         of_labels: whether each label has one.
         resampled: whether it has an interval, and is compared between models.
         reflected: how the interval of its mean over labels is made, see `intervals.summarise`.
         summary: whether metrics.json has it, and so the report's table of models, MLflow and the card; a figure that is
-            only there to be compared with papers is in reports/evaluation/<model>.json alone.
-        columns: splits that the report's table of models shows it of.
-        tables: splits of which the report shows it label by label.
+            only for comparison with papers is in reports/evaluation/<model>.json alone.
+        columns: splits for which the report's table of models shows it.
+        tables: splits for which the report shows it label by label.
         plotted: whether the report draws its differences.
     """
 
@@ -49,7 +49,7 @@ class Figure:
 
     @property
     def key(self) -> str:
-        """Its name where it is one number for all labels."""
+        """Its name as one number over all labels."""
         return f"macro_{self.name}" if self.of_labels else self.name
 
     def applies(self, task: Task) -> bool:

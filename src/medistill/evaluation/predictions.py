@@ -1,4 +1,4 @@
-"""Reading what models predicted, checked against the manifest; and of each study, in place of each image."""
+"""Reading models' predictions, checked against the manifest, and combining those of the images of a study."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ def read_logits(path: Path, model: str, labels: list[str], *, known: Collection[
         path: the file: `image_id`, `split`, and a float column `logit:<label>` each.
         model: its name, for messages.
         labels: the data set's.
-        known: those that the model answers for; None: all. A teacher that was taken as it is may lack some.
+        known: labels that the model knows; None: all. A frozen teacher may lack some.
 
     Returns:
         float32 columns, one per label in the given order, index `split` and `image_id`; NaN for labels that are not
@@ -135,7 +135,7 @@ class Studies:
             task: of the data set.
 
         Raises:
-            UserError: `max` of exclusive classes: what is highest in each need not sum to 1.
+            UserError: `max` of exclusive classes, since the highest probability of each need not sum to 1.
         """
         if how == "max":
             if task.exclusive:
@@ -144,7 +144,7 @@ class Studies:
             np.maximum.at(combined, self.of_image, logits)
             return combined
         wide = logits.astype(np.float64)
-        with np.errstate(invalid="ignore"):  # of a label that is not known
+        with np.errstate(invalid="ignore"):  # a label that the model does not know
             if task.exclusive:
                 combined = self._log_sum(wide - logsumexp(wide, axis=1, keepdims=True))
             else:  # log(p / (1 - p)), each of the two from its own logarithms: neither becomes 0
@@ -153,7 +153,7 @@ class Studies:
         return np.where(alone, logits[self.first], combined).astype(logits.dtype)
 
     def _log_sum(self, logs: NDArray) -> NDArray:
-        """Logarithm of the sum over the images of each study of what has these logarithms: (N, L) to (M, L)."""
+        """Log-sum-exp over the images of each study: (N, L) to (M, L)."""
         highest = np.full((len(self.first), logs.shape[1]), -np.inf)
         np.maximum.at(highest, self.of_image, logs)
         total = np.zeros_like(highest)

@@ -19,12 +19,12 @@ from medistill.records.evaluation import Comparison, Evaluation, SplitFigures, w
 from medistill.records.figures import Figures
 
 SPLITS = ("val", "test")
-"""What is measured. Validation chooses references; test chooses nothing."""
+"""Splits that are measured. Validation chooses references; test chooses nothing."""
 
 
 @dataclass(frozen=True)
 class References:
-    """Which models each student is compared with.
+    """The models that each student is compared with.
 
     Attributes:
         baselines: of each student, the names of its baselines; a baseline has none.
@@ -75,7 +75,7 @@ def describe_all(
     Args:
         measured: by split, then by model.
         roles: of each model.
-        settings: what they were measured with.
+        settings: of the evaluation.
     """
     study = None if settings.study == "none" else settings.study
     return {
@@ -118,7 +118,7 @@ def numbers(
     """What metrics.json says of each model on each split.
 
     A student has its macro AUROC minus its better baseline's and minus the best teacher's as well, both chosen on
-    validation. What is undefined is left out, since DVC metrics are numbers.
+    validation. Undefined figures are left out, since DVC metrics are numbers.
 
     Args:
         described: by model, from `describe_all`.
@@ -163,7 +163,7 @@ def write_tables(
 
     Args:
         reports: where they go.
-        described: what evaluation/<model>.json says, by model.
+        described: the content of evaluation/<model>.json, by model.
         curves: false and true positive rates of roc/<model>.csv, by model.
         comparisons: from `compare_all`.
 

@@ -14,5 +14,5 @@ class Evaluate(Settings):
     """Bootstrap resamples over groups."""
     seed: Seed = 0
     study: Literal["none", "max", "mean"] = "none"
-    """What is measured: `none`: images; `max`, `mean`: studies, by the highest or the mean probability of their images,
-    for data whose labels are of studies, as those of CheXpert and MIMIC-CXR are."""
+    """The unit of evaluation: `none`: images; `max`, `mean`: studies, by the highest or mean probability of their
+    images, for data with labels per study, such as CheXpert and MIMIC-CXR."""

@@ -1,4 +1,4 @@
-"""Grad-CAM as it is measured and shown: at the feature map's resolution, unnormalised.
+"""Grad-CAM for measuring and showing: at the feature map's resolution, unnormalised.
 
 Maps of one network can then be compared between images, and be shown on one scale; stretched to 0..1, a map without
 evidence would look like one full of it.
@@ -21,7 +21,7 @@ def grad_cam(model: Classifier, images: torch.Tensor, labels: NDArray[np.integer
     Source: Selvaraju et al., "Grad-CAM", ICCV 2017 (arXiv 1610.02391), equations 1 and 2.
 
     Args:
-        model: it is put into evaluation mode; its parameters and their gradients stay as they are.
+        model: it is put into evaluation mode; its parameters and their gradients do not change.
         images: float32 (N, C, H, W) in 0..1; one batch.
         labels: (N,), the index of the label to explain on each image.
 

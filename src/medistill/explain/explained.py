@@ -1,4 +1,4 @@
-"""What one model says of chosen findings: its maps, and the probabilities of all labels."""
+"""One model's answers about chosen findings: its maps, and the probabilities of all labels."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from medistill.records.models import ModelRecord
 from medistill.task import Calibration
 from medistill.views import render_plain
 
-BATCH = 8  # small: what could be trained can be explained
+BATCH = 8  # small, so that every network that could be trained can be explained
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Explained:
 def explainable(
     folders: Mapping[str, ModelFolder], dataset: Dataset, *, teachers: Collection[str], say: Callable[[str], object]
 ) -> dict[str, ModelFolder]:
-    """Folder of each model that can be explained: a teacher that was not trained here and lacks a label is left out.
+    """Folder of each model that can be explained: a frozen teacher that lacks a label is left out.
 
     Args:
         folders: of all models.
         dataset: its labels are explained.
         teachers: names of those that may know other labels.
-        say: told of each that is left out.
+        say: called with a note on each model that is left out.
 
     Raises:
         UserError: a file is missing or damaged, a model was trained on images that it is explained on, or a student has
@@ -70,14 +70,14 @@ def explain(
     images: NDArray[np.uint8],
     on_maps: Callable[[int], object] = lambda count: None,
 ) -> Explained:
-    """Ask a model about findings.
+    """Compute a model's maps and probabilities for findings.
 
     Args:
         model: moved to a GPU where there is one, and put into evaluation mode; it knows all labels of the data set.
         dataset: its labels and task.
         findings: N labels on images.
         images: uint8 (N, C, S, S), the image of each finding.
-        on_maps: told how many maps have been added.
+        on_maps: called with the number of new maps.
     """
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     theirs = model.config["labels"]

@@ -1,7 +1,7 @@
 """Whether a map points at the finding: pointing game and energy inside the box, beside chance and a centre prior.
 
 The unit is a finding, one label on one image; all its boxes together are its target. A model is compared finding by
-finding, with another one or with what needs no model; `metrics.means` has the intervals.
+finding, with another one or with a baseline that needs no model; `metrics.means` has the intervals.
 """
 
 from dataclasses import dataclass
@@ -42,13 +42,13 @@ NO_BOXES = LocatedByLabel(
 
 @dataclass(frozen=True)
 class Targets:
-    """Where the findings are, and what no model at all would score.
+    """Where the findings are, and the scores of chance and of the centre, without any model.
 
     Attributes:
         masks: bool (N, S, S), the union of each finding's boxes.
-        chance: float64 (N,), share of the frame that the boxes cover: what a random point hits, and the energy of a
-            map that is the same everywhere.
-        centre: float64 (N,), 1 where the frame's centre is inside a box, else 0: what is hit without looking.
+        chance: float64 (N,), share of the frame that the boxes cover: the chance that a random point hits, and the
+            energy of a uniform map.
+        centre: float64 (N,), 1 where the frame's centre is inside a box, else 0.
     """
 
     masks: NDArray[np.bool_]
@@ -142,7 +142,7 @@ def difference(findings: list[Finding], student: Scores, teacher: Scores) -> Lea
 
 
 def inconclusive(map_size: tuple[int, int], groups: int) -> str:
-    """Why nothing can be concluded from a figure; empty where something can."""
+    """Why nothing can be concluded from a figure; empty if a conclusion is possible."""
     if min(map_size) < MIN_MAP:
         return f"map of {map_size[0]}×{map_size[1]} cells, smaller than {MIN_MAP}×{MIN_MAP}"
     if groups < MIN_GROUPS:

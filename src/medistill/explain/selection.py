@@ -1,4 +1,4 @@
-"""Which findings on which images are explained: chosen by a hash of the image id, never by how well a model does."""
+"""The findings that are explained: chosen by a hash of the image id, never by a model's result."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ class Finding:
         label: the label's name.
         group_id: the image's group; the unit of the bootstrap.
         split: `val` or `test`.
-        boxes: where the finding is; empty where the data set does not say.
+        boxes: where the finding is; empty without boxes.
         present: False where the label is known to be absent, or another class is the true one.
     """
 
@@ -45,12 +45,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What is explained: the findings that are measured, then those that are only shown.
+    """The findings that are explained: those that are measured, then those that are only shown.
 
     Attributes:
         measured: findings that are present.
         absent: labels that are absent, or classes that an image is taken for, each on another image.
-        shown: places in `findings` of what the gallery shows.
+        shown: indices of the `findings` that the gallery shows.
         with_boxes: whether the measured findings have boxes.
     """
 
@@ -71,7 +71,7 @@ class Chosen:
 
 
 def choose(dataset: Dataset, explain: Explain, predictions: Mapping[str, Path]) -> Chosen:
-    """Choose what is measured and shown.
+    """Choose the findings that are measured and shown.
 
     Args:
         dataset: the ingested data set.
@@ -113,7 +113,7 @@ def boxed_findings(dataset: Dataset, max_images: int) -> list[Finding]:
         max_images: at most so many images, chosen by a hash of their ids.
 
     Returns:
-        A finding for each (image, label) that has a box, with all its boxes; sorted by image id, then label.
+        One finding per (image, label) that has a box, with all its boxes; sorted by image id, then label.
 
     Raises:
         UserError: a box has a label that the data set does not have.

@@ -11,4 +11,4 @@ class Explain(Settings):
     gallery: int = Field(default=12, ge=1)
     """Images shown in the gallery."""
     max_images: int = Field(default=1000, ge=1)
-    """Images with boxes that are measured at most."""
+    """Most images with boxes that are measured."""

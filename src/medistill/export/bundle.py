@@ -1,4 +1,4 @@
-"""The folder of an exported model: everything a device and its user need, and the proofs that it is right."""
+"""The folder of an exported model: everything a device and its user need, with the proofs of parity and latency."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +29,12 @@ _TRAINING = (
     *("role", "student", "recipe", "seed", "arch", "args", "initialisation", "teachers", "combine", "terms"),
     *("views", "training", "dataset_fingerprint", "fingerprint", "versions"),
 )
-"""Keys of config.json that say how the model came about."""
+"""Keys of config.json about the model's training."""
 
 
 @dataclass(frozen=True)
 class Proofs:
-    """That an export answers as the network did, and how fast: what its two files say."""
+    """Parity of an export with its network, and its latency: the content of its two files."""
 
     parity: Parity
     latency: Latency
@@ -77,7 +77,7 @@ def export_model(source: Path, dataset: Dataset, target: Path, settings: Export)
         files.card.write_text(model_card(record, figures, dataset, batch_size), encoding="utf-8")
         bundle = describe(record, files.onnx, batch_size) | {"files": checksums(folder.iterdir(), folder)}
         write_record(files.bundle, bundle)
-        latency.write(files.latency)  # of its own, as it differs from time to time
+        latency.write(files.latency)  # in a file of its own, as it varies from run to run
     return Proofs(parity, latency)
 
 
@@ -108,7 +108,7 @@ def describe(record: ModelRecord, model: Path, batch_size: int | None = None) ->
 
 
 def _figures(trained: ModelFolder, dataset: Dataset) -> dict[str, float]:
-    """Figures on validation of what the model predicted there, one number each; what is undefined is left out."""
+    """Figures of the model's predictions on validation, one number each; undefined ones are left out."""
     path, name, rows = trained.predictions, trained.folder.name, dataset.split("val")
     logits = align(read_logits(path, name, dataset.labels), "val", rows["image_id"], path, name)
     groups = rows["group_id"].to_numpy()
@@ -119,7 +119,7 @@ def _figures(trained: ModelFolder, dataset: Dataset) -> dict[str, float]:
 
 
 def _spread(dataset: Dataset, count: int) -> np.ndarray:
-    """Pixels, uint8 (N, C, S, S), of `count` validation images spread evenly over the split, or of all it has."""
+    """Pixels, uint8 (N, C, S, S), of `count` validation images spread evenly over the split, or of all of them."""
     rows = dataset.split("val")
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
     return dataset.images(rows.iloc[chosen])

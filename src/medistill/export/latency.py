@@ -47,7 +47,7 @@ def measure_latency(model: Path, image: np.ndarray, *, runs: int, threads: int) 
 
 
 def cpu_name() -> str:
-    """The processor's model name, or its architecture where the system does not tell."""
+    """The processor's model name, or its architecture if the system does not tell."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

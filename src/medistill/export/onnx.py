@@ -1,4 +1,4 @@
-"""Writing a classifier as one ONNX file that takes pixels and needs to be told nothing else."""
+"""Writing a classifier as one self-contained ONNX file that takes pixels."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ from medistill.views import render_plain
 
 
 class PixelClassifier(nn.Module):
-    """A classifier that takes the pixels as they are decoded: what becomes the graph."""
+    """A classifier that takes decoded pixels: the module that becomes the graph."""
 
     def __init__(self, classifier: Classifier) -> None:
         """Wrap `classifier`; it does the normalisation itself."""
@@ -42,8 +42,8 @@ def export_onnx(classifier: Classifier, path: Path, *, opset: int) -> int | None
     """Write `classifier` as one ONNX file, weights included.
 
     Graph: `image` uint8 (batch, C, S, S) → scaling to 0..1, normalisation, network → `logits` float32 (batch, L), with
-    a free batch size where torch can express that. The metadata has all that a prediction needs: see `metadata`. The
-    bytes depend on the weights, the configuration, `opset` and the versions of torch and onnxscript alone.
+    a free batch size where torch can express that. The metadata has everything that prediction needs: see `metadata`.
+    The bytes depend on the weights, the configuration, `opset` and the versions of torch and onnxscript alone.
 
     Args:
         classifier: in evaluation mode, its `config` complete.
@@ -73,7 +73,7 @@ def export_onnx(classifier: Classifier, path: Path, *, opset: int) -> int | None
 
 
 def require_small(classifier: Classifier) -> None:
-    """Refuse a network whose file would not be read on a device; shapes are enough.
+    """Refuse a network whose file would be too large for a device, by its shapes.
 
     Raises:
         UserError: it is too large.
@@ -137,7 +137,7 @@ def _to_onnx(classifier: Classifier, opset: int) -> onnx.ModelProto:
 
 
 def _cause(error: BaseException) -> str:
-    """What was first in a chain of exceptions, in a line."""
+    """The first of a chain of exceptions, in one line."""
     while error.__cause__:
         error = error.__cause__
     return error_line(error, 150)
@@ -146,7 +146,7 @@ def _cause(error: BaseException) -> str:
 def _traced(classifier: Classifier, opset: int, *, single: bool) -> onnx.ModelProto:
     config = classifier.config
     size = config["image_size"]
-    # Two images: with one the exporter would take the batch size for a constant, which is what `single` wants.
+    # Two images: with one the exporter would take the batch size for a constant, as `single` intends.
     example = torch.zeros(1 if single else 2, config["channels"], size, size, dtype=torch.uint8)
     program = torch.onnx.export(
         PixelClassifier(classifier).eval(),
@@ -161,13 +161,13 @@ def _traced(classifier: Classifier, opset: int, *, single: bool) -> onnx.ModelPr
     assert program is not None  # by `dynamo`
     model = program.model_proto
     if not single and not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
-        raise ValueError("its code makes a constant of the number of images")  # and of none but two would it answer
+        raise ValueError("its code makes a constant of the number of images")  # it would only take two images
     return model
 
 
 @contextlib.contextmanager
 def _plain_attention(fused: list[nn.Module]) -> Iterator[None]:
-    """Let timm's attention multiply matrices: the exporter knows the fused operation with one axis of heads alone."""
+    """Let timm's attention multiply matrices: the exporter knows the fused operation only with one axis of heads."""
     for module in fused:
         module.fused_attn = False  # type: ignore[assignment]  # torch: any attribute is a module
     try:

@@ -1,4 +1,4 @@
-"""Does the exported file answer as the network did?"""
+"""Parity: whether the exported file gives the network's logits."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def measure_parity(classifier: Classifier, model: Path, images: np.ndarray) -> P
 
     Returns:
         The largest difference over images, labels and both batch sizes, undefined where ONNX Runtime or torch gives a
-        logit that is not finite; beside it the gate's limit, which grows with the largest logit.
+        logit that is not finite; and the limit, which grows with the largest logit.
     """
     with torch.inference_mode():
         expected = classifier(render_plain(torch.from_numpy(images))).numpy()

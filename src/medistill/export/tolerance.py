@@ -1,4 +1,4 @@
-"""How far an exported file may be from the network that it was made of."""
+"""How far logits of an exported file may be from those of its network."""
 
 PARITY_ABSOLUTE, PARITY_RELATIVE = 1e-4, 1e-5
 """Largest difference between a logit of ONNX Runtime and of torch: this much, or this share of the largest logit."""

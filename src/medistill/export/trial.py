@@ -1,4 +1,4 @@
-"""Can a network be exported at all? Asked before it is trained, and once."""
+"""Whether a network can be exported, tried once before it is trained."""
 
 import contextlib
 import hashlib
@@ -28,14 +28,14 @@ from medistill.task import Task
 
 
 def require_exportable(network: Network, *, image_size: int, channels: int, opset: int, known: Path) -> int | None:
-    """Export a network untrained, which takes some ten seconds, unless the very same has been exported before.
+    """Export a network untrained, which takes some ten seconds, unless the same network has been exported before.
 
     Args:
         network: its weights are not read.
         image_size: height and width of the frames in pixels.
         channels: of the frames.
         opset: version of the ONNX operator set.
-        known: folder that keeps what could be exported, a file each.
+        known: folder with one file per network that could be exported.
 
     Returns:
         How many images its file takes at once: 1, or None for any number.
@@ -66,7 +66,7 @@ def require_exportable(network: Network, *, image_size: int, channels: int, opse
         print(f"exporting {network.arch} untrained, to see that it can be: once, some ten seconds", file=sys.stderr)
         with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
             model = build()
-            with contextlib.redirect_stderr(io.StringIO()):  # what the exporter says at length
+            with contextlib.redirect_stderr(io.StringIO()):  # the exporter's long messages
                 batch_size = export_onnx(model, ExportFolder(Path(folder)).onnx, opset=opset)
     except UserError as error:
         raise UserError(str(error).removeprefix("untrained: ")) from None

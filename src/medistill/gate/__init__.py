@@ -1,1 +1,1 @@
-"""What a student must hold before the registry takes it: facts, and rules on them."""
+"""The gate that a student must pass before the registry takes it: facts, and rules on them."""

@@ -1,4 +1,4 @@
-"""What the gate knows of each student: read from files, apart from the rules that judge it."""
+"""Facts about each student, read from files, separate from the rules that judge them."""
 
 import math
 from collections.abc import Iterable
@@ -38,10 +38,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Shipped:
-    """What was shipped before, for the rules that ask for it.
+    """The models that were shipped before, for the rules about these.
 
     Attributes:
-        champion: the present one; None where there is none.
+        champion: the present one; None if there is none.
         withdrawn: sha256 of every model.onnx that was rolled back → when.
     """
 
@@ -58,7 +58,7 @@ def collect_facts(candidates: Iterable[Candidate], layout: Layout) -> list[Candi
     """Read what the gate needs of every student of the run.
 
     Reads each student's config.json, reports/metrics.json, and the size of model.onnx and parity.json, where there is
-    an export. All that these folders' records name must be whole.
+    an export. All files that these folders' records name must be undamaged.
 
     Args:
         candidates: the students.
@@ -95,7 +95,7 @@ def collect_facts(candidates: Iterable[Candidate], layout: Layout) -> list[Candi
 
 
 def read_release(facts: CandidateFacts, layout: Layout) -> Release:
-    """The candidate as the registry will know it.
+    """The candidate as the registry will have it.
 
     Raises:
         UserError: its config.json is missing or damaged.

@@ -1,7 +1,7 @@
 """The gate before the registry: every candidate against every rule, with a reason for each verdict.
 
-A rule is one object in `RULES` or `SHIPPING_RULES`: what it reads, how its numbers are shown, and what it says. Only
-validation figures are read: the test part chooses nothing.
+A rule is one object in `RULES` or `SHIPPING_RULES`: its judgement, the format of its numbers, and its sentence. Only
+validation figures are read: the test split chooses nothing.
 """
 
 import math
@@ -20,7 +20,7 @@ TIE = 0.002
 
 
 class Outcome(StrEnum):
-    """What a rule says of a candidate; `skipped`: it does not ask anything of this one."""
+    """A rule's outcome for a candidate; `skipped`: the rule does not apply to it."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -49,11 +49,11 @@ class Rule(Generic[Case]):
     """One rule.
 
     Attributes:
-        name: its key in section `promote` of params.yaml, where it has one.
-        judge: from what it reads to what it finds.
-        relation: how value and limit relate where it passes: ≤, ≥ or >.
-        form: of its numbers in a table.
-        unit: behind a number in a table.
+        name: its key in section `promote` of params.yaml, if it has one.
+        judge: the function from a case to its result.
+        relation: of value and limit if it passes: ≤, ≥ or >.
+        form: format of its numbers in a table.
+        unit: after a number in a table.
         scale: numbers are divided by it in a table.
     """
 
@@ -65,12 +65,12 @@ class Rule(Generic[Case]):
     scale: float = 1.0
 
     def __call__(self, case: Case) -> "RuleVerdict":
-        """Hold one candidate against the rule."""
+        """Judge one candidate by the rule."""
         found = self.judge(case)
         return RuleVerdict(self.name, found.value, found.limit, found.outcome, found.reason, self)
 
     def show(self, number: float | None) -> str:
-        """A value or limit as a table has it; empty where there is none."""
+        """A value or limit as a table shows it; empty if there is none."""
         if number is None:
             return ""
         text = f"{number / self.scale:{self.form}}".replace("-", "−") if number else "0"
@@ -83,10 +83,10 @@ class RuleVerdict:
 
     Attributes:
         rule: its name.
-        value, limit: what was compared; None where there is no number.
+        value, limit: the numbers that were compared; None if there is none.
         verdict: passed, failed or skipped.
         reason: a sentence.
-        of: the rule itself, which knows how its numbers are shown.
+        of: the rule itself, which formats its numbers.
     """
 
     rule: str
@@ -98,12 +98,12 @@ class RuleVerdict:
 
     @property
     def passed(self) -> bool:
-        """Whether it lets the candidate through."""
+        """Whether the candidate passes it."""
         return self.verdict is not Outcome.FAILED
 
     @property
     def shown(self) -> tuple[str, str]:
-        """Value, and what it was held against, as a table has them: `4.73 M`, `≤ 8.00 M`."""
+        """Value and limit as a table shows them: `4.73 M`, `≤ 8.00 M`."""
         bound = self.reason if self.limit is None else f"{self.of.relation} {self.of.show(self.limit)}"
         return self.of.show(self.value), bound
 
@@ -129,12 +129,12 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether every rule let it through."""
+        """Whether it passes every rule."""
         return all(rule.passed for rule in self.rules)
 
     @property
     def reasons(self) -> list[str]:
-        """Why it was refused: `rule: reason` of each rule it failed; empty where it passed."""
+        """Why it was refused: `rule: reason` of each failed rule; empty if it passed."""
         return [f"{rule.rule}: {rule.reason}" for rule in self.rules if not rule.passed]
 
     @property
@@ -145,7 +145,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class GateCase:
-    """What the gate's own rules read: a candidate, and section `promote`."""
+    """The input of the gate's own rules: a candidate, and section `promote`."""
 
     facts: CandidateFacts
     settings: Promote
@@ -153,12 +153,12 @@ class GateCase:
 
 @dataclass(frozen=True)
 class ShippingCase:
-    """What the rules on what was shipped before read.
+    """The input of the rules about models that were shipped before.
 
     Attributes:
         release: the candidate.
-        champion: the present one; None where there is none.
-        champion_today: today's figure of a champion that is a candidate itself; None where it is none.
+        champion: the present one; None if there is none.
+        champion_today: today's figure of a champion that is a candidate itself; None if it is not.
         champion_holds: whether such a champion passes today's gate.
         withdrawn: sha256 of every model that was rolled back → when.
     """
@@ -178,7 +178,7 @@ def _at_most(
     Args:
         name: of rule and setting.
         what: the value in words.
-        value: where it is read.
+        value: reads it from a candidate.
         words: format of both numbers in the sentence.
         shown: how they are shown in a table, see `Rule`.
     """
@@ -288,11 +288,11 @@ def _withdrawn(case: ShippingCase) -> Finding:
 
 
 SHIPPING_RULES: tuple[Rule[ShippingCase], ...] = (Rule("champion", _champion, "≥"), Rule("withdrawn", _withdrawn))
-"""Rules that need to know what was shipped before; the report, which does not, has none of them."""
+"""Rules about models that were shipped before; the report does not know these and omits the rules."""
 
 
 def evaluate_candidates(facts: Iterable[CandidateFacts], settings: Promote) -> list[Verdict]:
-    """Hold every candidate against every rule of `promote`; a figure that is missing is a refusal, never a pass.
+    """Judge every candidate by every rule of `promote`; a figure that is missing is a refusal, never a pass.
 
     Args:
         facts: the candidates, see `collect_facts`.
@@ -305,12 +305,12 @@ def evaluate_candidates(facts: Iterable[CandidateFacts], settings: Promote) -> l
 
 
 def add_shipping_rules(verdicts: list[Verdict], releases: Mapping[str, Release], shipped: Shipped) -> list[Verdict]:
-    """Hold every candidate against what was shipped before, too.
+    """Compare every candidate with the models that were shipped before, too.
 
     Args:
         verdicts: the gate's.
         releases: the candidates by name.
-        shipped: the champion, and what was withdrawn.
+        shipped: the champion, and the withdrawn models.
 
     Returns:
         The same verdicts, each with `SHIPPING_RULES` behind its rules.
@@ -334,7 +334,7 @@ def add_shipping_rules(verdicts: list[Verdict], releases: Mapping[str, Release],
 def rank(candidates: Iterable[Verdict]) -> list[Verdict]:
     """Order candidates, best first: by validation macro AUROC; within `TIE` of the best, fewer MACs first.
 
-    It orders whatever it is given: pass only those that passed to choose a champion. Candidates without a validation
+    It orders all given candidates: to choose a champion give only those that passed. Candidates without a validation
     macro AUROC come last. Remaining ties are broken by macro AUROC or MACs, then by name.
     """
 

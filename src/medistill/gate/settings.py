@@ -20,4 +20,4 @@ class Promote(Settings):
     require_baseline: bool = True
     """A distilled student must have a same-budget baseline and not fall below it on validation."""
     require_parity: bool = True
-    """ONNX Runtime must answer as torch does."""
+    """ONNX Runtime's logits must equal torch's, within tolerance."""

@@ -1,7 +1,7 @@
-"""What the header of a compressed picture says, and where its stream ends, without decoding it.
+"""Reading the header of a compressed picture, and finding the end of its stream, without decoding it.
 
-JPEG and JPEG Lossless (ITU-T T.81), JPEG-LS (T.87), JPEG 2000 with its boxes and HTJ2K (T.800, T.814). Decoders differ
-in what they do with a stream that is cut off, and some fill up what is missing without a word; here it is an error.
+JPEG and JPEG Lossless (ITU-T T.81), JPEG-LS (T.87), JPEG 2000 with its boxes and HTJ2K (T.800, T.814). Decoders treat
+a truncated stream differently, and some fill up missing pixels silently; here truncation is an error.
 """
 
 import re
@@ -20,21 +20,21 @@ class Stream:
     """A whole stream and its header.
 
     Attributes:
-        content: from the first marker to the end marker; what follows that is left out.
-        rest: what follows the end marker: padding, mostly.
+        content: from the first marker to the end marker.
+        rest: bytes after the end marker, mostly padding.
         rows: height in pixels.
         columns: width in pixels.
         samples: components.
         bits: the precision of a sample.
-        is_signed: whether samples are signed, which JPEG 2000 alone can say.
+        is_signed: whether samples are signed, which only JPEG 2000 can declare.
         is_planar: whether the first scan has one of several components.
-        component_ids: of JPEG, the numbers by which components go.
-        has_jfif: of JPEG, whether there is a JFIF segment, by which colours are YCbCr.
-        adobe_transform: of JPEG, what an Adobe segment says of the colours: 0 none, 1 YCbCr, 2 YCCK; None without one.
+        component_ids: of JPEG, the identifiers of the components.
+        has_jfif: of JPEG, whether there is a JFIF segment, which implies YCbCr.
+        adobe_transform: of JPEG, the colour transform of an Adobe segment: 0 none, 1 YCbCr, 2 YCCK; None without one.
         tile: of JPEG 2000, pixels of a tile.
         is_mixed: of JPEG 2000, whether components differ in their bits or sign.
         is_subsampled: of JPEG 2000, whether components have fewer pixels than the picture.
-        palette: of JPEG 2000 in boxes, what the box of its palette holds (T.800 I.5.3.4); empty without one.
+        palette: of JPEG 2000 in boxes, the content of its palette box (T.800 I.5.3.4); empty without one.
     """
 
     content: bytes
@@ -69,8 +69,8 @@ def read_jpeg(data: bytes) -> Stream:
     """Walk through a JPEG or JPEG-LS stream from segment to segment.
 
     Raises:
-        CutOff: it is not whole.
-        ValueError: it is no such stream.
+        CutOff: it is truncated.
+        ValueError: it is not such a stream.
     """
     if data[:2] != bytes([0xFF, _SOI]):
         raise ValueError("not a JPEG stream")
@@ -78,7 +78,7 @@ def read_jpeg(data: bytes) -> Stream:
     has_jfif, adobe_transform = False, None
     place = 2
     while True:
-        found = _MARKER.search(data, place)  # decoders pass over what lies between two segments
+        found = _MARKER.search(data, place)  # decoders skip bytes between two segments
         if found is None:
             raise CutOff
         place, marker = found.start(), data[found.start() + 1]
@@ -123,8 +123,8 @@ def read_jpeg_2000(data: bytes) -> Stream:
     """Walk through a JPEG 2000 or HTJ2K stream from tile to tile, in the boxes of a JP2 file or without them.
 
     Raises:
-        CutOff: it is not whole: every tile must be there.
-        ValueError: it is no such stream.
+        CutOff: it is truncated: a tile is missing.
+        ValueError: it is not such a stream.
     """
     data, palette = _out_of_boxes(data)
     if len(data) < 45:
@@ -154,7 +154,8 @@ def read_jpeg_2000(data: bytes) -> Stream:
     if len(seen) < missing:
         raise CutOff
     end, samples = place + 2, int.from_bytes(data[40:42], "big")
-    components = data[42 : 42 + 3 * samples]  # of each its bits, and how many columns and rows a sample stands for
+    # for each component its bits, and how many columns and rows a sample covers
+    components = data[42 : 42 + 3 * samples]
     return Stream(
         *(data[:end], data[end:], bottom - top, right - left, samples),
         bits=(data[42] & 0x7F) + 1,

@@ -1,7 +1,7 @@
-"""Image files as square uint8 frames: the one way in, for training and for the device.
+"""Decoding image files into square uint8 frames, by the same code for training and for the device.
 
-Needs nothing but numpy and Pillow, so that the exported student sees exactly the pixels it was trained on; DICOM files
-need the extra `dicom` as well, which is imported when one is met.
+Needs only numpy and Pillow, so that the exported student sees exactly the pixels it was trained on; DICOM files
+need the extra `dicom` as well, which is imported for the first DICOM file.
 """
 
 import io
@@ -36,14 +36,14 @@ def decode(path: Path, *, size: int, channels: int, fit: Fit, memory: float = ma
         size: height and width of the frame in pixels.
         channels: 1 (grey) or 3 (RGB).
         fit: how an image that is not square becomes square; see `to_frame`.
-        memory: bytes that decoding may take, where that is less than `MAX_BYTES`.
+        memory: bytes that decoding may take, if less than `MAX_BYTES`.
 
     Returns:
         uint8 (channels, size, size), 0 black to 255 white.
 
     Raises:
         ImageError: the file is missing, truncated, larger than `MAX_PIXELS`, takes more memory than `MAX_BYTES`, or is
-            not an image; or it may be read as another picture than is meant.
+            not an image, or could be read as a different picture than its author meant.
     """
     return to_frame(read(path, memory=memory), size=size, channels=channels, fit=fit)
 
@@ -52,9 +52,9 @@ def read(path: Path, *, memory: float = math.inf) -> Image.Image:
     """Read an image file upright (EXIF orientation applied), as 8-bit grey (mode `L`) or colour (mode `RGB`).
 
     Grey images with more than 8 bits are scaled by their stored range: their lowest value becomes 0, their highest 255,
-    as many are stored with 10 or 12 of 16 bits. Pillow has no such colours: it would drop the lower 8 bits, and with
-    them most of a picture of 10 or 12 bits, so those of PNG and TIFF are refused, grey with transparency as well. What
-    is transparent becomes black. Of several pages the first is read. docs/data.md has the whole list.
+    since many are stored with 10 or 12 of 16 bits. Pillow has no colours of 16 bits: it would drop the lower 8 bits,
+    and with them most of a picture of 10 or 12 bits, so those of PNG and TIFF are refused, as is grey with
+    transparency. Transparent pixels become black. Of several pages the first is read. docs/data.md has the whole list.
 
     DICOM files are recognised by their content. Their greys are those that a viewer shows first (DICOM PS3.3 C.11):
     modality LUT, then VOI LUT or the first window; where there is neither, the stored range as above, padding apart.
@@ -81,13 +81,13 @@ def read(path: Path, *, memory: float = math.inf) -> Image.Image:
         raise ImageError(path, _in_one_line(refusal)) from None
     except MemoryError:
         raise ImageError(path, "there is not enough memory to decode it") from None
-    except Exception as error:  # damaged files make decoders raise nearly anything
+    except Exception as error:  # decoders raise many kinds of exceptions for damaged files
         raise ImageError(path, f"cannot be decoded: {_in_one_line(error)}") from error
 
 
 def _read_picture(file: BinaryIO, memory: float) -> Image.Image:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of sizes below our own limit, and of damage that raises anyway
+        warnings.simplefilter("ignore")  # warnings about sizes below our own limit, and about damage that raises anyway
         head = file.read(HEAD)
         file.seek(0)
         if (size := _webp_size(head)) is not None:  # Pillow takes memory for the picture when it opens the file
@@ -138,10 +138,10 @@ def _bytes_in(file: BinaryIO) -> int:
 
 
 def _jpeg_2000_stream(file: BinaryIO, mode: str) -> Stream:
-    """The header of a JPEG 2000 file that is whole: Pillow decodes tiles that are cut off as if they were black.
+    """The header of a complete JPEG 2000 file; Pillow would decode truncated tiles as black.
 
     Raises:
-        Refused: Pillow, which takes it for an image of this mode, would read other pixels than are meant.
+        Refused: Pillow, which opens it in this mode, would read wrong pixels.
     """
     try:
         stream = read_jpeg_2000(file.read())
@@ -161,7 +161,7 @@ def _jpeg_2000_stream(file: BinaryIO, mode: str) -> Stream:
 
 
 def _shifted_down(image: Image.Image, bits: int) -> Image.Image:
-    """What Pillow has shifted up to 8 bits, of which white would be grey, and palette's indices others."""
+    """Undo Pillow's shift of samples to 8 bits, which would make white grey and change indices of a palette."""
     levels = np.arange(256) >> (8 - bits)
     if image.mode != "P":
         levels = np.rint(levels * (255 / (2**bits - 1))).astype(int)
@@ -169,10 +169,11 @@ def _shifted_down(image: Image.Image, bits: int) -> Image.Image:
 
 
 def _bytes_needed(image: Image.Image, stream: Stream | None) -> float:
-    """What decoding an opened image takes at most, measured: its pixels, and what stands beside or after them."""
+    """Most memory that decoding an opened image takes, measured: its pixels and all copies of them."""
     pixels = image.width * image.height
     native = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
-    needed = pixels * (native + max(native, 1 if image.mode[0] in "1LIF" else 4))  # turned as EXIF says; made 8-bit
+    # copies: rotated by EXIF; converted to 8 bits
+    needed = pixels * (native + max(native, 1 if image.mode[0] in "1LIF" else 4))
     if stream is not None:  # a tile at once, with 4 bytes per sample
         tile = stream.tile * stream.samples * (4 + (2 if stream.bits > 8 else 1))
         return max(needed, pixels * native + tile + len(stream.content))
@@ -187,7 +188,7 @@ def _bytes_needed(image: Image.Image, stream: Stream | None) -> float:
 
 
 def _unidentified(head: bytes) -> str:
-    """The reason of a file that Pillow does not know, by its first bytes."""
+    """Why Pillow cannot read a file, by the file's first bytes."""
     if _begins_like_dicom(head):
         return "a DICOM file without its preamble, which is not read"
     picture, kind = describe_picture(head), describe_kind(head)
@@ -200,7 +201,7 @@ def _raw_mode(image: Image.Image) -> str:
     """How an opened image's samples are stored, in Pillow's words.
 
     Raises:
-        Refused: as samples that Pillow would not read as they are meant.
+        Refused: Pillow would read the samples wrongly.
     """
     arguments = [tile[3] if isinstance(tile[3], str) else tile[3][0] for tile in image.tile if tile[3]]
     raw_mode = str(arguments[0]) if arguments else image.mode
@@ -208,7 +209,7 @@ def _raw_mode(image: Image.Image) -> str:
     if image.mode[0] not in "IF" and re.search(";16[BLN]", raw_mode):
         raise Refused(_SIXTEEN_BITS)
     transparent = image.info.get("transparency")
-    if image.format == "PNG" and raw_mode in ("L;2", "L;4") and transparent is not None:  # not scaled as greys are
+    if image.format == "PNG" and raw_mode in ("L;2", "L;4") and transparent is not None:  # not scaled, unlike greys
         image.info["transparency"] = transparent * (85 if raw_mode == "L;2" else 17)
     return raw_mode
 
@@ -220,14 +221,14 @@ def _is_inverted_tiff(image: Image.Image, raw_mode: str) -> bool:
     """Whether an opened TIFF's zero is white and Pillow does not turn it.
 
     Raises:
-        Refused: Pillow would read other pixels than are meant.
+        Refused: Pillow would read wrong pixels.
     """
     tags, codec = image.tag_v2, image.tile[0][0] if image.tile else ""
     if _PHOTOMETRIC not in tags and image.info.get("compression") != "tiff_jpeg":
         raise Refused("TIFF that does not say whether 0 is black or white")
     if image.mode[0] not in "IF" and max(tags.get(_BITS_PER_SAMPLE, (1,))) > 8:  # of planes, Pillow forgets the 16
         raise Refused(_SIXTEEN_BITS)
-    if codec == "libtiff" and raw_mode in ("F;32BF", "I;16BS", "I;32BS"):  # its bytes are turned already
+    if codec == "libtiff" and raw_mode in ("F;32BF", "I;16BS", "I;32BS"):  # its bytes are swapped already
         raise Refused("TIFF with compressed big-endian numbers is not read; save it without compression")
     if image.mode in ("P", "PA") and 0 < max(tags[_COLOUR_MAP]) < 256:
         raise Refused("TIFF with a palette whose colours have 8 bits where 16 are due")
@@ -293,7 +294,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if not image.has_transparency_data:
         return image if image.mode == mode else image.convert(mode)
-    if image.mode == "La":  # multiplied with its transparency already, which is what is left on black
+    if image.mode == "La":  # premultiplied by its transparency, which is its appearance on black
         return image.getchannel("L")
     shown = Image.new(mode, image.size)
     for rows in strips((image.height, image.width)):

@@ -1,6 +1,7 @@
 """DICOM files as pictures; `decode.read` calls it when it meets one.
 
-Needs the extra `dicom`: pydicom, and imagecodecs for what is compressed. docs/data.md has the table of what is read.
+Needs the extra `dicom`: pydicom, and imagecodecs for compressed files. docs/data.md has the table of attributes and
+syntaxes that are read.
 """
 
 import contextlib
@@ -44,8 +45,8 @@ TRANSFER_SYNTAXES = {
     "1.2.840.10008.1.2.4.111": "jpegxl",  # JPEG XL of a JPEG
     "1.2.840.10008.1.2.4.112": "jpegxl",  # JPEG XL
 }
-"""DICOM transfer syntaxes that are read, and what decodes each: a codec of imagecodecs, pydicom's own decoder of run
-lengths, or nothing. JPEG 2000 is Pillow's first; see `_decode_jpeg_2000`."""
+"""DICOM transfer syntaxes that are read, with their decoders: a codec of imagecodecs, pydicom's run-length decoder, or
+none. JPEG 2000 is Pillow's first; see `_decode_jpeg_2000`."""
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
@@ -58,7 +59,7 @@ _BYTES_PER_PIXEL = {
     "htj2k": (7, 9),
     "jpegxl": (9, 18),
 }
-"""What decoding takes at most, measured, of greys and of colours; and of what is compressed several copies besides."""
+"""Most bytes per pixel that decoding takes, measured, for greys and for colours; compressed files take more."""
 
 
 def read_dicom(file: BinaryIO, memory: float) -> Image.Image:
@@ -66,10 +67,10 @@ def read_dicom(file: BinaryIO, memory: float) -> Image.Image:
 
     Args:
         file: open, at its beginning.
-        memory: bytes that decoding may take, where that is less than `MAX_BYTES`.
+        memory: bytes that decoding may take, if less than `MAX_BYTES`.
 
     Raises:
-        Refused: the file is not tried, or a package is missing.
+        Refused: the file's kind is not read, or a package is missing.
         Exception: the file is damaged.
     """
     try:
@@ -84,7 +85,7 @@ def read_dicom(file: BinaryIO, memory: float) -> Image.Image:
         if syntax == _DEFLATED:
             file = _inflated(file)
         codec = TRANSFER_SYNTAXES[syntax]
-        # What is refused by its header need not fit into memory
+        # files that are refused by their header need not fit into memory
         header = filereader.read_partial(file, _is_at_pixels, defer_size=_LARGE)
         has_pixels = file.read(1) != b""
         size = file.seek(0, io.SEEK_END)
@@ -107,7 +108,7 @@ def read_dicom(file: BinaryIO, memory: float) -> Image.Image:
 
 
 _LARGE = 2**20
-"""Bytes of an attribute that is passed over before the pixels' size is known: none that says it is as long."""
+"""Longest attribute in bytes that is skipped before the size of the pixels is known."""
 
 
 def _is_at_pixels(tag: int, vr: str | None, length: int) -> bool:
@@ -137,12 +138,12 @@ _SAMPLES = {**dict.fromkeys((*_GREY, "PALETTE COLOR"), 1), **dict.fromkeys(("RGB
 
 
 _CODECS_OF = {**dict.fromkeys(_OF_JPEG_2000, ("jpeg2k", "htj2k")), "XYB": ("jpegxl",)}
-"""Photometric interpretations that mean something in these compressions alone."""
+"""Photometric interpretations that are valid only in these compressions."""
 
 
 @contextlib.contextmanager
 def _quiet_pydicom() -> Iterator[None]:
-    """pydicom tells of each oddity twice, by `warnings` and by its logger; what counts becomes an exception anyway."""
+    """Silence pydicom, which reports oddities twice, by `warnings` and by its logger; errors raise anyway."""
     logger = logging.getLogger("pydicom")
     propagate, logger.propagate = logger.propagate, False
     try:
@@ -154,7 +155,7 @@ def _quiet_pydicom() -> Iterator[None]:
 
 
 def _inflated(file: BinaryIO) -> BinaryIO:
-    """A deflated file as it would be if it were not; pydicom would unpack it whole, however large that is."""
+    """A deflated file, inflated up to a limit; pydicom would unpack it whole, however large it is."""
     file.seek(128)
     head = file.read(16)
     if head[4:12] != b"\2\0\0\0UL\4\0":
@@ -172,12 +173,12 @@ def _inflated(file: BinaryIO) -> BinaryIO:
 
 
 def _check_header(header: "Dataset", codec: str, *, has_pixels: bool) -> None:
-    """Refuse what cannot or must not be decoded.
+    """Refuse files that cannot or must not be decoded.
 
     Args:
-        header: what stands before the pixels.
-        codec: what decodes them.
-        has_pixels: whether something follows the header.
+        header: all attributes before the pixels.
+        codec: the decoder of the pixels.
+        has_pixels: whether anything follows the header.
     """
     if not has_pixels:
         raise Refused(_TRUNCATED if "Rows" in header else "DICOM without an image")
@@ -201,10 +202,10 @@ def _check_header(header: "Dataset", codec: str, *, has_pixels: bool) -> None:
 
 
 def _check_size(header: "Dataset", codec: str, *, size: int, memory: float) -> None:
-    """Refuse what takes too much memory.
+    """Refuse files that take too much memory.
 
     Args:
-        header: as for `_check_header`, which goes before.
+        header: as for `_check_header`, which must have been called.
         codec: what decodes the pixels.
         size: bytes that are in memory beside the pixels: the file's, once more if they were unpacked.
         memory: as for `read_dicom`.
@@ -246,7 +247,7 @@ def _native_pixels(dataset: "Dataset", plugin: str) -> np.ndarray:
         dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").byteswap().tobytes()  # 16 pixels are a word
     pixels = pixel_array(dataset, index=0, decoding_plugin=plugin, raw=True, correct_unused_bits=False)
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-    if allocated > 1:  # what lies above and below the bits stored may be anything, an overlay for one
+    if allocated > 1:  # bits above and below those stored may hold anything, such as an overlay
         unused = 8 * pixels.itemsize - stored
         np.left_shift(pixels, unused - _bits_below(dataset, allocated), out=pixels)
         np.right_shift(pixels, unused, out=pixels)
@@ -258,8 +259,8 @@ def _native_pixels(dataset: "Dataset", plugin: str) -> np.ndarray:
 def _decompressed_pixels(dataset: "Dataset", codec: str) -> np.ndarray:
     """As `_native_pixels`, of a compressed frame.
 
-    By imagecodecs and not by GDCM, which pydicom would take: damaged headers make GDCM end the process, and with it all
-    that the process still had to decode.
+    By imagecodecs and not by GDCM, which pydicom would use: damaged headers make GDCM end the process, before it has
+    decoded its other files.
     """
     from pydicom.encaps import get_frame
 
@@ -290,7 +291,7 @@ def _decompressed_pixels(dataset: "Dataset", codec: str) -> np.ndarray:
 
 
 def _check_stream(stream: Stream, dataset: "Dataset") -> None:
-    """Refuse a stream that is not the picture that the attributes describe."""
+    """Refuse a stream that does not match the attributes."""
     described = (dataset.Columns, dataset.Rows, dataset.SamplesPerPixel)
     if (stream.columns, stream.rows, stream.samples) != described:
         raise Refused(
@@ -299,7 +300,8 @@ def _check_stream(stream: Stream, dataset: "Dataset") -> None:
             )
         )
     _check_bits(stream.bits, stream.samples)
-    if stream.is_signed and dataset.PixelRepresentation == 0:  # decoders add, wrap or keep what is negative
+    # decoders treat negative values differently: they add, wrap or keep
+    if stream.is_signed and dataset.PixelRepresentation == 0:
         raise Refused("DICOM with unsigned values whose stream says that they are signed")
     if stream.is_mixed or stream.is_subsampled or stream.palette:
         raise Refused("DICOM with JPEG 2000 of a palette, or of components that differ in bits or size, is not read")
@@ -308,7 +310,7 @@ def _check_stream(stream: Stream, dataset: "Dataset") -> None:
 
 
 def _empty(stream: Stream) -> np.ndarray:
-    """What a stream is decoded into; decoders refuse an array of another shape, so that none becomes larger."""
+    """The array that a stream is decoded into; decoders refuse a stream of another shape, so memory stays bounded."""
     shape: tuple[int, ...] = (stream.rows, stream.columns)
     if stream.samples > 1:
         shape = (stream.samples, *shape) if stream.is_planar else (*shape, stream.samples)
@@ -316,16 +318,17 @@ def _empty(stream: Stream) -> np.ndarray:
 
 
 _FILLING = b"\xa5\x5a" * 8 + b"".join(b"\xff" + bytes([0xD0 + i]) + b"\xa5\x5a" * 8 for i in range(8))
-"""Bits that no picture needs, the first of them not the 0 that a decoder fills up with, and behind restart markers."""
+"""Bits beyond the end of a picture: not the 0 that a decoder fills up with, and preceded by restart markers."""
 
 
 def _decode_jpeg(stream: Stream, decode: Callable[..., np.ndarray]) -> np.ndarray:
     """Samples of a JPEG stream as they are stored, uint8 or uint16 (H, W) or (H, W, 3).
 
-    The decoder fills up what is missing before an end marker with grey, without a word. So it is given the stream once
-    more with some bits before that marker: pixels that change were not in the stream.
+    The decoder silently fills pixels that are missing before an end marker with grey. So the stream is decoded again
+    with some bits added before that marker: pixels that change were not in the stream.
     """
-    colours = {"colorspace": "RGB", "outcolorspace": "RGB"} if stream.samples == 3 else {}  # equal: not converted
+    # equal colour spaces: no conversion
+    colours = {"colorspace": "RGB", "outcolorspace": "RGB"} if stream.samples == 3 else {}
     pixels = decode(stream.content, out=_empty(replace(stream, is_planar=False)), **colours)
     longer = stream.content[:-2] + _FILLING + stream.content[-2:]
     if not np.array_equal(pixels, decode(longer, **colours)):

@@ -62,7 +62,7 @@ def number(dataset: "Dataset", name: str, default: float | None = None) -> float
     """An attribute's value, of several the first; `default` where it is absent or empty.
 
     Raises:
-        Refused: it is no number.
+        Refused: it is not a number.
     """
     try:
         value = dataset.get(name)
@@ -79,9 +79,9 @@ def number(dataset: "Dataset", name: str, default: float | None = None) -> float
 
 
 def _levels(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All values from the lowest to the highest, at most 65,536, and the place among them of each pixel's.
+    """All values from the lowest to the highest, at most 65,536, and for each pixel the index of its value.
 
-    One look-up a pixel replaces the arithmetic on each.
+    Arithmetic on these values and one look-up per pixel replace arithmetic on each pixel.
     """
     low, high = int(stored.min()), int(stored.max())
     if high - low >= 2**16:
@@ -151,7 +151,7 @@ def _range_shares(values: np.ndarray, shown: np.ndarray) -> np.ndarray:
 
 
 def _is_padding(levels: np.ndarray, dataset: "Dataset") -> np.ndarray:
-    """Which stored values only fill up the rectangle (PS3.3 C.7.5.1.1.2)."""
+    """Which stored values are padding (PS3.3 C.7.5.1.1.2)."""
     padding = number(dataset, "PixelPaddingValue")
     if padding is None:
         return np.zeros(len(levels), bool)
@@ -160,7 +160,7 @@ def _is_padding(levels: np.ndarray, dataset: "Dataset") -> np.ndarray:
 
 
 def _is_inverted(dataset: "Dataset") -> bool:
-    """Whether low values are white; two attributes say so, and viewers differ in which they believe."""
+    """Whether low values are white; two attributes declare it, and viewers differ in which one they follow."""
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
     shape = dataset.get("PresentationLUTShape")
     if shape in ("IDENTITY", "INVERSE") and inverted != (shape == "INVERSE"):
@@ -191,7 +191,7 @@ def _lut(dataset: "Dataset", name: str) -> tuple[np.ndarray, int, int] | None:
 
 
 def _descriptor(item: "Dataset", name: str) -> tuple[int, int, int]:
-    """How many entries a table has, the value of the first, and bits an entry (PS3.3 C.11.1.1)."""
+    """How many entries a table has, the value of the first, and bits per entry (PS3.3 C.11.1.1)."""
     descriptor = np.ravel(item.get(name) if item.get(name) is not None else [])
     if len(descriptor) != 3:
         text = "\\".join(str(value) for value in descriptor) or "none"
@@ -225,7 +225,7 @@ def _whole(entries: np.ndarray, count: int) -> np.ndarray:
 
 
 def _of_bits(entries: np.ndarray, bits: int) -> np.ndarray:
-    """The entries that are shown, if they are what a table of so many bits can hold."""
+    """The entries that are shown, if a table of so many bits can hold them."""
     if not 1 <= bits <= 16 or entries.max() >= 2**bits:
         raise Refused(f"DICOM with a look-up table of {bits} bits that holds {entries.max()}")
     return entries
@@ -249,7 +249,7 @@ def _expanded(words: list[int], count: int, *, is_wide: bool) -> list[int]:
         again, offset = (
             words[place + 1],
             words[place + 2 : place + (4 if is_wide else 6)],
-        )  # segments, and from where on
+        )  # segments, and the place where each begins
         source = sum(word << ((16 if is_wide else 8) * i) for i, word in enumerate(offset)) // (2 if is_wide else 1)
         for _ in range(again):
             if len(entries) < count:
@@ -259,7 +259,7 @@ def _expanded(words: list[int], count: int, *, is_wide: bool) -> list[int]:
 
 
 def _add_segment(entries: list[int], words: list[int], place: int) -> int:
-    """Append the entries of the segment at `place`; where the next one begins."""
+    """Append the entries of the segment at `place`; returns the place of the next one."""
     kind, length, *values = words[place : place + 3]
     if kind == 0:
         entries += words[place + 2 : place + 2 + length]

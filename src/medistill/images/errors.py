@@ -1,4 +1,4 @@
-"""What is said of a file that is no picture, or none that is read."""
+"""Errors about files that are not pictures, or are of a kind that is not read."""
 
 from pathlib import Path
 
@@ -17,9 +17,9 @@ class ImageError(ValueError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type["ImageError"], tuple[Path, str]]:
-        """Exceptions with two arguments must say how they travel between processes."""
+        """How to pickle this exception, which has two arguments, for another process."""
         return ImageError, (self.path, self.reason)
 
 
 class Refused(Exception):
-    """Raised by a decoder for a file that it does not even try; the message is the reason."""
+    """Raised by a decoder for a file that it will not decode; the message is the reason."""

@@ -11,7 +11,7 @@ Fit = Literal["pad", "squash", "crop"]
 
 @dataclass(frozen=True)
 class Framing:
-    """What frames are made of images: `size` pixels high and wide, of 1 or 3 `channels`, fitted as `fit` says."""
+    """The shape of frames: `size` pixels high and wide, 1 or 3 `channels`, and how images are fitted into them."""
 
     size: int
     channels: int
@@ -48,7 +48,7 @@ def to_frame(image: Image.Image, *, size: int, channels: int, fit: Fit) -> np.nd
 
 
 def fit_boxes(boxes: np.ndarray, *, width: int, height: int, size: int, fit: Fit) -> np.ndarray:
-    """Carry boxes from an image into its frame, by the same geometry as `to_frame`.
+    """Map boxes from an image into its frame, by the same geometry as `to_frame`.
 
     Args:
         boxes: (N, 4) x, y, w, h in pixels of the upright source image; x, y is the top left corner.
@@ -58,7 +58,7 @@ def fit_boxes(boxes: np.ndarray, *, width: int, height: int, size: int, fit: Fit
         fit: as in `to_frame`.
 
     Returns:
-        float64 (N, 4) x, y, w, h as fractions of the frame, clipped to it; a box of which the frame shows nothing has a
+        float64 (N, 4) x, y, w, h as fractions of the frame, clipped to it; a box outside of the frame has a
         width or height of 0.
     """
     (left, top, right, bottom), (x0, y0, x1, y1) = _placement(width, height, size, fit)

@@ -1,4 +1,4 @@
-"""How large a picture may be, and in which portions one is worked on."""
+"""How large a picture may be, and how many rows are processed at once."""
 
 import math
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: a small file can unpack to more than the memory holds."""
 
 LARGEST_SIZE = 4096
-"""Height and width in pixels of a frame: memory for it is taken before an image has been looked at."""
+"""Largest height and width of a frame in pixels: its memory is allocated before an image is read."""
 
 MAX_BYTES = 1_000_000_000
-"""Images that take more memory than this while they are decoded are refused before: a device has little of it."""
+"""Images whose decoding takes more memory than this are refused first: a device has little memory."""
 
 
 def require_size(width: int, height: int, needed: float, memory: float = math.inf) -> None:
@@ -27,12 +27,12 @@ def require_size(width: int, height: int, needed: float, memory: float = math.in
 
 
 def too_large(what: str) -> str:
-    """The reason of an image with more than `MAX_PIXELS`."""
+    """Why an image with more than `MAX_PIXELS` is refused."""
     return f"{what} exceeds the limit of {MAX_PIXELS // 1_000_000} million pixels"
 
 
 def strips(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Rows of an image (H, W, ...), some hundred thousand pixels at a time: what is computed of them stays small."""
+    """Rows of an image (H, W, ...), some hundred thousand pixels at a time, to keep intermediate results small."""
     step = max(1, 2**18 // shape[1])
     for top in range(0, shape[0], step):
         yield slice(top, min(top + step, shape[0]))

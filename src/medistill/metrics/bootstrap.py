@@ -15,7 +15,7 @@ from medistill.metrics.intervals import Codes, FloatArray, summarise
 from medistill.records.estimate import Estimate
 
 RESAMPLES = 2000
-"""Of a data set's own figures, where no setting says otherwise."""
+"""Resamples for figures without a setting of their own."""
 
 Statistic = Callable[[FloatArray], FloatArray]
 """A figure under many weightings of the groups at once: group weights (G, R) to (R,), NaN where it is undefined.

@@ -1,11 +1,11 @@
-"""How far probabilities can be believed."""
+"""Calibration error of probabilities."""
 
 import numpy as np
 
 from medistill.metrics.intervals import Numbers
 
 BINS = 15
-"""Of equal width, in which probabilities are compared with rates."""
+"""Number of bins of equal width, in which probabilities are compared with rates."""
 
 
 def expected_calibration_error(targets: Numbers, probabilities: Numbers, bins: int = BINS) -> float:

@@ -18,7 +18,7 @@ class CountedClasses:
     """Exclusive classes of one model, reduced to what accuracy needs, ready for many weightings at once.
 
     Attributes:
-        right: (L, G), the number of images of class l in group g that the model names rightly.
+        right: (L, G), the number of images of class l in group g that the model classifies correctly.
         images: (L, G), the number of images of class l in group g.
     """
 
@@ -103,9 +103,9 @@ def accuracy(targets: Numbers, scores: Numbers) -> tuple[float, float]:
 def metrics_at_half(targets: Numbers, probabilities: Numbers) -> tuple[float, float, float]:
     """Accuracy, F1 and weighted F1 of one label that is called positive where its probability exceeds one half.
 
-    Of a rare label all three say little, accuracy and weighted F1 least: they are high where nothing is ever found.
-    Papers report them. Definitions are scikit-learn's: `accuracy_score`, `f1_score` and `f1_score(average="weighted")`,
-    the mean of both classes' F1, each weighted by its frequency.
+    For a rare label none of the three is informative; accuracy and weighted F1 are high even if no positive is ever
+    found. Papers report them. Definitions are scikit-learn's: `accuracy_score`, `f1_score` and
+    `f1_score(average="weighted")`, the mean of both classes' F1, each weighted by its frequency.
 
     Args:
         targets: (N,), 1, 0, or NaN where unknown (left out).
@@ -130,5 +130,5 @@ def metrics_at_half(targets: Numbers, probabilities: Numbers) -> tuple[float, fl
 
     share = truth.mean()
     both = [(share, f1(truth, called)), (1 - share, f1(~truth, ~called))]
-    weighted = sum(weight * value for weight, value in both if weight)  # a class that does not occur weighs nothing
+    weighted = sum(weight * value for weight, value in both if weight)  # a class that does not occur has weight 0
     return float(1 - wrong / len(truth)), both[0][1], float(weighted)

@@ -6,9 +6,9 @@ from numpy.typing import NDArray
 from medistill.metrics.intervals import Numbers
 
 MIN_IMAGES = 10
-"""Positives and negatives, each, that make a label eligible."""
+"""Fewest positives, and fewest negatives, of an eligible label."""
 MIN_GROUPS = 10
-"""Groups from which the positives, and from which the negatives, of an eligible label come at least."""
+"""Fewest groups with positives, and with negatives, of an eligible label."""
 
 
 def ineligibility(targets: Numbers, groups: NDArray[np.generic]) -> str | None:

@@ -1,4 +1,4 @@
-"""Estimates with 95 % intervals and p-values, made of what a figure is in each resample, and Wilson's of a share."""
+"""Estimates with 95 % intervals and p-values, from a figure's values in resamples, and Wilson's interval of a share."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ MAX_DROPPED = 0.05
 def summarise(
     values: FloatArray, *, groups: int | None = None, reflected: bool = False, difference: bool = False
 ) -> Estimate:
-    """Estimate and 95 % interval of one figure; docs/evaluation.md says how often which interval holds the truth.
+    """Estimate and 95 % interval of one figure; docs/intervals.md says how often each interval holds the truth.
 
     Means over labels and their differences have the percentile interval. Where a resample cannot differ from the data
     (an AUROC of 1, all answers right), it would have no width: a figure of `groups` has Wilson's interval of as many
@@ -59,7 +59,7 @@ def summarise(
 
 
 def _expanded(groups: int) -> float:
-    """The tail whose quantiles make up for two things that the percentile interval of a mean of n lacks.
+    """The tail probability that corrects two defects of the percentile interval of a mean of n.
 
     A resample's variance is (n − 1)/n of the sample's, and the normal distribution stands in for Student's t.
     """
@@ -80,7 +80,7 @@ def wilson(share: float, trials: float) -> tuple[float, float]:
     middle = share + squared / (2 * trials)
     half = np.sqrt(squared * (share * (1 - share) / trials + squared / (4 * trials**2)))
     lower, upper = (middle - half) / (1 + squared / trials), (middle + half) / (1 + squared / trials)
-    return float(min(lower, share)), float(max(upper, share))  # 0 and 1 are among them, whatever the rounding
+    return float(min(lower, share)), float(max(upper, share))  # includes 0 and 1 in spite of rounding
 
 
 def p_value(differences: FloatArray, *, groups: int | None = None) -> float | None:

@@ -17,7 +17,7 @@ from medistill.records.estimate import Estimate
 
 @dataclass(frozen=True)
 class GroupedMean:
-    """Values of one kind, reduced to what their mean needs under any weighting of the groups.
+    """Values reduced to sums and counts per group, from which their mean follows under any weighting of the groups.
 
     Attributes:
         sums: (G,), of the values of each group.
@@ -69,9 +69,9 @@ def mean_interval(values: NDArray[np.float64], groups: NDArray[np.generic], *, d
 def share_interval(hits: NDArray[np.float64], groups: NDArray[np.generic]) -> Estimate:
     """Share of items that are hits, with Wilson's 95 % interval of as many trials as these items are worth.
 
-    The items of a group (the findings of a patient) are alike, so N of them are worth N divided by the design effect:
-    how many times larger the variance of the share is than that of N independent trials (Kish 1965). It is at least 1,
-    and at most what it would be if each group were all hits or all misses; that is also taken where nothing or
+    The items of a group (the findings of a patient) are correlated, so N of them are worth N divided by the design
+    effect: how many times larger the variance of the share is than that of N independent trials (Kish 1965). It is at
+    least 1, and at most what it would be if each group were all hits or all misses; that is also taken where nothing or
     everything is hit, since the variance is then not known. An estimated variance costs a little more (Korn & Graubard,
     Survey Methodology 1998; Franco et al., Journal of Survey Statistics and Methodology 2019, compare such intervals).
 
@@ -106,9 +106,9 @@ def share_interval(hits: NDArray[np.float64], groups: NDArray[np.generic]) -> Es
 def paired_interval(own: NDArray[np.float64], other: NDArray[np.float64], groups: NDArray[np.generic]) -> Estimate:
     """Mean of own − other, item by item, with its interval from a bootstrap over groups.
 
-    A resample cannot show what no item shows. So where one of the two is all hits or all misses, the bounds of both
-    are combined (Newcombe's square-and-add, Statistics in Medicine 1998); and where two models agree on every item,
-    they may still differ on as many others as the interval of none of N says.
+    Resamples contain no outcome that the data lack. So where one of the two is all hits or all misses, the bounds of
+    both are combined (Newcombe's square-and-add, Statistics in Medicine 1998); and where two models agree on every
+    item, they may still differ on as many others as the interval of none of N says.
 
     Args:
         own: (N,), 1 where a model hits, else 0.

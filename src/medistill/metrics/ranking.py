@@ -2,8 +2,8 @@
 
 Exact with ties, and fast over thousands of resamples. Definitions are those of scikit-learn's `roc_auc_score` and
 `average_precision_score` with `sample_weight`. A class of several exclusive ones is a binary label, itself against the
-rest, scored by its softmax probability: its logit alone says nothing, since a constant added to all logits of an image
-changes no prediction but the image's rank.
+rest, scored by its softmax probability: its logit alone is meaningless, since a constant added to all logits of an
+image changes its rank but no prediction.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ ROC_GRID = np.linspace(0.0, 1.0, 201)
 
 @dataclass(frozen=True)
 class RankedLabel:
-    """One label of one model, reduced to what AUROC and average precision need, ready for many weightings at once.
+    """One label of one model, reduced to counts by level and group, from which AUROC and average precision follow.
 
     Both metrics change only at scores that a positive has: a level is such a distinct score, counted from the top.
     Weights belong to groups (a resample draws a patient with all her images), so a weighting is a column of group
@@ -75,7 +75,7 @@ class RankedLabel:
             (2, R), AUROC and average precision, 0..1; NaN where the positives or the negatives weigh nothing.
         """
         hits = self.positives @ weights  # (K, R)
-        # In place: these are the largest arrays there are.
+        # In place: these are the largest arrays.
         false_alarms = self.negatives @ weights  # (2K + 1, R)
         np.cumsum(false_alarms, axis=0, out=false_alarms)
         true_alarms = np.cumsum(hits, axis=0)
@@ -120,7 +120,7 @@ class FoldedLabel:
 
     @property
     def rows(self) -> int:
-        """How tall the largest array of `auroc` is."""
+        """Number of rows of the largest array of `auroc`."""
         return max(fold.rows for fold in self.folds)
 
     def auroc(self, weights: FloatArray) -> FloatArray:

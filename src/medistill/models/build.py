@@ -23,7 +23,7 @@ _NO_ARGS = {
     "checkpoint_path": "set weights: FILE beside arch",
     "features_only": "a classifier has a head",
 }
-"""What timm would take, and what to do instead."""
+"""Arguments of timm that are refused, and what to set instead."""
 
 
 def create_classifier(network: Network, *, labels: list[str], image_size: int | None = None) -> Classifier:
@@ -35,7 +35,7 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
         network: what to build.
         labels: in the order of the logits.
         image_size: height and width of the frames in pixels, for networks that are built for one size (position
-            embeddings, windows) and have no `input_size`; None: the size that timm has them for.
+            embeddings, windows) and have no `input_size`; None: timm's default size.
 
     Raises:
         UserError: timm does not know the architecture, its arguments or how to build it for this size, or weights are
@@ -94,7 +94,7 @@ def _of_channels(values: Sequence[float], channels: int) -> list[float]:
 
 
 def start_at_prevalence(model: Classifier, prevalence: np.ndarray, *, exclusive: bool = False) -> None:
-    """Let a new classifier answer every image with each label's prevalence, whatever its backbone says.
+    """Let a new classifier answer every image with each label's prevalence, nearly independent of the backbone.
 
     timm scales a new classifier by its outputs: with few labels its weights are so large that the first epochs only
     undo them, and a pretrained backbone suffers meanwhile. Bias after Lin et al., "Focal Loss for Dense Object

@@ -20,8 +20,8 @@ LUMA = (0.299, 0.587, 0.114)
 class Classifier(nn.Module):
     """A timm network with its own size, channels and normalisation: images in 0..1 in, logits out.
 
-    So networks of all kinds are asked about the very same frames, and all give their last feature map and Grad-CAM in
-    one form, with channels first whatever the backbone's own order is.
+    So networks of all kinds take the same frames, and give their last feature map and Grad-CAM in one form, with
+    channels first for any order in the backbone.
     """
 
     def __init__(self, backbone: nn.Module, config: Config, *, new_head: bool = False) -> None:
@@ -29,7 +29,7 @@ class Classifier(nn.Module):
 
         Args:
             config: `input_size` in it, unless it is None, is the height and width that the backbone sees.
-            new_head: the backbone has learnt something already, its classifier has not.
+            new_head: the backbone is pretrained, its classifier is not.
         """
         super().__init__()
         self.backbone = backbone
@@ -44,7 +44,7 @@ class Classifier(nn.Module):
 
     @property
     def input_size(self) -> int | None:
-        """Height and width that the backbone sees; None: those of the images it is given."""
+        """Height and width that the backbone sees; None: those of its images."""
         return self.config.get("input_size")
 
     def forward(self, images: Tensor, *, with_map: bool = False) -> Tensor | tuple[Tensor, Tensor]:
@@ -77,8 +77,8 @@ class Classifier(nn.Module):
         Args:
             features: the last feature map (N, K, h, w).
             labels: int64 (N, M), those explained of each image; None: all, M = L.
-            logits: (N, L), computed from `features`, which have a graph up to there; None: they are computed anew,
-                where they are needed.
+            logits: (N, L), computed from `features`, which have a graph up to there; None: they are computed if
+                needed.
 
         Returns:
             float32 (N, M, h, w), at the map's resolution and unnormalised; with a gradient where gradients are enabled.
@@ -98,14 +98,14 @@ class Classifier(nn.Module):
         return class_maps_by_autograd(logits, features, labels)
 
     def closed_head(self) -> PooledHead | None:
-        """The head in closed form, or None where it has none; dropout and batch norm have none in training."""
+        """The head in closed form, or None if it has none; active dropout and batch norm have none in training."""
         if self.training not in self._closed:
             self._closed[self.training] = read_head(self.backbone, channels_last=self._channels_come_last)
         return self._closed[self.training]
 
 
 def resize(images: Tensor, size: int | None) -> Tensor:
-    """Float images (N, C, H, W) at `size` x `size`, bilinear, without aliasing where they shrink; None: as they are."""
+    """Float images (N, C, H, W) at `size` x `size`, bilinear, antialiased when shrinking; None: not resized."""
     if size is None or images.shape[-1] == size:
         return images
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
@@ -141,7 +141,7 @@ def map_shape(model: Classifier, size: int) -> list[int]:
 
 
 def has_batch_norm_behind_map(model: Classifier, size: int) -> bool:
-    """Whether batch norm follows the feature map: in training the images of a batch then see each other behind it.
+    """Whether batch norm follows the feature map, which in training mixes the images of a batch.
 
     Args:
         model: of any device, `meta` too; it does not learn from this.
@@ -161,13 +161,13 @@ def has_batch_norm_behind_map(model: Classifier, size: int) -> bool:
 
 
 def _size_hint(model: Classifier, size: int) -> str:
-    """Which sizes a network takes that does not take `size`, as the end of a sentence."""
+    """The sizes that a network takes, if it does not take `size`, as the end of a sentence."""
     known = pretrained_cfg(model.config["arch"])
     own, lower = known.input_size[-1], size // 32 * 32
     if known.fixed_input_size:
         return f"; it is made for {own} px: set input_size: {own} beside arch" if own != size else ""
     shapes = copy.deepcopy(model).to("meta").eval()
-    if not _takes(shapes, own):  # then it is no matter of size
+    if not _takes(shapes, own):  # the reason is not the size
         return ""
     others = {own, *range(max(32, lower - 256), lower + 288, 32)}
     smaller = next((other for other in sorted(others, reverse=True) if other < size and _takes(shapes, other)), None)

@@ -10,7 +10,7 @@ from medistill.models.deploy import deployed
 
 
 def costs(classifier: Classifier, size: int) -> dict[str, int]:
-    """What a network costs where it runs, on one RGB image of `size` pixels.
+    """Costs of the deployed network, on one RGB image of `size` pixels.
 
     Returns:
         `params` and `macs`; where they are more in training, `params_in_training` and `macs_in_training` as well.

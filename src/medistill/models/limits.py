@@ -1,4 +1,4 @@
-"""What a network may be at most: arguments may ask for one that would be built for hours, or of nothing."""
+"""Limits of a network, whose arguments may ask for one that takes hours to build, or for layers of width 0."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ NUMBERS = 5_000_000_000
 
 @contextlib.contextmanager
 def bounded(arch: str) -> Iterator[None]:
-    """Stop the building of a network of `arch` within this block as soon as it has more than any network has.
+    """Stop the building of a network of `arch` within this block as soon as it exceeds a limit.
 
     Raises:
-        UserError: it has.
+        UserError: it does.
     """
     modules = numbers = 0
 

@@ -11,7 +11,7 @@ from medistill.images.limits import LARGEST_SIZE
 from medistill.settings import AnyPath, Settings
 
 MOST_ARGUMENTS, LARGEST_ARGUMENT = 100, 100_000
-"""Far beyond any network's: one with a million layers would be built for hours."""
+"""Largest number in `args`, far above any network's: a network with a million layers would take hours to build."""
 
 
 def _require_plain(args: dict[str, object]) -> dict[str, object]:
@@ -58,13 +58,13 @@ class Network(Settings):
     """ImageNet weights: from a registry package where one is installed, else timm downloads them."""
     weights: AnyPath | None = None
     """A safetensors file with the user's own weights: for these labels in this order; or, where the network is to be
-    trained, without any tensor of the classifier, which is then put on anew."""
+    trained, without any tensor of the classifier, which then starts new."""
     input_size: int | None = Field(default=None, ge=16, le=LARGEST_SIZE)
     """Height and width that the network sees: frames are resized to it, in its ONNX file too. None: data.image_size."""
     channels: Literal[1, 3] = 3
-    """What the network takes; grey frames become colour, colour frames grey."""
+    """Channels of the network's input; grey frames become colour, colour frames grey."""
     mean: list[Annotated[float, Field(ge=0, le=1)]] | None = Field(default=None, min_length=1)
-    """Subtracted from intensities in 0..1, channel by channel. None: what timm has for the network."""
+    """Subtracted from intensities in 0..1, channel by channel. None: timm's values for the network."""
     std: list[Annotated[float, Field(gt=0, le=1)]] | None = Field(default=None, min_length=1)
     """What they are then divided by."""
 
@@ -86,5 +86,5 @@ class Network(Settings):
 
     @property
     def is_frozen(self) -> bool:
-        """Whether `weights` are taken as they are, with their own labels: so only teachers may be."""
+        """Whether `weights` are used without training, with their own labels; only teachers may be."""
         return False

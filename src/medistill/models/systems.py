@@ -1,7 +1,7 @@
 """The networks of systems A and B by name, and the usual compact ones to set beside them.
 
 System A is arXiv 2305.06244, system B arXiv 2508.15251. Any other network of timm that ends in a feature map serves as
-well; these are the ones that the two papers, and those who compare with them, speak of.
+well; these are the ones of the two papers, and usual ones to compare with.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from medistill.models.weights import imagenet_weights
 
 @dataclass(frozen=True)
 class NamedNetwork:
-    """A network as the literature calls it, and as timm does."""
+    """A network by its name in the literature, and by timm's."""
 
     name: str
     arch: str

@@ -1,4 +1,4 @@
-"""What timm knows of an architecture, and how its refusals are told."""
+"""timm's knowledge of an architecture, and its errors as one line."""
 
 import difflib
 import re
@@ -29,12 +29,12 @@ def require_known(arch: str) -> None:
 
 
 def pretrained_cfg(arch: str) -> PretrainedCfg:
-    """What timm knows of an architecture's weights and image size; its defaults where it knows nothing."""
+    """What timm knows of an architecture's weights and image size; its defaults if it has none."""
     return get_pretrained_cfg(arch) or PretrainedCfg()
 
 
 def reason_of(error: Exception) -> str:
-    """What another library's exception says, in a line."""
+    """The message of another library's exception, in one line."""
     return shortened(" ".join(str(error).split()), 200) or f"{type(error).__name__}, without a reason"
 
 

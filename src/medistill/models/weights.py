@@ -36,10 +36,10 @@ _PICKLED = {".pth", ".pt", ".bin", ".ckpt"}
 
 
 def require_pretrained(network: Network) -> None:
-    """Refuse `pretrained: true` where there are no weights to be had, without loading any.
+    """Refuse `pretrained: true` if there are no such weights, without loading any.
 
     Raises:
-        UserError: nobody has them, or their package is not installed or has them for three channels only.
+        UserError: there are none, or their package is not installed or has them for three channels only.
     """
     arch = network.arch
     package = WEIGHT_PACKAGES.get(arch)
@@ -87,7 +87,7 @@ def _classifier_keys(backbone: nn.Module) -> list[str]:
 
 
 def load_own(backbone: nn.Module, network: Network, labels: list[str]) -> tuple[str, bool]:
-    """Load a user's own weights; returns what they were, and whether the classifier is still new.
+    """Load a user's own weights; returns their description, and whether the classifier is still new.
 
     A file without any tensor of the classifier is a place to start training from: ImageNet's, as a rule.
     """
@@ -122,7 +122,7 @@ def _refuse_other_labels(file: Path, labels: list[str]) -> None:
 def read_beside(weights: Path) -> Beside:
     """What config.json beside a file of weights says, as medistill writes it; nothing where there is none.
 
-    Where it is a record, the weights and what they were trained on must be those of the record.
+    If it is a record, the weights and train_ids.npz must match it.
 
     Raises:
         UserError: it or a file that it names is damaged, or its labels are no names.
@@ -171,7 +171,7 @@ def _load_tensors(
     own = set(_classifier_keys(backbone))
     target = {name: value for name, value in backbone.state_dict().items() if classifier or name not in own}
     outputs = backbone.num_classes
-    # counters that nothing reads; files of old PyTorch versions, and some converters, leave them out
+    # unused counters, which old PyTorch versions and some converters leave out
     source = {name: value for name, value in target.items() if name.endswith(".num_batches_tracked")} | source
     for name, value in target.items():
         if name not in source:

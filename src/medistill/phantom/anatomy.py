@@ -1,4 +1,4 @@
-"""What a film is drawn from: the patient's build, how the film is taken, and the findings."""
+"""The parameters that a film is drawn from: the patient's build, how the film is taken, and the findings."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ PATIENT, IMAGE, FINDING, BLOCK = range(4)
 
 
 def generator(*key: int) -> np.random.Generator:
-    """Return the random numbers that belong to `key`: the seed, then one of the streams above, then what it is of."""
+    """Return the random numbers that belong to `key`: the seed, one of the streams above, and further integers."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
@@ -87,7 +87,7 @@ class Finding:
     along: float
     """0 at the apex, 1 at the diaphragm."""
     size: float
-    """0 (smallest) to 1 (largest) that this label comes in."""
+    """Size, 0 (the smallest for this label) to 1 (the largest)."""
     density: float
     """Contrast in units of the label's usual one, about 0.7 to 1.3."""
     seed: int

@@ -15,13 +15,13 @@ def edge(distance: np.ndarray, width: float) -> np.ndarray:
 
 
 def bump(distance: np.ndarray, width: float) -> np.ndarray:
-    """Bell of height 1 and half-width `width` that is exactly 0 outside: a finding must end somewhere."""
+    """Bell of height 1 and half-width `width` that is exactly 0 outside, so that a finding has an end."""
     t = np.clip(1.0 - (distance / width) ** 2, 0.0, 1.0)
     return t * t
 
 
 def _to_middle(phase: np.ndarray) -> np.ndarray:
-    """Distance to the middle of the period, 0 to 0.5: what repeats, ribs and vertebrae, is drawn all at once."""
+    """Distance to the middle of the period, 0 to 0.5: draws repeated structures (ribs, vertebrae) in one step."""
     return np.abs(phase - np.floor(phase) - 0.5)
 
 
@@ -112,7 +112,7 @@ class Film:
         self.soft = 0.55 / size + 0.0012  # half-width of an edge: penumbra, at least half a pixel
         self.wall = _lateral(self.y, a) - self.r
         self.inner = self.r - _medial(self.y, a)
-        # What no finding changes.
+        # Structures that no finding changes.
         self.body = self._body()
         self.ribs = self._ribs()
         self.bones = self._bones()
@@ -198,7 +198,7 @@ class Film:
         return bones + column * (0.015 + 0.035 * edge(0.42 - disc, 0.06))
 
     def _mediastinum(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Great vessels with the windpipe as a dark band; the hila; and the share of lung that is hidden behind."""
+        """Great vessels with the windpipe as a dark band; the hila; and the share of the lung hidden behind them."""
         a, x, y, r = self.a, self.x, self.y, self.r
         middle = np.abs(x - 0.1 * self.e.rotate)
         chest = edge(0.050 * a.width + 0.012 * np.sin(y * 9) - middle, 0.022)
@@ -211,7 +211,7 @@ class Film:
         return centre, 0.12 * hila, np.maximum(chest, knob)
 
     def _vessels(self) -> np.ndarray:
-        """The lungs' vessels, and the grain of those too fine to be seen one by one."""
+        """The lungs' vessels, and the texture of vessels too fine to be seen singly."""
         tree = _vessel_tree(self.a.seed) * np.array([self.a.width, 1, self.a.width, 1, 1, 1])
         rng = generator(self.a.seed, 23)
         grain = cloud(rng, 40, self.size) * 0.6 + cloud(rng, 20, self.size) * 0.4
@@ -230,7 +230,7 @@ class Film:
             wires.append(np.concatenate([line[:-1], line[1:], kind], 1))
         return 0.22 * self._lines(np.concatenate(wires))
 
-    # -- what findings work on
+    # -- the fields that findings change
 
     def start(self, heart: float, flat: float) -> None:
         """Set the fields that findings change: `air` (share of lung that is air), `vessel` weight and `extra`."""

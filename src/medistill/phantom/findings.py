@@ -1,4 +1,4 @@
-"""How each finding changes a film, and the box of what it changes."""
+"""How each finding changes a film, and the box around the change."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -201,7 +201,7 @@ _DRAW: dict[str, Callable[[Film, Finding], None]] = {
 
 
 def _cardiomegaly(f: Finding) -> float:
-    """How many times larger the heart is than without the finding."""
+    """Factor by which the finding enlarges the heart."""
     return 1.0 + (0.14 + 0.14 * f.size) * f.density
 
 
@@ -211,7 +211,7 @@ def depict(film: Film, findings: Sequence[Finding]) -> np.ndarray:
     heart = _cardiomegaly(by_label["Cardiomegaly"]) if "Cardiomegaly" in by_label else 1.0
     flat = film.a.flat + (0.05 + 0.2 * by_label["Emphysema"].size if "Emphysema" in by_label else 0.0)
     film.start(heart, flat)
-    for label, draw in _DRAW.items():  # always in this order, so that adding one finding moves no other
+    for label, draw in _DRAW.items():  # always in this order, so that adding one finding does not change another
         if label in by_label:
             draw(film, by_label[label])
     return film.attenuation()
@@ -243,7 +243,7 @@ def boxes(
         anatomy: the patient's build.
         exposure: how the film was taken.
         findings: at most one per label.
-        size: height and width in pixels at which it is drawn and looked at.
+        size: height and width in pixels at which the film is drawn and compared.
 
     Returns:
         Label to x, y, width, height in pixels of the 1024-px frame, as in `BBox_List_2017.csv`. A finding that
@@ -264,7 +264,7 @@ def boxes_on_film(film: Film, findings: Sequence[Finding]) -> dict[str, tuple[fl
         change[:, :left] = change[:top] = change[:, size - right :] = change[size - bottom :] = 0
         if change.max() < 3.0:
             continue
-        if f.label == "Cardiomegaly":  # readers box the heart, not the rim by which it is too large
+        if f.label == "Cardiomegaly":  # readers box the whole heart, not the rim by which it is enlarged
             change = np.maximum(change, 20.0 * (heart > 0.5))
         edges = []
         for axis in (0, 1):

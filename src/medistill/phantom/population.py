@@ -21,7 +21,7 @@ PREVALENCE: dict[str, dict[str, float]] = {
     ),
 }
 _ILL = {"balanced": 0.76, "nih": 0.462}
-"""Share of images with at least the chance of a finding; the others are 'No Finding'."""
+"""Share of images that may have a finding; the others are 'No Finding'."""
 
 # child: (parent, P(child | parent) / P(child)), measured on the real label file; parents come before their children.
 _COMES_WITH: dict[str, tuple[str, float]] = {
@@ -40,14 +40,14 @@ _ORDER = (
 )
 _CHRONIC = frozenset({"Cardiomegaly", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia", "Nodule", "Mass"})
 _KEEPS = {True: 0.75, False: 0.4}
-"""Chance that a chronic or an acute finding (or its absence) is carried over to the patient's next image."""
+"""Probability that a chronic or an acute finding (or its absence) persists on the patient's next image."""
 
 _SIZES_PA = ((2500, 2048, "0.168"), (2992, 2991, "0.143"), (2048, 2500, "0.171"))
 _SIZES_AP = ((3056, 2544, "0.139"), (2500, 2048, "0.168"), (2021, 2021, "0.194311"))
 
 
 def draw_labels(rng: np.random.Generator, prevalence: str) -> dict[str, bool]:
-    """Draw one image's labels so that each has its prevalence and pairs come together as often as they really do."""
+    """Draw one image's labels so that each has its prevalence and pairs co-occur as often as in the real data."""
     share, ill = PREVALENCE[prevalence], _ILL[prevalence]
     u = dict(zip(_ORDER, rng.random(len(_ORDER)), strict=True))
     has = dict.fromkeys(LABELS, False)
@@ -67,7 +67,7 @@ def draw_labels(rng: np.random.Generator, prevalence: str) -> dict[str, bool]:
 
 @dataclass(frozen=True)
 class Row:
-    """One image: what the label file says, and what is needed to draw it."""
+    """One image: its row of the label file, and the parameters to draw it."""
 
     patient: int
     number: int

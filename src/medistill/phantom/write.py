@@ -1,17 +1,17 @@
 """Procedurally drawn frontal chest X-rays with 14 localised findings, in ChestX-ray14's own layout on disk.
 
-The phantom is the data set that everybody has: it needs nothing but numpy and pillow, it is the same byte for byte for
-the same seed, and, unlike the real thing, its truth is known. A film is the attenuation along each ray (body wall,
+The phantom is a data set that everybody can make: it needs only numpy and pillow, it is byte for byte the same for the
+same seed, and, unlike in real data, the ground truth is known. A film is the attenuation along each ray (body wall,
 lungs, heart, mediastinum, diaphragm, spine, ribs, clavicles, scapulae, vessels), put through a film's S-shaped
 response with an exposure and a latitude of its own, plus quantum noise. A finding changes the attenuation in one
-place, so that the same film can be drawn with and without it, and the difference is where the box says.
+place, so that the same film can be drawn with and without it, and the two films differ inside the box.
 
-How hard it is was set once: the contrasts and sizes of the findings are such that an ImageNet-pretrained
+Its difficulty was set once: the contrasts and sizes of the findings are such that an ImageNet-pretrained
 EfficientNet-Lite2, trained on the default phantom (1,000 images of 128 px, 7 epochs), reaches a test AUROC between
 0.70 and 0.97 for each label. Measured then, one run: Nodule 0.75, Pleural_Thickening 0.79, Mass and Pneumothorax 0.80,
 Fibrosis 0.86, Cardiomegaly, Infiltration and Emphysema 0.87, Effusion 0.92, Atelectasis, Edema and Pneumonia 0.93,
 Consolidation 0.94, Hernia 0.96; macro 0.87. Exposure varies more than any focal finding brightens or darkens a film,
-so that a film's histogram says next to nothing about those.
+so that a film's histogram says almost nothing about focal findings.
 """
 
 import json

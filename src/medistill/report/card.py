@@ -1,4 +1,4 @@
-"""MODEL_CARD.md: what a person must know before using the model."""
+"""MODEL_CARD.md: the facts and limits of a model for its user."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

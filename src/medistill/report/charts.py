@@ -9,7 +9,7 @@ from markupsafe import Markup
 from medistill.report.html import escape
 
 WIDTH = 440
-"""Of a line chart, in CSS pixels before scaling: text stays readable when a telephone shrinks it."""
+"""Width of a line chart in CSS pixels before scaling: text stays readable on a phone."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 18, 12, 42
 
 COLOURS = 6
@@ -27,7 +27,7 @@ class Series:
 
 
 def ticks(low: float, high: float, whole: bool = False) -> list[float]:
-    """Some five round numbers that enclose low..high; steps of 1, 2 or 5 times a power of ten, `whole` where asked."""
+    """Some five round numbers that enclose low..high; steps of 1, 2 or 5 times a power of ten, whole if `whole`."""
     span = (high - low) or abs(high) or 1.0
     raw = max(span / 5, 1.0 if whole else 0.0)
     power = 10.0 ** math.floor(math.log10(raw))
@@ -38,7 +38,7 @@ def ticks(low: float, high: float, whole: bool = False) -> list[float]:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis: what stands beside it, the range that it encloses (None: that of the points), whole ticks only."""
+    """An axis: its label, its range (None: that of the points), and whether ticks are whole numbers."""
 
     label: str
     range: tuple[float, float] | None = None
@@ -52,11 +52,11 @@ class Axis:
 def line_chart(
     series: Sequence[Series], title: str, x: Axis, y: Axis, height: int = 320, diagonal: bool = False
 ) -> Markup:
-    """A line chart; the title is what a screen reader says, the legend is `legend`.
+    """A line chart; its title is for screen readers, its key is `legend`.
 
     Args:
         series: lines; those without points are left out.
-        title: what is shown, in words.
+        title: the content in words.
         x, y: the axes.
         height: of the chart; its width is `WIDTH`.
         diagonal: draw the line y = x, chance in a ROC chart.
@@ -129,7 +129,7 @@ def dot_chart(dots: Sequence[Dot], title: str, x_label: str, y_label: str, heigh
 
     Args:
         dots: at least one; x > 0.
-        title: what is shown, in words.
+        title: the content in words.
         x_label, y_label: under and beside the axes.
         height: of the chart; its width is `WIDTH`.
     """
@@ -189,7 +189,7 @@ _FOREST_TEXTS = 5
 
 
 def forest_axis(scale: Sequence[float]) -> Markup:
-    """The axis of a column of `forest_interval`s; `scale` are its ticks, of which every other has a text if many."""
+    """The axis of a column of `forest_interval`s; `scale` are its ticks, every second with a text if there are many."""
     zero = min(range(len(scale)), key=lambda k: abs(scale[k]))
     step = 1 if len(scale) <= _FOREST_TEXTS else 2
     texts = "".join(

@@ -1,4 +1,4 @@
-"""What the report is made from: the records of a finished run, as the `report` stage has read them."""
+"""The content of the report: the records of a finished run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from medistill.records.models import ModelRecord
 
 @dataclass(frozen=True)
 class Model:
-    """What the page shows of one teacher or student.
+    """The records of one teacher or student.
 
     Attributes:
         record: its config.json.
         numbers: its entry in metrics.json.
         evaluation: its file in reports/evaluation/.
         roc: points (fpr, tpr) of the macro-average on test; empty where no label is eligible.
-        history: rows of history.csv as text; empty where there is none.
-        latency: its latency.json; None for a teacher, or where it was not exported.
+        history: rows of history.csv as text; empty if there is none.
+        latency: its latency.json; None for a teacher, or if it was not exported.
         onnx_mb: size of model.onnx in 10^6 bytes, or None.
     """
 
@@ -42,7 +42,7 @@ class Model:
 
     @property
     def teachers(self) -> list[str]:
-        """Names of the models that it was distilled from."""
+        """Names of its teachers."""
         return self.record.teachers
 
     @property
@@ -54,7 +54,7 @@ class Model:
 
     @property
     def family(self) -> str:
-        """What models of the same network have in common: the student's name, or the teacher's own."""
+        """The key of its network: the student's name, or the teacher's own."""
         return self.record.student or self.name
 
     def figure(self, split: str, key: str) -> Estimate:
@@ -64,11 +64,11 @@ class Model:
 
 @dataclass(frozen=True)
 class Content:
-    """What the page shows.
+    """The records of a run.
 
     Attributes:
         dataset: dataset.json.
-        quarantine: (path, reason) of what was left out.
+        quarantine: (path, reason) of entries that were left out.
         validation: validation.json.
         models: teachers, then students.
         comparisons: rows of comparisons.csv.

@@ -22,10 +22,10 @@ def gallery_rows(
     explained: Mapping[str, Explained],
     scores: Mapping[str, localisation.Scores],
 ) -> list[Row]:
-    """What the gallery shows; a model's scale for a label is its largest value on the findings that are present.
+    """The rows of the gallery; a model's scale for a label is its largest value on the findings that are present.
 
     Args:
-        dataset: what is known of the images.
+        dataset: the manifest of the images.
         chosen: the findings.
         images: uint8 (N, C, S, S), the image of each finding.
         explained: each model's answers about them.

@@ -1,4 +1,4 @@
-"""Columns of the report's table of models: what `evaluation.figures` says of each figure, and the differences."""
+"""Columns of the report's table of models: figures of `evaluation.figures`, and their differences."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -21,7 +21,7 @@ from medistill.task import Task
 
 COLOURS = "inferno"
 OPACITY = 0.75
-"""Of the strongest evidence; it falls to 0 with the root of it: weak evidence shows, none leaves the image as it is."""
+"""Opacity of the strongest evidence; it falls with the root of the evidence, and is 0 without any."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Overlay:
         probability: of the label, 0..1.
         heat: float32 (S, S), the map in the frame; 0 is no evidence and 1 the top of the model's scale for this label.
         peak: row and column in pixels; None for a flat map.
-        hit: whether the peak is inside a box; None where the finding has no boxes.
-        predicted: the class that the model names, where classes are exclusive; else None.
+        hit: whether the peak is inside a box; None if the finding has no boxes.
+        predicted: the class that the model predicts, for exclusive classes; else None.
     """
 
     model: str
@@ -46,7 +46,7 @@ class Overlay:
 
     @property
     def picture(self) -> str:
-        """The map as the link of a picture: a few kilobytes, and its colours are exactly the legend's."""
+        """The map as the data URI of a picture: a few kilobytes, in exactly the legend's colours."""
         picture = Image.fromarray(np.uint8(np.round(np.clip(self.heat, 0, 1) * 255)))
         picture.putpalette(_palette()[:, :3].tobytes())
         return _png(picture, transparency=_palette()[:, 3].tobytes())
@@ -62,9 +62,9 @@ class Row:
     """One image of the gallery.
 
     Attributes:
-        finding: what is looked for.
+        finding: the finding that is explained.
         pixels: uint8 (C, S, S).
-        facts: what else is known of the image, such as age and view, for the reader.
+        facts: further facts about the image, such as age and view.
         overlays: one per model, in the order of the page.
     """
 
@@ -80,7 +80,7 @@ class Row:
 
     @property
     def picture(self) -> str:
-        """The image as the link of a picture, grey or RGB."""
+        """The image as the data URI of a picture, grey or RGB."""
         grey = len(self.pixels) == 1
         return _png(Image.fromarray(self.pixels[0] if grey else np.ascontiguousarray(self.pixels.transpose(1, 2, 0))))
 
@@ -128,7 +128,7 @@ def render(
 def _palette() -> NDArray[np.uint8]:
     """RGBA, uint8 (256, 4), of a value from 0 to 1."""
     value = np.linspace(0, 1, 256)
-    colours = colormaps[COLOURS](0.3 + 0.7 * value)  # its darkest part would look like shadow in the image
+    colours = colormaps[COLOURS](0.3 + 0.7 * value)  # the darkest colours would look like shadow
     colours[:, 3] = OPACITY * np.sqrt(value)
     return np.round(colours * 255).astype(np.uint8)
 

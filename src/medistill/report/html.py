@@ -1,4 +1,4 @@
-"""The environment that every page and card is rendered in: what comes from data is escaped, nothing runs.
+"""The environment that renders every page and card: values from data are escaped, and no script can run.
 
 Templates lie in `templates/`, those of the report's sections beside their code in `sections/`. A value is escaped when
 it is shown, unless it is markup already: the result of a macro, or a chart.
@@ -20,7 +20,7 @@ POLICY = Markup(
     '<meta http-equiv="Content-Security-Policy" '
     "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
 )
-"""What comes from data is escaped; were it not, no script would run all the same."""
+"""Values from data are escaped; even unescaped, no script could run."""
 
 
 def escape(value: Any) -> Markup:
@@ -35,7 +35,7 @@ def markdown(value: Any) -> str:
 
 
 def joints(name: Any) -> Markup:
-    """The name of a model or rule, which may break after its joints where room is short."""
+    """The name of a model or rule, which may break across lines after its joints."""
     text = html.escape(printable(str(name)))
     return Markup(re.sub("([_-])(?=..)", r"\1<wbr>", text))  # a seed alone on a line would look odd
 
@@ -50,10 +50,10 @@ def render_page(template: str, **values: Any) -> str:
 
     Args:
         template: name of a file in `templates/`, without `.html.jinja`.
-        values: what the template shows; `title` among them.
+        values: of the template, `title` among them.
 
     Raises:
-        jinja2.UndefinedError: the template shows what it was not given.
+        jinja2.UndefinedError: the template uses a value that is missing.
     """
     text = environment().get_template(f"templates/{template}.html.jinja").render(values)
     between_tags = re.sub(r"(?<=>)\s*\n\s*(?=<)", "", text)  # line breaks in values are escaped, see `printable`

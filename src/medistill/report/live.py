@@ -1,7 +1,7 @@
 """Curves of the trainings that are at work, in a page that renews itself: reports/live/index.html.
 
-No server and no tracker: each training writes its own small file, and whoever writes draws the page from all of them.
-What is final is in the report and in MLflow.
+It needs no server and no tracker: each training writes its own small file and draws the page from all of them.
+Final figures are in the report and in MLflow.
 """
 
 import sys
@@ -28,14 +28,14 @@ FOLDER = Path("reports/live")
 EVERY = 2.0
 """Seconds between two drawings."""
 POINTS = 400
-"""A loss curve has at most so many, an even number; then each two become their mean."""
+"""Most points of a loss curve, an even number; beyond it each two become their mean."""
 SHOWN = 24
-"""The page is drawn while networks train, so it has the latest trainings and not all that there ever were."""
+"""The page is drawn while networks train, so it only has the latest trainings."""
 RENEW = 3
 """Seconds after which a browser loads the page again while something is at work."""
 WORKING = "at work"
 SILENT = 120.0
-"""After so many seconds without a word a training is taken for dead."""
+"""After so many seconds without an update a training counts as dead."""
 
 
 class LiveCurves:
@@ -115,7 +115,7 @@ class LiveCurves:
             state.write(self._file)
             with atomic(self._folder / "index.html") as temporary:
                 temporary.write_text(page(self._folder), encoding="utf-8")
-        except UserError as error:  # no page is worth a training
+        except UserError as error:  # errors in drawing the page must not stop a training
             if not self._silent:
                 print(f"note: {error}; the training goes on", file=sys.stderr)
             self._silent = True
@@ -133,7 +133,7 @@ def page(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class _Training:
-    """What the page shows of a training; `kind` is `good`, `bad` or empty."""
+    """The state of a training on the page; `kind` is `good`, `bad` or empty."""
 
     name: str
     kind: str

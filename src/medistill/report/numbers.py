@@ -1,4 +1,4 @@
-"""How numbers are written in pages: a fixed count of decimals, a true minus sign, a dash where there is none."""
+"""Numbers in pages: a fixed count of decimals, a true minus sign, a dash for a missing number."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ MISSING = "–"
 
 
 def number(value: Any, digits: int = 3, signed: bool = False) -> str:
-    """`0.812`, `−0.031`, `+0.020`; a dash where the value is no number."""
+    """`0.812`, `−0.031`, `+0.020`; a dash if the value is not a number."""
     if not isinstance(value, int | float):
         return MISSING
     return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
@@ -43,4 +43,4 @@ def p_value(value: float | None) -> str:
 FILTERS: dict[str, Callable[..., Any]] = {
     function.__name__: function for function in (number, millions, scientific, whole, percent, p_value)
 }
-"""By the names that templates use."""
+"""Filters by the names that templates use."""

@@ -30,7 +30,7 @@ SECTIONS = {
     "Data": data,
     "Method": method,
 }
-"""By title, in the order of the page. Each is a module `KEY.py` that says what `KEY.html.jinja` beside it shows."""
+"""Sections by title, in the order of the page; each is a module `KEY.py` with a template `KEY.html.jinja`."""
 
 
 @dataclass(frozen=True)

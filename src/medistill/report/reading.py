@@ -20,15 +20,15 @@ from medistill.report.content import Content, Model
 
 
 def read_content(folders: Mapping[str, ModelFolder], verdicts: Sequence[Verdict], layout: Layout) -> Content:
-    """All that the page shows.
+    """Read the content of the page.
 
     Args:
         folders: of the run's models, teachers first.
         verdicts: the gate's, on the students.
-        layout: where everything lies; explanations and exports may be missing.
+        layout: of the checkout; explanations and exports may be missing.
 
     Raises:
-        UserError: something else is missing or damaged.
+        UserError: another file is missing or damaged.
     """
     reports, processed = layout.reports, layout.processed
     figures = read_metrics(reports)
@@ -71,6 +71,6 @@ def _read_model(name: str, folder: ModelFolder, figures: Mapping[str, ModelNumbe
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file as text; the file is known to be whole."""
+    """Rows of a CSV file as text; the file has been verified."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

@@ -14,10 +14,10 @@ from medistill.task import Task
 from medistill.text import is_name, shortened
 
 BUNDLE_VERSION = 1
-"""Raised when a reader of the older layout would misread a new bundle."""
+"""Incremented when a reader of the older layout would misread a new bundle."""
 
 LARGEST_BUNDLE = 2**22
-"""Bytes of bundle.json."""
+"""Largest bundle.json that is read, in bytes."""
 
 DISCLAIMER = "Research use only, not a medical device"
 
@@ -58,14 +58,14 @@ def content(
     costs: Mapping[str, int],
     training: Mapping[str, object],
 ) -> dict[str, object]:
-    """What bundle.json says of an exported model.
+    """The content of bundle.json.
 
     Args:
-        bundle: what a prediction needs.
+        bundle: the part that prediction needs.
         normalisation: `mean` and `std`, which the graph applies itself.
         batch_size: how many images the ONNX file takes at once; None: any number.
         costs: `params` and `macs`.
-        training: how the model came about.
+        training: how the model was trained.
     """
     return {
         "bundle_version": BUNDLE_VERSION,
@@ -150,4 +150,4 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "file": lambda value: isinstance(value, str) and is_name(value) and value == Path(value).name and value != "..",
     "sha256": lambda value: isinstance(value, str),
 }
-"""Of each key of bundle.json that is needed here, whether a value makes sense."""
+"""Key of bundle.json that is needed here -> whether a value is valid."""

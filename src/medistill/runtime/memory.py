@@ -5,13 +5,13 @@ from pathlib import Path
 
 
 def free_memory(root: Path = Path("/")) -> float:
-    """Bytes until Linux ends a process for want of memory: of the machine with its swap, and of its control groups.
+    """Bytes until Linux kills a process for lack of memory: of the machine with its swap, and of its control groups.
 
     Args:
         root: where `proc` and `sys` are.
 
     Returns:
-        Infinity where nothing says so, as on other systems.
+        Infinity if no limit is known, as on other systems.
     """
     machine = _numbers(root / "proc/meminfo")
     free = [1024 * (machine["MemAvailable"] + machine.get("SwapFree", 0))] if "MemAvailable" in machine else []
@@ -26,7 +26,7 @@ def free_memory(root: Path = Path("/")) -> float:
 
 
 def _left(top: Path, path: str, limit: str, used: str, droppable: str) -> list[int]:
-    """Bytes below the limit of a control group and of each above it, files' pages that can be dropped among them.
+    """Bytes below the limit of a control group and of each above it, counting file pages that can be dropped as free.
 
     A container may see its own group as the uppermost, and `path` be that of the machine outside.
     """

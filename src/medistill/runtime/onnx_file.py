@@ -1,7 +1,7 @@
-"""What must be known of an ONNX file before ONNX Runtime opens it: whether it reaches for other files.
+"""Checking, before ONNX Runtime opens an ONNX file, whether it refers to other files.
 
-A tensor may keep its numbers in another file, which ONNX Runtime looks for in the folder that the process happens to
-stand in. ONNX Runtime has no option that forbids it, and a device has no package `onnx`, so the protobuf is read here:
+A tensor may keep its numbers in another file, which ONNX Runtime looks for in the current
+folder. ONNX Runtime has no option that forbids it, and a device has no package `onnx`, so the protobuf is read here:
 only as far as tensors can be nested, and only their field `data_location`.
 """
 
@@ -32,7 +32,7 @@ def has_external_data(model: bytes) -> bool:
     """Whether a tensor of an ONNX file keeps its numbers in another file, wherever in the file the tensor is.
 
     Raises:
-        ValueError: this is no ONNX file.
+        ValueError: this is not an ONNX file.
     """
     view = memoryview(model)
     waiting = [(_MODEL, 0, len(view))]
@@ -43,7 +43,7 @@ def has_external_data(model: bytes) -> bool:
             if kind == BYTES and number in children:
                 waiting.append((children[number], value, stop))
             is_location = message == _TENSOR and number == _DATA_LOCATION and kind == VARINT
-            if is_location and value & 0xFFFFFFFF == _EXTERNAL:  # protobuf drops what an enum has beyond 32 bits
+            if is_location and value & 0xFFFFFFFF == _EXTERNAL:  # protobuf ignores bits of an enum beyond 32
                 return True
     return False
 

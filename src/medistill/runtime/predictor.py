@@ -19,19 +19,19 @@ from medistill.runtime.session import open_session, run
 from medistill.task import Calibration
 
 LARGEST_MODEL = 10**9
-"""Bytes of an ONNX file; the largest network of both papers, VGG19, has 0.6 of it."""
+"""Largest ONNX file in bytes; the largest network of both papers, VGG19, has 60 % of that."""
 
 LARGEST_BATCH = 2**26
-"""Bytes of the frames that are in memory at once; a graph's own maps need many times as much."""
+"""Bytes of the frames that are in memory at once; the network's feature maps need many times as much."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one image, or why it says nothing.
+    """The probabilities of one image, or the reason why there are none.
 
     Attributes:
         image: the path as it was given.
-        probabilities: one in 0..1 a label, in the order of the model's labels; they sum to 1 where the classes are
+        probabilities: one per label in 0..1, in the order of the model's labels; they sum to 1 where the classes are
             exclusive (bundle.json: task multiclass). None where the image could not be read or a logit is not finite.
         error: the reason; None where there are probabilities.
     """

@@ -12,9 +12,9 @@ from medistill.runtime.onnx_file import has_external_data
 from medistill.text import counted, shortened
 
 FATAL = 4
-"""Severity of ONNX Runtime's log: all that counts becomes an exception, and names of a file are not printed raw."""
+"""Severity of ONNX Runtime's log: errors become exceptions, and names from the file are not printed unescaped."""
 
-onnxruntime.set_default_logger_severity(FATAL)  # of what belongs to no session, such as memory that is not there
+onnxruntime.set_default_logger_severity(FATAL)  # for messages outside of any session, such as failed allocations
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Session:
     """An open model.
 
     Attributes:
-        name: how messages call it: its file, as a rule.
+        name: its name in messages, usually its file.
         inner: ONNX Runtime's session.
-        inputs, outputs: type and shape of each by name; of the shape, sizes that are free are text or None.
+        inputs, outputs: type and shape of each by name; free sizes in a shape are text or None.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Session:
 
     @property
     def batch(self) -> int | None:
-        """Images that it takes at a time; None: as many as it is given."""
+        """Images that it takes at a time; None: any number."""
         _, shape = self.inputs.get(INPUT, ("", []))
         return shape[0] if shape and isinstance(shape[0], int) and shape[0] > 0 else None
 
@@ -42,7 +42,7 @@ class Session:
         """Refuse a model that does not take uint8 (N, *image) and nothing else, or does not give float32 (N, labels).
 
         Raises:
-            UserError: says what it takes or gives in place of that.
+            UserError: the message names the input or output that differs.
         """
         for ports, name, kind, shape in (
             (self.inputs, INPUT, "tensor(uint8)", list(image)),
@@ -61,9 +61,9 @@ class Session:
 
 
 def open_session(model: bytes, *, name: str, threads: int = 0) -> Session:
-    """Open an ONNX model on the CPU with a fixed number of threads (0: as many as ONNX Runtime likes).
+    """Open an ONNX model on the CPU with a fixed number of threads (0: ONNX Runtime decides).
 
-    From memory, and only if all of the model is there, so that nothing depends on the folder one stands in.
+    It is opened from memory, and only if it is complete, so that nothing depends on the current folder.
 
     Raises:
         UserError: a part of the model is in another file, or this ONNX Runtime cannot open it; `name` stands in the
@@ -103,7 +103,8 @@ def open_session(model: bytes, *, name: str, threads: int = 0) -> Session:
 def run(session: Session, frames: np.ndarray) -> np.ndarray:
     """Logits, float32 (N, L), of frames, uint8 (N, C, S, S).
 
-    A model that takes a fixed number of images is given as many at a time, the last time with black ones added.
+    A model that takes a fixed number of images is given exactly that many at a time; the last batch is filled up with
+    black images.
 
     Raises:
         UserError: ONNX Runtime cannot run the model, or it does not answer with one row for each image.
@@ -136,6 +137,6 @@ def _run(session: Session, frames: np.ndarray) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    """ONNX Runtime's words in one line, without its codes and places in its own code."""
+    """ONNX Runtime's message in one line, without its error codes and source locations."""
     words = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))
     return shortened(re.sub(r"/\S+\.\w+:\d+ [^()]*\([^()]*\) (const )?", "", words), 300)

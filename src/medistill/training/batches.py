@@ -18,7 +18,7 @@ from medistill.views import open_frames, read_ahead, render_views, send, view_pa
 
 @dataclass(frozen=True)
 class Batch:
-    """What an objective sees of a batch besides the logits.
+    """A batch as an objective gets it, besides the logits.
 
     Attributes:
         image_ids: N ids.
@@ -39,7 +39,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A batch whose view is drawn by lot and not rendered yet.
+    """A batch whose view is drawn but not rendered yet.
 
     Attributes:
         batch: without images.
@@ -75,9 +75,10 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 
 
 class Batches:
-    """What a training shows, epoch by epoch; where processes share each batch, this one's part of it.
+    """The batches of a training, epoch by epoch; if several processes share each batch, the part of this one.
 
-    The order of an epoch and its views depend on seeds and the epoch alone, so that a resumed training sees the same.
+    The order of an epoch and its views depend on seeds and the epoch alone, so a resumed training gets the same
+    batches.
 
     Attributes:
         size: images of a whole batch.
@@ -118,7 +119,7 @@ class Batches:
         return iter(turn(partial(self._read, view), chosen))
 
     def _read(self, view: int, chosen: np.ndarray) -> Drawn:
-        """Ids, targets and frames of the images at these places, and what is drawn for them."""
+        """Ids, targets, frames and drawn view parameters of the images at these places."""
         ids = list(self._image_ids[chosen])
         drawn = torch.from_numpy(view_parameters(ids, view, self._spec.view_seed, self._spec.augmentation))
         targets, frames, parameters = (

@@ -45,12 +45,12 @@ class TrainingState(TypedDict):
 class Checkpoint:
     """The last state of one training, or its outcome, in a folder that is named after the training's fingerprint.
 
-    A state's file is named after its checksum: it says itself whether it is whole, and replaces the one before in one
+    A state's file is named after its checksum, which tells whether it is complete, and replaces the one before in one
     rename.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
-        """Use `folder/fingerprint/`; what is under other fingerprints in `folder` is stale and not read."""
+        """Use `folder/fingerprint/`; states of other fingerprints in `folder` are stale and not read."""
         self._folder, self._states = folder, folder / fingerprint
         self.finished = folder / fingerprint / "model"
         """Copy of the model's folder, once it is trained."""
@@ -82,7 +82,7 @@ class Checkpoint:
         return None
 
     def _files(self) -> list[Path]:
-        """The states that are there, the latest first: two where a kill came between writing and removing."""
+        """Existing states, the latest first: two if a kill came between writing and removing."""
         return sorted(self._states.glob("last-*.pt"), key=lambda file: -file.stat().st_mtime_ns)
 
     def finish(self, model: Path) -> None:
@@ -95,6 +95,6 @@ class Checkpoint:
         self.remove_states()
 
     def remove_states(self) -> None:
-        """Of a training that is finished."""
+        """The outcome of a finished training."""
         for file in self._files():
             remove(file)

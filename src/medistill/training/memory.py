@@ -1,4 +1,4 @@
-"""What to change where memory runs out."""
+"""Advice when memory runs out."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from medistill.models.classifier import Classifier
 
 @contextlib.contextmanager
 def explain_out_of_memory(model: Classifier, dataset: Dataset, batch_size: str = "") -> Iterator[None]:
-    """Say what to lower where memory runs out, and what to raise where a batch is too small for batch norm.
+    """Turn an out-of-memory error into advice on what to lower, and a batch too small for batch norm likewise.
 
     Args:
-        model: its `input_size` is what to lower, or the data set's image size where it has none.
-        dataset: what it sees.
+        model: the advice is to lower its `input_size`, or without one the data set's image size.
+        dataset: its data.
         batch_size: the other setting, with its value: `training.batch_size lower than 16`.
 
     Raises:

@@ -31,13 +31,13 @@ def write_outputs(
     *,
     batch_size: int,
 ) -> None:
-    """Write a trained model with all that later stages need, atomically.
+    """Write a trained model with all files that later stages need, atomically.
 
     Args:
         folder: replaced as a whole.
         result: how its training went; None for an imported model, which has neither history.csv nor training figures.
-        facts: what config.json says beyond architecture and data set: role, name, recipe, fingerprint…
-        seen: what it, its initial weights and its teachers were trained on.
+        facts: further keys of config.json: role, name, recipe, fingerprint…
+        seen: hashes of what it, its initial weights and its teachers were trained on.
         batch_size: images that are predicted at once.
 
     Raises:

@@ -40,7 +40,7 @@ def train(
     checkpoints: Path,
     on_step: Callable[[StepReport], None] = lambda report: None,
 ) -> TrainingResult:
-    """Train what `spec` says and write the model's folder; what this very training has written before is copied.
+    """Train the network of `spec` and write the model's folder; a finished copy of the same training is reused.
 
     Args:
         folder: the model's folder, replaced as a whole at the end.
@@ -48,7 +48,7 @@ def train(
         dataset: what it trains on.
         objective_for: builds the objective for the network that it will train.
         answers: checksums of the teachers' answers, part of the training's identity.
-        inherited: what the teachers were trained on.
+        inherited: hashes of what the teachers were trained on.
         checkpoints: folder of the states of unfinished trainings, which are resumed, and of copies of what was trained
             last.
         on_step: called after each step, in the first of several processes only.
@@ -63,7 +63,7 @@ def train(
     seen = [provenance.ids_of(dataset, "train"), *inherited, *ids_of_weights(spec.network, dataset)]
     identity = spec.fingerprint(dataset, answers)
     facts = spec.facts() | {"fingerprint": identity, "weights_sha256": sha256(spec.network.weights)}
-    first = this_process().is_main_process  # of those that train together, one shows and writes
+    first = this_process().is_main_process  # only the first of several processes shows and writes
     checkpoint = Checkpoint(checkpoints / spec.role / spec.name, identity)
     if done := _finished(checkpoint.finished, identity):
         if first:
@@ -84,28 +84,28 @@ def train(
 
 
 def build(spec: TrainingSpec, dataset: Dataset) -> Classifier:
-    """The network as it is before its first step.
+    """The network before its first step.
 
     Raises:
-        UserError: it cannot be built, or its last features are no map that could be explained.
+        UserError: it cannot be built, or its last features are not a map.
     """
     torch.manual_seed(spec.seed)
     model = create_classifier(spec.network, labels=dataset.labels, image_size=dataset.image_size)
-    map_size(model, dataset.image_size)  # what cannot be explained later is refused now
+    map_size(model, dataset.image_size)  # a network that cannot be explained later is refused now
     if model.new_head:  # a random backbone learns faster from timm's large classifier
         rows = training_rows(dataset, spec.recipe.unlabelled)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # a label that is nowhere known has no mean
+            warnings.simplefilter("ignore", RuntimeWarning)  # a label without known values has no mean
             prevalence = np.nanmean(dataset.targets(rows), axis=0)
         start_at_prevalence(model, np.nan_to_num(prevalence, nan=0.5), exclusive=dataset.task.exclusive)
     return model
 
 
 def ids_of_weights(network: Network, dataset: Dataset) -> list[provenance.TrainIds]:
-    """What a user's own weights were trained on, where the file beside them says so.
+    """Hashes of what a user's own weights were trained on, from the file beside them, if there is one.
 
     Raises:
-        UserError: images or groups of the val or test split are among it.
+        UserError: images or groups of the val or test split are among them.
     """
     file = network.weights and ModelFolder(network.weights.parent).train_ids
     return [provenance.refuse_overlap(file, dataset)] if file and file.exists() else []
@@ -115,7 +115,7 @@ def ids_of_weights(network: Network, dataset: Dataset) -> list[provenance.TrainI
 def _progress(
     spec: TrainingSpec, dataset: Dataset, on_step: Callable[[StepReport], None], *, shown: bool
 ) -> Iterator[Callable[[StepReport], None]]:
-    """A bar of images; what is yielded moves it and calls `on_step`, where it is `shown`."""
+    """A progress bar of images; the yielded function advances it and calls `on_step`, if `shown`."""
     images = len(training_rows(dataset, spec.recipe.unlabelled))
     epochs, batch_size = spec.training.epochs, spec.training.batch_size
     total = epochs * steps_per_epoch(images, batch_size) * min(images, batch_size)
@@ -124,7 +124,7 @@ def _progress(
         def show(report: StepReport) -> None:
             if shown:
                 on_step(report)
-            if bar.n == 0:  # what an interrupted training has done says nothing about this one's rate
+            if bar.n == 0:  # steps before an interruption do not count for this run's rate
                 bar.initial = bar.n = bar.last_print_n = (report["step"] - 1) * report["images"]
             bar.update(report["step"] * report["images"] - bar.n)
             bar.set_postfix_str(f"epoch {report['epoch']}/{epochs}, loss {report['loss']:.3f}", refresh=False)
@@ -133,7 +133,7 @@ def _progress(
 
 
 def _finished(folder: Path, identity: str) -> TrainingResult | None:
-    """How the training of this identity went, where a copy of its model is in `folder`, whole."""
+    """The outcome of the training of this identity, if a complete copy of its model is in `folder`."""
     if not folder.is_dir():
         return None
     files, again = ModelFolder(folder), "the model is trained again"

@@ -1,4 +1,4 @@
-"""The section `training` of params.yaml, and what single networks set otherwise."""
+"""The section `training` of params.yaml, and the keys that single networks override."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""What a training is, told before it starts."""
+"""The specification of a training, complete before it starts."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ ROOMS_THAT_DECIDE_A_TRAINING = (
     *("augmentation.py", "data/dataset.py", "data/provenance.py", "distillation", "metrics", "models", "task.py"),
     *("training", "views.py"),
 )
-"""Folders and files of this package whose code decides what a training gives: with other code it is another training.
+"""Folders and files of this package whose code affects the result of a training, and so its fingerprint.
 
 dvc.yaml names the same ones for the stages that train, and for those that let teachers answer.
 """
@@ -53,17 +53,17 @@ def _code() -> Iterator[Path]:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSpec:
-    """All that decides a training, but for the data set and what the teachers answer.
+    """Every input of a training except the data set and the teachers' answers.
 
     Attributes:
         name: of the model.
         role: whether it will teach or is a student, a baseline too.
-        network: what is trained, and what its weights start from.
-        training: how it is trained; the network's own keys are in it already.
+        network: the network to train, and its initial weights.
+        training: settings of the training, the network's own keys included.
         augmentation: ranges of the views.
         recipe: its losses and teachers, and which images it learns from.
         seed: initialisation, order of images, dropout.
-        view_seed: seed of the augmented views; the teachers' where they have answered them.
+        view_seed: seed of the augmented views; with cached answers that of the teachers' views.
         views: epoch e shows view e mod `views`; None: a new view each epoch.
         student: key of the network in params.yaml, where it is a student of a run.
         recipe_name: key of the recipe in params.yaml, likewise.
@@ -84,7 +84,7 @@ class TrainingSpec:
     def with_views(self, teach: Teach) -> "TrainingSpec":
         """The same training in the views that its recipe asks for: those that teachers answer by `teach`, or new ones.
 
-        A teacher that learns from labels alone has views of its own, which it will not be asked about.
+        A teacher that learns only from labels has other views than those that it will answer.
         """
         own = self.role == "teacher" and not self.recipe.teachers
         return replace(
@@ -108,7 +108,7 @@ class TrainingSpec:
         }
 
     def fingerprint(self, dataset: Dataset, answers: Sequence[str] = ()) -> str:
-        """Hash of all that decides the training, code and initial weights among it; nothing has to be built for it.
+        """Hash of every input of the training, including code and initial weights; no network is built for it.
 
         Args:
             dataset: what it trains on.

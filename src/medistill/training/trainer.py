@@ -36,7 +36,7 @@ One that is a module with parameters, such as projections of features, is traine
 
 
 class StepReport(TypedDict):
-    """How far a training has come; `val_macro_auroc` has a pair (epoch, value) for each epoch that has ended."""
+    """Progress of a training; `val_macro_auroc` has a pair (epoch, value) for each epoch that has ended."""
 
     epoch: int
     step: int
@@ -49,7 +49,7 @@ class StepReport(TypedDict):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a training went; its model has the weights of the best epoch.
+    """The result of a training; its model has the weights of the best epoch.
 
     Attributes:
         history: one row per epoch: `epoch`, `step`, `learning_rate`, `train_<term>`, `val_macro_auroc`,
@@ -74,7 +74,7 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
 
 
 class Learner(nn.Module):
-    """A network and the objective that it learns by, projections of features among it: from a batch to its losses."""
+    """A network together with its objective and that one's projections of features: from a batch to its losses."""
 
     def __init__(
         self, model: Classifier, objective: Objective, autocast: Callable[[], AbstractContextManager[None]]
@@ -136,8 +136,8 @@ class Trainer:
     order, views and dropout of an epoch depend on seed and epoch only.
 
     Under `accelerate launch` each process trains on its part of every batch, `batch_size` being that of all together.
-    Batch norm and losses that compare the images of a batch see a part alone, and each draws dropout of its own; all
-    else is as with one process.
+    Batch norm and losses that compare the images of a batch see only a part, and each process draws its own dropout;
+    everything else is as with one process.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Trainer:
             model: what is trained, in place.
             objective: loss of a batch.
             dataset: its training split is trained on, its validation split chooses the epoch.
-            spec: seeds, views, which images train, and how; what it says of the network is of no account here.
+            spec: seeds, views, images and settings of the training; its `network` is not used here.
             checkpoint: where the state after each epoch is kept.
             on_step: called after each step.
 
@@ -210,7 +210,7 @@ class Trainer:
         return TrainingResult(pd.DataFrame(self._history), self._best["epoch"], self._best["auroc"], self._seconds)
 
     def epoch(self, epoch: int) -> None:
-        """Show each batch of an epoch (from 0) once, validate, and note what it gave."""
+        """Train on each batch of an epoch (from 0) once, validate, and add the row of history."""
         start = perf_counter()
         # each process its own dropout
         torch.manual_seed(self._spec.seed * 1_000_003 + epoch + self._accelerator.process_index * 104_729)
@@ -246,8 +246,8 @@ class Trainer:
             self._accelerator.backward(losses["loss"])
             values = torch.stack([value.detach().float() for value in losses.values()])
             norm = self._accelerator.clip_grad_norm_(list(self._learner.parameters()), self._training.clip_norm)
-            # But for maps and live teachers the one time in a step that a GPU is waited for: it has the whole
-            # backward pass to do by now.
+            # The only wait for a GPU in a step, except for maps and live teachers; by now the whole backward pass is
+            # queued on it.
             reported = dict(zip(losses, self._accelerator.reduce(values, "mean").tolist(), strict=True))
             if not math.isfinite(reported["loss"]):
                 _refuse_loss(dict(zip(losses, values.tolist(), strict=True)), logits, batch, self._at(step))
@@ -328,7 +328,7 @@ def _accelerator(training: Training) -> Accelerator:
         if "already been initialized" in str(error):
             raise UserError("training.precision: this process has trained with another one; start a new one") from None
         raise UserError(f"params.yaml: training.precision: {' '.join(str(error).split())}") from None
-    if training.precision == "fp16" and accelerator.scaler is None:  # it would train in float32 without a word
+    if training.precision == "fp16" and accelerator.scaler is None:  # it would silently train in float32
         raise UserError('params.yaml: training.precision: fp16 needs a GPU; set bf16 or "no"')
     return accelerator
 
@@ -338,7 +338,7 @@ def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _refuse_loss(terms: dict[str, float], logits: Tensor, batch: Batch, at: str) -> NoReturn:
-    """Say which term and which images make a loss that is not finite."""
+    """Name the term and the images of a loss that is not finite."""
     if math.isfinite(terms["loss"]):
         raise UserError(f"the loss of another process is not finite in {at}; it says more")
     bad = [name for name, value in terms.items() if name != "loss" and not math.isfinite(value)]

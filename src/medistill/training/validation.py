@@ -1,4 +1,4 @@
-"""What a network answers about images as they are, and the figure by which its best epoch is chosen."""
+"""Logits of a network without augmentation, and the figure by which its best epoch is chosen."""
 
 import numpy as np
 import pandas as pd
@@ -53,7 +53,7 @@ class Validation:
         """
         logits = predict(model, self._dataset, self._rows, batch_size=batch_size)
         _require_finite(logits, self._rows["image_id"], epoch)
-        if self._dataset.task.exclusive:  # a constant added to an image's logits says nothing, and would rank it
+        if self._dataset.task.exclusive:  # a constant added to an image's logits must not rank it
             logits = log_softmax(logits, axis=1)
         return mean_auroc(self._targets, logits, self._labels)
 

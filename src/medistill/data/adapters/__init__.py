@@ -2,7 +2,7 @@
 
 A new format is a new file here, NAME.py, with
 
-* `class Options(Settings)`: what `data.options` may say, with defaults wherever the format can do without;
+* `class Options(Settings)`: the keys of `data.options`, with a default for every optional key;
 * `read(root: Path, options: Options) -> Source`.
 
 Nothing has to be registered: `data.format` is the file's name.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def formats() -> tuple[str, ...]:
-    """What `data.format` may be."""
+    """The values of `data.format`."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
@@ -38,12 +38,12 @@ def read_source(
     Args:
         format: one of `formats()`.
         root: the data set's folder.
-        options: what `data.options` says.
+        options: the content of `data.options`.
         given: where the options come from, for messages.
 
     Raises:
         UserError: an option is unknown or has a bad value, the folder is not what its format promises, or a label is
-            no name.
+            not a valid name.
     """
     adapter = importlib.import_module(f"{__name__}.{format}")
     try:
@@ -56,10 +56,10 @@ def read_source(
 
 
 def _require_names(labels: list[str], root: Path) -> None:
-    """Refuse labels that are no names: what is written with them would be obeyed by terminals and pages.
+    """Refuse labels with control characters, which would change terminals and pages that print them.
 
-    Names of files and people are data as they are, and escaped where they are shown; labels come from whoever made the
-    table or the folders, and can be mended there.
+    Names of files and people are kept unchanged and escaped where they are shown; labels can be renamed in the table or
+    the folders.
     """
     for number, label in enumerate(labels):
         if not is_name(label):

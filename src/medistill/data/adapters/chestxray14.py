@@ -58,7 +58,7 @@ COLUMNS = {
 
 
 class Options(Settings):
-    """What `data.options` may say."""
+    """The keys of `data.options`."""
 
     lists: Literal["official", "chexnet"] = "official"
     """The split of `data.split: official`: NIH's own lists, or those of the CheXNet reproductions, `train_list.txt`,
@@ -158,7 +158,7 @@ def _describe(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _read_boxes(path: Path | None, image_ids: pd.Series, listed: pd.Series) -> pd.DataFrame:
-    """Boxes of the images in `image_ids` as fractions; the full list beside a part of the images is common.
+    """Boxes of the images in `image_ids` as fractions; boxes of other images are dropped.
 
     `listed`: the images of the label table. Boxes may reach beyond the image.
     """
@@ -191,12 +191,12 @@ def _read_boxes(path: Path | None, image_ids: pd.Series, listed: pd.Series) -> p
     if boxes and not listed.isin([image for image, *_ in boxes]).any():
         raise UserError(f"{path}: none of its images is in the label table; the first is {boxes[0][0]}")
     table = pd.DataFrame(boxes, columns=list(no_boxes().columns)).astype(no_boxes().dtypes)
-    kept = image_ids[image_ids.isin(table["image_id"])]  # of the larger split no list is made
+    kept = image_ids[image_ids.isin(table["image_id"])]  # avoids a list of the larger split
     return table[table["image_id"].isin(kept)].reset_index(drop=True)
 
 
 def _read_split(root: Path, image_ids: pd.Series, options: Options) -> tuple[pd.Series | None, str]:
-    """The split of each image in the lists, and their names; None where one of them is not there."""
+    """The split of each image in the lists, and their names; None if one of them is missing."""
     if options.lists == "official":
         lists = {split: (name,) for split, name in LISTS.items()}
     else:
@@ -220,7 +220,7 @@ def _read_split(root: Path, image_ids: pd.Series, options: Options) -> tuple[pd.
 
 
 def _read_list(file: Path, labels: int) -> list[str]:
-    """The images of a list: a name a line, and perhaps `labels` numbers behind it."""
+    """The images of a list: one name per line, optionally followed by `labels` numbers."""
     images = []
     for number, line in enumerate(read_text(file).split("\n"), 1):
         fields = [field for field in re.split(r'[\s,;"]+', line) if field]

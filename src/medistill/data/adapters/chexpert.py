@@ -2,13 +2,13 @@
 
 train.csv                        labels of train/; needed
 valid.csv                        labels of valid/
-test_labels.csv or test.csv      labels of test/, which came out later
+test_labels.csv or test.csv      labels of test/, which was released later
 train/patient00001/study1/view1_frontal.jpg, valid/ ..., test/ ...
 
 `data.root` is the folder of these files or the one above it. The column `Path` begins with a folder of the release
-(`CheXpert-v1.0-small/` ...) or not; what counts is what follows. Tables may be packed by gzip: `train.csv.gz`.
+(`CheXpert-v1.0-small/` ...) or not; it is ignored. Tables may be packed by gzip: `train.csv.gz`.
 
-At full size the archives unpack side by side, and may stay so:
+The archives of the full-size release unpack into separate folders, which are read as they are:
 
 CheXpert-v1.0 batch 1 (validate & csv)/train.csv, valid.csv, valid/ ...
 CheXpert-v1.0 batch 2 (train 1)/patient00001/study1/view1_frontal.jpg, batch 3 (train 2) ..., batch 4 (train 3) ...
@@ -17,7 +17,7 @@ Official split: train.csv trains, test_labels.csv tests and valid.csv validates.
 its 234 images, labelled by three radiologists, are what publications report on. Validation is then carved from
 train.csv by patient.
 
-A cell of train.csv is what a program found in the report; `chexpert_labels` says what it may be.
+The cells of train.csv were extracted from reports by a program; see `chexpert_labels` for their values.
 """
 
 import contextlib
@@ -55,10 +55,10 @@ _PLACE = r"^(?:[^/]+/)?((?:train|valid|test)/(patient[^/]*)/(study[^/]*)/[^/]*?(
 
 
 class Options(LabelOptions):
-    """What `data.options` may say."""
+    """The keys of `data.options`."""
 
     views: Literal["frontal", "all"] = "frontal"
-    """`frontal`: laterals are not part of the data set, neither as entries nor in the quarantine."""
+    """`frontal`: laterals are neither ingested nor quarantined."""
 
 
 def read(root: Path, options: Options) -> Source:
@@ -69,7 +69,7 @@ def read(root: Path, options: Options) -> Source:
 
     Left out with a reason: rows whose file is missing or that repeat an image (all of them where they contradict each
     other, be it in two tables), images that no row names, rows whose path names no patient and study, and, where only
-    frontal views are wanted, rows that do not say which they are.
+    frontal views are wanted, rows without a view.
 
     Raises:
         UserError: a table or column is missing, or a label is none of 1, 0, -1 and blank; the message names file, line
@@ -96,7 +96,7 @@ def read(root: Path, options: Options) -> Source:
         unwanted = {"lateral views (views: frontal)": int((~wanted).sum())}
         table, unclear = table[wanted], unclear[wanted]
     names = " and ".join(file.name for file in tables.values())
-    # every row says which table it is from
+    # every row has the name of its table
     table["line"] = table["line"].astype(str) + " of " + table["table"]
     missing = "{image}" if base == "." else f"{base}/{{image}}"
     joined = join_files(table.drop(columns="table"), files, "the tables", bad=unclear, missing=missing)
@@ -176,7 +176,7 @@ def _moved(folder: str, place: str, key: str) -> str:
 
 
 def _find_images(root: Path, folders: dict[str, str]) -> Files:
-    """The image files, by what the tables call them: `train/patient00001/study1/view1_frontal.jpg`."""
+    """The image files, by their names in the tables: `train/patient00001/study1/view1_frontal.jpg`."""
     found = Files({}, {}, [])
     for folder, place in folders.items():
         files = find_files(root, [folder], recursive=True)
@@ -195,7 +195,7 @@ def _missing_batches(folders: dict[str, str]) -> list[str]:
 
 
 def _read_table(file: Path, options: Options) -> pd.DataFrame:
-    """Rows of one table: where they are from, what `Path` says, details as text, labels as float32."""
+    """Rows of one table: its name, the parts of `Path`, details as text, labels as float32."""
     raw = read_table(file, COLUMNS, optional=DETAILS)
     place = raw["Path"].str.extract(_PLACE)
     labels = {LABEL_PREFIX + label: read_label(raw, file, label, options) for label in LABELS}

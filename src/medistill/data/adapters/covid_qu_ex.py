@@ -3,11 +3,11 @@
 Lung Segmentation Data/{Train,Val,Test}/{COVID-19,Non-COVID,Normal}/images/*.png        the whole set
 Infection Segmentation Data/ ... /images/*.png, infection masks/*.png                   a part of it, with masks
 
-Kaggle unpacks each part into a folder of the same name, so that the name is there twice; either is read. The `lung
-masks` beside the images are not.
+Kaggle unpacks each part into a folder of the same name, so that the name occurs twice; both layouts are read. The `lung
+masks` beside the images are not read.
 
-The set says nothing of patients: an image is its own group, and a patient may be in two splits. Its classes come from
-different hospitals and collections, so a network can tell them apart by how the pictures were made.
+The set has no patient ids: an image is its own group, and a patient may be in two splits. Its classes come from
+different hospitals and collections, so a network can tell them apart by acquisition.
 """
 
 import filecmp
@@ -30,7 +30,7 @@ MASKS = "infection masks"
 
 
 class Options(Settings):
-    """What `data.options` may say."""
+    """The keys of `data.options`."""
 
     part: Literal["lung", "infection"] = "lung"
     """`lung`: all 33,920 images; the masks of those that the infection part repeats. `infection`: the 5,826 images of
@@ -111,7 +111,7 @@ def _find_part(root: Path, part: str) -> str | None:
 
 
 def _without_masks(root: Path) -> str:
-    """What to say where the infection part is missing, which a root within the doubled folders hides."""
+    """The note if the infection part is missing, perhaps because the root lies within the doubled folders."""
     above = suggest_root(root, lambda folder: all(_find_part(folder, part) for part in PARTS))
     return f"no folder {PARTS['infection']}, so no image has a mask{above}"
 
@@ -141,7 +141,7 @@ def _find_whole_part(root: Path, part: str) -> Files:
 
 
 def _mask_of(key: str) -> str:
-    """Where the mask of an image of the infection part lies."""
+    """The path of the mask of an image of the infection part."""
     return key.replace("/images/", f"/{MASKS}/")
 
 
@@ -167,5 +167,5 @@ def _class_and_name(key: str) -> tuple[str, str]:
 def _same_bytes(first: Path, second: Path) -> bool:
     try:
         return filecmp.cmp(first, second, shallow=False)
-    except OSError:  # a file that cannot be read is reported where it is decoded
+    except OSError:  # a file that cannot be read is reported when it is decoded
         return False

@@ -6,7 +6,7 @@
       options:
         images: images            # the folder of the image files
         path: image               # the column that names them: path, name, or name without its suffix
-        labels: [Mass, Effusion]  # a column each: 1, 0, or blank where unknown
+        labels: [Mass, Effusion]  # one column per label: 1, 0, or blank where unknown
         patient: patient_id       # no patient is ever in two splits
 
 In place of a list of columns,
@@ -15,7 +15,7 @@ In place of a list of columns,
 
         labels: findings          # any number of findings in one column: `Mass|Effusion`
         separator: "|"
-        negative: [No Finding]    # what the column says where there are none
+        negative: [No Finding]    # the cell of an image without any
 
 or
 
@@ -27,8 +27,8 @@ Tables with several rows per image, one for each box and each reader, are read b
         path: image_id
         labels: class_name
         negative: [No finding]
-        readers: rad_id           # who found it
-        vote: majority            # what counts where they disagree
+        readers: rad_id           # the reader who found it
+        vote: majority            # how they become one label
         boxes: {x_min: x_min, y_min: y_min, x_max: x_max, y_max: y_max}
 
 The table may be separated by comma, semicolon, tab or bar, be UTF-8 or UTF-16, and be packed (`.csv.gz`).
@@ -72,14 +72,14 @@ SEXES = {"MALE": "M", "FEMALE": "F"}
 
 
 class Options(Settings):
-    """What `data.options` may say; columns, but for the folders, `table` and the words of a choice."""
+    """The keys of `data.options`: names of columns, except for the folders, `table` and choices of words."""
 
     table: str = ""
     """The table, relative to the root; empty: the only one there."""
     images: str = "."
     """Folder of the image files, relative to the root; folders within it are looked into."""
     path: str
-    """The image file: its path within `images`, or its name, with or without suffix, where no other file has it; see
+    """The image file: its path within `images`, or its name, with or without suffix, if only one file has it; see
     `locate` for paths of another machine."""
     label: str | None = None
     """One class per image; a row where it is blank is left out."""
@@ -87,7 +87,7 @@ class Options(Settings):
     """Any number of findings per image: columns of 1 (also true, yes), 0 (false, no) and blank (unknown), each the
     name of a label; or one column of names, with `separator` or, where a row has one box, one name in a row."""
     separator: str | None = Field(default=None, min_length=1)
-    """What stands between the names in the column `labels`."""
+    """The separator of the names in the column `labels`."""
     negative: list[str] = Field(default=[])
     """Names in the column `labels` that mean none of the findings; an empty one, "", for a blank."""
     exclusive: bool = False
@@ -97,9 +97,9 @@ class Options(Settings):
     teachers say of them."""
     uncertainty: dict[str, Policy] = Field(default=ABSENT)
     """What -1 counts as in the columns `labels`: `ones`, `zeros`, or `ignore`: unknown. One word for all of them, or a
-    word for some and for the others: `{Atelectasis: ones, default: zeros}`. Where it is not there, -1 is an error."""
+    mapping with a default: `{Atelectasis: ones, default: zeros}`. Without it, -1 is an error."""
     readers: str | None = None
-    """Who labelled: an image has a row of each reader, and they vote."""
+    """The column of readers: an image has one row per reader, and they vote."""
     vote: Vote = "majority"
     """What readers say together; see `medistill.data.reading.readers.Vote`."""
     boxes: BoxColumns = Field(default=ABSENT)
@@ -107,7 +107,7 @@ class Options(Settings):
     patient: str | None = None
     """All images of a patient are in one split."""
     group: str | None = None
-    """What else must not be torn apart: a family, a source picture."""
+    """Further groups whose images must be in one split: a family, a source picture."""
     study: str | None = None
     view: str | None = None
     sex: str | None = None
@@ -118,8 +118,8 @@ class Options(Settings):
     split: str | None = None
     """The split, for `data.split: official`: train, val, test or another word for one of them; see `SPLIT_NAMES`."""
     mask: str | None = None
-    """A picture of the findings, white (at least half of its brightest value) where they are: named like `path`, within
-    `masks`; blank where there is none."""
+    """A picture, white (at least half of its brightest value) at the findings: named like `path`, within `masks`;
+    blank if there is none."""
     masks: str = "."
     """Folder of the masks, relative to the root."""
 
@@ -190,8 +190,8 @@ def read(root: Path, options: Options) -> Source:
     contradict each other), rows without a label, images that no row names and that are no row's mask.
 
     Raises:
-        UserError: the table or one of its columns is missing, a cell of a label or split has a value that nobody knows,
-            a box is none, or a name may be that of several files; the message names file, line and column.
+        UserError: the table or one of its columns is missing, a cell of a label or split has an unknown value,
+            a box is invalid, or a name may be that of several files; the message names file, line and column.
     """
     root = require_folder(root)
     file = _find_table(root, options.table)
@@ -243,11 +243,11 @@ def read(root: Path, options: Options) -> Source:
 def _read_table(
     raw: pd.DataFrame, file: Path, root: Path, options: Options, files: Files
 ) -> tuple[pd.DataFrame, pd.Series, Files, list[str]]:
-    """All that a table says of its images but their labels.
+    """All columns of a table about its images, except labels.
 
     Returns:
         `line`, `image` (a key of `files`), `mask` (a path) and `DETAILS`, as far as the options name them; why the mask
-        of a row cannot be used, null where it can; the files that are no masks; and what the user should know.
+        of a row cannot be used, null where it can; the files that are not masks; and notes for the user.
     """
     image, notes = locate(raw, file, options.path, files, options.images)
     table = pd.DataFrame({"line": raw["line"], "image": image})
@@ -300,14 +300,14 @@ def _find_files(root: Path, name: str, option: str) -> Files:
 
 
 def _within(root: Path, name: str, option: str) -> Path:
-    """A file or folder of the data set: one outside would change without anybody noticing."""
+    """A file or folder of the data set; one outside is refused, since DVC would not notice its changes."""
     if not (root / name).resolve().is_relative_to(root.resolve()):
         raise UserError(f"{root / name}: lies outside of data.root; set data.options.{option} to something in it")
     return root / name
 
 
 def _read_labels(raw: pd.DataFrame, file: Path, options: Options) -> tuple[list[str], pd.DataFrame, pd.Series]:
-    """Label names, their float32 columns, and why a row has no label, null where it has."""
+    """Label names, their float32 columns, and why a row has no label, null if it has one."""
     if options.label:
         return read_classes(raw, file, options.label, keep_blank=options.unlabelled)
     if isinstance(options.labels, str):
@@ -325,18 +325,18 @@ def _merge_rows(
 ) -> tuple[pd.DataFrame, pd.Series, list[str]]:
     """One row per image of a table with a row for each reader or box.
 
-    A reader's rows of an image must say the same of it; those of names, one in a row, are what he names together.
+    A reader's rows of an image must agree; with one name per row, the reader affirms all names of these rows.
 
     Args:
         table: `line`, `image`, details and labels of each row.
-        raw: all that was read of the table, same index.
+        raw: all columns that were read of the table, same index.
         file: the table, for messages.
         unclear: why a row cannot be used, null where it can.
-        options: what the columns are.
+        options: the names of the columns.
 
     Returns:
         Its rows, with labels that hold for the image: the first of an image, and all those that repeat another in every
-        cell or differ in more than boxes, readers and labels; why a row cannot be used; and what the user should know.
+        cell or differ in more than boxes, readers and labels; why a row cannot be used; and notes for the user.
     """
     columns = [column for column in table.columns if column.startswith(LABEL_PREFIX)]
     readers = pd.Series("", index=raw.index)
@@ -350,7 +350,7 @@ def _merge_rows(
     verdict = vote(answers, image, readers, options.vote)
 
     differ = _contradictory(answers, [image, readers], one_name=isinstance(options.labels, str))
-    wrong = unclear.mask(table[columns].isna().all(axis=1))  # a reader who says nothing leaves it to the others
+    wrong = unclear.mask(table[columns].isna().all(axis=1))  # a reader without any answer does not vote
     wrong[differ.index[differ]] = f"rows of {file.name} contradict each other about this image"
     merged = table.copy()
     merged[columns] = verdict.values.reindex(table["image"]).to_numpy()
@@ -370,7 +370,7 @@ def _contradictory(answers: pd.DataFrame, by: list[pd.Series], *, one_name: bool
     Args:
         answers: columns of labels.
         by: image and reader of each row.
-        one_name: a row names one finding of several, or none; else each says all of the image.
+        one_name: a row names one of several findings, or none; else each row has all labels of the image.
     """
     if one_name:
         none = answers.eq(0).all(axis=1).groupby(by).transform("any")

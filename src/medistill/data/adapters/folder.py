@@ -1,15 +1,15 @@
 """Images in a folder for each class, with or without a folder for each split above.
 
 NORMAL/*.png   PNEUMONIA/*.png   ...
-train/NORMAL/*.png   val/NORMAL/*.png   test/NORMAL/*.png   ...     also `valid`, `Testing` and alike (`SPLIT_NAMES`)
+train/NORMAL/*.png   val/NORMAL/*.png   test/NORMAL/*.png   ...     also `valid`, `Testing` and the like (`SPLIT_NAMES`)
 
 The names of the folders are the classes; folders within them only spread out the files. An image is its own group:
-where several are of one patient, `groups.csv` in the folder of `data.splits` must say so (columns `path`, relative to
+if several are of one patient, `groups.csv` in the folder of `data.splits` must say so (columns `path`, relative to
 the root, and `group_id`).
 
-Masks among the images are none: NORMAL/masks/1.png beside NORMAL/images/1.png or NORMAL/1.png, and NORMAL/1_mask.png
-beside NORMAL/1.png; see `medistill.data.reading.masks`. They are passed over, and counted, unless
-`data.options.masks` says that they show the finding: many sets have masks of the lungs.
+Masks among the images are not read as images: NORMAL/masks/1.png beside NORMAL/images/1.png or NORMAL/1.png, and
+NORMAL/1_mask.png beside NORMAL/1.png; see `medistill.data.reading.masks`. They are skipped and counted, unless
+`data.options.masks` names them as masks of the finding: many sets have masks of the lungs.
 """
 
 import contextlib
@@ -38,20 +38,19 @@ from medistill.text import counted
 
 
 class Options(Settings):
-    """What `data.options` may say."""
+    """The keys of `data.options`."""
 
     unlabelled: str = ""
-    """The folder, beside those of the classes, whose images have none: for recipes that learn from what teachers say of
-    them."""
+    """The folder, beside those of the classes, of images without a class, for recipes with `unlabelled: true`."""
     masks: str = ""
     """Which of the masks among the images show the finding: the name of their folder, such as `infection masks`, or
-    what their names end in, such as `_mask`. An image without one, or with several, has none."""
+    what their names end in, such as `_mask`. An image with several such masks is read without one."""
 
 
 def read(root: Path, options: Options) -> Source:
     """Read classes, and splits where there are any, from the folders; no pixel is decoded.
 
-    Left out with a reason: images that lie in no class's folder, and masks that are asked for and have no image.
+    Left out with a reason: images that lie in no class's folder, and requested masks without an image.
 
     Raises:
         UserError: there are fewer than two classes, one holds no image, or one holds the masks of another or a data
@@ -147,7 +146,7 @@ def _require_filled(root: Path, splits: dict[str, str], filled: set[str]) -> Non
 def _choose_masks(
     root: Path, files: Files, masks: dict[str, Mask], wanted: str
 ) -> tuple[dict[str, str], list[str], dict[str, int], list[str]]:
-    """Path of the mask by image, paths of masks without an image, masks that are not asked for, and notes."""
+    """Path of the mask by image, paths of masks without an image, masks that are not requested, and notes."""
     kinds = Counter(mask.kind for mask in masks.values())
     asked = {kind for kind in kinds if wanted and _bare(kind) == _bare(wanted)}
     if wanted and not asked:
@@ -201,6 +200,6 @@ def _folders(folder: Path) -> list[str]:
     """Names of the folders in a folder, without hidden ones and those whose name is not text or that are locked."""
     try:
         names = sorted(entry.name for entry in os.scandir(folder) if Path(entry).is_dir() and not is_hidden(entry.name))
-    except OSError:  # who looks around may meet what must not be read; `find_files` names it
+    except OSError:  # folders that cannot be read are skipped here; `find_files` names them
         return []
     return [compose(name) for name in names if name.isprintable()]

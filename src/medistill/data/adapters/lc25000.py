@@ -4,11 +4,11 @@ lung_colon_image_set/lung_image_sets/{lung_aca,lung_n,lung_scc}/*.jpeg
 lung_colon_image_set/colon_image_sets/{colon_aca,colon_n}/*.jpeg
 groups.csv                                              which pictures are copies of one; see below
 
-Five classes, three where only the half of the lung is there, two where only that of the colon is. The root is the
+Five classes; three if only the lung half is present, two if only the colon half is. The root is the
 folder `lung_colon_image_set`, or the one that holds it.
 
-The 25,000 pictures were made of 1,250 by flips and rotations, and the set does not say of which. A random split puts
-copies of nearly every test picture into training. So the groups must be known before anything is split: from
+The 25,000 pictures were made from 1,250 by flips and rotations, and the set does not say from which. A random split
+puts copies of nearly every test picture into training. So the groups must be known before anything is split: from
 `groups.csv` (or `groups.csv.gz`) in the root (columns `path` or `file`, relative to the root, and `group_id`) or, found
 by `medistill check`, in the folder of `data.splits`.
 """
@@ -30,7 +30,7 @@ SET = "lung_colon_image_set"
 
 
 class Options(Settings):
-    """`data.options` has nothing to say."""
+    """`data.options` has no keys."""
 
 
 def read(root: Path, options: Options) -> Source:
@@ -70,7 +70,7 @@ def read(root: Path, options: Options) -> Source:
 
 
 def _find_classes(root: Path) -> dict[str, str]:
-    """Folder of each class of the halves that are there, relative to the root."""
+    """Folder of each class of the halves that are present, relative to the root."""
     top, halves = _find_halves(root)
     if not halves:
         advice = suggest_root(root, lambda folder: bool(_find_halves(folder)[1]))
@@ -81,7 +81,7 @@ def _find_classes(root: Path) -> dict[str, str]:
 
 
 def _find_halves(root: Path) -> tuple[str, list[str]]:
-    """The folder that the halves are in, as a prefix, and those that are there."""
+    """The folder of the halves, as a prefix, and the halves that are present."""
     for top in ("", f"{SET}/"):
         halves = [half for half in CLASSES if (root / top / half).is_dir()]
         if halves:

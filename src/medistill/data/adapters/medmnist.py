@@ -4,9 +4,9 @@ chestmnist.npz, chestmnist_64.npz, chestmnist_128.npz, chestmnist_224.npz, pathm
 
 Each holds `train_images`, `train_labels`, `val_images`, `val_labels`, `test_images` and `test_labels`: uint8 pictures
 of 28, 64, 128 or 224 pixels, grey (N, H, W) or RGB (N, H, W, 3), and labels (N, 1), the number of a class, or (N, L), 1
-or 0 each. The official split is theirs. The sets of two classes are classes too: one of both is right.
+or 0 each. The official split is theirs. Sets with two classes are multiclass, too.
 
-Nothing says who the patients are: an image is its own group.
+There are no patient ids: an image is its own group.
 """
 
 from collections.abc import Mapping
@@ -65,7 +65,7 @@ MULTILABEL = "chestmnist"
 """The set whose labels do not exclude each other."""
 
 SIZES = ("", "_64", "_128", "_224")
-"""What follows the set's name in that of an archive; nothing for 28 pixels."""
+"""Suffixes of the set's name in names of archives; none for 28 pixels."""
 
 ARCHIVES = {f"{name}{size}{SUFFIX}": name for name in SETS for size in SIZES}
 """Names of archives -> the set."""
@@ -78,20 +78,20 @@ _LABEL_BYTES = 100_000_000
 
 
 class Options(Settings):
-    """What `data.options` may say."""
+    """The keys of `data.options`."""
 
     file: str = ""
     """The archive, relative to the root; empty: the only one there."""
 
 
 def read(root: Path, options: Options) -> Source:
-    """Read labels and splits of an archive; of the pictures no more than their headers.
+    """Read labels and splits of an archive; of pictures only the headers.
 
     The path of a picture is `chestmnist.npz/train_images/17`; it is numbered from 0, as in the archive.
 
     Raises:
-        UserError: there is no archive of a two-dimensional set, or several; an array is missing or is not as the set
-            has it; a label is none of the set's.
+        UserError: there is no archive of a two-dimensional set, or several; an array is missing or has another shape
+            or dtype; a label is unknown.
     """
     root = Path(root)
     if root.is_file():

@@ -5,12 +5,12 @@ mimic-cxr-2.0.0-chexpert.csv.gz, or -negbio.csv.gz       one row per study: its 
 mimic-cxr-2.0.0-split.csv.gz                             the official split; needed for `data.split: official`
 files/p10/p10000032/s50414267/<dicom_id>.jpg
 
-A dicom_id names one image wherever it lies in `files`: images may have been converted (`.png`, `.dcm` of MIMIC-CXR).
+A dicom_id names one image in any folder of `files`: images may have been converted (`.png`, `.dcm` of MIMIC-CXR).
 Tables may also be unpacked (`.csv`); release 2.1.0 has them under the same names.
 
-All images of a study have the labels of its report; `evaluate.study` measures a study as one. A cell is what a program
-found in the report; `chexpert_labels` says what it may be, and the labels stand in CheXpert's order, so that a network
-serves both. The tables know neither sex nor age: those are in MIMIC-IV.
+All images of a study have the labels of its report; `evaluate.study` measures whole studies. Cells were extracted from
+reports by a program; see `chexpert_labels` for their values. Labels are in CheXpert's order, so that a network fits
+both data sets. The tables have neither sex nor age: those are in MIMIC-IV.
 """
 
 from pathlib import Path
@@ -33,17 +33,17 @@ FOLDER = "files"
 FRONTAL = ("AP", "PA")
 
 VIEWS = {"LATERAL": "L"}
-"""Names of views that other data sets call otherwise."""
+"""Names of views that differ from those of other data sets."""
 
 
 class Options(LabelOptions):
-    """What `data.options` may say."""
+    """The keys of `data.options`."""
 
     labels: Literal["chexpert", "negbio"] = "chexpert"
     """The program that read the reports."""
     views: Literal["frontal", "all"] = "frontal"
-    """`frontal`: AP and PA; other views (lateral, oblique, lying, unnamed) are not part of the data set, neither as
-    entries nor in the quarantine."""
+    """`frontal`: AP and PA; other views (lateral, oblique, lying, unnamed) are neither ingested nor
+    quarantined."""
 
 
 def read(root: Path, options: Options) -> Source:
@@ -122,7 +122,7 @@ def _read_labels(file: Path, options: Options) -> pd.DataFrame:
 
 
 def _read_split(root: Path, images: pd.Series) -> tuple[pd.Series | None, str]:
-    """The official split of each image, and the table it is read from; None where there is none."""
+    """The official split of each image, and the table it is read from; None if there is none."""
     file = find_table(root, TABLE.format("split"))
     if file is None:
         return None, TABLE.format("split") + ".gz"
@@ -136,7 +136,7 @@ def _read_split(root: Path, images: pd.Series) -> tuple[pd.Series | None, str]:
 
 
 def _unique(raw: pd.DataFrame, file: Path, column: str) -> pd.Index:
-    """A column of ids, none of them twice."""
+    """A column of ids, each once."""
     ids = identifiers(raw[column], file, column)
     twice = ids.isna() | ids.duplicated()
     if twice.any():

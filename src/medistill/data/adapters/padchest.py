@@ -4,12 +4,12 @@ PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv     labels, patients, proje
                                                          chest_x_ray_images_labels_sample.csv in BIMCV's sample
 0/*.png ... 54/*.png                                     16-bit grey images, as the archives unpack, or in one folder
 
-Images are found by name, in whatever folder they lie. There is no official split. Children (PED in the column
+Images are found by name, in any folder. There is no official split. Children (PED in the column
 `Pediatric`) are part of the data set.
 
-The labels come from the report: a quarter was labelled by physicians, the rest by a network that learnt from them. What
-a report does not name counts as absent, as everywhere in the field. Not so where it names nothing at all: an empty
-list, or one that says only `unchanged` (since an image that is not at hand) or `suboptimal study`, leaves all labels
+The labels come from the report: a quarter was labelled by physicians, the rest by a network that learnt from them. A
+finding that a report does not name counts as absent, as is usual in the field. A report that names none at all (an
+empty list, or one with only `unchanged`, relative to an earlier image, or `suboptimal study`) leaves all labels
 unknown. `normal` means that all are 0. Images marked `exclude` are not part of the data set.
 """
 
@@ -43,13 +43,13 @@ LATERAL = {"L": "L"}
 """Projections -> views."""
 
 UNWANTED = ("COSTAL", "EXCLUDE")
-"""Projections that are never read: of the ribs, and what is no usable chest X-ray."""
+"""Projections that are never read: of the ribs, and unusable chest X-rays."""
 
 KNOWN = {name.casefold(): name for name in (*DIFFERENTIAL, *FINDINGS, *TOKENS, NORMAL, EXCLUDE)}
 
 
 class Options(Settings):
-    """What `data.options` may say."""
+    """The keys of `data.options`."""
 
     labels: Literal["differential", "findings"] = "differential"
     """`differential`: the 19 diseases of PadChest's tree `differential diagnosis`. `findings`: the 170 radiographic
@@ -66,7 +66,7 @@ def read(root: Path, options: Options) -> Source:
     `source` is the scanner's manufacturer; `age` the year of the study less that of birth, whatever that gives.
 
     Left out with a reason: rows whose file is missing or that repeat an image (all of them where they contradict each
-    other), rows with a projection or label that nobody knows, with labels that are no list, or with `normal` beside a
+    other), rows with a projection or label that is unknown, with labels that are no list, or with `normal` beside a
     finding, images that no row names.
 
     Raises:
@@ -124,7 +124,7 @@ def _tables(folder: Path) -> list[str]:
 
 
 def _read_labels(cells: pd.Series, tree: dict[str, frozenset[str]]) -> tuple[pd.DataFrame, pd.Series, pd.Series]:
-    """Columns of 1, 0 and NaN; what is wrong with a row's labels, null where nothing is; whether it is excluded."""
+    """Columns of 1, 0 and NaN; why a row's labels are unusable, else null; whether it is excluded."""
     codes, lists = pd.factorize(cells)
     labels = list(tree)
     values = np.zeros((len(lists), len(labels)), np.float32)
@@ -151,7 +151,7 @@ def _read_labels(cells: pd.Series, tree: dict[str, frozenset[str]]) -> tuple[pd.
 
 
 def _parse(cell: str) -> set[str] | None:
-    """Names in a list such as `['pneumonia', ' unchanged']`, in lower case; None where it is no list of names."""
+    """Names in a list such as `['pneumonia', ' unchanged']`, in lower case; None if it is not a list of names."""
     try:
         names = ast.literal_eval(cell) if cell else []
     except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -39,11 +39,11 @@ BOXES = BoxColumns(x="x", y="y", w="width", h="height", size=[1024, 1024])
 
 
 class Options(Settings):
-    """What `data.options` may say."""
+    """The keys of `data.options`."""
 
     labels: Literal["pneumonia", "classes"] = "pneumonia"
-    """`pneumonia`: one label, the column Target. `classes`: the three of stage_2_detailed_class_info.csv, which tells
-    those without an opacity apart into normal and otherwise ill."""
+    """`pneumonia`: one label, the column Target. `classes`: the three of stage_2_detailed_class_info.csv, which divides
+    images without an opacity into normal and otherwise abnormal."""
 
 
 def read(root: Path, options: Options) -> Source:
@@ -52,11 +52,11 @@ def read(root: Path, options: Options) -> Source:
     An image is one entry, however many boxes it has.
 
     Left out with a reason: images of the table whose file is missing, whose rows contradict each other, or whose class
-    is another than Target says, and images that no row names.
+    contradicts Target, and images that no row names.
 
     Raises:
         UserError: a table, a column or the folder of images is missing, a Target is neither 1 nor 0, a class is
-            unknown, or a box is none, lies outside of the image or stands beside Target 0.
+            unknown, or a box is invalid, lies outside of the image or stands beside Target 0.
     """
     root = require_folder(root)
     file = require_table(root, LABELS_FILE)
@@ -109,7 +109,7 @@ def read(root: Path, options: Options) -> Source:
 
 
 def _read_classes(file: Path | None) -> pd.Series:
-    """Class by image; none where the table is not there."""
+    """Class by image; empty without the table."""
     if file is None:
         return pd.Series(dtype="str")
     raw = read_table(file, {"patientId": (), "class": ()})

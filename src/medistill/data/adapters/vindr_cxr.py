@@ -3,8 +3,8 @@
 PhysioNet:
 
 annotations/image_labels_train.csv     one row per image and reader: 1 or 0 in one column per label
-annotations/image_labels_test.csv      one row per image: what five readers agreed on
-annotations/annotations_train.csv, annotations_test.csv        boxes, a row each; optional
+annotations/image_labels_test.csv      one row per image: the consensus of five readers
+annotations/annotations_train.csv, annotations_test.csv        one row per box; optional
 train/<image_id>.dicom, test/<image_id>.dicom
 
 Kaggle:
@@ -12,11 +12,11 @@ Kaggle:
 train.csv                              one row per image, reader and box: `class_name`, x_min, y_min, x_max, y_max
 train/<image_id>.dicom                 and test/, whose labels Kaggle keeps to itself
 
-Three readers labelled each image of the training part, and differ; `vote` says what counts. `No finding` is no label:
+Three readers labelled each image of the training part; `vote` combines them. `No finding` is not a label:
 such an image has 0 everywhere. Boxes are in pixels of the DICOM files; where the images have been converted to another
 size, the table of boxes needs the columns `width` and `height` of the original, as many copies on Kaggle have them.
 
-Nothing says who the patients are: an image is its own group.
+There are no patient ids: an image is its own group.
 """
 
 from collections.abc import Iterable
@@ -62,10 +62,10 @@ FINDINGS = (
     "Rib fracture",
     "Other lesion",
 )
-"""What has boxes."""
+"""Labels with boxes."""
 
 IMPRESSIONS = ("COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other disease")
-"""What holds for the whole image."""
+"""Labels of the whole image."""
 
 KAGGLE = (
     "Aortic enlargement",
@@ -94,10 +94,10 @@ SIZE = ("width", "height")
 
 
 class Options(Settings):
-    """What `data.options` may say."""
+    """The keys of `data.options`."""
 
     vote: Vote = "majority"
-    """What the three readers of a training image say together; see `medistill.data.reading.readers.Vote`."""
+    """How the three readers of a training image vote; see `medistill.data.reading.readers.Vote`."""
 
 
 def read(root: Path, options: Options) -> Source:
@@ -105,12 +105,12 @@ def read(root: Path, options: Options) -> Source:
 
     An image is one entry, however many readers and boxes it has. A box counts where the label that it shows is 1.
 
-    Left out with a reason: images of a table whose file is missing, images that a reader calls free of findings while
-    he names one (Kaggle), images that no table names.
+    Left out with a reason: images of a table whose file is missing, images that one reader calls both free of findings
+    and abnormal (Kaggle), images that no table names.
 
     Raises:
         UserError: a table or column is missing, a reader has two rows of an image, a cell is neither 1 nor 0, a label
-            is unknown, a box is none, or boxes are in pixels of DICOM files and the files are others.
+            is unknown, a box is invalid, or boxes are in pixels of DICOM files but the files are not DICOM.
     """
     root = require_folder(root)
     first = require_table(root, f"annotations/{TABLE.format('train')}", TABLE.format("train"), KAGGLE_TABLE)
@@ -162,7 +162,7 @@ class _Part:
         boxes: `image_id`, `label`, `x`, `y`, `w`, `h`.
         boxes_file: the table of boxes.
         in_pixels: whether they are in pixels of the DICOM files.
-        notes: what the user should know of them.
+        notes: sentences for the user.
     """
 
     file: Path
@@ -219,7 +219,7 @@ def _read_kaggle(file: Path, options: Options) -> _Part:
 
 
 def _require_ids(raw: pd.DataFrame, file: Path, columns: list[str]) -> pd.Series:
-    """`image_id`; `UserError` where it or another of these columns is blank."""
+    """`image_id`; `UserError` if it or another of these columns is blank."""
     for column in columns:
         blank = raw[column] == ""
         if blank.any():
@@ -256,7 +256,7 @@ def _with_files(part: _Part, name: str, files: Files) -> pd.DataFrame:
 
 
 def _require_dicom(parts: Iterable[_Part], rows: pd.DataFrame, files: Files) -> None:
-    """Raise `UserError` where boxes are in pixels of DICOM files and the files are others."""
+    """Raise `UserError` if boxes are in pixels of DICOM files but the files are not DICOM."""
     for part in parts:
         boxed = rows["path"][rows["image_id"].isin(part.boxes["image_id"])]
         other = boxed[~boxed.str.lower().str.endswith(DICOM) & ~boxed.isin(files.dicom)]
@@ -268,6 +268,6 @@ def _require_dicom(parts: Iterable[_Part], rows: pd.DataFrame, files: Files) -> 
 
 
 def _count_unwanted(root: Path) -> dict[str, int]:
-    """Images of the test part, whose labels are not there."""
+    """Images of the test part, which have no labels."""
     count = len(list_images(find_files(root, ["test"]))[0]) if (root / "test").is_dir() else 0
     return {"images of test/, whose labels are not there": count} if count else {}

@@ -1,8 +1,8 @@
 """Pictures in a NumPy archive (`.npz`), read one at a time.
 
 The path of such a picture is that of its archive with the array and the picture's number behind it:
-`chestmnist.npz/train_images/17`. Nothing is unpickled, and what a header declares is held against the archive before
-memory is taken for it. Arrays are packed from the first picture to the last, so who reads in that order reads once.
+`chestmnist.npz/train_images/17`. Nothing is unpickled, and a header's sizes are checked against the archive before
+memory is allocated. Arrays are compressed as one stream, so reading pictures in order decompresses each array once.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from medistill.text import error_line, shortened
 SUFFIX = ".npz"
 
 _MAX_HEADER = 10_000
-"""Characters of an array's header; a true one has about a hundred."""
+"""Characters of an array's header; a genuine header has about a hundred."""
 
 _open = threading.local()
 """The array that this thread reads from, so that the next picture need not begin at the first."""
@@ -47,7 +47,7 @@ class Array:
 
     @property
     def nbytes(self) -> int:
-        """Of all its values."""
+        """Bytes of all values."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -55,8 +55,8 @@ def find_arrays(archive: Path, names: Iterable[str]) -> dict[str, Array]:
     """The arrays of an archive that have these names.
 
     Raises:
-        UserError: it is no such archive, one of them is not there, is of Python objects, is stored column by column, or
-            is shorter or longer than its header says.
+        UserError: it is not a NumPy archive, or one of the arrays is missing, holds Python objects, is stored column by
+            column, or is shorter or longer than its header says.
     """
     with _readable(archive), zipfile.ZipFile(archive) as opened:
         there = {info.filename.removesuffix(".npy"): info for info in opened.infolist()}
@@ -67,7 +67,7 @@ def find_arrays(archive: Path, names: Iterable[str]) -> dict[str, Array]:
 
 
 def read_array(archive: Path, name: str, array: Array, *, limit: int) -> np.ndarray:
-    """A whole array that `find_arrays` has found; `UserError` where it is damaged or has more than `limit` bytes."""
+    """A whole array that `find_arrays` has found; `UserError` if it is damaged or has more than `limit` bytes."""
     if array.nbytes > limit:
         raise UserError(f"{archive}: {name} has {array.nbytes:,} bytes; no more than {limit:,} are read")
     with _readable(archive), zipfile.ZipFile(archive) as opened, opened.open(f"{name}.npy") as file:
@@ -75,7 +75,7 @@ def read_array(archive: Path, name: str, array: Array, *, limit: int) -> np.ndar
 
 
 def file_of(root: Path, path: str) -> Path:
-    """The file that has a picture: its archive, or itself."""
+    """The file that holds a picture: its archive, or the picture's own file."""
     place = _place(root, path)
     return place[0] if place else root / path
 
@@ -118,7 +118,7 @@ def is_picture(array: Array) -> bool:
 
 @contextlib.contextmanager
 def _readable(archive: Path) -> Iterator[None]:
-    """Turn what a damaged archive makes `zipfile`, `zlib` and numpy raise, which is nearly anything, into words."""
+    """Turn the many exceptions that `zipfile`, `zlib` and numpy raise for a damaged archive into one line."""
     try:
         yield
     except UserError:

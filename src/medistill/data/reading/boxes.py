@@ -15,7 +15,7 @@ from medistill.text import counted
 
 CORNER_AND_SIZE = ("x", "y", "w", "h")
 TWO_CORNERS = ("x_min", "y_min", "x_max", "y_max")
-"""What four numbers may be: x and y from the left and the top."""
+"""The two ways to give a box by four numbers; x and y are measured from the left and the top."""
 
 Extent = float | pd.Series
 """A width or height: one for all rows, or float (N,)."""
@@ -70,7 +70,7 @@ class BoxColumns(Settings):
 
     @property
     def in_pixels(self) -> bool:
-        """Whether boxes are in pixels of images whose size nobody knows before they are decoded."""
+        """Whether boxes are in pixels of images whose size is unknown before they are decoded."""
         return self.unit == "pixels" and not self.size
 
     def columns(self) -> dict[str, str]:
@@ -91,7 +91,7 @@ class BoxColumns(Settings):
 
 
 def _extents(raw: pd.DataFrame, file: Path, column: str, boxed: pd.Series) -> pd.Series:
-    """A column of widths or heights; those of rows without a box are not looked at."""
+    """A column of widths or heights; cells of rows without a box are ignored."""
     extents = pd.to_numeric(raw[column], errors="coerce").astype("float64")
     wrong = boxed & ~(np.isfinite(extents) & (extents > 0))
     if wrong.any():
@@ -108,7 +108,7 @@ def read_boxes(
     corners: bool = False,
     size: tuple[Extent, Extent] | None = None,
 ) -> pd.DataFrame:
-    """The boxes of a table's rows; what of a box reaches beyond its image is cut off when it is carried to the frame.
+    """The boxes of a table's rows, not yet clipped to the image; that happens when they are mapped to the frame.
 
     Args:
         cells: str (N, 4), numbers as in `CORNER_AND_SIZE`, or as in `TWO_CORNERS`; all blank where a row has no box.
@@ -116,14 +116,14 @@ def read_boxes(
         file: the table, for messages.
         corners: whether they are as in `TWO_CORNERS`.
         size: width and height of the picture that the numbers refer to, in their unit: pixels, or
-            `FRACTIONS`. None: they are pixels of the image itself, whose size nobody knows before it is decoded.
+            `FRACTIONS`. None: they are pixels of the image itself, whose size is unknown before it is decoded.
 
     Returns:
         float64 `x`, `y`, `w`, `h` of the rows that have a box, with their index: as fractions of the picture, or in
         pixels where there is no size.
 
     Raises:
-        UserError: a box has less than four finite numbers, has its corners the wrong way round, or lies outside of the
+        UserError: a box has fewer than four finite numbers, has its corners the wrong way round, or lies outside of the
             picture; the message names file and line.
     """
     names = TWO_CORNERS if corners else CORNER_AND_SIZE
@@ -159,7 +159,7 @@ def read_boxes(
 
 
 def outside(boxes: pd.DataFrame, width: Extent = 1, height: Extent = 1) -> pd.Series:
-    """Whether nothing of a box, `x`, `y`, `w`, `h`, lies in a picture of this size: bool (N,)."""
+    """Whether a box, `x`, `y`, `w`, `h`, lies wholly outside a picture of this size: bool (N,)."""
     beyond = (boxes["x"] >= width) | (boxes["y"] >= height)
     return beyond | (boxes["x"] + boxes["w"] <= 0) | (boxes["y"] + boxes["h"] <= 0)
 
@@ -169,7 +169,7 @@ def upheld(boxes: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[
 
     Args:
         boxes: `image_id`, `label`, `x`, `y`, `w`, `h`.
-        rows: as in `Source`; boxes of other images are no part of the data set.
+        rows: as in `Source`; boxes of other images are dropped.
     """
     place = pd.Series(np.arange(len(rows)), index=rows["image_id"]).reindex(boxes["image_id"]).to_numpy()
     boxes, place = boxes[~np.isnan(place)], place[~np.isnan(place)].astype(int)

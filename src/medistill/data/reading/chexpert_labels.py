@@ -1,6 +1,6 @@
 """The labels that CheXpert's program reads from reports: those of CheXpert itself and of MIMIC-CXR.
 
-A cell is 1, 0, -1 (uncertain), or blank (not mentioned). What to make of the last two is a choice of whoever trains,
+A cell is 1, 0, -1 (uncertain), or blank (not mentioned). How the last two are read is an option,
 see `LabelOptions`. `No Finding` is a label like the others, as published: 1 where no other finding is 1 or -1 (`Support
 Devices` aside), else blank.
 """
@@ -43,11 +43,11 @@ class LabelOptions(Settings):
 
     uncertainty: dict[str, Policy] = Field(default={DEFAULT: "ignore"})
     """What -1 counts as: `ones`, `zeros`, or `ignore`: unknown. One word for all labels, or a word for some and for the
-    others: `{Atelectasis: ones, default: zeros}`; `default` is `ignore` where it is not there."""
+    others: `{Atelectasis: ones, default: zeros}`; without a `default` it is `ignore`."""
     blank: Literal["zeros", "ignore"] = "zeros"
-    """What a blank counts as. `zeros`: a report that does not mention a finding says that it is not there, as nearly
-    all published results have it. `ignore`: unknown; most cells are then left out, and `No Finding` has no negatives
-    in tables that a program made."""
+    """What a blank counts as. `zeros`: a finding that a report does not mention is absent, as in nearly all published
+    results. `ignore`: unknown; most cells are then left out, and `No Finding` has no negatives in tables that a
+    program made."""
 
     @field_validator("uncertainty", mode="before")
     @classmethod

@@ -15,8 +15,8 @@ IMAGE_SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tif", ".tiff"}
     | {".bmp", ".gif", ".webp", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".dcm", ".dicom"}
 )
-"""What the formats end in that `medistill.images` reads. A file that no row names is worth a line in the quarantine if
-it ends so or, whatever its name, is a DICOM file; unlike `Thumbs.db` and the like."""
+"""Suffixes of the formats that `medistill.images` reads. A file that no row names is listed in the quarantine if it has
+one of these or is a DICOM file of any name; `Thumbs.db` and the like are not."""
 
 _PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
@@ -24,26 +24,26 @@ _LEVELS = 3
 """How far below a folder `suggest_root` looks."""
 
 _LOOKED_INTO = 500
-"""Folders that it looks into at most: some data sets have one for each patient."""
+"""How many folders `suggest_root` looks into at most: some data sets have one per patient."""
 
 _OUTSIDE = "is a link that leads out of the data set's folder"
 _NOT_TEXT = "its name is not valid UTF-8; rename the file"
 
 
 def compose(text: str) -> str:
-    """Text in Unicode's composed form (NFC), in which names are compared: the same one may be stored either way."""
+    """Text in Unicode's composed form (NFC), in which names are compared, since file systems store either form."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 @dataclass(frozen=True)
 class Files:
-    """What lies in the folders of a data set.
+    """The image files in the folders of a data set.
 
     Attributes:
         usable: key -> path relative to the root (POSIX). The key is the path, or the bare name; see `find_files`.
         refused: key -> (path, reason) of files that must not or cannot be read.
-        surplus: (path, reason) of files whose key another file has already.
-        dicom: paths of DICOM files whose name does not end like an image's, as `IM0001` and `1.2.840.99`.
+        surplus: (path, reason) of files with the same key as another file.
+        dicom: paths of DICOM files without an image's suffix, such as `IM0001` and `1.2.840.99`.
     """
 
     usable: dict[str, str]
@@ -52,7 +52,7 @@ class Files:
     dicom: set[str] = field(default_factory=set)
 
     def keys(self) -> set[str]:
-        """Of all files, usable or not."""
+        """Keys of all files, usable or not."""
         return self.usable.keys() | self.refused.keys()
 
     def path(self, key: str) -> str:
@@ -64,7 +64,7 @@ class Files:
         return is_image_name(path) or path in self.dicom
 
     def joined_by(self, others: "Files", rename: Callable[[str], str]) -> "Files":
-        """These files and others, whose keys are renamed; of two of one key the first counts."""
+        """These files together with others whose keys are renamed; of two files with one key the first counts."""
         joined = Files(dict(self.usable), dict(self.refused), self.surplus + others.surplus, self.dicom | others.dicom)
         for key in sorted(others.keys()):
             new, path = rename(key), others.path(key)
@@ -77,7 +77,7 @@ class Files:
         return joined
 
     def without(self, keys: Collection[str]) -> "Files":
-        """The others: for files of which a table says that they are not wanted."""
+        """All files but these, for files that a table excludes."""
         return Files(
             {key: path for key, path in self.usable.items() if key not in keys},
             {key: found for key, found in self.refused.items() if key not in keys},
@@ -87,7 +87,7 @@ class Files:
 
 
 def require_folder(root: Path) -> Path:
-    """`root` as a path; `UserError` if it is no folder, or one that must not be read."""
+    """`root` as a path; `UserError` if it is not a folder or cannot be read."""
     root = Path(root)
     try:
         with os.scandir(root):
@@ -108,7 +108,7 @@ def require_within(root: Path, folder: str) -> None:
 
 
 def _describe_file(file: Path) -> tuple[str, str]:
-    """What a file is that was taken for a folder, and what to do with it before anything else."""
+    """The kind of a file that was given for a folder, and what to do with it first."""
     if not file.is_file():
         return "no file", ""
     with open(file, "rb") as stream:
@@ -119,12 +119,12 @@ def _describe_file(file: Path) -> tuple[str, str]:
 
 
 def suggest_root(root: Path, would_do: Callable[[Path], object], *, above: bool = True) -> str:
-    """What to add to a message that a folder is not the data set's: the nearest one that is, or what is packed in it.
+    """What to add to a message that a folder is not the data set's: the nearest folder that is, or archives to unpack.
 
     Args:
         root: what `data.root` is.
         would_do: true of a folder in which a data set of the format lies.
-        above: whether to look above `root`, too, if only for the message.
+        above: whether to look above `root`, too.
     """
     found: list[Path] = []
     nearest = _LEVELS
@@ -145,7 +145,7 @@ def _describe_packed(root: Path) -> str:
 
 
 def _folders_below(root: Path) -> Iterator[tuple[Path, int]]:
-    """Folders below one and how far, the nearest first: neither hidden ones nor links."""
+    """Folders below `folder` with their depth, nearest first; hidden folders and links are skipped."""
     waiting = [(root, 0)]
     for looked_into, (folder, level) in enumerate(waiting):
         if level:
@@ -159,9 +159,9 @@ def _folders_below(root: Path) -> Iterator[tuple[Path, int]]:
 def find_files(root: Path, folders: Iterable[str], *, recursive: bool = False, by: str = "path") -> Files:
     """Index the files of some folders of a data set.
 
-    Rows of a label table find their file only through this index of what is there, so a name such as `../x.png` or a
-    link leads nowhere. Keys are in Unicode's composed form (NFC): the same name may be stored either way. Of two files
-    of one name the first counts, or that which lies in no folder of masks.
+    Rows of a label table find their file only through this index, so a name such as `../x.png` or a
+    link leads nowhere. Keys are in Unicode's composed form (NFC): file systems may store the same name composed or
+    decomposed. Of two files of one name the first outside of a folder of masks counts.
 
     Args:
         root: the data set's folder.
@@ -170,8 +170,8 @@ def find_files(root: Path, folders: Iterable[str], *, recursive: bool = False, b
         by: what a key is: `path`, relative to the root, or `name`, where folders only spread out the files.
 
     Raises:
-        UserError: one of the folders leads out of `root` or cannot be read, or below them is a link to a folder: to
-            follow it might read an image twice, to pass it over might lose some.
+        UserError: one of the folders leads out of `root` or cannot be read, or below them is a link to a folder:
+            following it might read an image twice, skipping it might lose images.
     """
     root = Path(root)
     real_root = root.resolve()
@@ -209,7 +209,7 @@ def _require_inside(root: Path, folder: str, real_root: Path) -> None:
 
 
 def is_hidden(folder: str) -> bool:
-    """Whether a folder of this name is none of the data set's, but of a program that has handled it."""
+    """Whether a folder of this name belongs to a program that handled the data set, not to the data set."""
     return folder.startswith(".") or folder == "__MACOSX"
 
 

@@ -1,7 +1,7 @@
 """Labels from the columns of a table: one class per row, columns of 1 and 0, or names in one column.
 
-Each reader of a column returns float32 columns `label:<Name>` (1, 0, NaN where unknown) and, row by row, why a row has
-no label that could be used, null where it has.
+Each reader of a column returns float32 columns `label:<Name>` (1, 0, NaN where unknown) and for each row the
+reason why it has no usable label, null if it has one.
 """
 
 import re
@@ -19,13 +19,13 @@ TRUE = ("1", "true", "yes", "t", "y")
 FALSE = ("0", "false", "no", "f", "n")
 
 _MEASURE = r"-[0-9.,]+|[0-9]*[.,][0-9]+"
-"""Numbers that no one gives a class: negative ones and fractions."""
+"""Numbers that cannot be names of classes: negative ones and fractions."""
 
 
 def read_classes(
     raw: pd.DataFrame, file: Path, column: str, *, keep_blank: bool
 ) -> tuple[list[str], pd.DataFrame, pd.Series]:
-    """A column of classes; `keep_blank`: a row where it is blank is unlabelled, not unusable."""
+    """A column of classes; `keep_blank`: a row with a blank cell is unlabelled, not unusable."""
     classes = identifiers(raw[column], file, column)
     measured = classes.str.fullmatch(_MEASURE).fillna(False).astype(bool)
     if measured.any():
@@ -59,7 +59,7 @@ def read_flags(raw: pd.DataFrame, file: Path, column: str, *, uncertain: float |
 def read_names(
     raw: pd.DataFrame, file: Path, column: str, separator: str | None, negative: list[str]
 ) -> tuple[list[str], pd.DataFrame, pd.Series]:
-    """A column of names of labels with `separator` between them (None: one name); `negative`: those that mean none."""
+    """A column of names of labels, divided by `separator` (None: one name); `negative`: names that mean no label."""
     codes, cells = pd.factorize(raw[column])
     parts = [cell.split(separator) if separator else [cell] for cell in cells]
     named = [{name.strip() for name in part} - {""} or {""} for part in parts]  # `Mass|` is Mass
@@ -84,7 +84,7 @@ def read_names(
 
 
 def exclude(values: pd.DataFrame, *, keep_blank: bool) -> tuple[pd.DataFrame, pd.Series]:
-    """Columns of which one holds in each row, as classes.
+    """Columns of exclusive labels, exactly one of which is 1 in each row, as classes.
 
     A blank beside a 1 is 0.
 
@@ -111,7 +111,7 @@ def exclude(values: pd.DataFrame, *, keep_blank: bool) -> tuple[pd.DataFrame, pd
 
 
 def with_line(reasons: pd.Series, raw: pd.DataFrame, file: Path) -> pd.Series:
-    """Reasons, null where a row has none, behind the line of the table that they are about."""
+    """Reasons with the line of the table that they are about; null for rows without a reason."""
     given = reasons.notna()
     told = "line " + raw["line"][given].astype(str) + f" of {file.name} " + reasons[given]
     return reasons.where(~given, told).astype(object)

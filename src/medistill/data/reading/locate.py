@@ -1,4 +1,4 @@
-"""Which file a cell of a table means."""
+"""Finding the file that a cell of a table names."""
 
 import re
 from collections import defaultdict
@@ -19,7 +19,7 @@ ADVICE = "write the path, or let data.options.images and masks name the folders 
 
 
 class _Names:
-    """What the files of a folder may be called.
+    """The names under which the files of a folder can be found.
 
     Attributes:
         paths: path relative to the folder or to the root -> key.
@@ -54,7 +54,7 @@ class _Names:
         }
 
     def ending(self, cell: str) -> set[str]:
-        """Files whose whole path a longer path ends in: of several ends the longest."""
+        """Files whose whole path is the end of a longer path; of several the longest."""
         parts = cell.split("/")
         for first in range(1, len(parts)):
             end = "/".join(parts[first:])
@@ -70,7 +70,7 @@ def _without_suffix(path: str) -> str:
 
 
 def locate(raw: pd.DataFrame, file: Path, column: str, files: Files, folder: str) -> tuple[pd.Series, list[str]]:
-    """The key in `files` of the file that each cell of a column means; the cell itself where there is none.
+    """The key in `files` of the file that each cell of a column means; the cell itself if there is no such file.
 
     A cell is a path relative to the folder or the root, or the name of one file in whatever folder, or the end of the
     path of one; each with or without suffix, and as Windows writes it. A path of another machine
@@ -81,7 +81,7 @@ def locate(raw: pd.DataFrame, file: Path, column: str, files: Files, folder: str
         raw: the table, `line` among its columns.
         file: it was read from, for messages.
         column: its name.
-        files: that are here, by path.
+        files: the image files, by path.
         folder: they are in, relative to the root.
 
     Returns:
@@ -130,9 +130,9 @@ def locate(raw: pd.DataFrame, file: Path, column: str, files: Files, folder: str
 
 
 def _lie_in_one_folder(paths: Iterable[str]) -> bool:
-    """Whether all paths of another machine lie in one folder, which then tells none of them apart.
+    """Whether all paths of another machine lie in one folder, which then does not distinguish them.
 
-    Not so the folder of a split: what is in `test` there is not what has the same name in `train` here.
+    The folder of a split does not count: a file in `test` there is not the file of the same name in `train` here.
     """
     folders = {PurePosixPath(path).parent for path in paths}
     return len(folders) == 1 and all(
@@ -155,7 +155,7 @@ def _one_file_of_two_cells(found: Mapping[str, str], known: Mapping[str, str]) -
 def by_stem(files: Files, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
     """Name without suffix -> key of the image in a folder that has it: for tables that name an image by its id.
 
-    Of several the one whose suffix comes first in `suffixes`; others come last, in order of text.
+    Of several images the one whose suffix comes first in `suffixes`; other suffixes come last, in alphabetical order.
     """
 
     def rank(key: str) -> tuple[int, str]:

@@ -3,7 +3,7 @@
 COVID/images/COVID-1.png    COVID/masks/COVID-1.png             twin folders: files of the same names
 benign/benign (1).png       benign/benign (1)_mask_1.png        names that end in a word for a mask
 
-A word alone makes no mask: there must be an image that it is of.
+A word alone does not make a file a mask: the image that it masks must exist, too.
 """
 
 import functools
@@ -36,9 +36,9 @@ class Mask:
     """A picture that is a mask.
 
     Attributes:
-        kind: what tells it: the name of its folder, or what its own name ends or begins with (`_mask`).
-        place: that folder, relative to the root; None where its own name tells it.
-        image: path of the image that it is of; None where that is not there, but others of its folder have theirs.
+        kind: what identifies it: the name of its folder, or the beginning or end of its own name (`_mask`).
+        place: that folder, relative to the root; None if its own name identifies it.
+        image: path of the image that it masks; None if that is missing while other masks of the folder have theirs.
     """
 
     kind: str
@@ -53,14 +53,14 @@ def is_mask_folder(name: str) -> bool:
 
 
 def find_masks(paths: Iterable[str]) -> dict[str, Mask]:
-    """The masks among image files: path -> what is known of it; POSIX paths, relative to the data set's root."""
+    """The masks among image files, by path (POSIX, relative to the data set's root)."""
     parts = {path: path.split("/") for path in paths}
     found = _beside_images(parts)
     return found | _in_twin_folders({path: names for path, names in parts.items() if path not in found})
 
 
 def refuse_masks(paths: Iterable[str]) -> None:
-    """Raise `UserError` where masks are among files that would all be taken for images."""
+    """Raise `UserError` if there are masks among files that are all read as images."""
     for path, mask in find_masks(paths).items():
         if mask.image:
             what = mask.place or f"the files whose names have {mask.kind!r}"

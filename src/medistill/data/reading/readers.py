@@ -1,4 +1,4 @@
-"""Several readers of one image: what they say together."""
+"""Several readers of one image: the label that they vote for."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,20 +9,20 @@ import pandas as pd
 from medistill.text import counted
 
 Vote = Literal["majority", "mean", "any", "all"]
-"""What readers say together of a label that they do not agree about. Who leaves it blank has no vote; where nobody has
-one, the label is unknown.
+"""How answers of several readers become one label. A reader who leaves a label blank does not vote; without any vote it
+is unknown.
 
-`majority`: what more than half of them say; a tie is unknown. `mean`: 1 where at least half of them say 1, and so in a
-tie. `any`: 1 where one says 1. `all`: 1 where nobody says 0."""
+`majority`: the value of more than half of them; a tie is unknown. `mean`: 1 if at least half of them say 1, so that a
+tie is 1. `any`: 1 if one says 1. `all`: 1 if nobody says 0."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the readers of each image say together.
+    """The labels of each image by vote of its readers.
 
     Attributes:
         values: float32, one row per image in the order of their names, one column per label: 1, 0, NaN where unknown.
-        notes: what the user should know of it, a sentence each.
+        notes: sentences for the user.
     """
 
     values: pd.DataFrame
@@ -33,8 +33,8 @@ def vote(values: pd.DataFrame, images: pd.Series, readers: pd.Series, how: Vote)
     """Let the readers of each image vote, label by label.
 
     Args:
-        values: float (N, L), 1, 0 or NaN where blank. A reader who has several rows of an image, one for each finding,
-            names a label where one of them does.
+        values: float (N, L), 1, 0 or NaN where blank. A reader with several rows of an image, one per finding, affirms
+            a label if one of these rows does.
         images: str (N,), the image of each row, same index.
         readers: str (N,), its reader, same index.
         how: see `Vote`.

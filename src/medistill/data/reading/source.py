@@ -14,14 +14,14 @@ from medistill.records.data import LABEL_PREFIX
 from medistill.task import Task
 
 DETAILS = ("patient_id", "study_id", "view", "sex", "source", "mask")
-"""Text columns that an adapter may leave out of `Source.rows`: what it does not know is null."""
+"""Text columns that an adapter may leave out of `Source.rows`; they are then null."""
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev", "development", "tune", "tuning"), "val"),
     **dict.fromkeys(("test", "testing", "holdout", "heldout"), "test"),
 }
-"""What data sets call their splits -> the split; see `split_of`."""
+"""Data sets' names of splits -> the split; see `split_of`."""
 
 
 def split_of(name: str) -> str | None:
@@ -50,15 +50,15 @@ class Source:
             that only add a box or a reader's answer to an image are one entry.
         quarantined: `(path, reason)` of every entry that is left out.
         boxes: `image_id`, `label`, `x`, `y`, `w`, `h` of the upright source image; x, y: top left.
-        boxes_in: what they are in: `fractions` of that image, or its `pixels`.
+        boxes_in: their unit: `fractions` of that image, or its `pixels`.
         official: the data set's own split of `rows`, same index: `train`, `val`, `test`, null for an image in none;
             None where the data set has none.
         official_files: what the official split is read from, for messages.
         copies: the data set holds augmented copies of its pictures and `rows` do not say of which: `group_id` must be
             found before anything can be split.
-        unwanted: what is there but was not asked for -> how many rows or images, as `lateral views (views: frontal)`;
-            no part of `entries`.
-        notes: what else the user should know of how the tables were read, a sentence each.
+        unwanted: what an option excludes, such as `lateral views (views: frontal)` -> number of rows or images, which
+            are not among `entries`.
+        notes: further sentences for the user on how the tables were read.
     """
 
     labels: list[str]
@@ -76,11 +76,11 @@ class Source:
 
 
 def collect_labels(names: Iterable[str], where: str, *, least: int = 2, advice: str = "") -> list[str]:
-    """Labels of a data set that names them nowhere but on its images: in order of text, each once.
+    """Labels of a data set that has no list of them, from the labels of its images: sorted, each once.
 
     Args:
         names: on the images.
-        where: they stand, for messages.
+        where: their place, for messages.
         least: fewer are an error; a single-label task needs two.
         advice: what to do about too few, added to the message.
 

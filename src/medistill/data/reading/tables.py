@@ -41,8 +41,8 @@ def read_table(path: Path, columns: Mapping[str, tuple[str, ...]], *, optional: 
 
     Args:
         path: the file.
-        columns: column -> other spellings of it, in the order in which they are returned. A name is found as it is,
-            else whatever its case, blanks and signs.
+        columns: column -> other spellings of it, in the order in which they are returned. A name is matched exactly,
+            else without regard to case, blanks and punctuation.
         optional: those of `columns` that may be missing; they are then empty.
 
     Returns:
@@ -50,8 +50,8 @@ def read_table(path: Path, columns: Mapping[str, tuple[str, ...]], *, optional: 
 
     Raises:
         UserError: the file is missing, is not such a table, has no rows, lacks a column or has it twice; a row ends
-            before one that is not optional: an empty cell may mean something, one that was cut off does not; or a row
-            has more cells than the header has names: each of its cells may stand in another's column.
+            before one that is not optional (a cut-off cell must not be read as an empty one); or a row has more cells
+            than the header has names (its cells may be shifted).
     """
     text, delimiter, first = _from_header_on(path)
     try:
@@ -94,7 +94,7 @@ def read_header(path: Path) -> list[str]:
 
 
 def read_fields(path: Path, *, rows: int | None = None) -> list[tuple[int, list[str]]]:
-    """Rows of a table whose header does not say which field is which: line of the file, fields stripped of blanks.
+    """Rows of a table whose header does not name all fields: line of the file, fields stripped of blanks.
 
     The header comes first; blank rows are left out. Dialects and `UserError` as for `read_table`.
 
@@ -127,7 +127,7 @@ def _from_header_on(path: Path) -> tuple[str, str, int]:
 
 
 def _measure_rows(reader: Any, path: Path, header: list[str], first: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each row that a `csv.reader` still has: the lines before it, the header's among them, and its fields.
+    """For each remaining row of a `csv.reader`: the number of lines before it, the header's included, and its fields.
 
     pandas does not say how many fields a row has: it fills up those that are too short, and cuts off what is too long.
     """
@@ -141,7 +141,7 @@ def _measure_rows(reader: Any, path: Path, header: list[str], first: int) -> tup
 
 
 def require_no_more(row: Sequence[str], most: int, where: str, advice: str) -> None:
-    """Refuse a row with something in it beyond its first `most` fields; more delimiters at its end say nothing.
+    """Refuse a row with content beyond its first `most` fields; empty fields at its end are ignored.
 
     Args:
         row: its fields.
@@ -167,13 +167,13 @@ def _require_field(path: Path, column: str, short: pd.DataFrame, lines: np.ndarr
 
 
 def find_table(folder: Path, *names: str) -> Path | None:
-    """The first of these files in a folder, as it is named or packed as `NAME.gz`; None where there is none."""
+    """The first of these files in a folder, under its name or packed as `NAME.gz`; None if there is none."""
     files = (folder / f"{name}{packed}" for name in names for packed in ("", ".gz"))
     return next((file for file in files if file.is_file()), None)
 
 
 def require_table(root: Path, *names: str) -> Path:
-    """The table of a data set that has one of these names, or is packed.
+    """The table of a data set under one of these names, packed or not.
 
     Raises:
         UserError: none is in the root; the message says what is there instead, or which folder has one.
@@ -191,7 +191,7 @@ def describe_instead(folder: Path, *beginnings: str) -> str:
 
     Args:
         folder: where the table should be.
-        beginnings: of that file's name, in any case; none: any file.
+        beginnings: how that file's name may begin, in any case; empty: any file.
     """
     begins = tuple(beginning.lower() for beginning in beginnings) or ("",)
     with contextlib.suppress(OSError), os.scandir(folder) as scan:
@@ -209,7 +209,7 @@ def read_text(path: Path) -> str:
     """The text of a file in UTF-8 or UTF-16, packed by gzip or not, with `\n` at the end of each line.
 
     Raises:
-        UserError: the file is missing, or is no text; the message says what it is instead.
+        UserError: the file is missing or is not text; the message says what kind of file it is.
     """
     path = Path(path)
     try:
@@ -279,7 +279,7 @@ def _find_columns(
 def describe_header(header: Sequence[str]) -> str:
     """The names in a header for a message, and what to do where blanks separate them or they look like a row."""
     names = ", ".join(header)
-    # who has separated cells by blanks has one column
+    # a table separated by blanks is read as one column
     cells = header[0].split() if len(header) == 1 else [name for name in header if name]
     numbers = [re.fullmatch(r"-?[0-9]+([.,][0-9]+)?", cell) for cell in cells]
     advice = []
@@ -291,7 +291,7 @@ def describe_header(header: Sequence[str]) -> str:
 
 
 def identifiers(values: pd.Series, path: Path, column: str) -> pd.Series:
-    """Ids as text, without what spreadsheets and pandas do to them; null where empty.
+    """Ids as text, undoing changes by spreadsheets and pandas; null where empty.
 
     A column of whole numbers that was saved as floats (`17.0`) loses the `.0`.
 
@@ -317,7 +317,7 @@ def years(text: str) -> float:
 
 
 def ages(cells: pd.Series, column: str) -> tuple[pd.Series, list[str]]:
-    """A column of ages in years, float64, NaN where there is none; and a sentence on cells that are no age."""
+    """A column of ages in years, float64, NaN where there is none; and a note on cells that are not ages."""
     found = cells.fillna("").map({text: years(text) for text in cells.fillna("").unique()}).astype("float64")
     strange = cells[found.isna() & (cells.fillna("") != "")]
     if strange.empty:
@@ -327,7 +327,7 @@ def ages(cells: pd.Series, column: str) -> tuple[pd.Series, list[str]]:
 
 @dataclass(frozen=True)
 class Joined:
-    """Rows that have their file, and all that is left out; see `join_files`."""
+    """Rows with their file, and everything that is left out; see `join_files`."""
 
     rows: pd.DataFrame
     entries: int
@@ -344,7 +344,8 @@ def join_files(
     another file has.
 
     Args:
-        table: `image`, the key of the row's file in `files`; `line`; and what else makes two rows of an image differ.
+        table: `image`, the key of the row's file in `files`; `line`; and the columns in which two rows of one image may
+            contradict each other.
         files: as `find_files` found them.
         name: of the label table, for the reasons.
         bad: why a row cannot be used, null where it can; same index as `table`.

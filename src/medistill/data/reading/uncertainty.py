@@ -1,4 +1,4 @@
-"""What a label counts as that its table leaves uncertain: the cell -1."""
+"""How a label that its table leaves uncertain (-1) is read."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
@@ -8,7 +8,7 @@ import numpy as np
 Policy = Literal["ones", "zeros", "ignore"]
 
 DEFAULT = "default"
-"""Stands for all labels that have no word of their own."""
+"""The key for all labels that are not named."""
 
 UNCERTAIN = -1
 
@@ -16,9 +16,9 @@ _VALUES = {"ones": 1, "zeros": 0, "ignore": np.nan}
 
 
 def by_label(given: Any, labels: Collection[str]) -> Any:
-    """One word for all labels, or a word for some and for the others, as a mapping; pydantic checks the words.
+    """One word for all labels, or a mapping from labels to words with a default; pydantic checks the words.
 
-    `_` may stand for a blank in the name of a label, where no label has that name itself.
+    `_` may replace a blank in the name of a label, unless another label has that name.
 
     Raises:
         ValueError: a key is no label.

@@ -1,1 +1,1 @@
-"""The sections of the report, each a module and its template: `build` says what the template shows."""
+"""The sections of the report, each a module and its template: `build` makes the values of the template."""

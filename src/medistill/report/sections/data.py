@@ -1,4 +1,4 @@
-"""What the models were trained and measured on: counts, validation of the data, and what was left out."""
+"""The data of the run: counts, validation, and entries that were left out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ MAX_QUARANTINED = 50
 
 @dataclass(frozen=True)
 class Data:
-    """Counts by split, the verdict on the data, and (path, reason) of what was left out.
+    """Counts by split, the verdict on the data, and (path, reason) of entries that were left out.
 
     Attributes:
         images, groups: by split.

@@ -13,7 +13,7 @@ from medistill.report.content import Content
 
 @dataclass(frozen=True)
 class Row:
-    """A student minus a reference; `label` where the figure is of one label, `plot` where it is drawn."""
+    """A student minus a reference; `label` if the figure is of one label, `plot` if it is drawn."""
 
     model: str
     relation: str
@@ -38,7 +38,7 @@ class Forest:
 
 @dataclass(frozen=True)
 class Differences:
-    """Macro AUROC on test first, then what is folded away; `labels` are rows of one label each."""
+    """Macro AUROC on test first, then the folded tables; `labels` are rows of one label each."""
 
     forests: list[Forest]
     labels: list[Row]
@@ -46,7 +46,7 @@ class Differences:
 
 
 ALPHA = 0.05
-"""What a p-value after Holm's adjustment is held against."""
+"""Significance level for p-values after Holm's adjustment."""
 
 
 def build(content: Content) -> Differences:
@@ -91,7 +91,7 @@ def _row(row: Comparison, scale: list[float] | None) -> Row:
 
 
 def _words(difference: Estimate, p_holm: float | None) -> str:
-    """What the interval of a difference says, as one of several."""
+    """The verdict on a difference, which is one of several, by its interval and p-value."""
     if difference.lower is None or difference.upper is None:
         return "no interval"
     if difference.lower <= 0 <= difference.upper:

@@ -9,7 +9,7 @@ from medistill.report.content import Content
 
 @dataclass(frozen=True)
 class Gate:
-    """Verdicts, names of those that passed, best first, and how close to the best counts as equally good."""
+    """Verdicts, names of the candidates that passed, best first, and the tie distance to the best."""
 
     verdicts: Sequence[Verdict]
     ranking: Sequence[str]

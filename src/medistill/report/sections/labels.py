@@ -12,7 +12,7 @@ WHERE = {"val": "validation", "test": "test"}
 
 @dataclass(frozen=True)
 class Eligible:
-    """Which labels the macro means on a split hold, and why others are left out."""
+    """The labels in the macro means on a split, and why others are left out."""
 
     where: str
     labels: Sequence[str]
@@ -39,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """One figure of each label on one split; `eligible` where it is the first table of its split."""
+    """One figure of each label on one split; `eligible` if it is the first table of its split."""
 
     title: str
     rows: list[Row]
@@ -48,7 +48,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Labels:
-    """Tables, of which the first is open; `models` are the columns."""
+    """Tables, the first of them open; `models` are the columns."""
 
     models: list[str]
     tables: list[Table]

@@ -8,13 +8,13 @@ from medistill.report.content import Content
 
 @dataclass(frozen=True)
 class Localisation:
-    """By model, None where the explain stage left it out; no `models` at all where nothing was measured."""
+    """By model, None if the explain stage left it out; no `models` at all if nothing was measured."""
 
     models: dict[str, ModelMaps | None] | None
 
 
 def build(content: Content) -> Localisation:
-    """What the explain stage has measured."""
+    """The results of the explain stage."""
     if content.explain is None:
         return Localisation(None)
     return Localisation({model.name: content.explain.get(model.name) for model in content.models})

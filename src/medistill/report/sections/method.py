@@ -9,16 +9,16 @@ from medistill.report.sections.differences import ALPHA
 
 @dataclass(frozen=True)
 class Method:
-    """What the page says of its figures.
+    """The facts about the figures of the page.
 
     Attributes:
-        study: how a study's probability is made from those of its images; empty where figures are of images.
+        study: how a study's probability is made from those of its images; empty if figures are per image.
         resamples: of the bootstrap.
         exclusive: whether labels are exclusive classes.
         confidence, max_dropped: of the intervals, as shares.
         min_images, min_groups: of an eligible label.
         bins: of the calibration error.
-        alpha: what p-values are held against.
+        alpha: significance level of p-values.
     """
 
     study: str

@@ -15,13 +15,13 @@ from medistill.report.sections.series import lines
 
 @dataclass(frozen=True)
 class Models:
-    """What the table shows of each model.
+    """The table of models.
 
     Attributes:
         figures: its columns.
         best_teacher: on validation; None where no label is eligible there.
-        eligible: labels that macro means on test hold.
-        latency: of any exported model, for how it was measured; None where none was.
+        eligible: labels in the macro means on test.
+        latency: of any exported model, which says how it was measured; None if there is none.
         chart, legend: test macro AUROC by MACs; empty where no label is eligible.
     """
 

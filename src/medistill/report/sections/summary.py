@@ -1,4 +1,4 @@
-"""What the data are, and the outcome in two or three sentences."""
+"""The data and the outcome in two or three sentences."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from medistill.report.content import Content, Model
 
 @dataclass(frozen=True)
 class Summary:
-    """Numbers of images and groups in all splits; the first in rank, or None where no student passes."""
+    """Numbers of images and groups in all splits; the first in rank, or None if no student passes."""
 
     name: str
     images: int
@@ -20,7 +20,7 @@ class Summary:
     passed: int
     first: Model | None
     against: list[tuple[str, Estimate]]
-    """What the first in rank is compared with, and the difference on test."""
+    """The reference of the first in rank, and the difference on test."""
 
 
 def build(content: Content) -> Summary:

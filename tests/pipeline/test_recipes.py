@@ -28,6 +28,7 @@ from pipeline import trainings
 from pipeline.preflight import require_networks, require_run
 from pipeline.stages import distill
 from pipeline.trainings import require_trained, student_spec, teacher_spec
+from tests.filled import model_record
 
 pytestmark = pytest.mark.usefixtures("exported_once")
 
@@ -140,17 +141,18 @@ def test_answers_of_a_teacher_that_has_changed_since_are_refused(params, tiny_da
     read = load_params(tmp_path / "params.yaml")
     model = create_classifier(Network(arch="test_resnet"), labels=tiny_dataset.labels)
     settings = read.teachers["efficientnet_lite2"].model_dump(mode="json")
-    model.config |= {"name": "efficientnet_lite2", "network": settings, "training": read.training.model_dump()}
-    model.config |= {"dataset_fingerprint": tiny_dataset.fingerprint, "augmentation": read.augmentation.model_dump()}
+    facts = {"name": "efficientnet_lite2", "network": settings, "training": read.training.model_dump()}
+    facts |= {"dataset_fingerprint": tiny_dataset.fingerprint, "augmentation": read.augmentation.model_dump()}
+    record = model_record(**{**model.config, **facts}).to_json()
     answers, folder = tmp_path / "data/knowledge/efficientnet_lite2", tmp_path / "models/teachers/efficientnet_lite2"
     answers.mkdir(parents=True)
     folder.mkdir(parents=True)
-    save_model(folder, model, model.config)
+    save_model(folder, model, record)
     write_knowledge(answers, load_model(folder), tiny_dataset, read.augmentation, read.teach)
     # As on another machine: trained anew with the same settings, and another network all the same.
     with torch.no_grad():
         next(model.parameters()).add_(1e-6)
-    save_model(folder, model, model.config)
+    save_model(folder, model, record)
     spec = student_spec(read, StudentModel(student="eeea_net_c2", recipe="kd", seed=0))
     with pytest.raises(UserError, match=r"knowledge/efficientnet_lite2: teacher efficientnet_lite2 has changed since"):
         trainings.train(tmp_path / "out", spec, tiny_dataset, read)
@@ -186,9 +188,10 @@ def test_a_teacher_of_other_settings_neither_answers_nor_teaches(
     }
     folder = tmp_path / "models/teachers/efficientnet_lite2"
     folder.mkdir(parents=True)
-    write_record(folder / "config.json", config | there)
+    record = model_record(**config | there)
+    record.write(folder / "config.json")
     if what is None:
-        assert require_trained(read, "efficientnet_lite2", tiny_dataset) == config
+        assert require_trained(read, "efficientnet_lite2", tiny_dataset) == record
         return
     with pytest.raises(UserError, match=rf"teachers/efficientnet_lite2: is of other {what} than now; run the train_t"):
         require_trained(read, "efficientnet_lite2", tiny_dataset)

@@ -102,7 +102,7 @@ def test_what_a_terminal_would_obey_is_escaped_in_params_and_tags(repository: Pa
     file = layout.student("small-kd-0").config
     hostile = {"arch": "net\x1b[2J", "initialisation": "weights \u202e.safetensors", "args": {"a": "\x9b"}}
     seal(file, **hostile)
-    shown = _project(layout, lock, "distill@small-kd-0", ModelRecord.read(file), {}, {}, "set")
+    shown = _project(layout, lock, "distill@small-kd-0", ModelRecord.read(file), None, None, "set")
     assert (shown.params["arch"], shown.tags["arch"]) == (r"net\x1b[2J", r"net\x1b[2J")
     assert shown.params["initialisation"] == shown.tags["initialisation"] == r"weights \u202e.safetensors"
     assert shown.params["args"] == r'{"a": "\u009b"}'

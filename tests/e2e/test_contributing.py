@@ -7,6 +7,8 @@ import pytest
 
 from tests.e2e.conftest import Project, clone
 
+pytestmark = pytest.mark.slow
+
 PLACE = re.compile(
     r"In `(?P<file>[^`\n]+)`(?:, (?P<side>before|after) `(?P<line>[^`\n]+)`)?:\n\n```\w*\n(?P<code>.*?)```\n", re.DOTALL
 )

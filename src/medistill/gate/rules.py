@@ -230,8 +230,8 @@ def _baseline(case: GateCase) -> Finding:
 
 def _parity(case: GateCase) -> Finding:
     parity = case.facts.parity
-    difference = finite(parity and parity.max_abs_logit_difference)
-    limit = parity_limit(finite(parity and parity.largest_logit))
+    difference = finite(parity.max_abs_logit_difference if parity else None)
+    limit = parity_limit(finite(parity.largest_logit if parity else None))
     if not case.settings.require_parity:
         return Finding(Outcome.SKIPPED, "not required", difference)
     if parity is None:

@@ -34,8 +34,9 @@ PYTEST = OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-
 test: setup lint  ## lint and test (minutes)
 	$(PYTEST) -m "not slow"
 
+# Pipes of servers and processes that a test has killed are closed when Python comes across them, in whichever test that is.
 test-slow: setup  ## the tests that take long or need a service
-	$(PYTEST) -m slow
+	$(PYTEST) -W ignore::pytest.PytestUnraisableExceptionWarning -m slow
 
 coverage: setup  ## which lines and branches no test takes (minutes)
 	$(PYTEST) -m "not slow" --cov --cov-report=term-missing:skip-covered

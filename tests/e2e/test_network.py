@@ -125,7 +125,7 @@ def quiet(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quie
         yield Quiet(clone(root, folder / "my project"), folder / "home", log, listener.pid)
     finally:
         listener.kill()
-        listener.wait()
+        listener.communicate()  # and its pipes are closed
 
 
 def test_a_look_up_and_a_connection_are_seen(quiet: Quiet) -> None:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import medistill.models.ofa  # noqa: F401  (registers eeea_net_c2 and ofa_595)
 from medistill.checksums import OWN, checksums, require_own, require_whole, write_record
 from medistill.errors import UserError
 from medistill.files import read_json

@@ -1,5 +1,8 @@
 """Weights come back, fit, or are refused by name."""
 
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
@@ -187,3 +190,10 @@ def test_a_frozen_teacher_with_other_outputs_is_asked_for_their_labels(tmp_path)
     network = Teacher(arch="test_resnet", weights=tmp_path / "w.safetensors", frozen=True)
     with pytest.raises(UserError, match=r"; its classifier has 5 outputs: name them, in their order, in labels$"):
         create_classifier(network, labels=["a", "b"])
+
+
+def test_the_module_that_loads_knows_the_networks_of_the_papers():
+    """A stage that only loads, as `explain` does, imports nothing that builds."""
+    code = "import medistill.models.weights, timm; print(timm.is_model('ofa_595'), timm.is_model('eeea_net_c2'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True"]

@@ -73,11 +73,19 @@ def read_record(path: Path, again: str | None = None) -> dict[str, object]:
     path, again = Path(path), again or what_to_run(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; {again}")
+    return require_own(path, read_json_or(path, again), again)
+
+
+def read_json_or(path: Path, again: str) -> object:
+    """Read a JSON file.
+
+    Raises:
+        UserError: it is missing or damaged; the message ends with `again`.
+    """
     try:
-        content = read_json(path)
+        return read_json(path)
     except UserError as error:
         raise UserError(f"{error}; {again}") from None
-    return require_own(path, content, again)
 
 
 def require_own(path: Path, content: object, again: str) -> dict[str, object]:

@@ -149,7 +149,7 @@ class Params(Settings):
 
     def roles(self) -> dict[str, str]:
         """Role of each model of the run, `teacher`, `baseline` or `student`, teachers first."""
-        taught = {m.name: "student" if self.recipes[m.recipe].teachers else "baseline" for m in self.student_models()}
+        taught = {m.name: "student" if self.is_distilled(m) else "baseline" for m in self.student_models()}
         return dict.fromkeys(self.run.all_teachers, "teacher") | taught
 
     def references(self, model: "StudentModel") -> list[str]:
@@ -158,12 +158,16 @@ class Params(Settings):
         everyone = [teacher for teacher in self.run.all_teachers if teacher in used]
         return self.recipes[model.recipe].teachers or everyone
 
+    def is_distilled(self, model: "StudentModel") -> bool:
+        """Whether the student has teachers; otherwise it is a baseline."""
+        return bool(self.recipes[model.recipe].teachers)
+
     def baseline_of(self, model: "StudentModel") -> list["StudentModel"]:
         """The baselines of `model`: same student and seed, a recipe without teachers."""
         return [
             m
             for m in self.student_models()
-            if (m.student, m.seed) == (model.student, model.seed) and not self.recipes[m.recipe].teachers and m != model
+            if (m.student, m.seed) == (model.student, model.seed) and not self.is_distilled(m) and m != model
         ]
 
     def candidates(self) -> list[Candidate]:
@@ -173,7 +177,7 @@ class Params(Settings):
                 student=model.student,
                 recipe=model.recipe,
                 seed=model.seed,
-                distilled=bool(self.recipes[model.recipe].teachers),
+                distilled=self.is_distilled(model),
                 has_baseline=bool(self.baseline_of(model)),
             )
             for model in self.student_models()

@@ -273,7 +273,7 @@ def _write_shards(rows: pd.DataFrame, frames: Frames, folder: Path, labels: list
     hashes: list[str] = []
     for shard, start in enumerate(range(0, len(rows), SHARD)):
         pixels = frames.gather(rows["path"].iloc[start : start + SHARD].tolist())
-        write_array(folder / f"images-{shard:05d}.npy", pixels)
+        write_array(DataFolder(folder).images(shard), pixels)
         hashes += [hashlib.sha256(frame.tobytes()).hexdigest() for frame in pixels]
     number = np.arange(len(rows), dtype=np.int32)
     masked = rows["mask"].notna()
@@ -297,7 +297,7 @@ def _write_masks(rows: pd.DataFrame, masks: Frames, folder: Path) -> None:
         # white may be 255 or 1
         white = pixels.max(axis=(1, 2, 3), keepdims=True)
         inside = (white > 0) & (pixels >= white / 2)
-        write_array(folder / f"masks-{shard:05d}.npy", inside[:, 0].astype(np.uint8))
+        write_array(DataFolder(folder).masks(shard), inside[:, 0].astype(np.uint8))
 
 
 def _boxes_in_frames(source: Source, manifest: pd.DataFrame, data: Data) -> pd.DataFrame:

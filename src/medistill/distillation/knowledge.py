@@ -127,7 +127,7 @@ class _Progress:
             except UserError as error:
                 print(f"note: {error}; the answers begin anew", file=sys.stderr)
         for name in ("logits", *EXTRAS):
-            remove(self._folder / f"{name}.npy")
+            remove(KnowledgeFolder(self._folder).answers(name))
         self.remove()
         return {}, 0
 
@@ -135,7 +135,7 @@ class _Progress:
         """The answers up to the first part that is damaged."""
         arrays = {}
         for name, shape in state.arrays.items():
-            file = self._folder / f"{name}.npy"
+            file = KnowledgeFolder(self._folder).answers(name)
             with reading(file, "it had answers so far"):
                 arrays[name] = np.load(file, mmap_mode="r+")  # extends a truncated file
             reserve(file)
@@ -189,20 +189,20 @@ def _create(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.nd
     arrays = {}
     try:
         for name, shape in shapes.items():
-            file = folder / f"{name}.npy"
+            file = KnowledgeFolder(folder).answers(name)
             with writing(file):
                 arrays[name] = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
             reserve(file)
     except UserError:
         for name in shapes:
-            remove(folder / f"{name}.npy")
+            remove(KnowledgeFolder(folder).answers(name))
         raise
     return arrays
 
 
 def _flush(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     for name, array in arrays.items():
-        with writing(folder / f"{name}.npy"):
+        with writing(KnowledgeFolder(folder).answers(name)):
             array.flush()
 
 
@@ -260,7 +260,7 @@ class Knowledge:
         record = KnowledgeRecord.read_whole(KnowledgeFolder(folder).record)
         image_ids = np.load(KnowledgeFolder(folder).image_ids)
         given = ["logits", *(name for name in _needs(asked) if getattr(record, name))]
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in given}
+        arrays = {name: np.load(KnowledgeFolder(folder).answers(name), mmap_mode="r") for name in given}
         for key, value in (
             ("augmentation", augmentation.model_dump(mode="json")),
             *((key, getattr(asked, key)) for key in ("views", "view_seed", *EXTRAS)),

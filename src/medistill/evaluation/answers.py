@@ -12,7 +12,7 @@ from medistill.metrics.classification import measure_accuracy, metrics_at_half
 from medistill.metrics.eligibility import fewer_groups, ineligibility
 from medistill.metrics.intervals import FloatArray
 from medistill.metrics.ranking import measure_ranking
-from medistill.task import Calibration, Task
+from medistill.task import Task
 
 
 @dataclass(frozen=True)
@@ -95,24 +95,6 @@ class Answers:
     logits: NDArray
     probabilities: NDArray
     on_label: Callable[[], object] | None = None
-
-    @classmethod
-    def of(
-        cls,
-        split: Split,
-        logits: NDArray,
-        calibration: Calibration | None = None,
-        on_label: Callable[[], object] | None = None,
-    ) -> "Answers":
-        """Answers by their logits.
-
-        Args:
-            split: the truth.
-            logits: see `Answers`.
-            calibration: of the model; None: the logits are not calibrated.
-            on_label: see `Answers`.
-        """
-        return cls(split, logits, (calibration or Calibration(split.task)).probabilities(logits), on_label)
 
     @property
     def scores(self) -> NDArray:

@@ -47,7 +47,8 @@ class Measured:
             calibration: of the model; None: the logits are not calibrated.
             on_label: called L times while the work goes on.
         """
-        answers = Answers.of(split, logits, calibration, on_label)
+        probabilities = (calibration or Calibration(split.task)).probabilities(logits)
+        answers = Answers(split, logits, probabilities, on_label)
         return cls(answers, {figure.name: figure.measure(answers) for figure in figures_of(split.task)})
 
     @property

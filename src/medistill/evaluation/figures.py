@@ -73,7 +73,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure("accuracy", "accuracy", lambda a: a.at_half[:1], _MULTILABEL, resampled=False, summary=False),
     Figure("f1", "F1", lambda a: a.at_half[1:2], _MULTILABEL, resampled=False, summary=False),
     Figure("f1_weighted", "weighted F1", lambda a: a.at_half[2:], _MULTILABEL, resampled=False, summary=False),
-    Figure("accuracy", "accuracy", lambda a: a.accuracies[0], _CLASSES, False, plotted=True),
+    Figure("accuracy", "accuracy", lambda a: a.accuracies[0], _CLASSES, of_labels=False, plotted=True),
     Figure(
         "balanced_accuracy", "balanced accuracy", lambda a: a.accuracies[1], _CLASSES, of_labels=False, plotted=True
     ),

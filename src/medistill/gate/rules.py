@@ -6,7 +6,7 @@ validation figures are read: the test split chooses nothing.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
@@ -67,7 +67,7 @@ class Rule(Generic[Case]):
     def __call__(self, case: Case) -> "RuleVerdict":
         """Judge one candidate by the rule."""
         found = self.judge(case)
-        return RuleVerdict(self.name, found.value, found.limit, found.outcome, found.reason, self)
+        return RuleVerdict(self, found.value, found.limit, found.outcome, found.reason)
 
     def show(self, number: float | None) -> str:
         """A value or limit as a table shows it; empty if there is none."""
@@ -82,19 +82,22 @@ class RuleVerdict:
     """One rule for one candidate.
 
     Attributes:
-        rule: its name.
+        of: the rule, which formats its numbers.
         value, limit: the numbers that were compared; None if there is none.
         verdict: passed, failed or skipped.
         reason: a sentence.
-        of: the rule itself, which formats its numbers.
     """
 
-    rule: str
+    of: Rule[Any]
     value: float | None
     limit: float | None
     verdict: Outcome
     reason: str
-    of: Rule[Any] = field(repr=False, compare=False)
+
+    @property
+    def rule(self) -> str:
+        """Name of the rule."""
+        return self.of.name
 
     @property
     def passed(self) -> bool:

@@ -6,9 +6,9 @@ from typing import Annotated, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from medistill.checksums import checksums, read_record, require_whole, what_to_run, write_record
+from medistill.checksums import checksums, read_json_or, read_record, require_whole, what_to_run, write_record
 from medistill.errors import UserError
-from medistill.files import read_json, write_json
+from medistill.files import write_json
 from medistill.settings import describe_errors
 from medistill.task import Task
 
@@ -41,12 +41,16 @@ class Content(BaseModel):
             UserError: a key is missing or has a value of another type; the message names the file and the key and ends
                 with `again`.
         """
-        if not isinstance(content, dict):
-            raise UserError(f"{path}: has no keys; {again}")
         try:
-            return cls.model_validate(content)
+            return cls.model_validate(_with_keys(path, content, again))
         except ValidationError as error:
             raise UserError(f"{path}: {describe_errors(error, cls)}; {again}") from None
+
+
+def _with_keys(path: Path | str, content: object, again: str) -> dict[str, object]:
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: has no keys; {again}")
+    return content
 
 
 class Plain(Content):
@@ -63,11 +67,7 @@ class Plain(Content):
         Raises:
             UserError: it is missing or damaged.
         """
-        try:
-            content = read_json(path)
-        except UserError as error:
-            raise UserError(f"{error}; {again}") from None
-        return cls.of(path, content, again)
+        return cls.of(path, read_json_or(path, again), again)
 
     def write(self, path: Path) -> None:
         """Write the file, atomically."""
@@ -85,12 +85,7 @@ def read_each(path: Path, kind: type[Kind], again: str) -> dict[str, Kind]:
     Raises:
         UserError: it is missing or damaged.
     """
-    try:
-        content = read_json(path)
-    except UserError as error:
-        raise UserError(f"{error}; {again}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: has no keys; {again}")
+    content = _with_keys(path, read_json_or(path, again), again)
     return {name: kind.of(f"{path}: {name}", one, again) for name, one in content.items()}
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from medistill.evaluation.figures import LEAD, Figure, figures_of
 from medistill.task import Task
 
-SPLITS = {"val": "Validation", "test": "Test"}
+SPLITS = {"val": "validation", "test": "test"}
+"""How pages name the splits that are measured."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def columns(task: Task) -> list[Column]:
 
 def _columns(figure: Figure) -> Iterator[Column]:
     for split in figure.columns:
-        yield Column(split, figure.key, f"{SPLITS[split]} {figure.title}", interval=figure.resampled)
+        yield Column(split, figure.key, f"{SPLITS[split].capitalize()} {figure.title}", interval=figure.resampled)
     if figure.name == LEAD:
         yield Column("test", "difference_baseline", f"Test {figure.title} − baseline", signed=True)
         yield Column("test", "difference_teacher", f"Test {figure.title} − best teacher", signed=True)

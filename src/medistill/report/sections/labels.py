@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from medistill.evaluation.figures import figures_of
 from medistill.records.estimate import Estimate
 from medistill.report.content import Content
-
-WHERE = {"val": "validation", "test": "test"}
+from medistill.report.figures import SPLITS
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Eligible:
     def of(cls, content: Content, split: str) -> "Eligible":
         """The same for all models."""
         figures = content.models[0].evaluation.on(split)
-        return cls(WHERE[split], figures.labels, figures.skipped)
+        return cls(SPLITS[split], figures.labels, figures.skipped)
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def build(content: Content) -> Labels:
         shown = [figure for figure in figures_of(content.dataset.task) if figure.of_labels and split in figure.tables]
         for figure in shown:
             eligible = Eligible.of(content, split) if figure is shown[0] else None
-            tables.append(Table(f"{figure.title} on {WHERE[split]}", _rows(content, split, figure.name), eligible))
+            tables.append(Table(f"{figure.title} on {SPLITS[split]}", _rows(content, split, figure.name), eligible))
     return Labels([model.name for model in content.models], tables)
 
 

@@ -32,8 +32,10 @@ from benchmarks.study import (
     open_xrays,
     read_params,
 )
+from medistill.checksums import TRAIN_AGAIN
 from medistill.distillation.settings import Recipe
-from medistill.files import read_json
+from medistill.layout import ModelFolder
+from medistill.records.models import TrainingMetrics
 from pipeline.stage import keep_freed_memory
 
 FILE = FOLDER / "attempts.jsonl"
@@ -179,7 +181,7 @@ def make(attempt: Attempt, xrays: Path | None) -> dict:
         ]
         student = setting(attempt.unlabelled)
         trained = student.train_student(attempt.network, own, recipe_of(attempt), SEED, teachers)
-    return read_json(trained.folder / "metrics.json")
+    return TrainingMetrics.read(ModelFolder(trained.folder).metrics, TRAIN_AGAIN).to_json()
 
 
 def table(rows: list[dict]) -> str:

@@ -20,13 +20,15 @@ from scipy import special
 from benchmarks.outcomes import FOLDER, Outcome, read_outcomes
 from benchmarks.plans import PLANS, RECIPES, SEEDS, Job, Plan, locate, open_fold
 from benchmarks.study import STUDENTS, TEACHERS, Trained
+from medistill.checksums import TRAIN_AGAIN
 from medistill.evaluation.answers import Split
 from medistill.evaluation.predictions import align, read_logits
-from medistill.files import read_json
+from medistill.layout import ModelFolder
 from medistill.metrics.bootstrap import RESAMPLES, resample
 from medistill.metrics.eligibility import ineligibility
 from medistill.metrics.intervals import CONFIDENCE, holm, p_value
 from medistill.metrics.ranking import FoldedLabel, auroc
+from medistill.records.models import ModelRecord, TrainingMetrics
 from medistill.training.spec import fingerprint
 
 BOOTSTRAP_SEED = 0
@@ -168,18 +170,18 @@ def outcome_of(job: Job, model: Trained, xrays: Path | None) -> Outcome | None:
     _, kept = kept_of(job.data, job.network, job.recipe)
     if model.settings in kept or not model.done:
         return kept.get(model.settings)
-    dataset, file = open_fold(job.data, job.fold, xrays), model.folder / "predictions.parquet"
-    predicted = read_logits(file, model.folder.name, dataset.labels)
-    logits = align(predicted, "test", dataset.split("test")["image_id"], file, model.folder.name)
-    metrics, config = read_json(model.folder / "metrics.json"), read_json(model.folder / "config.json")
+    dataset, files = open_fold(job.data, job.fold, xrays), ModelFolder(model.folder)
+    predicted = read_logits(files.predictions, model.folder.name, dataset.labels)
+    logits = align(predicted, "test", dataset.split("test")["image_id"], files.predictions, model.folder.name)
+    record, measured = ModelRecord.read(files.config), TrainingMetrics.read(files.metrics, TRAIN_AGAIN)
     return Outcome(
         settings=model.settings,
         code=fingerprint({}),
-        initialisation=config["initialisation"].split(" (")[0],
-        params=config["params"],
-        macs=config["macs"],
-        seconds=metrics["train_seconds"],
-        val=metrics["val_macro_auroc"],
+        initialisation=record.initialisation.split(" (")[0],
+        params=record.params,
+        macs=record.macs,
+        seconds=measured.train_seconds,
+        val=measured.val_macro_auroc,
         logits=logits.astype(np.float32),
     )
 

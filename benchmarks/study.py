@@ -28,7 +28,7 @@ from medistill.params import Params
 from medistill.phantom.settings import Phantom
 from medistill.phantom.write import write_phantom
 from medistill.training.settings import TrainedNetwork
-from medistill.training.spec import Role, TrainingSpec
+from medistill.training.spec import TrainingSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".cache" / "results"
@@ -238,19 +238,19 @@ class Setting:
         return self._trained(name, self._student(network, recipe, seed), teachers)
 
     def _teacher(self, network: TrainedNetwork, seed: int) -> TrainingSpec:
-        return self._spec("teacher", network, Recipe(views="fresh"), seed)
+        return self._spec(network, Recipe(views="fresh"), seed, teaches=True)
 
     def _student(self, network: TrainedNetwork, recipe: Recipe, seed: int) -> TrainingSpec:
-        spec = self._spec("student", network, recipe, seed)
+        spec = self._spec(network, recipe, seed)
         if not recipe.teachers and spec.views is not None and spec.views >= spec.training.epochs:
             # each epoch has a view of its own either way, and it is one training
             return replace(spec, recipe=recipe.model_copy(update={"views": "fresh"}), views=None)
         return spec
 
-    def _spec(self, role: Role, network: TrainedNetwork, recipe: Recipe, seed: int) -> TrainingSpec:
+    def _spec(self, network: TrainedNetwork, recipe: Recipe, seed: int, *, teaches: bool = False) -> TrainingSpec:
         return TrainingSpec(
             name=self.place,
-            role=role,
+            teaches=teaches,
             network=network,
             training=network.training_on(self.params.training),
             augmentation=self.params.augmentation,

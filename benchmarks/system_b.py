@@ -18,7 +18,10 @@ import pandas as pd
 import yaml
 
 from benchmarks.page import write_between
-from medistill.files import read_json
+from medistill.gate.facts import read_metrics
+from medistill.layout import Layout
+from medistill.records.estimate import Estimate
+from medistill.records.gate import Gate
 
 ROOT = Path(__file__).resolve().parents[1]
 COPY = ROOT / ".cache" / "system_b"
@@ -84,38 +87,36 @@ def run(folder: Path, *command: str, codes: tuple[int, ...] = (0,)) -> str:
 
 def table(folder: Path) -> str:
     """One row per model, in Markdown."""
-    metrics, gate = read_json(folder / "reports/metrics.json"), read_json(folder / "reports/gate.json")
-    verdicts = {candidate["model"]: candidate for candidate in gate["candidates"]}
+    reports = Layout(folder).reports
+    verdicts = {judged.model: judged for judged in Gate.read(reports.gate, "run the benchmark again").candidates}
     lines = [
         "| model | parameters | MACs | test accuracy | validation accuracy | validation macro AUROC"
         " | validation macro AUROC − better baseline | gate |",
         "|---|---:|---:|---|---|---|---|---|",
     ]
-    for name, entry in metrics.items():
+    for name, numbers in read_metrics(reports).items():
         verdict = verdicts.get(name)
-        refused = [rule["rule"] for rule in verdict["rules"] if rule["verdict"] == "failed"] if verdict else []
+        refused = [rule.rule for rule in verdict.rules if rule.verdict == "failed"] if verdict else []
         cells = [
             name,
-            f"{entry['params'] / 1e6:.2f} M",
-            f"{entry['macs'] / 1e6:.0f} M",
-            interval(entry["test"], "accuracy"),
-            interval(entry["val"], "accuracy"),
-            interval(entry["val"], "macro_auroc"),
-            interval(entry["val"], "difference_baseline", sign="+"),
+            f"{numbers.params / 1e6:.2f} M",
+            f"{numbers.macs / 1e6:.0f} M",
+            interval(numbers.figure("test", "accuracy")),
+            interval(numbers.figure("val", "accuracy")),
+            interval(numbers.figure("val", "macro_auroc")),
+            interval(numbers.figure("val", "difference_baseline"), sign="+"),
             "" if verdict is None else f"refused by {', '.join(refused)}" if refused else "passes",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def interval(figures: dict[str, float], key: str, sign: str = "") -> str:
+def interval(figure: Estimate, sign: str = "") -> str:
     """A figure with its 95 % interval, as text; empty where it is undefined."""
-    if key not in figures:
+    if figure.estimate is None:
         return ""
-    text = f"{figures[key]:{sign}.3f}"
-    if f"{key}_lower" not in figures:
-        return text
-    return f"{text} [{figures[f'{key}_lower']:{sign}.3f}, {figures[f'{key}_upper']:{sign}.3f}]"
+    text = f"{figure.estimate:{sign}.3f}"
+    return text if figure.lower is None else f"{text} [{figure.lower:{sign}.3f}, {figure.upper:{sign}.3f}]"
 
 
 def main() -> None:

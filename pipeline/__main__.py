@@ -8,7 +8,7 @@ import typer
 
 from medistill import front_door
 from medistill.errors import UserError
-from medistill.text import counted, printable, to_json
+from medistill.text import pluralise, printable, to_json
 
 if TYPE_CHECKING:
     from medistill.records.gate import Promotion
@@ -72,8 +72,8 @@ def check() -> None:
 
     require_networks(params)
     typer.echo(
-        f"params.yaml is in order: {counted(len(params.run.all_teachers), 'teacher')},"
-        f" {counted(len(params.student_models()), 'student')} to train"
+        f"params.yaml is in order: {pluralise(len(params.run.all_teachers), 'teacher')},"
+        f" {pluralise(len(params.student_models()), 'student')} to train"
     )
 
 
@@ -244,9 +244,9 @@ def _track(root: Path) -> None:
 
 
 def _show(promotion: "Promotion") -> None:
-    from pipeline.registry import describe
+    from pipeline.registry import promotion_lines
 
-    for line in describe(promotion):
+    for line in promotion_lines(promotion):
         typer.echo(printable(line))
 
 

@@ -235,10 +235,10 @@ def _track(params: Params, root: Path) -> str | State:
 
 @task(name="promote", task_run_name="promote", cache_policy=NO_CACHE)
 def _promote(params: Params, root: Path) -> str | State:
-    from pipeline.registry import describe, promote
+    from pipeline.registry import promote, promotion_lines
 
     try:
-        lines = describe(promote(params, root))
+        lines = promotion_lines(promote(params, root))
     except UserError as error:
         return Failed(message=f"promote: {printable(str(error))}")
     for line in lines:

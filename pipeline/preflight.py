@@ -18,7 +18,7 @@ from medistill.models.classifier import has_batch_norm_behind_map, map_shape
 from medistill.models.settings import Network
 from medistill.models.weights import require_pretrained
 from medistill.params import Params
-from medistill.text import counted, printable
+from medistill.text import pluralise, printable
 from medistill.training.batches import steps_per_epoch, training_rows
 from medistill.training.processes import this_process
 from medistill.training.settings import TrainedNetwork, Training
@@ -35,8 +35,8 @@ def require_networks(params: Params) -> None:
             cannot be exported.
     """
     labels, size = ["a label", "another"], params.data.image_size
-    for place, network in _networks(params).items():
-        with at_key(str(place)):
+    for key, network in _networks(params).items():
+        with at_key(str(key)):
             _require_built(network, labels, size, network.training_on(params.training))
             if network.weights and not network.weights.is_file():
                 raise UserError(f"{network.weights}: no such file")
@@ -56,16 +56,16 @@ def require_run(params: Params, dataset: Dataset) -> None:
             a student cannot be exported.
     """
     facts = {}
-    for place, network in _networks(params).items():
-        with at_key(str(place)):
-            facts[place] = _facts(place, network, dataset, network.training_on(params.training))
+    for key, network in _networks(params).items():
+        with at_key(str(key)):
+            facts[key] = _facts(key, network, dataset, network.training_on(params.training))
     for name in params.run.teachers:
         for term in params.teachers[name].terms:
             require_task(term, dataset.task, f"params.yaml: teachers.{name}")
     lessons = _lessons(params)
     for lesson in lessons:
         recipe = params.recipes[lesson.recipe]
-        teachers = [facts[Place("teachers", name)] for name in recipe.teachers]
+        teachers = [facts[NetworkKey("teachers", name)] for name in recipe.teachers]
         teachers = [replace(teacher, name=f"teacher {teacher.name}") for teacher in teachers]
         require_fit(recipe, dataset.task, facts[lesson.learner], teachers, f"params.yaml: recipes.{lesson.recipe}")
     _require_exportable(params, dataset.image_size, dataset.channels)
@@ -75,7 +75,7 @@ def require_run(params: Params, dataset: Dataset) -> None:
 
 
 @dataclass(frozen=True)
-class Place:
+class NetworkKey:
     """The section and name of a network in params.yaml."""
 
     section: str
@@ -91,24 +91,24 @@ class Lesson:
     """A network that learns by a recipe."""
 
     recipe: str
-    learner: Place
+    learner: NetworkKey
 
 
-def _networks(params: Params) -> dict[Place, TrainedNetwork]:
+def _networks(params: Params) -> dict[NetworkKey, TrainedNetwork]:
     """Each network of the run."""
-    teachers = {Place("teachers", name): params.teachers[name] for name in params.run.all_teachers}
-    return teachers | {Place("students", name): params.students[name] for name in params.run.students}
+    teachers = {NetworkKey("teachers", name): params.teachers[name] for name in params.run.all_teachers}
+    return teachers | {NetworkKey("students", name): params.students[name] for name in params.run.students}
 
 
 def _lessons(params: Params) -> list[Lesson]:
     """Which network is taught by which recipe: students by each, assistants by their own."""
     run = params.run
-    lessons = [Lesson(recipe, Place("students", name)) for recipe in run.recipes for name in run.students]
+    lessons = [Lesson(recipe, NetworkKey("students", name)) for recipe in run.recipes for name in run.students]
     taught = ((name, params.teachers[name].recipe) for name in run.assistants)
-    return lessons + [Lesson(recipe, Place("teachers", name)) for name, recipe in taught if recipe]
+    return lessons + [Lesson(recipe, NetworkKey("teachers", name)) for name, recipe in taught if recipe]
 
 
-def _facts(place: Place, network: Network, dataset: Dataset, training: Training) -> NetworkFacts:
+def _facts(key: NetworkKey, network: Network, dataset: Dataset, training: Training) -> NetworkFacts:
     """The facts about a network that recipes depend on, without allocating weights; the user's weights are read."""
     shape, mixes_images = _require_built(network, dataset.labels, dataset.image_size, training)
     labels = labels_of(network, dataset)
@@ -117,7 +117,7 @@ def _facts(place: Place, network: Network, dataset: Dataset, training: Training)
     elif network.weights:
         create_classifier(network, labels=dataset.labels, image_size=dataset.image_size)
     columns = label_columns(labels, dataset.labels, "labels")
-    return NetworkFacts(place.name, shape, mixes_images, unknown_labels(dataset, columns))
+    return NetworkFacts(key.name, shape, mixes_images, unknown_labels(dataset, columns))
 
 
 def _require_built(network: Network, labels: list[str], size: int, training: Training) -> tuple[list[int], bool]:
@@ -151,17 +151,17 @@ def _require_exportable(params: Params, image_size: int, channels: int) -> None:
 
 def _download(params: Params, labels: list[str], image_size: int) -> None:
     """Download pretrained weights now, not after hours of training; after all other checks, as these are gigabytes."""
-    for place, network in _networks(params).items():
+    for key, network in _networks(params).items():
         if network.pretrained:
-            with at_key(str(place)):
+            with at_key(str(key)):
                 create_classifier(network, labels=labels, image_size=image_size)
 
 
 def _oddities(
-    params: Params, dataset: Dataset, facts: Mapping[Place, NetworkFacts], lessons: list[Lesson]
+    params: Params, dataset: Dataset, facts: Mapping[NetworkKey, NetworkFacts], lessons: list[Lesson]
 ) -> Iterator[str]:
     """Notes on a run that its user may not expect, one line each."""
-    trainings = {place: network.training_on(params.training) for place, network in _networks(params).items()}
+    trainings = {key: network.training_on(params.training) for key, network in _networks(params).items()}
     yield from _untaught(params, dataset, facts)
     batches: dict[str, int] = {}  # the smallest that learns by a recipe
     for lesson in lessons:
@@ -170,7 +170,7 @@ def _oddities(
     for name, batch_size in batches.items():
         for note in _odd_recipe(params.recipes[name], dataset, batch_size):
             yield f"recipes.{name}: {note}"
-    blind = [str(place) for place, known in facts.items() if tuple(known.map_shape[1:]) == (1, 1)]
+    blind = [str(key) for key, known in facts.items() if tuple(known.map_shape[1:]) == (1, 1)]
     if blind:
         yield f"{', '.join(blind)}: feature map of 1x1, heat maps show nothing; raise input_size, or data.image_size"
     if this_process().device.type == "cpu" and any(each.precision == "bf16" for each in trainings.values()):
@@ -180,15 +180,15 @@ def _oddities(
         yield f"training.batch_size: there are only {labelled} training images, an epoch is one step"
 
 
-def _untaught(params: Params, dataset: Dataset, facts: Mapping[Place, NetworkFacts]) -> Iterator[str]:
+def _untaught(params: Params, dataset: Dataset, facts: Mapping[NetworkKey, NetworkFacts]) -> Iterator[str]:
     """Notes on labels that teachers do not teach."""
     for name in params.run.all_teachers:
-        place = Place("teachers", name)
-        if lacking := facts[place].unknown:
+        key = NetworkKey("teachers", name)
+        if lacking := facts[key].unknown:
             taught = [label for label in dataset.labels if label not in lacking]
             own = [label for label in labels_of(params.teachers[name], dataset) if label not in taught]
             yield (
-                f"{place}: it teaches {', '.join(taught)} alone"
+                f"{key}: it teaches {', '.join(taught)} alone"
                 + (f"; its own {', '.join(own)} are no labels of the data set" if own else "")
             )
 
@@ -201,7 +201,7 @@ def _odd_recipe(recipe: Recipe, dataset: Dataset, batch_size: int) -> Iterator[s
     elif recipe.unlabelled:
         steps, baselines = (steps_per_epoch(count, batch_size) for count in (images, labelled))
         yield (
-            f"unlabelled: an epoch has {counted(steps, 'step')}, a baseline's {baselines}; what more steps give is a "
+            f"unlabelled: an epoch has {pluralise(steps, 'step')}, a baseline's {baselines}; what more steps give is a "
             "part of its gain"
         )
     for term in recipe.terms:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medistill.errors import UserError
-from medistill.gate.facts import Shipped, collect_facts, read_release
+from medistill.gate.facts import Shipped, collect_facts, release_of
 from medistill.gate.rules import Verdict, add_shipping_rules, evaluate_candidates, rank
 from medistill.layout import Layout
 from medistill.params import Params
@@ -49,7 +49,7 @@ def promote(params: Params, root: Path, *, dry_run: bool = False) -> Promotion:
             shutil.rmtree(Layout(root).version_files, ignore_errors=True)
         client = open_store(root) if not dry_run or _has_store(root) else None
         verdicts = evaluate_candidates(collect_facts(params.candidates(), Layout(root)), params.promote)
-        models = {verdict.model: read_release(verdict.facts, Layout(root)) for verdict in verdicts}
+        models = {verdict.model: release_of(verdict.facts, Layout(root)) for verdict in verdicts}
         history = read_history(root)
         warnings: list[str] = []
         if dry_run:
@@ -157,7 +157,7 @@ def _decide(judged: list[Verdict], models: dict[str, Release], champion: Release
     )
 
 
-def describe(promotion: Promotion) -> list[str]:
+def promotion_lines(promotion: Promotion) -> list[str]:
     """Lines for a person: each candidate, every rule that it did not pass, and the outcome."""
     lines = []
     for candidate in promotion.candidates:

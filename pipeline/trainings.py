@@ -24,7 +24,7 @@ def teacher_spec(params: Params, name: str) -> TrainingSpec:
     recipe = params.recipes[teacher.recipe] if teacher.recipe else Recipe(views="fresh", terms=teacher.terms)
     return TrainingSpec(
         name=name,
-        role="teacher",
+        teaches=True,
         network=teacher,
         training=teacher.training_on(params.training),
         augmentation=params.augmentation,
@@ -38,7 +38,6 @@ def student_spec(params: Params, model: StudentModel) -> TrainingSpec:
     network = params.students[model.student]
     return TrainingSpec(
         name=model.name,
-        role="student",
         network=network,
         training=network.training_on(params.training),
         augmentation=params.augmentation,

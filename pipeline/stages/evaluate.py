@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     students, reports = params.student_models(), HERE.reports
     taught = {model.name for model in students if params.recipes[model.recipe].teachers}
     baselines = {
-        model.name: [other.name for other in params.baseline_of(model)] if model.name in taught else []
+        model.name: [other.name for other in params.baselines_of(model)] if model.name in taught else []
         for model in students
     }
     references = run.References(baselines, params.run.all_teachers)

@@ -201,7 +201,7 @@ def check(
         workers=workers,
     )
     report = command.check(request)
-    print(to_json(report.to_json()) if as_json else command.describe(report))
+    print(to_json(report.to_json()) if as_json else command.report_text(report))
     raise typer.Exit(1 if any(found.severity == "error" for found in report.audited.findings) else 0)
 
 
@@ -235,7 +235,7 @@ def models(
             measured.append(systems.measure(network, labels=labels, size=size))
         except UserError as error:  # a network that does not take this size
             print(f"note: {printable(str(error))}; it is left out", file=sys.stderr)
-    print(to_json(measured) if as_json else systems.describe(measured))
+    print(to_json(measured) if as_json else systems.models_table(measured))
 
 
 @contextlib.contextmanager

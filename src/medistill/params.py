@@ -17,6 +17,7 @@ from medistill.gate.settings import Promote
 from medistill.layout import HERE, Layout, ModelFolder, student_name
 from medistill.phantom.settings import Phantom
 from medistill.plain_yaml import load_yaml
+from medistill.records.models import Role
 from medistill.settings import Name, Seed, Settings, describe_errors, require_once
 from medistill.training.settings import TrainedNetwork, Training
 
@@ -147,10 +148,10 @@ class Params(Settings):
         names = [*self.run.all_teachers, *(model.name for model in self.student_models())]
         return {name: layout.model(name) for name in names}
 
-    def roles(self) -> dict[str, str]:
-        """Role of each model of the run, `teacher`, `baseline` or `student`, teachers first."""
-        taught = {m.name: "student" if self.is_distilled(m) else "baseline" for m in self.student_models()}
-        return dict.fromkeys(self.run.all_teachers, "teacher") | taught
+    def roles(self) -> dict[str, Role]:
+        """Role of each model of the run, `teacher`, `baseline` or `distilled`, teachers first."""
+        roles: dict[str, Role] = dict.fromkeys(self.run.all_teachers, "teacher")
+        return roles | {m.name: "distilled" if self.is_distilled(m) else "baseline" for m in self.student_models()}
 
     def references(self, model: "StudentModel") -> list[str]:
         """The teachers a student is compared with: its recipe's own; for a baseline, those of the run's recipes."""
@@ -162,13 +163,10 @@ class Params(Settings):
         """Whether the student has teachers; otherwise it is a baseline."""
         return bool(self.recipes[model.recipe].teachers)
 
-    def baseline_of(self, model: "StudentModel") -> list["StudentModel"]:
+    def baselines_of(self, model: "StudentModel") -> list["StudentModel"]:
         """The baselines of `model`: same student and seed, a recipe without teachers."""
-        return [
-            m
-            for m in self.student_models()
-            if (m.student, m.seed) == (model.student, model.seed) and not self.is_distilled(m) and m != model
-        ]
+        others = [StudentModel(student=model.student, recipe=r, seed=model.seed) for r in self.run.recipes]
+        return [other for other in others if other != model and not self.is_distilled(other)]
 
     def candidates(self) -> list[Candidate]:
         """The students of the run as the gate asks for them, in the order of the matrix."""
@@ -178,7 +176,7 @@ class Params(Settings):
                 recipe=model.recipe,
                 seed=model.seed,
                 distilled=self.is_distilled(model),
-                has_baseline=bool(self.baseline_of(model)),
+                has_baseline=bool(self.baselines_of(model)),
             )
             for model in self.student_models()
         ]

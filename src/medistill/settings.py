@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from medistill.text import counted, printable, shortened
+from medistill.text import pluralise, printable, shortened
 
 LONGEST_MESSAGE = 500
 """Most characters of all errors in one message."""
@@ -76,7 +76,7 @@ def describe_errors(error: ValidationError, model: type[BaseModel], *, prefix: s
             break
         said.append(words)
     more = len(mistakes) - len(said)
-    return "; ".join(said) + (f"; and {counted(more, 'more mistake')}" if more else "")
+    return "; ".join(said) + (f"; and {pluralise(more, 'more mistake')}" if more else "")
 
 
 def _describe(item: Any, model: type[BaseModel]) -> str:

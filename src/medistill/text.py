@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 
-def counted(number: int, noun: str) -> str:
+def pluralise(number: int, noun: str) -> str:
     """`1 pair`, `2 pairs`, `1,200 boxes`."""
     plural = noun + ("es" if noun.endswith("x") else "s")
     return f"{number:,} {noun if number == 1 else plural}"

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medistill.augmentation import Augmentation
-from medistill.data.dataset import Dataset, Frames
+from medistill.data.dataset import Dataset, FrameReader
 from medistill.models.classifier import resize
 
 Item = TypeVar("Item")
@@ -69,7 +69,7 @@ def open_frames(dataset: Dataset, rows: pd.DataFrame, size: int | None) -> Calla
         A function from places in `rows` (n,) to uint8 (n, C, s, s).
     """
     if _as_they_are(dataset, size):
-        frames = Frames(dataset, rows)
+        frames = FrameReader(dataset, rows)
         return lambda chosen: torch.from_numpy(frames[chosen])
     small = read_frames(dataset, rows, size)
     return lambda chosen: small[chosen]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from medistill.audit.command import Request, check, describe
+from medistill.audit.command import Request, check, report_text
 from medistill.data.adapters import read_source
 from medistill.data.reading.masks import find_masks
 
@@ -19,7 +19,7 @@ def failing(real_data: Path) -> Path:
 
 def report_of(root: Path, tmp_path: Path, format: str, **options: object) -> tuple[dict, str]:
     report = check(Request(root, format, tmp_path / "cache", options=options, splits=tmp_path / "none"))
-    return report.to_json(), describe(report)
+    return report.to_json(), report_text(report)
 
 
 def test_masks_in_twin_folders_are_no_images(failing, tmp_path):

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from medistill.models.build import create_classifier
 from medistill.models.settings import Network
-from medistill.models.weights import save_model
+from tests.filled import save_weights
 
 THEIRS = ["Mass", "Something else", "Effusion"]
 
@@ -19,7 +19,7 @@ def write_weights(folder, seed):
     torch.manual_seed(seed)
     model = create_classifier(Network(arch="test_resnet"), labels=THEIRS)
     folder.mkdir(parents=True, exist_ok=True)
-    save_model(folder, model, {"labels": THEIRS})
+    save_weights(folder, model, {"labels": THEIRS})
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ def write_model(root: Path, params: Params, name: str, logits: np.ndarray) -> No
         about = {"student": student.student, "recipe": student.recipe, "seed": student.seed}
         about |= params.recipes[student.recipe].model_dump(mode="json", include={"teachers", "combine", "terms"})
     record = model_record(
-        role="student" if student else "teacher",
+        role=params.roles()[name],
         name=name,
         arch=network.arch,
         labels=LABELS,

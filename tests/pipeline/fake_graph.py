@@ -121,7 +121,8 @@ elif stage in ("train_teacher", "distill"):
     if stage == "distill":
         student, recipe, seed = model.split("-")
         settings = params["recipes"][recipe]
-        about = {"role": "student", "student": student, "recipe": recipe, "seed": int(seed), "combine": "mean",
+        role = "distilled" if settings.get("teachers") else "baseline"
+        about = {"role": role, "student": student, "recipe": recipe, "seed": int(seed), "combine": "mean",
                  "teachers": settings.get("teachers", []), "terms": settings.get("terms", [])}
     costs = {"params": numbers["params"], "macs": numbers["macs"]}
     history = "epoch,step,train_loss,val_macro_auroc\\n1,10,0.7,0.6\\n2,20,0.5,{val}\\n"
@@ -142,7 +143,7 @@ elif stage == "evaluate":
             auroc = numbers[split]
             figures = {"macro_auroc": auroc, "macro_auroc_lower": auroc - 0.05, "macro_auroc_upper": auroc + 0.05,
                        "macro_auprc": 0.4, "macro_ece": numbers.get("ece", 0.05), "eligible_labels": 2}
-            if trained_as.role == "student":
+            if trained_as.role != "teacher":
                 lower = numbers.get("difference_teacher_lower", -0.06)
                 figures |= {"difference_teacher": lower + 0.04, "difference_teacher_lower": lower,
                             "difference_teacher_upper": lower + 0.08}

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from medistill.audit.command import FRACTIONS, SIZE, Request, check, describe
+from medistill.audit.command import FRACTIONS, SIZE, Request, check, report_text
 from medistill.audit.findings import audit
 from medistill.audit.quality import tables_of
 from medistill.audit.rules import rules_of
@@ -150,7 +150,7 @@ def check_ends(folder: Path, format: str, options: dict[str, Any], **changed: An
         report = check(request(folder, format, options=options, **changed))
     except UserError as error:
         return 2, str(error)
-    return int(any(found["severity"] == "error" for found in report.to_json()["findings"])), describe(report)
+    return int(any(found["severity"] == "error" for found in report.to_json()["findings"])), report_text(report)
 
 
 def pipeline_stops(folder: Path, format: str, options: dict[str, Any], split: str, **changed: Any) -> bool:

@@ -123,7 +123,7 @@ def import_again() -> dict[str, bytes]:
 
 
 def interrupt_training() -> None:
-    shutil.rmtree(".checkpoints/student")
+    shutil.rmtree(".checkpoints/distilled")
 
     class Interrupted(live.LiveCurves):
         def step(self, report: dict[str, Any]) -> None:
@@ -214,8 +214,8 @@ KINDS = {
     "exports": Kind(("exports/*/*",), read_reports),
     "bundle": Kind(("exports/*/bundle.json", "exports/*/model.onnx"), predict),
     "live page": Kind(("reports/live/*.json",), lambda: live.page(Path("reports/live")), True, other=without),
-    "finished copy": Kind((f".checkpoints/student/{'-'.join(KD)}/*/model/*",), train_again, True),
-    "training's state": Kind((".checkpoints/student/*/*/last-*.pt",), train_again, True, before=interrupt_training),
+    "finished copy": Kind((f".checkpoints/distilled/{'-'.join(KD)}/*/model/*",), train_again, True),
+    "training's state": Kind((".checkpoints/distilled/*/*/last-*.pt",), train_again, True, before=interrupt_training),
     "part of answers": Kind((".checkpoints/teach/*/*",), teach_again, True, before=interrupt_teacher),
     "decoded images": Kind((".cache/ingest/*/*/*",), ingest_again, True),
 }

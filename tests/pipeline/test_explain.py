@@ -18,10 +18,10 @@ from medistill.explain.selection import boxed_findings
 from medistill.models.build import create_classifier
 from medistill.models.classifier import map_size
 from medistill.models.settings import Network
-from medistill.models.weights import load_model, save_model
+from medistill.models.weights import load_model
 from medistill.training.outputs import predictions
 from pipeline.stages.explain import main
-from tests.filled import dataset_info, model_record
+from tests.filled import dataset_info, save_filled
 from tests.seal import digests, seal
 
 LABELS = ["Mass", "<script>Nodule"]
@@ -85,8 +85,8 @@ def write_project(folder, root, *, size: int, boxes: bool, task: str = "multilab
         provenance.write_ids(folder / "models" / name / provenance.FILE, provenance.TrainIds(nothing, nothing))
         if task == "multiclass":
             predictions(model, Dataset.open(processed)).to_parquet(folder / "models" / name / "predictions.parquet")
-        about = model.config | facts | {"map_size": map_size(model, size), "name": name.split("/")[1]}
-        save_model(folder / "models" / name, model, model_record(**about).to_json())
+        about = facts | {"map_size": map_size(model, size), "name": name.split("/")[1]}
+        save_filled(folder / "models" / name, model, **about)
 
 
 @pytest.fixture(scope="module")

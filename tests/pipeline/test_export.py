@@ -17,11 +17,10 @@ from medistill.layout import ModelFolder
 from medistill.models.build import create_classifier
 from medistill.models.costs import count_macs, count_params
 from medistill.models.settings import Network
-from medistill.models.weights import save_model
 from medistill.records.models import TrainingMetrics
 from medistill.runtime.predictor import Predictor
 from pipeline.stages.export import main
-from tests.filled import dataset_info, model_record
+from tests.filled import dataset_info, save_filled
 from tests.seal import digests, seal
 
 NAME = "eeea_net_c2-kd-0"
@@ -50,8 +49,9 @@ def project(root, tmp_path_factory) -> Path:
 
     torch.manual_seed(0)
     model = create_classifier(Network(arch="test_efficientnet"), labels=shape["labels"]).eval()
-    facts = {"name": NAME, "role": "student", "student": "eeea_net_c2", "recipe": "kd", "seed": 0, "teachers": ["big"]}
+    facts = {"name": NAME, "role": "distilled", "student": "eeea_net_c2", "recipe": "kd", "seed": 0}
     facts |= {
+        "teachers": ["big"],
         "combine": "mean",
         "terms": [{"loss": "sigmoid_kd", "weight": 0.9}],
         "dataset_fingerprint": "da7a",
@@ -64,7 +64,7 @@ def project(root, tmp_path_factory) -> Path:
     TrainingMetrics(**counts, val_macro_auroc=0.5).write(ModelFolder(folder).metrics)
     logits = {f"logit:{label}": np.float32(range(6)) for label in shape["labels"]}
     table[["image_id", "split"]].assign(**logits).to_parquet(ModelFolder(folder).predictions)
-    save_model(folder, model, model_record(**{**model.config, **shape, **facts, **counts}).to_json())
+    save_filled(folder, model, **shape, **facts, **counts)
     return project
 
 

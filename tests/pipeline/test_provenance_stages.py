@@ -14,9 +14,9 @@ from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
 from medistill.models.settings import Network
-from medistill.models.weights import save_model
 from medistill.params import load_params
 from pipeline.stages import distill, evaluate, explain, teach, train_teacher
+from tests.filled import save_filled
 from tests.seal import seal
 
 pytestmark = pytest.mark.usefixtures("exported_once")
@@ -92,7 +92,7 @@ def own_weights(project: Path) -> Path:
     model = create_classifier(Network(arch="resnet10t"), labels=Dataset.open().labels)
     folder = project / "mine"
     folder.mkdir()
-    save_model(folder, model, {**model.config, "name": "mine", "training": params.training.model_dump()})
+    save_filled(folder, model, name="mine", training=params.training.model_dump())
     return folder / "model.safetensors"
 
 

@@ -20,7 +20,7 @@ from medistill.distillation.objective import RecipeObjective
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
 from medistill.models.settings import Network
-from medistill.models.weights import load_model, save_model
+from medistill.models.weights import load_model
 from medistill.params import StudentModel, load_params
 from medistill.task import Task
 from medistill.views import read_frames, render_views, view_parameters
@@ -28,7 +28,7 @@ from pipeline import trainings
 from pipeline.preflight import require_networks, require_run
 from pipeline.stages import distill
 from pipeline.trainings import require_trained, student_spec, teacher_spec
-from tests.filled import model_record
+from tests.filled import model_record, save_filled, save_weights
 
 pytestmark = pytest.mark.usefixtures("exported_once")
 
@@ -112,7 +112,7 @@ def test_a_frozen_teacher_is_held_against_the_classes(params, tiny_dataset, tmp_
     classes = replace(tiny_dataset, task=Task.MULTICLASS)
     known = tiny_dataset.labels[:-1]
     model = create_classifier(Network(arch="test_resnet"), labels=known)
-    save_model(tmp_path, model, {})
+    save_weights(tmp_path, model, {})
     frozen = {"arch": "test_resnet", "weights": str(tmp_path / "model.safetensors"), "frozen": True, "labels": known}
     params["teachers"]["efficientnet_lite2"] = frozen
     params["recipes"]["kd"]["terms"] = [{"loss": "cross_entropy"}, {"loss": "softmax_kd"}]
@@ -143,16 +143,15 @@ def test_answers_of_a_teacher_that_has_changed_since_are_refused(params, tiny_da
     settings = read.teachers["efficientnet_lite2"].model_dump(mode="json")
     facts = {"name": "efficientnet_lite2", "network": settings, "training": read.training.model_dump()}
     facts |= {"dataset_fingerprint": tiny_dataset.fingerprint, "augmentation": read.augmentation.model_dump()}
-    record = model_record(**{**model.config, **facts}).to_json()
     answers, folder = tmp_path / "data/knowledge/efficientnet_lite2", tmp_path / "models/teachers/efficientnet_lite2"
     answers.mkdir(parents=True)
     folder.mkdir(parents=True)
-    save_model(folder, model, record)
+    save_filled(folder, model, **facts)
     write_knowledge(answers, load_model(folder), tiny_dataset, read.augmentation, read.teach)
     # As on another machine: trained anew with the same settings, and another network all the same.
     with torch.no_grad():
         next(model.parameters()).add_(1e-6)
-    save_model(folder, model, record)
+    save_filled(folder, model, **facts)
     spec = student_spec(read, StudentModel(student="eeea_net_c2", recipe="kd", seed=0))
     with pytest.raises(UserError, match=r"knowledge/efficientnet_lite2: teacher efficientnet_lite2 has changed since"):
         trainings.train(tmp_path / "out", spec, tiny_dataset, read)
@@ -199,7 +198,7 @@ def test_a_teacher_of_other_settings_neither_answers_nor_teaches(
 
 def test_a_frozen_teacher_that_was_trained_on_other_pixels_is_refused(params, tiny_dataset, tmp_path):
     model = create_classifier(Network(arch="test_resnet"), labels=tiny_dataset.labels)
-    save_model(tmp_path, model, model.config | {"image_size": 48})
+    save_filled(tmp_path, model, image_size=48)
     frozen = {"arch": "test_resnet", "weights": str(tmp_path / "model.safetensors"), "frozen": True}
     params["teachers"]["efficientnet_lite2"] = frozen
     with pytest.raises(UserError, match=r"teachers\.efficientnet_lite2: .* trained with input_size 48, not 32; set"):
@@ -208,7 +207,7 @@ def test_a_frozen_teacher_that_was_trained_on_other_pixels_is_refused(params, ti
 
 def test_a_label_that_nobody_teaches_is_named(params, tiny_dataset, tmp_path):
     known = tiny_dataset.labels[:-1]
-    save_model(tmp_path, create_classifier(Network(arch="test_resnet"), labels=known), {})
+    save_weights(tmp_path, create_classifier(Network(arch="test_resnet"), labels=known), {})
     frozen = {"arch": "test_resnet", "weights": str(tmp_path / "model.safetensors"), "frozen": True, "labels": known}
     params["teachers"]["efficientnet_lite2"] = frozen
     params["recipes"]["kd"]["terms"] = [{"loss": "sigmoid_kd"}]
@@ -230,7 +229,7 @@ def test_a_label_that_nobody_teaches_is_named(params, tiny_dataset, tmp_path):
     ],
 )
 def test_a_frozen_teacher_is_built_as_it_was_trained(params, tiny_dataset, tmp_path, beside, message):
-    save_model(tmp_path, create_classifier(Network(arch="test_resnet"), labels=tiny_dataset.labels), beside)
+    save_weights(tmp_path, create_classifier(Network(arch="test_resnet"), labels=tiny_dataset.labels), beside)
     frozen = {"arch": "test_resnet", "weights": str(tmp_path / "model.safetensors"), "frozen": True}
     params["teachers"]["efficientnet_lite2"] = frozen
     if message is None:
@@ -242,7 +241,7 @@ def test_a_frozen_teacher_is_built_as_it_was_trained(params, tiny_dataset, tmp_p
 
 def test_what_is_odd_is_said(params, tiny_dataset, tmp_path, capsys):
     labels = [tiny_dataset.labels[0], "Pleural Effusion"]
-    save_model(tmp_path, create_classifier(Network(arch="test_resnet"), labels=labels), {})
+    save_weights(tmp_path, create_classifier(Network(arch="test_resnet"), labels=labels), {})
     frozen = {"arch": "test_resnet", "weights": str(tmp_path / "model.safetensors"), "frozen": True, "labels": labels}
     params["teachers"]["efficientnet_lite2"] = frozen
     params["recipes"]["kd"]["unlabelled"] = True

@@ -16,7 +16,7 @@ from medistill.errors import UserError
 from medistill.files import sha256
 from medistill.params import Params, load_params
 from pipeline.history import read_history
-from pipeline.registry import describe, mend_champion, promote, rollback
+from pipeline.registry import mend_champion, promote, promotion_lines, rollback
 from pipeline.store import open_store
 from pipeline.tracking import EXPERIMENT
 from pipeline.versions import NAME
@@ -333,7 +333,7 @@ def test_a_champion_whose_files_are_lost_for_good_is_named(champion: Path, setti
     lost = "the champion small-kd-0 (version 2) cannot be loaded: its files in MLflow are gone or changed"
     assert promotion.outcome == "refused"
     assert promotion.warnings[0].startswith(lost)
-    assert any(line.startswith(f"warning: {lost}") for line in describe(promotion))
+    assert any(line.startswith(f"warning: {lost}") for line in promotion_lines(promotion))
     assert json.loads((champion / "reports/promotion.json").read_text())["warnings"] == promotion.warnings
     assert mend_champion(champion).startswith(lost)
 

@@ -81,7 +81,7 @@ def test_shows_every_model_with_params_figures_curves_and_provenance(
     }
     assert {key: run.data.metrics[key] for key in figures} == pytest.approx(figures)
     lock = yaml.safe_load((repository / "dvc.lock").read_text())["stages"]["distill@small-kd-0"]
-    tags = {"role": "student", "student": "small", "recipe": "kd", "seed": "0", "initialisation": "random"}
+    tags = {"role": "distilled", "student": "small", "recipe": "kd", "seed": "0", "initialisation": "random"}
     tags |= {"dvc.stage": "distill@small-kd-0", "dvc.out_md5": lock["outs"][0]["md5"], "current": "true"}
     tags |= {"dataset": "fake", "dataset_fingerprint": "f" * 64, "task": "multilabel"}
     assert tags.items() <= run.data.tags.items()

@@ -25,8 +25,18 @@ FOLDERS = (
     *("models/students", "models/teachers", "reports", "registry", ".checkpoints", ".cache/ingest", ".cache/export"),
 )
 
-UNTYPED = 3
-"""At most so many `dict[str, Any]`, which say nothing of their keys; the number only falls."""
+UNTYPED = 15
+"""At most so many `dict[str, Any]` and `JsonObject`, which say nothing of their keys; the number only falls."""
+
+READS_JSON = {
+    "files.py": "the reader itself",
+    "checksums.py": "holds records against their checksums",
+    "records/base.py": "makes objects of what was read",
+    "runtime/bundle.py": "runs where pydantic is not installed, and checks each key by hand",
+    "models/weights.py": "config.json beside weights may be anybody's; of what it says `Beside` is made",
+    "pipeline/history.py": "history.jsonl has a record in each line",
+}
+"""Who may read JSON without a record's class, and why."""
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
@@ -113,7 +123,25 @@ def test_what_dvc_writes_is_where_layout_says(root):
         assert re.search(rf'[\s\["]{re.escape(path.as_posix())}[\s\],"/]', text), path
 
 
+def reads_json(path: Path) -> bool:
+    """Whether a module calls what reads JSON, or a record, without making an object of it."""
+    readers = {"read_json", "read_json_or", "read_record", "require_own", "require_whole", "json.load", "json.loads"}
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return any(isinstance(node, ast.Call) and ast.unparse(node.func) in readers for node in nodes)
+
+
+def test_json_is_read_as_records():
+    found = {path.relative_to(ROOT).as_posix().removeprefix("src/medistill/") for path in SOURCES if reads_json(path)}
+    assert found == READS_JSON.keys()
+
+
+def untyped(path: Path) -> int:
+    """How often a module says of a dict no more than that its keys are texts."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    dicts = sum(isinstance(node, ast.Subscript) and ast.unparse(node) == "dict[str, Any]" for node in nodes)
+    return dicts + sum(isinstance(node, ast.Name) and node.id == "JsonObject" for node in nodes)
+
+
 def test_few_dicts_say_nothing_of_their_keys():
-    found = {path: path.read_text(encoding="utf-8").count("dict[str, Any]") for path in SOURCES}
-    listed = [f"{path.relative_to(ROOT)}: {count}" for path, count in found.items() if count]
-    assert sum(found.values()) <= UNTYPED, listed
+    found = {path.relative_to(ROOT).as_posix(): count for path in SOURCES if (count := untyped(path))}
+    assert sum(found.values()) <= UNTYPED, found

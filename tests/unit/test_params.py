@@ -29,7 +29,7 @@ def test_the_repository_has_valid_params(root):
         "tf_efficientnet_lite0-kd-0",
     ]
     distilled = params.student_models()[3]
-    assert [model.name for model in params.baseline_of(distilled)] == ["tf_efficientnet_lite0-baseline-0"]
+    assert [model.name for model in params.baselines_of(distilled)] == ["tf_efficientnet_lite0-baseline-0"]
 
 
 def test_a_network_overrides_single_keys_of_training(params, tmp_path):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from medistill.text import counted, is_name, printable, shortened, to_json
+from medistill.text import is_name, pluralise, printable, shortened, to_json
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_what_is_too_long_ends_in_an_ellipsis_within_its_limit():
 
 
 def test_nouns_are_counted_in_english():
-    assert [counted(1, "box"), counted(0, "box"), counted(1200, "image")] == ["1 box", "0 boxes", "1,200 images"]
+    assert [pluralise(1, "box"), pluralise(0, "box"), pluralise(1200, "image")] == ["1 box", "0 boxes", "1,200 images"]
 
 
 @pytest.mark.parametrize(

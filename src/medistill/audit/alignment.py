@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-Frames = Callable[[np.ndarray], np.ndarray]
+ReadFrames = Callable[[np.ndarray], np.ndarray]
 """Gives the frames of some images: int (n,) positions -> uint8 (n, C, S, S), C 1 or 3, in that order."""
 
 SIDE = 128

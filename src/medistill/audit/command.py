@@ -30,11 +30,11 @@ from medistill.files import atomic
 from medistill.images.errors import ImageError
 from medistill.layout import Layout
 from medistill.plain_yaml import parse_yaml
-from medistill.records.audit import Audit, Finding
+from medistill.records.audit import Audit, AuditFinding
 from medistill.records.data import SPLITS
 from medistill.settings import describe_errors
 from medistill.task import Task
-from medistill.text import counted, printable, shortened
+from medistill.text import pluralise, printable, shortened
 
 SIZE = 128
 """Height and width in pixels of the frames that are compared."""
@@ -249,7 +249,7 @@ def _left_out_of(quarantined: pd.DataFrame) -> list[tuple[str, str]]:
     return list(zip(quarantined["path"].tolist(), quarantined["reason"].tolist(), strict=True))
 
 
-def _judge(dataset: Dataset, audited: Audit, entries: int, quarantined: pd.DataFrame) -> list[Finding]:
+def _judge(dataset: Dataset, audited: Audit, entries: int, quarantined: pd.DataFrame) -> list[AuditFinding]:
     """Findings of the rules of the gate, with what would help."""
     findings = judge(rules_of(dataset, entries, MAX_QUARANTINED), tables_of(dataset, audited))
     left_out = _left_out_of(quarantined)
@@ -398,11 +398,11 @@ def _write_tables(folder: Path, tables: dict[str, pd.DataFrame]) -> list[Path]:
     return [folder / name for name in tables]
 
 
-def describe(report: Report) -> str:
+def report_text(report: Report) -> str:
     """The report in a few lines for people."""
     lines = [
-        f"{report.name} ({report.format}): {counted(report.images, 'image')} of"
-        f" {counted(report.groups, 'group')}, {counted(len(report.labels), 'label')}, {report.task}"
+        f"{report.name} ({report.format}): {pluralise(report.images, 'image')} of"
+        f" {pluralise(report.groups, 'group')}, {pluralise(len(report.labels), 'label')}, {report.task}"
     ]
     parts = [f"{split} {part['images']:,} ({part['groups']:,})" for split, part in report.sides.items()]
     lines.append(f"  split {report.split}, images (groups): {', '.join(parts)}")
@@ -414,7 +414,7 @@ def describe(report: Report) -> str:
         shares.append(f"{label} {count['positive']:,}" + (f" ({unknown:,} unknown)" if unknown else ""))
     lines.append(f"  positive: {', '.join(shares)}")
     if report.masks or report.boxes:
-        lines.append(f"  {counted(report.masks, 'mask')}, {counted(report.boxes, 'box')}")
+        lines.append(f"  {pluralise(report.masks, 'mask')}, {pluralise(report.boxes, 'box')}")
     lines += _describe_quarantine(report)
     lines += [f"  note: {note}" for note in report.notes]
     for found in sorted(report.audited.findings, key=lambda found: found.severity):  # errors first
@@ -423,7 +423,7 @@ def describe(report: Report) -> str:
         lines.append(f"{found.severity}: {found.message}" + (f": {'; '.join(examples)}" if examples else ""))
         lines += [f"  what helps: {found.advice}"] if found.advice else []
     severities = Counter(found.severity for found in report.audited.findings)
-    lines.append(f"{counted(severities['error'], 'error')}, {counted(severities['warning'], 'warning')}")
+    lines.append(f"{pluralise(severities['error'], 'error')}, {pluralise(severities['warning'], 'warning')}")
     lines += [f"wrote {file}" for file in report.written]
     return "\n".join(map(printable, lines))
 
@@ -436,5 +436,5 @@ def _describe_quarantine(report: Report) -> list[str]:
     kinds = describe_kinds([(entry["path"], entry["reason"]) for entry in left_out])
     lines += [f"    {kind}" for kind in kinds[:_SHOWN]]
     if len(kinds) > _SHOWN:
-        lines.append(f"    and for {counted(len(kinds) - _SHOWN, 'reason')} more")
+        lines.append(f"    and for {pluralise(len(kinds) - _SHOWN, 'reason')} more")
     return lines

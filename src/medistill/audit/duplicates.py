@@ -15,9 +15,9 @@ from scipy.fft import dctn
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from medistill.audit.alignment import Frames, Picture, aligned_correlation, compare, grey, local_contrast, picture
+from medistill.audit.alignment import Picture, ReadFrames, aligned_correlation, compare, grey, local_contrast, picture
 
-LIKENESS = 0.6
+LIKENESS_OF_DUPLICATES = 0.6
 """Correlation times agreement from which two images are near-duplicates. Chosen on half of the patients of 1,000 images
 of ChestX-ray14 as the highest value that finds every required kind of copy (their lowest: 0.61; highest of two
 patients: 0.10, of two films of one patient: 0.35). `benchmarks/audit.py` measures it on the other half."""
@@ -41,7 +41,7 @@ _ROWS = 64  # of similarities at a time: three of them for 100,000 images take 8
 _KEPT = 4096  # pictures, with their keypoints: 150 MB
 
 
-def near_duplicates(frames: Frames, count: int) -> pd.DataFrame:
+def near_duplicates(frames: ReadFrames, count: int) -> pd.DataFrame:
     """Find pairs of images that are copies of each other.
 
     It finds copies after JPEG, scaling, changes of brightness, contrast and gamma, equalised histograms, crops to 97 %
@@ -81,7 +81,7 @@ def near_duplicates(frames: Frames, count: int) -> pd.DataFrame:
 
 
 def _confirmed(
-    frames: Frames, candidates: np.ndarray, pictures: dict[tuple[int, bool], Picture], pool: ThreadPoolExecutor
+    frames: ReadFrames, candidates: np.ndarray, pictures: dict[tuple[int, bool], Picture], pool: ThreadPoolExecutor
 ) -> list[tuple[int, int, float, float, str]]:
     """The candidates that are near-duplicates, as rows of the result.
 
@@ -103,7 +103,7 @@ def _confirmed(
     rows = []
     for (first, second), (_, _, kind) in zip(keys, pairs, strict=True):
         correlation, agreement = compare(pictures[first], pictures[second], mirrored=kind == "mirrored")
-        if correlation * agreement >= LIKENESS:
+        if correlation * agreement >= LIKENESS_OF_DUPLICATES:
             rows.append((first[0], second[0], correlation, agreement, kind))
     return rows
 
@@ -126,7 +126,7 @@ def _as(kind: str, image: np.ndarray) -> np.ndarray:
     return 255 - image if kind == "negative" else image
 
 
-def _describe(frames: Frames, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, list]:
+def _describe(frames: ReadFrames, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, list]:
     """Descriptors of all images that are neither blank nor the same, pixel for pixel, as an earlier one.
 
     Returns:

@@ -10,10 +10,10 @@ from tqdm import tqdm
 from medistill.audit.duplicates import near_duplicates
 from medistill.audit.shortcuts import CUES, border_features, probe_shortcuts
 from medistill.data.dataset import Dataset
-from medistill.records.audit import Audit, Finding, Pair
+from medistill.records.audit import Audit, AuditFinding, Pair
 from medistill.records.base import JsonObject
 from medistill.records.data import SPLITS
-from medistill.text import counted
+from medistill.text import pluralise
 
 SHORTCUT = 0.65
 """A label whose AUROC from a cue alone is above this, at the lower end of its interval, is worth a warning."""
@@ -71,17 +71,17 @@ def in_several_splits(manifest: pd.DataFrame, column: str) -> Iterator[tuple[str
     yield from manifest[manifest.groupby(column)["split"].transform("nunique") > 1].groupby(column)
 
 
-def _groups_in_several_splits(manifest: pd.DataFrame) -> list[Finding]:
+def _groups_in_several_splits(manifest: pd.DataFrame) -> list[AuditFinding]:
     """Groups with images in two splits."""
     named = [
         f"{group}: {', '.join(f'{row.image_id} ({row.split})' for row in rows.drop_duplicates('split').itertuples())}"
         for group, rows in in_several_splits(manifest, "group_id")
     ]
-    text = f"{counted(len(named), 'group')} of images that belong together in two splits"
+    text = f"{pluralise(len(named), 'group')} of images that belong together in two splits"
     return [finding("groups", "error", text, named, advice=_TOGETHER)] if named else []
 
 
-def _identical(manifest: pd.DataFrame) -> list[Finding]:
+def _identical(manifest: pd.DataFrame) -> list[AuditFinding]:
     """Images that are the same pixel for pixel: an error in two splits, else a warning, as they count twice."""
     copies = manifest[manifest["sha256"].duplicated(keep=False)]
     splits = copies.groupby("sha256")["split"].transform("nunique")
@@ -91,7 +91,7 @@ def _identical(manifest: pd.DataFrame) -> list[Finding]:
         sets = list(part.groupby("sha256", sort=False))
         if sets:
             named = [", ".join(f"{row.image_id} ({row.split})" for row in rows.itertuples()) for _, rows in sets]
-            text = f"{len(part)} images in {counted(len(sets), 'set')} are identical pixel for pixel and {where}"
+            text = f"{len(part)} images in {pluralise(len(sets), 'set')} are identical pixel for pixel and {where}"
             findings.append(finding("identical_pixels", severity, text, named, advice=_TOGETHER if across else ""))
     return findings
 
@@ -124,18 +124,18 @@ def _pairs(dataset: Dataset) -> list[Pair]:
     ]
 
 
-def _near(pairs: list[Pair]) -> list[Finding]:
+def _near(pairs: list[Pair]) -> list[AuditFinding]:
     findings = []
     for across, where in ((True, "in two splits"), (False, "in one split")):
         part = [pair for pair in pairs if (len(pair.splits) == 2) == across]
         if part:
             named = [f"{pair.image_id} and {pair.other} ({pair.kind}, {' and '.join(pair.splits)})" for pair in part]
-            text = f"{counted(len(part), 'pair')} of images of different groups are nearly the same and {where}"
+            text = f"{pluralise(len(part), 'pair')} of images of different groups are nearly the same and {where}"
             findings.append(finding("near_duplicates", "warning", text, named))
     return findings
 
 
-def _shortcuts(table: pd.DataFrame) -> list[Finding]:
+def _shortcuts(table: pd.DataFrame) -> list[AuditFinding]:
     findings = []
     for row in table[table["lower"] > SHORTCUT].itertuples():
         text = (
@@ -153,9 +153,9 @@ def finding(
     examples: Sequence[str] = (),
     *,
     advice: str = "",
-) -> Finding:
+) -> AuditFinding:
     """A finding of all its examples; `advice`, where there is some, says what helps."""
-    return Finding(
+    return AuditFinding(
         check=check,
         severity=severity,
         message=message,

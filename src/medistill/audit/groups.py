@@ -15,9 +15,9 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from medistill.audit.alignment import MIRROR, Frames, Picture, compare, grey, picture
+from medistill.audit.alignment import MIRROR, Picture, ReadFrames, compare, grey, picture
 
-LIKENESS = 0.5
+LIKENESS_OF_ONE_PATIENT = 0.5
 """Correlation times agreement from which two images are linked."""
 
 NEIGHBOURS = 25
@@ -30,7 +30,7 @@ _BATCH = 256
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")  # products are small: its threads would wait for each other
-def discover_groups(frames: Frames, count: int) -> np.ndarray:
+def discover_groups(frames: ReadFrames, count: int) -> np.ndarray:
     """Find out which images are augmented copies of one source.
 
     It finds copies after flips, rotations by any angle, zoom and stretching up to 2, crops, and changes of brightness
@@ -63,7 +63,7 @@ def discover_groups(frames: Frames, count: int) -> np.ndarray:
     return pd.factorize(group)[0].astype(np.int64)
 
 
-def _read(frames: Frames, count: int) -> tuple[list[Picture], np.ndarray]:
+def _read(frames: ReadFrames, count: int) -> tuple[list[Picture], np.ndarray]:
     """All images in an order that depends on their pixels alone, and that order: int (count,) positions."""
     pictures, digests = [], []
     with tqdm(total=count, desc="keypoints", unit="image", disable=None) as bar:
@@ -136,7 +136,7 @@ def _join(pairs: np.ndarray, likeness: np.ndarray, count: int) -> np.ndarray:
     group = np.arange(count)
     members = [[image] for image in range(count)]
     between: list[dict[int, tuple[int, int]]] = [{} for _ in range(count)]  # group -> other -> pairs linked, aligned
-    linked = likeness >= LIKENESS
+    linked = likeness >= LIKENESS_OF_ONE_PATIENT
     for (i, j), link in zip(pairs.tolist(), linked.tolist(), strict=True):
         between[i][j] = between[j][i] = (int(link), 1)
     first, second = pairs[linked].T

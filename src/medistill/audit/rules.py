@@ -13,9 +13,9 @@ import pandas as pd
 from medistill.audit.findings import SHORTCUT, finding
 from medistill.data.dataset import Dataset
 from medistill.data.settings import quarantine_limit
-from medistill.records.audit import Finding
+from medistill.records.audit import AuditFinding
 from medistill.records.data import LABEL_PREFIX, MANIFEST_COLUMNS, SPLITS
-from medistill.text import counted
+from medistill.text import pluralise
 
 BLANK = 1.0
 """Grey levels (of 255): a frame whose pixels deviate by less is blank."""
@@ -362,7 +362,7 @@ _SHORTCUTS = (
 )
 
 
-def judge(rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
+def judge(rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame]) -> list[AuditFinding]:
     """A finding for each rule that is broken, as `audit` gives them; of rules that it looks after itself, none."""
     findings = []
     for rule in rules:
@@ -376,7 +376,7 @@ def judge(rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame]) -> list[Fin
             message, broken = f"{int(rule.most) - len(table):,} {rule.fault}", []
         else:
             noun = {"contains": "split", "columns": "column"}.get(rule.kind, rule.table.removesuffix("s"))
-            message = f"{counted(len(broken), noun)} {rule.fault}"
+            message = f"{pluralise(len(broken), noun)} {rule.fault}"
         severity: Literal["error", "warning"] = "error" if rule.critical else "warning"
         findings.append(finding(rule.name, severity, message, broken, advice=rule.advice))
     return findings

@@ -39,7 +39,7 @@ _VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CachedFrame:
     """Where a decoded frame lies, and the size of its upright source image in pixels."""
 
     block: Path
@@ -49,10 +49,10 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Frames:
+class DecodedFrames:
     """The outcome of `decode_all`: every path is in exactly one of the two."""
 
-    places: dict[str, Place]
+    places: dict[str, CachedFrame]
     failures: dict[str, str]
 
     def gather(self, paths: Sequence[str]) -> np.ndarray:
@@ -79,7 +79,7 @@ def decode_all(
     workers: int,
     executor: Executor | None = None,
     check: Callable[[dict[str, str]], None] = lambda failures: None,
-) -> Frames:
+) -> DecodedFrames:
     """Decode images into the cache, those that are not there yet.
 
     Args:
@@ -122,7 +122,7 @@ def decode_all(
         try:
             for block, index, bad in (executor.map if executor else map)(decode, blocks):
                 for row, (path, width, height) in enumerate(index):
-                    places[path] = Place(block, row, width, height)
+                    places[path] = CachedFrame(block, row, width, height)
                 failures |= bad
                 bar.update(len(index) + len(bad))
                 check(failures)
@@ -134,7 +134,7 @@ def decode_all(
     used = {place.block for place in places.values()}
     for block in {place.block for place in cached.values()} - used:
         remove(block)  # the images were replaced or removed
-    return Frames(places, failures)
+    return DecodedFrames(places, failures)
 
 
 def _key(file: Path, path: str) -> str:
@@ -199,14 +199,14 @@ def _decode_block(
     return folder / name, index, failures
 
 
-def _read_blocks(folder: Path) -> dict[str, Place]:
+def _read_blocks(folder: Path) -> dict[str, CachedFrame]:
     """Key -> place of every decoded frame; what a kill left behind or a disk damaged is removed."""
-    places: dict[str, Place] = {}
+    places: dict[str, CachedFrame] = {}
     for block in sorted(folder.iterdir()):
         try:
             index = BlockRecord.read_whole(block / "index.json").images
         except UserError:
             remove(block)
             continue
-        places |= {key: Place(block, row, width, height) for row, (key, width, height) in enumerate(index)}
+        places |= {key: CachedFrame(block, row, width, height) for row, (key, width, height) in enumerate(index)}
     return places

@@ -89,7 +89,7 @@ class Dataset:
 
     def images(self, rows: pd.DataFrame) -> np.ndarray:
         """Pixels of `rows`: uint8 (N, C, H, W), in the order of `rows`."""
-        return Frames(self, rows)[np.arange(len(rows))]
+        return FrameReader(self, rows)[np.arange(len(rows))]
 
     def masks(self, rows: pd.DataFrame) -> np.ndarray:
         """Masks of `rows`, all of which must have one (`mask_row` of 0 or more): bool (N, H, W)."""
@@ -114,7 +114,7 @@ class Dataset:
         return pd.read_parquet(self.files.boxes)
 
 
-class Frames:
+class FrameReader:
     """Pixels of some rows of a data set, read when they are asked for: they stay in their memory-mapped shards.
 
     Each frame is verified against its checksum in the manifest when a process first reads it: verifying the whole data

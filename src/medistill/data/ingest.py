@@ -10,7 +10,7 @@ import pandas as pd
 
 from medistill.data import splits
 from medistill.data.adapters import read_source
-from medistill.data.cache import Frames, decode_all
+from medistill.data.cache import DecodedFrames, decode_all
 from medistill.data.dataset import count_labels
 from medistill.data.reading.boxes import outside
 from medistill.data.reading.folders import compose
@@ -31,7 +31,7 @@ from medistill.records.data import (
     Origin,
     SplitCounts,
 )
-from medistill.text import counted, printable
+from medistill.text import pluralise, printable
 
 SHARD = 1024
 """Images per shard, `images-*.npy`."""
@@ -210,10 +210,10 @@ def _unused(file: Path, names: list[str], total: int, column: str) -> list[str]:
     return [text + (" ..." if len(names) > 1 else "")]
 
 
-def _decode_masks(rows: pd.DataFrame, data: Data, cache: Path, executor: Executor | None) -> Frames:
+def _decode_masks(rows: pd.DataFrame, data: Data, cache: Path, executor: Executor | None) -> DecodedFrames:
     paths = rows["mask"].dropna().tolist()
     if not paths:
-        return Frames({}, {})
+        return DecodedFrames({}, {})
     return decode_all(
         data.root,
         paths,
@@ -224,7 +224,7 @@ def _decode_masks(rows: pd.DataFrame, data: Data, cache: Path, executor: Executo
     )
 
 
-def _bad_masks(rows: pd.DataFrame, frames: Frames, masks: Frames) -> dict[str, str]:
+def _bad_masks(rows: pd.DataFrame, frames: DecodedFrames, masks: DecodedFrames) -> dict[str, str]:
     """Path -> reason of images whose mask cannot be read or has another shape than they have."""
     bad = {}
     masked = rows[rows["mask"].notna()]
@@ -268,7 +268,7 @@ def _as_cell(path: str) -> str:
     return f"./{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
 
 
-def _write_shards(rows: pd.DataFrame, frames: Frames, folder: Path, labels: list[str]) -> pd.DataFrame:
+def _write_shards(rows: pd.DataFrame, frames: DecodedFrames, folder: Path, labels: list[str]) -> pd.DataFrame:
     """Write `images-*.npy`, a shard in memory at a time, and return the manifest."""
     hashes: list[str] = []
     for shard, start in enumerate(range(0, len(rows), SHARD)):
@@ -289,7 +289,7 @@ def _write_shards(rows: pd.DataFrame, frames: Frames, folder: Path, labels: list
     return manifest[[*MANIFEST_COLUMNS, *(LABEL_PREFIX + label for label in labels)]]
 
 
-def _write_masks(rows: pd.DataFrame, masks: Frames, folder: Path) -> None:
+def _write_masks(rows: pd.DataFrame, masks: DecodedFrames, folder: Path) -> None:
     """Write `masks-*.npy`, uint8 (n, S, S) of 0 and 1; `mask_row` counts through all of them."""
     paths = rows["mask"].dropna().tolist()
     for shard, start in enumerate(range(0, len(paths), SHARD)):
@@ -314,7 +314,7 @@ def _boxes_in_frames(source: Source, manifest: pd.DataFrame, data: Data) -> pd.D
             first = boxes[lost].iloc[0]
             box = ", ".join(f"{name} {first[name]:g}" for name in numbers)
             raise UserError(
-                f"{data.root}: {counted(int(lost.sum()), 'box')} outside of the image; the first, of"
+                f"{data.root}: {pluralise(int(lost.sum()), 'box')} outside of the image; the first, of"
                 f" {first['image_id']}, is {box} in {first['width']} x {first['height']} pixels; where images have been"
                 " resized, the data set must say from which size"
             )

@@ -17,7 +17,7 @@ from medistill.checksums import TRAIN_AGAIN, reading
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.layout import ModelFolder
-from medistill.text import counted
+from medistill.text import pluralise
 
 FILE = ModelFolder(Path()).train_ids.name
 
@@ -104,7 +104,7 @@ def overlaps(ids: TrainIds, dataset: Dataset) -> list[Overlap]:
 def describe_overlaps(found: list[Overlap]) -> str:
     """`3 groups and 5 images of the test split`."""
     return " and ".join(
-        f"{counted(groups, 'group')} and {counted(images, 'image')} of the {split} split"
+        f"{pluralise(groups, 'group')} and {pluralise(images, 'image')} of the {split} split"
         for split, groups, images in found
     )
 

@@ -17,6 +17,7 @@ from medistill.layout import ReportsFolder
 from medistill.metrics.intervals import FloatArray
 from medistill.records.evaluation import Comparison, Evaluation, SplitFigures, write_comparisons
 from medistill.records.figures import Figures
+from medistill.records.models import Role
 
 SPLITS = ("val", "test")
 """Splits that are measured. Validation chooses references; test chooses nothing."""
@@ -68,7 +69,7 @@ def measure_split(
 
 
 def describe_all(
-    measured: Mapping[str, Mapping[str, Measured]], roles: Mapping[str, str], settings: Evaluate
+    measured: Mapping[str, Mapping[str, Measured]], roles: Mapping[str, Role], settings: Evaluate
 ) -> dict[str, Evaluation]:
     """All figures of each model, for reports/evaluation/<model>.json.
 

@@ -75,13 +75,13 @@ def export_model(source: Path, dataset: Dataset, target: Path, settings: Export)
         latency = measure_latency(files.onnx, images[0], runs=settings.latency_runs, threads=settings.threads)
         parity.write(files.parity)
         files.card.write_text(model_card(record, figures, dataset, batch_size), encoding="utf-8")
-        bundle = describe(record, files.onnx, batch_size) | {"files": checksums(folder.iterdir(), folder)}
+        bundle = bundle_content(record, files.onnx, batch_size) | {"files": checksums(folder.iterdir(), folder)}
         write_record(files.bundle, bundle)
         latency.write(files.latency)  # in a file of its own, as it varies from run to run
     return Proofs(parity, latency)
 
 
-def describe(record: ModelRecord, model: Path, batch_size: int | None = None) -> dict[str, object]:
+def bundle_content(record: ModelRecord, model: Path, batch_size: int | None = None) -> dict[str, object]:
     """The content of bundle.json for a model and its ONNX file.
 
     Args:

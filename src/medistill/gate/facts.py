@@ -82,6 +82,7 @@ def collect_facts(candidates: Iterable[Candidate], layout: Layout) -> list[Candi
                 seed=candidate.seed,
                 arch=config.arch,
                 initialisation=config.initialisation,
+                dataset_fingerprint=config.dataset_fingerprint,
                 params=config.params,
                 macs=config.macs,
                 onnx_mb=export.onnx.stat().st_size / 1e6 if export.onnx.name in exported else None,
@@ -94,18 +95,13 @@ def collect_facts(candidates: Iterable[Candidate], layout: Layout) -> list[Candi
     return facts
 
 
-def read_release(facts: CandidateFacts, layout: Layout) -> Release:
-    """The candidate as the registry will have it.
-
-    Raises:
-        UserError: its config.json is missing or damaged.
-    """
-    record = ModelRecord.read(layout.student(facts.model).config)
+def release_of(facts: CandidateFacts, layout: Layout) -> Release:
+    """The candidate as the registry will have it."""
     return Release(
         model=facts.model,
         onnx_sha256=sha256(layout.export(facts.model).onnx),
         val_macro_auroc=finite(facts.figure("macro_auroc").estimate),
-        dataset_fingerprint=record.dataset_fingerprint,
+        dataset_fingerprint=facts.dataset_fingerprint,
         version=None,
     )
 

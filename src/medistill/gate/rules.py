@@ -28,7 +28,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class Judgement:
     """What a rule finds: the outcome, the sentence for it, and the two numbers that were compared, if any."""
 
     outcome: Outcome
@@ -40,8 +40,8 @@ class Finding:
 Case = TypeVar("Case")
 
 
-def _passed(holds: bool, reason: str, value: float | None = None, limit: float | None = None) -> Finding:
-    return Finding(Outcome.PASSED if holds else Outcome.FAILED, reason, value, limit)
+def _passed(holds: bool, reason: str, value: float | None = None, limit: float | None = None) -> Judgement:
+    return Judgement(Outcome.PASSED if holds else Outcome.FAILED, reason, value, limit)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Rule(Generic[Case]):
     """
 
     name: str
-    judge: Callable[[Case], Finding]
+    judge: Callable[[Case], Judgement]
     relation: str = "≤"
     form: str = ".3f"
     unit: str = ""
@@ -186,10 +186,10 @@ def _at_most(
         shown: how they are shown in a table, see `Rule`.
     """
 
-    def judge(case: GateCase) -> Finding:
+    def judge(case: GateCase) -> Judgement:
         number, limit = finite(value(case.facts)), getattr(case.settings, name)
         if number is None:
-            return Finding(Outcome.FAILED, f"there is no figure for {what}", None, limit)
+            return Judgement(Outcome.FAILED, f"there is no figure for {what}", None, limit)
         relation = "within" if number <= limit else "above"
         reason = f"{what} is {words.format(number)}, {relation} the limit of {words.format(limit)}"
         return _passed(number <= limit, reason, number, limit)
@@ -197,16 +197,16 @@ def _at_most(
     return Rule(name, judge, **shown)
 
 
-def _margin_teacher(case: GateCase) -> Finding:
+def _margin_teacher(case: GateCase) -> Judgement:
     limit = -case.settings.margin_teacher
     found = case.facts.figure("difference_teacher")
     difference, lower = finite(found.estimate), finite(found.lower)
     if difference is None:
         reason = "no teacher knows all labels that are eligible on validation, or there are none, so nothing compares"
-        return Finding(Outcome.FAILED, reason, None, limit)
+        return Judgement(Outcome.FAILED, reason, None, limit)
     if lower is None:
         reason = f"the difference to the best teacher on validation is {difference:+.4f}, but it has no interval"
-        return Finding(Outcome.FAILED, reason, None, limit)
+        return Judgement(Outcome.FAILED, reason, None, limit)
     reason = (
         f"validation macro AUROC minus the best teacher's is {difference:+.4f}; the lower bound {lower:+.4f} "
         f"is {'above' if lower > limit else 'not above'} {limit:+.4f}"
@@ -214,38 +214,38 @@ def _margin_teacher(case: GateCase) -> Finding:
     return _passed(lower > limit, reason, lower, limit)
 
 
-def _baseline(case: GateCase) -> Finding:
+def _baseline(case: GateCase) -> Judgement:
     if not case.facts.distilled:
-        return Finding(Outcome.SKIPPED, "it is the baseline")
+        return Judgement(Outcome.SKIPPED, "it is the baseline")
     difference = finite(case.facts.figure("difference_baseline").estimate)
     if not case.settings.require_baseline:
-        return Finding(Outcome.SKIPPED, "not required", difference)
+        return Judgement(Outcome.SKIPPED, "not required", difference)
     if not case.facts.has_baseline:
         reason = "the run has no recipe without teachers for the same student and seed"
-        return Finding(Outcome.FAILED, reason, None, 0.0)
+        return Judgement(Outcome.FAILED, reason, None, 0.0)
     if difference is None:
         reason = "validation has no label on which student and baseline can be compared"
-        return Finding(Outcome.FAILED, reason, None, 0.0)
+        return Judgement(Outcome.FAILED, reason, None, 0.0)
     relation = "not below" if difference >= 0 else "below"
     reason = f"validation macro AUROC minus the better baseline's is {difference:+.4f}, {relation} 0"
     return _passed(difference >= 0, reason, difference, 0.0)
 
 
-def _parity(case: GateCase) -> Finding:
+def _parity(case: GateCase) -> Judgement:
     parity = case.facts.parity
     difference = finite(parity.max_abs_logit_difference if parity else None)
     limit = parity_limit(finite(parity.largest_logit if parity else None))
     if not case.settings.require_parity:
-        return Finding(Outcome.SKIPPED, "not required", difference)
+        return Judgement(Outcome.SKIPPED, "not required", difference)
     if parity is None:
-        return Finding(Outcome.FAILED, "parity.json is missing: export the model", None, limit)
+        return Judgement(Outcome.FAILED, "parity.json is missing: export the model", None, limit)
     if difference is None:
         reason = "max_abs_logit_difference in parity.json is missing or not finite"
-        return Finding(Outcome.FAILED, reason, None, limit)
+        return Judgement(Outcome.FAILED, reason, None, limit)
     relation = "within" if difference <= limit else "above"
     reason = f"a logit of ONNX Runtime and torch differs by {difference:.1e} at most, {relation} {limit:.1e}"
     if difference <= limit and not parity.passed:
-        return Finding(Outcome.FAILED, f"{reason}, but parity.json does not say passed: true", difference, limit)
+        return Judgement(Outcome.FAILED, f"{reason}, but parity.json does not say passed: true", difference, limit)
     return _passed(difference <= limit, reason, difference, limit)
 
 
@@ -263,29 +263,31 @@ RULES: tuple[Rule[GateCase], ...] = (
 """The rules of section `promote`, in its order."""
 
 
-def _champion(case: ShippingCase) -> Finding:
+def _champion(case: ShippingCase) -> Judgement:
     """On the same data a candidate must not be worse than the champion, as long as that one passes today's gate."""
     champion, value = case.champion, case.release.val_macro_auroc
     if champion is None:
-        return Finding(Outcome.SKIPPED, "there is no champion yet", value)
+        return Judgement(Outcome.SKIPPED, "there is no champion yet", value)
     if case.release.onnx_sha256 == champion.onnx_sha256:
-        return Finding(Outcome.SKIPPED, "it is the champion", value)
+        return Judgement(Outcome.SKIPPED, "it is the champion", value)
     if case.release.dataset_fingerprint != champion.dataset_fingerprint:
         reason = f"the champion {champion.title} was measured on other data, so the two are not compared"
-        return Finding(Outcome.SKIPPED, reason, value)
+        return Judgement(Outcome.SKIPPED, reason, value)
     if not case.champion_holds:
-        return Finding(Outcome.SKIPPED, f"the champion {champion.title} does not pass the gate itself any more", value)
+        return Judgement(
+            Outcome.SKIPPED, f"the champion {champion.title} does not pass the gate itself any more", value
+        )
     limit = (case.champion_today or champion).val_macro_auroc
     if value is None:
-        return Finding(Outcome.FAILED, "the candidate has no validation macro AUROC", value, limit)
+        return Judgement(Outcome.FAILED, "the candidate has no validation macro AUROC", value, limit)
     if limit is None:
-        return Finding(Outcome.SKIPPED, f"the champion {champion.title} has no validation macro AUROC", value)
+        return Judgement(Outcome.SKIPPED, f"the champion {champion.title} has no validation macro AUROC", value)
     relation = "not below" if value >= limit else "below"
     reason = f"validation macro AUROC is {value:.4f}, {relation} the champion's {limit:.4f} ({champion.title})"
     return _passed(value >= limit, reason, value, limit)
 
 
-def _withdrawn(case: ShippingCase) -> Finding:
+def _withdrawn(case: ShippingCase) -> Judgement:
     when = case.withdrawn.get(case.release.onnx_sha256 or "")
     return _passed(when is None, f"it was rolled back at {when}" if when else "it was never rolled back")
 

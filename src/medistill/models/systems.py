@@ -90,7 +90,7 @@ def measure(network: NamedNetwork, *, labels: int, size: int) -> Measured:
         }
 
 
-def describe(measured: list[Measured]) -> str:
+def models_table(measured: list[Measured]) -> str:
     """The result of `measure` for several networks as a table for people."""
     rows = [("network", "arch", "roles", "parameters", "MACs", "map", "ImageNet weights")]
     rows += [

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import medistill.models.ofa  # noqa: F401  (registers eeea_net_c2 and ofa_595)
-from medistill.checksums import OWN, checksums, require_own, require_whole, write_record
+from medistill.checksums import OWN, checksums, require_own, require_whole
 from medistill.errors import UserError
 from medistill.files import read_json
 from medistill.layout import ModelFolder
@@ -23,8 +23,8 @@ from medistill.models.classifier import Classifier
 from medistill.models.settings import Network
 from medistill.models.timm_facts import pretrained_cfg
 from medistill.records.base import Sealed
-from medistill.records.models import Beside, Config
-from medistill.text import counted
+from medistill.records.models import Beside, Config, ModelRecord
+from medistill.text import pluralise
 
 # Registry packages that carry ImageNet weights (Apache-2.0), in timm's order and shapes: (module, distribution).
 WEIGHT_PACKAGES = {
@@ -185,24 +185,33 @@ def _load_tensors(
         if theirs != ours:
             hint = ""
             if name in own and ours[:1] == [outputs] != theirs[:1]:
-                hint = f"; its classifier must have {counted(outputs, 'output')}, one per label"
+                hint = f"; its classifier must have {pluralise(outputs, 'output')}, one per label"
                 if frozen:
-                    hint = f"; its classifier has {counted(theirs[0], 'output')}: name them, in their order, in labels"
+                    hint = (
+                        f"; its classifier has {pluralise(theirs[0], 'output')}: name them, in their order, in labels"
+                    )
             if len(ours) == 4 and theirs[:1] + theirs[2:] == ours[:1] + ours[2:] and {theirs[1], ours[1]} == {1, 3}:
-                hint = f"; it takes images of {counted(theirs[1], 'channel')}: set channels: {theirs[1]} beside arch"
+                hint = f"; it takes images of {pluralise(theirs[1], 'channel')}: set channels: {theirs[1]} beside arch"
             raise UserError(f"{file}: tensor {name} has shape {theirs}, needs {ours}{hint}")
     for name in source.keys() - target.keys():
         raise UserError(f"{file}: tensor {name} is unknown; is it another architecture?")
     backbone.load_state_dict(source, strict=classifier)
 
 
-def save_model(folder: Path, model: Classifier, config: Mapping[str, object]) -> None:
-    """Write `model.safetensors` and `config.json`, a record of all files that the folder then has."""
+def save_model(folder: Path, model: Classifier, facts: Mapping[str, object]) -> None:
+    """Write `model.safetensors` and `config.json`, a record of all files that the folder then has.
+
+    Args:
+        folder: exists.
+        model: with the weights to keep.
+        facts: fields of `ModelRecord`, but for the checksums.
+    """
     state = {name: value.detach().cpu().contiguous() for name, value in model.backbone.state_dict().items()}
     model_files = ModelFolder(folder)
     save_file(state, model_files.weights)
     files = checksums((file for file in folder.iterdir() if file != model_files.config), folder)
-    write_record(model_files.config, {**config, "model_sha256": files[model_files.weights.name], "files": files})
+    record = ModelRecord.model_validate({**facts, "model_sha256": files[model_files.weights.name], "files": files})
+    record.write(model_files.config)
 
 
 def load_model(folder: Path) -> Classifier:
@@ -211,8 +220,8 @@ def load_model(folder: Path) -> Classifier:
     Raises:
         UserError: a file is missing or damaged.
     """
-    # as it was written, by its checksum
-    config = cast(Config, require_whole(ModelFolder(Path(folder)).config))
+    record = ModelRecord.read_whole(ModelFolder(Path(folder)).config)
+    config = cast(Config, record.model_dump(mode="json"))  # the same keys
     backbone = timm.create_model(config["arch"], num_classes=len(config["labels"]), **config["args"])
     load_weights(backbone, ModelFolder(Path(folder)).weights)
     return Classifier(backbone, config).eval()

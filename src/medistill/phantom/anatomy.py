@@ -75,7 +75,7 @@ class Exposure:
 
 
 @dataclass(frozen=True)
-class Finding:
+class DrawnFinding:
     """One finding: what, where, how large and how dense. `across` and `along` are in the lung's own coordinates."""
 
     label: str
@@ -144,11 +144,11 @@ _PLACE: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
 }
 
 
-def draw_finding(label: str, seed: int, patient: int) -> Finding:
+def draw_finding(label: str, seed: int, patient: int) -> DrawnFinding:
     """Draw a patient's finding of one label; a pure function, so that it is in the same place on her next film."""
     rng = generator(seed, FINDING, patient, LABELS.index(label))
     (a0, a1), (t0, t1) = _PLACE.get(label, ((0.5, 0.5), (0.5, 0.5)))
-    return Finding(
+    return DrawnFinding(
         label=label,
         side=int(rng.choice((-1, 1))),
         across=float(rng.uniform(a0, a1)),

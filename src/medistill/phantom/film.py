@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from medistill.phantom.anatomy import Anatomy, Exposure, Finding, generator
+from medistill.phantom.anatomy import Anatomy, DrawnFinding, Exposure, generator
 
 
 def edge(distance: np.ndarray, width: float) -> np.ndarray:
@@ -259,7 +259,7 @@ class Film:
         gap = np.where(x > 0, left, right) * a.width - np.abs(x)
         return edge(gap, self.soft + 0.006) * edge(u + 0.05, 0.1) * (u < 1.22)
 
-    def point(self, f: Finding) -> tuple[float, float]:
+    def point(self, f: DrawnFinding) -> tuple[float, float]:
         """Centre of a finding in body coordinates, inside the finding's lung."""
         a = self.a
         dome = float(diaphragm(0.17 * a.width, f.side, a, self.e, a.flat))

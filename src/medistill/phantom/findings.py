@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from medistill.nih import BOX_FRAME
-from medistill.phantom.anatomy import Anatomy, Exposure, Finding, generator
+from medistill.phantom.anatomy import Anatomy, DrawnFinding, Exposure, generator
 from medistill.phantom.film import Film, bump, cloud, develop, diaphragm, edge, respond
 
 FOCAL: tuple[str, ...] = (
@@ -26,7 +26,7 @@ much of a lobe; the others may change the heart, a pleural space or both lungs. 
 0.65 to 0.69, Edema 0.62 to 0.66, Pneumonia 0.54 to 0.61, the other three 0.42 to 0.56."""
 
 
-def _blob(film: Film, f: Finding, rx: float, ry: float, wobble: float, cells: int = 9) -> np.ndarray:
+def _blob(film: Film, f: DrawnFinding, rx: float, ry: float, wobble: float, cells: int = 9) -> np.ndarray:
     """Distance to a blob's rim in units of its radius (1 centre, 0 rim, negative outside), with an uneven outline."""
     cx, cy = film.point(f)
     rng = generator(f.seed)
@@ -38,12 +38,12 @@ def _blob(film: Film, f: Finding, rx: float, ry: float, wobble: float, cells: in
     return d + wobble * cloud(rng, cells, film.size) * bump(d - 0.1, 0.9)
 
 
-def _one_side(film: Film, f: Finding) -> np.ndarray:
+def _one_side(film: Film, f: DrawnFinding) -> np.ndarray:
     """Share of the finding's own lung in each pixel."""
     return film.lung * (film.side == f.side)
 
 
-def _atelectasis(film: Film, f: Finding) -> None:
+def _atelectasis(film: Film, f: DrawnFinding) -> None:
     """Plates of collapsed lung above the diaphragm: short dense bands, nearly level."""
     cx, cy = film.point(f)
     rng = generator(f.seed)
@@ -58,7 +58,7 @@ def _atelectasis(film: Film, f: Finding) -> None:
     film.fill(0.16 * f.density * bump(np.hypot(film.x - cx, (film.y - cy - 0.01) * 1.8), half * 1.1) * lung, 0.4)
 
 
-def _effusion(film: Film, f: Finding) -> None:
+def _effusion(film: Film, f: DrawnFinding) -> None:
     """Fluid at the bottom of one pleural space, its surface rising towards the chest wall."""
     dome = float(diaphragm(0.17 * film.a.width, f.side, film.a, film.e, film.a.flat))
     level = dome + 0.055 - 0.14 * f.size * math.sqrt(f.size)
@@ -69,7 +69,7 @@ def _effusion(film: Film, f: Finding) -> None:
     film.extra += 0.03 * f.density * fluid * film.lung
 
 
-def _infiltration(film: Film, f: Finding) -> None:
+def _infiltration(film: Film, f: DrawnFinding) -> None:
     """Ill-defined streaky haze."""
     shape = np.clip(_blob(film, f, 0.085 + 0.05 * f.size, 0.10 + 0.06 * f.size, 0.35), 0.0, 1.0)
     streaks = np.clip(0.35 + 0.5 * cloud(generator(f.seed, 1), 30, film.size), 0.0, 1.2)
@@ -77,7 +77,7 @@ def _infiltration(film: Film, f: Finding) -> None:
     film.fill(0.62 * f.density * haze, 0.5)
 
 
-def _round(film: Film, f: Finding, radius: float, contrast: float, wobble: float) -> None:
+def _round(film: Film, f: DrawnFinding, radius: float, contrast: float, wobble: float) -> None:
     """A round opacity of `radius`, in shares of the film's side."""
     d = _blob(film, f, radius, radius * (0.8 + 0.2 * f.size), wobble, 14)
     shape = edge(d * radius - 0.2 * film.soft, film.soft + 0.003) * np.sqrt(np.clip(d * 1.5 + 0.3, 0.3, 1.0))
@@ -85,24 +85,24 @@ def _round(film: Film, f: Finding, radius: float, contrast: float, wobble: float
     film.vessel = film.vessel * (1.0 - 0.6 * np.clip(shape, 0.0, 1.0) * _one_side(film, f))
 
 
-def _mass(film: Film, f: Finding) -> None:
+def _mass(film: Film, f: DrawnFinding) -> None:
     """A rounded, lobulated opacity of 3 cm and more."""
     _round(film, f, 0.042 + 0.028 * f.size, 0.17, 0.20)
 
 
-def _nodule(film: Film, f: Finding) -> None:
+def _nodule(film: Film, f: DrawnFinding) -> None:
     """A small round opacity."""
     _round(film, f, 0.017 + 0.013 * f.size, 0.19, 0.08)
 
 
-def _pneumonia(film: Film, f: Finding) -> None:
+def _pneumonia(film: Film, f: DrawnFinding) -> None:
     """Patches of filled air spaces with fuzzy edges, mostly in the lower zones."""
     shape = np.clip(_blob(film, f, 0.10 + 0.04 * f.size, 0.085 + 0.04 * f.size, 0.2), 0.0, 1.0)
     patches = np.clip(0.45 + 0.75 * cloud(generator(f.seed, 1), 15, film.size), 0.0, 1.0)
     film.fill(0.75 * f.density * np.minimum(1.0, 1.8 * shape) * patches * _one_side(film, f), 0.7)
 
 
-def _pneumothorax(film: Film, f: Finding) -> None:
+def _pneumothorax(film: Film, f: DrawnFinding) -> None:
     """Free air outside the upper lung: no vessels, and the lung's edge as a fine line."""
     y = film.y
     low = 0.26 + 0.3 * f.size
@@ -117,7 +117,7 @@ def _pneumothorax(film: Film, f: Finding) -> None:
     film.extra += 0.038 * f.density * bump(gap, film.soft + 0.004) * lung * edge(0.92 - t, 0.05)
 
 
-def _consolidation(film: Film, f: Finding) -> None:
+def _consolidation(film: Film, f: DrawnFinding) -> None:
     """Dense, even filling of a part of a lobe, ending straight at a fissure; air-filled bronchi shine through."""
     cx, cy = film.point(f)
     rng = generator(f.seed)
@@ -129,7 +129,7 @@ def _consolidation(film: Film, f: Finding) -> None:
     film.fill(0.66 * f.density * dense * (1.0 - 0.25 * tubes))
 
 
-def _edema(film: Film, f: Finding) -> None:
+def _edema(film: Film, f: DrawnFinding) -> None:
     """Bat-wing haze around both hila, in which the vessels drown."""
     r, y = film.r / film.a.width, film.y
     rng = generator(f.seed)
@@ -138,7 +138,7 @@ def _edema(film: Film, f: Finding) -> None:
     film.fill(0.35 * f.density * wing * grain * film.lung, 0.6)
 
 
-def _emphysema(film: Film, f: Finding) -> None:
+def _emphysema(film: Film, f: DrawnFinding) -> None:
     """Lucent upper zones with thin-walled bullae and pruned vessels; the diaphragm's flatness is in the geometry."""
     y = film.y
     zone = bump(np.clip(y - 0.26, 0.0, 1.0), 0.32) * film.lung
@@ -152,14 +152,14 @@ def _emphysema(film: Film, f: Finding) -> None:
         film.extra += (0.028 * f.density * bump(d, 0.006) - 0.012 * (d < 0)) * _one_side(film, g)
 
 
-def _fibrosis(film: Film, f: Finding) -> None:
+def _fibrosis(film: Film, f: DrawnFinding) -> None:
     """A fine net of scars under the pleura of one base."""
     shape = np.clip(_blob(film, f, 0.085 + 0.04 * f.size, 0.095 + 0.05 * f.size, 0.3), 0.0, 1.0)
     net = np.clip(1.0 - np.abs(cloud(generator(f.seed, 1), 44, film.size)) * 2.4, 0.0, 1.0)
     film.extra += 0.105 * f.density * np.minimum(1.0, 2.0 * shape) * (net - 0.10) * _one_side(film, f)
 
 
-def _thickening(film: Film, f: Finding) -> None:
+def _thickening(film: Film, f: DrawnFinding) -> None:
     """A band of thick pleura along the chest wall, or a cap on the apex."""
     rng = generator(f.seed)
     lung = _one_side(film, f)
@@ -170,7 +170,7 @@ def _thickening(film: Film, f: Finding) -> None:
     film.extra += 0.19 * f.density * edge(width - film.wall, film.soft + 0.003) * lung * (t > 0) * (t < 1)
 
 
-def _hernia(film: Film, f: Finding) -> None:
+def _hernia(film: Film, f: DrawnFinding) -> None:
     """Stomach above the diaphragm: a round shadow behind the heart with a level of air over fluid."""
     rng = generator(f.seed)
     radius = 0.050 + 0.030 * f.size
@@ -183,7 +183,7 @@ def _hernia(film: Film, f: Finding) -> None:
     film.extra += f.density * (0.045 * inside - 0.095 * air + 0.045 * bump(d, 0.007))
 
 
-_DRAW: dict[str, Callable[[Film, Finding], None]] = {
+_DRAW: dict[str, Callable[[Film, DrawnFinding], None]] = {
     "Emphysema": _emphysema,
     "Edema": _edema,
     "Infiltration": _infiltration,
@@ -200,12 +200,12 @@ _DRAW: dict[str, Callable[[Film, Finding], None]] = {
 }
 
 
-def _cardiomegaly(f: Finding) -> float:
+def _cardiomegaly(f: DrawnFinding) -> float:
     """Factor by which the finding enlarges the heart."""
     return 1.0 + (0.14 + 0.14 * f.size) * f.density
 
 
-def depict(film: Film, findings: Sequence[Finding]) -> np.ndarray:
+def depict(film: Film, findings: Sequence[DrawnFinding]) -> np.ndarray:
     """Attenuation with these findings, before the film's response, (size, size) float32."""
     by_label = {f.label: f for f in findings}
     heart = _cardiomegaly(by_label["Cardiomegaly"]) if "Cardiomegaly" in by_label else 1.0
@@ -217,7 +217,9 @@ def depict(film: Film, findings: Sequence[Finding]) -> np.ndarray:
     return film.attenuation()
 
 
-def render(anatomy: Anatomy, exposure: Exposure, findings: Sequence[Finding] = (), *, size: int = 128) -> np.ndarray:
+def render(
+    anatomy: Anatomy, exposure: Exposure, findings: Sequence[DrawnFinding] = (), *, size: int = 128
+) -> np.ndarray:
     """Draw one film.
 
     Args:
@@ -235,7 +237,7 @@ def render(anatomy: Anatomy, exposure: Exposure, findings: Sequence[Finding] = (
 
 
 def boxes(
-    anatomy: Anatomy, exposure: Exposure, findings: Sequence[Finding], *, size: int = 128
+    anatomy: Anatomy, exposure: Exposure, findings: Sequence[DrawnFinding], *, size: int = 128
 ) -> dict[str, tuple[float, float, float, float]]:
     """Return each finding's box: the tightest that holds nearly all of what the finding changes on the film.
 
@@ -252,7 +254,7 @@ def boxes(
     return boxes_on_film(Film(anatomy, exposure, size), findings)
 
 
-def boxes_on_film(film: Film, findings: Sequence[Finding]) -> dict[str, tuple[float, float, float, float]]:
+def boxes_on_film(film: Film, findings: Sequence[DrawnFinding]) -> dict[str, tuple[float, float, float, float]]:
     """As `boxes`, on a film whose geometry has been drawn."""
     size = film.size
     full = respond(depict(film, findings), film.e)

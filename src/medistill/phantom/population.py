@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medistill.nih import LABELS
-from medistill.phantom.anatomy import BLOCK, FINDING, IMAGE, PATIENT, Exposure, Finding, draw_exposure, generator
+from medistill.phantom.anatomy import BLOCK, FINDING, IMAGE, PATIENT, DrawnFinding, Exposure, draw_exposure, generator
 
 # Share of images by label. "nih" is what Data_Entry_2017_v2020.csv has.
 PREVALENCE: dict[str, dict[str, float]] = {
@@ -121,7 +121,7 @@ def draw_rows(images: int, seed: int, prevalence: str) -> list[Row]:
     return rows[:images]
 
 
-def finding_on_image(f: Finding, number: int, seed: int, patient: int) -> Finding:
+def finding_on_image(f: DrawnFinding, number: int, seed: int, patient: int) -> DrawnFinding:
     """Return the same finding on the patient's image `number`: a little larger or smaller, denser or fainter."""
     rng = generator(seed, FINDING, patient, LABELS.index(f.label), 1 + number)
     size = float(np.clip(f.size + rng.normal(0, 0.12), 0, 1))

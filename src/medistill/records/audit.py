@@ -7,7 +7,7 @@ from pydantic import JsonValue
 from medistill.records.base import Content, JsonObject, Record
 
 
-class Finding(Content):
+class AuditFinding(Content):
     """Something that is odd or wrong in a data set.
 
     Attributes:
@@ -53,7 +53,7 @@ class Audit(Record):
         shortcuts: what `probe_shortcuts` measured, one entry per label and cue.
     """
 
-    findings: list[Finding]
+    findings: list[AuditFinding]
     near_duplicates: list[Pair]
     shortcuts: list[JsonObject]
 

@@ -10,6 +10,7 @@ from medistill.files import atomic
 from medistill.records.base import Content, Plain
 from medistill.records.estimate import Estimate
 from medistill.records.figures import Figures, Measures, WithFigures
+from medistill.records.models import Role
 
 
 class ModelNumbers(Content):
@@ -81,14 +82,14 @@ class Evaluation(Plain):
 
     Attributes:
         model: its name.
-        role: `teacher` or `student`.
+        role: of the model in the run.
         seed: of the bootstrap.
         study: how the images of a study became one; None where each image counts for itself.
         val, test: the figures on that split.
     """
 
     model: str
-    role: str
+    role: Role
     seed: int
     study: str | None = None
     val: SplitFigures

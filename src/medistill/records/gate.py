@@ -34,6 +34,7 @@ class CandidateFacts(Content):
         model: name of its folder, `<student>-<recipe>-<seed>`.
         student, recipe, seed: its place in the matrix.
         arch, initialisation: for the reader; no rule looks at them.
+        dataset_fingerprint: of the data it was trained and measured on.
         params: number of parameters.
         macs: multiply-accumulates of one image at the model's input size.
         onnx_mb: size of `model.onnx` in megabytes (10^6 bytes); None where it was not exported.
@@ -49,6 +50,7 @@ class CandidateFacts(Content):
     seed: int
     arch: str
     initialisation: str
+    dataset_fingerprint: str
     params: int
     macs: int
     onnx_mb: float | None
@@ -110,7 +112,6 @@ class JudgedRelease(Judged):
 
     onnx_sha256: str | None
     val_macro_auroc: float | None
-    dataset_fingerprint: str
     version: str | None
 
 

@@ -9,6 +9,9 @@ from medistill.records.base import Content, JsonObject, KnownTask, Plain, Record
 Fit = Literal["pad", "squash", "crop"]
 """How a frame was made square."""
 
+Role = Literal["teacher", "baseline", "distilled"]
+"""Of a model in its run: assistants are teachers, and a student without teachers is a baseline."""
+
 LOGIT_PREFIX = "logit:"
 """Of the columns of predictions.parquet, one per label; before them `PREDICTION_COLUMNS`."""
 
@@ -41,7 +44,7 @@ class ModelRecord(Record):
         model_sha256: of its weights.
     """
 
-    role: Literal["teacher", "student"]
+    role: Role
     name: str
     student: str | None = None
     recipe: str | None = None

@@ -10,7 +10,7 @@ from medistill.records.estimate import Estimate
 from medistill.records.evaluation import Comparison, Evaluation, ModelNumbers
 from medistill.records.explain import ModelMaps
 from medistill.records.export import Latency
-from medistill.records.models import ModelRecord
+from medistill.records.models import ModelRecord, Role
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,9 @@ class Model:
         return self.record.teachers
 
     @property
-    def role(self) -> str:
-        """`teacher`, `baseline` or `distilled`."""
-        if self.record.role == "teacher":
-            return "teacher"
-        return "distilled" if self.teachers else "baseline"
+    def role(self) -> Role:
+        """Its role in the run."""
+        return self.record.role
 
     @property
     def family(self) -> str:

@@ -16,6 +16,7 @@ from medistill.explain.selection import Finding
 from medistill.metrics.eligibility import MIN_GROUPS
 from medistill.metrics.intervals import CONFIDENCE
 from medistill.records.explain import ModelMaps
+from medistill.records.models import Role
 from medistill.report.html import render_page
 from medistill.task import Task
 
@@ -89,7 +90,7 @@ def render(
     dataset: str,
     task: Task,
     labels: list[str],
-    roles: Mapping[str, str],
+    roles: Mapping[str, Role],
     metrics: Mapping[str, ModelMaps],
     rows: list[Row],
 ) -> str:
@@ -99,7 +100,7 @@ def render(
         dataset: the data set's name.
         task: of the data set.
         labels: its labels, in order.
-        roles: role of each model (`teacher`, `baseline`, `student`), in the order of the page.
+        roles: role of each model (`teacher`, `baseline`, `distilled`), in the order of the page.
         metrics: content of metrics.json, by model.
         rows: the images, present findings first.
     """

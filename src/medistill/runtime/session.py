@@ -9,7 +9,7 @@ import onnxruntime
 from medistill.errors import UserError
 from medistill.runtime.bundle import INPUT, OUTPUT
 from medistill.runtime.onnx_file import has_external_data
-from medistill.text import counted, shortened
+from medistill.text import pluralise, shortened
 
 FATAL = 4
 """Severity of ONNX Runtime's log: errors become exceptions, and names from the file are not printed unescaped."""
@@ -130,7 +130,7 @@ def _run(session: Session, frames: np.ndarray) -> np.ndarray:
     if not isinstance(logits, np.ndarray) or logits.ndim != 2 or len(logits) != len(frames):
         shape = list(logits.shape) if isinstance(logits, np.ndarray) else "no array"
         raise UserError(
-            f"{session.name}: its {OUTPUT} of {counted(len(frames), 'image')} are {shape}, not a row for each image;"
+            f"{session.name}: its {OUTPUT} of {pluralise(len(frames), 'image')} are {shape}, not a row for each image;"
             " export it again"
         )
     return logits

@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import timm
 import torch
@@ -16,6 +15,7 @@ from medistill.data.dataset import Dataset
 from medistill.distillation.settings import Recipe, Teach
 from medistill.files import sha256
 from medistill.models.settings import Network
+from medistill.records.models import Role
 from medistill.training.settings import Training
 
 ROOMS_THAT_DECIDE_A_TRAINING = (
@@ -28,8 +28,6 @@ dvc.yaml names the same ones for the stages that train, and for those that let t
 """
 
 PACKAGE = Path(medistill.__file__).parent
-
-Role = Literal["teacher", "student"]
 
 OWN_VIEWS = 1_000_003
 """Added to a teacher's seed for its views, apart from any `teach.view_seed`: no teacher trains on the views that it
@@ -57,7 +55,6 @@ class TrainingSpec:
 
     Attributes:
         name: of the model.
-        role: whether it will teach or is a student, a baseline too.
         network: the network to train, and its initial weights.
         training: settings of the training, the network's own keys included.
         augmentation: ranges of the views.
@@ -67,10 +64,10 @@ class TrainingSpec:
         views: epoch e shows view e mod `views`; None: a new view each epoch.
         student: key of the network in params.yaml, where it is a student of a run.
         recipe_name: key of the recipe in params.yaml, likewise.
+        teaches: whether it will teach students.
     """
 
     name: str
-    role: Role = "student"
     network: Network
     training: Training
     augmentation: Augmentation
@@ -80,13 +77,21 @@ class TrainingSpec:
     views: int | None = None
     student: str | None = None
     recipe_name: str | None = None
+    teaches: bool = False
+
+    @property
+    def role(self) -> Role:
+        """Of the model in its run: without teachers a student is a baseline."""
+        if self.teaches:
+            return "teacher"
+        return "distilled" if self.recipe.teachers else "baseline"
 
     def with_views(self, teach: Teach) -> "TrainingSpec":
         """The same training in the views that its recipe asks for: those that teachers answer by `teach`, or new ones.
 
         A teacher that learns only from labels has other views than those that it will answer.
         """
-        own = self.role == "teacher" and not self.recipe.teachers
+        own = self.teaches and not self.recipe.teachers
         return replace(
             self,
             view_seed=self.seed + OWN_VIEWS if own else teach.view_seed,

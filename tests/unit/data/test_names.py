@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from medistill.audit.command import Request, check, describe
+from medistill.audit.command import Request, check, report_text
 from medistill.data.adapters import read_source
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
@@ -161,7 +161,7 @@ def test_check_says_nothing_that_is_obeyed_and_programs_get_names_as_they_are(ho
     names = [f"0{OBEYED}.png", f"2{OBEYED}.png", f"gone{OBEYED}.png"]
     pd.DataFrame({"path": names, "group_id": "g"}).to_csv(splits / "groups.csv", index=False)
     report = check(Request(hostile, "csv", tmp_path / "cache", options=OPTIONS, splits=splits))
-    for text in (describe(report), to_json(report.to_json())):
+    for text in (report_text(report), to_json(report.to_json())):
         assert text.replace("\n", "").isprintable()
-    assert f"gone{SHOWN}.png" in describe(report)
+    assert f"gone{SHOWN}.png" in report_text(report)
     assert any(f"gone{OBEYED}.png" in note for note in json.loads(to_json(report.to_json()))["notes"])

@@ -13,8 +13,8 @@ from medistill.distillation.frozen import import_teacher
 from medistill.distillation.settings import Teacher
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
-from medistill.models.weights import save_model
 from medistill.training.validation import predict
+from tests.filled import save_weights
 from tests.seal import seal
 
 
@@ -29,7 +29,7 @@ def weights(tiny_dataset, tmp_path):
     labels = ["Else", tiny_dataset.labels[1]]
     model = create_classifier(teacher(tmp_path).model_copy(update={"weights": None}), labels=labels)
     (tmp_path / "w").mkdir()
-    save_model(tmp_path / "w", model, {"labels": labels, "input_size": 16, "image_size": 64, "mean": [0.1, 0.2, 0.3]})
+    save_weights(tmp_path / "w", model, {"labels": labels, "input_size": 16, "image_size": 64, "mean": [0.1, 0.2, 0.3]})
     model.config["input_size"] = 16
     model.mean.copy_(torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1))
     return tmp_path / "w", labels, model

@@ -32,7 +32,7 @@ def measured(monkeypatch) -> dict[str, dict[str, Measured]]:
 def test_a_new_figure_is_described_compared_and_counted(measured):
     small = measured["val"]["small"]
     above = share(small.answers)[0]
-    found = describe_all(measured, {"small": "student", "teacher": "teacher"}, Evaluate(resamples=100))
+    found = describe_all(measured, {"small": "distilled", "teacher": "teacher"}, Evaluate(resamples=100))
     assert found["small"].val.figure("macro_share").estimate == pytest.approx(above.mean(), abs=1e-12)
     per_label = found["small"].test.per_label
     assert [per_label[label].figure("share").estimate for label in "ab"] == above.tolist()

@@ -16,9 +16,9 @@ from medistill.models.build import create_classifier
 from medistill.models.classifier import Classifier, map_size
 from medistill.models.costs import count_macs, count_params
 from medistill.models.settings import Network
-from medistill.models.weights import load_model, save_model
+from medistill.models.weights import load_model
 from medistill.records.models import TrainingMetrics
-from tests.filled import dataset_info, model_record
+from tests.filled import dataset_info, save_filled
 from tests.seal import digests, seal
 
 LABELS = ["Effusion", "Nodule", "Épanchement | <b>"]
@@ -67,8 +67,7 @@ def save_network(dataset):
         train = torch.from_numpy(dataset.images(dataset.split("train")))
         enliven(model, torch.nn.functional.interpolate(train / 255, size=(size, size)))
         config = {
-            **model.config,
-            **{"name": folder.name, "role": "student", "task": "multilabel", "fit": "pad"},
+            **{"name": folder.name, "role": "distilled", "task": "multilabel", "fit": "pad"},
             **{"image_size": size, "channels": 1},
             **{"params": count_params(model), "macs": count_macs(model, size), "map_size": map_size(model, size)},
             **{"student": arch, "recipe": "kd", "seed": 0, "teachers": ["densenet"], "combine": "mean"},
@@ -81,7 +80,7 @@ def save_network(dataset):
         TrainingMetrics(**costs, **measured).write(ModelFolder(folder).metrics)
         logits = {f"logit:{label}": np.float32(np.arange(24)) for label in LABELS}
         dataset.manifest[["image_id", "split"]].assign(**logits).to_parquet(ModelFolder(folder).predictions)
-        save_model(folder, model, model_record(**config).to_json())
+        save_filled(folder, model, **config)
         return folder
 
     return save

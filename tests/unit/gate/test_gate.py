@@ -35,6 +35,7 @@ GOOD = CandidateFacts(
     seed=0,
     arch="eeea_net_c2",
     initialisation="random",
+    dataset_fingerprint="data",
     params=4_732_838,
     macs=290_000_000,
     onnx_mb=19.0,

@@ -11,7 +11,8 @@ from medistill.errors import UserError
 from medistill.models.build import create_classifier, start_at_prevalence
 from medistill.models.classifier import Classifier, map_size
 from medistill.models.settings import Network
-from medistill.models.weights import load_model, save_model
+from medistill.models.weights import load_model
+from tests.filled import save_filled
 
 # Heads: linear; linear behind a hidden layer; a 1x1 convolution; a batch norm and a linear layer, twice, averaged.
 HEADS = ["resnet10t", "eeea_net_c2", "dla46_c", "repvit_m0_9"]
@@ -134,7 +135,7 @@ def test_networks_for_one_size_are_built_for_the_data_sets_and_come_back(tmp_pat
     model = create_classifier(Network(arch=arch), labels=["a"], image_size=size).eval()
     assert model.config["args"] == {"img_size": size}
     assert map_size(model, size) == [size // 32, size // 32]
-    save_model(tmp_path, model, model.config)
+    save_filled(tmp_path, model)
     images = torch.rand(1, 1, size, size)
     with torch.inference_mode():
         assert torch.equal(load_model(tmp_path)(images), model(images))

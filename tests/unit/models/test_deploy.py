@@ -127,7 +127,7 @@ def student(arch, dataset, folder) -> Classifier:
     model = like_trained(arch)
     model.config["labels"] = dataset.labels
     model.backbone.reset_classifier(len(dataset.labels))
-    facts = {"name": "student", "role": "student", "fingerprint": "f00d", "network": {}}
+    facts = {"name": "student", "role": "baseline", "fingerprint": "f00d", "network": {}}
     write_outputs(folder, model.eval(), dataset, None, facts, batch_size=16)
     return model
 

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medistill.cli import app
-from medistill.models.systems import NETWORKS, describe, measure
+from medistill.models.systems import NETWORKS, measure, models_table
 
 # Parameters with 14 labels, multiply-accumulates in G at 224 px: from the networks' papers and repositories; VGG's
 # parameters from its 1,000 classes less 986 rows of 4,096 weights and a bias.
@@ -85,7 +85,7 @@ def test_costs_follow_the_size_of_the_images(listed):
 
 
 def test_the_table_says_what_the_json_says(listed):
-    lines = describe(listed).splitlines()
+    lines = models_table(listed).splitlines()
     assert len(lines) == 1 + len(listed)
     for line, entry in zip(lines[1:], listed, strict=True):
         cells = [cell.strip() for cell in line.split("  ") if cell.strip()]

@@ -12,13 +12,14 @@ from medistill.distillation.settings import Teacher
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
 from medistill.models.settings import Network
-from medistill.models.weights import load_model, load_weights, save_model
+from medistill.models.weights import load_model, load_weights
+from tests.filled import save_filled
 
 
 def test_saved_models_come_back(tmp_path):
     torch.manual_seed(0)
     model = create_classifier(Network(arch="eeea_net_c2"), labels=["a", "b", "c"]).eval()
-    save_model(tmp_path, model, model.config)
+    save_filled(tmp_path, model)
     images = torch.rand(1, 1, 32, 32)
     with torch.inference_mode():
         assert torch.equal(load_model(tmp_path)(images), model(images))
@@ -66,7 +67,7 @@ def test_own_weights(tmp_path):
 def test_weights_of_other_labels_are_refused(tmp_path, theirs, message):
     file = tmp_path / "model.safetensors"
     model = create_classifier(Network(arch="test_resnet"), labels=theirs)
-    save_model(tmp_path, model, model.config)
+    save_filled(tmp_path, model)
     with pytest.raises(UserError) as refusal:
         create_classifier(Network(arch="test_resnet", weights=file), labels=["a", "b", "c"])
     (line,) = str(refusal.value).splitlines()

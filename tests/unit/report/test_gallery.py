@@ -49,7 +49,7 @@ def row(*, present=True, heat=None, pixels=None, hit=True) -> Row:
 def page(rows, task=Task.MULTILABEL, **changes) -> str:
     lead = {"pointing_game": {"estimate": -0.125, "lower": -0.25, "upper": 0.0625}, "energy": None}
     against = {"agreement_teacher": {"teacher&1": agreed()}, "difference_teacher": {"teacher&1": lead}}
-    roles = {"teacher&1": "teacher", "a-kd-0": "student"}
+    roles = {"teacher&1": "teacher", "a-kd-0": "distilled"}
     metrics = {"teacher&1": entry(**changes), "a-kd-0": entry(**against, **changes)}
     return render(EVIL, task, [EVIL], roles, metrics, rows)
 

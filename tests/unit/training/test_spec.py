@@ -30,7 +30,7 @@ def test_all_that_decides_a_training_is_in_its_fingerprint(spec, tiny_dataset, t
     live, unlabelled = (Recipe().model_copy(update=u) for u in ({"views": "live"}, {"unlabelled": True}))
     others = [
         replace(spec, name="b"),
-        replace(spec, role="teacher"),
+        replace(spec, teaches=True),
         replace(spec, network=Network(arch="test_vit")),
         replace(spec, network=Network(arch="test_resnet", weights=tmp_path / "w.safetensors")),
         replace(spec, training=spec.training.model_copy(update={"ema": 0.5})),
@@ -78,12 +78,12 @@ def test_students_see_what_teachers_answer_and_teachers_see_other_views(spec):
     kd = Recipe(teachers=["t"], terms=[{"loss": "sigmoid_kd"}])
     live = kd.model_copy(update={"views": "live"})
 
-    def seen(role, recipe):
-        shown = replace(spec, role=role, recipe=recipe, seed=2).with_views(asked)
+    def seen(recipe, teaches=False):
+        shown = replace(spec, teaches=teaches, recipe=recipe, seed=2).with_views(asked)
         return shown.view_seed, shown.views
 
-    assert seen("student", Recipe()) == (7, 3)
-    assert seen("student", Recipe(views="fresh")) == (7, None)
-    assert seen("student", kd) == seen("teacher", kd) == (7, 3)  # an assistant is taught as a student is
-    assert seen("student", live) == (7, None)
-    assert seen("teacher", Recipe(views="fresh")) == (2 + OWN_VIEWS, None)
+    assert seen(Recipe()) == (7, 3)
+    assert seen(Recipe(views="fresh")) == (7, None)
+    assert seen(kd) == seen(kd, teaches=True) == (7, 3)  # an assistant is taught as a student is
+    assert seen(live) == (7, None)
+    assert seen(Recipe(views="fresh"), teaches=True) == (2 + OWN_VIEWS, None)

@@ -64,7 +64,7 @@ from medistill.errors import UserError
 from medistill.records.data import LABEL_PREFIX
 from medistill.settings import Settings
 from medistill.task import Task
-from medistill.text import counted
+from medistill.text import pluralise
 
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 DETAILS = ("patient", "group", "study", "view", "sex", "age", "source", "split")
@@ -360,7 +360,7 @@ def _merge_rows(
     kept = alone | ~merged.drop(columns="line").duplicated()
     notes = verdict.notes if options.readers else []
     if not kept.all():
-        notes = [f"{len(table):,} rows of {file.name} describe {counted(len(verdict.values), 'image')}", *notes]
+        notes = [f"{len(table):,} rows of {file.name} describe {pluralise(len(verdict.values), 'image')}", *notes]
     return merged[kept], unclear[kept].astype(object), notes
 
 

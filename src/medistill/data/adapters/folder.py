@@ -34,7 +34,7 @@ from medistill.data.reading.source import Source, collect_labels, one_hot, split
 from medistill.errors import UserError
 from medistill.settings import Settings
 from medistill.task import Task
-from medistill.text import counted
+from medistill.text import pluralise
 
 
 class Options(Settings):
@@ -160,7 +160,7 @@ def _choose_masks(
         elif mask.kind in asked:
             orphans.append(files.usable[key])
     several = sum(len(paths) > 1 for paths in found.values())
-    notes = [f"{counted(several, 'image')} with several masks, and so with none: one each is read"] if several else []
+    notes = [f"{pluralise(several, 'image')} with several masks, and so with none: one each is read"] if several else []
     unwanted = {
         f"masks, by the name {kind!r}; where they show the finding, data.options.masks: {kind!r} reads them": count
         for kind, count in kinds.items()

@@ -11,7 +11,7 @@ from medistill.data.reading.source import no_boxes
 from medistill.errors import UserError
 from medistill.records.data import LABEL_PREFIX
 from medistill.settings import Settings
-from medistill.text import counted
+from medistill.text import pluralise
 
 CORNER_AND_SIZE = ("x", "y", "w", "h")
 TWO_CORNERS = ("x_min", "y_min", "x_max", "y_max")
@@ -177,6 +177,6 @@ def upheld(boxes: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[
     number = pd.Index(columns).get_indexer(pd.Index(LABEL_PREFIX + boxes["label"]))
     holds = rows[columns].to_numpy()[place, number] == 1
     left = int((~holds).sum())
-    notes = [f"{counted(left, 'box')} of labels that are not 1 for the image: left out"] if left else []
+    notes = [f"{pluralise(left, 'box')} of labels that are not 1 for the image: left out"] if left else []
     empty = no_boxes()
     return boxes.loc[holds, list(empty.columns)].astype(empty.dtypes).drop_duplicates(ignore_index=True), notes

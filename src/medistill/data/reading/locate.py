@@ -11,7 +11,7 @@ from medistill.data.reading.folders import Files, compose, is_image_name
 from medistill.data.reading.source import split_of
 from medistill.data.reading.tables import identifiers
 from medistill.errors import UserError
-from medistill.text import counted
+from medistill.text import pluralise
 
 _ABSOLUTE = r"/|[A-Za-z]:/"
 
@@ -124,7 +124,7 @@ def locate(raw: pd.DataFrame, file: Path, column: str, files: Files, folder: str
     if not joined:
         return cells.map(key_of), []
     cell, key = next(iter(joined.items()))
-    count = counted(int(cells.isin(joined.keys()).sum()), "cell")
+    count = pluralise(int(cells.isin(joined.keys()).sum()), "cell")
     note = f"{count} of column {column!r} with a path of another machine, found by its end: {cell!r} is {key}"
     return cells.map(key_of | joined), [note]
 

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from medistill.text import counted
+from medistill.text import pluralise
 
 Vote = Literal["majority", "mean", "any", "all"]
 """How answers of several readers become one label. A reader who leaves a label blank does not vote; without any vote it
@@ -50,13 +50,15 @@ def vote(values: pd.DataFrame, images: pd.Series, readers: pd.Series, how: Vote)
     each = answers.groupby(level="image").size()
     divided = int(((ones > 0) & (ones < given)).any(axis=1).sum())
     notes = [
-        f"{counted(len(answers), 'answer')} of readers about {counted(len(each), 'image')}, vote: {how}; they disagree"
-        f" about a label of {counted(divided, 'image')}"
+        f"{pluralise(len(answers), 'answer')} of readers about {pluralise(len(each), 'image')}, vote: {how}; they"
+        f" disagree about a label of {pluralise(divided, 'image')}"
     ]
     if how == "majority" and tied.any(axis=None):
         count = int(tied.any(axis=1).sum())
-        notes.append(f"{counted(count, 'image')} with a label that as many readers affirm as deny: it is unknown there")
+        notes.append(
+            f"{pluralise(count, 'image')} with a label that as many readers affirm as deny: it is unknown there"
+        )
     if each.min() < each.max():
         fewer = int((each < each.max()).sum())
-        notes.append(f"{counted(fewer, 'image')} with fewer than {each.max()} readers, down to {each.min()}")
+        notes.append(f"{pluralise(fewer, 'image')} with fewer than {each.max()} readers, down to {each.min()}")
     return Verdict(voted, notes)

@@ -22,7 +22,7 @@ import pandas as pd
 from medistill.data.reading.folders import Files, compose, is_image_name, suggest_root
 from medistill.errors import UserError
 from medistill.kinds import HEAD, describe_kind, describe_picture
-from medistill.text import counted, printable
+from medistill.text import pluralise, printable
 
 _DELIMITERS = ",;\t|"
 _MORE_THAN_HEADER = "the header names no more; put a cell with the delimiter in it between quotes, or name each column"
@@ -322,7 +322,7 @@ def ages(cells: pd.Series, column: str) -> tuple[pd.Series, list[str]]:
     strange = cells[found.isna() & (cells.fillna("") != "")]
     if strange.empty:
         return found, []
-    return found, [f"{counted(len(strange), 'cell')} in column {column!r} without an age: {strange.iloc[0]!r}"]
+    return found, [f"{pluralise(len(strange), 'cell')} in column {column!r} without an age: {strange.iloc[0]!r}"]
 
 
 @dataclass(frozen=True)

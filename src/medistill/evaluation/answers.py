@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +11,11 @@ from numpy.typing import NDArray
 from medistill.metrics.bootstrap import draw
 from medistill.metrics.classification import measure_accuracy, metrics_at_half
 from medistill.metrics.eligibility import fewer_groups, ineligibility
-from medistill.metrics.intervals import FloatArray
+from medistill.metrics.intervals import Codes, FloatArray, Numbers
 from medistill.metrics.ranking import measure_ranking
 from medistill.task import Task
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,9 @@ class Split:
     """
 
     labels: list[str]
-    targets: NDArray
-    groups: NDArray
-    counts: NDArray
+    targets: NDArray[np.floating]
+    groups: Codes
+    counts: Codes
     skipped: dict[str, str]
     rests_on: list[int]
     task: Task
@@ -41,8 +44,8 @@ class Split:
     def of(
         cls,
         labels: list[str],
-        targets: NDArray,
-        group_ids: NDArray,
+        targets: NDArray[np.floating],
+        group_ids: NDArray[np.generic],
         resamples: int,
         seed: int,
         task: Task = Task.MULTILABEL,
@@ -77,7 +80,8 @@ class Split:
     @property
     def resamples(self) -> int:
         """R."""
-        return self.counts.shape[1] - 1
+        drawn: int = self.counts.shape[1]  # the data themselves come first
+        return drawn - 1
 
 
 @dataclass(frozen=True)
@@ -92,12 +96,12 @@ class Answers:
     """
 
     split: Split
-    logits: NDArray
-    probabilities: NDArray
+    logits: NDArray[np.floating]
+    probabilities: FloatArray
     on_label: Callable[[], object] | None = None
 
     @property
-    def scores(self) -> NDArray:
+    def scores(self) -> NDArray[np.floating]:
         """(N, L), the scores that rank the images: the logits of multilabel data, the softmax of classes."""
         return self.probabilities if self.split.task.exclusive else self.logits
 
@@ -120,7 +124,7 @@ class Answers:
         """Accuracy, F1 and weighted F1 of each label at a probability of one half, (3, L)."""
         return np.stack(self.by_label(metrics_at_half), axis=1) if self.split.labels else np.empty((3, 0))
 
-    def by_label(self, measure: Callable[[NDArray, NDArray], object]) -> list[object]:
+    def by_label(self, measure: Callable[[Numbers, Numbers], Value]) -> list[Value]:
         """A figure of targets (N,) and probabilities (N,) for each label; all unknown where the model has no answer."""
         return [
             measure(np.where(np.isnan(probability), np.nan, targets), np.nan_to_num(probability))

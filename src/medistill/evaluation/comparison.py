@@ -34,7 +34,7 @@ class Measured:
     def of(
         cls,
         split: Split,
-        logits: NDArray,
+        logits: NDArray[np.floating],
         calibration: Calibration | None = None,
         on_label: Callable[[], object] | None = None,
     ) -> "Measured":

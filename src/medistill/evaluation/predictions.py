@@ -73,7 +73,8 @@ def align(table: pd.DataFrame, split: str, image_ids: pd.Series, path: Path, mod
                 f"{path}: model {model} {what} {len(ids)} {split} images of data/processed/manifest.parquet, "
                 f"first {ids[0]}; train it again on this data set"
             )
-    return rows.loc[expected].to_numpy()
+    logits: NDArray[np.float32] = rows.loc[expected].to_numpy()
+    return logits
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,9 @@ class Studies:
         if rows["study_id"].isna().all():
             raise UserError("evaluate.study: no image of data/processed has a study id; set it to none")
         named = rows["patient_id"].fillna("") + "\t" + rows["study_id"]
-        of_image, names = pd.factorize(named.fillna("\t\t" + rows["image_id"]))
+        of_image, found = pd.factorize(named.fillna("\t\t" + rows["image_id"]))
         several = rows.groupby(of_image)["group_id"].nunique() > 1
-        names = [name.strip("\t").replace("\t", ", ") for name in names]
+        names = [name.strip("\t").replace("\t", ", ") for name in found]
         if several.any():
             raise UserError(
                 f"evaluate.study: study {names[several.argmax()]} has images of several groups, and groups are what is"
@@ -111,7 +112,7 @@ class Studies:
         _, first = np.unique(of_image, return_index=True)
         return cls(names, of_image, first)
 
-    def targets(self, targets: NDArray) -> NDArray:
+    def targets(self, targets: NDArray[np.floating]) -> NDArray[np.floating]:
         """Labels of each study, (M, L), from those of its images, (N, L).
 
         Raises:
@@ -126,7 +127,7 @@ class Studies:
             )
         return own
 
-    def combine(self, logits: NDArray, how: str, task: Task) -> NDArray:
+    def combine(self, logits: NDArray[np.floating], how: str, task: Task) -> NDArray[np.floating]:
         """Logits of each study, (M, L), whose probability is the highest or the mean of those of its images.
 
         Args:
@@ -152,7 +153,7 @@ class Studies:
         alone = np.bincount(self.of_image)[:, None] == 1
         return np.where(alone, logits[self.first], combined).astype(logits.dtype)
 
-    def _log_sum(self, logs: NDArray) -> NDArray:
+    def _log_sum(self, logs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Log-sum-exp over the images of each study: (N, L) to (M, L)."""
         highest = np.full((len(self.first), logs.shape[1]), -np.inf)
         np.maximum.at(highest, self.of_image, logs)

@@ -11,10 +11,11 @@ def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[n
     """Cosine similarity of maps (N, S, S) with maps (N, S, S), one by one: float64 (N,), NaN where one is all zero."""
     a, b = (maps.reshape(len(maps), -1).astype(np.float64) for maps in (first, second))
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.divide((a * b).sum(axis=1), norms, out=np.full(len(a), np.nan), where=norms > 0)
+    cosines: NDArray[np.float64] = np.divide((a * b).sum(axis=1), norms, out=np.full(len(a), np.nan), where=norms > 0)
+    return cosines
 
 
-def agreement(student: NDArray[np.float32], teacher: NDArray[np.float32], groups: NDArray) -> Agreement:
+def agreement(student: NDArray[np.float32], teacher: NDArray[np.float32], groups: NDArray[np.generic]) -> Agreement:
     """Mean cosine similarity of a student's and a teacher's unnormalised maps (N, S, S) of the same findings.
 
     Returns:

@@ -126,7 +126,7 @@ def boxed_findings(dataset: Dataset, max_images: int) -> list[Finding]:
     boxes = boxes.merge(rows, on="image_id")
     boxes = boxes[boxes["image_id"].isin(_by_hash(boxes["image_id"].unique())[:max_images])]
     findings = [
-        Finding(image_id, label, rows["group_id"].iloc[0], rows["split"].iloc[0], tuple(_boxes(rows)))
+        Finding(str(image_id), str(label), rows["group_id"].iloc[0], rows["split"].iloc[0], tuple(_boxes(rows)))
         for (image_id, label), rows in boxes.groupby(["image_id", "label"])
     ]
     return sorted(findings, key=lambda f: (f.image_id, dataset.labels.index(f.label)))
@@ -137,9 +137,11 @@ def positive_findings(dataset: Dataset, max_images: int) -> list[Finding]:
     rows, targets = _test_rows(dataset)
     chosen = set(_by_hash(rows["image_id"][(targets == 1).any(axis=1)])[:max_images])
     return [
-        Finding(row.image_id, dataset.labels[k], row.group_id, row.split)
-        for row, target in zip(rows.itertuples(), targets, strict=True)
-        if row.image_id in chosen
+        Finding(image_id, dataset.labels[k], group_id, split)
+        for image_id, group_id, split, target in zip(
+            rows["image_id"], rows["group_id"], rows["split"], targets, strict=True
+        )
+        if image_id in chosen
         for k in np.flatnonzero(target == 1)
     ]
 

@@ -22,7 +22,8 @@ def bump(distance: np.ndarray, width: float) -> np.ndarray:
 
 def _to_middle(phase: np.ndarray) -> np.ndarray:
     """Distance to the middle of the period, 0 to 0.5: draws repeated structures (ribs, vertebrae) in one step."""
-    return np.abs(phase - np.floor(phase) - 0.5)
+    distance: np.ndarray = np.abs(phase - np.floor(phase) - 0.5)
+    return distance
 
 
 def cloud(rng: np.random.Generator, cells: int, size: int) -> np.ndarray:
@@ -53,20 +54,23 @@ def _lateral(y: np.ndarray | float, a: Anatomy) -> np.ndarray:
     """Distance of the chest wall's inner side from the midline at height `y`."""
     t = np.clip((np.asarray(y, dtype=np.float32) - a.apex) / 0.75, 0.0, 1.0)
     u = 1.0 - t
-    return a.width * 0.345 * np.sqrt(np.clip(1.0 - u * u * np.sqrt(u), 0.0, 1.0))
+    distance: np.ndarray = a.width * 0.345 * np.sqrt(np.clip(1.0 - u * u * np.sqrt(u), 0.0, 1.0))
+    return distance
 
 
 def _medial(y: np.ndarray | float, a: Anatomy) -> np.ndarray:
     """Distance of the lung's inner border from the midline at height `y`."""
     t = np.clip(np.asarray(y, dtype=np.float32) - a.apex, 0.0, 1.0)
-    return a.width * (0.042 + 0.05 * np.exp(-t * 14.0))
+    distance: np.ndarray = a.width * (0.042 + 0.05 * np.exp(-t * 14.0))
+    return distance
 
 
 def diaphragm(r: np.ndarray | float, side: np.ndarray | float, a: Anatomy, e: Exposure, flat: float) -> np.ndarray:
     """Height of the diaphragm at distance `r` from the midline; `flat` (0 to 1) is emphysema's."""
     q = (np.asarray(r, dtype=np.float32) / a.width - 0.15) / 0.19
     top = a.base - e.breath + np.where(np.asarray(side) > 0, 0.025, 0.0) + 0.04 * flat
-    return top + a.sulcus * (1.0 - 0.5 * flat) * q * q * np.where(q > 0, 1.0, 0.55)
+    height: np.ndarray = top + a.sulcus * (1.0 - 0.5 * flat) * q * q * np.where(q > 0, 1.0, 0.55)
+    return height
 
 
 @lru_cache(maxsize=8)
@@ -74,10 +78,10 @@ def _vessel_tree(seed: int) -> np.ndarray:
     """Branches of both lungs' vessels: (n, 6) of x0, y0, x1, y1, half-width and grey level 0 to 255, float64."""
     rng = generator(seed, 17)
     start = []
-    for side in (-1, 1):
+    for lung in (-1, 1):
         for angle in (-1.25, -0.9, -0.45, -0.1, 0.3, 0.65, 0.95, 1.2, 1.45):
-            y = 0.43 + 0.012 * (side < 0) + 0.035 * angle
-            start.append((side * 0.07, y, angle + rng.normal(0, 0.14), rng.uniform(0.0045, 0.0085), side))
+            high = 0.43 + 0.012 * (lung < 0) + 0.035 * angle
+            start.append((lung * 0.07, high, angle + rng.normal(0, 0.14), rng.uniform(0.0045, 0.0085), lung))
     x, y, turn, width, side = np.array(start).T
     out = []
     for generation in range(6):
@@ -150,7 +154,7 @@ class Film:
         low = edge(y - 0.36 - 0.2 * (r - 0.42), 0.06)  # below the armpit the arm is off the chest
         outline = np.where(y < 0.2, shoulder, np.maximum(torso, 0.62 * (1 - low) + torso * low))
         thick = np.clip((outline - r) / 0.13, 0.0, 1.0)
-        body = np.sqrt(thick * (2.0 - thick)) * (0.66 + 0.10 * a.fat) + 0.05 * edge(self.wall + 0.02, 0.03)
+        body: np.ndarray = np.sqrt(thick * (2.0 - thick)) * (0.66 + 0.10 * a.fat) + 0.05 * edge(self.wall + 0.02, 0.03)
         if a.sex == "F":
             d = 0.105 + 0.05 * a.fat - np.hypot(r / a.width - 0.205, (y - 0.62 - 0.06 * a.fat) * 1.05)
             body += (0.05 + 0.05 * a.fat) * edge(d, 0.012) * np.clip(0.4 + (y - 0.5) * 3.0, 0.1, 1.0)
@@ -168,7 +172,8 @@ class Film:
         front = y + (0.16 - 0.40 * rr) * (1.2 - 0.4 * y) - 0.02
         off = _to_middle(front / (a.rib_spacing * 1.08) + a.rib_phase + 0.4)
         ribs += 0.030 * edge(0.20 - off, 0.09) * cage * edge(rr - 0.16, 0.05) * edge(y - a.apex - 0.10, 0.05)
-        return ribs * edge(y - a.apex + 0.05, 0.03)
+        shown: np.ndarray = ribs * edge(y - a.apex + 0.05, 0.03)
+        return shown
 
     def _bones(self) -> np.ndarray:
         """Clavicles, scapulae, heads of the humeri and spine."""
@@ -195,7 +200,8 @@ class Film:
         sway = x - 0.006 * np.sin(y * 5 + a.rib_phase * 6)
         column = edge(0.030 * a.width - np.abs(sway), soft + 0.002)
         disc = _to_middle(y / 0.062 + a.rib_phase)
-        return bones + column * (0.015 + 0.035 * edge(0.42 - disc, 0.06))
+        shown: np.ndarray = bones + column * (0.015 + 0.035 * edge(0.42 - disc, 0.06))
+        return shown
 
     def _mediastinum(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Great vessels with the windpipe as a dark band; the hila; and the share of the lung hidden behind them."""
@@ -242,7 +248,7 @@ class Film:
         self.air = lung * deep
         grow = a.heart * heart * (1.10 if e.view == "AP" else 1.0)
         self.heart = self._heart(grow)
-        self.vessel = np.ones_like(y)
+        self.vessel: np.ndarray = np.ones_like(y)
         self.extra = np.zeros_like(y)
 
     def _heart(self, grow: float) -> np.ndarray:
@@ -257,7 +263,8 @@ class Film:
         left = left * np.sqrt(np.clip(1.0 - (np.clip(v - 0.68, 0.0, 1.0) / 0.54) ** 2, 0.0, 1.0))
         right = 0.048 + (0.052 * grow - 0.004) * bulge * bulge * np.sqrt(np.clip(1.3 - v, 0.0, 1.0))
         gap = np.where(x > 0, left, right) * a.width - np.abs(x)
-        return edge(gap, self.soft + 0.006) * edge(u + 0.05, 0.1) * (u < 1.22)
+        share: np.ndarray = edge(gap, self.soft + 0.006) * edge(u + 0.05, 0.1) * (u < 1.22)
+        return share
 
     def point(self, f: DrawnFinding) -> tuple[float, float]:
         """Centre of a finding in body coordinates, inside the finding's lung."""
@@ -285,12 +292,14 @@ class Film:
         d = d - 0.45 * air + self.hila * (1.0 - 0.7 * self.heart)
         d = d + self.vessels * self.vessel * (air + 0.10 * self.lung)
         d = d + self.ribs * (0.55 + 0.45 * self.lung) * (1.0 - 0.5 * under) + self.bones
-        return d + self.extra + self.cables + self.scatter * np.minimum(1.0, self.body * 2.0)
+        total: np.ndarray = d + self.extra + self.cables + self.scatter * np.minimum(1.0, self.body * 2.0)
+        return total
 
 
 def respond(attenuation: np.ndarray, e: Exposure) -> np.ndarray:
     """The film's S-shaped response: grey levels 0 to 255, float32."""
-    return 255.0 / (1.0 + np.exp((np.float32(e.level) - attenuation) * np.float32(1.0 / e.latitude)))
+    grey: np.ndarray = 255.0 / (1.0 + np.exp((np.float32(e.level) - attenuation) * np.float32(1.0 / e.latitude)))
+    return grey
 
 
 def develop(film: Film, attenuation: np.ndarray) -> np.ndarray:
@@ -307,7 +316,8 @@ def develop(film: Film, attenuation: np.ndarray) -> np.ndarray:
     left, top, right, bottom = (round(v * size) for v in e.collimated)
     grey[:, :left] = grey[:top] = 6
     grey[:, size - right :] = grey[size - bottom :] = 6
-    return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+    levels: np.ndarray = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+    return levels
 
 
 def _marker(film: Film, rng: np.random.Generator) -> np.ndarray:

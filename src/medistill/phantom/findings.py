@@ -35,12 +35,14 @@ def _blob(film: Film, f: DrawnFinding, rx: float, ry: float, wobble: float, cell
     dx, dy = film.x - cx, film.y - cy
     u, v = dx * c + dy * s, dy * c - dx * s
     d = 1.0 - np.hypot(u / rx, v / ry)
-    return d + wobble * cloud(rng, cells, film.size) * bump(d - 0.1, 0.9)
+    rim: np.ndarray = d + wobble * cloud(rng, cells, film.size) * bump(d - 0.1, 0.9)
+    return rim
 
 
 def _one_side(film: Film, f: DrawnFinding) -> np.ndarray:
     """Share of the finding's own lung in each pixel."""
-    return film.lung * (film.side == f.side)
+    lung: np.ndarray = film.lung * (film.side == f.side)
+    return lung
 
 
 def _atelectasis(film: Film, f: DrawnFinding) -> None:

@@ -9,10 +9,11 @@ import math
 import re
 import warnings
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from medistill.images.codestream import CutOff, Stream, read_jpeg_2000
 from medistill.images.errors import ImageError, Refused
@@ -104,10 +105,10 @@ def _read_picture(file: BinaryIO, memory: float) -> Image.Image:
             stream = _jpeg_2000_stream(file, image.mode)
         require_size(*image.size, _bytes_needed(image, stream), memory)
         raw_mode = _raw_mode(image)
-        is_inverted = image.format == "TIFF" and _is_inverted_tiff(image, raw_mode)
+        is_inverted = isinstance(image, TiffImageFile) and _is_inverted_tiff(image, raw_mode)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
-        if _is_signed_tiff(image) and image.getextrema()[1] > 127:
+        if _is_signed_tiff(image) and np.max(image.getextrema()) > 127:
             raise Refused("TIFF with negative numbers of 8 bits is not read")
         if image.mode == "F" or image.mode.startswith("I"):
             return _stretched(image, is_inverted=is_inverted, is_unsigned=raw_mode == "I;32N")
@@ -130,7 +131,7 @@ def _webp_size(head: bytes) -> tuple[int, int] | None:
     return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
 
 
-def _bytes_in(file: BinaryIO) -> int:
+def _bytes_in(file: IO[bytes]) -> int:
     """How long a file is; it is at its beginning again afterwards."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -168,7 +169,7 @@ def _shifted_down(image: Image.Image, bits: int) -> Image.Image:
     return image.point(levels.tolist() * len(image.getbands()))
 
 
-def _bytes_needed(image: Image.Image, stream: Stream | None) -> float:
+def _bytes_needed(image: ImageFile.ImageFile, stream: Stream | None) -> float:
     """Most memory that decoding an opened image takes, measured: its pixels and all copies of them."""
     pixels = image.width * image.height
     native = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
@@ -179,10 +180,12 @@ def _bytes_needed(image: Image.Image, stream: Stream | None) -> float:
         return max(needed, pixels * native + tile + len(stream.content))
     if "progressive" in image.info:  # all coefficients at once
         return max(needed, pixels * (native + 2 * len(image.getbands())))
-    if image.format == "TIFF" and image.tile and image.tile[0][0] == "libtiff":  # a strip at once, packed and unpacked
+    # a strip at once, packed and unpacked
+    if isinstance(image, TiffImageFile) and image.tile and image.tile[0][0] == "libtiff":
+        assert image.fp is not None  # until the picture is loaded
         of_ycbcr = 2 if image.tag_v2.get(_PHOTOMETRIC) == 6 else 1  # becomes RGB beside
         rows = image.tag_v2.get(_TILE_LENGTH) or image.tag_v2.get(_ROWS_PER_STRIP, image.height)
-        share = min(1, rows / image.height)
+        share: float = min(1, rows / image.height)
         return max(needed, pixels * native + share * (of_ycbcr * pixels * native + _bytes_in(image.fp)))
     return needed
 
@@ -197,7 +200,7 @@ def _unidentified(head: bytes) -> str:
     return "not an image, or in a format that is not read" + (f": {'; '.join(filter(None, kind))}" if kind else "")
 
 
-def _raw_mode(image: Image.Image) -> str:
+def _raw_mode(image: ImageFile.ImageFile) -> str:
     """How an opened image's samples are stored, in Pillow's words.
 
     Raises:
@@ -217,7 +220,7 @@ def _raw_mode(image: Image.Image) -> str:
 _SIXTEEN_BITS = "colour or transparency with 16 bits per sample is not read; convert it to 8 bits"
 
 
-def _is_inverted_tiff(image: Image.Image, raw_mode: str) -> bool:
+def _is_inverted_tiff(image: TiffImageFile, raw_mode: str) -> bool:
     """Whether an opened TIFF's zero is white and Pillow does not turn it.
 
     Raises:
@@ -239,7 +242,9 @@ def _is_inverted_tiff(image: Image.Image, raw_mode: str) -> bool:
 
 def _is_signed_tiff(image: Image.Image) -> bool:
     """Whether it is a TIFF of signed numbers of 8 bits, which Pillow takes as unsigned ones."""
-    return image.format == "TIFF" and image.mode == "L" and tuple(image.tag_v2.get(_SAMPLE_FORMAT, ())) == (2,)
+    return (
+        isinstance(image, TiffImageFile) and image.mode == "L" and tuple(image.tag_v2.get(_SAMPLE_FORMAT, ())) == (2,)
+    )
 
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ROWS_PER_STRIP, _COLOUR_MAP = 258, 262, 278, 320

@@ -223,7 +223,7 @@ def _check_bits(bits: int, samples: int) -> None:
 
 def _bits_below(dataset: "Dataset", width: int) -> int:
     """How many of the `width` bits of a sample lie below those stored, which end at the high bit (PS3.5 8.1.1)."""
-    stored = dataset.BitsStored
+    stored: int = dataset.BitsStored
     high = int(number(dataset, "HighBit", stored - 1))
     if high == stored - 1 or stored == width:
         return 0
@@ -400,7 +400,8 @@ def _interpreted(pixels: np.ndarray, stream: Stream, dataset: "Dataset") -> np.n
         bits = stored
     unused = 8 * values.itemsize - bits
     values = np.left_shift(values, unused - below)
-    return np.right_shift(values.view(f"i{values.itemsize}") if is_signed else values, unused)
+    shifted: np.ndarray = np.right_shift(values.view(f"i{values.itemsize}") if is_signed else values, unused)
+    return shifted
 
 
 def _has_overlay_in_pixels(dataset: "Dataset") -> bool:
@@ -413,7 +414,8 @@ _OVERLAYS = range(0x6000, 0x6020, 2)
 
 def _colours_of(stream: Stream, dataset: "Dataset") -> str:
     """The photometric interpretation of a stream's samples; where stream and attribute differ as other decoders do."""
-    photometric, syntax = dataset.PhotometricInterpretation, dataset.file_meta.TransferSyntaxUID
+    photometric: str = dataset.PhotometricInterpretation
+    syntax: str = dataset.file_meta.TransferSyntaxUID
     if photometric in _OF_JPEG_2000:
         return "RGB"
     if TRANSFER_SYNTAXES[syntax] != "jpeg8":

@@ -1,7 +1,7 @@
 """Stored values of a DICOM file as a viewer shows them: greys (PS3.3 C.11) and palettes (C.7.6.3.1.5, C.7.9)."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -58,6 +58,10 @@ def shown_palette(stored: np.ndarray, dataset: "Dataset") -> np.ndarray:
     return _looked_up(table, index)
 
 
+@overload
+def number(dataset: "Dataset", name: str) -> float | None: ...
+@overload
+def number(dataset: "Dataset", name: str, default: float) -> float: ...
 def number(dataset: "Dataset", name: str, default: float | None = None) -> float | None:
     """An attribute's value, of several the first; `default` where it is absent or empty.
 
@@ -161,7 +165,7 @@ def _is_padding(levels: np.ndarray, dataset: "Dataset") -> np.ndarray:
 
 def _is_inverted(dataset: "Dataset") -> bool:
     """Whether low values are white; two attributes declare it, and viewers differ in which one they follow."""
-    inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
+    inverted: bool = dataset.PhotometricInterpretation == "MONOCHROME1"
     shape = dataset.get("PresentationLUTShape")
     if shape in ("IDENTITY", "INVERSE") and inverted != (shape == "INVERSE"):
         raise Refused(f"DICOM that is {dataset.PhotometricInterpretation} with the PresentationLUTShape {shape}")
@@ -200,7 +204,8 @@ def _descriptor(item: "Dataset", name: str) -> tuple[int, int, int]:
     return count or 2**16, first, bits
 
 
-def _is_little_endian(dataset: "Dataset") -> bool:
+def _is_little_endian(dataset: "Dataset") -> bool | None:
+    """The order of bytes in its file; None where it is not from a file."""
     return dataset.original_encoding[1]
 
 
@@ -235,7 +240,8 @@ def _entries_at(values: np.ndarray, entries: np.ndarray, first: int) -> np.ndarr
     """The entry of each value; values outside take the first or the last (PS3.3 C.11.1.1.1)."""
     if first >= 2**15 and values.min() < 0:
         first -= 2**16  # a negative number that was written as an unsigned one
-    return entries[np.clip(np.rint(values).astype(np.int64) - first, 0, len(entries) - 1)]
+    found: np.ndarray = entries[np.clip(np.rint(values).astype(np.int64) - first, 0, len(entries) - 1)]
+    return found
 
 
 def _expanded(words: list[int], count: int, *, is_wide: bool) -> list[int]:

@@ -1,6 +1,7 @@
 """Building a classifier, and where a new one starts."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import timm
@@ -15,6 +16,9 @@ from medistill.models.settings import Network
 from medistill.models.timm_facts import pretrained_cfg, reason_of, require_known, with_args
 from medistill.models.weights import WEIGHT_PACKAGES, load_own, load_package, require_pretrained
 from medistill.records.models import Config
+
+if TYPE_CHECKING:
+    from medistill.models.timm_facts import Backbone
 
 _NO_ARGS = {
     "in_chans": "set channels: 1 beside arch",
@@ -56,7 +60,7 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
         if image_size is not None and known.fixed_input_size and image_size != known.input_size[-1]:
             args = {"img_size": image_size} | args
         with bounded(arch):
-            backbone = timm.create_model(
+            built = timm.create_model(
                 arch, pretrained=network.pretrained and package is None, num_classes=len(labels), **args
             )
     except UserError:
@@ -69,6 +73,7 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
     except Exception as error:  # timm's code with a user's arguments: all of them may come
         reason = "memory runs out" if is_out_of_memory(error) else reason_of(error)
         raise UserError(f"params.yaml: timm cannot build {arch}{with_args(args)}: {reason}") from None
+    backbone = cast("Backbone", built)
     initialisation, new_head = "random", network.pretrained
     if package:
         initialisation = load_package(backbone, arch, *package)

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,9 @@ from medistill.errors import UserError, is_out_of_memory
 from medistill.models.heads import PooledHead, class_maps_by_autograd, read_head
 from medistill.models.timm_facts import pretrained_cfg, reason_of, with_args
 from medistill.records.models import Config
+
+if TYPE_CHECKING:
+    from medistill.models.timm_facts import Backbone
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R BT.601), as where `ingest` makes frames grey."""
@@ -24,7 +28,11 @@ class Classifier(nn.Module):
     channels first for any order in the backbone.
     """
 
-    def __init__(self, backbone: nn.Module, config: Config, *, new_head: bool = False) -> None:
+    mean: Tensor
+    std: Tensor
+    luma: Tensor
+
+    def __init__(self, backbone: "Backbone", config: Config, *, new_head: bool = False) -> None:
         """Wrap `backbone`; `config` needs at least `mean` and `std`.
 
         Args:

@@ -37,4 +37,5 @@ def count_macs(model: nn.Module, size: int) -> int:
     shapes = copy.deepcopy(model).to("meta").eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         shapes(torch.zeros(1, 3, size, size, device="meta"))
-    return counter.get_total_flops() // 2  # a multiply-accumulate is two operations
+    operations: int = counter.get_total_flops()
+    return operations // 2  # a multiply-accumulate is two operations

@@ -13,12 +13,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import timm.layers
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+
+if TYPE_CHECKING:
+    from medistill.models.timm_facts import Backbone
 
 
 class _Layer(Protocol):
@@ -62,7 +65,9 @@ class _BatchNorm:
         return F.batch_norm(vectors, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
     def pull_back(self, gradients: Tensor, vectors: Tensor) -> Tensor:
-        scale = (self.module.running_var + self.module.eps).rsqrt()
+        variance = self.module.running_var
+        assert variance is not None  # `_layer` sees that there is one
+        scale = (variance + self.module.eps).rsqrt()
         return gradients * (scale if self.module.weight is None else scale * self.module.weight)
 
 
@@ -132,7 +137,7 @@ class PooledHead:
         features = _precise(features)
         cells = features.flatten(2)
         weights = self.jacobian(features.mean((2, 3)), labels) / cells.shape[2]
-        return (weights @ cells).unflatten(2, features.shape[2:])
+        return torch.unflatten(weights @ cells, 2, features.shape[2:])
 
 
 def class_maps_by_autograd(logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
@@ -169,7 +174,7 @@ def _precise(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def read_head(backbone: nn.Module, *, channels_last: bool = False) -> PooledHead | None:
+def read_head(backbone: "Backbone", *, channels_last: bool = False) -> PooledHead | None:
     """The closed form of `backbone.forward_head`, or None where it has none.
 
     What `forward_head` computes is traced, and each step must be one of those known here, by its very type: a step that
@@ -205,7 +210,7 @@ def read_head(backbone: nn.Module, *, channels_last: bool = False) -> PooledHead
 class _Tail(nn.Module):
     """What of a network follows its feature map."""
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: "Backbone") -> None:
         super().__init__()
         self.backbone = backbone
 
@@ -237,34 +242,39 @@ def _module_step(module: nn.Module, form: str) -> _Step:
         return None
     if kind is nn.Identity or (kind is nn.Dropout and not (module.training and module.p)):
         return [], form
-    if kind is nn.AdaptiveAvgPool2d and form == _MAP_FIRST and module.output_size in (1, (1, 1)):
+    if type(module) is nn.AdaptiveAvgPool2d and form == _MAP_FIRST and module.output_size in (1, (1, 1)):
         return [], _CELL_FIRST
     if form not in _POOLED:
         return None
-    if kind is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
+    if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
         return [], _VECTOR
     if kind in _ACTIVATIONS:
         return [_activation(module)], form
     layer = _layer(module, form)
-    return layer and (layer, form)
+    return (layer, form) if layer else None
 
 
 def _layer(module: nn.Module, form: str) -> list[_Layer] | None:
     """The layers of a module with tensors of its own."""
     kind, first = type(module), form == _CELL_FIRST
-    if kind in (nn.Linear, timm.layers.Linear) and not first:
+    if isinstance(module, nn.Linear) and kind in (nn.Linear, timm.layers.Linear) and not first:
         return [_Linear(module)]
-    if kind is nn.Conv2d and first and module.kernel_size == module.stride == (1, 1) and module.groups == 1:
+    if type(module) is nn.Conv2d and first and module.kernel_size == module.stride == (1, 1) and module.groups == 1:
         return [_Linear(module)] if module.padding in (0, (0, 0)) else None
-    if kind in (nn.LayerNorm, timm.layers.LayerNorm) and not first and len(module.normalized_shape) == 1:
+    if (
+        isinstance(module, nn.LayerNorm)
+        and kind in (nn.LayerNorm, timm.layers.LayerNorm)
+        and not first
+        and len(module.normalized_shape) == 1
+    ):
         return [_LayerNorm(module)]
-    if kind is timm.layers.LayerNorm2d and first:
+    if type(module) is timm.layers.LayerNorm2d and first:
         return [_LayerNorm(module)]
     if module.training or getattr(module, "running_mean", None) is None:
         return None  # but for batch norm none is left
-    if (kind is nn.BatchNorm2d and first) or (kind is nn.BatchNorm1d and form == _VECTOR):
+    if (type(module) is nn.BatchNorm2d and first) or (type(module) is nn.BatchNorm1d and form == _VECTOR):
         return [_BatchNorm(module)]
-    if kind is timm.layers.BatchNormAct2d and first and type(module.drop) is nn.Identity:
+    if type(module) is timm.layers.BatchNormAct2d and first and type(module.drop) is nn.Identity:
         if type(module.act) is nn.Identity:
             return [_BatchNorm(module)]
         return [_BatchNorm(module), _activation(module.act)] if type(module.act) in _ACTIVATIONS else None

@@ -93,8 +93,8 @@ def _create(variant: str, pretrained: bool, architecture: list[list[str]], stem_
         variant,
         pretrained,
         pretrained_strict=not features_only,
-        kwargs_filter=_HEAD_ARGUMENTS if features_only else None,
-        block_args=decode_arch_def(architecture),
+        kwargs_filter=_HEAD_ARGUMENTS if features_only else None,  # type: ignore[arg-type]  # timm types one name
+        block_args=decode_arch_def(architecture),  # type: ignore[no-untyped-call]  # timm has no types for it
         stem_size=stem_size,
         fix_stem=True,
         head_bias=False,
@@ -105,7 +105,8 @@ def _create(variant: str, pretrained: bool, architecture: list[list[str]], stem_
         **kwargs,
     )
     if features_only:
-        model.default_cfg = pretrained_cfg_for_features(model.default_cfg)
+        # torch: any attribute is a module
+        model.default_cfg = pretrained_cfg_for_features(model.default_cfg)  # type: ignore[assignment, arg-type]
     if not pretrained:
         _start_as_identity(model)
     return model

@@ -3,12 +3,34 @@
 import difflib
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypedDict
 
 import timm
 from timm.models import PretrainedCfg, get_pretrained_cfg
 
 from medistill.errors import UserError
 from medistill.text import shortened
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    class BuiltCfg(TypedDict):
+        """What a network of timm says of itself, as far as it is used here."""
+
+        tag: str | None
+        mean: tuple[float, ...]
+        std: tuple[float, ...]
+        classifier: str | tuple[str, ...]
+
+    class Backbone(nn.Module):
+        """What all networks of timm have, for which it has no type."""
+
+        pretrained_cfg: BuiltCfg
+        num_classes: int
+
+        def forward_features(self, images: Tensor) -> Tensor: ...  # noqa: D102  (as timm says)
+        def forward_head(self, features: Tensor) -> Tensor: ...  # noqa: D102
+        def get_classifier(self) -> nn.Module | tuple[nn.Module, ...]: ...  # noqa: D102
 
 
 def require_known(arch: str) -> None:

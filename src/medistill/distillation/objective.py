@@ -8,6 +8,7 @@ from itertools import repeat
 
 import numpy as np
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from medistill.data.dataset import Dataset, count_labels
@@ -15,7 +16,7 @@ from medistill.distillation import functional
 from medistill.distillation.combine import combine_answers
 from medistill.distillation.settings import Recipe
 from medistill.distillation.teachers import Teacher
-from medistill.distillation.terms import HARD_LOSS, DistillationTerm, HardTerm, Term
+from medistill.distillation.terms import HARD_LOSS, AnyTerm, DistillationTerm, HardTerm, Term
 from medistill.errors import UserError
 from medistill.task import Task
 from medistill.training.batches import Batch
@@ -182,7 +183,7 @@ class RecipeObjective(nn.Module):
             UserError: as `require_fit`.
         """
         super().__init__()
-        terms = recipe.terms or [HARD_LOSS[dataset.task]]
+        terms: list[AnyTerm] = recipe.terms or [HARD_LOSS[dataset.task]]
         recipe = recipe.model_copy(update={"terms": terms})
         known = [
             NetworkFacts(f"teacher {name}", teacher.map_shape, unknown=teacher.unknown)
@@ -211,18 +212,26 @@ class RecipeObjective(nn.Module):
             combined, known = combine_answers(stacked, batch.targets, how=self._combine, exclusive=self._exclusive)
         said = Said(logits, batch, answers, combined, known)
         values = {name: self._value(name, term, said) for name, term in self._terms.items()}
-        return {"loss": sum(term.weight * values[name] for name, term in self._terms.items())} | values
+        loss = sum(term.weight * values[name] for name, term in self._terms.items())
+        assert isinstance(loss, Tensor)  # there is a term
+        return {"loss": loss} | values
 
-    def _value(self, name: str, term: Term, said: Said) -> Tensor:
+    def _value(self, name: str, term: AnyTerm, said: Said) -> Tensor:
         options = self._options[name] = _on(self._options[name], said.logits)  # moved to the device once
-        loss = partial(getattr(functional, term.loss), **options)
+        loss: Callable[..., Tensor] = partial(getattr(functional, term.loss), **options)
         if isinstance(term, HardTerm):
             return loss(said.logits, said.batch.targets)
         if term.needs == "attention":
+            assert said.batch.features is not None  # networks that learn by a recipe give them
             return _mean(loss(said.batch.features, answer["attention"][:, None]) for answer in said.answers)
         if term.needs == "features":
+            assert said.batch.features is not None
             pooled = said.batch.features.float().mean((2, 3))
-            own = [project(pooled) for project in self.projections[name]] if term.projected else repeat(pooled)
+            own: Iterable[Tensor] = repeat(pooled)
+            if term.projected:
+                layers = self.projections[name]
+                assert isinstance(layers, nn.ModuleList)
+                own = [project(pooled) for project in layers]
             return _mean(loss(ours, answer["features"]) for ours, answer in zip(own, said.answers, strict=False))
         if term.needs == "cams":
             explained = _explained(said.batch.targets, said.combined, said.known, likeliest=term.explains_likeliest)
@@ -242,7 +251,7 @@ def _names(terms: Sequence[Term]) -> list[str]:
     return names
 
 
-def _options(term: Term, dataset: Dataset) -> dict:
+def _options(term: AnyTerm, dataset: Dataset) -> dict[str, JsonValue | Tensor]:
     """Keyword arguments of the term's function, weights from the training labels among them."""
     return term.options() | (_balance(term, dataset) if isinstance(term, HardTerm) and term.balanced else {})
 
@@ -276,13 +285,16 @@ def _of_maps(loss: Callable[..., Tensor], said: Said, explained: Tensor) -> Tens
     # least 1, even if no image keeps it: all processes that train together must reach the loss.
     order = torch.argsort(~explained, dim=1, stable=True)[:, : max(1, int(explained.sum(1).max()))]
     explained = explained.gather(1, order)
+    assert said.batch.class_maps is not None
     maps = said.batch.class_maps(order)
-    total, count = 0, 0
+    total: Tensor | int = 0
+    count: Tensor | int = 0
     for answer in said.answers:
         cams = answer["cams"].gather(1, order[:, :, None, None].expand(-1, -1, *answer["cams"].shape[2:]))
         kept = explained & ~torch.isnan(cams[:, :, 0, 0])
         known = functional.sum_over_processes(kept.sum())
         total, count = total + known * loss(maps, cams, mask=kept), count + known
+    assert isinstance(count, Tensor)  # there is a teacher
     return total / count.clamp(min=1)
 
 
@@ -297,6 +309,6 @@ def _balance(term: HardTerm, dataset: Dataset) -> dict[str, Tensor]:
     return {"positive_weight": torch.from_numpy(weight.astype(np.float32))}
 
 
-def _on(options: dict, logits: Tensor) -> dict:
+def _on(options: dict[str, JsonValue | Tensor], logits: Tensor) -> dict[str, JsonValue | Tensor]:
     """Options with their tensors on the logits' device."""
     return {key: value.to(logits.device) if isinstance(value, Tensor) else value for key, value in options.items()}

@@ -248,7 +248,7 @@ def _leaves(kind: type[Term]) -> tuple[type[Term], ...]:
 
 
 if TYPE_CHECKING:
-    AnyTerm = Term
+    AnyTerm = HardTerm | DistillationTerm
 else:
     AnyTerm = Annotated[reduce(or_, _leaves(Term)), Field(discriminator="loss")]
 """One term; `loss` says which."""

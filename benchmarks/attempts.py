@@ -2,9 +2,9 @@
 
     python -m benchmarks.attempts --xrays ROOT --workers 2
 
-Trains every attempt of `ATTEMPTS` that has not been made yet, keeps what it gave in benchmarks/outcomes/attempts.jsonl,
-and writes all of them into docs/results.md. Only validation is looked at: the phantom's, and of the X-rays the inner
-validation split of the first fold.
+Trains every attempt of `ATTEMPTS` that has not been made yet, keeps its figures in benchmarks/outcomes/attempts.jsonl,
+and writes all of them into docs/results.md. Only validation splits are used: the phantom's own, and for the X-rays that
+of the first fold.
 """
 
 import argparse
@@ -51,11 +51,11 @@ class Attempt:
         network: a teacher or student of params.yaml.
         size: of the frames, in pixels.
         epochs, rate, batch: of its training.
-        terms: losses as `name weight temperature`; none for teachers and baselines, which have binary cross-entropy.
+        terms: losses as `name weight temperature`; none for teachers and baselines: they use binary cross-entropy.
         taught_by: epochs and learning rate of each teacher's training, by name.
-        views: that are taught; 0: as many as epochs.
+        views: number of views that the teachers answer; 0: as many as epochs.
         combine: how several teachers are combined.
-        unlabelled: images of the phantom without a label that train, too.
+        unlabelled: number of unlabelled images of the phantom that are added to the training split.
     """
 
     data: str
@@ -98,7 +98,7 @@ ATTEMPTS = [
     Attempt("xrays", EEEA, 96, 8, 2e-3, terms=KD_4, taught_by=BY_6),
     Attempt("xrays", LITE0, 96, 4, 1e-3, terms=KD_4, taught_by=BY_6),
     Attempt("xrays", LITE2, 96, 6, 3e-4),
-    # After the phantom's first table, in which Lite0 was worse with a temperature of 4 than without a teacher: why?
+    # Why was Lite0, in the phantom's first table, worse with a temperature of 4 than without a teacher?
     Attempt("phantom", LITE0, 96, 6, 1e-3),
     Attempt("phantom", LITE0, 96, 6, 1e-3, terms=KD_4, taught_by=BY_6),
     Attempt("phantom", LITE0, 96, 6, 1e-3, terms=KD_HALF, taught_by=BY_6),
@@ -106,7 +106,7 @@ ATTEMPTS = [
     Attempt("phantom", LITE0, 96, 12, 1e-3, terms=KD_HALF, taught_by=BY_6),
     Attempt("phantom", LITE0, 96, 12, 1e-3, terms=KD, taught_by=BY_6),
     Attempt("phantom", LITE0, 96, 12, 1e-3, terms=KD, taught_by=BY_12),
-    # Teachers trained to their end, students longer, and images without a label.
+    # Teachers trained to convergence, students trained longer, and images without a label.
     Attempt("phantom", LITE2, 96, 12, 1e-3),
     Attempt("phantom", LITE2, 96, 24, 1e-3),
     Attempt("phantom", DENSENET, 96, 24, 1e-3),
@@ -116,7 +116,7 @@ ATTEMPTS = [
     Attempt("phantom", LITE0, 96, 12, 1e-3, terms=KD, taught_by=BY_12, views=8, unlabelled=2000),
     Attempt("phantom", EEEA, 96, 48, 2e-3, terms=HINTS, taught_by=BY_12),
     Attempt("phantom", LITE0, 96, 24, 1e-3),
-    # Images without a label, at as many steps as the baseline has: 11 epochs of 2,593 images are 48 of 593.
+    # Images without a label, with as many steps as the baseline: 11 epochs of 2,593 images are 48 of 593.
     Attempt("phantom", EEEA, 96, 11, 2e-3, terms=KD, taught_by=BY_24, unlabelled=2000),
     Attempt("phantom", LITE0, 96, 6, 1e-3, terms=KD, taught_by=BY_24, unlabelled=2000),
     Attempt("phantom", LITE0, 96, 2, 1e-3, terms=KD, taught_by=BY_24, unlabelled=6000),
@@ -124,21 +124,21 @@ ATTEMPTS = [
     # Twice the steps, which EEEA-Net-C2 needs: 22 epochs of 2,593 images, or 9 of 6,593, are about 96 of 593.
     Attempt("phantom", EEEA, 96, 9, 2e-3, terms=KD, taught_by=BY_24, views=4, unlabelled=6000),
     Attempt("phantom", EEEA, 96, 22, 2e-3, terms=KD, taught_by=BY_24, views=8, unlabelled=2000),
-    # One thing at a time, after the tables: views, temperature and terms, each with all else alike, on one machine.
+    # After the tables: views, temperature and terms, each varied alone, on one machine.
     *(Attempt("xrays", EEEA, 96, 8, 2e-3, terms=KD_4, taught_by=BY_6, views=views) for views in (1, 2, 4, 8)),
     *(Attempt("xrays", EEEA, 96, 8, 2e-3, terms=terms, taught_by=BY_6, views=4) for terms in (KD, SYSTEM_A, CAM_4)),
     *(Attempt("xrays", LITE0, 96, 4, 1e-3, terms=KD_4, taught_by=BY_6, views=views) for views in (1, 2)),
     *(Attempt("phantom", LITE0, 96, 6, 1e-3, terms=terms, taught_by=BY_6, views=6) for terms in (KD, KD_4)),
     *(Attempt("phantom", EEEA, 96, 24, 2e-3, terms=KD, taught_by=BY_24, views=views) for views in (1, 8)),
     *(Attempt("phantom", EEEA, 96, 24, 2e-3, terms=terms, taught_by=BY_24, views=8) for terms in (KD_4, CAM)),
-    # Twice as many steps as in the tables, with a teacher and without: is it the length that holds EEEA-Net-C2 back?
+    # Is EEEA-Net-C2 held back by too few steps? Twice as many as in the tables, with a teacher and without.
     Attempt("phantom", EEEA, 96, 192, 2e-3),
     Attempt("phantom", EEEA, 96, 44, 2e-3, terms=KD_4, taught_by=BY_24, views=8, unlabelled=2000),
 ]
 
 
 def recipe_of(attempt: Attempt) -> Recipe:
-    """The recipe that its terms say."""
+    """The recipe of an attempt."""
     terms = []
     for text in attempt.terms:
         loss, weight, *rest = text.split()
@@ -203,17 +203,17 @@ def table(rows: list[dict]) -> str:
 
 
 def read_rows() -> list[dict]:
-    """All attempts that have been made, and what they gave."""
+    """All attempts that have been made, with their results."""
     return [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
 
 
 def _asked(row: dict) -> dict:
-    """What an attempt was; those made before a field was added had its default."""
+    """The fields of an attempt; a row written before a field was added has its default."""
     return {field.name: row.get(field.name, field.default) for field in fields(Attempt)}
 
 
 def main() -> None:
-    """Make what has not been attempted, and write the page."""
+    """Make the attempts that have not been made, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--xrays", type=Path, help="folder of the X-rays, in the layout of ChestX-ray14")
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")

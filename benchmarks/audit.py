@@ -1,13 +1,13 @@
 """What the audit finds, and what it costs: `python -m benchmarks.audit duplicates|groups|scale`.
 
-Each prints a table and writes it into docs/data.md. Real images are needed (`--data`, or MEDISTILL_TEST_DATA).
+Each prints a table and writes it into docs/data.md. All need real images (`--data`, or MEDISTILL_TEST_DATA).
 
-`duplicates`: the share of copies that `near_duplicates` finds, by how they were made, and pairs that are no copies, in
-real X-rays and in the phantom. Its thresholds were chosen on the first half of the patients of the 1,000 images of
+`duplicates`: the share of copies that `near_duplicates` finds, by how they were made, and its false pairs, in real
+X-rays and in the phantom. Its thresholds were chosen on the first half of the patients of the 1,000 images of
 ChestX-ray14.
 
-`groups`: what `discover_groups` makes of LC25000's lung tiles, whose groups are known, and of images that are not
-augmented. Its threshold was chosen on the class lung_n.
+`groups`: how well `discover_groups` finds the known groups of LC25000's lung tiles, and whether it merges images that
+are not augmented. Its threshold was chosen on the class lung_n.
 
 `scale`: seconds and peak memory of both on 2,500, 5,000 and 10,000 images, 20 copies of each source.
 """
@@ -37,7 +37,7 @@ from medistill.images.decode import decode
 from medistill.phantom.write import write_phantom
 
 ROOT = Path(__file__).resolve().parents[1]
-POOL, COPIES = 500, 100  # images that copies are sought among, and copies of each kind
+POOL, COPIES = 500, 100  # images among which copies are sought, and copies of each kind
 SIZES = [2_500, 5_000, 10_000]
 BLACK, EDGE = cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE
 
@@ -101,7 +101,7 @@ KINDS: dict[str, Copy] = {
     "shifted by 2 %, edge repeated": lambda image, generator: shifted(image, 0.02, EDGE, generator),
     "cropped to 97 %, JPEG 50, gamma 0.7": lambda image, generator: posted(image, generator),
     "histogram equalised": lambda image, _: cv2.equalizeHist(image),
-    # beyond what was asked for
+    # harder than what the audit must find
     "CLAHE": lambda image, _: cv2.createCLAHE(2.0, (8, 8)).apply(image),
     "cropped to 94 %": lambda image, generator: cropped(image, 0.94, generator),
     "turned by 2 degrees": lambda image, generator: turned(image, 2 * generator.choice([-1, 1])),
@@ -113,7 +113,7 @@ KINDS: dict[str, Copy] = {
 
 
 def augmentor(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """As Augmentor turned LC25000's pictures: by up to 25 degrees, cut by its formula, stretched back, and flipped."""
+    """As Augmentor made LC25000's pictures: turned by up to 25°, cut by its formula, stretched back, and flipped."""
     size = len(image)
     angle = np.deg2rad(generator.uniform(-25, 25))
     centre = (size / 2 - 0.5,) * 2
@@ -126,7 +126,7 @@ def augmentor(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.ascontiguousarray(view[:: generator.choice([-1, 1]), :: generator.choice([-1, 1])])
 
 
-# Data sets: grey frames uint8 (N, S, S), or frames (N, C, S, S), and whose they are.
+# Data sets: grey frames uint8 (N, S, S), or frames (N, C, S, S), and the patient or source of each.
 
 
 def read(files: list[Path], size: int, channels: int = 1) -> np.ndarray:
@@ -182,7 +182,7 @@ def shrunk(frames: np.ndarray, size: int) -> np.ndarray:
 
 
 def duplicates(data: Path) -> None:
-    """Print the recall of copies, and pairs that are none."""
+    """Print the recall of copies, and the false pairs."""
     x_rays, patients = nih(data)
     people = np.unique(patients)
     half = np.isin(patients, np.random.default_rng(0).permutation(people)[: len(people) // 2])
@@ -215,7 +215,7 @@ def duplicates(data: Path) -> None:
 
 
 def groups(data: Path) -> None:
-    """Print how found groups agree with the true ones."""
+    """Print how well the found groups agree with the true ones."""
     frames, sources, labels = tiles(data)
     x_rays, patients = nih(data, 128)
     _, first = np.unique(patients, return_index=True)
@@ -270,7 +270,7 @@ def scale(data: Path) -> None:
 
 
 def one(data: Path, count: int) -> None:
-    """One row of `scale`: 20 augmented copies each of parts of X-rays."""
+    """One row of `scale`: 20 augmented copies of each of many crops of X-rays."""
     x_rays, _ = nih(data)
     generator = np.random.default_rng(0)
     frames, truth = np.empty((count, 1, 96, 96), np.uint8), np.arange(count) // 20

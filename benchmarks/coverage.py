@@ -1,10 +1,10 @@
 """How often 95 % intervals hold the truth: `python -m benchmarks.coverage` writes the tables of docs/intervals.md.
 
 Labels: patients are drawn with replacement from real label tables, with all their images, and given scores whose true
-AUROC and average precision are known. Hits: patients have findings, and a known share of these is hit. Then the truth
-is looked for in the interval of each figure, data set by data set.
+AUROC and average precision are known. Hits: patients have findings, and a known share of these is hit. For each data
+set it is noted whether the interval of each figure contains the true value.
 
-The phantom is drawn where it is not yet; the X-rays' label files must be at hand (`--data`, or MEDISTILL_TEST_DATA).
+The phantom is drawn if it is not there; the X-rays' label files must be at hand (`--data`, or MEDISTILL_TEST_DATA).
 """
 
 import argparse
@@ -34,18 +34,18 @@ from medistill.records.estimate import Estimate
 ROOT = Path(__file__).resolve().parents[1]
 RESAMPLES = 1000
 BLOCK = 25
-"""Data sets that a process makes at a time."""
+"""Number of data sets that a process simulates at a time."""
 
 OWN = 0.4
 """Share of a score's variance, given the label, that all images of a patient have in common."""
 CORRELATION = 0.8
-"""Of two models' scores, given the label."""
+"""Correlation of two models' scores, given the label."""
 AUROCS = (0.65, 0.90)
 """True AUROC of the first and of the last label; others lie between."""
 LEAD = 0.02
-"""Of the first model over the second in the true AUROC of each label."""
+"""By how much the first model's true AUROC of each label is above the second's."""
 BINS = {"10–14": 10, "15–29": 15, "30–99": 30, "100 or more": 100}
-"""Labels by the number of positives that a data set has on average: the least of each bin."""
+"""Bins of labels by a data set's mean number of positives: the lower bound of each."""
 
 FIGURES = {
     "macro AUROC": "percentile",
@@ -56,18 +56,18 @@ FIGURES = {
     "label AUROC, difference": "expanded (percentile)",
     "label AUPRC": "expanded (reflected)",
 }
-"""Figures and their interval, in brackets another one that stands beside it."""
+"""Figures and their interval; in brackets another interval, which the table shows beside it."""
 
 COUNTS, RATES = (10, 20, 42), (0.03, 0.1, 0.3)
-"""Patients with findings, and shares of findings that are hit."""
+"""Numbers of patients with findings, and shares of findings that are hit."""
 LIKE = 0.3
 """Correlation of hits among a patient's findings."""
 
 MIN_RUNS = 100
-"""Data sets without which a cell of a table stays empty."""
+"""A cell of a table stays empty with fewer data sets than these."""
 
 Noted = tuple[str, int, bool, bool]
-"""A row of the table, a data set, and whether the interval and the one beside it hold the truth there."""
+"""A row of the table, a data set, and whether the interval and the one beside it contain the true value."""
 
 
 # Labels
@@ -81,7 +81,7 @@ class Population:
         name: for the head of the table.
         targets: (N, L), 1 or 0, the images of a patient side by side.
         starts: (P + 1,), where each patient's images begin.
-        patients: that a data set has.
+        patients: number of patients in a data set.
     """
 
     name: str
@@ -91,7 +91,7 @@ class Population:
 
     @classmethod
     def of(cls, name: str, targets: NDArray, owners: pd.Series, patients: int) -> "Population":
-        """Of a table of N images, their labels (N, L) and patients (N,)."""
+        """Build it from the labels (N, L) and patients (N,) of N images."""
         codes, _ = pd.factorize(owners)
         order = np.argsort(codes, kind="stable")
         starts = np.searchsorted(codes[order], np.arange(codes.max() + 2))
@@ -104,7 +104,7 @@ class Population:
         return self.targets[np.concatenate(rows)], np.repeat(np.arange(self.patients), [len(own) for own in rows])
 
     def bins(self) -> list[str | None]:
-        """In which of `BINS` each label is; None below all."""
+        """The bin of `BINS` of each label; None below the first."""
         expected = self.targets.sum(axis=0) * self.patients / (len(self.starts) - 1)
         return [next((name for name in reversed(BINS) if count >= BINS[name]), None) for count in expected]
 
@@ -124,7 +124,7 @@ def populations(data: Path) -> list[Population]:
 
 
 def true_precision(prevalence: float, separation: float) -> float:
-    """Average precision in endless data where positives score N(separation, 1) and negatives N(0, 1)."""
+    """Average precision of infinitely many images, where positives score N(separation, 1) and negatives N(0, 1)."""
     thresholds = np.linspace(10, -10, 20_001)
     hits, alarms = special.ndtr(separation - thresholds), special.ndtr(-thresholds)
     return float(np.trapezoid(prevalence * hits / (prevalence * hits + (1 - prevalence) * alarms), hits))
@@ -145,7 +145,7 @@ def scores_of(
 
 
 def label_rows(population: Population, run: int, seed: int) -> Iterator[Noted]:
-    """Draw a data set, and look for the truth in the intervals of all its figures."""
+    """Draw a data set; for each figure, whether its interval contains the true value."""
     labels = population.targets.shape[1]
     auroc = np.array([np.linspace(*AUROCS, labels), np.linspace(*AUROCS, labels) - LEAD])
     separations = np.sqrt(2) * special.ndtri(auroc)
@@ -187,11 +187,11 @@ def _noted(row: str, run: int, true: float, values: NDArray, used: dict, beside:
 
 
 def hits_of(patients: int, rate: float | None, generator: np.random.Generator) -> tuple[NDArray, NDArray, NDArray]:
-    """Whether each finding is hit (n,), the chance of it (n,), and whose it is (n,).
+    """Whether each finding is hit (n,), the chance of a hit (n,), and its patient (n,).
 
     Args:
-        patients: with one to several findings each; `LIKE` is the correlation of their hits.
-        rate: share of findings that are hit; None: each by its chance.
+        patients: number of patients, with one or more findings each; `LIKE` is the correlation of their hits.
+        rate: share of findings that are hit; None: each is hit with its chance.
         generator: of random numbers.
     """
     groups = np.repeat(np.arange(patients), 1 + generator.poisson(1.2, patients))
@@ -203,7 +203,7 @@ def hits_of(patients: int, rate: float | None, generator: np.random.Generator) -
 
 
 def hit_rows(patients: int, run: int, seed: int) -> Iterator[Noted]:
-    """Draw findings of each rate, and look for the truth in their intervals."""
+    """Draw findings of each rate; whether their intervals contain the true value."""
     generator = np.random.default_rng([seed, run])
     for rate in RATES:
         hits, _, groups = hits_of(patients, rate, generator)
@@ -212,7 +212,7 @@ def hit_rows(patients: int, run: int, seed: int) -> Iterator[Noted]:
         )
     hits, chance, groups = hits_of(patients, None, generator)
     used, plain = paired_interval(hits, chance, groups), _plain(hits, groups)
-    # what was done before: the interval of hits against the mean chance as if it were known
+    # the former interval: that of the hits, minus the mean chance as if it were known exactly
     shifted = replace(plain, lower=plain.lower - chance.mean(), upper=plain.upper - chance.mean())
     yield _held("share of hits − chance (0)", run, 0, used, shifted)
 
@@ -232,12 +232,12 @@ def _plain(values: NDArray, groups: NDArray) -> Estimate:
 
 
 def block(rows: Callable[[int], Iterator[Noted]], start: int) -> list[Noted]:
-    """What is noted of `BLOCK` data sets."""
+    """The notes on `BLOCK` data sets."""
     return [noted for run in range(start, start + BLOCK) for noted in rows(run)]
 
 
 def table(head: str, columns: dict[str, pd.DataFrame], beside: Callable[[str], str]) -> str:
-    """Rows by figure and columns by population: coverage in %, ± its Monte Carlo error, and of the interval beside."""
+    """Coverage in % ± its Monte Carlo error, and of the interval beside: figures in rows, populations in columns."""
     names = list(dict.fromkeys(row for frame in columns.values() for row in frame["row"]))
     lines = [f"| {head} | interval | {' | '.join(columns)} |", f"|---|---|{'---|' * len(columns)}"]
     for name in sorted(names, key=_order):
@@ -257,7 +257,7 @@ def _cell(found: pd.DataFrame, with_other: bool) -> str:
         return ""
     by_run = found.groupby("run")["used"].agg(["sum", "size"])
     share = found["used"].mean()
-    # labels of a data set are not independent: the spread is over data sets
+    # labels of one data set are not independent, so the error is computed from the spread over data sets
     error = np.sqrt(np.square(by_run["sum"] - share * by_run["size"]).sum()) / by_run["size"].sum()
     text = f"{100 * share:.1f} ± {100 * error:.1f}"
     return f"{text} ({100 * found['beside'].mean():.1f})" if with_other else text

@@ -2,7 +2,7 @@
 
 One run on the same images, with the same student and batch: the student alone, with three teachers whose answers
 are cached, with timm's distillation task and DenseNet161 live, and with all three teachers live. Conditions take turns
-in each round; ratios are of one round. Writes its tables into docs/distillation.md.
+in each round; each ratio is of times of one round. Writes its tables into docs/distillation.md.
 
 On a CUDA device everything computes in bf16, and a last epoch of each condition is profiled for the share of its time
 in which the device was busy.
@@ -44,14 +44,14 @@ from pipeline.stage import keep_freed_memory
 
 SIZE, BATCH, ROUNDS = 224, 16, 5
 TEACHERS = ["densenet161", "visformer_small", "swin_s3_tiny_224"]
-VIEWS, EPOCHS = 8, 30  # of the presets: so often are teachers asked, over so many epochs it pays
+VIEWS, EPOCHS = 8, 30  # as in the presets: teachers answer 8 views once, for 30 epochs of training
 AUGMENTATION = Augmentation(rotation=7, translation=0.05, scale=0.1, brightness=0.05, contrast=0.1, flip=False)
 TERMS = [{"loss": "binary_cross_entropy", "weight": 0.5}, {"loss": "sigmoid_kd", "weight": 0.5}]
 WITH_MAPS = [*TERMS, {"loss": "cam_kd", "weight": 0.1}]
 
 
 def prepare(folder: Path, images: int) -> Dataset:
-    """The phantom at 224 px, of which seven tenths train."""
+    """The phantom at 224 px; seven tenths of it are the training split."""
     write_phantom(folder / "phantom", images=images, size=SIZE, seed=0, prevalence="balanced")
     data = Data(
         format="chestxray14",
@@ -79,7 +79,7 @@ def build(arch: str, dataset: Dataset, device: torch.device) -> Classifier:
 
 
 def seconds(task: Callable[[], None], device: torch.device) -> float:
-    """Of one call, until the device has nothing left to do."""
+    """Seconds of one call, until the device has nothing left to do."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -107,7 +107,7 @@ class Busy:
         self.share = sum(event.self_device_time_total for event in self._profile.key_averages()) / 1e6 / took
 
     def step(self, report: dict) -> None:
-        """From the first step of a training to its last: neither what it opens nor its validation."""
+        """Count from the first step of a training to its last: neither its opening of files nor its validation."""
         if report["step"] == 1:
             self.start()
         if report["step"] == report["steps"]:
@@ -115,9 +115,9 @@ class Busy:
 
 
 def measure(folder: Path, images: int, rounds: int) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Seconds per image of each condition in each round, and of a CUDA device the share of time it was busy.
+    """Seconds per image of each condition in each round, and the share of time in which a CUDA device was busy.
 
-    Teaching is timed once, as it is long; its figure is the same in all rounds.
+    Teaching takes long and is timed once; its figure is the same in all rounds.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = "bf16" if device.type == "cuda" else "no"
@@ -249,7 +249,7 @@ def measure(folder: Path, images: int, rounds: int) -> tuple[list[dict[str, floa
 
 
 def report(results: list[dict[str, float]], shares: dict[str, float]) -> list[str]:
-    """Three tables: images a second of each condition, the ratios that follow, and how long a whole training takes."""
+    """Three tables: images per second of each condition, their ratios, and how long a whole training takes."""
     head = ["| condition | images/s |", "|---|---|"]
     rows = {name: f"| {name} | {spread([1 / row[name] for row in results], 1)} |" for name in results[0]}
     if shares:

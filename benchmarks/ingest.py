@@ -2,14 +2,14 @@
 
 Each writes its table into docs/data.md.
 
-`decode`: images a second of the decode stage and of the whole of `ingest`, over what the same two processes reach with
-nothing but opening, converting and resizing with Pillow, results dropped. The three are measured in turn, so that what
-else the machine does falls on all of them; the ratio is of one round. Needs real X-rays (`--data`, or
-MEDISTILL_TEST_DATA): as they are at 256 px, and enlarged to 1024 px with a little noise, as NIH ships them.
+`decode`: images per second of decoding and of the whole of `ingest`, as ratios to what the same two processes reach
+when they only open, convert and resize with Pillow and drop the result. The three are measured in turn, so that other
+load of the machine falls on all of them; a ratio is of times of one round. Needs real X-rays (`--data`, or
+MEDISTILL_TEST_DATA): at their own 256 px, and enlarged to the 1024 px of NIH's release, with a little noise.
 
 `join`: seconds to read and join the label file of ChestX-ray14 (112,120 rows, with lists and boxes) and tables of the
 size of CheXpert's (223,414 rows), MIMIC-CXR-JPG's (377,110), VinDr-CXR's (54,000 with three readers) and the RSNA
-challenge's (30,227) with as many files, which are empty; and the labels of an archive of ChestMNIST (112,120 pictures).
+challenge's (30,227), each with as many empty files; and the labels of an archive of ChestMNIST (112,120 pictures).
 
 `memory`: peak resident memory of `ingest` at 1,000, 10,000 and 100,000 images of 32 px.
 """
@@ -56,7 +56,7 @@ def settings(root: Path, **changed):
 
 
 def decode(data: Path) -> None:
-    """Print images a second and ratios for files of 256 and of 1024 px."""
+    """Print images per second and ratios for files of 256 and of 1024 px."""
     small = data / "nih1000_256"
     large = FOLDER / "large"
     if not large.is_dir():
@@ -76,7 +76,7 @@ def decode(data: Path) -> None:
 
 
 def one_round(root: Path, executor: Executor) -> tuple[float, float, float]:
-    """Seconds of bare decoding, of the decode stage, and of the whole of ingest, each from nothing."""
+    """Seconds of bare decoding, of the decode stage, and of the whole of ingest, each from an empty folder."""
     from medistill.data.cache import decode_all
     from medistill.data.ingest import ingest
     from medistill.images.frame import Framing
@@ -123,7 +123,7 @@ def join(data: Path) -> None:
     from medistill.data.adapters import read_source
 
     lines = ["| reading and joining tables and files | images | seconds |"]
-    memory = Path("/dev/shm")  # removing half a million files takes minutes elsewhere
+    memory = Path("/dev/shm")  # on some disks it takes minutes to remove half a million files
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         writers = {"chestxray14": write_nih, "chexpert": write_chexpert, "mimic_cxr": write_mimic}
         writers |= {"vindr_cxr": write_vindr, "rsna_pneumonia": write_rsna, "medmnist": write_chestmnist}
@@ -242,14 +242,14 @@ def write_chestmnist(root: Path, data: Path) -> None:
 
 
 def write_table(file: Path, header: str, rows: list[str]) -> None:
-    """Write a table; packed where its name ends in `.gz`."""
+    """Write a table, compressed if its name ends in `.gz`."""
     file.parent.mkdir(exist_ok=True)
     content = "\n".join([header, *rows]).encode() + b"\n"
     file.write_bytes(gzip.compress(content, compresslevel=1) if file.suffix == ".gz" else content)
 
 
 def memory() -> None:
-    """Print the peak resident memory of `ingest`, and what an image adds to it."""
+    """Print the peak resident memory of `ingest`, and how much each image adds to it."""
     counts = (1_000, 10_000, 100_000)
     lines = ["| images | peak memory of `ingest` | their pixels |"]
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
@@ -295,7 +295,7 @@ def one(root: Path) -> None:
 
 
 def publish(name: str, lines: list[str]) -> None:
-    """Print a table and put it into docs/data.md, between the marks that name it."""
+    """Print a table and put it into docs/data.md, between the markers with its name."""
     head, *rows = lines
     table = "\n".join([head, "|---" * (head.count("|") - 1) + "|", *rows])
     print(table)

@@ -1,7 +1,7 @@
-"""What a training step gains where freed memory is kept: `python -m benchmarks.memory`, on an idle CPU.
+"""What a training step gains when freed memory is kept: `python -m benchmarks.memory`, on an idle CPU.
 
-Steps with and without `pipeline.stage.keep_freed_memory` take turns, each in a process of its own, since what a process
-has once kept cannot be undone. Ratios are of two neighbours. Writes its table into docs/distillation.md.
+Steps with and without `pipeline.stage.keep_freed_memory` take turns, each in a process of its own, since a process
+cannot undo the setting. A ratio is of two successive processes. Writes its table into docs/distillation.md.
 """
 
 import argparse
@@ -18,7 +18,7 @@ BATCH, STEPS = 16, 10
 
 
 def step_rate(arch: str, size: int, *, keep: bool) -> float:
-    """Images a second of forward and backward pass and optimiser on one batch in memory."""
+    """Images per second of forward pass, backward pass and optimiser step on one batch in memory."""
     import torch
 
     from medistill.models.build import create_classifier

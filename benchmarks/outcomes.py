@@ -1,7 +1,7 @@
-"""What the tables of `benchmarks.results` need of each trained model: small enough to be kept with the repository.
+"""What the tables of `benchmarks.results` need of each trained model, small enough to be kept in the repository.
 
-So the tables can be checked, or computed otherwise, without hours of training, and hours can be spread over machines.
-A file holds one network by one recipe, a row for each seed and fold; images appear in the test split's order, unnamed.
+So the tables can be checked, or computed otherwise, without hours of training, and the training can be spread over
+machines. A file holds one network and recipe, one row per seed and fold; images are in the test split's order, unnamed.
 """
 
 from dataclasses import asdict, dataclass
@@ -21,14 +21,14 @@ class Outcome:
     """One trained model.
 
     Attributes:
-        settings: hash of all that was to decide it: network, training, data, teachers; not the code.
+        settings: hash of all that decides the model except the code: network, training, data, teachers.
         code: hash of the code that trained it, torch's version included.
         initialisation: in words.
-        params: their number.
-        macs: of one image.
-        seconds: of training.
+        params: number of parameters.
+        macs: multiply-accumulates of one image.
+        seconds: duration of the training.
         val: validation macro AUROC.
-        logits: of the test split, float32 (n, L).
+        logits: on the test split, float32 (n, L).
     """
 
     settings: str
@@ -42,7 +42,7 @@ class Outcome:
 
 
 def read_outcomes(file: Path) -> dict[str, Outcome]:
-    """The outcomes of a file by their settings; none where it is not there."""
+    """The outcomes of a file by their settings; none if the file is not there."""
     if not file.exists():
         return {}
     outcomes = {}
@@ -55,7 +55,7 @@ def read_outcomes(file: Path) -> dict[str, Outcome]:
 
 
 def write_outcomes(file: Path, outcomes: list[tuple[int, int, Outcome]]) -> None:
-    """Write seed, fold and outcome of models, atomically; what is the same is the same file."""
+    """Write seed, fold and outcome of models, atomically; the same content gives the same bytes."""
     rows = []
     for seed, fold, outcome in sorted(outcomes, key=lambda item: item[:2]):
         logits = np.ascontiguousarray(outcome.logits, np.float32)

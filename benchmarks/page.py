@@ -20,5 +20,5 @@ def write_between(page: str, name: str, text: str) -> None:
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """The median, and the least and the most of several measurements."""
+    """The median, the smallest and the largest of several measurements."""
     return f"{median(values):.{digits}f} ({min(values):.{digits}f} … {max(values):.{digits}f})"

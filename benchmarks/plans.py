@@ -30,11 +30,11 @@ from medistill.training.settings import TrainedNetwork
 SEEDS = (0, 1, 2)
 BATCH_SIZE = 16
 
-# Settings, chosen on validation; docs/results.md has the attempts, and what was known of the test split by then.
+# Settings, chosen on validation; docs/results.md lists the attempts, and what was known of the test split by then.
 
 
 def _system_b(temperature: float) -> list[dict]:
-    """Weights of arXiv 2508.15251's kind, with a sigmoid for each label."""
+    """Terms and weights after arXiv 2508.15251, with a sigmoid for each label."""
     return [{"loss": BCE, "weight": 0.1}, {"loss": "sigmoid_kd", "weight": 0.9, "temperature": temperature}]
 
 
@@ -49,12 +49,12 @@ class Plan:
         data: `phantom` or `xrays`.
         folds: 1 for the data set's own splits.
         size: of the frames, in pixels.
-        epochs: of each teacher and student, by name; where images without a label train as well, as many fewer as
-            give as many steps.
-        rates: peak learning rates, likewise.
-        views: that teachers answer of each training image.
+        epochs: of each teacher and student, by name; fewer with unlabelled images, so that the number of steps is
+            the same.
+        rates: peak learning rates, by name.
+        views: number of views of each training image that teachers answer.
         temperature: of the recipes that are no paper's.
-        unlabelled: images that the recipes `unlabelled` have more; without any there are no such recipes.
+        unlabelled: number of images that the recipes `unlabelled` add; with 0 there are no such recipes.
     """
 
     data: str
@@ -104,15 +104,16 @@ RECIPES = {
     ("xrays", EEEA): ("baseline", "baseline_fresh", "system_b"),
     ("phantom", EEEA): ("baseline", "baseline_fresh", "system_b", "unlabelled", "unlabelled_t4"),
 }
-"""By which each student is trained: EEEA-Net-C2, whose trainings are the longest, by what was chosen for it on
-validation alone, and on the phantom by the other temperature, with and without more images."""
+"""The recipes of each student. EEEA-Net-C2, whose trainings are the longest, has only those chosen for it on
+validation, and on the phantom the other temperature, with and without more images."""
 
 ORDER = [
     *((data, [student], recipes) for (data, student), recipes in RECIPES.items()),
     *((data, [], ()) for data in PLANS),
 ]
-"""What is trained first, so that a run that ends early leaves something whole: students by some recipes, seed by
-seed, with the teachers that these need; or where there are none the teachers' other seeds, which teach nobody."""
+"""The order of training, chosen so that a run that ends early leaves whole tables: students by some recipes, seed by
+seed, after the teachers that these need; an entry without students is for the teachers' other seeds, which teach
+nobody."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ Order = Sequence[tuple[str, Sequence[str], Sequence[str]]]
 
 
 def phases(order: Order) -> Iterator[list[Job]]:
-    """All jobs in order; those of a phase need only models of phases before it."""
+    """All jobs in order; those of a phase need only models of earlier phases."""
     trained = set()
     for data, students, recipes in order:
         folds, made = range(PLANS[data].folds), PLANS[data].recipes
@@ -182,6 +183,6 @@ def locate(job: Job, xrays: Path | None, *, train: bool = False) -> Trained:
         teachers.append(setting.teacher(name, network, SEEDS[0]))
     setting, network = prepared(job.network, unlabelled=recipe.unlabelled)
     do = setting.train_student if train else setting.student
-    # where there are no more epochs than views both baselines are one training
+    # with no more epochs than views, both baselines are the same training
     same = not teachers and network.training_on(setting.params.training).epochs <= setting.params.teach.views
     return do(f"{job.network}-{'baseline' if same else job.recipe}", network, recipe, job.seed, teachers)

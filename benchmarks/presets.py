@@ -27,13 +27,13 @@ from pipeline.presets import preset_text
 from pipeline.stage import keep_freed_memory
 
 IMAGES = {
-    "paper-a-chestxray14": 86_524,  # of the list for training and validation; that for the test has 25,596 more
+    "paper-a-chestxray14": 86_524,  # the official list for training and validation; the test list has 25,596 more
     "paper-a-chexpert": 223_414,  # of train.csv
     "paper-a-padchest": 158_626,  # the paper's number
     "paper-b-covid-qu-ex": 27_132,  # Train and Val
     "paper-b-lc25000": 25_000,
 }
-"""Published numbers of images that a preset divides; those that test are among them where no list sets them apart."""
+"""Published numbers of images that a preset splits; they include the test images if no official list names these."""
 
 COVID_QU_EX_VALIDATES = 5_417  # its folder Val
 
@@ -51,11 +51,11 @@ class Passes:
     trained: int
     """Images that it learns from, over all epochs."""
     answered: int
-    """Images that it only answers: validation after each epoch, and teaching."""
+    """Images on which it only predicts: validation after each epoch, and teaching."""
 
 
 def splits(name: str, params: Params) -> tuple[int, int]:
-    """Number of images that train and that validate."""
+    """Numbers of training and of validation images."""
     images, data = IMAGES[name], params.data
     if data.format == "covid_qu_ex":
         return images - COVID_QU_EX_VALIDATES, COVID_QU_EX_VALIDATES
@@ -65,9 +65,9 @@ def splits(name: str, params: Params) -> tuple[int, int]:
 
 
 def passes(params: Params, train: int, validate: int) -> list[Passes]:
-    """What each network of the run has to see, with `train` and `validate` images per epoch.
+    """How often each network of the run sees an image, with `train` and `validate` images per epoch.
 
-    Teachers must be asked in cached views, as those of the papers' presets are.
+    Teachers must answer cached views, as in the papers' presets.
     """
 
     def training(part: str, network: TrainedNetwork) -> Passes:
@@ -83,13 +83,13 @@ def passes(params: Params, train: int, validate: int) -> list[Passes]:
 
 
 def operations(work: list[Passes], macs: dict[str, int]) -> tuple[int, int]:
-    """Floating-point operations of training, which is three passes, and of answering; a multiply-accumulate is two."""
+    """Floating-point operations of training (three passes) and of answering (one); a multiply-accumulate is two."""
     trained = sum(2 * macs[each.arch] * 3 * each.trained for each in work)
     return trained, sum(2 * macs[each.arch] * each.answered for each in work)
 
 
 def hours(work: list[Passes], rates: dict[str, tuple[float, float]]) -> dict[str, float]:
-    """Hours of each part and of the `whole`; `rates` are images a second of training and of answering, by arch."""
+    """Hours of each part and of the `whole`; `rates` are images per second of training and of answering, by arch."""
     took = dict.fromkeys(PARTS, 0.0)
     for each in work:
         trains, answers = rates[each.arch]
@@ -98,7 +98,7 @@ def hours(work: list[Passes], rates: dict[str, tuple[float, float]]) -> dict[str
 
 
 def measure(arch: str, size: int, batch: int, steps: int) -> tuple[float, float]:
-    """Images a second of a training step and of an answer, on one batch in memory."""
+    """Images per second of a training step and of an answer, on one batch in memory."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = create_classifier(Network(arch=arch), labels=list("abcdefghijklmn"), image_size=size)
     model.to(device, memory_format=torch.channels_last)
@@ -130,7 +130,7 @@ def measure(arch: str, size: int, batch: int, steps: int) -> tuple[float, float]
 
 
 def first_cells(name: str, params: Params, work: list[Passes], macs: dict[str, int]) -> list[str]:
-    """What a preset asks for, whatever the device: the first cells of its row."""
+    """The first cells of a preset's row, which do not depend on the device."""
     trained, answered = operations(work, macs)
     return [
         f"`{name}`",
@@ -176,7 +176,7 @@ def read_presets() -> dict[str, Params]:
 
 
 def macs_of(archs: Iterable[str], size: int) -> dict[str, int]:
-    """Multiply-accumulates of an image, by arch."""
+    """Multiply-accumulates of one image, by arch."""
     with torch.device("meta"):
         networks = {arch: create_classifier(Network(arch=arch), labels=["a"], image_size=size) for arch in archs}
         return {arch: count_macs(network, size) for arch, network in networks.items()}

@@ -2,8 +2,8 @@
 
     python -m benchmarks.results --xrays ROOT     # or `make results` for the phantom alone
 
-Trains what is missing, in .cache/results/, keeps what came of it in benchmarks/outcomes/, and writes the tables of what
-is complete. A killed run goes on; what is kept is not trained again: delete it, and it is.
+Trains the missing models in .cache/results/, keeps their outcomes in benchmarks/outcomes/, and writes the tables of all
+complete sets. A killed run is resumed by running it again; a model is trained again only if its outcome is deleted.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from benchmarks.study import STUDENTS
 from pipeline.stage import keep_freed_memory
 
 Blocks = dict[tuple[str, str], str]
-"""Text by page and name of its markers."""
+"""Text by page and name of the markers between which it stands."""
 
 
 def _train(job: Job, xrays: Path | None) -> tuple[Job, float]:
-    """Train a job in a process of its own; the seconds that it took."""
+    """Train a job in a process of its own; return it and the seconds it took."""
     torch.set_num_threads(1)
     keep_freed_memory()
     start = perf_counter()
@@ -42,7 +42,7 @@ def _train(job: Job, xrays: Path | None) -> tuple[Job, float]:
 
 
 def to_train(order: Order, xrays: Path | None) -> list[list[Job]]:
-    """The jobs of each phase whose outcomes are not known, each model once, and their teachers where these are gone."""
+    """The jobs of each phase without a known outcome, each model once, and their teachers if these are missing."""
     every = list(phases(order))
     models = {job: locate(job, xrays) for phase in every for job in phase}
     unknown = {job: model for job, model in models.items() if outcome_of(job, model, xrays) is None}
@@ -60,7 +60,7 @@ def to_train(order: Order, xrays: Path | None) -> list[list[Job]]:
 
 
 def train_all(order: Order, xrays: Path | None, workers: int) -> None:
-    """Train what is missing, with the time that is left after each model."""
+    """Train the missing models; after each, print the time that is left."""
     left = to_train(order, xrays)
     times: dict[tuple[str, str], list[float]] = {}
     begun, total = perf_counter(), sum(map(len, left))
@@ -83,7 +83,7 @@ def train_all(order: Order, xrays: Path | None, workers: int) -> None:
 
 
 def _expected(job: Job, times: dict[tuple[str, str], list[float]]) -> float:
-    """Seconds that a job will take: those of its like, or where there are none yet of all in proportion to epochs."""
+    """Seconds that a job will take: the mean of similar jobs, or if there are none of all, in proportion to epochs."""
     if (job.data, job.network) in times:
         return float(np.mean(times[job.data, job.network]))
     pace = [second / PLANS[data].epochs[network] for (data, network), seconds in times.items() for second in seconds]
@@ -91,7 +91,7 @@ def _expected(job: Job, times: dict[tuple[str, str], list[float]]) -> float:
 
 
 def keep_outcomes(order: Order, xrays: Path | None) -> None:
-    """Keep what is known of the models of today's settings."""
+    """Keep the outcomes of the models with the current settings."""
     known: dict[Path, list[tuple[int, int, Outcome]]] = {}
     for job in itertools.chain.from_iterable(phases(order)):
         if outcome := outcome_of(job, locate(job, xrays), xrays):
@@ -102,7 +102,7 @@ def keep_outcomes(order: Order, xrays: Path | None) -> None:
 
 
 def pages(results: dict[str, Results], xrays: Path | None) -> Blocks:
-    """What is written into the documentation: a table of each data set, and once both are there, what they show."""
+    """The texts for the documentation: a table per data set and, once both are complete, what they show."""
     blocks = {("docs/results.md", data): text for data, own in results.items() if (text := tables.page(own))}
     every = [(own, student) for own in results.values() for student in STUDENTS]
     if len(results) < 2 or not all(student in own.students and BOTH in own.taught(student) for own, student in every):
@@ -121,7 +121,7 @@ def pages(results: dict[str, Results], xrays: Path | None) -> Blocks:
 
 
 def main() -> None:
-    """Train what is missing and write the tables."""
+    """Train the missing models and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--xrays", type=Path, help="folder of the X-rays, in the layout of ChestX-ray14")
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
@@ -131,7 +131,7 @@ def main() -> None:
     try:
         if not arguments.no_training:
             train_all(order, arguments.xrays, arguments.workers)
-    finally:  # a run that is interrupted leaves what it has
+    finally:  # an interrupted run keeps the outcomes it has
         keep_outcomes(order, arguments.xrays)
     kept_of.cache_clear()
     names = dict.fromkeys(data for data, *_ in order)

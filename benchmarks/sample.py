@@ -1,9 +1,9 @@
-"""What the 1,000 X-rays are, and what students gain on them: sick from not, or one finding from another.
+"""How the 1,000 X-rays were sampled, and what students gain on them: finding or none, and one finding from another.
 
-A macro AUROC says little where all positives of all labels lie among the images of one of them: each label is then
-told, for the most part, by that one. So the pairs of images that an AUROC ranks are divided: those within the images of
-the common label, and those of such an image and one without any label. And what a student gains is held against what
-can be had without a teacher.
+A macro AUROC says little if all positives of all labels are among the images of one of them: most of each label's AUROC
+then measures that common label. So the pairs of images that an AUROC ranks are divided into those within the images of
+the common label, and those of such an image and one without any label. A student's gain is compared with what can be
+gained without a teacher.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,10 +32,10 @@ TITLES = {"phantom": "phantom", "xrays": "X-rays"}
 
 @dataclass(frozen=True)
 class Sample:
-    """The tested images, divided by the label that all positives have in common.
+    """The tested images, divided by the common label: the one that all positive images have.
 
     Attributes:
-        results: all that was measured on them.
+        results: all figures of these images.
         common: the label's column.
     """
 
@@ -44,7 +44,7 @@ class Sample:
 
     @classmethod
     def of(cls, results: Results) -> "Sample | None":
-        """None where no label holds all positives of the others."""
+        """None if no label contains all positives of the others."""
         positive = results.truth.split.targets == 1
         for k in range(positive.shape[1]):
             if not positive[~positive[:, k]].any():
@@ -93,7 +93,7 @@ class Sample:
         }
 
     def standardised(self, logits: NDArray) -> NDArray:
-        """Logits (N, L) of mean 0 and deviation 1 in each fold, so that those of two labels can be added."""
+        """Logits (N, L) of mean 0 and standard deviation 1 in each fold, so that those of two labels can be added."""
         parts = logits.astype(np.float64)
         for fold in np.unique(self.results.truth.folds):
             here = self.results.truth.folds == fold
@@ -110,7 +110,7 @@ class Sample:
         return np.repeat(logits[:, [self.common]], logits.shape[1], axis=1)
 
     def alternatives(self, student: str) -> dict[str, list[NDArray]]:
-        """Logits (N, L) that the baseline's own seeds give without a teacher, by what is done with them."""
+        """Logits (N, L) that can be had from the baseline's seeds without a teacher, by method."""
         own = self.results.students[student][self.results.baseline(student)].logits
         return {
             f"{len(own)} seeds averaged": [own.mean(axis=0)],
@@ -120,12 +120,12 @@ class Sample:
 
 
 def mean_of(measure: Callable[[NDArray], NDArray], models: Sequence[NDArray]) -> NDArray:
-    """The mean over models of a figure, (1 + R,)."""
+    """A figure's mean over models, (1 + R,)."""
     return np.mean([measure(logits) for logits in models], axis=0)
 
 
 def halves(sample: Sample) -> str:
-    """The table of what each student has, and has over its baseline, of all pairs and of either kind."""
+    """The table of each student's figures and its gains over its baseline, for all pairs and for each kind."""
     measures, results = sample.measures(), sample.results
     heads = ["model", "taught by", *(cell for name in measures for cell in (name, "difference to the baseline"))]
     rows = [line(heads), line(["---"] * len(heads))]
@@ -151,7 +151,7 @@ def halves(sample: Sample) -> str:
 
 
 def composition(sample: Sample) -> str:
-    """How the images divide."""
+    """How many images have the common label, others or none."""
     inside, positive = sample.inside, sample.results.truth.split.targets == 1
     return (
         f"**{inside.sum()} of the {len(inside):,} images have {sample.name}, {(~positive.any(axis=1)).sum()} no "
@@ -167,7 +167,7 @@ def positives(sample: Sample) -> str:
 
 
 def one_question(sample: Sample) -> str:
-    """Why the mean over labels is hardly more than one of them."""
+    """Why the mean over labels measures little more than one of them."""
     results, count = sample.results, len(sample.results.truth.split.eligible)
     student = next(iter(results.students))
     base = results.students[student][results.baseline(student)]
@@ -180,7 +180,7 @@ def one_question(sample: Sample) -> str:
 
 
 def warnings(xrays: Path) -> str:
-    """What `medistill check` warns of: labels that can be told from what is not the finding."""
+    """The warnings of `medistill check` about shortcuts: labels that can be predicted without seeing the finding."""
     table = pd.DataFrame(audit(open_xrays(xrays, SIZE)).shortcuts)
     said = []
     for cue, rows in table[table["lower"] > SHORTCUT].groupby("cue", sort=False):
@@ -192,7 +192,7 @@ def warnings(xrays: Path) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """What students gain in one figure.
+    """The students' gains in one figure.
 
     Attributes:
         title: of the row.
@@ -205,13 +205,13 @@ class Row:
     bounds: dict[str, Interval | None] = field(default_factory=dict)
 
     def lines(self, students: Sequence[str]) -> list[str]:
-        """As Markdown, a cell for each student; the wider bounds stand below."""
+        """As Markdown, one cell per student; the wider bounds stand below."""
         cells = [interval(self.gains[name], sign=True) if name in self.gains else "" for name in students]
         wider = [f"[{own[0]:+.3f}, {own[1]:+.3f}]" if (own := self.bounds.get(name)) else "" for name in students]
         return [line([self.title, *cells])] + ([line(["… patients and seeds", *wider])] if any(wider) else [])
 
     def shown(self) -> str:
-        """What the intervals show together, after `a gain`."""
+        """What all the intervals show, to be put after `a gain`."""
         gained = [name for name, values in self.gains.items() if verdict(values) == "a gain"]
         if len(gained) == len(self.gains):
             return "was shown"
@@ -219,7 +219,7 @@ class Row:
 
 
 def recipe_row(results: Results, recipe: str) -> Row:
-    """What a recipe gains in the macro AUROC, over the students that have it."""
+    """A recipe's gain in macro AUROC, for each student that has it."""
     students = [student for student in results.students if recipe in results.taught(student)]
     gains = {student: results.gain(student, recipe) for student in students}
     bounds = {student: with_seeds(gain, len(results.truth.split.counts)) for student, gain in gains.items()}
@@ -229,7 +229,7 @@ def recipe_row(results: Results, recipe: str) -> Row:
 
 
 def averaged_row(results: Results) -> Row:
-    """What averaging the baseline's seeds gains in the macro AUROC, without a teacher."""
+    """The gain in macro AUROC from averaging the baseline's seeds, without a teacher."""
     gains, seeds = {}, 0
     for student, measured in results.students.items():
         mean = averaged(results, student)
@@ -241,7 +241,7 @@ def averaged_row(results: Results) -> Row:
 
 
 def divided_row(sample: Sample, title: str, measure: Callable[[NDArray], NDArray]) -> Row:
-    """What `BOTH` gains in a figure of some of the pairs."""
+    """The gain of `BOTH` in a figure of some of the pairs."""
     results, gains = sample.results, {}
     for student in results.students:
         if BOTH in results.taught(student):
@@ -251,7 +251,7 @@ def divided_row(sample: Sample, title: str, measure: Callable[[NDArray], NDArray
 
 
 def blended_row(sample: Sample) -> Row:
-    """What adding the common label's logit to each gains, without a teacher."""
+    """The gain from adding the common label's logit to each, without a teacher."""
     results, gains = sample.results, {}
     for student, measured in results.students.items():
         base = measured[results.baseline(student)]
@@ -262,14 +262,14 @@ def blended_row(sample: Sample) -> Row:
 
 
 def firm(rows: Sequence[Row]) -> str:
-    """In which rows, and of whom, the gain is above zero for other seeds as well as other patients."""
+    """Students and rows whose gain is above zero for other seeds as well as other patients."""
     every = [(row, name, bounds) for row in rows for name, bounds in row.bounds.items()]
     named = [f"{name} ({row.title.rpartition(', ')[0]})" for row, name, bounds in every if bounds and bounds[0] > 0]
     return " and ".join(named) or "nothing"
 
 
 def summary(sample: Sample, phantom: Results) -> tuple[str, str]:
-    """What students gain on the X-rays and on the phantom, as a table; and what it shows of the X-rays."""
+    """A table of the students' gains on the X-rays and on the phantom, and a text on those on the X-rays."""
     whole, mean = recipe_row(sample.results, BOTH), averaged_row(sample.results)
     between = divided_row(sample, f"{sample.name} against no finding", sample.between)
     within = divided_row(sample, f"within {sample.name}", sample.within)

@@ -1,10 +1,10 @@
-"""What was measured of each model of `benchmarks.results`, from the logits that are kept of it.
+"""The figures of each model of `benchmarks.results`, computed from its kept logits.
 
 The X-rays are few, so each is tested once in five-fold cross-validation. The logits of two folds come from two
-trainings and their levels differ, so that ranking them together would measure how well these happen to agree. An AUROC
+trainings and their levels differ, so that ranking them together would measure how well the levels agree. An AUROC
 is therefore the share of pairs *within a fold* in which the positive image ranks above the negative one: the mean of
 the folds' AUROCs, each weighted by its number of pairs. Unlike their plain mean it is defined where a rare label is
-absent from a fold, as it is in many bootstrap resamples, and a fold with one positive counts less than one with nine.
+absent from a fold, as in many bootstrap resamples, and a fold with one positive counts less than one with nine.
 Ranks normalised within a fold would assume that folds have equally many positives. With one fold it is the usual AUROC.
 """
 
@@ -37,7 +37,7 @@ Interval = tuple[float, float]
 
 
 def foldwise_auroc(targets: NDArray, scores: NDArray, groups: NDArray, folds: NDArray, counts: NDArray) -> NDArray:
-    """AUROC of each label over pairs of images of one fold, in every resample: (1 + R, L), NaN where there is no pair.
+    """AUROC of each label over pairs of images of one fold, in every resample: (1 + R, L), NaN if there is no pair.
 
     Args:
         targets: (N, L), 1, 0, or NaN where unknown.
@@ -65,7 +65,7 @@ class Truth:
     Attributes:
         split: targets, patients and resamples of the pooled test splits, (N, …), fold after fold.
         folds: (N,) int.
-        val_labels: of each fold, the labels (columns) that its validation macro AUROC is a mean over.
+        val_labels: for each fold, the labels (columns) that enter its validation macro AUROC.
     """
 
     split: Split
@@ -92,7 +92,7 @@ class Truth:
 
 @cache
 def truth_of(data: str, xrays: Path | None) -> Truth:
-    """Pool the test splits of all folds; a label is eligible by what is pooled."""
+    """Pool the test splits of all folds; a label's eligibility is judged on the pool."""
     sets = [open_fold(data, fold, xrays) for fold in range(PLANS[data].folds)]
     rows = [dataset.split("test") for dataset in sets]
     targets = np.concatenate([dataset.targets(part) for dataset, part in zip(sets, rows, strict=True)])
@@ -108,13 +108,13 @@ def truth_of(data: str, xrays: Path | None) -> Truth:
 
 @dataclass(frozen=True)
 class Scores:
-    """One network by one recipe, or one teacher.
+    """Figures of one network by one recipe, or of one teacher.
 
     Attributes:
-        seeds: S of which all folds are trained.
-        macro: test macro AUROC of each on the data themselves and in each resample, (S, 1 + R).
-        logits: of each on the pooled test splits, (S, N, L).
-        on_val_labels: test macro AUROC over the labels that validation has, the mean over seeds and folds.
+        seeds: the S seeds with all folds trained.
+        macro: test macro AUROC of each seed on the data themselves and in each resample, (S, 1 + R).
+        logits: of each seed on the pooled test splits, (S, N, L).
+        on_val_labels: test macro AUROC over the labels of `Truth.val_labels`, the mean over seeds and folds.
         outcomes: of all seeds and folds.
     """
 
@@ -131,7 +131,7 @@ class Scores:
 
 
 def scores_of(data: str, network: str, recipe: str | None, truth: Truth, xrays: Path | None) -> Scores | None:
-    """Measure what is complete; None where nothing is."""
+    """Measure the complete seeds; None if there are none."""
     seeds, logits, found = [], [], []
     for seed in SEEDS:
         jobs = [Job(data, fold, network, recipe, seed) for fold in range(PLANS[data].folds)]
@@ -149,7 +149,7 @@ def scores_of(data: str, network: str, recipe: str | None, truth: Truth, xrays: 
 
 
 def _on_val_labels(logits: NDArray, truth: Truth) -> float:
-    """Mean over folds of the mean AUROC over the labels that the fold's validation has, if they have a pair on test."""
+    """Mean over folds of the mean AUROC over the fold's `val_labels` that have a pair in its test split."""
     means = []
     for fold, columns in enumerate(truth.val_labels):
         here = truth.folds == fold
@@ -160,13 +160,13 @@ def _on_val_labels(logits: NDArray, truth: Truth) -> float:
 
 @cache
 def kept_of(data: str, network: str, recipe: str | None) -> tuple[Path, dict[str, Outcome]]:
-    """The file of a network by a recipe, and what is in it."""
+    """The file of a network by a recipe, and the outcomes in it."""
     file = FOLDER / data / f"{network}-{recipe or 'teacher'}.parquet"
     return file, read_outcomes(file)
 
 
 def outcome_of(job: Job, model: Trained, xrays: Path | None) -> Outcome | None:
-    """What is kept of a model, or what its folder says; None where there is neither."""
+    """A model's kept outcome, or the one in its folder; None if there is neither."""
     _, kept = kept_of(job.data, job.network, job.recipe)
     if model.settings in kept or not model.done:
         return kept.get(model.settings)
@@ -188,13 +188,13 @@ def outcome_of(job: Job, model: Trained, xrays: Path | None) -> Outcome | None:
 
 @dataclass(frozen=True)
 class Results:
-    """All that is complete of a data set.
+    """All complete figures of a data set.
 
     Attributes:
         plan: sizes and recipes.
         truth: the tested images.
         teachers: by name.
-        students: by name, then by recipe; none without a baseline.
+        students: by name, then by recipe; only those with a baseline.
     """
 
     plan: Plan
@@ -203,23 +203,23 @@ class Results:
     students: dict[str, dict[str, Scores]]
 
     def taught(self, student: str) -> list[str]:
-        """Recipes of a student that have a teacher."""
+        """A student's recipes with a teacher."""
         return [name for name in self.students[student] if self.plan.recipes[name].teachers]
 
     def baseline(self, student: str) -> str:
-        """The recipe without a teacher that is better on validation, of those with most seeds."""
+        """The recipe without a teacher that is best on validation, among those with most seeds."""
         measured = self.students[student]
         own = [name for name in measured if not self.plan.recipes[name].teachers]
         return max(own, key=lambda name: (len(measured[name].seeds), measured[name].val))
 
     def gain(self, student: str, recipe: str) -> NDArray:
-        """What a recipe has over the baseline by each seed that both have, (S, 1 + R)."""
+        """A recipe's gain over the baseline for each seed that both have, (S, 1 + R)."""
         measured = self.students[student]
         return paired(measured[recipe], measured[self.baseline(student)])
 
 
 def results_of(data: str, xrays: Path | None) -> Results:
-    """Measure all that is complete of a data set."""
+    """Measure all complete models of a data set."""
     plan, truth = PLANS[data], truth_of(data, xrays)
 
     def complete(network: str, recipes: Sequence[str | None]) -> dict[str | None, Scores]:
@@ -238,7 +238,7 @@ def results_of(data: str, xrays: Path | None) -> Results:
 
 
 def paired(scores: Scores, reference: Scores) -> NDArray:
-    """Difference by each seed that both have, on the data and in each resample: (seeds, 1 + R)."""
+    """Difference for each seed that both have, on the data and in each resample: (seeds, 1 + R)."""
     both = [seed for seed in scores.seeds if seed in reference.seeds]
     own = [scores.macro[scores.seeds.index(seed)] for seed in both]
     other = [reference.macro[reference.seeds.index(seed)] for seed in both]
@@ -246,17 +246,17 @@ def paired(scores: Scores, reference: Scores) -> NDArray:
 
 
 def with_seeds(differences: NDArray, groups: int) -> Interval | None:
-    """95 % interval of the mean over seeds that holds what other patients and what other trainings would change.
+    """95 % interval of the mean over seeds, for other patients and for other trainings.
 
-    Both variances are added, and Student's t has as many degrees of freedom as they are known with (Satterthwaite,
-    Biometrics 1946). What a seed does to some patients alone is in both, so that it is a little too wide.
+    Both variances are added, and the degrees of freedom of Student's t are Satterthwaite's (Biometrics 1946). The
+    interaction of seeds and patients is in both variances, so that the interval is a little too wide.
 
     Args:
         differences: (S, 1 + R), by seed, on the data and in each resample.
-        groups: patients.
+        groups: number of patients.
 
     Returns:
-        None of one seed.
+        None if there is one seed.
     """
     seeds = len(differences)
     if seeds < 2:
@@ -280,7 +280,7 @@ def adjusted(results: Results, student: str) -> dict[str, float | None]:
 
 
 def lead(results: Results, student: str, teacher: str, seeds: Sequence[int]) -> NDArray | None:
-    """How far a teacher, the mean over its `seeds`, is ahead of a student's baseline, (1 + R,); None: not known."""
+    """Lead of a teacher, the mean over its `seeds`, over a student's baseline, (1 + R,); None if not known."""
     scores = results.teachers.get(teacher)
     if scores is None or not set(seeds) <= set(scores.seeds):
         return None

@@ -1,7 +1,7 @@
-"""What `benchmarks.results` and `benchmarks.attempts` share: data sets, their splits, and models that are trained once.
+"""What `benchmarks.results` and `benchmarks.attempts` share: data sets, their splits, and models, each trained once.
 
 Everything is kept in .cache/results/. A model's folder is named after all that decides it (settings, data, teachers and
-the code of training), and appears in one rename: what is there is not trained again, and a killed run goes on.
+the code of training), and appears in one rename: a model that is there is not trained again, and a killed run goes on.
 """
 
 import functools
@@ -34,10 +34,10 @@ ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".cache" / "results"
 FOLDS = 5
 INNER_FOLDS = 6
-"""One in so many patients of an outer training part validates."""
+"""One in so many patients of an outer training part is in the validation split."""
 SPLIT_SEED = 0
 NEW = ("ema", "patience")
-"""Keys of `training` that are younger than some of what is kept in benchmarks/outcomes."""
+"""Keys of `training` that were added after some of the outcomes in benchmarks/outcomes were written."""
 
 BCE = "binary_cross_entropy"
 TEACHERS = (LITE2, DENSENET) = ("efficientnet_lite2", "densenet")
@@ -53,7 +53,7 @@ def read_params(**changed: Any) -> Params:
 
 
 def network_of(params: Params, name: str, epochs: int, rate: float) -> TrainedNetwork:
-    """A teacher or student of params.yaml, trained for so many epochs at this peak learning rate."""
+    """A teacher or student of params.yaml, with its number of epochs and its peak learning rate."""
     made = (params.teachers | params.students)[name]
     own = {"epochs": epochs, "learning_rate": rate}
     return made.model_copy(update={"training": made.training.model_copy(update=own)})
@@ -64,12 +64,12 @@ def network_of(params: Params, name: str, epochs: int, rate: float) -> TrainedNe
 
 @functools.cache
 def open_phantom(size: int, unlabelled: int = 0) -> Dataset:
-    """The phantom of params.yaml in frames of `size` pixels, on its own splits; drawn and ingested where it is not.
+    """The phantom of params.yaml in frames of `size` pixels, with its own splits; drawn and ingested if it is missing.
 
     Args:
         size: of the frames.
-        unlabelled: so many images more are drawn, of other patients (a patient who has images among both loses those
-            without a label); nobody says what is on them, and they train.
+        unlabelled: so many more images are drawn, without labels, for the training split. They are of other patients:
+            a patient with images of both kinds loses the unlabelled ones.
     """
     params = read_params()
     phantom = params.phantom.model_copy(update={"images": params.phantom.images + unlabelled})
@@ -80,7 +80,7 @@ def open_phantom(size: int, unlabelled: int = 0) -> Dataset:
 
 
 def _with_unlabelled(known: Dataset, larger: Dataset) -> Dataset:
-    """`larger`, where all images but those of `known` train and have no label; `known` keeps its splits."""
+    """`larger`, in which all images but those of `known` are for training, without labels; `known` keeps its splits."""
     manifest = larger.manifest[
         larger.manifest["image_id"].isin(known.manifest["image_id"])
         | ~larger.manifest["group_id"].isin(known.manifest["group_id"])
@@ -94,9 +94,9 @@ def _with_unlabelled(known: Dataset, larger: Dataset) -> Dataset:
 
 @functools.cache
 def open_xrays(root: Path, size: int) -> Dataset:
-    """The X-rays in `root` (chestxray14) in frames of `size` pixels, ingested where they are not yet.
+    """The X-rays in `root` (chestxray14) in frames of `size` pixels, ingested if they are not yet.
 
-    Their splits mean nothing: `fold_of` makes others. The images decide the folds, not their size.
+    Their splits are not used: `fold_of` makes others, which do not depend on `size`.
     """
     data = read_params().data.model_copy(update={"name": "X-rays", "root": root, "split": "patient"})
     return _ingested("xrays", data, size)
@@ -115,7 +115,7 @@ def _ingested(name: str, data: Data, size: int) -> Dataset:
 
 
 def _once(folder: Path, make: Callable[[], Any]) -> None:
-    """Make a folder that is not there; of the processes that need it one makes it, and the others wait."""
+    """Make a folder unless it is there; of several processes that need it one makes it, and the others wait."""
     with locked(folder.with_name(f".{folder.name}.lock"), taken=None):
         if not folder.exists():
             make()
@@ -129,10 +129,10 @@ def _short(value: Any) -> str:
 
 
 def fold_splits(targets: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
-    """The split of each image where fold `fold` tests: `train`, `val` or `test`, (N,) of str.
+    """The split of each image when fold `fold` is the test split: `train`, `val` or `test`, (N,) of str.
 
-    Patients stay whole. Each image counts as its rarest label, so that rare labels are spread over folds as far as
-    they go. One in `INNER_FOLDS` of the outer training patients validates.
+    Each patient is in one split. Images are stratified by their rarest label, so that rare labels are spread over
+    folds as evenly as possible. One in `INNER_FOLDS` of the outer training patients is in the validation split.
 
     Args:
         targets: (N, L), 1, 0, or NaN where unknown.
@@ -155,7 +155,7 @@ def _fold_splits(targets: np.ndarray, kinds: np.ndarray, groups: np.ndarray, fol
 
 
 def rarest_label(targets: np.ndarray) -> np.ndarray:
-    """Of each image's labels the one that is rarest in the data: int (N,), L where it has none.
+    """Each image's label that is rarest in the data: int (N,), L if it has none.
 
     Args:
         targets: (N, L), 1, 0, or NaN where unknown.
@@ -188,8 +188,8 @@ class Trained:
     Attributes:
         folder: named after `key`.
         key: a hash of all that decides the model.
-        settings: the same without the code of training.
-        teachers: that teach it.
+        settings: a hash of the same without the code of training.
+        teachers: the models that teach it.
     """
 
     folder: Path
@@ -205,12 +205,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class Setting:
-    """All that decides a model but its network, recipe and seed.
+    """All that decides a model except its network, recipe and seed.
 
     Attributes:
         place: a name for folders and progress, such as `xrays/3`.
         dataset: with its splits.
-        params: augmentation, training, and `teach`: the views that are taught.
+        params: augmentation, training, and `teach`, the views that teachers answer.
     """
 
     place: str
@@ -224,7 +224,7 @@ class Setting:
     def student(
         self, name: str, network: TrainedNetwork, recipe: Recipe, seed: int, teachers: Sequence[Trained]
     ) -> Trained:
-        """Where a student is; `name` is for people."""
+        """Where a student is; `name` only makes its folder readable."""
         return self._located(name, self._student(network, recipe, seed), teachers)
 
     def train_teacher(self, name: str, network: TrainedNetwork, seed: int) -> Trained:
@@ -243,7 +243,7 @@ class Setting:
     def _student(self, network: TrainedNetwork, recipe: Recipe, seed: int) -> TrainingSpec:
         spec = self._spec(network, recipe, seed)
         if not recipe.teachers and spec.views is not None and spec.views >= spec.training.epochs:
-            # each epoch has a view of its own either way, and it is one training
+            # each epoch has a view of its own either way, so both are the same training
             return replace(spec, recipe=recipe.model_copy(update={"views": "fresh"}), views=None)
         return spec
 
@@ -264,7 +264,7 @@ class Setting:
         return Trained(folder, key, self._settings(spec, teachers), tuple(teachers))
 
     def _settings(self, spec: TrainingSpec, teachers: Sequence[Trained]) -> str:
-        # An option that is new and not used must not make what is kept worthless: what is as ever is left out.
+        # Defaults and unused new options are left out, so that a new option does not make kept outcomes worthless.
         decides = {
             "network": spec.network.model_dump(mode="json", exclude={"training", "seed"}, exclude_defaults=True),
             "training": spec.training.model_dump(exclude={key for key in NEW if not getattr(spec.training, key)}),
@@ -280,7 +280,7 @@ class Setting:
 
     @functools.cached_property
     def _content(self) -> str:
-        """Of pixels, labels, groups and splits, whatever the code that read them."""
+        """A hash of pixels, labels, groups and splits; that of the code that read them is left out."""
         rows = self.dataset.manifest
         digest = hashlib.sha256(self.dataset.images(rows).tobytes() + self.dataset.targets(rows).tobytes())
         for column in ("group_id", "split"):
@@ -288,7 +288,7 @@ class Setting:
         return digest.hexdigest()
 
     def _trained(self, name: str, spec: TrainingSpec, teachers: Sequence[Trained]) -> Trained:
-        """Train a model, unless it is there; in its name it has what its folder has, as others have its settings."""
+        """Train a model, unless it is there; it is named after its folder, as models of other keys share its `name`."""
         trained = self._located(name, spec, teachers)
         named = replace(spec, name=f"{self.place}/{trained.folder.name}")
 
@@ -300,9 +300,9 @@ class Setting:
         return trained
 
     def ask(self, teacher: Trained) -> Knowledge:
-        """What a trained teacher answers in all views, asked once."""
+        """A trained teacher's answers in all views, computed once."""
         asked, augmentation = self.params.teach, self.params.augmentation
-        # the same images and more are another question
+        # a data set with additional images needs answers of its own
         about = asked.model_dump(exclude={"batch_size"}) | {"dataset": self.dataset.fingerprint}
         name = f"{teacher.folder.name}-{_short(about)}"
         folder, unfinished = (WORK / kind / self.place / name for kind in ("knowledge", "unfinished"))

@@ -1,8 +1,8 @@
-"""System B whole, on real tiles: `python -m benchmarks.system_b --tiles ROOT`.
+"""The whole of System B, on real tiles: `python -m benchmarks.system_b --tiles ROOT`.
 
-The preset `paper-b-lc25000` in a copy of this repository, .cache/system_b/: OFA-595, taught by VGG19 and Visformer-S,
-from ingest to `promote --dry-run`. The tiles are three classes of the lung; networks start at random and see 64 px for
-a few epochs, which two cores can do in about an hour. Writes its table into docs/papers.md.
+Runs the preset `paper-b-lc25000` in a copy of this repository, .cache/system_b/, from ingest to `promote --dry-run`:
+OFA-595, taught by VGG19 and Visformer-S. The tiles are three classes of the lung; networks start from random weights
+and train at 64 px for a few epochs, about an hour on two cores. Writes its table into docs/papers.md.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from medistill.records.gate import Gate
 ROOT = Path(__file__).resolve().parents[1]
 COPY = ROOT / ".cache" / "system_b"
 VAL, TEST = 10, 3
-"""Source pictures of each class in these splits, the others train: a class is eligible from ten on."""
+"""Source pictures of each class in the splits val and test; a class is eligible with ten or more."""
 
 
 def prepare(folder: Path, tiles: Path) -> None:
@@ -38,7 +38,7 @@ def prepare(folder: Path, tiles: Path) -> None:
             shutil.copy2(ROOT / name, folder / name)
     if not (folder / ".git").exists():
         subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
-    (folder / "params.yaml.before").unlink(missing_ok=True)  # a preset's, which no second one writes over
+    (folder / "params.yaml.before").unlink(missing_ok=True)  # `preset` does not overwrite an earlier backup
     run(folder, sys.executable, "-m", "pipeline", "preset", "paper-b-lc25000", "--root", str(tiles))
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     (folder / "params.yaml").write_text(yaml.safe_dump(shrink(params), sort_keys=False), encoding="utf-8")
@@ -47,7 +47,7 @@ def prepare(folder: Path, tiles: Path) -> None:
 
 
 def shrink(params: dict[str, Any]) -> dict[str, Any]:
-    """The preset's params with what two cores can train, and without the teacher that the tiles are not taught by."""
+    """The preset's params, shrunk to what two cores can train, and without the teacher AutoFormer."""
     params["data"] |= {"image_size": 96, "workers": 2}
     params["training"] |= {"epochs": 16, "batch_size": 16, "learning_rate": 0.001, "precision": "no", "patience": None}
     params["teachers"] = {
@@ -63,7 +63,7 @@ def shrink(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def draw_splits(groups: pd.DataFrame) -> pd.DataFrame:
-    """`group_id` and `split` of each source picture, as many of each class in each split, drawn by a fixed seed.
+    """`group_id` and `split` of each source picture, balanced over classes, drawn with a fixed seed.
 
     Args:
         groups: `label` and `group_id` of each tile.
@@ -77,7 +77,7 @@ def draw_splits(groups: pd.DataFrame) -> pd.DataFrame:
 
 
 def run(folder: Path, *command: str, codes: tuple[int, ...] = (0,)) -> str:
-    """What a command prints in the copy, which runs the copy's own code."""
+    """The output of a command run in the copy, with the copy's own code."""
     environment = os.environ | {"PYTHONPATH": str(folder / "src")}
     done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode not in codes:

@@ -15,12 +15,12 @@ SHORT = (0, 1, 2, 3, 4, 5, 8, 10, 13)
 
 
 def interval(values: NDArray, *, sign: bool = False, share: bool = False) -> str:
-    """A figure (1 + R,) with its 95 % interval, as text.
+    """A figure with its 95 % interval, as text.
 
     Args:
-        values: on the data and in each resample.
-        sign: it is a difference.
-        share: it is a share of something, in percent.
+        values: (1 + R,), on the data and in each resample.
+        sign: the figure is a difference.
+        share: the figure is a share, written in percent.
     """
     figure = summarise(values, difference=sign or share)
     form = "{:.0%}" if share else "{:+.3f}" if sign else "{:.3f}"
@@ -69,7 +69,7 @@ def shortened(row: str) -> str:
 def row(
     title: str, scores: Scores, taught_by: str = "", base: Scores | None = None, p: float | None = None, groups: int = 0
 ) -> str:
-    """One row of the table; `base` is what it differs from, and `groups` the number of patients."""
+    """One row of the table, with differences from `base`; `groups` is the number of patients."""
     single, any_one = scores.macro[:, 0], scores.outcomes[0]
     cells = [
         title,
@@ -100,7 +100,7 @@ def _size(outcome: Outcome, times: int = 1) -> tuple[str, str]:
 
 
 def averaged_row(results: Results, student: str) -> str | None:
-    """The row of the baseline's seeds, averaged: what there is to gain without a teacher, at so many times the cost."""
+    """The row of the averaged seeds of the baseline: the gain without a teacher, at a multiple of the cost."""
     values = averaged(results, student)
     if values is None:
         return None
@@ -113,7 +113,7 @@ def averaged_row(results: Results, student: str) -> str | None:
 
 
 def averaged(results: Results, student: str) -> NDArray | None:
-    """Macro AUROC (1 + R,) of the mean logits of the baseline's seeds; None where there is one seed or none."""
+    """Macro AUROC (1 + R,) of the mean logits of the baseline's seeds; None with fewer than two seeds."""
     base = results.students[student][results.baseline(student)]
     if len(base.seeds) < 2:
         return None
@@ -137,7 +137,7 @@ def student_rows(results: Results, student: str) -> list[str]:
 
 
 def student_text(results: Results, student: str) -> str:
-    """What a student's rows say; baseline and recipe that are spoken of are chosen on validation."""
+    """A student's rows in words; the baseline and the recipe quoted are chosen on validation."""
     measured, taught = results.students[student], results.taught(student)
     if not taught:
         return ""
@@ -155,7 +155,7 @@ def student_text(results: Results, student: str) -> str:
 
 
 def count_above(results: Results, student: str) -> str:
-    """Which of a student's recipes are above its baseline, and which still are once more is counted."""
+    """Which of a student's recipes are above its baseline, also after adjustment and with the spread over seeds."""
     taught, p_values, groups = results.taught(student), adjusted(results, student), len(results.truth.split.counts)
     gains = {name: results.gain(student, name) for name in taught}
     above = [name for name in taught if verdict(gains[name].mean(axis=0)) == "a gain"]
@@ -182,12 +182,12 @@ def _named(recipes: list[str]) -> str:
 
 
 def gain_text(results: Results, student: str, recipe: str) -> str:
-    """What a recipe has won on test, what there was to win (the lead of its first teacher), and the share of it."""
+    """A recipe's gain on test, the lead of its first teacher, and the gain as a share of this lead."""
     gain, teacher = results.gain(student, recipe), results.plan.recipes[recipe].teachers[0]
     text = f"is {interval(gain.mean(axis=0), sign=True)}"
     wider = with_seeds(gain, len(results.truth.split.counts))
     text += f", patients and seeds [{wider[0]:+.3f}, {wider[1]:+.3f}]" if wider else ""
-    ahead = lead(results, student, teacher, SEEDS[:1])  # the one that taught
+    ahead = lead(results, student, teacher, SEEDS[:1])  # the seed that taught
     if ahead is None:
         return f"{text}."
     text += f"; the lead of {teacher}, of the one seed that taught, is {interval(ahead, sign=True)}"
@@ -206,13 +206,13 @@ def share_of(gain: NDArray, ahead: NDArray) -> str:
 
 
 def table(results: Results) -> list[str]:
-    """All rows."""
+    """All rows of the table."""
     rows = [row(name, scores) for name, scores in results.teachers.items()]
     return rows + [text for student in results.students for text in student_rows(results, student)]
 
 
 def page(results: Results) -> str | None:
-    """A data set's table and what it says; None where nothing is trained."""
+    """A data set's table with its sentences; None if nothing is trained."""
     rows = table(results)
     if not rows:
         return None
@@ -221,7 +221,7 @@ def page(results: Results) -> str | None:
 
 
 def short_page(results: Results) -> str:
-    """What the table says, and the table in short, folded: for the README."""
+    """For the README: the sentences, and a short table, folded."""
     rows = [shortened(text) for text in (*header(results), *table(results))]
     says = [text for student in results.students if (text := student_text(results, student))]
     summary = "<details><summary>All recipes</summary>"
@@ -229,7 +229,7 @@ def short_page(results: Results) -> str:
 
 
 def facts(results: Results) -> str:
-    """What was tested, which labels the means hold, and what is missing."""
+    """The tested images, the labels that enter the means, and the missing models."""
     plan, truth, split = results.plan, results.truth, results.truth.split
     skipped = "; ".join(f"{label} ({reason})" for label, reason in split.skipped.items()) or "none"
     where = f"{plan.folds}-fold cross-validation by patient" if plan.folds > 1 else "its own test split"
@@ -256,6 +256,6 @@ def facts(results: Results) -> str:
 
 
 def _absent(scores: Scores | None) -> str:
-    """Seeds that are not complete, as text."""
+    """The incomplete seeds, as text."""
     seeds = [seed for seed in SEEDS if scores is None or seed not in scores.seeds]
     return f"seed {', '.join(map(str, seeds))}" if seeds else ""

@@ -18,7 +18,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real images and label files; the test is skipped where there is none."""
+    """The folder of real images and label files; without it the test is skipped."""
     folder = Path(os.environ.get("MEDISTILL_TEST_DATA") or ROOT.parent / "shared" / "data")
     if not folder.is_dir():
         pytest.skip("real images are not here: set MEDISTILL_TEST_DATA to their folder")
@@ -27,7 +27,7 @@ def real_data() -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Makes a file system of so many KB in memory and returns its folder; skips where that is not allowed."""
+    """A function that mounts a file system of so many KB in memory and returns its folder; skips if it may not."""
     made: list[Path] = []
 
     def make(kilobytes: int) -> Path:
@@ -51,7 +51,8 @@ def write_dataset(
 ) -> Path:
     """Write what `ingest` writes: images of noise in which each label is a bright spot in a column of its own.
 
-    Two images per patient; patients 0, 5, 10… test, 1, 6, 11… validate, the others train. Every positive has a box.
+    Two images per patient; patients 0, 5, 10… are in test, 1, 6, 11… in val, the others in train. Every positive has
+    a box.
     """
     import numpy as np
     import pandas as pd

@@ -1,4 +1,4 @@
-"""DICOM files for tests, of pixels that are known; and the formulas of PS3.3 C.11, by which greys are shown."""
+"""DICOM files of known pixels for tests, and the formulas of PS3.3 C.11 for showing greys."""
 
 import io
 import struct
@@ -20,7 +20,7 @@ COLOUR = np.stack([EIGHT, EIGHT[::-1], 255 - EIGHT], axis=-1)
 
 
 def dataset(pixels, syntax=uid.ExplicitVRLittleEndian, *, frame=None, bits=None, photometric=None, **attributes):
-    """A secondary capture of `pixels`, (H, W) or (H, W, 3); a compressed one holds the bytes `frame`."""
+    """A secondary capture of `pixels`, (H, W) or (H, W, 3); if it is compressed it holds the bytes `frame`."""
     made = Dataset()
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = syntax
@@ -56,7 +56,7 @@ JPEG_XL = {kind: f"1.2.840.10008.1.2.4.{kind}" for kind in (110, 111, 112)}
 
 
 def save_jpeg_xl(path, kind, pixels, frame, **attributes):
-    """Save a file in a transfer syntax that pydicom does not know: by the name of one whose identifier is as long."""
+    """Save a file in a transfer syntax that pydicom does not know: its identifier replaces one of the same length."""
     save(path, dataset(pixels, uid.HTJ2KLossless, frame=frame, **attributes))
     content = path.read_bytes()
     assert content.count(uid.HTJ2KLossless.encode()) == 1
@@ -76,7 +76,7 @@ def stored_range(values):
 
 
 def linear(x, c, w, *, low=0, high=255):
-    """PS3.3 C.11.2.1.2.1, word for word, a pixel at a time."""
+    """PS3.3 C.11.2.1.2.1, to the letter, pixel by pixel."""
     y = np.empty(x.shape)
     for i, value in np.ndenumerate(x):
         if value <= c - 0.5 - (w - 1) / 2:
@@ -120,7 +120,7 @@ def to_ybr(rgb):
 
 
 def lossless_jpeg(pixels, precision, selection=1):
-    """A JPEG Lossless stream (ITU-T T.81 annex H) of integers (H, W) or (H, W, 3), all 17 Huffman codes of 5 bits."""
+    """A JPEG Lossless stream (ITU-T T.81 annex H) of integers (H, W) or (H, W, 3); its 17 Huffman codes have 5 bits."""
     x = pixels.astype(int).reshape(*pixels.shape[:2], -1)
     a, b, c = (
         np.pad(x, ((1, 0), (1, 0), (0, 0)))[slices] for slices in (np.s_[1:, :-1], np.s_[:-1, 1:], np.s_[:-1, :-1])
@@ -173,14 +173,14 @@ def high_throughput(pixels, **options):
 
 
 def by_planes(pixels, encode, start):
-    """A stream with a scan for each component, from three of one component; `start`: the marker of its frame header."""
+    """One stream with three scans, made of three streams of one component; `start`: marker of its frame header."""
     tables, scans = b"", []
     for channel in range(3):
         alone = encode(np.ascontiguousarray(pixels[..., channel]))
         scan = alone.index(b"\xff\xda")
         scans.append(alone[scan : scan + 5] + bytes([channel + 1]) + alone[scan + 6 : -2])
         if b"\xff\xc4" in alone[:scan]:
-            tables = alone[alone.index(b"\xff\xc4") : scan]  # the same for all
+            tables = alone[alone.index(b"\xff\xc4") : scan]  # the same for all components
     size = struct.pack(">BHHB", 8, *pixels.shape)
     frame = b"\xff" + bytes([start]) + struct.pack(">H", 17) + size + b"".join(bytes([i, 0x11, 0]) for i in (1, 2, 3))
     return b"\xff\xd8" + frame + tables + b"".join(scans) + b"\xff\xd9"

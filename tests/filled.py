@@ -1,4 +1,4 @@
-"""Records with something in every field, of which a test says only what it is about."""
+"""Records with a value in every field, so that a test gives only the fields that it is about."""
 
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,13 @@ def model_record(**changes: Any) -> ModelRecord:
 
 
 def save_filled(folder: Path, model: Classifier, **changes: Any) -> None:
-    """Write a model's folder with such a record."""
+    """Write a model's folder with a record of `model_record`."""
     record = model_record(**{**model.config, **changes})
     save_model(folder, model, record.model_dump(exclude={"model_sha256", "files"}))
 
 
 def save_weights(folder: Path, model: Classifier, beside: dict[str, Any]) -> None:
-    """Write a user's own weights, with a config.json beside them that says as much as `beside`."""
+    """Write a user's own weights, with `beside` as the config.json next to them."""
     files = ModelFolder(folder)
     save_file({name: value.contiguous() for name, value in model.backbone.state_dict().items()}, files.weights)
     write_record(files.config, {**beside, "files": checksums([files.weights], folder)})
@@ -94,7 +94,7 @@ def latency(**changes: Any) -> Latency:
 
 
 def expectation(**changes: Any) -> Expectation:
-    """An expectation about the table of images, which was met."""
+    """An expectation about the table of images that was met."""
     filled = {"name": "made", "table": "images", "column": None, "expected": "made", "severity": "warning"}
     found = {"success": True, "observed": None, "unexpected_count": None, "examples": []}
     return Expectation(**filled | found | changes)

@@ -1,4 +1,4 @@
-"""Picture files for tests, every byte written here: what is right of them is known without any decoder or encoder."""
+"""Picture files for tests, written byte by byte, so that their pixels are known without any decoder or encoder."""
 
 import struct
 import zlib
@@ -12,7 +12,7 @@ TABLE = np.stack([np.arange(256), 255 - np.arange(256), np.arange(256) * 7 % 256
 
 
 def stretched(values):
-    """Values as 0..255 by their range."""
+    """Values stretched from their range to 0..255."""
     values = values.astype(float)
     return np.rint((values - values.min()) / (values.max() - values.min()) * 255)
 
@@ -23,7 +23,7 @@ def hidden(pixels, transparent):
 
 
 def packed(values, bits, order=">"):
-    """Rows of integers as bytes, of fewer than 8 bits from the left."""
+    """Rows of integers as bytes; values of fewer than 8 bits are packed from the left."""
     rows = values.reshape(len(values), -1)
     if bits in (8, 16, 32):
         return [row.astype(f"{order}u{bits // 8}").tobytes() for row in rows]
@@ -32,9 +32,9 @@ def packed(values, bits, order=">"):
 
 
 def png(values, bits, colour_type, *chunks, width=None):
-    """PNG of integers, (H, W) or (H, W, samples), with more chunks, (kind, content), before its pixels.
+    """PNG of integers, (H, W) or (H, W, samples), with additional `chunks`, (kind, content), before its pixels.
 
-    `width`: another than they have, so that most of them are missing.
+    `width`: a width other than that of the values, so that most pixels are missing.
     """
 
     def chunk(kind, content):
@@ -80,7 +80,7 @@ def tiff(content, bits, photometric, samples=1, *, order="<", shape=(12, 20), **
 
 
 def bmp(bits, rows, palette=b"", *, compression=0, masks=b"", height=12):
-    """BMP of rows as bytes, the lowest first, or with a negative height the highest."""
+    """BMP of rows as bytes, from the bottom up, or with a negative height from the top down."""
     body = rows if isinstance(rows, bytes) else b"".join(row + b"\0" * (-len(row) % 4) for row in rows)
     start = 54 + len(masks) + len(palette)
     head = struct.pack("<IiiHHIIiiII", 40, 20, height, 1, bits, compression, len(body), 0, 0, len(palette) // 4, 0)
@@ -88,7 +88,7 @@ def bmp(bits, rows, palette=b"", *, compression=0, masks=b"", height=12):
 
 
 def gif(indices, table, bits=8, *, transparent=None, is_local=False, is_interlaced=False):
-    """GIF of one picture, whose codes say each index by itself."""
+    """GIF of one picture, with one code for each index."""
     colours = table[: 2**bits].astype(np.uint8).tobytes()
     height, width = indices.shape
     content = b"GIF89a" + struct.pack("<HHBBB", width, height, 0 if is_local else 0x80 | bits - 1, 0, 0)
@@ -103,7 +103,7 @@ def gif(indices, table, bits=8, *, transparent=None, is_local=False, is_interlac
     codes = []
     for i, index in enumerate(indices.ravel().tolist()):
         if i % (2**least - 2) == 0:
-            codes.append(2**least)  # forget all longer codes
+            codes.append(2**least)  # the clear code, before codes grow longer
         codes.append(index)
     codes.append(2**least + 1)
     number = sum(code << (least + 1) * i for i, code in enumerate(codes))
@@ -128,7 +128,7 @@ def box(kind, content):
 
 
 def jp2(stream, samples, *boxes, colours=16):
-    """A JP2 file around a codestream of 12 rows of 20; `boxes`: what its header says besides; `colours`: EnumCS."""
+    """A JP2 file around a codestream of 12 rows of 20; `boxes`: more boxes of its header; `colours`: EnumCS."""
     size = struct.pack(">IIHBBBB", 12, 20, samples, 7, 7, 0, 0)
     header = box(b"ihdr", size) + box(b"colr", b"\1\0\0" + struct.pack(">I", colours)) + b"".join(boxes)
     head = box(b"jP  ", b"\r\n\x87\n") + box(b"ftyp", b"jp2 \0\0\0\0jp2 ")
@@ -136,7 +136,7 @@ def jp2(stream, samples, *boxes, colours=16):
 
 
 def jp2_palette(table, depth=8):
-    """The boxes of a palette, (N, 3), for the one component of a stream, and of which component makes which colour."""
+    """The boxes of a palette, (N, 3), for a stream of one component, and of its mapping to colours."""
     head = struct.pack(">HB", len(table), 3) + bytes([depth - 1] * 3)
     mapping = b"".join(struct.pack(">HBB", 0, 1, channel) for channel in range(3))
     return box(b"pclr", head + table.astype(np.uint8).tobytes()) + box(b"cmap", mapping)

@@ -1,4 +1,4 @@
-"""Records as the stages would have written them, of files that a test has made or changed by hand."""
+"""Records as the stages would have written them, for files that a test has made or changed by hand."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from medistill.records.base import Content
 
 
 def seal(record: Path, content: Content | dict[str, Any] | None = None, **changes: Any) -> None:
-    """Write a record, or write it again with `changes`, with the checksums of the files that are beside it now."""
+    """Write a record, or rewrite it with `changes`, with the current checksums of the files beside it."""
     if content is None:
         content = json.loads(record.read_text(encoding="utf-8"))
         content.pop(OWN, None)
@@ -26,5 +26,5 @@ def seal(record: Path, content: Content | dict[str, Any] | None = None, **change
 
 
 def digests(pixels: np.ndarray) -> list[str]:
-    """What the manifest says of each frame (N, C, S, S)."""
+    """The manifest's checksum of each frame (N, C, S, S)."""
     return [hashlib.sha256(frame.tobytes()).hexdigest() for frame in pixels]

@@ -28,7 +28,7 @@ def imports(tree: ast.AST, *, package: str = "", top: bool = False) -> Iterator[
 
 
 def within(name: str, *modules: str) -> bool:
-    """Whether a dotted name is one of `modules`, or lies in one."""
+    """Whether a dotted name is one of `modules`, or a name in one of them."""
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
@@ -61,8 +61,8 @@ class Function:
 
     Attributes:
         place: its file from the root of the checkout, and its name: `src/medistill/files.py:atomic`.
-        lines: those with code: neither blank, nor a comment alone, nor of the docstring.
-        parameters: how many there are beside `self` and `cls`.
+        lines: number of lines with code: not blank, not only a comment, not in the docstring.
+        parameters: number of parameters besides `self` and `cls`.
     """
 
     place: str
@@ -71,7 +71,7 @@ class Function:
 
 
 def functions(path: Path) -> Iterator[Function]:
-    """All functions of a file, also those within others."""
+    """All functions of a file, nested ones included."""
     text = path.read_text(encoding="utf-8")
     code = text.splitlines()
     for node in ast.walk(ast.parse(text)):

@@ -25,7 +25,7 @@ PADCHEST_HEADER = (
 
 
 def write_xray(path: Path, *seed: int, bits: int = 8, size: tuple[int, int] = (40, 32)) -> None:
-    """A dark ellipse, a lung, on noise that no other seed gives; JPEG or PNG by the name, PNG also with 16 bits."""
+    """A dark ellipse, a lung, on noise that depends on the seed; JPEG or PNG by the name, PNG also with 16 bits."""
     width, height = size
     generator = np.random.default_rng(seed)
     y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
@@ -36,7 +36,7 @@ def write_xray(path: Path, *seed: int, bits: int = 8, size: tuple[int, int] = (4
 
 
 def chexpert_row(path: str, **cells: Any) -> str:
-    """A row of train.csv: a frontal AP of a man of 68, every label blank, but for `cells`, by column.
+    """A row of train.csv: a frontal AP of a man of 68, every label blank, except for `cells`, by column.
 
     `_` stands for a blank in a column's name, `plane` for Frontal/Lateral, `view` for AP/PA.
     """
@@ -49,7 +49,7 @@ def chexpert_row(path: str, **cells: Any) -> str:
 def write_chexpert_table(
     root: Path, rows: Iterable[str], *, name: str = "train.csv", header: str = CHEXPERT_HEADER, prefix: str = ""
 ) -> Path:
-    """Write a table, and an empty file for each of its rows; `prefix` is what its paths begin with and files do not."""
+    """Write a table and an empty file for each of its rows; the paths in the table begin with `prefix`."""
     rows = list(rows)
     for row in rows:
         file = root / row.split(",")[0].removeprefix(prefix)
@@ -69,10 +69,10 @@ def write_chexpert(
 
     Args:
         root: becomes the folder of the tables.
-        patients: in train.csv.
+        patients: number of patients in train.csv.
         prefix: of `Path` in train.csv and valid.csv.
-        valid: patients in valid.csv; 0: no such table.
-        test: patients in test_labels.csv, which has neither prefix nor details; 0: no such table.
+        valid: number of patients in valid.csv; 0: no such table.
+        test: number of patients in test_labels.csv, which has neither prefix nor details; 0: no such table.
 
     Returns:
         The paths of the images by folder, in the tables' order.
@@ -104,7 +104,7 @@ def write_chexpert(
 
 
 def padchest_row(image: str, labels: str, **cells: Any) -> str:
-    """A row of the label table: the PA of a woman born in 1952, taken in 2014, but for `cells`, by column."""
+    """A row of the label table: the PA of a woman born in 1952, taken in 2014, except for `cells`, by column."""
     known = dict.fromkeys(PADCHEST_HEADER.split(","), "") | {
         "ImageID": image,
         "ImageDir": "0",
@@ -148,11 +148,11 @@ def write_padchest(root: Path, *, patients: int = 24, flat: bool = False) -> dic
 
     Args:
         root: becomes the data set's folder.
-        patients: with two images each.
-        flat: all images in the root, in place of the folders 0, 1, 2.
+        patients: number of patients, with two images each.
+        flat: put all images into the root instead of the folders 0, 1, 2.
 
     Returns:
-        The cell `Labels` by image.
+        The cell `Labels` of each image.
     """
     from medistill.data.reading.padchest_labels import DIFFERENTIAL
 

@@ -30,7 +30,7 @@ RSNA = "patientId,x,y,width,height,Target"
 
 
 def write_table(path: Path, header: str, rows: Iterable[str]) -> None:
-    """Write a table; packed where its name ends in `.gz`."""
+    """Write a table, compressed if its name ends in `.gz`."""
     import gzip
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def write_table(path: Path, header: str, rows: Iterable[str]) -> None:
 
 
 def write_dicom(path: Path, *seed: int, size: tuple[int, int] = (40, 32)) -> None:
-    """A grey DICOM file of noise that no other seed gives; `size` is width and height."""
+    """A grey DICOM file of noise that depends on the seed; `size` is width and height."""
     from pydicom import uid
     from pydicom.dataset import Dataset, FileMetaDataset
 
@@ -59,7 +59,7 @@ def write_dicom(path: Path, *seed: int, size: tuple[int, int] = (40, 32)) -> Non
 
 
 def mimic_labels(**cells: Any) -> str:
-    """Cells of a study's labels, all blank but for `cells`; `_` stands for a blank in a name."""
+    """Cells of a study's labels, all blank except for `cells`; `_` stands for a blank in a name."""
     named = {name.replace("_", " "): str(value) for name, value in cells.items()}
     assert named.keys() <= set(MIMIC_LABELS.split(",")), cells
     return ",".join(named.get(name, "") for name in MIMIC_LABELS.split(","))
@@ -100,7 +100,7 @@ def write_mimic_cxr(root: Path, *, patients: int = 24) -> list[str]:
 
 
 def vindr_cells(labels: str, *names: str) -> str:
-    """1.0 for the labels that are named, 0.0 for the others; `No finding` where none is."""
+    """1.0 for the named labels and 0.0 for the others; `No finding` is 1.0 if none is named."""
     wanted = set(names or ["No finding"])
     assert wanted <= set(labels.split(",")), names
     return ",".join("1.0" if label in wanted else "0.0" for label in labels.split(","))
@@ -109,8 +109,8 @@ def vindr_cells(labels: str, *names: str) -> str:
 def write_vindr_cxr(root: Path, *, images: int = 24, test: int = 8) -> None:
     """Write PhysioNet's layout with real DICOM files of 40 x 32 pixels.
 
-    Of four images one each shows nothing, a mass that all readers see and box, a mass that one of three sees, and an
-    effusion with a pneumonia, which has no box.
+    Of four images the first shows nothing, the second a mass that all readers see and box, the third a mass that one
+    of three readers sees, and the fourth an effusion with a box and a pneumonia without one.
     """
     train, test_labels = VINDR_LABELS.format("Other diseases"), VINDR_LABELS.format("Other disease")
     kinds = ((), ("Nodule/Mass",), ("Nodule/Mass",), ("Pleural effusion", "Pneumonia"))
@@ -135,7 +135,7 @@ def write_vindr_cxr(root: Path, *, images: int = 24, test: int = 8) -> None:
 
 
 def write_rsna_pneumonia(root: Path, *, images: int = 30) -> None:
-    """Write the challenge's folder with real DICOM files: of three images the last has an opacity with two boxes."""
+    """Write the challenge's folder with real DICOM files; every third image has an opacity with two boxes."""
     labels, classes = [], []
     for number in range(images):
         image = f"{number:08d}-0000-4000-8000-000000000000"
@@ -162,7 +162,7 @@ def write_medmnist(
     packed: bool = True,
     **changed: Any,
 ) -> dict[str, np.ndarray]:
-    """Write an archive of noise and random labels; `changed` arrays, or None for none, in place of those.
+    """Write an archive of noise and random labels; `changed` arrays replace these, and None leaves one out.
 
     Returns:
         Its arrays.

@@ -1,4 +1,4 @@
-"""Small data sets in the exact layouts of COVID-QU-Ex, LC25000, a folder for each class, and a table of any kind."""
+"""Small data sets in the exact layouts of COVID-QU-Ex and LC25000, in one folder per class, and with a table."""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def settings(format: str, root: Path, **changed: Any) -> Data:
 
 
 def read_whole(format: str, root: Path, **options: Any) -> Source:
-    """`read_source`, and that no entry got lost or doubled."""
+    """`read_source`, with a check that no entry got lost or doubled."""
     source = read_source(format, root, options)
     assert source.entries == len(source.rows) + len(source.quarantined)
     assert source.rows["image_id"].is_unique
@@ -61,7 +61,7 @@ def classes_of(source: Source) -> dict[str, str]:
 
 
 def write_picture(path: Path, *seed: int, size: int = 32, colour: bool = False) -> None:
-    """Noise that no other seed gives."""
+    """Noise that depends on the seed."""
     shape = (size, size, 3) if colour else (size, size)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8)).save(path)
@@ -84,13 +84,13 @@ def draw_mask(box: Box, size: int = 32) -> np.ndarray:
 def write_covid_qu_ex(
     root: Path, *, doubled: bool = True, images_each: int = 4, infection: bool = True
 ) -> dict[str, Box]:
-    """Write `images_each` images for each split and class, in both parts; file names recur in every class.
+    """Write `images_each` images for each split and class, in both parts; all classes use the same file names.
 
-    The first half of them are in the infection part too: those of Train in its Train, of Val in its Test and of Test in
-    its Val. Nothing of class Normal is infected: its masks are black.
+    The first half of the lung part's images are in the infection part too: those of Train in its Train, of Val in its
+    Test and of Test in its Val. The masks of class Normal are black.
 
     Returns:
-        Box of the infection by the path within the lung part, for the images that have a mask.
+        The box of the infection of each image that has a mask, by its path within the lung part.
     """
     parts = {name: root / name / name if doubled else root / name for name in (LUNG, INFECTION)}
     moved = {"Train": "Train", "Val": "Test", "Test": "Val"}
@@ -159,7 +159,7 @@ def write_folder(
     splits: tuple[str, ...] = (),
     images_each: int = 8,
 ) -> list[str]:
-    """Write `images_each` images in a folder for each class, in each of the splits where there are any.
+    """Write `images_each` images into a folder for each class, in each of the splits if there are any.
 
     Returns:
         Their paths.
@@ -182,7 +182,7 @@ def write_csv(root: Path, *, patients: int = 16, images_each: int = 2) -> dict[s
     (train, val, test), `mask` (of every image with Mass; a path).
 
     Returns:
-        `data.options` that read the columns of labels, the patients and all that is known of them.
+        `data.options` that read the columns of labels, of patients and of all details.
     """
     lines = ["image,patient,Mass,Effusion,findings,severity,sex,age,view,split,mask"]
     for patient in range(1, patients + 1):

@@ -20,7 +20,7 @@ def nih1000(real_data: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def ingested(nih1000: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The 1,000 X-rays by both splits: folders as `ingest` wrote them."""
+    """The 1,000 X-rays as `ingest` wrote them, with the official splits and with splits by patient."""
     folder = tmp_path_factory.mktemp("nih1000")
     for split in ("patient", "official"):
         settings = Data(
@@ -47,7 +47,7 @@ def by_patient(ingested: dict[str, Path]) -> Dataset:
 
 @pytest.fixture(scope="session")
 def true_scale(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """All 112,120 rows, lists and boxes of the release beside empty files: for everything but pixels."""
+    """All 112,120 rows, lists and boxes of the release with empty image files: for everything but pixels."""
     source, root = real_data / "nih_label_files", tmp_path_factory.mktemp("chestxray14")
     for name in ("Data_Entry_2017_v2020.csv", "BBox_List_2017.csv"):
         (root / name).write_bytes(gzip.decompress((source / f"{name}.gz").read_bytes()))

@@ -1,4 +1,4 @@
-"""CheXpert at the release's size: as many rows, views, studies and patients, beside empty files."""
+"""CheXpert at the release's size: as many rows, views, studies and patients, with empty image files."""
 
 import os
 import tempfile
@@ -15,7 +15,7 @@ VALUES = ("1.0", "0.0", "-1.0", "")
 
 
 def write_table(root, folder, name, *, first, patients, studies, rows, laterals):
-    """Give all patients about as many studies, the first studies a second image, and the first of those a lateral.
+    """Spread studies evenly over patients; the first studies get a second image, in the first `laterals` a lateral.
 
     Label l of row r is `VALUES[(r + l) % 4]`.
     """
@@ -39,7 +39,7 @@ def write_table(root, folder, name, *, first, patients, studies, rows, laterals)
 
 @pytest.fixture(scope="module")
 def root():
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # some disks delete these 475,000 for minutes
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # some disks need minutes to delete 475,000 files
     with tempfile.TemporaryDirectory(prefix="chexpert-", dir=memory) as folder:
         root = Path(folder) / "CheXpert-v1.0-small"
         train = {"first": 1, "patients": PATIENTS, "studies": STUDIES, "rows": ROWS, "laterals": LATERALS}
@@ -49,7 +49,7 @@ def root():
         yield root
 
 
-@pytest.mark.slow  # 223,648 files are made for it
+@pytest.mark.slow  # makes 223,648 files
 def test_every_row_is_joined(root):
     source = read_source("chexpert", root.parent, {"views": "all", "uncertainty": "ones"})
     rows = source.rows
@@ -69,7 +69,7 @@ def test_every_row_is_joined(root):
         assert (train[f"label:{label}"] == 0).sum() == ROWS - ones
 
 
-@pytest.mark.slow  # 223,648 files are made for it
+@pytest.mark.slow  # makes 223,648 files
 def test_laterals_and_their_files_are_no_entries(root):
     source = read_source("chexpert", root, {})
     assert len(source.rows) == source.entries == ROWS + VALID_ROWS - LATERALS - VALID_LATERALS

@@ -1,6 +1,6 @@
 """Real DICOM files: a chest X-ray, a copy that calls itself MONOCHROME1, and a web page with a DICOM name.
 
-And the small files that were refused or read wrongly once, each with its right answer.
+Also small files that were once refused or read wrongly, each with its right answer.
 """
 
 import io
@@ -49,7 +49,7 @@ def test_the_monochrome1_copy_is_its_negative(folder, xray):
 
 
 def test_a_negative_that_says_so_is_the_same_picture(folder, xray, tmp_path):
-    """What MONOCHROME1 is for: the pixels inverted in the file as well, here by another JPEG in it."""
+    """The use of MONOCHROME1: the pixels are inverted in the file as well, here by another JPEG in it."""
     import pydicom
     from pydicom.encaps import encapsulate
 
@@ -117,7 +117,7 @@ def test_a_palette_is_the_same_in_both_byte_orders(failing):
 
 @pytest.mark.parametrize("name", ["jpegls-stored8-stream16", "stored12-stream8"])
 def test_a_stream_of_other_bits_than_those_stored_is_read(failing, name):
-    """16..118, stretched."""
+    """The values 16..118 are stretched."""
     shown = pixels(failing / "D6-jpegll-precision" / f"{name}.dcm")
     assert (shown.min(), shown.max()) == (0, 255)
     assert {*np.unique(shown)} <= {*np.rint((np.arange(16, 119) - 16) / 102 * 255).astype(int)}

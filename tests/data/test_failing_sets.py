@@ -1,4 +1,4 @@
-"""Data sets that were read wrongly once, each with its right answer."""
+"""Data sets that were once read wrongly, each with its right answer."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""MIMIC-CXR-JPG, VinDr-CXR, the RSNA challenge and ChestMNIST at the releases' size, beside empty files."""
+"""MIMIC-CXR-JPG, VinDr-CXR, the RSNA challenge and ChestMNIST at the releases' size, with empty image files."""
 
 import os
 import tempfile
@@ -13,12 +13,12 @@ from medistill.data.adapters import read_source
 
 @pytest.fixture
 def root():
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # some disks delete so many files for minutes
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # some disks need minutes to delete so many files
     with tempfile.TemporaryDirectory(prefix="scale-", dir=memory) as folder:
         yield Path(folder)
 
 
-@pytest.mark.slow  # 377,110 files are made for it
+@pytest.mark.slow  # makes 377,110 files
 def test_every_image_of_mimic_cxr_is_joined(root):
     ingest.write_mimic(root, root)
     source = read_source("mimic_cxr", root, {"views": "all"})
@@ -33,7 +33,7 @@ def test_every_image_of_mimic_cxr_is_joined(root):
     assert sum(frontal.unwanted.values()) == 377_110 - 227_835
 
 
-@pytest.mark.slow  # 44,684 files are made for them
+@pytest.mark.slow  # makes 44,684 files
 @pytest.mark.parametrize(
     ("format", "write", "images", "boxed"),
     [("vindr_cxr", ingest.write_vindr, 18_000, None), ("rsna_pneumonia", ingest.write_rsna, 26_684, 9_555)],
@@ -48,7 +48,7 @@ def test_readers_and_boxes_are_joined(root, format, write, images, boxed):
     assert (columns.loc[source.boxes["image_id"]].to_numpy()[np.arange(len(source.boxes)), places] == 1).all()
 
 
-@pytest.mark.slow  # an archive of 87 MB is made for it
+@pytest.mark.slow  # makes an archive of 87 MB
 def test_labels_of_an_archive_are_read_without_its_pictures(root):
     ingest.write_chestmnist(root, root)
     source = read_source("medmnist", root, {})

@@ -1,4 +1,4 @@
-"""243 real COVID-19 chest X-rays and their table, by the format `csv`."""
+"""243 real COVID-19 chest X-rays and their table, read by the format `csv`."""
 
 import csv
 
@@ -89,7 +89,7 @@ def test_frames_are_the_files_pixels(dataset, root):
         square = Image.new("L", (longest, longest))
         square.paste(grey, ((longest - grey.width) // 2, (longest - grey.height) // 2))
         blocks = np.asarray(square.resize((64, 64), Image.Resampling.BOX), float)
-        # bars of a whole number of pixels move a frame by up to half a pixel
+        # padding is a whole number of pixels, so the frame may be off by half a pixel
         assert np.corrcoef(frame[0].ravel(), blocks.ravel())[0, 1] > 0.95
         assert np.corrcoef(frame[0, :, ::-1].ravel(), blocks.ravel())[0, 1] < 0.95
         assert frame.mean() == pytest.approx(blocks.mean(), abs=2)

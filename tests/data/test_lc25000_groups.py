@@ -1,6 +1,6 @@
 """Groups of LC25000's augmented tiles against `groups.csv`, and no groups among X-rays of different patients.
 
-Measured: every figure below is 1 on all three classes, apart and together. The thresholds were chosen on lung_n.
+As measured, every figure below is 1 on the three classes, each alone and together. Thresholds were chosen on lung_n.
 """
 
 import csv

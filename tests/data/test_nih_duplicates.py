@@ -21,7 +21,7 @@ def x_rays(nih1000: Path) -> tuple[np.ndarray, list[str]]:
 
 
 def copied(path: Path) -> np.ndarray:
-    """As someone might post a film again: cropped to 97 %, a little brighter, JPEG."""
+    """A copy as someone might post it again: cropped to 97 %, a little brighter, JPEG."""
     image = Image.open(path).convert("L").crop((2, 5, 250, 253)).point(lambda grey: 255 * (grey / 255) ** 0.8)
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=50)

@@ -1,4 +1,4 @@
-"""The release's own label files: every count is one that the data set's owners or users publish."""
+"""The release's own label files: every count was published by the data set's owners or users."""
 
 import shutil
 
@@ -9,7 +9,7 @@ from medistill.data import splits
 from medistill.data.adapters import read_source
 from medistill.metrics.classification import metrics_at_half
 
-POSITIVES = {  # of all images, then of the official training and test split
+POSITIVES = {  # in all images, then in the official training and test split
     "Infiltration": (19_894, 13_782, 6_112),
     "Effusion": (13_317, 8_659, 4_658),
     "Atelectasis": (11_559, 8_280, 3_279),
@@ -32,7 +32,7 @@ def source(true_scale):
     return read_source("chestxray14", true_scale, {})
 
 
-@pytest.mark.slow  # 112,120 files are made for it
+@pytest.mark.slow  # makes 112,120 files
 def test_every_row_is_joined(source):
     assert len(source.rows) == source.entries == 112_120
     assert source.quarantined == []
@@ -42,7 +42,7 @@ def test_every_row_is_joined(source):
     assert (source.rows["age"].min(), source.rows["age"].max()) == (0, 95)
 
 
-@pytest.mark.slow  # 112,120 files are made for it
+@pytest.mark.slow  # makes 112,120 files
 def test_labels_are_those_published(source):
     columns = [f"label:{label}" for label in source.labels]
     assert set(source.labels) == set(POSITIVES)
@@ -53,7 +53,7 @@ def test_labels_are_those_published(source):
     assert (source.rows[columns].sum(axis=1) == 0).sum() == 60_361  # No Finding
 
 
-@pytest.mark.slow  # 112,120 files are made for it
+@pytest.mark.slow  # makes 112,120 files
 def test_the_official_lists_are_those_published_and_tear_no_patient_apart(source):
     assert source.official.value_counts().to_dict() == {"train": 86_524, "test": 25_596}
     patients = source.rows["patient_id"].groupby(source.official).nunique()
@@ -63,7 +63,7 @@ def test_the_official_lists_are_those_published_and_tear_no_patient_apart(source
     assert source.rows["group_id"][split == "val"].nunique() == pytest.approx(2_800.8, abs=4 * 50)  # binomial
 
 
-@pytest.mark.slow  # 112,120 files are made for it
+@pytest.mark.slow  # makes 112,120 files
 def test_boxes_are_those_published(source):
     assert len(source.boxes) == 984
     assert source.boxes["image_id"].nunique() == 880

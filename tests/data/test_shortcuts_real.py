@@ -1,4 +1,4 @@
-"""What the shortcut probe says of real images, and whether it is so."""
+"""What the shortcut probe finds in real images, checked against what is known of them."""
 
 import time
 
@@ -13,13 +13,13 @@ WARN = 0.65
 
 
 def told(table: pd.DataFrame) -> set[tuple[str, str]]:
-    """What there would be a warning of."""
+    """Labels and cues for which there would be a warning."""
     return set(table.loc[table["lower"] > WARN, ["label", "cue"]].itertuples(index=False, name=None))
 
 
 @pytest.fixture(scope="module")
 def rows(by_patient, nih1000) -> pd.DataFrame:
-    """The manifest with the sizes of the original files: those of the sample are all scaled to 256 x 256."""
+    """The manifest with the sizes of the original files, as the sample's files are all scaled to 256 x 256."""
     table = pd.read_csv(nih1000 / "Data_Entry_2017.csv", index_col="Image Index").loc[by_patient.manifest["image_id"]]
     width, height = table["OriginalImage[Width"].to_numpy(), table["Height]"].to_numpy()
     return by_patient.manifest.assign(width=width, height=height)
@@ -42,7 +42,7 @@ def found(rows, targets, frames, by_patient) -> pd.DataFrame:
 
 
 def test_how_the_sample_of_pneumonia_was_drawn_is_found(found, rows):
-    """Who has no pneumonia is one of the patients 1280 to 3970 only: older images, of other machines and sizes."""
+    """All images without pneumonia are of patients 1280 to 3970: older images, of other machines and sizes."""
     patients = rows["patient_id"].astype(int)
     negative = rows["label:Pneumonia"] == 0
     assert (patients[negative].min(), patients[negative].max()) == (1280, 3970)
@@ -77,7 +77,7 @@ def test_a_tag_in_the_corner_of_real_xrays_is_found(found, rows, targets, frames
 
 @pytest.mark.parametrize("seed", range(2))
 def test_shuffled_labels_cannot_be_told_from_real_borders(rows, targets, frames, by_patient, seed):
-    """Patients with as many images as each other exchange their labels."""
+    """Patients with equally many images exchange their labels."""
     random = np.random.default_rng(seed)
     shuffled = targets.copy()
     members = pd.Series(range(len(rows))).groupby(rows["group_id"].to_numpy()).apply(list)
@@ -91,7 +91,7 @@ def test_shuffled_labels_cannot_be_told_from_real_borders(rows, targets, frames,
 
 
 def test_intensive_care_is_told_from_the_view(real_data):
-    """243 COVID-19 X-rays: 92 % of those AP, taken in bed, are of patients in intensive care, of those PA 14 %."""
+    """Of 243 COVID-19 X-rays, 92 % of the AP ones (taken in bed) and 14 % of the PA ones are from intensive care."""
     root = real_data / "hannover_256"
     table = pd.read_csv(root / "data.csv")
     files = [root / "png" / f"{name}.png" for name in table["image_id"]]
@@ -106,7 +106,7 @@ def test_intensive_care_is_told_from_the_view(real_data):
 
 
 def test_the_border_of_a_tile_is_tissue(real_data):
-    """LC25000: no background, so that the border alone shows what class it is; nothing else does."""
+    """LC25000 has no background, so that the border alone gives the class away; no other cue does."""
     root = real_data / "lc25000_lung_96"
     table = pd.read_csv(root / "groups.csv")
     labels = ["lung_aca", "lung_n", "lung_scc"]
@@ -129,5 +129,5 @@ def test_at_full_scale_oedema_is_told_from_the_view_and_it_takes_seconds(real_da
     found = probe_shortcuts(rows, findings.to_numpy(np.float32), list(findings), borders)
     assert time.process_time() - start < 120
     assert len(found) == 42
-    assert found["images"].between(MAX_IMAGES, MAX_IMAGES + 184).all()  # no patient has more images than 184
+    assert found["images"].between(MAX_IMAGES, MAX_IMAGES + 184).all()  # no patient has more than 184 images
     assert told(found) == {("Edema", "view"), ("Edema", "size")}

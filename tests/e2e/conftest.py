@@ -62,13 +62,13 @@ def tiny(params: dict) -> dict:
     params["evaluate"]["resamples"] = 200
     params["explain"] |= {"gallery": 3, "max_images": 10}
     params["export"] |= {"parity_images": 4, "latency_runs": 5}
-    # Two epochs of tiny networks teach nothing; what a gate refuses has tests of its own.
+    # Tiny networks learn nothing in two epochs; the gate's refusals have tests of their own.
     params["promote"] |= {"margin_teacher": 1.0, "max_ece": 1.0, "require_baseline": False}
     return params
 
 
 def clone(root: Path, folder: Path) -> Project:
-    """Clone what git would give a user, with the working tree's changes, and commit it."""
+    """Clone the repository as git would give it to a user, add the working tree's changes, and commit them."""
     files = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=root,

@@ -1,8 +1,8 @@
-"""A network in which nothing can leave this machine, and everything that tries to is written down.
+"""A network from which no packet leaves this machine, and which records every attempt.
 
 `python network.py FILE` must run in a network namespace of its own (`unshare --map-root-user --net`). It has a loopback
-device, and a second one that leads nowhere, by which all other addresses are reached. FILE gets a line of JSON for each
-packet of TCP or UDP that leaves by it, and for each question to a name server on this machine.
+device, and a second one that leads nowhere, through which all other addresses are routed. FILE gets one line of JSON
+per packet of TCP or UDP sent to that device, and one per question to a name server on this machine.
 """
 
 import ipaddress
@@ -25,7 +25,7 @@ IPV4, IPV6, TCP, UDP, DNS = 0x0800, 0x86DD, 6, 17, 53
 
 
 def read(kind: int, packet: bytes) -> dict | None:
-    """Where a packet goes, and the name that it asks for; None where it is neither TCP nor UDP (the kernel's own)."""
+    """Destination of a packet and the name that it asks for; None if it is neither TCP nor UDP (the kernel's own)."""
     if kind == IPV4:
         protocol, start = packet[9], 4 * (packet[0] & 15)
         address = packet[16:20]
@@ -50,7 +50,7 @@ def question(message: bytes) -> str:
 
 
 def main(path: str) -> None:
-    """Set the links up and listen until the process is ended."""
+    """Set the devices up and listen until the process is ended."""
     for link in LINKS:
         subprocess.run(["ip", *link.split()], check=True)
     ear = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))  # every protocol

@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md adds works: its blocks are written into a clone, to the letter, and used there."""
+"""The additions that CONTRIBUTING.md shows work: its code blocks are written into a clone unchanged and used there."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ PLACE = re.compile(
 
 @pytest.fixture(scope="module")
 def extended(root, tmp_path_factory) -> Project:
-    """A clone to which somebody has added what CONTRIBUTING.md shows."""
+    """A clone with all additions that CONTRIBUTING.md shows."""
     project = clone(root, tmp_path_factory.mktemp("contributing") / "clone")
     for place in PLACE.finditer((root / "CONTRIBUTING.md").read_text()):
         file = project.folder / place["file"]
@@ -29,7 +29,7 @@ def extended(root, tmp_path_factory) -> Project:
 
 
 def insert(file: Path, code: str, side: str, line: str) -> None:
-    """Put code before or after the line of a file that begins so, with the blank lines that its kind of file has."""
+    """Put code before or after the line that begins with `line`, with the blank lines usual in this kind of file."""
     before, mark, after = file.read_text().partition(f"\n{line}")
     assert mark, f"{file.name} has no line that begins with {line!r}"
     if side == "after":
@@ -54,7 +54,7 @@ def test_what_was_added_is_clean(extended):
 
 
 def test_what_was_added_does_what_it_should(extended):
-    """The tests that hold all losses take the new one in; what else was added has a test of its own."""
+    """The tests over all losses cover the new one; the other additions have tests of their own."""
     tests = ["tests/unit/distillation", "tests/unit/test_examples.py", "tests/unit/data/test_named_files.py"]
     tests += ["tests/unit/gate/test_min_auroc.py", "tests/unit/distillation/test_table.py"]
     tests += ["tests/unit/evaluation/test_brier.py"]

@@ -17,7 +17,7 @@ TEACHERS = ["densenet", "efficientnet_lite2"]
 
 @pytest.fixture
 def tiles(fresh):
-    """A clone on tiles of the lung in which the whole graph has run, and been tracked."""
+    """A clone in which the whole graph has run on tiles of the lung and has been tracked."""
     write_lc25000(fresh.folder / "data/raw/tiles", halves=("lung_image_sets",), sources=60, copies=2)
     params = fresh.params
     params["data"] |= {"format": "lc25000", "root": "data/raw/tiles", "options": {}, "split": "patient"}

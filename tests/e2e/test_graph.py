@@ -70,13 +70,13 @@ def test_every_file_is_at_its_path(project):
 def test_a_second_repro_does_nothing(project):
     start = time.perf_counter()
     done = project.run("dvc", "repro")
-    assert time.perf_counter() - start < 30  # the figure that counts is in benchmarks; this only notices a rerun
+    assert time.perf_counter() - start < 30  # only to notice a rerun; benchmarks measure the time
     assert "Running stage" not in done.stdout
     assert project.run("git", "status", "--short").stdout == ""
 
 
 def test_what_would_be_trained_alike_is_taken_as_it_is(project):
-    """DVC runs all students when any teacher has changed, and each knows whether it is concerned."""
+    """DVC runs all students when any teacher has changed; each stage finds out whether its student is affected."""
     weights = project.folder / "models/students/eeea_net_c2-baseline-0/model.safetensors"
     before = weights.read_bytes()
     said = project.run("dvc", "repro", "--single-item", "--force", "distill@eeea_net_c2-baseline-0").stdout
@@ -136,7 +136,7 @@ def test_params_diff_names_exactly_the_changed_key(project):
     assert set(diff["params.yaml"]) == {"recipes.kd.terms"}
     assert diff["params.yaml"]["recipes.kd.terms"]["new"] == str(changed["recipes"]["kd"]["terms"])
     stale = {stage for stage in status if "params.yaml" in json.dumps(status[stage])}
-    # Both kd students, and the fan-ins that show recipes; neither baselines nor teachers.
+    # Both kd students, and the fan-in stages that show recipes; neither baselines nor teachers.
     assert {stage for stage in stale if stage.startswith("distill")} == {
         f"distill@{name}" for name in STUDENTS if "kd" in name
     }
@@ -205,7 +205,7 @@ def test_comparisons_are_complete(project):
 
 
 def test_clone_and_pull_bring_back_the_whole_view(project, tmp_path):
-    """A team with a DVC remote: everything is there without training."""
+    """With a DVC remote a team has everything without training."""
     remote = tmp_path / "remote"
     project.run("dvc", "remote", "add", "--force", "--default", "--local", "shared", str(remote))
     project.run("dvc", "push")

@@ -1,4 +1,4 @@
-"""A data set whose names a terminal, a page or a spreadsheet would obey goes through the whole graph."""
+"""A data set with names that a terminal, a page or a spreadsheet would run goes through the whole graph."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
 def obeyed(text: str) -> list[str]:
-    """Signs that are obeyed and not shown, but for line ends and tabs: by what Unicode says of each."""
+    """Control characters in a text, by their Unicode properties; line breaks and tabs are allowed."""
     return [
         sign
         for sign in text
@@ -66,7 +66,7 @@ OPTIONS = {
 
 @pytest.fixture
 def hostile(fresh):
-    """A clone whose data are hostile, and so small that its graph takes a minute."""
+    """A clone with hostile data, so small that its graph takes a minute."""
     root = fresh.folder / "data/raw" / f"set{CONTROL}"
     write_hostile(root)
     params = fresh.params

@@ -1,4 +1,4 @@
-"""A user's mistakes in the graph: one line that names what is wrong, nothing half-written."""
+"""A user's mistakes in the graph end in one line that names what is wrong, and leave nothing half-written."""
 
 import pytest
 

@@ -1,7 +1,7 @@
-"""Nothing leaves the machine: every command runs where nothing can, and what tries to is counted.
+"""Nothing leaves the machine: every command runs in a network without a way out, which records every attempt.
 
-The commands run without the variables of continuous integration and of pytest, by which several libraries keep silent
-on their own.
+The commands run without the environment variables of continuous integration and of pytest, which make several
+libraries keep silent.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ session = onnxruntime.InferenceSession(network.SerializeToString())
 session.run(None, {{"x": numpy.zeros(1, numpy.float32)}})
 time.sleep(15)
 """
-"""A user's own script, long enough for ONNX Runtime to look its host up."""
+"""A user's own script that runs long enough for ONNX Runtime to look its host up."""
 
 
 class Quiet:
@@ -45,7 +45,7 @@ class Quiet:
         home.mkdir()
 
     def enter(self, *command: str) -> dict:
-        """Arguments of `subprocess` for a command in there, with a user's environment."""
+        """Arguments of `subprocess` for a command in this network, with a user's environment."""
         enter = ["nsenter", f"--target={self._namespace}", "--user", "--net", "--preserve-credentials", "--"]
         environment = {
             "HOME": str(self.home),
@@ -63,7 +63,7 @@ class Quiet:
 
     @contextlib.contextmanager
     def running(self, *command: str, seconds: float) -> Iterator[None]:
-        """A server, for so long after it has said that it is there."""
+        """Run a server, for so many seconds after it has said that it is ready."""
         process = subprocess.Popen(
             **self.enter(*command), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
         )
@@ -83,11 +83,11 @@ class Quiet:
             process.stdout.close()
 
     def get(self, address: str) -> str:
-        """What a server in there answers."""
+        """What a server in this network answers."""
         return self.run("python", "-c", f"import urllib.request as u; print(u.urlopen({address!r}).read())")
 
     def browse(self, address: str) -> None:
-        """Open a page in Chromium, where there is one; what it asks its maker of its own accord is its own."""
+        """Open a page in Chromium, if it is installed; look-ups of its maker's hosts are not the page's."""
         browser = shutil.which("chromium")
         if browser is None:
             return
@@ -104,7 +104,7 @@ class Quiet:
         self._log.write_text("".join(self._log.read_text().splitlines(keepends=True)[:before]))
 
     def seen(self) -> list[dict]:
-        """What has tried to leave so far."""
+        """All attempts to leave so far."""
         time.sleep(0.5)
         return [json.loads(line) for line in self._log.read_text().splitlines()]
 
@@ -125,11 +125,11 @@ def quiet(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quie
         yield Quiet(clone(root, folder / "my project"), folder / "home", log, listener.pid)
     finally:
         listener.kill()
-        listener.communicate()  # and its pipes are closed
+        listener.communicate()  # closes its pipes
 
 
 def test_a_look_up_and_a_connection_are_seen(quiet: Quiet) -> None:
-    """So that silence below is known to be silence."""
+    """Shows that the tests below could fail."""
     before = len(quiet.seen())
     quiet.run("python", "-c", "import socket\ntry: socket.getaddrinfo('example.org', 80)\nexcept OSError: pass")
     looked_up = quiet.seen()[before:]

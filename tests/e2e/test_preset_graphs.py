@@ -1,6 +1,7 @@
 """Every preset through the whole graph, on a small tree in its data set's layout.
 
-Each system's networks, teachers and recipes are all there once; elsewhere networks are tiny, as presets differ in data.
+One preset of each system runs with the papers' own networks. The others differ from it in their data alone, and run
+with tiny networks.
 """
 
 import csv
@@ -25,7 +26,7 @@ TREES = {
     "paper-b-lc25000": write_lc25000,
 }
 WHOLE = {"paper-a-chestxray14": None, "paper-b-lc25000": ["baseline", "baseline_fresh", "kd_all"]}
-"""With the papers' own networks; which recipes, None: all."""
+"""Presets that run with the papers' own networks, and their recipes; None: all."""
 
 
 def shrink(params: dict, name: str) -> dict:
@@ -35,7 +36,7 @@ def shrink(params: dict, name: str) -> dict:
     params["data"] |= {"image_size": size, "workers": 1, "val_fraction": 0.3, "max_quarantined": 0.0}
     params["training"] |= {"epochs": 1, "batch_size": 16}
     if whole:
-        params["training"]["precision"] = "no"  # bf16 of large networks is slower on a CPU; small ones keep theirs
+        params["training"]["precision"] = "no"  # large networks are slower in bf16 on a CPU; small ones are not
     for number, network in enumerate([*params["teachers"].values(), *params["students"].values()]):
         if not whole:
             network |= {"arch": ("test_resnet", "test_efficientnet")[number % 2]}
@@ -60,7 +61,7 @@ def test_a_preset_goes_through_the_whole_graph(root, tmp_path, name):
     TREES[name](tmp_path / "set")
     project.run("python", "-m", "pipeline", "preset", name, "--root", str(tmp_path / "set"))
     project.write_params(shrink(project.params, name))
-    project.run("dvc", "repro", timeout=1500)  # with the paper's own networks five minutes where nothing else runs
+    project.run("dvc", "repro", timeout=1500)  # with the papers' own networks five minutes on an idle machine
     project.run("python", "-m", "pipeline", "track")
     promotion = project.run("python", "-m", "pipeline", "promote", "--dry-run", "--json", expect=None)
     assert promotion.returncode in (0, 3), promotion.stderr

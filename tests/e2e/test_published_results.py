@@ -23,7 +23,7 @@ def published(root) -> Callable[[str, str], str]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_trained(tmp_path, monkeypatch):
-    """Data sets are drawn and ingested anew, and no model is there."""
+    """An empty working folder: data sets are drawn and ingested anew, and there are no models."""
     monkeypatch.setattr(study, "WORK", tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""README's commands run as they stand there; of each that is not typed here, it is said where and why."""
+"""README's commands run as they stand there; `ELSEWHERE` says of those not typed here where they are, or why not."""
 
 import re
 import shlex
@@ -24,14 +24,14 @@ TYPED = {
     "git update-index --no-skip-worktree dvc.lock": "git update-index --no-skip-worktree dvc.lock",
     "git add dvc.lock": "git add dvc.lock",
 }
-"""A command of README, and how it is typed here: with a folder that is there, and fewer images."""
+"""A command of README, and how it is typed here: with an existing folder and fewer images."""
 
 ELSEWHERE = {
     "git clone <this repository> medistill": ("tests/e2e/conftest.py", "def clone("),
     "git clone": ("tests/e2e/test_graph.py", '"git", "clone"'),
     "medistill check": ("tests/e2e/test_readme.py", "medistill check drawn"),
     "cd medistill": ("tests/e2e/conftest.py", "cwd=self.folder"),
-    # It installs every package; its commands are typed where the graph runs.
+    # `make repro` installs every package; the tests of the graph type its commands.
     "make repro": ("tests/e2e/conftest.py", '"dvc", "repro"'),
     "python -m pipeline track": ("tests/e2e/conftest.py", '"track"'),
     "medistill predict IMAGE… --model exports/<student>": ("tests/e2e/test_graph.py", '"predict"'),
@@ -43,15 +43,15 @@ ELSEWHERE = {
     "python -m pipeline retrain --workers 2": ("tests/pipeline/test_flow.py", '"retrain"'),
     "python -m pipeline prefect": ("tests/pipeline/test_servers.py", '"prefect"'),
     'python -m pipeline serve --cron "0 2 * * *"': ("tests/pipeline/test_servers.py", '"serve"'),
-    # It trains for minutes, and is a page of the documentation.
+    # This one trains for minutes; its output is a page of the documentation.
     "python -m benchmarks.distillation": ("docs/distillation.md", "python -m benchmarks.distillation"),
-    # This suite, the environment that it runs in, and what takes hours.
+    # This test suite, its environment, and commands that take hours.
     "make test": ("Makefile", "\ntest:"),
     "make test-slow": ("Makefile", "\ntest-slow:"),
     "source .venv/bin/activate": ("tests/e2e/conftest.py", '"PATH"'),
     "make results": ("Makefile", "\nresults:"),
 }
-"""A command that is not typed here, the file that runs it, and what is to be found in that."""
+"""A command that is not typed here, a file that runs or explains it, and a text in that file."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Assistants, teachers that are taken as they are, live teachers and images without labels, through the whole graph."""
+"""Assistants, frozen teachers, live teachers and images without labels go through the whole graph."""
 
 import json
 
@@ -37,7 +37,7 @@ def taught(fresh):
         },
         "assistant": {"arch": "test_efficientnet", "recipe": "kd", "seed": 3},
     }
-    params["teachers"]["densenet"]["input_size"] = 48  # maps of one place cannot be compared
+    params["teachers"]["densenet"]["input_size"] = 48  # map losses refuse maps of one cell
     params["students"] = {"small": {"arch": "test_efficientnet", "input_size": 40, "channels": 1}}
     hard, soft = {"loss": "binary_cross_entropy"}, {"loss": "sigmoid_kd"}
     params["teach"] |= {"attention": True, "features": True, "cams": True}
@@ -76,7 +76,7 @@ def test_every_way_to_teach_goes_through_the_whole_graph(taught):
     students = [f"small-{recipe}-0" for recipe in ("baseline", "assisted", "friendly", "live")]
     assert list(metrics) == ["densenet", "friend", "assistant", *students]
 
-    # the assistant was taught, then answered; its students know it by name
+    # the assistant was taught, then answered; its students' records name it
     assistant = read("models/teachers/assistant/config.json")
     assert (assistant["role"], assistant["teachers"]) == ("teacher", ["densenet"])
     assert read("data/assistants/assistant/knowledge.json")["teacher_sha256"] == assistant["model_sha256"]
@@ -85,7 +85,7 @@ def test_every_way_to_teach_goes_through_the_whole_graph(taught):
     seen = [np.load(folder / f"models/{name}/train_ids.npz") for name in ("teachers/friend", "students/small-live-0")]
     assert (len(seen[0]["images"]), len(seen[1]["images"]) > 0) == (0, True)
 
-    # of the friend there are figures for the labels that both have, and no mean
+    # the friend has figures for the labels that it shares with the data set, and no mean
     manifest = pd.read_parquet(folder / "data/processed/manifest.parquet").set_index("image_id")
     predictions = pd.read_parquet(folder / "models/teachers/friend/predictions.parquet")
     assert {name for name in predictions if name.startswith("logit:")} == {"logit:Mass", "logit:Effusion"}
@@ -99,7 +99,7 @@ def test_every_way_to_teach_goes_through_the_whole_graph(taught):
     assert "friend" not in read("reports/explain/metrics.json")
     assert "assistant" in read("reports/explain/metrics.json")
 
-    # each term of each recipe was at work
+    # each term of each recipe took effect
     for recipe, term in (("assisted", "feature_mse"), ("friendly", "cam_kd"), ("live", "attention_transfer")):
         history = pd.read_csv(folder / f"models/students/small-{recipe}-0/history.csv")
         assert (history[f"train_{term}"] > 0).all()
@@ -107,7 +107,7 @@ def test_every_way_to_teach_goes_through_the_whole_graph(taught):
         assert read(f"exports/small-{recipe}-0/parity.json")["passed"]
 
     shown = (folder / "reports/live/index.html").read_text()
-    assert all(f"<h2>{name}</h2>" in shown for name in metrics if name != "friend")  # nothing was trained of the friend
+    assert all(f"<h2>{name}</h2>" in shown for name in metrics if name != "friend")  # the friend was not trained
     assert "at work" not in shown
 
     again = taught.run("dvc", "repro").stdout

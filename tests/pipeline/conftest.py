@@ -1,4 +1,4 @@
-"""Fixtures of the wiring's tests: a miniature repository whose graph has run."""
+"""Fixtures for tests of `pipeline`: a miniature repository whose graph has run."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ def finished_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small project after its stages, which were run for real. Tests copy it."""
+    """A small project in which all stages have really run. Tests copy it."""
     root = tmp_path_factory.mktemp("finished") / "project"
     finished_project.build(root)
     return root
@@ -30,19 +30,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def exportable(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What students were exported untrained by any test, which takes seconds each."""
+    """The records of trial exports of untrained students, shared by all tests, as each takes seconds."""
     return tmp_path_factory.mktemp("exportable")
 
 
 @pytest.fixture
 def exported_once(exportable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the stages that train know what students other tests have exported untrained."""
+    """Let the training stages use the trial exports of other tests."""
     monkeypatch.setattr("pipeline.preflight.EXPORTED", exportable)
 
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow SQLite file with its schema and nothing in it: creating one takes seconds."""
+    """An empty MLflow SQLite file with its schema, as creating one takes seconds."""
     from pipeline.store import open_store
 
     root = tmp_path_factory.mktemp("store")
@@ -54,7 +54,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def repository(finished_repository: Path, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the finished repository with an empty MLflow store; the current folder is in it."""
+    """A copy of the finished repository with an empty MLflow store; it is the current folder."""
     for key in [key for key in os.environ if key.startswith(("MLFLOW_", "PREFECT_"))]:
         monkeypatch.delenv(key)
     root = fake_graph.copy(finished_repository, tmp_path / "a copy")

@@ -1,4 +1,4 @@
-"""A small project as the stages before `evaluate` leave it, with predictions whose truth is known."""
+"""A small project as the stages before `evaluate` leave it, with made-up targets and predictions."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = '<script>alert("x")</script> & co'
 LABELS = ["Effusion", "Mass", "Hernia", HOSTILE]
 RARE = "Hernia"
-"""Has three positives per split, too few to be eligible."""
+"""A label with three positives per split, too few to be eligible."""
 
 
 def write_project(
@@ -37,7 +37,7 @@ def write_project(
     Args:
         images: number in each of val and test; train has none, since nothing here reads it.
         change: sections of params.yaml to update, such as `{"run": {"seeds": [0, 1]}}`.
-        task: `multilabel` or `multiclass`; then logits have a constant of its own per image, which says nothing.
+        task: `multilabel` or `multiclass`; for the latter, a random constant per image is added to the logits.
     """
     raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     raw["evaluate"] = {"resamples": resamples, "seed": 0}

@@ -1,4 +1,4 @@
-"""A miniature repository with the graph's stages, names and files, whose stages write in a moment what training would.
+"""A miniature repository with the graph's stages, names and files; its stages write made-up outputs in a moment.
 
 `build` makes it; inside, `make.py STAGE [MODEL]` is every stage's command. The numbers it writes are in `fake.yaml`.
 """
@@ -20,9 +20,9 @@ NUMBERS: dict[str, Any] = {
     "small-baseline-0": {"val": 0.80, "test": 0.79, "params": 1_000, "macs": 10_000},
     "small-kd-0": {"val": 0.83, "test": 0.81, "params": 1_000, "macs": 10_000, "difference_baseline": 0.03},
 }
-"""Fields of a model: val and test macro AUROC, params, macs, and where they differ from the rule: ece, parity,
-difference_teacher_lower, difference_baseline. `fail: REASON` ends its training with an error; `hang: FILE` makes it
-hang, with a child whose process id is in the file."""
+"""Fields of a model: val and test macro AUROC, params and macs; ece, parity, difference_teacher_lower and
+difference_baseline have defaults. `fail: REASON` ends its training with an error; `hang: FILE` makes it hang, with a
+child whose process id is in the file."""
 
 PROMOTE = {
     "max_params": 5_000,
@@ -226,12 +226,12 @@ def copy(source: Path, target: Path) -> Path:
 
 
 def repro(root: Path, *stages: str) -> str:
-    """`dvc repro`; its output."""
+    """Run `dvc repro`; its output."""
     return run(root, "dvc", "repro", *stages)
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, with the interpreter that runs the tests first on the path, and this code."""
+    """This process's environment, with the tests' interpreter first on the path, and with this code."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     extra = {"PATH": path, "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "src"), str(REPOSITORY)])}
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "PREFECT_"))}
@@ -242,7 +242,7 @@ def run(root: Path, *command: str) -> str:
     """Run a command in the repository; its standard output.
 
     Raises:
-        AssertionError: it failed; the message has what it wrote.
+        AssertionError: it failed; the message contains its output.
     """
     done = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -1,4 +1,4 @@
-"""A small project after all its stages, trained for real in this process."""
+"""A small project in which all stages have really run, in this process."""
 
 import contextlib
 import os
@@ -21,10 +21,10 @@ STUDENTS = (["small", "baseline", "0"], ["small", "kd", "0"])
 
 
 def write_params(root: Path, **sections: dict) -> None:
-    """params.yaml of one teacher and one student that train in a second, with `sections` changed."""
+    """Write a params.yaml with one teacher and one student that train in a second, and `sections` changed."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["phantom"] |= {"images": 160, "size": 32}
-    params["data"] |= {"image_size": 32, "workers": 1, "val_fraction": 0.4}  # enough for a figure on validation
+    params["data"] |= {"image_size": 32, "workers": 1, "val_fraction": 0.4}  # enough images for a validation figure
     params["training"] |= {"epochs": 2, "batch_size": 16}
     params["teachers"] = {TEACHER: {"arch": "test_resnet"}}
     params["students"] = {"small": {"arch": "test_resnet"}}
@@ -43,7 +43,7 @@ def write_params(root: Path, **sections: dict) -> None:
 def build(root: Path) -> None:
     """Run all stages in `root`, one export for all.
 
-    Not `audit` and `validate`, which take longer than the others together; they say that they have found nothing.
+    `audit` and `validate` take longer than all others together: their outputs are made up and report no findings.
     """
     root.mkdir(parents=True)
     write_params(root)
@@ -65,7 +65,7 @@ def build(root: Path) -> None:
 
 @contextlib.contextmanager
 def inside(folder: Path) -> Iterator[None]:
-    """With `folder` as the current one."""
+    """Make `folder` the current folder."""
     before = Path.cwd()
     os.chdir(folder)
     try:

@@ -1,8 +1,8 @@
-"""`promote`, killed before its calls to the outside, and run again.
+"""`promote`, killed before one of its calls to MLflow or the file system, and run again.
 
-`python killed.py ROOT` prints a line of JSON for each place at which it was killed: what came of it. ROOT is a
-repository whose graph has run and which has an empty store. Each try has a copy at the same address, as MLflow keeps
-addresses.
+`python killed.py ROOT` prints one line of JSON per call before which it was killed, with the state after the second
+run. ROOT is a repository whose graph has run, with an empty store. Each try has a copy of it at the same path, as
+MLflow stores paths.
 """
 
 import json
@@ -38,7 +38,7 @@ def in_a_process(work: Callable[[], None]) -> bool:
 
 
 def deadly(calls: int) -> None:
-    """Let the process be killed before its `calls`-th call of MLflow's client, and of what writes and renames files."""
+    """Let the process be killed before its `calls`-th call of MLflow's client or of a function that writes files."""
     left = [calls]
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,7 +59,7 @@ def deadly(calls: int) -> None:
 
 
 def state(root: Path) -> dict[str, Any]:
-    """What a registry holds after all."""
+    """The contents of registry and store."""
     client = open_store(root)
     versions = client.search_model_versions(f"name = '{NAME}'")
     experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
@@ -80,7 +80,7 @@ def state(root: Path) -> dict[str, Any]:
 
 
 def tries(original: Path, root: Path, step: int) -> None:
-    """Kill it before every `step`-th call, each time in a copy of `original` at `root`."""
+    """Kill `promote` before every `step`-th call, each time in a copy of `original` at `root`."""
     for calls in range(1, 1000, step):
         if root.exists():
             shutil.rmtree(root)
@@ -99,7 +99,7 @@ def tries(original: Path, root: Path, step: int) -> None:
 
 def main(original: Path) -> None:
     root, tracked = original.with_name("at work"), original.with_name("tracked")
-    tries(original, root, step=10)  # before the models are in MLflow, which is a hundred calls more
+    tries(original, root, step=10)  # models are not tracked yet, which takes a hundred more calls
     shutil.rmtree(root)
     shutil.copytree(original, root, symlinks=True)
     os.chdir(root)

@@ -1,4 +1,4 @@
-"""`medistill check` as a user runs it: what it finds, what it writes, and how it ends."""
+"""`medistill check` as a user runs it: its findings, its files and its exit codes."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def root(phantom: Path, tmp_path: Path) -> Path:
 def run(root: Path, tmp_path: Path, *arguments: str, format: str = "chestxray14") -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "medistill.cli", "check", str(root), "--format", format]
-    command += ["--workers", "1", *arguments]  # of more, each would take a second to start
+    command += ["--workers", "1", *arguments]  # each further process takes a second to start
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180)
 
 
@@ -67,7 +67,7 @@ def test_copies_in_two_splits_are_found(root, tmp_path):
     images = root / "images"
     shutil.copy(images / train[0], images / test[0])  # the same pixels
     pixels = np.asarray(Image.open(images / train[5]).convert("L")).astype(float)
-    Image.fromarray(np.clip(pixels * 0.9 + 6, 0, 255).astype(np.uint8)).save(images / test[9])  # nearly so
+    Image.fromarray(np.clip(pixels * 0.9 + 6, 0, 255).astype(np.uint8)).save(images / test[9])  # a near-duplicate
     done = run(root, tmp_path, "--json")
     assert done.returncode == 1, done.stderr
     report = json.loads(done.stdout)
@@ -101,7 +101,7 @@ def test_splits_are_written_and_ingest_reads_them(root, tmp_path):
     splits = pd.read_csv(tmp_path / "splits" / "sides.csv", dtype=str)
     table = pd.read_csv(root / "Data_Entry_2017.csv", dtype={"Patient ID": str})
     assert set(splits["group_id"]) == set(table["Patient ID"].str.lstrip("0"))
-    again = json.loads(run(root, tmp_path, "--json").stdout)  # takes ./splits, and so no longer the official lists
+    again = json.loads(run(root, tmp_path, "--json").stdout)  # reads ./splits instead of the official lists
     assert again["split"] == "patient"
     split_of = splits.set_index("group_id")["split"]
     images = table["Patient ID"].str.lstrip("0").map(split_of).value_counts()
@@ -122,7 +122,7 @@ def test_splits_are_written_and_ingest_reads_them(root, tmp_path):
     ],
 )
 def test_mistakes_are_one_line(root, tmp_path, monkeypatch, arguments, message):
-    """Here, and not in a process each: how such an error ends a command is the front door's."""
+    """In this process, to save time: test_front_door.py has the exit codes of errors."""
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["check", str(root), "--format", "chestxray14", *arguments])
     assert isinstance(done.exception, UserError)

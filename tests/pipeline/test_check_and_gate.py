@@ -1,4 +1,4 @@
-"""`medistill check` ends well where `ingest` and the gate do, and nowhere else: the same rules, on faulty data sets."""
+"""`medistill check` succeeds on exactly the data sets on which `ingest` and the gate succeed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ Rows = list[dict[str, Any]]
 
 
 def rows_of_patients() -> Rows:
-    """60 images of 30 patients, six of whom validate and six of whom test."""
+    """60 images of 30 patients: six in val, six in test, the others in train."""
     rows = []
     for number in range(60):
         patient = number // 2
@@ -47,7 +47,7 @@ def without_test(rows: Rows) -> Rows:
 
 
 def change(**cells: Any) -> Callable[[Rows], Rows]:
-    """A change of cells in the rows of one split, or of all."""
+    """A function that changes cells in the rows of one split, or of all."""
     split = cells.pop("on", None)
     return lambda rows: [row | cells if split in (None, row["split"]) else row for row in rows]
 
@@ -82,7 +82,7 @@ CSV = {"images": "images", "path": "image", "labels": ["Mass", "Edema"], "patien
 CSV |= {"age": "age", "view": "view"}
 
 SETS = {
-    # what is changed in the rows, in the files, how check ends, and words of its report
+    # change of the rows, change of the files, exit code of check, parts of its report
     "good": (None, None, 0, ["0 errors"]),
     "a damaged file of 60": (None, damaged(1), 0, ["left out: 1 of 60", "a web page"]),
     "two damaged files of 60": (None, damaged(2), 1, ["error: 2 of 60 entries", "what helps: fetch these files again"]),
@@ -145,7 +145,7 @@ def request(folder: Path, format: str, **changed: Any) -> Request:
 
 
 def check_ends(folder: Path, format: str, options: dict[str, Any], **changed: Any) -> tuple[int, str]:
-    """The exit code of `medistill check`, and what it says."""
+    """The exit code of `medistill check`, and its report."""
     try:
         report = check(request(folder, format, options=options, **changed))
     except UserError as error:
@@ -154,7 +154,7 @@ def check_ends(folder: Path, format: str, options: dict[str, Any], **changed: An
 
 
 def pipeline_stops(folder: Path, format: str, options: dict[str, Any], split: str, **changed: Any) -> bool:
-    """Whether `ingest` raises or the gate fails, with what check takes for granted, and the default of the limit."""
+    """Whether `ingest` raises or the gate fails, with the settings of `check` and the default limit."""
     given = {"splits": folder / "none", "image_size": SIZE, "channels": 1, "seed": 0, "fit": "pad", "workers": 1}
     given |= FRACTIONS | {"max_quarantined": MAX_QUARANTINED} | changed
     data = Data(format=format, root=folder / "set", options=options, split=split, **given)
@@ -203,7 +203,7 @@ def test_a_second_copy_of_a_set_beside_its_splits_is_named_with_its_folder(tmp_p
 
 
 def test_rules_of_the_library_and_great_expectations_find_the_same(tmp_path):
-    """Each rule, on a manifest that breaks most of them, against Great Expectations as the oracle."""
+    """Each rule on a manifest that breaks most of them, with Great Expectations as the oracle."""
     rows = rows_of_patients()
     for number in range(len(rows)):
         write_picture(tmp_path / "set" / "images" / f"{number}.png", number)

@@ -1,7 +1,7 @@
-"""Whatever becomes of a file between two stages: one line that names it, or the same numbers as before.
+"""However a file is damaged between two stages: one line names it, or the numbers are the same as before.
 
-Each kind of file is cut off, changed in one byte, emptied, removed, replaced by a folder, and, where its format has
-keys, columns or types, left without one or given another. `KINDS` says what reads which files; a new kind is a row.
+Each kind of file is cut off, changed in one byte, emptied, removed and replaced by a folder; in formats with keys,
+columns or types, one of these is removed or changed. `KINDS` says what reads which files; a new kind is a new row.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ from tests.trees_tiles import settings, write_csv
 
 KD = STUDENTS[1]
 
-# What reads the files, in a stage's own way: what it returns must be the same again.
+# Readers of the files, as the stages read them: each must return the same as before the damage.
 
 
 def contents(*patterns: str) -> dict[str, bytes]:
@@ -73,7 +73,7 @@ def judge() -> list[dict[str, Any]]:
 
 
 def load() -> list[Any]:
-    """As whoever exports a model, explains it or lets it answer."""
+    """As a stage that exports or explains a model or lets it answer."""
     models = [load_model(folder) for folder in sorted(Path("models").glob("*/*"))]
     return [(model.config, [value.tolist() for value in model.state_dict().values()]) for model in models]
 
@@ -94,7 +94,7 @@ def predict() -> dict[str, Any]:
 
 
 def train_again() -> dict[str, Any]:
-    """What was trained, but for the time it took."""
+    """The trained model and its records, except for times."""
     distill.main(KD)
     folder = Path("models/students") / "-".join(KD)
     history = pd.read_csv(folder / "history.csv").drop(columns="images_per_second")
@@ -113,13 +113,13 @@ def ingest_again() -> dict[str, bytes]:
 
 
 def import_again() -> dict[str, bytes]:
-    """Import the teacher, by its weights and what lies beside them."""
+    """Import the teacher from its weights and the files beside them."""
     shutil.rmtree("models/teachers", ignore_errors=True)
     train_teacher.main([TEACHER])
     return contents("models/teachers/*/predictions.parquet", "models/teachers/*/train_ids.npz")
 
 
-# How an interruption leaves a project.
+# Interruptions, and other ways by which a project gets its files.
 
 
 def interrupt_training() -> None:
@@ -168,11 +168,11 @@ class Kind:
     """Files and what reads them.
 
     Attributes:
-        files: patterns.
-        read: reads them; its result must be the same, or it raises a `UserError` that names the file.
-        heals: whether it must not raise, since what is damaged can be made again.
-        before: how the project comes to have these files.
-        other: what else `read` may return, of files that may be left out.
+        files: patterns of paths.
+        read: reads the files; its result must be the same, or it raises a `UserError` that names the file.
+        heals: `read` must not raise, since the damaged file can be made again.
+        before: makes the files, if the project does not have them.
+        other: another result that `read` may return, for files that may be left out.
     """
 
     files: tuple[str, ...]
@@ -183,7 +183,7 @@ class Kind:
 
 
 def without(file: Path) -> str:
-    """The page of the trainings at work without one of them."""
+    """The page of running trainings without one of them."""
     others = [other for other in Path("reports/live").glob("*.json") if other != file]
     shutil.rmtree("others", ignore_errors=True)
     Path("others").mkdir()
@@ -221,10 +221,10 @@ KINDS = {
 }
 
 NOT_READ = {Path("reports/gate.json")}
-"""Written for people alone."""
+"""Files that no code reads."""
 
 
-# What becomes of a file.
+# Damages.
 
 
 def cut(file: Path, rng: np.random.Generator) -> bytes:
@@ -320,19 +320,19 @@ DAMAGES: dict[str, Callable[[Path, np.random.Generator], bytes | str | None]] = 
     "missing": lambda file, rng: "missing",
     "folder": lambda file, rng: "folder",
 }
-"""What a file has afterwards; None: this cannot happen to such a file."""
+"""The content of a file after each kind of damage; None: such a file cannot be damaged in this way."""
 
 
 def copy(source: Path, target: Path) -> None:
-    """A copy of a project by links, as nothing is written in place but by a teacher that was interrupted."""
+    """Copy a project by hard links; files of an interrupted teacher are really copied, as they are written in place."""
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target, copy_function=lambda a, b: shutil.copy2(a, b) if "teach" in a else os.link(a, b))
 
 
 def try_kind(finished: Path, folder: Path, kind: Kind, *, each: int, most: int | None = None) -> int:
-    """Damage the files of a kind, `each` times in each way; the number of cases.
+    """Damage the files of a kind, `each` times in each way; return the number of cases.
 
-    Of ways that any reader sees `most` cases at most, of those that it may not see five times as many.
+    At most `most` cases are of damage that any reader notices, and five times as many of damage that it may miss.
     """
     prepared, root = folder / "prepared", folder / "project"
     copy(finished, prepared)
@@ -371,7 +371,7 @@ def try_kind(finished: Path, folder: Path, kind: Kind, *, each: int, most: int |
 
 
 def check(kind: Kind, file: Path, expected: Callable[[], Any], case: str) -> None:
-    """Read a damaged file: the same as before, or one line that names it."""
+    """Read a damaged file: the result is the same as before, or one line names the file."""
     try:
         found = kind.read()
     except UserError as error:

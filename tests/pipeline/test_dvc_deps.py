@@ -1,4 +1,4 @@
-"""dvc.yaml names the code that decides what a stage writes: other code runs the stage again, and no other stage."""
+"""dvc.yaml names the code that decides a stage's outputs: a change of it reruns this stage and no other."""
 
 import ast
 import json
@@ -42,7 +42,7 @@ EXCEPTIONS = {
 }
 """Files and folders that stages import and dvc.yaml does not name, each with the reason why they change no output.
 
-What these import in turn changes none either.
+Their own imports change no output either.
 """
 
 IN_STAGES = {
@@ -61,10 +61,10 @@ IN_STAGES = {
     (PARAMS, "export"): "whether there is such a student",
     ("src/medistill/report/style.css", "export"): "a card is text, which has no style",
 }
-"""The same for a file in single stages."""
+"""Such exceptions for single stages: (file, stage) -> reason."""
 
 KEYS_ONLY = {"run", "knowledge_folder"}
-"""What a stage takes from params.yaml beside its sections that decides which stages there are and where they write."""
+"""Parts of `Params` that are no settings: they decide which stages there are and where these write."""
 
 
 @cache
@@ -88,7 +88,7 @@ def deps_of(stage: str, format: str = "chestxray14") -> list[str]:
 
 @cache
 def sections_of(file: str) -> set[str]:
-    """Files with the sections of params.yaml that a file reads as `params.SECTION`, and params.py for anything else."""
+    """Settings files of the sections that a file reads as `params.SECTION`, and params.py for anything else."""
     found = set()
     for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params":
@@ -96,14 +96,14 @@ def sections_of(file: str) -> set[str]:
             if node.attr in KEYS_ONLY:
                 continue
             kind = section.annotation if section else Params
-            kind = (get_args(kind) or (kind,))[-1]  # of the sections by name
+            kind = (get_args(kind) or (kind,))[-1]  # the value type of a section that is a dict by name
             found.add(file_of(kind.__module__))
     return found
 
 
 @cache
 def templates_of(file: str) -> list[str]:
-    """Files that pages are made of, which a module or a template of the room `report` names."""
+    """Templates and style sheets that a module or template names."""
     text = (ROOT / file).read_text(encoding="utf-8")
     pages = [f"templates/{name}.html.jinja" for name in re.findall(r"render_page\(\s*\"(\w+)\"", text)]
     cards = [f"templates/{name}.md.jinja" for name in re.findall(r"render_card\(\s*\"(\w+)\"", text)]
@@ -119,7 +119,7 @@ def exceptions_of(stage: str) -> list[str]:
 def needed(stage: str, format: str = "chestxray14") -> dict[str, str]:
     """File -> who imports it, of all files that a stage's script reaches.
 
-    Neither exceptions nor settings lead further: a section decides by its own defaults alone.
+    Imports of exceptions and of settings are not followed: of a section only its own defaults matter.
     """
     script = STAGES[stage]["cmd"].split()[2]
     found = {file_of(script): "dvc.yaml"}
@@ -196,7 +196,7 @@ for file in json.loads(sys.argv[1]):
     path.unlink() if before is None else path.write_text(before, encoding="utf-8")
 print(json.dumps(found))
 """
-"""Takes what lies there for the outputs of all stages; then says of each file which stages run again if it changes."""
+"""Commits the present files as outputs of all stages, and lists for each file the stages that its change reruns."""
 
 TRAINS = set(TRAINING)
 
@@ -220,7 +220,7 @@ RUNS_AGAIN = {
     "src/medistill/data/adapters/chestxray14.py": {"ingest"},
     "src/medistill/text.py": set(),
 }
-"""Stages that run again when a file is another one; what follows from their outputs DVC decides by these."""
+"""The stages that a change of each file reruns directly; DVC reruns later stages only if these outputs change."""
 
 
 def places(run: dict[str, list[Any]]) -> Iterator[str]:
@@ -237,7 +237,7 @@ def places(run: dict[str, list[Any]]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def stale(tmp_path_factory) -> dict[str, list[str]]:
-    """What DVC says, of a checkout in which all stages have run and one file is changed at a time."""
+    """What DVC would rerun in a checkout in which all stages have run, when one file at a time is changed."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("dvc.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, folder)

@@ -1,4 +1,4 @@
-"""The stage `evaluate` on predictions whose truth is known."""
+"""The stage `evaluate` on made-up targets and predictions."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def metrics(root: Path) -> dict:
 
 
 def truth_and_logits(root: Path, model: str, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Targets and logits joined by image, independent of the stage's own reader."""
+    """Targets and logits joined by image, without the stage's own reader."""
     kind = "teachers" if model in TEACHERS else "students"
     predicted = pd.read_parquet(root / "models" / kind / model / "predictions.parquet").set_index("image_id")
     truth = pd.read_parquet(root / "data" / "processed" / "manifest.parquet").set_index("image_id")
@@ -291,7 +291,7 @@ def test_missing_and_damaged_predictions_are_one_line(tmp_path, monkeypatch, con
 
 
 def test_params_of_the_project_are_the_repository_defaults(project):
-    """The roster above is the default one, so a change of the default shows here first."""
+    """These tests assume the default roster, so a change of it shows here first."""
     assert [model.name for model in load_params(project / "params.yaml").student_models()] == STUDENTS
 
 
@@ -307,12 +307,12 @@ def test_dvc_shows_the_metrics_and_a_titled_roc_plot_of_each_model(project, tmp_
     assert set(plots) == set(data) == names
     for entry in plots.values():
         assert (entry["x"], entry["y"]) == ("fpr", "tpr")
-        assert "title" not in entry  # then DVC writes the file's name above the plot, which says whose curve it is
+        assert "title" not in entry  # without one DVC uses the file's name, which names the model
     assert shown[str(Path("reports/metrics.json"))]["data"] == metrics(project)
 
 
 def give_studies(root: Path) -> None:
-    """One study of each patient but every third, whose images are in none; one truth for each study."""
+    """Put all images of a patient into one study with the same labels; every third patient has no study."""
     file = root / "data" / "processed" / "manifest.parquet"
     manifest = pd.read_parquet(file)
     in_study = manifest["group_id"].str[1:].astype(int) % 3 > 0

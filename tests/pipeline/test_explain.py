@@ -78,7 +78,7 @@ def write_project(folder, root, *, size: int, boxes: bool, task: str = "multilab
     seal(processed / "dataset.json", dataset_info(name="made <up>", fingerprint="0", **facts))
 
     for seed, name in enumerate([f"teachers/{name}" for name in TEACHERS] + [f"students/{name}" for name in STUDENTS]):
-        torch.manual_seed(0 if name.endswith("kd-0") else seed)  # the distilled one is its teacher's twin
+        torch.manual_seed(0 if name.endswith("kd-0") else seed)  # the distilled student has its teacher's weights
         model = create_classifier(NETWORK, labels=LABELS)
         (folder / "models" / name).mkdir(parents=True)
         nothing = np.array([], np.uint64)
@@ -132,7 +132,7 @@ def test_agreement_is_with_the_recipes_teachers(project):
 
 
 def test_energy_against_a_computation_of_its_own(project):
-    """Grad-CAM of a net with one linear layer after mean pooling is ReLU(Σ w_k A_k) / cells, without any gradient."""
+    """For a net with one linear layer after mean pooling Grad-CAM is ReLU(Σ w_k A_k) / cells, without gradients."""
     metrics = json.loads((project / "reports/explain/metrics.json").read_text(encoding="utf-8"))
     model = load_model(project / "models/teachers/other")
     manifest = pd.read_parquet(project / "data/processed/manifest.parquet").set_index("image_id")
@@ -214,7 +214,7 @@ def test_exclusive_classes_explain_the_true_class_and_one_that_is_named_in_its_p
         assert (label == truth) == (absent is None)
         wrong += absent is not None
         named = {}
-        for caption in article.split("<figcaption>")[2:]:  # the first is the image's own
+        for caption in article.split("<figcaption>")[2:]:  # the first caption is the image's own
             figures = r"(\S+)<br>probability (\d\.\d\d), peak \d+%, predicts (.*)"
             model, chance, rest = re.match(figures, caption).groups()
             named[model] = next(name for name in LABELS if rest.startswith(name))

@@ -1,4 +1,4 @@
-"""The flow runs DVC's own graph: in order, in parallel, to the end where it can, and leaves nothing behind."""
+"""The flow runs DVC's own graph: in order, in parallel, as far as possible, and leaves nothing behind."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ def fresh(tmp_path: Path) -> Path:
 
 
 def write_graph(root: Path, **stages: dict) -> Path:
-    """A bare DVC repository with these stages."""
+    """Write a DVC repository with these stages alone."""
     root.mkdir(exist_ok=True)
     fake_graph.run(root, "dvc", "init", "--quiet", "--no-scm")
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
@@ -278,7 +278,7 @@ def test_the_accelerator_is_used_by_one_stage_at_a_time(tmp_path: Path, resource
     assert (max(start_a, start_b) < min(end_a, end_b)) is together
 
 
-# The flow's words
+# The flow's messages
 
 
 def test_the_table_and_the_summary_name_what_failed_and_what_was_held_up() -> None:
@@ -314,7 +314,7 @@ def test_a_lock_is_held_once_and_never_left_behind(finished_repository: Path) ->
 
 @pytest.fixture(scope="module")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A Prefect server of the tests' own; yields the environment that leads to it."""
+    """A Prefect server for the tests; yields environment variables with its address."""
     home = tmp_path_factory.mktemp("prefect")
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
@@ -339,7 +339,7 @@ def answers(address: str) -> bool:
 
 
 def ask(environment: dict[str, str], path: str, body: dict | None = None) -> list[dict]:
-    """The server's own REST API."""
+    """Call the server's REST API."""
     request = urllib.request.Request(
         environment["PREFECT_API_URL"] + path, json.dumps(body or {}).encode(), {"Content-Type": "application/json"}
     )
@@ -361,7 +361,7 @@ def task_states(environment: dict[str, str]) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_the_flow_runs_tracks_promotes_and_then_finds_nothing_to_do(fresh: Path, tmp_path: Path) -> None:
-    """With the temporary server, as a newcomer would."""
+    """With the temporary server, as a new user would."""
     environment = {**fake_graph.environment(), "PREFECT_HOME": str(tmp_path / "prefect")}
 
     first = retrain(fresh, environment)
@@ -449,7 +449,7 @@ def test_an_interruption_leaves_no_process_behind_and_a_second_run_is_told_to_wa
 def test_the_deployment_runs_from_a_work_pool(
     finished_repository: Path, tmp_path: Path, prefect_server: dict[str, str]
 ) -> None:
-    """prefect.yaml as it is, deployed from a checkout with the code in it, run by a worker."""
+    """The repository's prefect.yaml, deployed from a checkout with the code in it, and run by a worker."""
     root = fake_graph.copy(finished_repository, tmp_path / "a copy")
     shutil.copy(fake_graph.REPOSITORY / "prefect.yaml", root)
     shutil.copytree(fake_graph.REPOSITORY / "pipeline", root / "pipeline")
@@ -490,7 +490,7 @@ def test_serve_schedules_until_it_is_ended(fresh: Path, prefect_server: dict[str
         assert until(scheduled, 60)
         assert [item["schedule"]["cron"] for item in scheduled()[0]["schedules"]] == ["30 3 * * *"]
         planned = {"deployments": {"name": {"any_": ["scheduled"]}}, "sort": "EXPECTED_START_TIME_ASC"}
-        # A server whose scheduler fails accepts the schedule, and never plans a run: SQLAlchemy 2.1 does that to it.
+        # With SQLAlchemy 2.1 the server's scheduler fails: it accepts the schedule but never plans a run.
         assert until(lambda: ask(prefect_server, "/flow_runs/filter", planned), 90), "the server plans no runs"
         assert "T03:30:00" in ask(prefect_server, "/flow_runs/filter", planned)[0]["expected_start_time"]
         process.terminate()

@@ -1,4 +1,4 @@
-"""Every format, from its layout on disk through `ingest`, `audit` and the gate."""
+"""Every format goes from its layout on disk through `ingest`, `audit` and the gate."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A disk that fills at any point of any stage: one line, nothing half-written, and the same bits once there is room."""
+"""A disk fills at any point of any stage: one line, nothing half-written, and the same bits once there is room."""
 
 import shutil
 import subprocess
@@ -26,12 +26,12 @@ EVALUATED = ("evaluation.json", "evaluation", "roc", "metrics.json", "comparison
 
 @dataclass(frozen=True)
 class Work:
-    """Something that writes.
+    """A command or stage that writes.
 
     Attributes:
-        do: writes.
-        outs: what it writes.
-        kept: what else is deleted before, so that all is done.
+        do: runs it.
+        outs: its outputs.
+        kept: caches that are deleted before, so that it does all of its work.
     """
 
     do: Callable[[], Any]
@@ -64,11 +64,11 @@ WORKS = {
     "report": Work(lambda: report.main([]), ["reports/gate.json", "reports/index.html"]),
 }
 SLOW = ("check", "audit", "validate", "export")
-"""These take seconds."""
+"""Works that take seconds."""
 
 
 def contents(outs: list[str]) -> dict[str, Any]:
-    """The bits of what was written, but for the time it took."""
+    """The bits of the outputs, except for files with times."""
     found: dict[str, Any] = {}
     for out in map(Path, outs):
         for file in sorted(out.rglob("*")) if out.is_dir() else [out]:
@@ -94,13 +94,13 @@ class Disk:
         shutil.copytree(finished, self.folder)
 
     def leave(self, kilobytes: int) -> None:
-        """Make it so large that so much is free."""
+        """Resize the file system so that so many KB are free."""
         used = shutil.disk_usage(self._disk).used // 1024
         size = f"remount,size={used + kilobytes}k"
         subprocess.run(["mount", "-o", size, str(self._disk)], check=True)
 
     def fails(self, work: Work) -> bool:
-        """Whether the work could not be done, in one line, and without anything left over."""
+        """Whether the work failed for want of room; then it must fail in one line and leave nothing over."""
         with inside(self.folder):
             before = sorted(Path().rglob(".*.tmp"))
             try:
@@ -123,7 +123,7 @@ def disk(small_disk: Callable[[int], Path], finished: Path) -> Disk:
 
 
 def try_work(disk: Disk, work: Work, rooms: list[int]) -> None:
-    """Do it with ever more room until it is done; then the bits are those of one that had enough."""
+    """Do it with more and more room until it succeeds; the bits must be the same as with enough room at once."""
     with inside(disk.folder):
         remove(*work.outs, *work.kept)
         work.do()

@@ -1,4 +1,4 @@
-"""registry/history.jsonl: what it says, and that a damaged line is named and never taken for another."""
+"""registry/history.jsonl: what is read from it; a damaged line is named and never read as another."""
 
 import json
 import random
@@ -103,7 +103,7 @@ def test_a_damaged_line_is_named_and_what_to_do(tmp_path: Path, damage: Any, mes
 
 
 def test_a_byte_that_has_changed_is_named_or_changes_nothing(written: Path) -> None:
-    """A bit of every byte: another figure must never be taken for the one that was written."""
+    """A bit is flipped in every byte: another figure must never be read for the one that was written."""
     whole = (written / HERE.history).read_bytes()
     before, shuffled, seen = read_history(written), random.Random(0), []
     for place in range(len(whole)):
@@ -118,7 +118,7 @@ def test_a_byte_that_has_changed_is_named_or_changes_nothing(written: Path) -> N
     assert all("history.jsonl: line " in said for said in named)
     assert len(named) > 0.9 * len(whole)
     for lines in seen:
-        if not isinstance(lines, str):  # at most the name of the checksum itself is another
+        if not isinstance(lines, str):  # only the key of the checksum may have changed
             assert [entry.model_dump(exclude={*entry.model_extra}) for entry in lines] == [
                 entry.model_dump(exclude={CHECKSUM}) for entry in before
             ]

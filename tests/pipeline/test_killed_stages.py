@@ -1,4 +1,4 @@
-"""What a killed stage leaves beside its output is gone when it has run again."""
+"""Files that a killed stage leaves beside its output are gone after its next run."""
 
 import os
 import shutil

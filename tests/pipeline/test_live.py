@@ -1,4 +1,4 @@
-"""The page of the trainings that are at work."""
+"""The page of the trainings that are running."""
 
 import os
 import time
@@ -61,7 +61,7 @@ def test_the_page_shows_each_training_and_how_it_ended(tmp_path, monkeypatch):
     assert notices[0].startswith(r"stopped: <bad> luck\x1b[2J\n\u202e, epoch")
     assert notices[1].startswith("done")
     assert len(list(tree.iter("figure"))) == 2
-    assert 'http-equiv="refresh"' not in text  # nothing is at work any more
+    assert 'http-equiv="refresh"' not in text  # no training is running any more
 
 
 def test_a_resumed_training_continues_its_curve(tmp_path, monkeypatch):
@@ -72,7 +72,7 @@ def test_a_resumed_training_continues_its_curve(tmp_path, monkeypatch):
     with LiveCurves("net", tmp_path) as curves:
         curves.step(report(21))
     assert [step for step, _ in state(tmp_path, "net")["loss"]] == list(range(1, 22))
-    with LiveCurves("net", tmp_path) as curves:  # from the beginning: another training of that name
+    with LiveCurves("net", tmp_path) as curves:  # another training of the same name, from its first step
         curves.step(report(1))
     assert [step for step, _ in state(tmp_path, "net")["loss"]] == [1]
 

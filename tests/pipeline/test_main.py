@@ -105,7 +105,7 @@ def test_a_conflict_in_the_lock_file_is_one_line_of_every_command(repository: Pa
         done = fake_graph.pipeline(repository, *arguments)
         assert done.returncode == 2
         assert re.fullmatch(f"error: {line}", done.stderr), done.stderr
-    with socket.socket() as taken:  # so that it does not go on to serve
+    with socket.socket() as taken:  # so that the command does not go on to serve
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         done = fake_graph.pipeline(repository, "ui", "--port", str(taken.getsockname()[1]))
@@ -131,7 +131,7 @@ def test_what_cannot_be_read_is_one_line_of_every_command_that_reads_it(reposito
 
 @pytest.mark.slow
 def test_from_an_empty_store_to_a_rollback(repository: Path) -> None:
-    """The schema is created on first use, and every command can be read by a program."""
+    """The schema is created on first use, and programs can read every command's output."""
     (repository / "mlflow.db").unlink()
 
     dry = fake_graph.pipeline(repository, "promote", "--dry-run", "--json")

@@ -39,7 +39,7 @@ def test_system_a_is_the_papers(name, tmp_path):
     assert params.data.image_size == 224
     for recipe in params.recipes.values():
         hard = [term for term in recipe.terms if isinstance(term, HardTerm)]
-        assert [term.loss for term in hard] == ["focal_bce"]  # the baseline's is the distilled students'
+        assert [term.loss for term in hard] == ["focal_bce"]  # baseline and distilled students share the hard loss
         soft = [term for term in recipe.terms if term not in hard]
         assert [(term.loss, term.space) for term in soft] == ([("mse_kd", "sigmoid")] if recipe.teachers else [])
 
@@ -69,12 +69,12 @@ def test_a_root_is_written_as_it_is(tmp_path):
 
 def test_what_was_there_is_kept(root, tmp_path):
     (tmp_path / "set" / "images").mkdir(parents=True)
-    (tmp_path / "params.yaml").write_bytes(b"mine: M\xfcller\n")  # whatever it is written in
+    (tmp_path / "params.yaml").write_bytes(b"mine: M\xfcller\n")  # Latin-1: the file may have any encoding
     done = preset(tmp_path, root, "paper-a-padchest", "--root", "set")
     assert (done.returncode, done.stdout) == (0, "wrote params.yaml; the one before is params.yaml.before\n")
     assert (tmp_path / "params.yaml.before").read_bytes() == b"mine: M\xfcller\n"
     assert load_params(tmp_path / "params.yaml").data.format == "padchest"
-    again = preset(tmp_path, root, "paper-a-padchest", "--root", "set")  # the same: nothing to keep
+    again = preset(tmp_path, root, "paper-a-padchest", "--root", "set")  # the same again: no backup is needed
     assert (again.returncode, again.stdout) == (0, "wrote params.yaml\n")
     written = (tmp_path / "params.yaml").read_text()
     refused = preset(tmp_path, root, "phantom")

@@ -1,4 +1,4 @@
-"""No stage teaches with, trains from or judges a network that has seen the validation or test split."""
+"""No stage teaches with, starts from or evaluates a network that has seen the validation or test split."""
 
 import json
 import shutil
@@ -73,7 +73,7 @@ def test_what_a_student_has_seen_includes_what_its_teacher_has(project):
     provenance.write_ids(file, provenance.read_ids(file) | elsewhere)
     seal(teacher / "config.json")
     teach.main(["big"])
-    (teacher / "model.safetensors").unlink()  # its answers are kept: who learns from them asks it nothing
+    (teacher / "model.safetensors").unlink()  # its answers are kept, so students do not need the teacher itself
     distill.main(["small", "kd", "0"])
     distill.main(["small", "baseline", "0"])
     own = provenance.ids_of(Dataset.open(), "train")

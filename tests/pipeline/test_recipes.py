@@ -1,4 +1,4 @@
-"""A run that would fail later is refused before its first network is trained."""
+"""A run that would fail later is refused before the first training."""
 
 import shutil
 from contextlib import nullcontext
@@ -148,7 +148,7 @@ def test_answers_of_a_teacher_that_has_changed_since_are_refused(params, tiny_da
     folder.mkdir(parents=True)
     save_filled(folder, model, **facts)
     write_knowledge(answers, load_model(folder), tiny_dataset, read.augmentation, read.teach)
-    # As on another machine: trained anew with the same settings, and another network all the same.
+    # As if trained again on another machine: the same settings, but slightly different weights.
     with torch.no_grad():
         next(model.parameters()).add_(1e-6)
     save_filled(folder, model, **facts)
@@ -269,7 +269,7 @@ def test_what_is_odd_is_said(params, tiny_dataset, tmp_path, capsys):
     first = manifest.index[manifest["split"] == "train"][0]
     manifest.loc[first, [f"label:{label}" for label in tiny_dataset.labels]] = np.nan
     params["training"]["batch_size"] = 1 + images // 2
-    params["students"]["eeea_net_c2"]["training"] = {"batch_size": images // 4}  # the shortest steps of a recipe's
+    params["students"]["eeea_net_c2"]["training"] = {"batch_size": images // 4}  # the smallest batch counts
     required(params, replace(tiny_dataset, manifest=manifest), tmp_path)
     assert "unlabelled changes nothing" not in (said := capsys.readouterr().err)
     assert (
@@ -307,7 +307,7 @@ def test_what_is_odd_is_said(params, tiny_dataset, tmp_path, capsys):
     ],
 )
 def test_networks_are_checked_before_there_are_data(params, tmp_path, change, message):
-    params["data"]["image_size"] = 32  # as in the tests with data, so that students are exported once
+    params["data"]["image_size"] = 32  # as in the tests with data, so that both use the same trial exports
     change(params)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     with nullcontext() if message is None else pytest.raises(UserError, match=message):
@@ -355,11 +355,11 @@ def test_a_student_that_cannot_be_exported_is_refused_and_a_teacher_is_not(
     check(tiny)
     capsys.readouterr()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    params["teachers"]["densenet"] = {"arch": "mobilenetv3_small_050", "pretrained": True}  # not downloaded in vain
+    params["teachers"]["densenet"] = {"arch": "mobilenetv3_small_050", "pretrained": True}  # must not be downloaded
     message = r"^params\.yaml: students\.tf_efficientnet_lite0: torch cannot express eigen in ONNX \(.+\); take another"
     with pytest.raises(UserError, match=message):
         check({"arch": "eigen"})
-    (line,) = capsys.readouterr().err.splitlines()  # and none of the exporter's pages
+    (line,) = capsys.readouterr().err.splitlines()  # the exporter itself must print nothing
     assert line.startswith("exporting eigen untrained, to see that it can be")
 
 
@@ -374,7 +374,7 @@ def test_a_student_that_takes_one_image_at_a_time_is_named(params, tmp_path, mon
     monkeypatch.setattr("pipeline.preflight.EXPORTED", known)
     for record in known.iterdir():
         content = read_record(record)
-        if content["arch"] == tiny["arch"]:  # as it is written of a network that can be exported no other way
+        if content["arch"] == tiny["arch"]:  # as recorded for a network that exports only with a batch size of 1
             write_record(record, content | {"batch_size": 1})
     capsys.readouterr()
     require_networks(load_params(tmp_path / "params.yaml"))
@@ -396,8 +396,8 @@ def test_a_mistake_beside_finished_teachers_is_named_before_a_student_trains(
 
 @pytest.mark.parametrize(("views", "size", "epochs"), [("cached", 16, [0, 1, 2, 0]), ("live", 32, [0, 1, 2, 3])])
 def test_a_student_sees_what_its_teachers_answered(params, tiny_dataset, tmp_path, monkeypatch, views, size, epochs):
-    """The teachers' view seed, as many views in turn as they answered, their frames where they are asked live, and
-    images without a label where the recipe wants them."""
+    """The teachers' view seed and number of views; with live teachers also their frames; and images without a label if
+    the recipe wants them."""
     manifest = tiny_dataset.manifest.copy()
     bare = manifest.index[manifest["split"] == "train"][::3]
     manifest.loc[bare, [f"label:{label}" for label in tiny_dataset.labels]] = np.nan

@@ -1,4 +1,4 @@
-"""Who ships: promoted, refused by each rule, kept, rolled back, and back again after the registry is lost."""
+"""The champion: promoted, refused by each rule, kept, rolled back, and restored after the registry is lost."""
 
 import json
 import shutil
@@ -104,7 +104,7 @@ def test_a_figure_refuses(champion: Path, settings: Callable[[], Params], rule: 
 
 
 def check_refusal(root: Path, params: Params, rule: str) -> None:
-    """Nothing moves, and the rule is named for `small-kd-0` with its reason, also in the file and the history."""
+    """No alias moves; the result, the file and the history name the rule and its reason for `small-kd-0`."""
     before = aliases(root)
 
     promotion = promote(params, root)
@@ -228,7 +228,7 @@ def test_an_alias_that_was_moved_by_hand_is_respected_and_recorded(
 
 
 def lose_registry(root: Path, empty_store: Path) -> Path:
-    """Delete mlflow.db and mlruns; at another address, as this process still has the lost file open."""
+    """Delete mlflow.db and mlruns, and rename the repository, as this process still has the lost file open."""
     (root / "mlflow.db").unlink()
     shutil.rmtree(root / "mlruns")
     moved = root.rename(root.with_name("moved"))
@@ -325,7 +325,7 @@ def test_track_brings_the_champions_files_back_as_well(champion: Path) -> None:
 
 
 def test_a_champion_whose_files_are_lost_for_good_is_named(champion: Path, settings: Callable[[], Params]) -> None:
-    auroc(champion, kd=0.82, baseline=0.81)  # other networks: no export has the champion's bytes any more
+    auroc(champion, kd=0.82, baseline=0.81)  # trained anew: no export has the champion's bytes any more
     shutil.rmtree(files_of(champion, "champion"))
 
     promotion = promote(settings(), champion)
@@ -358,7 +358,7 @@ def killed(*_: object, **__: object) -> None:
 def test_a_rollback_that_was_cut_short_is_finished(
     champion: Path, settings: Callable[[], Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed when the history said it and the alias had not moved: the withdrawn model must not come back."""
+    """Killed after the history was written and before the alias moved: the withdrawn model must not come back."""
     auroc(champion, baseline=0.86)
     promote(settings(), champion)
     with monkeypatch.context() as patch:
@@ -441,7 +441,7 @@ def test_a_promote_that_was_killed_before_one_of_its_calls_is_completed_by_the_n
             "runs": ["FINISHED"] * 3,
             "leftovers": [],
         }, f"killed before call {calls}"
-        # Killed after the alias had moved: the history learns of it from the registry.
+        # "recorded": killed after the alias had moved; the next run adds it to the history.
         assert (history, outcome) in (
             (["promoted"], "promoted"),
             (["promoted"], "kept"),

@@ -1,4 +1,4 @@
-"""Prefect's and MLflow's servers as a foreign web page meets them, and as the user does."""
+"""What a foreign web page can do with Prefect's and MLflow's servers, and what the user can."""
 
 import base64
 import contextlib
@@ -23,7 +23,7 @@ from waiting import free_port, until
 pytestmark = pytest.mark.slow
 
 FOREIGN = "http://evil.example"
-"""Where the page comes from that a user has open in another tab."""
+"""Origin of a page that the user has open in another tab."""
 JSON = {"Content-Type": "application/json"}
 TEXT = {"Content-Type": "text/plain"}
 """A page may send this to any server without asking first; a browser calls it a simple request."""
@@ -52,7 +52,7 @@ def ask(
 
 
 def preflight(port: int, path: str, origin: str) -> Answer:
-    """What a browser asks before it sends a page's request that is not simple."""
+    """The request by which a browser asks before it sends a page's request that is not simple."""
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
     return ask(port, path, method="OPTIONS", headers={"Origin": origin, **asked})
 
@@ -86,7 +86,7 @@ def running(root: Path, environment: dict[str, str], *command: str) -> Iterator[
 
 
 def command_lines() -> str:
-    """What `ps` shows everybody on the machine."""
+    """The command lines that `ps` shows to every user of the machine."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -95,7 +95,7 @@ def command_lines() -> str:
 
 
 def in_chromium(address: str) -> str | None:
-    """The page after its scripts have run; None where there is no browser."""
+    """The page after its scripts have run; None without a browser."""
     browser = shutil.which("chromium")
     if browser is None:
         return None
@@ -132,7 +132,7 @@ def authorized(key: str) -> dict[str, str]:
 
 
 def test_a_foreign_page_can_read_and_change_what_prefect_starts_by_its_defaults(tmp_path: Path) -> None:
-    """So that the tests below are known to be able to fail."""
+    """Shows that the tests below could fail."""
     port = free_port()
     environment = {**fake_graph.environment(), "PREFECT_HOME": str(tmp_path)}
     start = ("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
@@ -178,7 +178,7 @@ CHANGES = {
         TEXT | {"Origin": FOREIGN},
         JSON | {"Origin": FOREIGN},
         JSON | {"Origin": "null"},
-        JSON | {"Origin": f"http://127.0.0.1:{PORT}"},  # another program of this machine may say so
+        JSON | {"Origin": f"http://127.0.0.1:{PORT}"},  # another program on this machine may send this origin
         JSON | {"Origin": FOREIGN, "Authorization": "Basic bm90OnRoZWtleQ=="},
         JSON | {"Origin": FOREIGN, "Authorization": "nonsense"},
     ],
@@ -210,14 +210,14 @@ def test_prefect_lets_no_foreign_page_send_what_is_not_simple(prefect: tuple[dic
 @pytest.mark.parametrize("host", [f"evil.example:{PORT}", "evil.example", f"127.0.0.1.evil.example:{PORT}", "10.0.0.1"])
 @pytest.mark.parametrize("path", ["/", "/ui-settings", "/api/health", DEPLOYMENTS])
 def test_prefect_answers_to_no_other_name(prefect: tuple[dict[str, str], str], host: str, path: str) -> None:
-    """DNS rebinding: the page's own name leads to this machine, so the browser takes the server for the page's own."""
+    """DNS rebinding: the page's host name resolves to this machine, so the browser treats the server as its origin."""
     for headers in (authorized(prefect[1]), JSON):
         refused = ask(PORT, path, {} if path == DEPLOYMENTS else None, headers=headers | {"Host": host})
         assert (refused.status, refused.body) == (400, b"Invalid host header")
 
 
 def websocket(headers: dict[str, str]) -> bytes:
-    """What Prefect's stream of events says first, after `auth` with a key that is none."""
+    """The first answer of Prefect's stream of events to `auth` with a wrong key."""
     wanted = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
     wanted |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Host": f"127.0.0.1:{PORT}", **headers}
     request = "GET /api/events/out HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in wanted.items()) + "\r\n"
@@ -256,7 +256,7 @@ def test_the_user_sees_prefects_ui_and_with_the_key_its_api(prefect: tuple[dict[
         assert preflight(PORT, DEPLOYMENTS, origin).headers["access-control-allow-origin"] == origin
         answer = ask(PORT, DEPLOYMENTS, {}, headers=authorized(key) | {"Origin": origin, "Host": f"{name}:{PORT}"})
         assert (answer.status, answer.body, answer.may_read(origin)) == (200, b"[]", True)
-    # What the package brings, and no look-up of newer ones.
+    # The metadata in the package: newer ones are not looked up.
     workers = ask(PORT, "/api/collections/views/aggregate-worker-metadata", headers=authorized(key))
     assert "process" in json.loads(workers.body)["prefect"]
     shown = in_chromium(f"http://127.0.0.1:{PORT}/")
@@ -266,7 +266,7 @@ def test_the_user_sees_prefects_ui_and_with_the_key_its_api(prefect: tuple[dict[
 def test_prefects_ui_speaks_to_this_server_alone_and_is_shown_in_no_other_page(
     prefect: tuple[dict[str, str], str],
 ) -> None:
-    """It asks Amplitude how to record a session before it looks whether it may."""
+    """Prefect's UI asks Amplitude how to record a session before it checks whether it may."""
     policy = ask(PORT, "/v2/").headers["content-security-policy"]
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
 
@@ -291,7 +291,7 @@ def test_a_second_one_is_told_where_the_first_is(prefect: tuple[dict[str, str], 
     assert (again.returncode, again.stdout) == (2, "")
     assert again.stderr.startswith("error: Prefect runs already at http://127.0.0.1:4200; it asks for what is in ")
 
-    other = environment | {"PREFECT_HOME": str(tmp_path / "home")}  # as another user: a server without a known key
+    other = environment | {"PREFECT_HOME": str(tmp_path / "home")}  # another user does not know the server's key
     for arguments in (["prefect"], ["serve", "--cron", "0 2 * * *"]):
         done = subprocess.run([*command[:3], *arguments], cwd=root, env=other, capture_output=True, text=True)
         assert done.returncode == 2
@@ -390,7 +390,7 @@ def test_mlflow_lets_no_foreign_page_read_or_change(mlflow: int, origin: str, co
         assert preflight(mlflow, path, origin).status == 400
     read = ask(mlflow, "/ajax-api/2.0/mlflow/experiments/get?experiment_id=1", headers={"Origin": origin})
     assert not read.may_read(origin)
-    for path in ("/graphql", "/v1/traces"):  # outside of what MLflow guards by origin; neither takes a simple request
+    for path in ("/graphql", "/v1/traces"):  # MLflow does not check the origin here, but takes no simple requests
         assert ask(mlflow, path, {}, headers=TEXT | {"Origin": origin}).status in (400, 422)
         assert preflight(mlflow, path, origin).status == 400
     assert experiments(mlflow) == before
@@ -398,7 +398,7 @@ def test_mlflow_lets_no_foreign_page_read_or_change(mlflow: int, origin: str, co
 
 @pytest.mark.parametrize("host", ["evil.example", "10.evil.example:{}", "192.168.evil.example", "127.0.0.1:1"])
 def test_mlflow_answers_to_no_other_name(mlflow: int, host: str) -> None:
-    """By MLflow's own default any name that begins as a private address does leads in: `10.evil.example`."""
+    """MLflow's own default admits any name that begins like a private address: `10.evil.example`."""
     for path in ("/", SEARCH, "/ajax-api/3.0/mlflow/assistant/config"):
         headers = JSON | {"Host": host.format(mlflow)}
         assert ask(mlflow, path, RUNS if path == SEARCH else None, headers=headers).status == 403

@@ -1,4 +1,4 @@
-"""What every stage does before its work."""
+"""What every stage does before it starts its work."""
 
 import subprocess
 import sys

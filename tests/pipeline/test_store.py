@@ -1,4 +1,4 @@
-"""MLflow's store: what is wrong with it is one line that says what to do, and a busy one is waited for."""
+"""MLflow's store: a fault is one line that says what to do, and a busy store is waited for."""
 
 import contextlib
 import http.server
@@ -24,7 +24,7 @@ from pipeline.store import REBUILT, open_store, shown_uri, store_errors
 
 @pytest.fixture
 def root(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a store in which nothing is."""
+    """A folder with an empty store."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     return tmp_path
@@ -77,7 +77,7 @@ def test_an_empty_file_becomes_a_store(root: Path) -> None:
 
 @contextlib.contextmanager
 def locked(root: Path, seconds: float) -> Iterator[None]:
-    """Another process at work in the store, for so long."""
+    """Let another process lock the store for so many seconds."""
     code = (
         "import sqlite3, sys, time; file = sqlite3.connect(sys.argv[1], isolation_level=None);"
         "file.execute('BEGIN EXCLUSIVE'); print('locked', flush=True); time.sleep(float(sys.argv[2]))"
@@ -125,7 +125,7 @@ def test_a_lock_that_comes_after_the_store_was_opened_is_waited_for(root: Path) 
 
 @pytest.mark.slow
 def test_a_file_that_cannot_be_written_is_named(repository: Path) -> None:
-    """Root may write to any file, so the right to do so is taken away."""
+    """Root may write to any file, so this right is taken away."""
     if shutil.which("setpriv") is None:
         pytest.skip("setpriv is not here")
     (repository / "mlflow.db").chmod(0o444)
@@ -213,7 +213,7 @@ def test_a_password_is_never_printed(monkeypatch: pytest.MonkeyPatch, address: s
     ],
 )
 def test_a_full_disk_is_no_reason_to_delete_the_store(root: Path, error: Exception, said: str) -> None:
-    if isinstance(error, sqlite3.Error):  # as MLflow passes it on
+    if isinstance(error, sqlite3.Error):  # wrapped as MLflow passes it on
         within = sqlalchemy.exc.OperationalError("INSERT INTO metrics VALUES (?)", {}, error)
         error = mlflow.exceptions.MlflowException(f"a long text: {within}")
         error.__cause__ = within

@@ -1,4 +1,4 @@
-"""Each switch of `medistill.telemetry` does by itself what it is there for, in the versions that are installed."""
+"""Each switch of `medistill.telemetry` works by itself in the installed versions of the libraries."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ REPORTS = [
     ("HF_HUB_DISABLE_TELEMETRY", HUB),
     ("MLFLOW_DISABLE_TELEMETRY", MLFLOW),
     (
-        "ORT_DISABLE_TELEMETRY",  # the id under which it reports is made with the first session
+        "ORT_DISABLE_TELEMETRY",  # ONNX Runtime makes the id under which it reports with the first session
         "import onnx.helper as h, onnxruntime, pathlib; x, y = (h.make_tensor_value_info(n, 1, [1]) for n in 'xy');"
         "g = h.make_graph([h.make_node('Identity', ['x'], ['y'])], 'g', [x], [y]);"
         "m = h.make_model(g, opset_imports=[h.make_opsetid('', 18)], ir_version=10).SerializeToString();"
@@ -33,12 +33,12 @@ REPORTS = [
         "from prefect.settings import get_current_settings as s; print(s().server.analytics_enabled)",
     ),
 ]
-"""A switch, and what asks its library whether it would report."""
+"""A switch, and code that asks its library whether it would report."""
 
 
 @pytest.mark.parametrize(("switch", "asks"), REPORTS, ids=[f"{switch}-{i}" for i, (switch, _) in enumerate(REPORTS)])
 def test_a_switch_alone_keeps_its_library_silent(tmp_path: Path, switch: str, asks: str) -> None:
-    """Without the variables of continuous integration and of pytest, by which several keep silent on their own."""
+    """Without the environment variables of continuous integration and of pytest, which silence several libraries."""
     plain = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
 
     def says(environment: dict[str, str]) -> str:

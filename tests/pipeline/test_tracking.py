@@ -1,4 +1,4 @@
-"""MLflow shows what DVC made: everything, once, and nothing that is out of date."""
+"""MLflow shows all outputs of DVC once, and none that is out of date."""
 
 import hashlib
 import json
@@ -125,7 +125,7 @@ def test_a_lost_store_is_rebuilt_whole(repository: Path, settings: Callable[[], 
     before = {name: (found[0].data.params, found[0].data.metrics) for name, found in runs(repository).items()}
     (repository / "mlflow.db").unlink()
     shutil.rmtree(repository / "mlruns")
-    moved = repository.rename(repository.with_name("moved"))  # this process still has the lost file open at its address
+    moved = repository.rename(repository.with_name("moved"))  # as this process still has the lost file open
     shutil.copy(empty_store, moved / "mlflow.db")
 
     assert sorted(track(load_params(moved / "params.yaml"), moved).created) == MODELS
@@ -133,7 +133,7 @@ def test_a_lost_store_is_rebuilt_whole(repository: Path, settings: Callable[[], 
 
 
 def test_a_store_that_was_made_elsewhere_is_refused(repository: Path, settings: Callable[[], Params]) -> None:
-    """Its artifacts have absolute addresses, so a moved or copied checkout would write into the old one."""
+    """Its artifacts have absolute paths, so a moved or copied checkout would write into the old one."""
     track(settings(), repository)
     moved = repository.rename(repository.with_name("moved"))
 
@@ -142,7 +142,7 @@ def test_a_store_that_was_made_elsewhere_is_refused(repository: Path, settings: 
 
 
 def test_shows_all_after_a_cache_hit(repository: Path, settings: Callable[[], Params]) -> None:
-    """Nothing runs when DVC restores; the figures must come from the files."""
+    """When DVC restores outputs no stage runs, so the figures must come from the files."""
     for folder in ("models", "exports", "reports", "data"):
         shutil.rmtree(repository / folder)
     fake_graph.run(repository, "dvc", "checkout", "--force")
@@ -163,7 +163,7 @@ def test_a_new_evaluation_refreshes_the_run_of_the_same_model(repository: Path, 
     assert after.runs == before.runs
     metrics = runs(repository)["small-kd-0"][0].data.metrics
     assert metrics["val_macro_f1"] == 0.6
-    assert math.isnan(metrics["val_macro_auprc"])  # it was shown, and is measured no more
+    assert math.isnan(metrics["val_macro_auprc"])  # shown before, and no longer measured
 
 
 def test_a_model_trained_anew_is_a_new_run_and_the_old_one_is_no_longer_current(
@@ -208,7 +208,7 @@ def test_what_is_missing_or_out_of_date_is_named(
 
 
 def same_time(path: Path, content: bytes) -> None:
-    """Write other bytes so that size and time stay: what DVC knows a file by."""
+    """Write other bytes, but keep size and time, by which DVC notices changes."""
     before = path.stat()
     assert len(content) == before.st_size
     path.chmod(0o644)
@@ -218,7 +218,7 @@ def same_time(path: Path, content: bytes) -> None:
 
 
 def flipped(path: Path) -> bytes:
-    """The bytes of a file, a bit of the one in the middle changed."""
+    """The bytes of a file with one bit of the middle byte flipped."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     return bytes(content)
@@ -243,7 +243,7 @@ def test_a_changed_byte_that_dvc_does_not_see_is_named_in_every_file_that_is_bel
 
 
 def test_a_damaged_file_that_dvc_was_told_to_believe_is_named(repository: Path, settings: Callable[[], Params]) -> None:
-    """`dvc commit` writes into dvc.lock whatever is there; the records know better."""
+    """`dvc commit` writes any content into dvc.lock, but the record's checksum does not match."""
     config = repository / "models/students/small-kd-0/config.json"
     content = json.loads(config.read_text())
     del content["dataset_fingerprint"]
@@ -259,7 +259,7 @@ def test_a_damaged_file_that_dvc_was_told_to_believe_is_named(repository: Path, 
 def test_no_figure_is_shown_of_a_file_that_its_record_does_not_know(
     repository: Path, settings: Callable[[], Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every file that is read, as `dvc commit` would leave it with every byte: DVC finds nothing."""
+    """Every file that is read is changed as if `dvc commit` had accepted it: DVC finds nothing."""
     monkeypatch.setattr("pipeline.tracking.check_up_to_date", lambda root, stages: None)
     files = [path for folder in ("models", "exports", "reports") for path in (repository / folder).rglob("*.*")]
     files = [path for path in files if path.is_file() and not path.name.startswith(".")]
@@ -311,7 +311,7 @@ LOCKS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda b: b"", "must be a mapping; .*delete it and run `dvc repro`"),
     "a list": (lambda b: b"[1]", "must be a mapping; "),
     "zeros": (lambda b: bytes(99), "not YAML "),
-    "cut": (lambda b: b[: b.rindex(b"size:") + 2], "not YAML "),  # in the middle of a key
+    "cut": (lambda b: b[: b.rindex(b"size:") + 2], "not YAML "),  # cut within a key
     "not UTF-8": (lambda b: b[:20] + b"\xff" + b[21:], "byte 20 is not UTF-8; "),
     "a month 13": (lambda b: b"schema: 2001-13-01", "not YAML "),
     "no stages": (lambda b: b"schema: '2.0'\nstages:\n", "stages: must be a mapping; "),

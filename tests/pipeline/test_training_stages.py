@@ -1,4 +1,4 @@
-"""The stages that train, as a user types them."""
+"""The training stages, run as a user types them."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ def project(root: Path, tiny_dataset: Dataset, tmp_path: Path) -> Path:
     shutil.copytree(tiny_dataset.folder, tmp_path / "data" / "processed")
     params = yaml.safe_load((root / "params.yaml").read_text())
     params["training"] |= {"epochs": 1, "batch_size": 6}
-    params["teachers"] = {"big": {"arch": "test_convnext"}}  # layer norm: no image sees another
+    params["teachers"] = {"big": {"arch": "test_convnext"}}  # layer norm: images do not depend on each other
     params["recipes"] = {"baseline": {}}
     params["run"] |= {"teachers": ["big"], "recipes": ["baseline"]}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
@@ -44,12 +44,12 @@ def test_two_processes_share_the_batches_and_one_of_them_writes(project, root):
         trained.append(load_file(folder / "model.safetensors"))
         said.append(done.stdout)
         shutil.rmtree(folder)
-        shutil.rmtree(project / ".checkpoints")  # or the second would take what the first has trained
+        shutil.rmtree(project / ".checkpoints")  # or the second training would reuse the first
     assert said[1] == said[0]
     assert said[0].count("best after") == 1
     for name, value in trained[0].items():
         assert torch.allclose(value, trained[1][name], atol=2e-4), name
-    assert any(not torch.equal(value, trained[1][name]) for name, value in trained[0].items())  # other sums
+    assert any(not torch.equal(value, trained[1][name]) for name, value in trained[0].items())  # other rounding
 
 
 @pytest.mark.parametrize(

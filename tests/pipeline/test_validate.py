@@ -1,4 +1,4 @@
-"""The gate between data and training: what it stops, what it warns of, and what it writes."""
+"""The gate between data and training: its failures, its warnings and its files."""
 
 import json
 import os
@@ -26,7 +26,7 @@ CRITICAL, WARNING = "failures", "warnings"
 
 
 def validate(*arguments, **more) -> dict:
-    """What validation.json says."""
+    """Run the gate; the content of validation.json."""
     return expectations.validate(*arguments, **more).to_json()
 
 
@@ -54,13 +54,13 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def before(good: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """What the gate says of it."""
+    """The gate's verdict on it."""
     return validate(good, tmp_path_factory.mktemp("before") / "docs", max_quarantined=0.01)
 
 
 @pytest.fixture
 def processed(good: Path, tmp_path: Path) -> Path:
-    """A copy that a test may spoil, where the stage expects it."""
+    """A copy that a test may spoil, at the path where the stage expects it."""
     folder = tmp_path / "data" / "processed"
     folder.mkdir(parents=True)
     for file in good.iterdir():
@@ -83,7 +83,7 @@ def write_manifest(folder: Path, manifest: pd.DataFrame) -> None:
 
 
 def write_pixels(folder: Path, pixels: np.ndarray) -> None:
-    """Other pixels, as ingest would have written them."""
+    """Replace the pixels, as `ingest` would have written them."""
     np.save(folder / "images-00000.npy", pixels)
     write_manifest(folder, pd.read_parquet(folder / "manifest.parquet").assign(sha256=digests(pixels)))
 

@@ -1,4 +1,4 @@
-"""Waiting for what another process does."""
+"""Waiting for other processes."""
 
 import socket
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 def until(condition: Callable[[], object], seconds: float = 120) -> bool:
-    """Whether a condition comes true before so many seconds have passed."""
+    """Wait until a condition is true; whether it is within so many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -16,7 +16,7 @@ def until(condition: Callable[[], object], seconds: float = 120) -> bool:
 
 
 def free_port() -> int:
-    """A port at which nobody listens."""
+    """A port on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -14,12 +14,12 @@ HEADER = (
 
 
 def picture(seed: int, size: int = 24) -> Image.Image:
-    """Noise that no other seed gives."""
+    """Noise that depends on the seed."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size), np.uint8))
 
 
 def write_nih(root: Path, patients: int = 30, images_each: int = 2, prefix: str = "images") -> list[str]:
-    """Write `patients` x `images_each` images, a label on every second patient, the last third in the test list."""
+    """Write `patients` x `images_each` images; every second patient has labels, the last third is in the test list."""
     folder = root / prefix
     folder.mkdir(parents=True)
     rows, names = [HEADER], []

@@ -1,4 +1,4 @@
-"""A record vouches for itself and for the files beside it."""
+"""A record has checksums of itself and of the files beside it."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from medistill.errors import UserError
 
 @pytest.fixture
 def record(tmp_path):
-    """Of two files, one in a folder."""
+    """A record of two files, one of them in a folder."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "a.bin").write_bytes(b"abc")
     (tmp_path / "folder" / "b.bin").write_bytes(b"")
@@ -32,7 +32,7 @@ def test_what_was_written_comes_back_with_the_checksums_of_the_files(record):
         "labels": ["é", "b"],
         "size": [1, 2],
         "rate": 0.1,
-        "files": {  # sha256sum of abc and of nothing
+        "files": {  # sha256sum of abc and of an empty file
             "a.bin": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
             "folder/b.bin": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
         },
@@ -93,7 +93,7 @@ def test_a_large_file_is_read_once_in_a_process_and_again_when_it_has_changed(re
         require_whole(record, ["a.bin"])
     assert read == ["a.bin"]
     file.write_bytes(b"abd")
-    os.utime(file, (1, 1))  # the time of its change cannot be set
+    os.utime(file, (1, 1))  # its ctime cannot be set
     with pytest.raises(UserError, match=r"a\.bin: damaged"):
         require_whole(record, ["a.bin"])
 

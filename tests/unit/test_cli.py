@@ -123,7 +123,7 @@ def test_phantom_shows_a_bar_on_a_terminal(tmp_path):
     while True:
         try:
             piece = os.read(reader, 1 << 16)
-        except OSError:  # how a terminal says that its other end is closed
+        except OSError:  # the terminal's other end is closed
             break
         if not piece:
             break

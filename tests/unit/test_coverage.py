@@ -1,4 +1,4 @@
-"""What `benchmarks.coverage` simulates, against scikit-learn and counting."""
+"""The simulations of `benchmarks.coverage`, against scikit-learn and counting."""
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ def generator() -> np.random.Generator:
 
 @pytest.fixture
 def population() -> Population:
-    """Six images of four patients: 5, 7, 5, 9, 5 and 7, of whom patient 5 has the first label on every image."""
+    """Six images of patients 5, 7, 5, 9, 5 and 8; patient 5 has the first label on every image."""
     owners = pd.Series([5, 7, 5, 9, 5, 8])
     targets = np.array([[1, 0], [0, 0], [1, 1], [0, 1], [1, 0], [0, 0]], float)
     return Population.of("made", targets, owners, 40)
@@ -32,7 +32,7 @@ def test_a_drawn_patient_comes_with_all_her_images(population, generator):
 
 
 def test_a_label_is_in_the_bin_of_the_positives_it_has_on_average(population):
-    # 40 of 4 patients: ten times the table's 3 and 2 positives
+    # 40 draws of 4 patients: ten times the table's 3 and 2 positives
     assert population.bins() == ["30–99", "15–29"]
 
 
@@ -67,7 +67,7 @@ def test_every_figure_is_looked_at(generator, monkeypatch):
 
 
 def test_the_published_intervals_of_labels_hold_the_truth(root):
-    """Of each kind of label in the table of docs/intervals.md; within twice the simulation's error of 93 %."""
+    """For each kind of label in docs/intervals.md the coverage is at most two standard errors below 93 %."""
     text = (root / "docs" / "intervals.md").read_text(encoding="utf-8")
     text = text.partition("<!-- coverage: begin -->")[2].partition("<!-- coverage: end -->")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "label" in line]

@@ -13,13 +13,13 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.m
 PAGES += [*sorted((ROOT / "docs").glob("*.md")), ROOT / "splits" / "README.md"]
 
 ROOTS = ("", "src/medistill/", "pipeline/")
-"""Where a path of a page may begin."""
+"""Folders at which a path in a page may begin."""
 
 ADDED = {
     *re.findall(r"In `([^`\n]+\.py)`:", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")),
     "src/medistill/data/adapters/NAME.py",
 }
-"""Files that do not exist before a reader of CONTRIBUTING.md and docs/data.md writes them."""
+"""Files that readers of CONTRIBUTING.md and docs/data.md are told to write."""
 
 
 CLOSER = {"adapters", "reading", "sections", "records"}
@@ -35,7 +35,7 @@ def names_in(text: str) -> tuple[set[str], set[str]]:
 
 
 def exists(name: str) -> bool:
-    """Whether a dotted name is a module, or a name in one."""
+    """Whether a dotted name is a module or a name in one."""
     *parents, last = name.split(".")
     for top in ("src", "."):
         place = ROOT / top / Path(*name.split("."))

@@ -1,4 +1,4 @@
-"""The examples in docstrings hold, and no public function of these modules is without one."""
+"""The examples in docstrings are right, and every public function of these modules has one."""
 
 import doctest
 import importlib
@@ -20,7 +20,7 @@ WITHOUT = {"sum_over_processes": "of one process it is the value itself"}
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_the_examples_hold(module: ModuleType) -> None:
-    assert doctest.testmod(module).failed == 0  # what differs is printed
+    assert doctest.testmod(module).failed == 0  # doctest prints the differences
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

@@ -1,4 +1,4 @@
-"""A reader sees the old file or the new one, never a part; and what cannot be written is said in one line."""
+"""A reader sees the old file or the new one, never a part of it; a failure to write is one line."""
 
 import errno
 import os
@@ -121,7 +121,7 @@ WRITERS = {
     "png": lambda path, _: Image.fromarray(BLOCK.reshape(500, 600)).save(path, "png"),
     "copytree": lambda path, large: shutil.copytree(large, path),
 }
-"""Whatever writes in a stage: each library has a way of its own to say that it could not."""
+"""All writers that stages use: each library has its own error for a failed write."""
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def large(tmp_path_factory):
 
 @pytest.fixture
 def small_files(tmp_path):
-    """A folder in which no file may be longer than 40,000 bytes (`ulimit -f`); Python ignores the signal."""
+    """A folder; meanwhile no file may be longer than 40,000 bytes (`ulimit -f`), and Python ignores the signal."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
     yield tmp_path
@@ -192,7 +192,7 @@ def test_a_file_system_that_is_read_only_is_one_line(small_disk):
 def test_a_folder_without_permission_is_one_line(tmp_path):
     code = "import os, sys; from pathlib import Path\n"
     code += "from medistill import front_door; from medistill.files import write_json\n"
-    code += "if os.geteuid() == 0: os.seteuid(65534)\n"  # nothing is forbidden to root
+    code += "if os.geteuid() == 0: os.seteuid(65534)\n"  # root may write everywhere
     code += "front_door.run(lambda: write_json(Path(sys.argv[1]), 1))"
     (tmp_path / "out").mkdir(mode=0o555)
     for folder in (tmp_path, *tmp_path.parents[:2]):

@@ -1,4 +1,4 @@
-"""How every command ends."""
+"""How every command ends: its exit code and its last line."""
 
 import os
 import subprocess
@@ -61,14 +61,14 @@ def test_an_output_that_is_full_is_one_line(full, code, unbuffered, monkeypatch)
 
 @pytest.mark.parametrize("code", ["raise UserError('a')", "print('out'); raise UserError('a')"])
 def test_a_mistake_is_said_though_the_output_is_full(full, code, monkeypatch):
-    monkeypatch.setenv("PYTHONUNBUFFERED", "")  # or the first print would fail
+    monkeypatch.setenv("PYTHONUNBUFFERED", "")  # otherwise the first print would fail
     done = run(code, stdout=full)
     assert (done.returncode, done.stderr) == (2, "error: a\n")
 
 
 def test_a_mistake_is_an_exit_code_where_nothing_can_be_said(full):
     assert run("raise UserError('a')", stderr=full).returncode == 2
-    code = "import sys; sys.stdout = sys.stderr = None; print('nowhere')"  # as Python has them after `>&- 2>&-`
+    code = "import sys; sys.stdout = sys.stderr = None; print('nowhere')"  # as after `>&- 2>&-`
     assert (run(code).returncode, run(f"{code}; raise UserError('a')").returncode) == (0, 2)
 
 

@@ -134,7 +134,7 @@ def test_the_command_line_imports_nothing_but_typer():
 
 
 def seconds(*command: str) -> float:
-    """Processor time of a command, the least of five runs: what it costs without what else the machine does."""
+    """Processor time of a command, the minimum of five runs, to exclude the machine's other load."""
     least = float("inf")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""What a file is that was taken for a table or an image, told by how it begins."""
+"""The kind of a file that was given as a table or an image, recognised by its first bytes."""
 
 import bz2
 import gzip
@@ -89,7 +89,7 @@ def test_a_file_that_is_no_table_is_named_by_what_it_is_whatever_its_name(tmp_pa
     assert message.startswith(f"{tmp_path / name}: is {what}")
     assert advice in message
     assert "\n" not in message
-    assert "0123456789" not in message  # a key stays out of logs
+    assert "0123456789" not in message  # a secret key must not get into logs
 
 
 @pytest.mark.parametrize(

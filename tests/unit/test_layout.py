@@ -1,4 +1,4 @@
-"""Paths are spelt in layout.py, keys of files between stages in records/, and nowhere else."""
+"""Paths are spelt in layout.py alone, and keys of files between stages in records/ alone."""
 
 import ast
 import re
@@ -26,7 +26,7 @@ FOLDERS = (
 )
 
 UNTYPED = 15
-"""At most so many `dict[str, Any]` and `JsonObject`, which say nothing of their keys; the number only falls."""
+"""The limit for `dict[str, Any]` and `JsonObject`, types that do not name their keys; it is only ever lowered."""
 
 READS_JSON = {
     "files.py": "the reader itself",
@@ -36,7 +36,7 @@ READS_JSON = {
     "models/weights.py": "config.json beside weights may be anybody's; of what it says `Beside` is made",
     "pipeline/history.py": "history.jsonl has a record in each line",
 }
-"""Who may read JSON without a record's class, and why."""
+"""Modules that may read JSON without a record's class, and why."""
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
@@ -124,7 +124,7 @@ def test_what_dvc_writes_is_where_layout_says(root):
 
 
 def reads_json(path: Path) -> bool:
-    """Whether a module calls what reads JSON, or a record, without making an object of it."""
+    """Whether a module reads JSON or a record as a dict, not as an object of a record's class."""
     readers = {"read_json", "read_json_or", "read_record", "require_own", "require_whole", "json.load", "json.loads"}
     nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     return any(isinstance(node, ast.Call) and ast.unparse(node.func) in readers for node in nodes)
@@ -136,7 +136,7 @@ def test_json_is_read_as_records():
 
 
 def untyped(path: Path) -> int:
-    """How often a module says of a dict no more than that its keys are texts."""
+    """Number of types in a module that do not name the keys of a dict."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     dicts = sum(isinstance(node, ast.Subscript) and ast.unparse(node) == "dict[str, Any]" for node in nodes)
     return dicts + sum(isinstance(node, ast.Name) and node.id == "JsonObject" for node in nodes)

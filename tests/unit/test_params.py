@@ -56,7 +56,7 @@ def test_a_network_may_have_no_patience(params, tmp_path):
     [
         (lambda p: p["training"].pop("epochs"), "key training.epochs is missing"),
         (lambda p: p["data"].update(colour=1), "key data.colour is unknown; known here are name, format, root,"),
-        # the right key in the wrong place: what the place knows, and not the same key again
+        # a valid key in the wrong section: the message names the section's keys, not the same key again
         (
             lambda p: p["recipes"]["kd"].update(temperature=4),
             "recipes.kd.temperature is unknown; known here are teachers, combine, terms, views, unlabelled",
@@ -96,7 +96,7 @@ def test_a_network_may_have_no_patience(params, tmp_path):
         ),
         (lambda p: p["data"].update(image_size=100_000), "data.image_size: input should be less than or equal to 4096"),
         (lambda p: p["phantom"].update(size=10**9), "phantom.size: input should be less than or equal to 4096"),
-        # hours later ONNX Runtime, numpy or the system would fail at these
+        # at these ONNX Runtime, numpy or the system would fail hours later
         *(
             (lambda p, at=at, key=key: p[at].update({key: 3 * 10**9}), f"{at}.{key}: input should be less than or equ")
             for at, key in (

@@ -1,4 +1,4 @@
-"""Whatever params.yaml holds, its reader answers within seconds, by settings or by one short line."""
+"""Whatever is in params.yaml, reading it gives settings or one short line within seconds."""
 
 import copy
 import os
@@ -14,25 +14,25 @@ from medistill.errors import UserError
 from medistill.params import Params, load_params
 from medistill.plain_yaml import parse_yaml
 
-SECONDS = 5  # of processor time, so that other work on the machine does not count
+SECONDS = 5  # processor time, so that the machine's other load does not count
 
 
 @pytest.fixture
 def text(root, tmp_path, monkeypatch) -> str:
-    """The repository's params.yaml; the current folder is an empty one."""
+    """The text of the repository's params.yaml; the current folder is empty."""
     monkeypatch.chdir(tmp_path)
     return (root / "params.yaml").read_text(encoding="utf-8")
 
 
 def refused(content: str | bytes) -> str:
-    """What is said of a params.yaml, which must be a line of its own."""
+    """The error message for a params.yaml, which must be one line."""
     answer = answered(content)
     assert isinstance(answer, str), "it was taken"
     return answer
 
 
 def answered(content: str | bytes) -> Params | str:
-    """The settings of a params.yaml, or what is said of it; it must be said soon and shortly."""
+    """The settings of a params.yaml or its error message, which must be short and come in time."""
     Path("params.yaml").write_bytes(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content)
     started = time.process_time()
     try:
@@ -88,7 +88,7 @@ def test_values_that_settings_have_not_are_one_line_each(text, written, message)
 
 
 def doubling(levels: int) -> str:
-    """Lines of which each has the one before twice, by aliases."""
+    """Lines of YAML, each of which contains the one before twice by aliases."""
     return "".join(f"l{n}: &l{n} [*l{n - 1}, *l{n - 1}]\n" for n in range(1, levels))
 
 
@@ -205,7 +205,7 @@ def mutated_text(text: str, chance: random.Random) -> str:
 
 
 def mutated_values(text: str, chance: random.Random) -> str:
-    """Values that are another's, of another type, missing, or under another name."""
+    """Replaces values by those of other keys or types, removes them, or renames their keys."""
     settings = yaml.safe_load(text)
     for _ in range(chance.randint(1, 3)):
         place: dict | list = settings

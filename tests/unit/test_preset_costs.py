@@ -1,4 +1,4 @@
-"""The count behind docs/papers.md of what the papers' presets take."""
+"""The calculation in docs/papers.md of the costs of the papers' presets."""
 
 import pytest
 
@@ -18,9 +18,9 @@ def test_all_papers_presets_are_counted():
 @pytest.mark.parametrize(
     ("name", "train", "validate"),
     [
-        ("paper-a-chestxray14", 77_872, 8_652),  # a tenth of the list validates, the other list tests
-        ("paper-a-chexpert", 212_243, 11_171),  # a twentieth of train.csv validates, valid.csv tests
-        ("paper-a-padchest", 111_038, 15_863),  # a fifth tests, a tenth validates
+        ("paper-a-chestxray14", 77_872, 8_652),  # val: a tenth of the training list; test: the test list
+        ("paper-a-chexpert", 212_243, 11_171),  # val: a twentieth of train.csv; test: valid.csv
+        ("paper-a-padchest", 111_038, 15_863),  # val: a tenth; test: a fifth
         ("paper-b-covid-qu-ex", 21_715, 5_417),  # the data set's own folders
     ],
 )

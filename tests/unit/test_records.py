@@ -1,4 +1,4 @@
-"""What lies between stages is read as it was written, or refused in one line."""
+"""Files between stages are read as they were written, or refused in one line."""
 
 import pytest
 

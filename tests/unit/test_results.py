@@ -30,8 +30,8 @@ def test_auroc_counts_pairs_within_a_fold_only(generator: np.random.Generator) -
     folds = groups % 3
     targets = (generator.random((60, 2)) < 0.4).astype(float)
     targets[generator.random((60, 2)) < 0.1] = np.nan
-    targets[folds == 2, 1] = 0  # no positive in a fold: it has no pairs
-    scores = np.round(generator.normal(size=(60, 2)), 1) + 100 * folds[:, None]  # ties; a level of its own in each fold
+    targets[folds == 2, 1] = 0  # a fold without positives has no pairs
+    scores = np.round(generator.normal(size=(60, 2)), 1) + 100 * folds[:, None]  # ties; each fold has its own level
     counts = draw(30, 20, seed=1)
 
     values = foldwise_auroc(targets, scores, groups, folds, counts)
@@ -141,14 +141,14 @@ def test_the_published_attempts_are_those_that_are_kept(root):
     assert published == attempts.table(attempts.read_rows())
 
 
-# What is said of the figures
+# Sentences on the figures
 
 
 def made_results(generator: np.random.Generator) -> Results:
-    """Four labels on 240 images of 120 patients in two folds; all positives of B, C and D are positives of A.
+    """Made-up results: four labels on 240 images of 120 patients in two folds; positives of B, C and D are also of A.
 
-    Lite0's recipe `system_b` is a little better than its baseline, `system_a` is the baseline with other noise; each
-    model has logits of a level of its own in each fold.
+    Lite0's recipe `system_b` is a little better than its baseline, and `system_a` is the baseline with other noise. In
+    each fold each model's logits have a different level.
     """
     ill = np.arange(240) % 2 == 0
     targets = np.stack([ill, *(ill & (generator.random(240) < 0.4) for _ in range(3))], axis=1).astype(float)
@@ -176,7 +176,7 @@ def made_results(generator: np.random.Generator) -> Results:
 
 
 def brute_auroc(truth: Truth, logits: np.ndarray, labels: list[int], chosen: np.ndarray) -> float:
-    """Mean AUROC over pairs of chosen images (N, L) of one fold, by scikit-learn."""
+    """Mean AUROC over pairs of chosen images (N, L) of the same fold, by scikit-learn."""
     values = []
     for label in labels:
         won = pairs = 0.0
@@ -204,7 +204,7 @@ def test_pairs_within_the_common_label_and_between_are_those_by_hand(generator: 
     ]
     found = [measure(logits) for measure in (sample.everywhere, sample.within, sample.between)]
     assert [values[0] for values in found] == pytest.approx(expected, abs=1e-12)
-    # A resample is the images that were drawn, in each figure.
+    # In a resample each figure is that of the drawn images.
     row, split = 7, truth.split
     drawn = np.repeat(np.arange(240), split.counts[split.groups, row])
     again = Truth(replace(split, targets=split.targets[drawn]), truth.folds[drawn], [])
@@ -254,7 +254,7 @@ def test_a_share_of_a_lead_has_an_interval_and_says_whose_lead(generator: np.ran
     text = tables.gain_text(made, EEEA, "system_b")
     assert f"of the one seed that taught, is {ahead[0]:+.3f} [" in text
     assert f"and the gain {share[0]:.0%} [{lower:.0%}, {upper:.0%}] of it" in text
-    # No lead, no share of it: DenseNet is not ahead.
+    # DenseNet is not ahead, so there is no share of a lead.
     behind = replace(made, teachers={LITE2: made.teachers[DENSENET]})
     assert "%" not in tables.gain_text(behind, EEEA, "system_b")
 
@@ -271,7 +271,7 @@ def test_interval_over_patients_and_seeds_is_satterthwaites(generator: np.random
 
 
 def test_interval_over_patients_and_seeds_holds_the_truth(generator: np.random.Generator) -> None:
-    """Three seeds that differ as much as patients do: over patients alone the interval misses the truth."""
+    """Three seeds that vary as much as patients do: an interval over patients alone would be too narrow."""
     held = {"both": 0, "patients": 0}
     for _ in range(400):
         by_patients = generator.normal(size=60)
@@ -330,7 +330,7 @@ def test_words_follow_from_the_intervals(generator: np.random.Generator) -> None
 
 
 def test_the_readme_says_what_the_results_say(root: Path) -> None:
-    """Every row and sentence of the README's figures is one of docs/results.md, and both say what the X-rays are."""
+    """Every row and sentence of the README's figures is in docs/results.md, and both describe the X-rays."""
 
     def blocks(page: str, name: str) -> str:
         text = (root / page).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""How the house is built: rooms import downwards, no import comes back, and nothing is too long to be read."""
+"""Structure of the code: rooms (packages) import downwards, there are no import cycles, and nothing is too long."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -9,20 +9,20 @@ GROUND_FLOOR = (
     *("telemetry", "errors", "text", "kinds", "nih", "files", "plain_yaml", "settings", "layout", "checksums"),
     *("task", "records", "front_door"),
 )
-"""Modules that are no rooms: everybody may import them, and each only those before it."""
+"""Modules outside rooms: every module may import them, and each imports only those before it."""
 
 ROOMS = (
     *(*GROUND_FLOOR, "images", "runtime", "metrics", "data", "phantom", "audit", "models", "augmentation", "views"),
-    *("training", "distillation"),  # training learns from any loss; a training by a recipe is put together above it
+    *("training", "distillation"),  # training takes any loss; distillation builds trainings by a recipe on it
     *("evaluation", "explain", "export", "gate", "report", "params", "cli", "pipeline"),
 )
-"""From the ground up: a module imports from its own room and from those before it."""
+"""Rooms from the bottom up: a module imports from its own room and from those before it."""
 
 UPWARDS = {
     ("training", "distillation"): "what a training is includes its recipe: settings alone, without any loss",
     ("export", "report"): "a model card lies in the exported folder",
 }
-"""(importing room, imported room) against the order, and why."""
+"""Exceptions to the order: (importing room, imported room), and why."""
 
 CIRCLES: dict[frozenset[str], str] = {}
 
@@ -76,7 +76,7 @@ def test_a_name_of_a_module_and_a_module_of_a_package_are_imports_of_them():
 
 
 def circles() -> list[frozenset[str]]:
-    """Sets of modules each of which imports, by a detour or not, all others of its set (Tarjan's algorithm)."""
+    """Sets of modules that all import each other, directly or not (Tarjan's algorithm)."""
     number: dict[str, int] = {}
     least: dict[str, int] = {}
     open_: list[str] = []
@@ -111,7 +111,7 @@ def test_every_module_lies_in_a_room():
 
 
 def upward_imports() -> dict[tuple[str, str], list[str]]:
-    """(importing room, imported room) against the order -> the imports that do so."""
+    """(importing room, imported room) against the order -> these imports."""
     found = defaultdict(list)
     for module in sorted(set(modules()) - {"medistill"}):
         for target in sorted(own_imports(module) - {"medistill"}):
@@ -145,7 +145,7 @@ def test_stages_are_thin():
 
 
 def test_no_exception_is_left_over():
-    """One that is no longer needed would let the next offence pass."""
+    """An exception that is no longer needed would hide the next violation."""
     needed = {
         *upward_imports(),
         *circles(),

@@ -1,4 +1,4 @@
-"""Words for people, whatever is in the data."""
+"""Texts for people are safe, whatever is in the data."""
 
 import json
 
@@ -14,8 +14,8 @@ from medistill.text import is_name, pluralise, printable, shortened, to_json
         ("Röntgen 胸部", "Röntgen 胸部"),
         ("\x1b[31mred", r"\x1b[31mred"),
         ("two\nlines\r", r"two\nlines\r"),
-        ("a\u202eb\u2066c", r"a\u202eb\u2066c"),  # turn the direction of writing
-        ("a\u2028b\u0085c", r"a\u2028b\x85c"),  # line breaks to some
+        ("a\u202eb\u2066c", r"a\u202eb\u2066c"),  # these change the direction of writing
+        ("a\u2028b\u0085c", r"a\u2028b\x85c"),  # some programs break lines at these
         ("\x9b31m", r"\x9b31m"),  # a control sequence of one character
         ("lone \ud800", r"lone \ud800"),
         ("\x00", r"\x00"),

@@ -1,4 +1,4 @@
-"""Views are a pure function of id, number and seed, and do to the pixels what their parameters say."""
+"""Views are a pure function of id, number and seed, and change the pixels as their parameters say."""
 
 import threading
 import tracemalloc
@@ -62,7 +62,7 @@ def test_flip_translation_and_rotation_against_numpy():
     assert any(torch.allclose(quarter, torch.rot90(plain, k, (2, 3)), atol=1e-4) for k in (1, 3))
     moved = render(batch, 0, 0.25, 0, 1, 0, 1, 0)  # a quarter of 16 pixels to the left
     assert torch.allclose(moved[..., :12], plain[..., 4:], atol=1e-5)
-    assert moved[..., 12:].abs().max() < 1e-5  # black comes in
+    assert moved[..., 12:].abs().max() < 1e-5  # the free space is black
 
 
 def test_zoom_enlarges_about_the_centre():
@@ -110,7 +110,7 @@ def test_frames_stay_in_their_shards_until_they_are_asked_for(tmp_path):
     assert peak < 10**6
     shrunk = open_frames(dataset, rows, 16)(chosen)
     assert torch.equal(shrunk, resize(batch.float(), 16).round().byte())
-    assert torch.equal(open_frames(dataset, rows, 1024)(chosen), batch)  # a network enlarges them by itself
+    assert torch.equal(open_frames(dataset, rows, 1024)(chosen), batch)  # a larger network enlarges them itself
     (tmp_path / "images-00003.npy").write_bytes(b"")
     with pytest.raises(UserError, match=r"images-00003\.npy: damaged .*; run the ingest stage again"):
         open_frames(dataset, rows, None)

@@ -1,4 +1,4 @@
-"""Pictures of cells that no other seed gives, and copies of them, for tests of the audit."""
+"""Random pictures of cells, and augmented copies of them, for tests of the audit."""
 
 import io
 

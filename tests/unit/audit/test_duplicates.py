@@ -59,7 +59,7 @@ def test_a_copy_is_found_and_nothing_else(pictures, kind):
 
 
 def test_the_correlation_is_that_of_local_contrast(pictures):
-    """A JPEG copy lies where its original lies: nothing needs to be aligned to check it."""
+    """A JPEG copy needs no alignment with its original, so the correlation can be checked directly."""
     copies = np.stack([jpeg(image, 30) for image in pictures[:5]])
     table = find(np.concatenate([pictures[:5], copies]))
     large = grey(np.concatenate([pictures[:5], copies]))
@@ -123,7 +123,7 @@ def test_few_images(pictures, count):
 
 
 def test_frames_are_asked_for_in_bounded_batches(pictures):
-    """What is held in memory does not grow with the number of images."""
+    """Memory does not grow with the number of images."""
     frames = np.concatenate([np.tile(pictures, (40, 1, 1, 1)), np.stack([jpeg(image) for image in pictures])])
     asked = []
 
@@ -187,7 +187,7 @@ def test_correlation_of_aligned_images():
 
 
 def test_what_two_images_share_beside_their_subject_is_not_enough():
-    """Letters burned into two films have exact partners, and their surroundings tell that the films differ."""
+    """Letters burned into two films match exactly, but their surroundings show that the films differ."""
     one, other = (grey(texture(seed)[None], 128)[0] for seed in (5, 6))
     for image in (one, other):
         cv2.putText(image, "PORTABLE AP", (4, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, 255, 2)

@@ -93,7 +93,7 @@ def test_few_images():
 
 @pytest.mark.parametrize("count", [3, 2 * NEIGHBOURS])
 def test_blank_images_are_copies_of_nothing(count):
-    """Whether every pair is aligned or only the nearest."""
+    """Both with few images, where every pair is aligned, and with many, where only the nearest are."""
     blank = np.full((count, 3, SIZE, SIZE), 128, np.uint8)
     np.testing.assert_array_equal(find(blank), np.arange(count))
 
@@ -121,7 +121,7 @@ def test_a_mirrored_image_has_the_same_words():
     assert alike[0, 1:30].max() < 0.5
 
 
-# _join, by hand: pairs of images, how alike they are, and the groups that follow.
+# _join, by hand: pairs of images, their likeness, and the resulting groups.
 
 
 def joined(links: list[tuple[int, int, float]], count: int) -> list[set[int]]:
@@ -137,7 +137,7 @@ def everyone(members: range, likeness: float = 0.9) -> list[tuple[int, int, floa
 def test_a_false_link_does_not_merge_two_sources():
     links = everyone(range(5)) + everyone(range(5, 10))
     assert joined([*links, (2, 7, 0.6)], 10) == [set(range(5)), set(range(5, 10))]
-    assert joined([*links, (2, 7, 0.99)], 10) == [set(range(5)), set(range(5, 10))]  # the strongest of all
+    assert joined([*links, (2, 7, 0.99)], 10) == [set(range(5)), set(range(5, 10))]  # though it is the strongest
     # two such links are few among the pairs that were aligned
     aligned = [(i, j, 0.1) for i in (0, 1) for j in (5, 6, 9)]
     assert joined([*links, *aligned, (2, 7, 0.8), (3, 8, 0.8)], 10) == [set(range(5)), set(range(5, 10))]
@@ -150,7 +150,7 @@ def test_many_links_merge():
 
 
 def test_groups_do_not_chain():
-    """Each image resembles the next one, as slices of a scan do; few resemble the ones after."""
+    """Each image resembles the next one, as slices of a scan do, but hardly any later one."""
     chain = [(i, j, 0.7 if j == i + 1 else 0.2) for i in range(20) for j in range(i + 1, min(20, i + 5))]
     assert max(map(len, joined(chain, 20))) <= 4
 

@@ -1,4 +1,4 @@
-"""What is left out, kind by kind, and what would help."""
+"""Entries that are left out, by kind, and advice for each kind."""
 
 import pytest
 

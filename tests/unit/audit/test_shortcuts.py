@@ -25,7 +25,7 @@ def random() -> np.random.Generator:
 
 @pytest.fixture
 def rows(random) -> pd.DataFrame:
-    """Two images per patient; view, size and source say nothing."""
+    """Two images per patient; view, size and source are independent of the labels."""
     width = random.choice([1024, 2048, 2500], IMAGES)
     return pd.DataFrame(
         {
@@ -58,7 +58,7 @@ def tag(frames: np.ndarray, target: np.ndarray, random: np.random.Generator, top
 
 
 def told(table: pd.DataFrame) -> set[tuple[str, str]]:
-    """What there would be a warning of."""
+    """Labels and cues for which there would be a warning."""
     return set(table.loc[table["lower"] > WARN, ["label", "cue"]].itertuples(index=False, name=None))
 
 
@@ -71,7 +71,7 @@ def shuffled_between_patients(targets: np.ndarray, random: np.random.Generator) 
 
 
 def cells_by_hand(frame: np.ndarray, width: int) -> list[np.ndarray]:
-    """Pixels of the 48 cells of each channel of a frame: those of top and bottom first, then those of the sides."""
+    """Pixels of the 48 cells of each channel of a frame: first top and bottom, then left and right."""
     size = frame.shape[-1]
     middle = [int(width + k * (size - 2 * width) / 4) for k in range(4)]
     lines = [0, width // 2, *middle, size - width, size - width // 2, size]
@@ -95,7 +95,7 @@ def test_a_border_is_mean_and_deviation_of_each_of_its_cells(random, size, chann
     for frame, feature in zip(frames, features, strict=True):
         cells = cells_by_hand(frame, 8)
         assert len(cells) == 48 * channels
-        # (means, deviations) of top and bottom, then of the sides
+        # (means, deviations) of top and bottom, then of left and right
         first = 32 * channels
         order = [np.mean, np.std]
         expected = [f(c) for part in (cells[:first], cells[first:]) for f in order for c in part]
@@ -140,7 +140,7 @@ def test_a_corner_tag_is_found_and_named(rows, targets, frames, random):
     assert set(table["cue"]) == set(CUES)
     assert len(table) == 12
     found = table.set_index(["label", "cue"]).loc[("Mass", "border")]
-    # who has a tag ranks above who has none: AUROC = 1/2 + (0.8 − 0.05)/2
+    # images with a tag rank above those without: AUROC = 1/2 + (0.8 − 0.05)/2
     assert found["auroc"] == pytest.approx(0.875, abs=0.05)
     assert found["lower"] < found["auroc"] < found["upper"]
 
@@ -159,7 +159,7 @@ def test_a_tag_inside_the_image_is_not_of_the_border(rows, targets, frames, rand
 
 
 def test_bars_beside_the_picture_are_found(rows, targets, frames):
-    """Bars of two pixels: the outer half of the border is told from the inner one."""
+    """Bars of two pixels: the probe distinguishes the outer half of the border from the inner one."""
     barred = frames.copy()
     barred[targets[:, 1] == 1, :, :2] = 0
     assert told(probe_shortcuts(rows, targets, LABELS, border_features(barred))) == {("Nodule", "border")}
@@ -195,7 +195,7 @@ def test_a_rare_size_is_found(rows, targets, frames, random, others):
 
 
 def test_a_patients_own_border_does_not_tell_her_label(random):
-    """Each patient has her own border and labels: told only if she is on both sides of a fold."""
+    """Each patient has her own border and labels, which helps only if she is in several folds."""
     patients, each, labels = 100, 6, [str(k) for k in range(12)]
     own = random.normal(100, 30, (patients, 96)).repeat(each, axis=0) + random.normal(0, 1, (patients * each, 96))
     drawn = np.stack([random.permutation(patients) < 50 for _ in labels], axis=1).astype(np.float32)
@@ -243,7 +243,7 @@ def test_auroc_is_that_of_scikit_learn_within_each_fold(rows, targets, frames):
 
 
 def test_the_auroc_of_nothing_is_one_half_on_average(random):
-    """Over all folds together it would be less, as a fold with fewer positives has the higher scores."""
+    """Pooled over all folds it would be lower, as a fold with fewer positives has higher scores."""
     rows = pd.DataFrame({"group_id": range(60), "view": None, "width": 512, "height": 512})
     labels = [str(k) for k in range(40)]
     targets = np.stack([random.permutation(60) < 12 for _ in labels], axis=1).astype(np.float32)
@@ -256,7 +256,7 @@ def test_the_auroc_of_nothing_is_one_half_on_average(random):
 
 def test_unknown_images_are_left_out(rows, targets, frames, random):
     borders = border_features(tag(frames, targets[:, 0], random, 2, 2))
-    # the last patients: the others keep their numbers
+    # unknown for the last patients, so that the others keep their numbers
     unknown = np.arange(IMAGES) >= 300
     masked = np.where(unknown[:, None], np.nan, targets)
     table = probe_shortcuts(rows, masked, LABELS, borders)
@@ -282,7 +282,7 @@ def test_unknown_is_not_negative(rows, frames, random):
 
     positives = np.where((target == 1) & (random.random(IMAGES) < 0.7), np.nan, target)
     assert auroc(positives) == pytest.approx(whole, abs=0.06)
-    # 42 % of the images as negatives that have a tag in 80 %, beside 40 % that have one in 5 %
+    # of the negatives now, those that were positive (42 % of all images) have a tag in 80 %, the true ones in 5 %
     assert auroc(np.nan_to_num(positives)) == pytest.approx(0.5 + (0.8 - 0.434) / 2, abs=0.05)
 
 
@@ -317,13 +317,13 @@ def test_a_label_with_too_little_to_go_by_is_left_out(rows, targets, frames):
 
 @pytest.mark.parametrize("seed", range(30))
 def test_every_training_part_has_positives_and_negatives_of_any_eligible_label(seed):
-    """Groups of very unequal size, few of one side, and of any mix."""
+    """Groups of very unequal size; ten of them with positives (or, for odd seeds, with negatives), pure or mixed."""
     random = np.random.default_rng(seed)
     sizes = random.integers(1, 4, random.integers(20, 60)) * random.choice([1, 30], p=[0.9, 0.1])
     groups = random.permutation(np.repeat(np.arange(len(sizes)) * 7, sizes))
     target = np.zeros(len(groups))
     side = random.choice(np.unique(groups), 10, replace=False)
-    for group in side:  # ten groups that have positives, of which some have negatives too
+    for group in side:  # ten groups with positives; some have negatives, too
         members = np.flatnonzero(groups == group)
         target[members[: random.integers(1, len(members) + 1)]] = 1
     if seed % 2:
@@ -350,7 +350,7 @@ def test_large_data_are_probed_on_whole_groups(monkeypatch, random):
     monkeypatch.setattr(shortcuts, "MAX_IMAGES", 702)
     sample = probe_shortcuts(rows, targets, labels, borders)
     assert whole["images"].tolist() == [1400, 200]
-    assert sample["images"].tolist() == [707, 101]  # 101 groups of 7, the least that has 702
+    assert sample["images"].tolist() == [707, 101]  # 101 groups of 7 are the fewest with 702 images
     assert sample["auroc"][0] == pytest.approx(whole["auroc"][0], abs=0.05)
     assert sample["upper"][0] - sample["lower"][0] > whole["upper"][0] - whole["lower"][0]
     pd.testing.assert_frame_equal(probe_shortcuts(rows, targets, labels, borders), sample)

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a folder at once: each file has one fate, and nothing is lost on the way."""
+"""A folder with every fault at once: each file has one outcome, and none is lost on the way."""
 
 import os
 import struct
@@ -26,11 +26,11 @@ def png_header(width, height):
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-GRADIENT = np.linspace(0, 255, 32 * 32).reshape(32, 32).astype(np.uint8)  # no two rows alike: turns are seen
+GRADIENT = np.linspace(0, 255, 32 * 32).reshape(32, 32).astype(np.uint8)  # no two rows are alike, so turns show
 
 
 def unusual(folder, names):
-    """Images that are odd but good; name -> what their frame must be."""
+    """Unusual but valid images; name -> their expected frame."""
     one_bit, sixteen, rgba, cmyk, palette, turned, jpeg = names
     grey = Image.fromarray(GRADIENT)
     grey.point(lambda value: 255 * (value > 127)).convert("1").save(folder / one_bit)
@@ -48,7 +48,7 @@ def unusual(folder, names):
 
 
 def spoil(folder, names, tmp_path):
-    """Bad files in place of good ones; name -> reason."""
+    """Replace good files by bad ones; name -> reason."""
     cut_png, cut_jpeg, empty, html, bomb, link, gone = names
     content = (folder / cut_png).read_bytes()
     (folder / cut_png).write_bytes(content[: len(content) // 2])
@@ -90,7 +90,7 @@ def test_each_file_has_one_fate_and_nothing_is_lost(nih, tmp_path, workers):
     lines = [line.replace(",", ";") for line in text.splitlines()]
     fields = [line.split(";") for line in lines]
     for row in fields[1:]:
-        row[3] = f"{row[3]}.0"  # what pandas makes of ids beside an empty cell
+        row[3] = f"{row[3]}.0"  # as pandas writes ids of a column with an empty cell
     table.write_bytes("\r\n".join(";".join(row) for row in fields).encode())
     for name in ("train_val_list.txt", "test_list.txt"):
         (nih / name).write_text((nih / name).read_text().replace("00000004_001.png", bad[3]))
@@ -117,7 +117,7 @@ def test_each_file_has_one_fate_and_nothing_is_lost(nih, tmp_path, workers):
     dataset = Dataset.open(tmp_path / "out")
     quarantine = pd.read_csv(tmp_path / "out" / "quarantine.csv").set_index("path")["reason"]
 
-    assert summary.entries == 60 + 1 + 2  # rows, one of them with a path out of the root; files that no row names
+    assert summary.entries == 60 + 1 + 2  # rows, one more with a path out of the root, and files that no row names
     assert summary.entries == len(dataset.manifest) + len(quarantine)
     expected = {f"images/{name}": reason for name, reason in reasons.items()} | {
         "images/../../secret.png": "but there is no such file",
@@ -131,4 +131,4 @@ def test_each_file_has_one_fate_and_nothing_is_lost(nih, tmp_path, workers):
 
     rows = dataset.manifest[dataset.manifest["image_id"].isin(odd)]
     for name, frame in zip(rows["image_id"], dataset.images(rows), strict=True):
-        assert np.abs(frame[0].astype(int) - truth[name]).max() <= 3, name  # JPEG and CMYK round
+        assert np.abs(frame[0].astype(int) - truth[name]).max() <= 3, name  # rounding of JPEG and CMYK

@@ -32,7 +32,7 @@ def table(*rows, columns="abcd"):
 def test_four_numbers_are_a_corner_and_a_size_in_pixels_or_fractions(columns, row, expected):
     raw = table(("", "", "", "", "", "")[: len(row)], row, columns="abcdwh"[: len(row)])
     found = BoxColumns(**columns).read(raw, FILE)
-    assert found.index.tolist() == [1]  # the row without a box has none
+    assert found.index.tolist() == [1]  # the other row has no box
     assert tuple(found.iloc[0]) == pytest.approx(expected)
     assert BoxColumns(**columns).in_pixels == (max(expected) > 1)
 

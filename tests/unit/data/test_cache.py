@@ -1,4 +1,4 @@
-"""Decoding into the cache: what is reused, what is not, and what a kill leaves."""
+"""Decoding into the cache: what is reused, what is not, and what is left after a kill."""
 
 import os
 import signal
@@ -43,7 +43,7 @@ def run(root, paths, tmp_path, workers=1, executor=None, check=lambda failures: 
 
 
 def spoil(root, paths):
-    """Make files undecodable without a trace in size and time: only a cache can still know what they showed."""
+    """Make files undecodable but keep size and time, so that only the cache can give their pixels."""
     for path in paths:
         status = (root / path).stat()
         (root / path).write_bytes(b"x" * status.st_size)

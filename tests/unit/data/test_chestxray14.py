@@ -33,7 +33,7 @@ def read(root, **options):
 
 
 def write(root, *rows, header=V2020, end="", name="Data_Entry_2017.csv", images=True):
-    """A folder with these rows: dicts of what differs from a default row."""
+    """A folder with these rows: dicts of the cells that differ from a default row."""
     (root / "images").mkdir(parents=True, exist_ok=True)
     lines = [header]
     for number, row in enumerate(rows):
@@ -181,7 +181,7 @@ def test_no_name_and_no_link_leads_out_of_the_folder(nih, tmp_path):
     secret = tmp_path / "secret.png"
     (nih / "images" / "00000001_000.png").rename(secret)
     (nih / "images" / "00000001_000.png").symlink_to(secret)
-    inside = nih / "images" / "00000001_001.png"  # a link that stays inside is as good as a file
+    inside = nih / "images" / "00000001_001.png"  # a link to a file inside is read like a file
     inside.rename(nih / "moved.png")
     inside.symlink_to(nih / "moved.png")
     with (nih / "Data_Entry_2017.csv").open("a") as stream:
@@ -245,7 +245,7 @@ def test_boxes_are_fractions_of_the_release_frame(tmp_path, end):
 
 @pytest.mark.parametrize("first", ["", "sep=;\n"])
 def test_boxes_in_another_dialect(tmp_path, first):
-    """As a spreadsheet saves them where the comma is decimal."""
+    """As a spreadsheet saves them in a locale with decimal commas."""
     write(tmp_path, {}, {})
     text = f"{first}{BOXES.replace(',', ';')}\r\n00000001_000.png;Mass;256;512,5;128;64;;;\r\n"
     (tmp_path / "BBox_List_2017.csv").write_text(text, encoding="utf-16")
@@ -325,7 +325,7 @@ def test_the_newer_label_file_wins_packed_or_not(tmp_path):
 
 @pytest.mark.parametrize("name", ["Data_Entry_2017.csv.zip", "Data_Entry_2017_v2020.xlsx"])
 def test_a_label_file_in_another_form_is_named(nih, name):
-    """Kaggle sends single files as archives."""
+    """Kaggle delivers single files as archives."""
     (nih / "Data_Entry_2017.csv").unlink()
     with zipfile.ZipFile(nih / name, "w") as archive:
         archive.writestr("xl/workbook.xml" if name.endswith("x") else "Data_Entry_2017.csv", "x")
@@ -394,7 +394,7 @@ def test_the_lists_of_chexnet_are_another_official_split(nih, folder, prefix):
     split = chexnet(nih, folder, prefix)
     source = read(nih, lists="chexnet")
     assert source.official.tolist() == [split[patient] for patient in source.rows["patient_id"]]
-    assert set(read(nih).official) == {"train", "test"}  # NIH's own lie beside them, one under the same name
+    assert set(read(nih).official) == {"train", "test"}  # NIH's own lists are there too, one under the same name
     assert "train_list.txt and" in source.official_files
 
 

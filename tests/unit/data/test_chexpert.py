@@ -147,7 +147,7 @@ def test_any_prefix_of_the_paths_is_read(tmp_path, prefix):
 
 @pytest.mark.parametrize("folder", ["CheXpert-v1.0-small", "CheXpert-v1.0", "any name"])
 def test_the_root_may_be_the_folder_above(tmp_path, folder):
-    prefix = "CheXpert-v1.0-small/"  # whatever the folder is called by now
+    prefix = "CheXpert-v1.0-small/"  # even if the folder has another name
     write_chexpert_table(tmp_path / folder, [chexpert_row(prefix + ONE)], prefix=prefix)
     (tmp_path / "__MACOSX").mkdir()
     shutil.copy(tmp_path / folder / "train.csv", tmp_path / "__MACOSX")
@@ -204,14 +204,14 @@ def test_laterals_are_no_entries_unless_asked_for(tmp_path):
     frontal, every = read(root), read(root, views="all")
     assert frontal.rows["view"].fillna("unknown").tolist() == ["AP", "PA", "LL", "RL", "unknown"]
     assert every.rows["view"].fillna("unknown").tolist() == ["AP", "L", "PA", "LL", "RL", "unknown"]
-    # neither the row nor the file of a lateral image that is not asked for is an entry
+    # without `views: all` neither the row nor the file of a lateral image is an entry
     assert (frontal.entries, frontal.quarantined) == (5, [])
     assert (every.entries, every.quarantined) == (6, [])
     assert (frontal.unwanted, every.unwanted) == ({"lateral views (views: frontal)": 1}, {})
 
 
 def test_a_table_that_is_cut_off_is_refused(tmp_path):
-    """Its last row would have blanks, and a blank counts as 0: the finding is certainly absent."""
+    """Its last row would have blanks, and a blank counts as 0: the finding would be said to be absent."""
     write_chexpert_table(tmp_path, [chexpert_row(ONE), chexpert_row(LATERAL, Support_Devices="1.0")])
     text = (tmp_path / "train.csv").read_text()
     for cut, column in ((5, "Support Devices"), (7, "Pleural Other")):
@@ -259,7 +259,7 @@ def test_sex_and_age_and_what_stands_for_unknown(tmp_path):
         for number, (sex, age) in enumerate(people)
     ]
     found = read(write_chexpert_table(tmp_path, rows)).rows
-    assert found["sex"].fillna("unknown").tolist() == ["M", "F", "unknown", "unknown", "OTHER"]  # the gate sees it
+    assert found["sex"].fillna("unknown").tolist() == ["M", "F", "unknown", "unknown", "OTHER"]  # the gate warns of it
     assert same(found["age"], [68, 90, NAN, NAN, 411])
 
 

@@ -19,10 +19,10 @@ def read(root, **options):
 
 
 def batches(root, *, patients=9, numbers=(2, 3, 4), by="patient"):
-    """A release as the full-size archives unpack side by side: the images of train.csv are dealt to three of them.
+    """The full-size release, its archives unpacked side by side: the images of train.csv are spread over three of them.
 
-    By patient, or by image, so that one patient is in several. Those of an archive that is not among `numbers` are not
-    there.
+    They are spread by patient, or by image, so that one patient is in several. Archives that are not in `numbers` are
+    missing.
     """
     written = write_chexpert(root / BATCH_1, patients=patients, valid=3, prefix="CheXpert-v1.0/")
     dealt = sorted({path.split("/")[1] if by == "patient" else path for path in written["train"]})
@@ -95,7 +95,7 @@ def test_a_batch_that_is_not_unpacked_is_named(tmp_path, numbers, note):
         lambda root, folder: [
             (root / BATCH_1 / file).rename(root / file) for file in ("train.csv", "valid.csv", "valid")
         ],
-        lambda root, folder: folder.rename(root / BATCH_1 / "train"),  # one moved by hand, the others not
+        lambda root, folder: folder.rename(root / BATCH_1 / "train"),  # one of them was moved by hand
         lambda root, folder: (
             (folder / "twice").mkdir()
             or [patient.rename(folder / "twice" / patient.name) for patient in folder.glob("patient*")]
@@ -103,7 +103,7 @@ def test_a_batch_that_is_not_unpacked_is_named(tmp_path, numbers, note):
         lambda root, folder: (
             folder.rename(root / "x"),
             folder.mkdir(),
-            (root / "x").rename(folder / folder.name),  # an archive unpacked into a folder of its name
+            (root / "x").rename(folder / folder.name),  # an archive was unpacked into a folder of its name
         ),
         lambda root, folder: folder.rename(root / "CheXpert-v1.0_batch_2_train_1"),
     ],

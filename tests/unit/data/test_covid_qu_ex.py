@@ -51,7 +51,7 @@ def test_both_layouts_give_the_same_images_classes_and_splits(tmp_path, doubled)
     splits = {f"{name}/" for name in ("Train", "Val", "Test")}
     assert {image[: image.index("/") + 1] for image in rows["image_id"]} == splits
     assert (source.official == rows["image_id"].str.split("/").str[0].str.lower()).all()
-    # a picture of the lung part has a mask where the infection part repeats it, in whatever split
+    # a picture of the lung part has a mask if the infection part repeats it, in any split
     assert set(rows["image_id"][rows["mask"].notna()]) == set(boxes)
     assert len(boxes) == 18
 
@@ -78,13 +78,13 @@ def test_masks_come_out_pixel_by_pixel(tmp_path, part):
     assert set(rows["image_id"]) == set(box_of)
     masks = dataset.masks(rows)
     assert np.array_equal(masks, [draw_mask(box_of[image]) for image in rows["image_id"]])
-    assert masks.any(axis=(1, 2)).sum() == 12  # those of Normal are there, and black
+    assert masks.any(axis=(1, 2)).sum() == 12  # the masks of Normal exist, but are black
     assert dataset.targets(manifest).sum(axis=0).tolist() == [len(manifest) / 3] * 3
 
 
 def test_only_the_same_bytes_under_the_same_class_and_name_share_a_mask(root):
     lung, infection = root / LUNG / "Train", root / INFECTION / "Train"
-    write_picture(infection / "COVID-19/images/train_0.png", 99)  # the name alone
+    write_picture(infection / "COVID-19/images/train_0.png", 99)  # the same name, other bytes
     shutil.copy(lung / "COVID-19/images/train_1.png", lung / "Normal/images/train_1.png")  # another class
     shutil.copy(lung / "Non-COVID/images/train_1.png", lung / "Non-COVID/images/copy.png")  # another name
     masked = set(read(root).rows.dropna(subset="mask")["image_id"])
@@ -128,7 +128,7 @@ def test_an_image_whose_mask_is_lost_is_left_out(root):
         "Train/Normal/images/train_0.png",
         "Train/Normal/images/train_1.png",
     }
-    whole = read(root)  # most images of the lung part have none
+    whole = read(root)  # most images of the lung part have no mask
     assert (len(whole.rows), whole.rows["mask"].notna().sum(), whole.quarantined) == (36, 18 - 5, [])
 
 

@@ -1,4 +1,4 @@
-"""Any table: labels in every form, files found by path or name, dialects, and what cannot be used."""
+"""Any table: labels in every form, files found by path or name, dialects, and unusable rows and files."""
 
 import gzip
 import os
@@ -82,7 +82,7 @@ def test_three_ways_of_writing_labels_say_the_same(tmp_path):
     )
     assert (flags.task, names.task, classes.task) == ("multilabel", "multilabel", "multiclass")
     flagged, named = (np.array(targets(source)) for source in (flags, names))
-    assert np.array_equal(np.nan_to_num(flagged), named)  # in the column of names, unknown cannot be told from none
+    assert np.array_equal(np.nan_to_num(flagged), named)  # the column of names does not distinguish unknown from absent
     assert np.isnan(flagged).sum() == 11
     assert np.array_equal(np.array(targets(classes))[:, 1], named[:, 1])
 
@@ -309,7 +309,7 @@ def test_masks_are_found_in_their_folder_and_are_no_images(tmp_path):
     ]
 
 
-@pytest.mark.filterwarnings("error")  # pandas warns of what it will refuse
+@pytest.mark.filterwarnings("error")  # pandas warns of calls that it will refuse later
 def test_a_mask_that_is_not_there_is_named_where_no_other_is_refused(tmp_path):
     table(tmp_path, "file,Mass,mask\na.png,1,gone.png\nb.png,0,\n", "a.png", "b.png")
     source = read(tmp_path, labels=["Mass"], mask="mask")
@@ -318,7 +318,7 @@ def test_a_mask_that_is_not_there_is_named_where_no_other_is_refused(tmp_path):
 
 
 def test_groups_and_patients_are_both_kept_together(tmp_path):
-    """A family joins patients; a patient joins what no family holds."""
+    """A family joins patients; images without a family are joined by patient."""
     rows = ["a.png,1,p1,f1", "b.png,1,p1,", "c.png,0,p2,f1", "d.png,0,p3,", "e.png,0,p3,", "f.png,1,,f2", "g.png,1,,"]
     table(tmp_path, "\n".join(["file,Mass,patient,family", *rows]), *(f"{name}.png" for name in "abcdefg"))
     rows = read(tmp_path, labels=["Mass"], patient="patient", group="family").rows.set_index("path")

@@ -158,13 +158,13 @@ def test_a_box_without_a_label_that_is_1_is_refused(tmp_path):
 
 @pytest.mark.parametrize("fit", ["pad", "squash"])
 def test_boxes_in_pixels_of_their_images_lie_on_what_they_show(tmp_path, fit):
-    """A white box in a black picture of another shape each: after ingest it is where the box says."""
+    """Pictures of several shapes are black with a white box: after ingest it is where the table's box says."""
     root, rows = tmp_path / "root", []
     for number, (width, height) in enumerate([(64, 64), (96, 48), (40, 80)] * 4):
         x, y, w, h = 8 * (number % 3 + 1), 16, 8, 24
         pixels = np.zeros((height, width), np.uint8)
         pixels[y : y + h, x : x + w] = 255
-        pixels[0, number] = 1  # no picture is another's copy
+        pixels[0, number] = 1  # so that no picture is a copy of another
         root.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(root / f"{number}.png")
         rows.append(f"{number}.png,{x},{y},{x + w},{y + h},1")
@@ -234,7 +234,7 @@ def test_columns_that_exclude_each_other_are_classes(tmp_path, unlabelled):
 
 
 def test_tables_of_other_machines_are_read_whole(real_data):
-    """Each of these was refused, or read as something else."""
+    """Each of these was once refused or read wrongly."""
     root = real_data / "failing" / "T4-tables-other-machines"
     if not root.is_dir():
         pytest.skip(f"{root}: is not there")

@@ -1,4 +1,4 @@
-"""A folder for each class, with and without splits."""
+"""One folder per class, with and without splits."""
 
 import os
 import unicodedata
@@ -63,7 +63,7 @@ def test_a_class_may_be_called_test_where_there_is_no_training_split(tmp_path):
 
 
 def test_groups_from_a_list_keep_a_person_in_one_split(tmp_path):
-    """Names that hold a person, as in Kaggle's chest X-rays, are told by a list."""
+    """If file names contain the person, as in Kaggle's chest X-rays, a list gives the groups."""
     root, splits = tmp_path / "xrays", tmp_path / "splits"
     paths = write_folder(root, images_each=12)
     splits.mkdir()
@@ -87,7 +87,7 @@ def test_folders_within_a_class_spread_out_the_files(tmp_path, splits):
 
 
 def write_masks(root, layout, *, classes=("benign", "normal"), each=3):
-    """Images of two classes and their masks in one of the layouts in use: path of the mask by path of the image."""
+    """Write images of two classes and their masks in one of the usual layouts; paths of masks by paths of images."""
     mask_of = {}
     for c, label in enumerate(classes):
         for number in range(each):
@@ -191,7 +191,7 @@ def test_an_image_with_several_masks_has_none_and_a_mask_without_an_image_is_tol
     source = read_whole("folder", tmp_path / "second", masks="masks")
     assert source.quarantined == [("benign/masks/benign-0.png", "a mask without an image")]
     assert (len(source.rows), source.entries) == (5, 6)
-    assert len(read(tmp_path / "second").rows) == 5  # and is no image either way
+    assert len(read(tmp_path / "second").rows) == 5  # the mask is not read as an image either
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_masks_beside_the_splits_are_no_images_either(tmp_path):
         ("unmask/1.png", "b/1.png"),
         ("withoutmask/1.png", "other/1.png"),
         ("label_0/1.png", "label_1/1.png", "label_2/1.png"),
-        ("a/1_label.png", "b/2_mask.png"),  # of no image that is there
+        ("a/1_label.png", "b/2_mask.png"),  # without images of these names
         ("patient 1/1.png", "patient 2/1.png"),
         ("AP/1.png", "PA/1.png"),
         ("gt200/1.png", "gt400/1.png"),

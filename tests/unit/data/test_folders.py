@@ -1,4 +1,4 @@
-"""The index of a data set's files: all that is there, and nothing outside."""
+"""The index of a data set's files: all files in the folder, and none outside."""
 
 import os
 import tempfile
@@ -45,7 +45,7 @@ def test_links_lead_nowhere_outside(root, tmp_path):
     files = find_files(root, ["."], recursive=True)
     outside = "is a link that leads out of the data set's folder"
     assert files.refused == {"a/out.png": ("a/out.png", outside)}
-    assert {"a/in.png", "a/broken.png"} <= set(files.usable)  # the latter is reported when it is read
+    assert {"a/in.png", "a/broken.png"} <= set(files.usable)  # the broken link is reported when it is read
 
 
 def test_a_folder_that_leads_out_is_an_error(root, tmp_path):
@@ -55,16 +55,16 @@ def test_a_folder_that_leads_out_is_an_error(root, tmp_path):
         find_files(root, ["c"])
     with pytest.raises(UserError, match="leads out of"):
         find_files(root, ["../outside"])
-    (root / "a" / "d").symlink_to(tmp_path / "outside")  # what lies there would vanish without a word
+    (root / "a" / "d").symlink_to(tmp_path / "outside")  # without the error its files would silently be missing
     with pytest.raises(UserError, match="a/d: is a link that leads out of"):
         find_files(root, ["a"], recursive=True)
 
 
 def test_a_link_to_a_folder_inside_is_an_error_too(root):
-    """Not followed, it would lose images without a word; followed, it could read them twice, or for ever."""
+    """If links were ignored, images would silently be missing; if they were followed, images could be read twice."""
     (root / "a" / ".loop").symlink_to(root)  # hidden ones are passed over, as folders are
     (root / "c").symlink_to(root / "a")
-    assert set(find_files(root, ["c"]).usable) == {"c/1.png", "c/2.png"}  # named, it may be a link
+    assert set(find_files(root, ["c"]).usable) == {"c/1.png", "c/2.png"}  # a named folder may be a link
     assert set(find_files(root, ["a"], recursive=True).usable) == {"a/1.png", "a/2.png", "a/deep/3.png"}
     with pytest.raises(UserError, match="root/c: is a link to a folder; put the folder itself there, or remove the"):
         find_files(root, ["."], recursive=True)
@@ -72,7 +72,7 @@ def test_a_link_to_a_folder_inside_is_an_error_too(root):
 
 @pytest.fixture
 def locked():
-    """A folder directly in the system's temporary one: pytest's own are closed to other users."""
+    """A folder directly in the system's temporary folder, as pytest's own folders are closed to other users."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         root.chmod(0o755)
@@ -85,7 +85,7 @@ def locked():
 def test_a_folder_that_must_not_be_read_is_named(locked):
     user = os.geteuid()
     try:
-        if user == 0:  # who may read everything
+        if user == 0:  # root may read everything
             os.seteuid(65534)
         with pytest.raises(UserError, match=f"{locked.name}/a/deep: the folder cannot be read: Permission denied"):
             find_files(locked, ["."], recursive=True)
@@ -124,7 +124,7 @@ def test_dicom_is_known_by_its_content(root, name):
     (root / "a" / "late").write_bytes(b"\0" * 129 + b"DICM")
     (root / "a" / "short").write_bytes(b"DICM")
     (root / "a" / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM, a table of contents")
-    os.mkfifo(root / "a" / "pipe")  # to read it would wait for ever
+    os.mkfifo(root / "a" / "pipe")  # reading it would block for ever
     files = find_files(root, ["."], recursive=True)
     assert files.is_image(f"a/{name}")
     usable, others = list_images(files)
@@ -172,7 +172,7 @@ def test_masks_among_images_without_a_table_are_refused():
         UserError, match=r"a_mask\.png: looks like the mask of a\.png, .* files whose names have '_mask'"
     ):
         list_images(files)
-    assert len(list_images(files.without(["a.png"]))[0]) == 2  # a mask of nothing
+    assert len(list_images(files.without(["a.png"]))[0]) == 2  # a mask without its image
 
 
 def test_files_of_two_folders_are_joined_by_new_keys():

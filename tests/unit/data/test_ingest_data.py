@@ -1,4 +1,4 @@
-"""`ingest` on small folders: what is written, that nothing vanishes, and that it is the same each time."""
+"""`ingest` on small folders: its outputs, that no entry vanishes, and that the outputs are the same each time."""
 
 import hashlib
 
@@ -100,7 +100,7 @@ def test_counts_and_splits_are_those_of_the_source(nih, tmp_path):
     assert manifest.groupby("patient_id")["split"].nunique().max() == 1
     for split, counts in summary.counts.items():
         part = manifest[manifest["split"] == split]
-        odd = part["patient_id"].astype(int) % 2 == 1  # who has Effusion and Mass in this folder
+        odd = part["patient_id"].astype(int) % 2 == 1  # these patients have Effusion and Mass in this folder
         assert counts.images == len(part) > 0
         assert counts.groups == len(part) / 2
         positives = {label: n for label, n in counts.positives.items() if n}
@@ -167,7 +167,7 @@ def test_the_fingerprint_follows_groups_even_where_they_change_no_split(nih, tmp
     before = run(nih, tmp_path, "before")
     tested = Dataset.open(tmp_path / "before").split("test")["image_id"].iloc[[0, -1]]
     (tmp_path / "lists").mkdir()
-    rows = "".join(f"images/{path},same\n" for path in tested)  # two patients of the test split are one
+    rows = "".join(f"images/{path},same\n" for path in tested)  # joins two patients of the test split
     (tmp_path / "lists/groups.csv").write_text(f"path,group_id\n{rows}")
     after = run(nih, tmp_path, "after", splits=tmp_path / "lists")
     old, new = (Dataset.open(tmp_path / name).manifest for name in ("before", "after"))
@@ -255,7 +255,7 @@ def test_a_split_that_quarantine_empties_is_named(nih, tmp_path):
 
 @pytest.mark.parametrize(
     ("fit", "fractions"),
-    [  # the left half of the second quarter of the height, on an image of 48 x 24
+    [  # a box over the left half of the second quarter of the height, on an image of 48 x 24
         ("squash", [0, 0.25, 0.5, 0.25]),
         ("pad", [0, 0.375, 0.5, 0.125]),  # shown in rows 8 to 24 of 32
         ("crop", [0, 0.25, 0.5, 0.25]),  # columns 12 to 36 are shown, the box ends at 24
@@ -296,7 +296,7 @@ def test_listed_groups_are_joined_before_anything_is_split(nih, tmp_path):
     after = Dataset.open(tmp_path / "out").manifest.set_index("path")
     patients = after.loc[apart, "patient_id"]
     joined = after["patient_id"].isin(patients)
-    assert joined.sum() == 24  # the other image of each of the twelve patients comes along
+    assert joined.sum() == 24  # with the other image of each of the twelve patients
     assert set(after["group_id"][joined]) == {"listed same picture"}
     assert after["split"][joined].nunique() == 1
     assert after.loc[~joined, "split"].equals(before.loc[~joined, "split"])

@@ -1,4 +1,4 @@
-"""LC25000 trees: which classes are there, and which pictures are copies of one."""
+"""LC25000 trees: which classes exist, and which pictures are copies of the same source."""
 
 import gzip
 import os

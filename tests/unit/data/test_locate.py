@@ -1,4 +1,4 @@
-"""Which file a path of another machine means."""
+"""Which file is meant by a path that was written on another machine."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from medistill.errors import UserError
 
 
 def found(root, cells, *files, folder="."):
-    """What each cell means, and what is said of it."""
+    """The file that each cell means, and the notes."""
     for file in files:
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         (root / file).touch()

@@ -113,7 +113,7 @@ def test_labels_have_the_names_that_their_authors_give_them():
 
 
 def test_an_archive_is_read_once_from_its_first_picture_to_its_last(tmp_path, monkeypatch):
-    """In whatever blocks: what is packed cannot be reached but through what stands before it."""
+    """With blocks of any size, as a compressed picture can only be reached by unpacking all before it."""
     write_medmnist(tmp_path / "root")
     read, taken = arrays._skip, []
     monkeypatch.setattr(arrays, "_skip", lambda file, count: taken.append(count) or read(file, count))
@@ -180,7 +180,7 @@ def test_arrays_that_are_not_as_published_are_named(tmp_path, changed, message):
 
 
 def forge(path, declared, content=b"", *, name="train_images"):
-    """Replace an array of an archive by a header that declares this shape, and that content."""
+    """Replace an array of an archive by a header that declares this shape, and by `content`."""
     with zipfile.ZipFile(path) as opened:
         members = {info.filename: opened.read(info) for info in opened.infolist()}
     header = io.BytesIO()
@@ -238,7 +238,7 @@ def test_headers_of_other_versions(tmp_path, version):
 
 
 def test_an_archive_that_is_damaged_anywhere_stops_with_its_name(tmp_path):
-    """One byte flipped, or cut off: every picture is right, or the run stops."""
+    """With one byte flipped, or the end cut off, every picture is right or the run stops."""
     write_medmnist(tmp_path, sizes=(20, 20, 20))
     file = tmp_path / "pneumoniamnist.npz"
 

@@ -1,4 +1,4 @@
-"""MIMIC-CXR-JPG: tables joined by image and study, views, what -1 and a blank count as, and what cannot be used."""
+"""MIMIC-CXR-JPG: tables joined by image and study, views, values for -1 and blank, and unusable rows and files."""
 
 import gzip
 
@@ -145,7 +145,7 @@ def test_images_and_rows_that_do_not_meet_are_all_named(root):
 
 
 def test_images_that_have_been_converted_or_moved_are_found_by_their_id(root):
-    write_xray((root / path_of(PA)).with_suffix(".png"), 9)  # beside the original, which counts
+    write_xray((root / path_of(PA)).with_suffix(".png"), 9)  # the original beside it is read instead
     (root / path_of(LATERAL)).rename((root / path_of(LATERAL)).with_suffix(".png"))
     (root / path_of(AP)).rename(root / "files" / f"{AP}.dcm")
     (root / path_of(LYING)).unlink()

@@ -1,4 +1,4 @@
-"""Names that a terminal, a page or a spreadsheet would obey: labels are refused, those of files and people escaped."""
+"""Names that a terminal, a page or a spreadsheet would run: labels are refused, names of files and people escaped."""
 
 import csv
 import json
@@ -69,7 +69,7 @@ def test_a_folder_of_a_class_that_would_be_obeyed_is_refused(tmp_path, label):
     for number, name in enumerate(("Cyst", label)):
         draw(tmp_path / name / "a.png", number)
         draw(tmp_path / name / "b.png", number + 2)
-    if label == "caf\udce9":  # no text at all: its files are left out by name, and one class is none
+    if label == "caf\udce9":  # not text: its files are left out by name, and the one class left is too few
         with pytest.raises(UserError, match="2 or more labels are needed, there is Cyst"):
             read_source("folder", tmp_path, {})
         return
@@ -88,7 +88,7 @@ def test_labels_of_every_language_are_read(tmp_path, label):
 def test_an_adapter_that_gives_a_label_twice_or_none_is_refused(tmp_path, monkeypatch):
     from medistill.data.adapters import folder
 
-    alike = (["A", "M\xe9", "Me\u0301"], "'Me\u0301' is there twice")  # one name as Unicode has it
+    alike = (["A", "M\xe9", "Me\u0301"], "'Me\u0301' is there twice")  # one name in two Unicode forms
     for labels, message in ((["A", "B", "A"], "'A' is there twice"), (["A", " "], "' ' is blank"), alike):
         for number, name in enumerate("AB"):
             draw(tmp_path / name / "a.png", number)
@@ -102,7 +102,7 @@ def test_an_adapter_that_gives_a_label_twice_or_none_is_refused(tmp_path, monkey
 
 @pytest.fixture
 def hostile(tmp_path):
-    """A data set whose files, people and own name would be obeyed; three of its entries cannot be used."""
+    """A data set with control characters in its file names, people and own name; three of its entries are unusable."""
     root = tmp_path / f"set{OBEYED}"
     rows = [
         (f"{number}{OBEYED}.png", f"{OBEYED}{number // 2}", "Cyst" if number % 3 else "Edema") for number in range(30)
@@ -137,7 +137,7 @@ def test_names_of_files_and_people_are_kept_as_they_are_and_escaped_in_what_peop
     assert text.replace("\n", "").isprintable()
     with (tmp_path / "out" / "quarantine.csv").open(encoding="utf-8", newline="") as file:
         paths = {row["path"] for row in csv.DictReader(file)}
-    # No spreadsheet takes a path for a formula, and each still names its file.
+    # A spreadsheet does not take these paths for formulas, and each still names its file.
     assert paths == {f"./=HYPERLINK({SHOWN}).png", f"./@unlisted{SHOWN}.png", f"3{SHOWN}.png"}
     assert read_json(tmp_path / "out" / "dataset.json")["name"] == f"set{SHOWN}"
 

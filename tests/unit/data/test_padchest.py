@@ -78,13 +78,13 @@ def test_the_trees_have_the_names_of_the_release():
     assert list(DIFFERENTIAL) == DISEASES
     assert len(FINDINGS) == 170
     names = [*DIFFERENTIAL, *FINDINGS, *TOKENS, NORMAL, EXCLUDE]
-    assert len({name.casefold() for name in names}) == len(names) == 193  # distinct labels of all 160,861 rows
+    assert len({name.casefold() for name in names}) == len(names) == 193  # as many as in all 160,861 rows
     for tree in (DIFFERENTIAL, FINDINGS):
         assert set().union(*tree.values()) == set(tree)
         for name, counts_for in tree.items():
             assert name in counts_for
             for above in counts_for - {name}:
-                assert tree[above] < counts_for  # closed, and no circle
+                assert tree[above] < counts_for  # transitive, and without a cycle
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_the_19_diseases_are_the_labels_by_default(tmp_path):
         ("['COPD signs', 'unchanged']", {"COPD signs"}),
         ("['copd signs', 'copd signs']", {"COPD signs"}),  # copies of the table are in lower case
         ("['cardiomegaly', 'suboptimal study']", set()),
-        ("['subcutaneous emphysema']", set()),  # a finding; not the disease whose name is in it
+        ("['subcutaneous emphysema']", set()),  # a finding, and not the disease emphysema
         ("['pulmonary mass', 'hypoexpansion basal']", set()),
         ("['normal', 'unchanged']", set()),
     ],
@@ -190,7 +190,7 @@ def test_rows_with_labels_that_cannot_be_read_are_left_out(tmp_path, monkeypatch
     assert found[0] == "0/a.png"
     assert found[1].startswith(f"line 2 of {PADCHEST_TABLE} {reason}")
     assert len(found[1]) < 200
-    assert not (tmp_path / "x").exists()  # read, never run
+    assert not (tmp_path / "x").exists()  # the cell was not run as code
 
 
 def write_views(root):
@@ -267,7 +267,7 @@ def test_an_image_without_a_patient_is_its_own_group(tmp_path):
         ("20140915", "1952", 62),
         ("20140101.0", "2009", 5),  # PED
         ("20140915", "2014.0", 0),
-        ("20140915", "1852", 162),  # for the gate to see
+        ("20140915", "1852", 162),  # the gate warns of such ages
         ("20140915", "2019", -5),
         ("20140915", "", math.nan),
         ("", "1952.0", math.nan),

@@ -1,4 +1,4 @@
-"""What a model has seen: hashes that find an overlap, and only a true one."""
+"""Images and patients that a model has seen: hashes find every true overlap, and no other."""
 
 import hashlib
 import re
@@ -63,9 +63,9 @@ def test_hospitals_count_their_patients_alike(tiny_dataset):
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_patient_is_found_whatever_groups_she_was_joined_to(tiny_dataset, known):
-    """groups.csv was added after the model was trained, and images are of another size: neither hash is the same."""
+    """groups.csv was added after the training and images have another size, so both kinds of hashes differ."""
     manifest = tiny_dataset.manifest
-    if not known:  # no patients: the images themselves
+    if not known:  # without patients each image is its own group
         manifest = manifest.assign(patient_id=None, group_id=manifest["image_id"])
     before = Dataset(**(vars(tiny_dataset) | {"manifest": manifest}))
     joined = manifest.assign(group_id="listed 1", sha256=manifest["sha256"].str[::-1])

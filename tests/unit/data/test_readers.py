@@ -13,7 +13,7 @@ LABELS = ["label:Mass", "label:Edema"]
 
 
 def by_hand(answers, how):
-    """What one image's readers say of one label together; `answers` of those who have not left it blank."""
+    """The readers' joint answer for one image and label; `answers`: those that are not blank."""
     if not answers:
         return NAN
     yes, no = answers.count(1), answers.count(0)
@@ -62,4 +62,4 @@ def test_notes_count_images_on_which_readers_disagree_are_tied_or_few():
         "1 image with a label that as many readers affirm as deny: it is unknown there",
         "2 images with fewer than 3 readers, down to 1",
     ]
-    assert len(vote(table[LABELS], table["image"], table["reader"], "mean").notes) == 2  # nothing is tied
+    assert len(vote(table[LABELS], table["image"], table["reader"], "mean").notes) == 2  # `mean` has no ties

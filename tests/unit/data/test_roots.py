@@ -1,4 +1,4 @@
-"""A `data.root` that is a folder too high or too low: every format says which folder would do."""
+"""If `data.root` is a folder too high or too low, every format says which folder would do."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.trees_readers import write_medmnist, write_mimic_cxr, write_rsna_pneu
 from tests.trees_tiles import write_covid_qu_ex, write_csv, write_folder, write_lc25000
 
 LAYOUTS = {
-    # how to write one, and a folder within it
+    # a function that writes a data set, and a folder within it
     "chestxray14": (lambda root: write_phantom(root, images=20, size=32, seed=0, prevalence="balanced"), "images"),
     "chexpert": (lambda root: write_chexpert(root, patients=2, valid=1), "train"),
     "padchest": (lambda root: write_padchest(root, patients=3), "0"),
@@ -40,7 +40,7 @@ def test_a_root_too_high_or_too_low_says_which_would_do(format, tmp_path):
     assert len(read_source(format, right, options).rows) > 0
     for wrong in (right.parent.parent, right.parent, right / within):
         if (format, wrong) == ("chexpert", right.parent):
-            continue  # the folder above is as good there
+            continue  # this format also reads the folder above
         with pytest.raises(UserError) as caught:
             read_source(format, wrong, options)
         best = right.parent if (format, wrong) == ("chexpert", right.parent.parent) else right

@@ -1,4 +1,4 @@
-"""The RSNA challenge: boxes of 1024 px, one label or three classes, and what cannot be used."""
+"""The RSNA challenge: boxes of 1024 px, one label or three classes, and unusable rows and files."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_target_is_the_label_and_boxes_refer_to_1024_pixels(root):
     assert (source.task, source.labels, source.entries, source.quarantined) == ("multilabel", ["Pneumonia"], 3, [])
     assert dict(zip(source.rows["image_id"], source.rows["label:Pneumonia"], strict=True)) == {"a": 0, "b": 1, "c": 0}
     assert source.rows["path"].tolist() == [f"stage_2_train_images/{name}.dcm" for name in "abc"]
-    assert source.rows["group_id"].tolist() == ["a", "b", "c"]  # an id names an image
+    assert source.rows["group_id"].tolist() == ["a", "b", "c"]  # the ids are those of images
     assert "patient_id" not in source.rows
     assert source.boxes_in == "fractions"
     assert boxes_of(source) == [("b", "Pneumonia", 264, 152, 213, 379), ("b", "Pneumonia", 562, 152, 256, 453)]
@@ -131,7 +131,7 @@ def test_images_that_have_been_converted_are_found_by_their_id(root):
 
 
 def test_boxes_reach_their_place_in_the_frame(tmp_path):
-    """The frame shows 40 x 32 pixels padded to a square, whatever size the boxes refer to."""
+    """The frame shows 40 x 32 pixels padded to a square, although boxes refer to another size."""
     root = tmp_path / "rsna"
     write_rsna_pneumonia(root)
     ingest(settings("rsna_pneumonia", root, image_size=40), tmp_path / "out", tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""What must not grow with the number of images: the memory that pixels take, and the number of blocks per shard."""
+"""The memory for pixels and the number of blocks per shard must not grow with the number of images."""
 
 import shutil
 import tracemalloc
@@ -44,15 +44,15 @@ def test_pixels_do_not_wait_in_memory(tmp_path, make_picture, monkeypatch):
     monkeypatch.setattr("medistill.data.ingest.SHARD", 128)
     few, many, frame = 400, 1600, 96 * 96 * 3
     peaks = []
-    for count in (64, few, many):  # the first run imports
+    for count in (64, few, many):  # the first run only warms up imports
         source = shuffled(tmp_path / f"{count}", make_picture(1), count)
         tracemalloc.start()
-        with ThreadPoolExecutor(2) as executor:  # what processes hold would not be seen
+        with ThreadPoolExecutor(2) as executor:  # tracemalloc does not see the memory of processes
             data = settings(tmp_path / f"{count}", 96, 3)
             ingest(data, tmp_path / "out", tmp_path / "cache", executor=executor, source=source)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] > 128 * frame  # a shard, so that pixels are seen at all
+    assert peaks[1] > 128 * frame  # at least one shard: pixels are traced at all
     assert (peaks[2] - peaks[1]) / (many - few) < frame / 8
 
 

@@ -1,4 +1,4 @@
-"""Splits: no group in two splits, stable when data grows, shares as asked."""
+"""Splits: no group is in two, they are stable when data grows, and their shares are as asked."""
 
 import numpy as np
 import pandas as pd
@@ -85,7 +85,7 @@ def test_listed_groups_join_and_never_part_what_belonged_together():
     groups = pd.Series(["p1", "p1", "p2", "p3", "p4", "p4"])
     listed = pd.Series({"b": "x", "c": "x", "f": "z", "gone": "y", "d": "y"})
     merged = splits.merge_groups(groups, paths, listed)
-    # b and c are listed as one, so all of p1 and p2 are; e belongs to f by its patient
+    # b and c are listed as one group, which so has all of p1 and p2; e and f are of the same patient
     assert merged.tolist() == ["listed x"] * 3 + ["listed y"] + ["listed z"] * 2
     assert splits.merge_groups(groups, paths, pd.Series({"gone": "y"}, dtype="str")).equals(groups)
 
@@ -118,14 +118,14 @@ def test_a_listed_groups_name_does_not_depend_on_who_else_is_there():
 
 def test_names_are_the_same_however_unicode_spells_them(tmp_path):
     file = table(tmp_path, "path,group_id\nr\u00e9.png,g\nz.png,g\n")
-    paths = pd.Series(["re\u0301.png", "z.png"])  # as a Mac stores it
+    paths = pd.Series(["re\u0301.png", "z.png"])  # decomposed, as macOS stores names
     merged = splits.merge_groups(pd.Series(["1", "2"]), paths, splits.read_groups(file))
     assert merged.tolist() == ["listed g"] * 2
 
 
 def test_a_split_holds_for_a_group_by_any_of_its_names():
     own = pd.Series(["1", "1", "2", "3", "4"])
-    listed = pd.Series(["g", None, "g", None, "1"])  # a list may name a group as the data set names a patient
+    listed = pd.Series(["g", None, "g", None, "1"])  # a listed group may have the name of another patient
     groups = pd.Series(["listed g", "listed g", "listed g", "3", "listed 1"])
 
     def resolve(**named):
@@ -135,7 +135,7 @@ def test_a_split_holds_for_a_group_by_any_of_its_names():
     assert resolve(**{"2": "test", "3": "val", "9": "train"}) == ({"listed g": "test", "3": "val"}, ["9"])
     assert resolve(**{"g": "test", "2": "test"}) == ({"listed g": "test"}, [])
     assert resolve(**{"listed g": "val"}) == ({"listed g": "val"}, [])
-    assert resolve(**{"1": "test"}) == ({"listed g": "test"}, [])  # the patient, as before there was a list
+    assert resolve(**{"1": "test"}) == ({"listed g": "test"}, [])  # `1` is the patient, as without groups.csv
     assert resolve(**{"listed 1": "test"}) == ({"listed 1": "test"}, [])
     with pytest.raises(UserError, match=r"sides\.csv: 2 in test and g in train, but they are one group, listed g"):
         resolve(**{"g": "train", "2": "test"})
@@ -186,7 +186,7 @@ def test_official_takes_a_validation_split_as_it_is():
 
 
 def rare_labels(patients=200, seed=0):
-    """Images of patients with 1 to 6 images; labels of a patient's images agree, with prevalences 30 % to 2 %."""
+    """Patients with 1 to 6 images each; labels agree within a patient, with prevalences of 30 % to 2 %."""
     random = np.random.default_rng(seed)
     groups = pd.Series(np.repeat([f"p{k}" for k in range(patients)], random.integers(1, 7, patients)))
     carries = random.random((patients, 4)) < [0.3, 0.1, 0.05, 0.02]

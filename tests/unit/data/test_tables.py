@@ -55,8 +55,8 @@ def test_every_dialect_gives_the_same_text(tmp_path, name, content):
     ("name", "content"),
     [
         ("table.csv.gz", gzip.compress(ROWS.encode(), mtime=0)),
-        ("table.csv", gzip.compress(ROWS.encode(), mtime=0)),  # a browser that has kept it packed
-        ("table.csv.gz", ROWS.encode()),  # one that has unpacked it
+        ("table.csv", gzip.compress(ROWS.encode(), mtime=0)),  # a browser kept it packed but changed its name
+        ("table.csv.gz", ROWS.encode()),  # a browser unpacked it but kept its name
         ("table.csv", ROWS.encode("utf-16-le")),  # without a byte order mark
         ("table.csv", ROWS.encode("utf-16-be")),
     ],
@@ -90,21 +90,21 @@ def test_a_row_with_more_delimiters_than_the_header_is_read_wherever_it_stands(t
 @pytest.mark.parametrize("delimiter", list(",;\t|"))
 @pytest.mark.parametrize("place", [0, 1, 3, 6])
 def test_a_row_with_more_cells_than_the_header_has_names_is_refused_wherever_it_stands(tmp_path, place, delimiter):
-    """A delimiter within a cell shifts all behind it: `left, lower lobe,1` would have the label of another column."""
+    """A delimiter within a cell shifts all later cells: in `left, lower lobe,1` the 1 would be in another column."""
     note = f"left{delimiter} lower lobe"
     rows = [["image", "note", "Mass"], *([f"{number}.png", "x", "0"] for number in range(7))]
     rows[1 + place] = [f"{place}.png", note, "1"]
     file = write(tmp_path, "\n".join(delimiter.join(row) for row in rows))
     message = rf"table\.csv: line {place + 2} has 4 fields, more than 3: the header names no more; put a cell"
     with pytest.raises(UserError, match=message):
-        read_table(file, {"image": ()})  # though the column that is read would be right
+        read_table(file, {"image": ()})  # although the column `image` would be right
     rows[1 + place] = [f"{place}.png", f'"{note}"', "1"]
     table = read_table(write(tmp_path, "\n".join(delimiter.join(row) for row in rows)), {"note": (), "Mass": ()})
     assert table.iloc[place].tolist() == [note, "1", place + 2]
 
 
 def test_a_column_of_row_names_without_a_name_is_refused(tmp_path):
-    """As R writes it: the header has a name less than the rows, and each name would stand above its neighbour."""
+    """As R writes it: the header has one name fewer than rows have cells, so each name would be one column off."""
     with pytest.raises(UserError, match="line 2 has 3 fields, more than 2"):
         read_table(write(tmp_path, "image,Mass\n1,a.png,0\n2,b.png,1\n"), {"image": ()})
 
@@ -124,7 +124,7 @@ def test_the_line_of_a_row_that_is_too_long_counts_lines_within_cells(tmp_path):
         ("picture,mass", False),
         ("picture,0,1,2", False),  # classes may be numbers
         ("017,left lung", False),
-        ("p1 a.png COVID-19 rsna", True),  # blanks between cells, as COVIDx has them
+        ("p1 a.png COVID-19 rsna", True),  # blanks between cells, as in COVIDx
         ("1 0 0", True),
         ("left lung", False),
     ],
@@ -150,7 +150,7 @@ def test_line_numbers_count_lines_of_the_file(tmp_path):
     file = write(tmp_path, 'image,report\na.png,"two\nlines"\n\n,\nb.png,"three\n\nlines"\nc.png,one\n')
     table = read_table(file, {"image": (), "report": ()})
     assert table["image"].tolist() == ["a.png", "b.png", "c.png"]
-    assert table["line"].tolist() == [2, 6, 9]  # line 5, `,`, says nothing
+    assert table["line"].tolist() == [2, 6, 9]  # line 5, `,`, is empty
     assert table["report"][1] == "three\n\nlines"
 
 
@@ -275,7 +275,7 @@ def test_a_file_without_a_header_is_named(tmp_path, content):
 def test_a_damaged_gz_is_named(tmp_path):
     packed = gzip.compress(ROWS.encode() * 50)
     cut, flipped, wrong = packed[:-9], bytearray(packed), packed[:-6] + bytes(6)
-    flipped[20:30] = b"\xff" * 10  # what zlib calls it is no error of the system
+    flipped[20:30] = b"\xff" * 10  # zlib's own error for this is not an OSError
     for content in (cut, bytes(flipped), wrong):
         with pytest.raises(UserError, match="cannot be read"):
             read_table(write(tmp_path, content, "table.csv.gz"), COLUMNS)
@@ -294,7 +294,7 @@ def test_what_is_no_file_is_named_and_not_waited_for(tmp_path):
     [
         (["17.0", "4.0", ""], ["17", "4", None]),
         (["17.0", "4", "5.00"], ["17", "4", "5"]),
-        (["17.0", "p4"], ["17.0", "p4"]),  # not numbers that were saved as floats
+        (["17.0", "p4"], ["17.0", "p4"]),  # not all are numbers that were saved as floats
         (
             ["007", "216840111366964012768025509942010012100610090"],
             ["007", "216840111366964012768025509942010012100610090"],

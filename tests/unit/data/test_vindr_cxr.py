@@ -1,4 +1,4 @@
-"""VinDr-CXR in both layouts: readers vote, boxes are in pixels of the DICOM files, and what cannot be used."""
+"""VinDr-CXR in both layouts: readers vote, boxes are in pixels of the DICOM files; unusable rows and files."""
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ BOXES = "image_id,rad_id,class_name,x_min,y_min,x_max,y_max"
 
 
 def label_rows(**seen):
-    """A row of each of three readers: image -> what each of them names."""
+    """One row per image and reader, of three readers; image -> the labels that each of them names."""
     return [
         f"{image},R{8 + nth},{vindr_cells(TRAIN, *names)}"
         for image, each in seen.items()
@@ -131,7 +131,7 @@ KAGGLE_ROWS = [
 
 @pytest.fixture
 def kaggle(tmp_path):
-    """Kaggle's layout: three images, the last of which a reader contradicts himself about, and a test image."""
+    """Kaggle's layout: three images, in the last of which a reader contradicts himself, and a test image."""
     root = tmp_path / "vinbigdata"
     for number, path in enumerate(("train/a", "train/b", "train/c", "test/t")):
         write_dicom(root / f"{path}.dicom", number)
@@ -260,7 +260,7 @@ def test_boxes_reach_their_place_in_the_frame(tmp_path):
 
 
 def test_the_part_of_kaggle_is_read(real_data):
-    """A small one, whose boxes refer to a size that nobody gives."""
+    """A small part of the real files, without the table of the sizes to which boxes refer."""
     root = real_data / "failing/T2-check-green-ingest-stops/vinbig"
     if not root.is_dir():
         pytest.skip(f"{root}: is not there")

@@ -1,4 +1,4 @@
-"""Teachers are weighed by what they know, and their weights sum to one."""
+"""Weights of teachers: they depend on the answers and on unknown labels, and sum to one."""
 
 import numpy as np
 import pytest
@@ -29,9 +29,9 @@ def targets():
 def test_weights_sum_to_one_over_those_that_know(answers, targets, how, exclusive):
     if exclusive:
         targets = torch.eye(L)[torch.arange(N) % L]
-    answers[0, :, 3] = UNKNOWN  # one teacher does not know a label
-    answers[:2, :, 2] = UNKNOWN  # one teacher alone does
-    answers[:, :, 0] = UNKNOWN  # none does
+    answers[0, :, 3] = UNKNOWN  # one teacher does not know this label
+    answers[:2, :, 2] = UNKNOWN  # only one teacher knows this one
+    answers[:, :, 0] = UNKNOWN  # no teacher knows this one
     weights = teacher_weights(answers, targets, how=how, exclusive=exclusive)
     assert torch.isfinite(weights).all()
     assert (weights >= 0).all()
@@ -90,7 +90,7 @@ def test_a_sure_no_is_as_sure_as_a_sure_yes(logit):
     answers = torch.tensor([[[logit]], [[-logit]]])
     weights = teacher_weights(answers, torch.full((1, 1), UNKNOWN), how="entropy", exclusive=False)
     assert weights.flatten().tolist() == [0.5, 0.5]
-    less = torch.tensor([[[logit]], [[1 - logit]]])  # e times as likely to be wrong, and somewhat less in nats
+    less = torch.tensor([[[logit]], [[1 - logit]]])  # the second is e times as likely to be wrong
     weights = teacher_weights(less, torch.full((1, 1), UNKNOWN), how="entropy", exclusive=False)
     doubt = [
         entropy([p, -np.expm1(np.log(p))]) if p > 1e-15 else p * (1 - np.log(p)) for p in expit([-logit, 1 - logit])
@@ -111,7 +111,7 @@ def test_of_exclusive_classes_the_unknown_ones_take_no_part(answers, how):
         share = softmax([-np.log(each[np.arange(N), np.arange(N) % 3]) for each in p], axis=0)
     np.testing.assert_allclose(weights[:, :, 0], (1 - share) / (T - 1), rtol=1e-4, atol=1e-6)
     part = one_hot.clone()
-    part[2, 3] = UNKNOWN  # of one class is enough
+    part[2, 3] = UNKNOWN  # one unknown class is enough
     unknown = teacher_weights(answers, part, how=how, exclusive=True)[:, 2]
     assert torch.equal(unknown, teacher_weights(answers, part, how="entropy", exclusive=True)[:, 2])
 

@@ -1,4 +1,4 @@
-"""A teacher that is imported: its own labels, its own pixels, and what it was trained on."""
+"""An imported teacher: its own labels, its own input size and normalisation, and its provenance."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def teacher(folder, **more):
 
 @pytest.fixture
 def weights(tiny_dataset, tmp_path):
-    """Weights of somebody who knows the data set's second label and another one, and nothing beside them."""
+    """Weights of a network for the data set's second label and another one, with a config.json but no provenance."""
     torch.manual_seed(0)
     labels = ["Else", tiny_dataset.labels[1]]
     model = create_classifier(teacher(tmp_path).model_copy(update={"weights": None}), labels=labels)
@@ -48,7 +48,7 @@ def test_it_answers_for_the_labels_that_both_have(tiny_dataset, weights, tmp_pat
     np.testing.assert_allclose(predictions[f"logit:{shared}"], predict(model, tiny_dataset, rows)[:, 1], atol=1e-5)
     assert not (tmp_path / "out" / "history.csv").exists()
     seen = provenance.read_ids(tmp_path / "out" / provenance.FILE)
-    assert [len(ids) for ids in seen] == [0, 0]  # nobody has said what it was trained on
+    assert [len(ids) for ids in seen] == [0, 0]  # its training data are unknown
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Losses against definitions written out, and against what they must and must not see."""
+"""Losses against written-out definitions, and changes to which they must or must not react."""
 
 import numpy as np
 import pytest
@@ -184,7 +184,7 @@ def test_cross_entropy_is_torchs_and_leaves_unknown_images_out(logits):
     number = torch.arange(16) % 5
     target = F.one_hot(number, 5).float()
     target[3] = float("nan")
-    target[7, 4] = float("nan")  # of one class is enough
+    target[7, 4] = float("nan")  # one unknown class is enough
     known = (torch.arange(16) != 3) & (torch.arange(16) != 7)
     for weight in (None, torch.tensor([1.0, 0.5, 2.0, 3.0, 0.1]), torch.full((5,), 0.01)):
         expected = F.cross_entropy(logits[0][known], number[known], weight=weight).item()
@@ -240,7 +240,7 @@ def test_dkd_is_two_parts_of_the_divergence(logits):
         others = 1 - teacher[row].double().softmax(-1)[row % 5].item()
         both = dkd(*one, target=here, alpha=1, beta=others, temperature=1).item()
         assert both == pytest.approx(softmax_kd(*one, temperature=1).item(), rel=1e-4)
-    rest = [value[:, 1:] for value in logits]  # class 0 for all: what is left is a softmax over the rest
+    rest = [value[:, 1:] for value in logits]  # all images are of class 0: the rest is a softmax over the others
     first = F.one_hot(torch.zeros(16, dtype=torch.long), 5).float()
     among = dkd(*logits, target=first, alpha=0, beta=2, temperature=3).item()
     assert among == pytest.approx(2 * softmax_kd(*rest, temperature=3).item(), rel=1e-4)
@@ -279,7 +279,7 @@ def test_dist_leaves_out_what_the_teacher_does_not_tell_apart(images):
     student, teacher = 3 * torch.randn(2, images, 5, generator=torch.Generator().manual_seed(0))
     rest = [value[:, [0, 1, 3, 4]] for value in (student, teacher)]
     expected = dist(*rest, activation="sigmoid", inter=0).item()
-    for constant in torch.linspace(-12, 4, 65):  # whose mean is another number by rounding, or is not
+    for constant in torch.linspace(-12, 4, 65):  # for some of them the mean differs from the constant by rounding
         teacher[:, 2] = constant
         assert dist(student, teacher, activation="sigmoid", inter=0).item() == pytest.approx(expected, rel=1e-6)
 
@@ -302,7 +302,7 @@ def test_dist_keeps_labels_that_nearly_all_images_have():
     student, teacher = torch.randn(2, 32, 1, generator=torch.Generator().manual_seed(0)) + 10
     p, q = (expit(value.double().numpy())[:, 0] for value in (student, teacher))
     loss = dist(student, teacher, activation="sigmoid", inter=0).item()
-    assert loss == pytest.approx(1 - np.corrcoef(p, q)[0, 1], rel=1e-2)  # of probabilities as near to 1 as that
+    assert loss == pytest.approx(1 - np.corrcoef(p, q)[0, 1], rel=1e-2)  # float32 is coarse so close to 1
 
 
 def test_what_a_student_says_alike_of_all_costs_as_much_as_no_relation_and_has_no_gradient(logits):
@@ -355,8 +355,8 @@ def test_rkd_is_of_distances_and_angles(features, shift):
         return out
 
     own, wide = features[0] + shift, torch.hstack([features[1], features[1][:, :2] ** 2])  # a teacher of any width
-    own[3] = own[5] + 1e-3 * features[1][0]  # much alike, and much apart from 0
-    own[7], wide[2] = own[8], wide[4]  # alike: no direction
+    own[3] = own[5] + 1e-3 * features[1][0]  # two vectors close to each other
+    own[7], wide[2] = own[8], wide[4]  # equal vectors: the difference has no direction
     s, t = (value.double().numpy() for value in (own, wide))
     distances = [squareform(pdist(x)) / pdist(x)[pdist(x) > 0].mean() for x in (s, t)]
     assert rkd(own, wide, distance=1, angle=0).item() == pytest.approx(huber(*distances), rel=1e-5)
@@ -398,7 +398,7 @@ def test_maps_of_labels_are_compared_by_direction():
     generator = torch.Generator().manual_seed(8)
     student, teacher = (torch.randn(4, 3, 5, 5, generator=generator) for _ in range(2))
     teacher[1, 2] = 0  # nothing to imitate
-    teacher[2, 0] = -teacher[2, 0].abs()  # nothing that speaks for the label
+    teacher[2, 0] = -teacher[2, 0].abs()  # no evidence for the label
     signed, positive = [], []
     for image, label in np.ndindex(4, 3):
         a, b = (maps[image, label].double().numpy().ravel() for maps in (student, teacher))

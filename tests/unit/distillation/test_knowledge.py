@@ -1,4 +1,4 @@
-"""Teachers' answers come back by id and view, and only where they fit."""
+"""Teachers' answers are found by id and view, and refused if they are for other data or settings."""
 
 import copy
 import json
@@ -44,7 +44,7 @@ def folder(tiny_dataset, teacher, tmp_path):
 
 def test_answers_are_the_teachers_on_the_very_view(tiny_dataset, teacher, folder):
     knowledge = Knowledge.open(folder, tiny_dataset, AUGMENTATION, Teach(views=3, view_seed=5))
-    rows = tiny_dataset.split("train").sample(9, random_state=0)  # another order than they were asked in
+    rows = tiny_dataset.split("train").sample(9, random_state=0)  # in another order than that of the answers
     ids = rows["image_id"].tolist()
     for view in range(3):
         parameters = torch.from_numpy(view_parameters(ids, view, 5, AUGMENTATION))
@@ -204,11 +204,11 @@ def test_a_teacher_of_another_size_and_channels_sees_the_same_crop(tiny_dataset,
     with torch.inference_mode():
         expected = model(views).numpy()
     answers = Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, Teach(views=2, view_seed=5)).read("logits", ids, 1)
-    np.testing.assert_allclose(answers, expected, rtol=5e-3, atol=5e-3)  # float16, and whole grey levels
+    np.testing.assert_allclose(answers, expected, rtol=5e-3, atol=5e-3)  # rounding to float16 and to grey levels
 
 
 def interrupt(monkeypatch, stop):
-    """Let a teacher be interrupted when it has answered `stop` batches; the images of each, as they are answered."""
+    """Interrupt a teacher after `stop` batches; returns a list that grows by the number of images of each batch."""
     asked = []
 
     def counting(teacher, images, needs):
@@ -243,7 +243,7 @@ def test_an_interrupted_teacher_goes_on_where_it_was(tiny_dataset, tmp_path, mon
 
     with pytest.raises(KeyboardInterrupt):
         write("other", stop=5)
-    changed, asked_anew = write("other", view_seed=6, features=False)  # another question
+    changed, asked_anew = write("other", view_seed=6, features=False)  # other settings: nothing is resumed
     assert asked_anew == answers
     assert set(changed) == {"image_ids.npy", "logits.npy", "knowledge.json"}
 
@@ -305,7 +305,7 @@ def test_a_disk_that_fills_after_the_check_is_one_line_and_no_signal(tiny_datase
     model.config |= {"name": "large", "model_sha256": "f"}
     folder = small_disk(64)
     usage = shutil.disk_usage(folder)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=10**9))  # as it was a moment before
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=10**9))  # as at the time of the check
     options = {"views": 4, "view_seed": 5, "features": True}
     with pytest.raises(UserError, match=r"features\.npy cannot be written: No space left on device; make room and run"):
         write_knowledge(folder, model, tiny_dataset, AUGMENTATION, Teach(**options))
@@ -329,7 +329,7 @@ def test_a_disk_that_is_too_small_is_named_before_anything_is_written(tiny_datas
         assert not list(folder.iterdir())
 
 
-@pytest.mark.parametrize("value", [float("nan"), 1e6])  # the second has no place in float16
+@pytest.mark.parametrize("value", [float("nan"), 1e6])  # the second overflows float16
 def test_a_teacher_that_says_nothing_is_refused(tiny_dataset, tmp_path, value):
     torch.manual_seed(3)
     model = create_classifier(Network(arch="resnet10t"), labels=tiny_dataset.labels).eval()

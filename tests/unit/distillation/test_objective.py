@@ -1,4 +1,4 @@
-"""A recipe's loss is the weighted sum of its terms, and only those that fit the task."""
+"""A recipe's loss is the weighted sum of its terms; terms that do not fit the task are refused."""
 
 from dataclasses import replace
 from functools import partial
@@ -20,7 +20,7 @@ from medistill.training.trainer import Batch
 
 
 class Answers:
-    """A teacher that says the same whatever it is asked."""
+    """A teacher that always gives the same answers."""
 
     def __init__(self, logits: np.ndarray, **more: np.ndarray) -> None:
         self.said = {"logits": logits} | more
@@ -195,7 +195,7 @@ class Student(torch.nn.Module):
 
 
 def seen_by(targets, logits, features) -> Batch:
-    """The batch with what the student's network says of it."""
+    """The batch with the student's logits and features."""
     return replace(batch(targets), features=features, class_maps=partial(class_maps_by_autograd, logits, features))
 
 
@@ -215,7 +215,7 @@ def test_explanations_are_of_three_labels_at_most():
     targets = torch.tensor([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0], [1, 1, 1, 0, 1], [0, 0, 0, 0, 0]])
     answer = torch.tensor([[0, 1, 2, 3, 9], [0, 1, 2, 3, 4], [5, 1, 2, 9, 3], [0, 0, 7, 0, 9]]).float()
     known = torch.ones(4, 5, dtype=torch.bool)
-    known[2, 3] = known[3, 4] = False  # the likeliest of all, about which nobody says anything
+    known[2, 3] = known[3, 4] = False  # the most probable labels, but no teacher knows them
     explained = _explained(targets, answer, known, likeliest=True)
     assert [row.nonzero().flatten().tolist() for row in explained] == [[2, 3, 4], [0, 4], [0, 2, 4], [2]]
     explained = _explained(targets, answer, known, likeliest=False)
@@ -276,14 +276,14 @@ def test_teachers_with_maps_of_many_sizes_are_compared_as_they_are(tiny_dataset,
         Answers(np.zeros((6, 2), np.float32), cams=rng.normal(size=(6, 2, size, size)).astype(np.float32))
         for size in (9, 3)
     )
-    part.said["cams"][:, 1] = np.nan  # knows the first label only
+    part.said["cams"][:, 1] = np.nan  # this teacher knows the first label only
 
     def value(*teachers):
         logits, features = student(images)
         objective = RecipeObjective(recipe({"loss": loss}, teachers=len(teachers)), tiny_dataset, teachers)
         return objective(logits, seen_by(targets, logits, features))["loss"].item()
 
-    # explanation_kd: the first label of all images, too, as teachers say the same of both
+    # explanation_kd also compares the first label of all images, as both labels have the same logit
     explained, known = (10, 6) if loss == "explanation_kd" else (8, 4)
     assert value(same) == pytest.approx(0, abs=1e-6)
     assert value(same, fine) == pytest.approx(value(fine) / 2, rel=1e-5)
@@ -372,7 +372,7 @@ def test_a_teacher_that_does_not_know_a_label_leaves_its_maps_to_the_others(tiny
     lacks = Answers(
         half, cams=np.where(np.isnan(half)[:, :, None, None], np.nan, 1).astype(np.float32).repeat(3, 2).repeat(3, 3)
     )
-    targets = torch.tensor([[0.0, 1.0]] * 6)  # of all labels that are explained it knows none
+    targets = torch.tensor([[0.0, 1.0]] * 6)  # it knows none of the labels that are explained
     values, gradients = [], []
     for teachers in ([knows], [knows, lacks]):
         logits, features = student(images)
@@ -410,4 +410,4 @@ def test_answers_are_combined_as_the_recipe_says(tiny_dataset, classes, how):
         own = expected.pop((how, exclusive))
         assert value.item() == pytest.approx(own, rel=1e-6)
         others = [other for (way, _), other in expected.items() if not way == how == "mean"]
-        assert all(abs(other - own) > 1e-3 for other in others)  # they are not alike by chance
+        assert all(abs(other - own) > 1e-3 for other in others)  # not equal by chance

@@ -1,4 +1,4 @@
-"""Training by a recipe, from Python alone, in a folder that is no checkout."""
+"""Training by a recipe from Python, in a folder that is no checkout."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Every loss sees what its row in `TRAITS` says, and nothing else."""
+"""Every loss has exactly the properties that its row in `TRAITS` says."""
 
 import inspect
 from typing import get_args
@@ -22,7 +22,7 @@ SHAPES = {
 
 
 def draw(traits: Traits, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, dict]:
-    """What a student and a teacher (or the labels) say of a batch, in float64, and what else the loss needs."""
+    """Outputs of a student and a teacher (or labels) for one batch, in float64, and other inputs of the loss."""
     generator = torch.Generator().manual_seed(seed)
     shape = SHAPES[traits.inputs]
     student, teacher = (2 * torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -63,7 +63,7 @@ def test_every_public_loss_has_its_traits():
 def test_zero_at_equality(case):
     _, traits, loss, student, teacher, _ = case
     assert (loss(teacher, teacher).abs() < 1e-6) == traits.zero_at_equality
-    assert loss(student, teacher) > 1e-3  # and nowhere by chance
+    assert loss(student, teacher) > 1e-3  # not zero for different inputs
 
 
 def shifted_by_image(student):
@@ -155,14 +155,14 @@ def test_what_is_masked_changes_nothing(case):
 
 
 def test_what_is_kept_is_what_the_mean_is_over(case):
-    """By image: the batch of the images that are kept. By label: the mean of what is kept, each by itself."""
+    """A mask by image gives the loss of the kept images as a batch, one by label the mean over all kept entries."""
     name, traits, loss, student, teacher, extra = case
     mask = masks(traits)
     if traits.mask == "image":
         more = {"target": extra["target"][mask]} if name == "dkd" else {}
         assert same(loss(student, teacher, mask=mask), loss(student[mask], teacher[mask], **more))
         return
-    if name == "dist":  # its relations are neither of an image nor of an entry: test_functional has their oracle
+    if name == "dist":  # its correlations are over several images or labels: test_functional has their oracle
         return
     values, counts = [], []
     for i in range(N):
@@ -173,8 +173,8 @@ def test_what_is_kept_is_what_the_mean_is_over(case):
             ]
             values.append(sum(value.item() for value in alone))
             counts.append(len(alone))
-        elif kept.sum() > 1 or name == "mse_kd":  # among the classes that are kept; one is no choice
-            count = kept.sum().item() if name == "mse_kd" else 1  # the mean is over entries, or over images
+        elif kept.sum() > 1 or name == "mse_kd":  # a softmax over one kept class is constant
+            count = kept.sum().item() if name == "mse_kd" else 1  # mse_kd is a mean over entries, others over images
             values.append(count * loss(student[i : i + 1, kept], teacher[i : i + 1, kept]).item() if count else 0)
             counts.append(count)
     assert loss(student, teacher, mask=mask).item() == pytest.approx(sum(values) / sum(counts), rel=1e-4)
@@ -253,7 +253,7 @@ def test_a_student_that_says_the_same_of_all_has_a_gradient_that_ends(case, cons
 
 
 def test_softmax_over_labels_lets_a_macro_auroc_fall_unseen():
-    """A constant an image destroys the ranking of images by each label, and no loss with a softmax sees it."""
+    """A constant per image destroys the ranking of images by each label, but no loss with a softmax changes."""
     generator = torch.Generator().manual_seed(0)
     teacher = torch.randn(2000, 14, generator=generator)
     ruined = teacher + 3 * torch.randn(2000, 1, generator=generator)
@@ -269,7 +269,7 @@ def test_softmax_over_labels_lets_a_macro_auroc_fall_unseen():
 
 
 def defaults_of(name: str, given: dict) -> dict:
-    """What params.yaml may set of a loss besides its weight and what the row is about."""
+    """Options of a loss in params.yaml, with their defaults, except for its weight and the row's own options."""
     models = {get_args(term.model_fields["loss"].annotation)[0]: term for term in get_args(get_args(AnyTerm)[0])}
     fields = {
         key: field.default for key, field in models[name].model_fields.items() if key not in ("loss", "weight", *given)

@@ -1,4 +1,4 @@
-"""Exclusive classes: one against the rest on the softmax, accuracy, and what a constant per image must not change."""
+"""Exclusive classes: one against the rest on the softmax, accuracy, and no effect of a constant per image."""
 
 import numpy as np
 import pytest
@@ -79,7 +79,7 @@ def test_a_constant_added_to_an_image_changes_no_figure():
     for name in ("accuracy", "balanced_accuracy"):
         np.testing.assert_array_equal(second.values[name], first.values[name])
     np.testing.assert_allclose(second.roc(), first.roc(), atol=1e-9)
-    # Taken for labels that are not exclusive, the same logits rank the images otherwise.
+    # If labels were not exclusive, the constants would change the ranking of the images.
     assert np.abs(measure(targets, patients, moved, "multilabel").macro("auroc") - first.macro("auroc")).max() > 0.05
 
 
@@ -99,7 +99,7 @@ def test_an_image_of_unknown_class_is_left_out():
 
 
 def test_the_interval_of_accuracy_is_over_patients():
-    """Every patient of 30 has eight images, all right or all wrong: the interval is that of 30 coin tosses."""
+    """Each of 30 patients has eight images, all right or all wrong: the interval is that of 30 coin tosses."""
     random = np.random.default_rng(2)
     truth = np.tile([0, 1, 2, 0, 1, 2, 0, 1], 30)
     patients = np.repeat(np.arange(30), 8)
@@ -135,7 +135,7 @@ def expanded(values: np.ndarray, patients: int) -> tuple[float, float]:
 
 
 def test_each_figure_has_the_interval_of_its_kind():
-    """Of a label by the number of its patients, of a mean the plain percentile, of macro AUPRC reflected."""
+    """Expanded by the number of patients for a label, plain percentile for a mean, reflected for macro AUPRC."""
     _, targets, patients, logits = problem(images=120)
     split = Split.of(LABELS, targets, patients, 500, 0)
     model, other = Measured.of(split, logits), Measured.of(split, problem(120, seed=3)[3] + targets)
@@ -205,7 +205,7 @@ def test_a_label_that_a_model_does_not_know_has_no_figure(task):
         assert report["per_label"]["a"]["f1"] is not None
         assert report["per_label"]["b"]["f1"] is None
         assert report["macro_f1"] is None
-    else:  # a class that is not known would have had a share of the softmax
+    else:  # a class without answers leaves the softmax over all classes undefined
         assert estimates == [None] * 3
         assert report["accuracy"]["estimate"] is None
     assert report["per_label"]["b"]["ece"] is None

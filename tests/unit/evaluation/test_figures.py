@@ -1,4 +1,4 @@
-"""A row of `FIGURES` is all that a figure needs: files and pages follow."""
+"""A new figure needs only a row of `FIGURES`; files and pages show it."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def share(answers):
 
 @pytest.fixture
 def measured(monkeypatch) -> dict[str, dict[str, Measured]]:
-    """Two models, on figures of which one is new."""
+    """Two models, measured with an additional figure."""
     monkeypatch.setattr(figures, "FIGURES", (*FIGURES, Figure("share", "share", share)))
     monkeypatch.setattr("medistill.evaluation.run.FIGURES", figures.FIGURES)
     random = np.random.default_rng(0)

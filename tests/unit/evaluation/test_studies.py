@@ -1,4 +1,4 @@
-"""Figures of studies, in place of images: labels and probabilities against pandas and a direct mean."""
+"""Figures of studies instead of images: labels and probabilities against pandas and a direct mean."""
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ NAN = float("nan")
 
 
 def rows_of(*images):
-    """A manifest of (patient, study) each; None where it is not known."""
+    """A manifest with one (patient, study) per image; None if it is not known."""
     patient, study = zip(*images, strict=True)
     image = [f"{number}.png" for number in range(len(images))]
     rows = pd.DataFrame({"image_id": image, "patient_id": patient, "study_id": study}, dtype="str")
@@ -40,12 +40,12 @@ def test_a_study_has_the_highest_or_the_mean_probability_of_its_images(task, how
     each = probability(logits.astype(float))
     expected = [each[images].max(axis=0) if how == "max" else each[images].mean(axis=0) for images in MEMBERS]
     np.testing.assert_allclose(probability(found.astype(float)), expected, rtol=1e-6)
-    np.testing.assert_array_equal(found[2:], logits[[2, 4, 6]])  # one image each: as they were
+    np.testing.assert_array_equal(found[2:], logits[[2, 4, 6]])  # studies of one image are unchanged
 
 
 @pytest.mark.parametrize("how", ["max", "mean"])
 def test_extreme_logits_stay_finite_and_in_order(how):
-    """Probabilities that round to 0 and 1 are told apart by their logits."""
+    """Probabilities that round to 0 and 1 still differ in their logits."""
     logits = np.array([[40, -90], [200, -200], [300, 10], [60, -60], [0, 0], [300, 10], [0, 0]], np.float32)
     found = Studies.of(ROWS).combine(logits, how, Task.MULTILABEL)
     assert np.isfinite(found).all()

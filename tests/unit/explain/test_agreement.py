@@ -27,7 +27,7 @@ def test_zero_maps_are_left_out_and_counted():
     result = agreement(first, second, np.array(["a", "a", "b"])).to_json()
     assert result["estimate"] == pytest.approx(1)
     assert (result["findings"], result["zero_maps"]) == (1, 2)
-    assert result["lower"] is None  # a quarter of the resamples have only patient b, of whom nothing is known
+    assert result["lower"] is None  # a quarter of the resamples have only patient b, whose maps are all zero
 
 
 def test_nothing_to_compare():

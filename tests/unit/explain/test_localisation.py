@@ -54,7 +54,7 @@ def known_network_maps(rows_columns: list[tuple[int, int]]) -> np.ndarray:
     images = torch.zeros(len(rows_columns), 2, 4, 4)
     for k, (row, column) in enumerate(rows_columns):
         images[k, 1, row, column] = 1.0
-        images[k, 0, 3 - row, 3 - column] = 5.0  # the other label's evidence must not be seen
+        images[k, 0, 3 - row, 3 - column] = 5.0  # evidence for the other label must not count
     maps, _ = grad_cam(
         Classifier(Passing(), {"mean": [0.0, 0.0], "std": [1.0, 1.0]}), images, np.ones(len(rows_columns), int)
     )
@@ -142,7 +142,7 @@ def test_models_are_paired():
     teacher, student = Scores(hits, energy, [None] * 30), Scores(hits, energy + 0.25, [None] * 30)
     result = difference(boxed, student, teacher).to_json()
     assert list(result["energy"].values()) == pytest.approx([0.25] * 3)
-    # That two models agree on 30 findings does not say that they agree on all: none of 30 may be 11 %.
+    # Two models that agree on 30 findings may differ on others: 0 of 30 is compatible with 11 %.
     assert list(result["pointing_game"].values()) == pytest.approx([0, -0.1135, 0.1135], abs=1e-4)
 
 
@@ -174,7 +174,7 @@ def test_what_is_conclusive():
 
 
 def said(chance: tuple, centre: tuple, **changes) -> str:
-    """The conclusion of intervals of the differences to chance and to the centre prior."""
+    """The conclusion from the intervals of the differences to chance and to the centre prior."""
     bounds = {"difference_chance": chance, "difference_centre": centre}
     entry = {key: Estimate(0.0, lower, upper) for key, (lower, upper) in bounds.items()}
     return conclusion(model_maps(**{"findings": 20, "flat_maps": 10} | entry | changes))
@@ -197,13 +197,13 @@ def test_the_conclusion_follows_from_the_paired_intervals(chance, centre, words)
 
 
 def test_conclusions_compare_finding_by_finding():
-    """Large boxes are hit more, by chance too: the share of hits varies much, its lead over chance little."""
+    """Large boxes are hit more often, also by chance: the share of hits varies much, its lead over chance little."""
     large, small = (0.0, 0.0, 1.0, 0.75), (0.0, 0.0, 0.25, 0.125)
     boxed = [finding(large if k < 16 else small, image=str(k)) for k in range(40)]
     where = targets(boxed, 16)
     hits = np.array([1.0] * 18 + [0.0] * 22)  # every large box, and two of 24 small ones
     result = localise(boxed, where, Scores(hits, hits, [(0, 0)] * 40), (4, 4)).to_json()
-    assert mean_interval(hits, np.arange(40)).lower < result["chance"]  # held against a constant, nothing is shown
+    assert mean_interval(hits, np.arange(40)).lower < result["chance"]  # against the mean chance nothing is shown
     assert result["difference_chance"]["lower"] > 0.05
     assert result["conclusion"].startswith("better than chance")
 

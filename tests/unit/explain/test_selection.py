@@ -12,7 +12,7 @@ LABELS = ["Mass", "Nodule", "Hernia"]
 
 
 def dataset(folder, boxes: list[tuple] = (), images: int = 40) -> Dataset:
-    """Four images each of train, val, test, test in turn; two per patient; image k has label k mod 4, none where 3."""
+    """Four images each in train, val, test, test in turn; two per patient; image k has label k mod 4, for 3 none."""
     (folder / "processed").mkdir()
     pd.DataFrame(boxes, columns=["image_id", "label", "x", "y", "w", "h"]).to_parquet(
         folder / "processed" / "boxes.parquet"
@@ -96,7 +96,7 @@ def test_unknown_labels_are_not_absent(tmp_path):
 
 
 def exclusive(folder) -> Dataset:
-    """As `dataset`, with Hernia for the images that had none of the three."""
+    """As `dataset`, but images without any of the three labels are of class Hernia."""
     data = dataset(folder)
     data.manifest.loc[np.arange(40) % 4 == 3, "label:Hernia"] = 1
     return data

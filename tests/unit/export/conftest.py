@@ -1,4 +1,4 @@
-"""A tiny data set, a tiny trained-like network on it, and its export."""
+"""A tiny data set, a tiny network that behaves like a trained one, and its export."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def settings() -> Export:
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory) -> Dataset:
-    """24 grey images with coarse and fine structure, of every brightness; 12 of them validate."""
+    """24 grey images with coarse and fine structure, of every brightness; 12 are in the validation split."""
     folder = tmp_path_factory.mktemp("processed")
     rng = np.random.default_rng(0)
     coarse = [
@@ -87,7 +87,7 @@ def save_network(dataset):
 
 
 def enliven(model: Classifier, images: torch.Tensor) -> None:
-    """Make a random network answer like a trained one: batch norms that do something, logits that spread over ±1."""
+    """Make a random network answer like a trained one: no batch norm is an identity, and logits spread over ±1."""
     with torch.no_grad():
         for norm in model.modules():
             if isinstance(norm, torch.nn.BatchNorm2d):

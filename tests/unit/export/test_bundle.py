@@ -102,7 +102,7 @@ def test_the_card_of_exclusive_classes_names_the_task_and_shows_accuracy(source,
     images = dataset.images(dataset.split("val"))
     with torch.no_grad():
         expected = load_model(model)(torch.from_numpy(images) / 255).numpy()
-    np.testing.assert_allclose(Predictor(tmp_path / "out").logits(images), expected, atol=1e-4)  # logits as before
+    np.testing.assert_allclose(Predictor(tmp_path / "out").logits(images), expected, atol=1e-4)
 
 
 def test_a_bundle_that_says_something_else_than_it_did_does_not_predict(exported, tmp_path):
@@ -112,7 +112,7 @@ def test_a_bundle_that_says_something_else_than_it_did_does_not_predict(exported
     write_json(folder / "bundle.json", content | {"labels": labels[::-1]})
     with pytest.raises(UserError, match=r"bundle\.json: damaged or changed, .*; copy or export it again"):
         Predictor(folder)
-    del content["record_sha256"]  # as an older medistill has written it, which predicts all the same
+    del content["record_sha256"]  # bundles of older versions have no checksum and must still predict
     write_json(folder / "bundle.json", content)
     assert Predictor(folder).bundle.labels == tuple(labels)
 
@@ -200,7 +200,7 @@ def test_the_command_predicts_as_torch_on_real_x_rays(exported, source, real_dat
 
 @pytest.mark.slow
 def test_a_student_of_one_image_at_a_time_says_so_and_answers_any_number(save_network, dataset, settings, tmp_path):
-    """Its convolutions are mixed for each image: the number of images is one of their sizes."""
+    """Its convolutions are mixed for each image, so the exported graph has a fixed number of images."""
     source = save_network(tmp_path / "conditional-kd-0", "efficientnet_cc_b0_4e")
     proofs = export_model(source, dataset, tmp_path / "out", settings)
     assert proofs.parity.passed
@@ -225,7 +225,7 @@ def test_students_of_the_graph_export(arch, save_network, dataset, tmp_path):
     source = save_network(tmp_path / "students" / f"{arch}-kd-0", arch, size)
     proofs = export_model(source, Dataset.open(tmp_path / "processed"), tmp_path / "exports" / source.name, settings)
     assert proofs.parity.passed
-    assert proofs.parity.images == 12  # all of a split that has fewer than asked for
+    assert proofs.parity.images == 12  # the whole split, as it has fewer than asked for
     params = read_json(source / "config.json")["params"]
     # Four bytes a parameter and little else: batch norms are folded away.
     assert proofs.latency.onnx_mb == pytest.approx(4e-6 * params, rel=0.05)

@@ -66,7 +66,7 @@ def test_logits_are_those_of_the_network_on_independently_normalised_pixels(expo
     assert logits.shape == (batch, 3)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
     if batch > 1:
-        assert expected.std(axis=0).min() > 0.1  # logits that hardly differ would agree with anything
+        assert expected.std(axis=0).min() > 0.1  # nearly constant logits would agree with anything
 
 
 def test_colour_is_not_mixed_up_in_a_newer_operator_set(classifier, tmp_path):
@@ -129,7 +129,7 @@ def test_what_onnx_cannot_express_is_a_clear_error_and_the_exporter_explains_its
 
 
 class Windows(torch.nn.Module):
-    """A backbone whose heads attend within windows, as those of MaxViT and NesT do: five axes instead of four."""
+    """A backbone with attention within windows, as in MaxViT and NesT: five axes instead of four."""
 
     def __init__(self, count=lambda images: images.shape[0]):
         super().__init__()
@@ -151,7 +151,7 @@ class Windows(torch.nn.Module):
 
 @pytest.mark.parametrize(
     ("count", "batch_size"),
-    # Python's len makes a number of what torch follows as a symbol, and the exporter writes a graph for two images.
+    # Python's len turns torch's symbolic size into a number, so the exporter writes a graph for two images.
     [(lambda images: images.shape[0], None), (len, 1)],
     ids=["any number", "one by one"],
 )

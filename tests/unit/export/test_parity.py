@@ -10,7 +10,7 @@ from medistill.files import read_json
 
 
 def changed(source, target, nodes, **constants) -> None:
-    """Copy an ONNX file; `nodes` make the new `logits` of what was them, now `right`, and of float `constants`."""
+    """Copy an ONNX file; `nodes` make the new `logits` from the old ones, now called `right`, and from `constants`."""
     model = onnx.load(source)
     last = next(node for node in model.graph.node if "logits" in node.output)
     last.output[0] = "right"
@@ -26,7 +26,7 @@ def shifted(source, target, shift: float) -> None:
 
 
 def drifting(source, target, *, right_batch: int) -> None:
-    """Copy an ONNX file; logits are off by 0.01 for each image that the batch has more or less than `right_batch`."""
+    """Copy an ONNX file; logits are off by 0.01 times the difference of the batch size and `right_batch`."""
     nodes = [
         helper.make_node("Shape", ["image"], ["n"], start=0, end=1),
         helper.make_node("Cast", ["n"], ["n_float"], to=TensorProto.FLOAT),

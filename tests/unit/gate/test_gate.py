@@ -1,4 +1,4 @@
-"""The gate: one candidate that passes, one refused by each rule, and the order of those that pass."""
+"""The gate: a candidate that passes, one refused by each rule, and the ranking of those that pass."""
 
 import json
 

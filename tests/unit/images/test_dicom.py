@@ -62,7 +62,7 @@ def test_the_window_is_the_standards(path, function, formula, center, width):
 
 
 def test_a_window_as_narrow_as_one_is_a_threshold(path):
-    edge = int(TWELVE[12, 16])  # a value that occurs: the threshold itself is black
+    edge = int(TWELVE[12, 16])  # a value that occurs, as the threshold itself must be black
     shown = greys(path, TWELVE, bits=12, WindowCenter=edge + 0.5, WindowWidth=1)
     assert np.array_equal(shown, np.where(edge < TWELVE, 255, 0))
     assert np.array_equal(shown, linear(TWELVE.astype(float), edge + 0.5, 1))
@@ -82,7 +82,7 @@ def test_monochrome1_is_inverted_after_the_window(path):
     window = {"bits": 12, "WindowCenter": 1000, "WindowWidth": 800}
     inverse = greys(path, TWELVE, photometric="MONOCHROME1", **window)
     assert np.abs(inverse - (255 - linear(TWELVE.astype(float), 1000, 800))).max() <= 0.5 + 1e-9
-    # Inverted before, the window would lie elsewhere, and nearly all would be white or black
+    # Inverted before the window, nearly all pixels would be white or black
     before = linear(4095.0 - TWELVE, 1000, 800)
     assert np.abs(inverse - before).mean() > 50
 
@@ -137,7 +137,7 @@ def test_a_table_that_is_cut_short_is_refused(path):
 
 
 def table_of(descriptor=(), data=(), **attributes):
-    """A look-up table's item without one of its two elements, or with it empty."""
+    """A look-up table's item, with either of its two elements missing or empty."""
     item = Dataset()
     for keyword, value in (("LUTDescriptor", descriptor), ("LUTData", data)):
         if value != ():
@@ -200,7 +200,7 @@ def test_bits_that_do_not_hold_what_is_shown_are_refused_and_do_not_matter_befor
 
 
 def test_a_slope_of_zero_is_refused(path):
-    """It is no transformation for some viewers, and a black picture for others."""
+    """Some viewers ignore such a slope, others show a black picture."""
     reason = "DICOM with a RescaleSlope of 0, which makes all values the same"
     assert refusal(path, dataset(TWELVE, bits=12, RescaleSlope=0, RescaleIntercept=5)) == reason
     assert refusal(path, dataset(TWELVE, bits=12, RescaleSlope=0, WindowCenter=9, WindowWidth=9)) == reason
@@ -250,7 +250,7 @@ def test_one_bit_is_black_and_white(path):
 
 @pytest.mark.parametrize("kind", ["OB", "OW"])
 def test_one_bit_in_big_endian_words(path, kind):
-    """In words of 16 pixels the first is the lowest bit, which is in the second byte (PS3.5 8.1.1)."""
+    """The first of the 16 pixels of a word is the lowest bit, which is in the second byte (PS3.5 8.1.1)."""
     bits = EIGHT > 100
     made = dataset(EIGHT, uid.ExplicitVRBigEndian, BitsAllocated=1, BitsStored=1, HighBit=0)
     packed = np.packbits(bits, bitorder="little")
@@ -281,7 +281,7 @@ def test_size_and_aspect_are_those_stored(path):
 
 
 def shifted(pixels, stored, high):
-    """Words whose `stored` bits end at bit `high`, and ones in every bit around them, as an overlay may leave there."""
+    """Words whose `stored` bits end at bit `high`; all other bits are 1, as an overlay may set them."""
     container = 8 * pixels.itemsize
     words = (pixels.astype(np.int64) % 2**stored) << (high + 1 - stored)
     around = (2**container - 1) ^ ((2**stored - 1) << (high + 1 - stored))
@@ -355,7 +355,7 @@ def test_colours_of_eight_bits_in_sixteen(path, high, photometric):
 
 @pytest.mark.parametrize("extra", [0, 2, 700])
 def test_twice_as_many_pixels_as_the_attributes_say_are_refused(path, extra):
-    """Of 16 bits where 8 are allocated, say: each of their bytes would be a pixel of the upper half."""
+    """For example 16-bit pixels with 8 bits allocated: each of their bytes would be shown as a pixel."""
     made = dataset(TWELVE, BitsAllocated=8, BitsStored=8, HighBit=7)
     made.PixelData += bytes(extra)
     reason = refusal(path, made)
@@ -436,11 +436,11 @@ def test_a_palette_may_begin_anywhere_and_each_colour_elsewhere(path):
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian], ids=["little", "big"])
 @pytest.mark.parametrize("bits", [8, 16])
 def test_a_palette_of_segments(path, syntax, bits):
-    """PS3.3 C.7.9.2: four values, a line to 100 in 8 steps, and both again from where they lie, up to 256 entries."""
+    """PS3.3 C.7.9.2: four values, a line to 100 in 8 steps, an indirect segment that repeats both, and 7 to the end."""
     scale = 1 if bits == 8 else 257
     discrete = [0, 4, *(value * scale for value in (10, 20, 40, 60))]
     line = [1, 8, 100 * scale]
-    again = [2, 2, *([0] * (4 if bits == 8 else 2))]  # two segments from the byte 0 on
+    again = [2, 2, *([0] * (4 if bits == 8 else 2))]  # an indirect segment: two segments from byte 0
     pad = [0, 256 - 24, *([7 * scale] * (256 - 24))] if bits == 16 else [0, 232, *([7] * 232)]
     once = [10, 20, 40, 60, *(60 + 5 * step for step in range(1, 9))]
     entries = np.array([*once, *once, *([7] * 232)])
@@ -480,5 +480,5 @@ def test_a_palette_that_cannot_be_what_it_says_is_refused(path, change, reason):
 
 
 def test_a_palette_of_dark_sixteen_bits_is_refused(path):
-    """Its values are those of 8 bits, and would all be black."""
+    """Its values are probably of 8 bits, and would all be shown black."""
     assert refusal(path, palette(COLOURS, 16)) == "DICOM with a palette of 16 bits whose values have 8"

@@ -21,7 +21,7 @@ SHIPPED = Path(pydicom.data.__file__).parent / "test_files"
 
 
 def made_files():
-    """Files of every compression that both know, and of attributes that decide about the picture."""
+    """Files of every compression that both programs know, and with attributes that decide about the picture."""
     window = {"bits": 12, "WindowCenter": 1800, "WindowWidth": 2500}
     signed = TWELVE.astype(np.int16) - 2000
     deep = imagecodecs.jpeg2k_encode(TWELVE, level=0, codecformat="J2K", bitspersample=12, reversible=True)
@@ -82,7 +82,7 @@ numpy.savez(sys.argv[1], **arrays)
 
 
 def shown(values, data):
-    """What a viewer shows of values or RGB (PS3.3 C.11), without tables."""
+    """How a viewer shows values or RGB (PS3.3 C.11), without tables."""
     if values.ndim == 3:
         return values.astype(float)
     values = values * float(data.get("RescaleSlope") or 1) + float(data.get("RescaleIntercept") or 0)
@@ -97,7 +97,7 @@ def shown(values, data):
 
 @pytest.mark.filterwarnings("ignore:Expected explicit VR")
 def test_compressed_files_are_what_gdcm_reads(tmp_path):
-    """Made ones, and those in pydicom's package; in a process of its own, which damaged files would end."""
+    """Files made here and those in pydicom's package; in a process of its own, as damaged files could crash GDCM."""
     pytest.importorskip("gdcm", reason="python-gdcm is not installed: pip install -e '.[dev]'")
     known = {name: data for name, data in made_files().items() if "high bit" not in name and "six" not in name}
     made = [save(tmp_path / f"{name}.dcm", data) for name, data in known.items()]
@@ -146,7 +146,7 @@ def test_pictures_are_those_that_dcmtk_shows(tmp_path):
         # -O: without overlays
         command = [program, *options, "-O", "+op", "-q", str(path), str(tmp_path / "shown.pnm")]
         if subprocess.run(command, capture_output=True, check=False).returncode:
-            continue  # JPEG 2000 and JPEG-LS, for instance
+            continue  # dcmtk lacks JPEG 2000 and JPEG-LS, for instance
         theirs = np.asarray(Image.open(tmp_path / "shown.pnm")).astype(int)
         assert theirs.shape == mine.shape, path
         assert np.abs(theirs - mine).max() <= 2, path

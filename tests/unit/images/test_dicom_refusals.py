@@ -1,4 +1,4 @@
-"""`medistill.images` on DICOM files that are not read, each for a reason in words, and on damaged ones."""
+"""`medistill.images` on DICOM files that are refused, each with its reason, and on damaged ones."""
 
 import logging
 import pickle
@@ -26,7 +26,7 @@ def path(tmp_path):
     return tmp_path / "image.dcm"
 
 
-# What is not read
+# Refused files
 
 
 def test_the_content_counts_and_not_the_name(tmp_path):
@@ -50,8 +50,8 @@ def test_dicom_without_its_preamble_is_named(path):
     save(path, dataset(EIGHT))
     content, reason = path.read_bytes(), "a DICOM file without its preamble, which is not read"
     assert refusal(path, content[128:]) == reason
-    assert refusal(path, content[132:]) == reason  # from the group 0002 on
-    assert refusal(path, b"\x08\0\x05\0\x0a\0\0\0ISO_IR 100" + bytes(200)) == reason  # 0008, implicit VR
+    assert refusal(path, content[132:]) == reason  # starts with group 0002
+    assert refusal(path, b"\x08\0\x05\0\x0a\0\0\0ISO_IR 100" + bytes(200)) == reason  # starts with 0008, implicit VR
     assert refusal(path, content[100:]) == "not an image, or in a format that is not read"
     assert refusal(path, b"\x08\0\x05\0\x0a\0\0\x99" + bytes(200)) == "not an image, or in a format that is not read"
 
@@ -62,14 +62,14 @@ def without(made, name):
 
 
 def of_floats(keyword):
-    """An image without integers: its pixels are in another element."""
+    """An image with float pixels, which are in another element than integers."""
     made = without(dataset(TWELVE), "PixelData")
     setattr(made, keyword, EIGHT.astype(np.float32 if keyword[0] == "F" else np.float64).tobytes())
     return made
 
 
 def report():
-    """A structured report: no image at all."""
+    """A structured report, which has no image."""
     made = dataset(EIGHT)
     for name in ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "SamplesPerPixel", "PixelData"):
         delattr(made, name)
@@ -160,7 +160,7 @@ def report():
 )
 def test_a_file_that_is_not_read_says_why(path, made, reason):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of writing what nobody should write
+        warnings.simplefilter("ignore")  # pydicom warns of writing invalid values
         made = made()
         save(path, made)
     assert refusal(path, path.read_bytes()) == reason
@@ -200,7 +200,7 @@ ELEMENTS = {
 @pytest.mark.parametrize("value", ["2048,0", "none", "1e", "12 34", "\\40", " \\40", "--5", "0x10", "1A"])
 @pytest.mark.filterwarnings("ignore:Invalid value")
 def test_a_number_that_is_none_is_refused_in_words(path, name, value):
-    """As they are stored: with a decimal comma, as text, of several the first empty."""
+    """Stored with a decimal comma, as text, or as several values of which the first is empty."""
     made = dataset(TWELVE, bits=12, WindowCenter=2000, WindowWidth=1000)
     tag, kind = ELEMENTS[name]
     raw = value.encode() + b" " * (len(value) % 2)
@@ -244,7 +244,7 @@ def test_of_several_numbers_the_first_counts(path, value):
 
 def test_values_further_apart_than_sixteen_bits_are_refused(path):
     made = dataset(TWELVE.astype(np.uint32) << 8, bits=16, BitsAllocated=32, HighBit=15)
-    assert np.asarray(read(save(path, made))).max() == 255  # what lies above bit 15 does not count
+    assert np.asarray(read(save(path, made))).max() == 255  # bits above 15 do not count
 
 
 def test_a_frame_larger_than_the_file_says_is_refused_before_it_is_decoded(path):
@@ -257,7 +257,7 @@ def test_a_frame_larger_than_the_file_says_is_refused_before_it_is_decoded(path)
 @pytest.mark.parametrize("syntax", [uid.JPEG2000Lossless, uid.HTJ2KLossless])
 @pytest.mark.parametrize("kind", ["palette", "bits", "size"])
 def test_jpeg_2000_that_is_another_picture_than_its_samples_is_refused(path, syntax, kind):
-    """Indices of a palette, 4 bits as if they were 8, and colours of which Pillow makes RGB before they are told."""
+    """Indices of a palette, 4 bits read as if they were 8, and colours that Pillow converts to RGB unasked."""
     pixels = EIGHT if kind == "palette" else COLOUR
     encode = imagecodecs.jpeg2k_encode if syntax == uid.JPEG2000Lossless else imagecodecs.htj2k_encode
     options = {"codecformat": "J2K", "mct": False} if syntax == uid.JPEG2000Lossless else {}
@@ -277,7 +277,7 @@ def test_jpeg_2000_that_is_another_picture_than_its_samples_is_refused(path, syn
 @pytest.mark.parametrize("kind", small_files())
 @pytest.mark.filterwarnings("error")
 def test_damage_ends_in_an_image_or_in_one_line(path, kind, capfd, caplog):
-    """Of 120 files with a few changed bytes: no crash of the process, no other exception, no word on stderr."""
+    """120 files with a few changed bytes cause no crash, no other exception and no output on stderr."""
     save(path, small_files()[kind])
     whole = path.read_bytes()
     random = np.random.default_rng(0)
@@ -323,7 +323,7 @@ def test_errors_travel_between_processes(path):
 @pytest.mark.parametrize("module", ["pydicom", "imagecodecs"])
 def test_without_the_extra_it_says_what_to_install(path, module, monkeypatch):
     made = dataset(EIGHT, uid.JPEGLosslessSV1, frame=lossless_jpeg(EIGHT, 8))
-    monkeypatch.setitem(sys.modules, module, None)  # what Python itself puts there for a module it must not find
+    monkeypatch.setitem(sys.modules, module, None)  # makes Python's import of the module fail
     assert refusal(path, made) == 'DICOM needs more packages: pip install "medistill[dicom]"'
 
 

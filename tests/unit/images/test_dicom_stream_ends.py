@@ -1,4 +1,4 @@
-"""`medistill.images` on compressed DICOM files: where a stream ends, what may follow, and streams that are cut off."""
+"""`medistill.images` on compressed DICOM files: ends of streams, bytes after them, and streams that are cut off."""
 
 import contextlib
 import itertools
@@ -70,7 +70,7 @@ PADDINGS = [b"", b"\0", b"\xff", b" ", b"\xd9", b"\x4f", b"\0\0\0", b"\xff\xff\x
 
 
 def given(made, *fragments, table=False):
-    """A dataset with these fragments as they are, each of an even length; `table`: with an offset to the first."""
+    """A dataset with these fragments, each of an even length; `table`: with an offset table."""
     offsets = struct.pack("<I", 0) if table else b""
     items = [offsets, *fragments]
     made.PixelData = b"".join(b"\xfe\xff\0\xe0" + struct.pack("<I", len(item)) + item for item in items)
@@ -109,9 +109,10 @@ def test_a_stream_may_lie_in_several_fragments(path, kind, table):
 ENDS = [b"\xff", b"\xd9", b"\xff\xd9", b"\xff\xff\xd9\xff"]
 
 
-@pytest.mark.parametrize("kind", sorted({*whole_streams()} - {"progressive jpeg"}))  # whose end only refines
+# the end of a progressive JPEG only refines the picture
+@pytest.mark.parametrize("kind", sorted({*whole_streams()} - {"progressive jpeg"}))
 def test_a_tail_does_not_make_a_stream_whole_that_is_cut_off(path, kind):
-    """Wherever it is cut off, and whatever follows there, an end marker among others, or bytes from nowhere."""
+    """Wherever the stream is cut off and whatever follows: an end marker, a part of one, or random bytes."""
     made, frame = whole_streams()[kind]
     made.PixelData = encapsulate([frame])
     exact = np.asarray(read(save(path, made)))
@@ -120,7 +121,7 @@ def test_a_tail_does_not_make_a_stream_whole_that_is_cut_off(path, kind):
         for tail in (*ENDS, random.integers(0, 256, 300, dtype=np.uint8).tobytes()):
             item = frame[:length] + tail
             if "2000" in kind and item[len(frame) - 2 :].startswith(b"\xff\xd9"):
-                continue  # nothing is missing: a byte is another one
+                continue  # nothing is missing, only bytes have changed
             with contextlib.suppress(ImageError):
                 shown = np.asarray(read(save(path, given(made, item + b"\0" * (len(item) % 2)))))
                 assert np.array_equal(shown, exact), (length, tail)
@@ -128,7 +129,7 @@ def test_a_tail_does_not_make_a_stream_whole_that_is_cut_off(path, kind):
 
 @pytest.mark.parametrize("kind", ["jpeg", "jpeg lossless", "jpeg extended", "jpeg with restarts"])
 def test_a_stream_that_was_closed_before_its_end_is_refused(path, kind):
-    """Decoders fill up what is missing with grey, without a word."""
+    """Decoders fill the missing part with grey without a warning."""
     made, frame = whole_streams()[kind]
     start = frame.index(b"\xff\xda") + 12
     for length in {*range(start, len(frame) - 4, 3), *range(len(frame) - 16, len(frame) - 4)}:
@@ -137,7 +138,7 @@ def test_a_stream_that_was_closed_before_its_end_is_refused(path, kind):
 
 
 def test_a_stream_whose_last_components_are_missing_is_refused(path):
-    """Closed between two scans, each of which is whole."""
+    """The stream is closed between two scans, each of which is whole."""
     made, frame = whole_streams()["jpeg lossless by plane"]
     scans = [i for i in range(len(frame)) if frame.startswith(b"\xff\xda\0\x08\1", i)]
     assert len(scans) == 3
@@ -151,7 +152,7 @@ def test_two_streams_in_one_frame_are_refused(path):
         made, frame = whole_streams()[kind]
         item = frame + b"\0" * (len(frame) % 2)
         assert refusal(path, given(made, item, item)) == "DICOM with several images in its one frame"
-        made.PixelData = encapsulate([frame, frame])  # which says where each begins
+        made.PixelData = encapsulate([frame, frame])  # with a table of where each begins
         assert refusal(path, made) == "DICOM with several images in its one frame"
 
 
@@ -164,9 +165,9 @@ def test_wherever_it_is_cut_off_it_is_refused(path, kind):
     read(path)
     whole = path.read_bytes()
     pixels = whole.rindex(struct.pack("<HH", 0x7FE0, 0x0010))
-    end = len(whole) - (8 if kind in COMPRESSED else 0)  # what follows delimits the frames, of which there is one
+    end = len(whole) - (8 if kind in COMPRESSED else 0)  # without the delimiter after the only frame
     reasons = {length: refusal(path, whole[:length]) for length in range(132, end, 5)}
-    assert reasons[pixels - pixels % 5 - 3] == "DICOM is truncated"  # between two attributes of the header, or in one
+    assert reasons[pixels - pixels % 5 - 3] == "DICOM is truncated"  # cut off within the header
     if kind in COMPRESSED:
         assert {reason for length, reason in reasons.items() if length > pixels + 12} == {"DICOM is truncated"}
     else:

@@ -1,4 +1,4 @@
-"""`medistill.images` on compressed DICOM files: every codec, where its stream ends, and streams that are cut off."""
+"""`medistill.images` on compressed DICOM files: every codec, bits and colours of its streams, boxes and tiles."""
 
 import io
 import struct
@@ -70,7 +70,7 @@ def test_jpeg_lossless_of_colours(path):
     assert np.array_equal(colours(path, dataset(COLOUR, uid.JPEGLosslessSV1, frame=lossless_jpeg(COLOUR, 8))), COLOUR)
     ybr = to_ybr(COLOUR)
     made = dataset(ybr, uid.JPEGLosslessSV1, frame=lossless_jpeg(ybr, 8), photometric="YBR_FULL")
-    made.PlanarConfiguration = 1  # has no meaning for a compressed frame
+    made.PlanarConfiguration = 1  # without meaning for a compressed frame
     assert np.abs(colours(path, made) - COLOUR).max() <= 2
 
 
@@ -87,7 +87,7 @@ def test_jpeg_ls_by_the_standards_own_example(path):
 @pytest.mark.parametrize(("pixels", "bits"), [(EIGHT, 8), (TWELVE, 12)])
 def test_jpeg_2000_loses_nothing(path, pixels, bits):
     frame = pillow(pixels, "JPEG2000", no_jp2=True)
-    if bits == 12:  # Pillow writes 16 bits; the precision is that of the stream
+    if bits == 12:  # Pillow writes 16 bits, so the stream's precision counts
         bits = 16
     shown = greys(path, pixels, uid.JPEG2000Lossless, frame=frame, bits=bits)
     assert np.array_equal(shown, stored_range(pixels))
@@ -123,7 +123,7 @@ def test_run_lengths_lose_nothing(path, pixels):
 
 
 def jpeg_2000(pixels, bits=None, **options):
-    """A JPEG 2000 stream of integers, of as many bits per sample as are asked for."""
+    """A JPEG 2000 stream of integers with `bits` per sample."""
     return imagecodecs.jpeg2k_encode(pixels, level=0, codecformat="J2K", bitspersample=bits, reversible=True, **options)
 
 
@@ -138,7 +138,7 @@ def test_high_throughput_jpeg_2000_loses_nothing(path, syntax, pixels):
 
 
 def test_high_throughput_jpeg_2000_is_what_another_decoder_reads(path):
-    """Lossy, by OpenJPEG, which knows it as well."""
+    """A lossy stream, against OpenJPEG."""
     frame = imagecodecs.htj2k_encode(TWELVE, level=0.001, reversible=False)
     stored = imagecodecs.jpeg2k_decode(frame)
     assert 0 < np.abs(stored.astype(int) - TWELVE).max() < 200
@@ -223,7 +223,7 @@ def test_jpeg_extended_in_colour(path):
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("shape", [(24, 32), (17, 23)])
 def test_baseline_samples_are_those_that_pillow_reads(path, quality, subsampling, shape):
-    """Not one of them differs, before they become RGB: another codec must not change what a network was trained on."""
+    """No sample differs before the conversion to RGB: another codec must not change a network's training pixels."""
     noise = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
     frame = pillow(noise, "JPEG", quality=quality, subsampling=subsampling)
     picture = Image.open(io.BytesIO(frame))
@@ -258,7 +258,7 @@ def with_markers(frame, *, jfif=False, adobe=None, ids=None):
 
 
 IN_YBR = imagecodecs.jpeg8_encode(to_ybr(COLOUR), level=100, colorspace="YCBCR", outcolorspace="YCBCR")
-IN_RGB = imagecodecs.jpeg8_encode(COLOUR, level=100, colorspace="YCBCR", outcolorspace="YCBCR")  # as if it were
+IN_RGB = imagecodecs.jpeg8_encode(COLOUR, level=100, colorspace="YCBCR", outcolorspace="YCBCR")  # not transformed
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ IN_RGB = imagecodecs.jpeg8_encode(COLOUR, level=100, colorspace="YCBCR", outcolo
     [
         (IN_YBR, {}, "YBR_FULL_422"),
         (IN_YBR, {"jfif": True}, "YBR_FULL"),
-        (IN_YBR, {"jfif": True}, "RGB"),  # the stream says that it is not
+        (IN_YBR, {"jfif": True}, "RGB"),  # the stream says that it is YCbCr
         (IN_YBR, {"adobe": 1}, "YBR_FULL_422"),
         (IN_YBR, {"adobe": 1}, "YBR_FULL"),
         (IN_YBR, {"adobe": 1}, "RGB"),
@@ -278,7 +278,7 @@ IN_RGB = imagecodecs.jpeg8_encode(COLOUR, level=100, colorspace="YCBCR", outcolo
         (IN_RGB, {"adobe": 0}, "RGB"),
         (IN_RGB, {"ids": b"RGB"}, "RGB"),
         (IN_RGB, {"adobe": 0, "ids": b"RGB"}, "RGB"),
-        (IN_RGB, {"adobe": 0, "ids": b"RGB"}, "YBR_FULL_422"),  # the stream says that it is not
+        (IN_RGB, {"adobe": 0, "ids": b"RGB"}, "YBR_FULL_422"),  # the stream says that it is RGB
     ],
 )
 def test_colours_are_transformed_once_whatever_a_jpeg_says_of_itself(path, frame, markers, photometric):
@@ -311,11 +311,11 @@ def test_jpeg_ls_in_colour(path, kind):
     assert np.array_equal(colours(path, dataset(COLOUR, uid.JPEGLSLossless, frame=frame)), COLOUR)
 
 
-# Bits of the stream that are not those of the attributes
+# Streams whose bits differ from the attributes
 
 
 def frame_of(kind, pixels, bits):
-    """A stream of `bits` a sample, with its transfer syntax."""
+    """A stream with `bits` per sample, and its transfer syntax."""
     if kind == "JPEG Lossless":
         return uid.JPEGLosslessSV1, lossless_jpeg(pixels, bits)
     if kind == "JPEG-LS":
@@ -346,7 +346,7 @@ def test_the_streams_own_bits_count(path, kind, pixels, bits, stored, allocated)
 @pytest.mark.parametrize("kind", ["JPEG Lossless", "JPEG 2000"])
 @pytest.mark.parametrize("shift", [0, 4])
 def test_values_in_the_streams_upper_bits_are_shifted_down(path, kind, shift):
-    """16 bits in the stream, 12 stored, ending at bit 15; or 12 and 12, where that bit has no meaning."""
+    """16 bits in the stream, 12 stored, ending at bit 15; or 12 and 12, where the high bit has no meaning."""
     syntax, frame = frame_of(kind, TWELVE << shift, 12 + shift)
     attributes = {"bits": 12, "HighBit": 15, "WindowCenter": 2000, "WindowWidth": 3000}
     shown = greys(path, TWELVE, syntax, frame=frame, **attributes)
@@ -361,7 +361,7 @@ def test_a_high_bit_that_fits_neither_is_refused(path):
 
 @pytest.mark.parametrize(("mask", "bits"), [(0xFFF, 12), (0xFFF, 16), (0xFFFF, 16), (0x1FFF, 13)])
 def test_signed_values_in_a_stream_that_knows_no_sign(path, mask, bits):
-    """Their sign is at the highest bit stored, or, where the stream has more and they reach there, at its highest."""
+    """Their sign is at the highest stored bit, or, if the stream has more bits and values use them, at its highest."""
     pixels = TWELVE.astype(np.int16) - 2000
     frame = lossless_jpeg(pixels.astype(np.uint16) & mask, bits)
     attributes = {"bits": 12, "WindowCenter": 0, "WindowWidth": 3000}
@@ -371,7 +371,7 @@ def test_signed_values_in_a_stream_that_knows_no_sign(path, mask, bits):
 
 @pytest.mark.parametrize("kind", ["JPEG 2000", "High-Throughput JPEG 2000"])
 def test_signed_values_that_the_attribute_calls_unsigned_are_refused(path, kind):
-    """Three decoders make three pictures of them."""
+    """Three decoders read three different pictures."""
     pixels = TWELVE.astype(np.int16) - 2000
     syntax, frame = frame_of(kind, pixels, 12)
     reason = "DICOM with unsigned values whose stream says that they are signed"
@@ -399,7 +399,7 @@ def test_an_overlay_in_the_upper_bits_of_a_stream_is_not_shown(path):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(32, 24), (12, 64), (23, 32)])
 def test_a_stream_of_another_shape_is_refused(path, kind, shape):
-    """32x24 for 24x32 has as many pixels, and would be a scrambled picture."""
+    """32x24 has as many pixels as 24x32, and would be a scrambled picture."""
     pixels = np.resize(TWELVE, shape)
     syntax, frame = frame_of(kind, pixels, 12)
     assert refusal(path, dataset(TWELVE, syntax, frame=frame, bits=12)) == (
@@ -427,7 +427,7 @@ def test_a_stream_of_more_bits_than_are_read_is_refused(path):
 
 
 def in_boxes(stream, *, long=False, to_the_end=False):
-    """A JP2 file around a codestream (T.800 annex I): a signature, a header that says nothing true, and the stream."""
+    """A JP2 file around a codestream (T.800 annex I): a signature, a header with wrong values, and the stream."""
 
     def box(kind, content):
         return struct.pack(">I", len(content) + 8) + kind + content
@@ -475,7 +475,7 @@ def test_a_deflated_file_is_the_same_picture(path):
 
 
 def deflated(path, content):
-    """A file whose deflated part is `content`, packed."""
+    """A file whose deflated part is `content`, compressed."""
     save(path, dataset(EIGHT, uid.DeflatedExplicitVRLittleEndian))
     head = path.read_bytes()
     end = 144 + int.from_bytes(head[140:144], "little")

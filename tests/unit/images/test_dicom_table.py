@@ -1,4 +1,4 @@
-"""docs/data.md says which DICOM files are read; here that is held against the code."""
+"""The tables of docs/data.md on DICOM files agree with the code."""
 
 import re
 
@@ -40,7 +40,7 @@ def test_the_photometric_interpretations_are_those_of_the_code(page):
 
 
 def test_the_attributes_are_those_of_the_code(page, root):
-    """Every attribute that the code asks for has its row, and none that is said to be ignored is asked for."""
+    """Every attribute that the code reads has a row, and the code reads none of those that are said to be ignored."""
     keywords = set(keyword_dict)
     code = "".join(
         (root / "src" / "medistill" / "images" / name).read_text() for name in ("dicom.py", "dicom_display.py")
@@ -50,8 +50,9 @@ def test_the_attributes_are_those_of_the_code(page, root):
     table = rows(page, "attributes")
     read = {word for cell, how in table if how != "ignored" for word in re.findall(r"[A-Z][A-Za-z0-9]+", cell)}
     ignored = {word for cell, how in table if how == "ignored" for word in re.findall(r"[A-Z][A-Za-z0-9]+", cell)}
-    assert ignored - {"OverlayData"} <= keywords  # whose group varies
+    assert ignored - {"OverlayData"} <= keywords  # OverlayData has no keyword, as its group varies
     assert not ignored & asked
-    palette = {word for word in read if word.startswith(("Red", "Green", "Blue", "Data"))}  # by their colour's name
-    assert read - palette - {"PixelDataProviderURL", "PlanarConfiguration"} == asked  # of which pydicom takes care
+    # the code builds the keywords of palettes from names of colours, and pydicom itself reads the last two
+    palette = {word for word in read if word.startswith(("Red", "Green", "Blue", "Data"))}
+    assert read - palette - {"PixelDataProviderURL", "PlanarConfiguration"} == asked
     assert 'f"{colour}PaletteColorLookupTable"' in code

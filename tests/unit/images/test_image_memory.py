@@ -1,4 +1,4 @@
-"""What decoding takes of memory: no more than is reckoned before it begins, and what is too much is refused."""
+"""Decoding takes no more memory than estimated before, and files that would take too much are refused."""
 
 import io
 import json
@@ -27,7 +27,7 @@ COLOUR = np.stack([GREY, GREY[::-1], 255 - GREY], axis=-1)
 LAYERS = np.dstack([COLOUR, np.broadcast_to((ROWS % 256).astype(np.uint8), GREY.shape)])
 DEEP = GREY.astype(np.uint16) * 16
 
-PICTURES = {  # how many bytes a pixel takes at most, and the file
+PICTURES = {  # most bytes per pixel, and the file
     "grey.png": (2, GREY, {"compress_level": 1}),
     "grey alpha.png": (8, LAYERS[..., 2:], {"compress_level": 1}),
     "colour.png": (5, COLOUR, {"compress_level": 1}),
@@ -46,7 +46,7 @@ PICTURES = {  # how many bytes a pixel takes at most, and the file
 
 
 def write_dicoms(folder):
-    """DICOM files of as many pixels, and the bytes that a pixel of each takes at most."""
+    """DICOM files of equally many pixels, and the most bytes per pixel of each."""
     in_jpeg_2000 = imagecodecs.jpeg2k_encode(DEEP, level=0, codecformat="J2K", reversible=True)
     lossless = imagecodecs.jpeg8_encode(DEEP, lossless=True, bitspersample=12)
     save(folder / "plain.dcm", dataset(DEEP, bits=12, WindowCenter=2000, WindowWidth=3000))
@@ -96,7 +96,7 @@ print(json.dumps(taken))
 
 
 def test_decoding_takes_no_more_than_is_reckoned(tmp_path):
-    """Beside it, a few megabytes for what is worked on at once."""
+    """A few more megabytes are allowed for buffers."""
     most = write_dicoms(tmp_path)
     for name, (bytes_per_pixel, pixels, options) in PICTURES.items():
         image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
@@ -115,7 +115,7 @@ def webp(width, height):
 
 
 def progressive(width, height):
-    """A progressive JPEG of four components that says it is as large as this."""
+    """A progressive JPEG of four components that declares this size."""
     stream = io.BytesIO()
     Image.new("CMYK", (16, 16)).save(stream, "JPEG", progressive=True)
     content = bytearray(stream.getvalue())
@@ -140,7 +140,7 @@ def test_what_takes_too_much_is_refused_before_it_is_decoded(tmp_path, content, 
 
 
 def test_webp_says_its_size_in_three_ways(tmp_path):
-    """By which it is refused before Pillow opens it: that takes memory for all of its pixels."""
+    """The size is read before Pillow opens the file, which would take memory for all of its pixels."""
     from medistill.images.decode import _webp_size
 
     for options in ({"quality": 80}, {"lossless": True}, {"lossless": True, "exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}):
@@ -170,7 +170,7 @@ LONG = 100_000_000
 
 
 def longer(kind, path):
-    """A small picture in a file that is `LONG` bytes longer, of zeros: beside its pixels, or in the place of them."""
+    """A small picture in a file with `LONG` zero bytes beside its pixels, or in place of them."""
     name, small = path / "long", GREY[:24, :32]
     gap, rest = b"", b""
     if kind in ("JPEG2000", "WEBP"):
@@ -211,7 +211,7 @@ DICOM_KINDS = (
 
 @pytest.mark.parametrize("kind", [*DICOM_KINDS, "JPEG2000", "WEBP"])
 def test_a_small_picture_in_a_long_file_is_refused_before_that_is_read(tmp_path, monkeypatch, kind):
-    """At once: what takes the memory of a device, or minutes to walk through, are not its pixels."""
+    """Reading the whole file would take a device's memory, or minutes."""
     monkeypatch.setattr("medistill.images.limits.MAX_BYTES", 20_000_000)
     path = longer(kind, tmp_path)
     tracemalloc.start()
@@ -227,7 +227,7 @@ def test_a_small_picture_in_a_long_file_is_refused_before_that_is_read(tmp_path,
 
 
 def test_zeros_are_no_attributes(tmp_path, monkeypatch):
-    """Behind the pixels they do not count, before them the picture is missing: as where a disk has lost a page."""
+    """Zeros after the pixels are ignored; zeros before them, as from a lost page of a disk, hide the picture."""
     monkeypatch.setattr("tests.unit.images.test_image_memory.LONG", 100_000)
     exact = np.asarray(read(save(tmp_path / "whole", dataset(GREY[:24, :32]))))
     assert np.array_equal(np.asarray(read(longer("zeros behind", tmp_path))), exact)
@@ -238,7 +238,7 @@ def test_zeros_are_no_attributes(tmp_path, monkeypatch):
 
 
 def test_a_file_for_which_there_is_no_memory_is_named(tmp_path):
-    """On a device that has less than `MAX_BYTES`: a line, and the process lives."""
+    """On a device with less than `MAX_BYTES` it is one line, and the process goes on."""
     (tmp_path / "large.png").write_bytes(png(np.zeros((9_000, 1), np.uint8), 8, 6, width=9_000))
     code = """
 import resource, sys
@@ -265,7 +265,7 @@ def test_a_hundred_million_greys_and_colours_are_within_the_limit():
 
 
 def test_strips_change_no_pixel(tmp_path):
-    """A picture of more rows than one strip has, against the same arithmetic on all of it at once."""
+    """A picture of several strips, against the same arithmetic on the whole picture."""
     values = DEEP.astype(np.int32) * 7 - 5000
     Image.fromarray(values).save(tmp_path / "deep.tif")
     low, high = float(values.min()), float(values.max())

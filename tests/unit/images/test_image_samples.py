@@ -1,4 +1,4 @@
-"""`medistill.images`: samples of any depth, sign, order and transparency are read as they are meant, or refused."""
+"""`medistill.images`: samples of any depth, sign, order and transparency are read correctly, or refused."""
 
 import io
 import struct
@@ -33,7 +33,7 @@ UNKNOWN = "a TIFF image that is damaged, or of a kind that is not read"
 
 
 def pixels_of(path, content):
-    """What `read` makes of a file, float64: (H, W) if it is grey."""
+    """The pixels that `read` returns for a file, float64: (H, W) if it is grey."""
     path.write_bytes(content)
     image = read(path)
     assert image.mode in ("L", "RGB")
@@ -72,7 +72,7 @@ def test_a_grey_that_is_transparent_is_black_in_any_depth(path, bits, which):
 
 def test_sixteen_bits_with_a_transparent_grey_are_refused_where_it_shows(path):
     values = GREY.astype(int) * 200 + 1000
-    for level in (0, 65535, 1001, int(values.min())):  # none has it, or it is black anyway
+    for level in (0, 65535, 1001, int(values.min())):  # no pixel has it, or it is black anyway
         content = png(values, 16, 0, (b"tRNS", struct.pack(">H", level)))
         assert np.array_equal(pixels_of(path, content), stretched(values))
     for level in (int(values.max()), int(values[4, 4])):
@@ -115,7 +115,7 @@ def test_transparency_by_pixel_lies_on_black(path):
 
 
 def grey_tiff(values, kind, *, white_is_zero=False, is_packed=False, order="<", **tags):
-    """Grey TIFF of numbers `kind` (`u2`, `f4`, ...), perhaps deflated."""
+    """Grey TIFF of numbers of the type `kind` (`u2`, `f4`, ...), deflated if `is_packed`."""
     content = values.astype(order + kind).tobytes()
     format_ = {"u": None, "i": 2, "f": 3}[kind[0]]
     return tiff(
@@ -139,7 +139,7 @@ DEEP = GREY.astype(float) * 60 - 3000  # -3000..11100
 def test_deep_greys_of_tiff_are_those_stored_or_refused(path, kind, order, white_is_zero, is_packed):
     values = DEEP / 7 if kind[0] == "f" else DEEP + 3000 if kind[0] == "u" else DEEP
     if kind == "u4":
-        values = values * 300_000  # up to 4.2 thousand million, more than signed ones reach
+        values = values * 300_000  # up to 4.2e9, beyond the range of signed integers
     content = grey_tiff(values, kind, order=order, white_is_zero=white_is_zero, is_packed=is_packed)
     unread = kind in ("f2", "f8") or (white_is_zero and (kind in ("i2", "i4", "u4") or (kind, order) == ("u2", ">")))
     if unread or (kind, order) == ("u4", ">"):
@@ -163,7 +163,7 @@ def test_greys_of_tiff_of_up_to_eight_bits(path, bits, order, white_is_zero, com
     content = b"".join(packed(values, bits))
     if compression == 8:
         content = zlib.compress(content)
-    elif compression == 32773:  # PackBits: a row as it is
+    elif compression == 32773:  # PackBits: rows stored literally
         content = b"".join(bytes([len(row) - 1]) + row for row in packed(values, bits))
     exact = (highest - values if white_is_zero else values) * 255 // highest
     made = tiff(content, bits, 0 if white_is_zero else 1, order=order, t259=compression)
@@ -204,7 +204,7 @@ def test_colours_of_tiff_have_eight_bits(path, bits, planes, is_packed):
 
 @pytest.mark.parametrize("order", ["<", ">"], ids=["little", "big"])
 def test_transparency_of_tiff_lies_on_black(path, order):
-    """ExtraSamples 1: colours multiplied with it already; 2: not; 0: another sample, of no meaning here."""
+    """ExtraSamples 1: premultiplied alpha; 2: alpha that is not; 0: another sample, which is ignored."""
     on_black = COLOUR * (ALPHA / 255)[..., None]
     multiplied = np.rint(on_black).astype(np.uint8)
     for extra, pixels, exact in ((2, COLOUR, on_black), (1, multiplied, on_black), (0, COLOUR, COLOUR)):
@@ -229,7 +229,7 @@ def test_palettes_of_tiff_have_sixteen_bits(path, bits):
 def test_ycbcr_of_tiff(path):
     stored = np.asarray(Image.fromarray(COLOUR).convert("YCbCr"))
     assert np.abs(pixels_of(path, tiff(stored.tobytes(), 8, 6, 3, t530=[1, 1])) - COLOUR).max() <= 3
-    content = stored.tobytes() + bytes(2000)  # as if it were subsampled: enough bytes to be read as another picture
+    content = stored.tobytes() + bytes(2000)  # enough bytes to be misread as subsampled
     assert reason_of(path, tiff(content, 8, 6, 3)) == "TIFF with subsampled YCbCr that is not compressed is not read"
 
 
@@ -261,7 +261,7 @@ def test_bmp_of_any_depth(path):
     blue_first = COLOUR[..., ::-1]
     assert np.array_equal(pixels_of(path, bmp(24, [row.tobytes() for row in blue_first[::-1]])), COLOUR)
     assert np.array_equal(pixels_of(path, bmp(24, [row.tobytes() for row in blue_first], height=-12)), COLOUR)
-    for fourth in (np.zeros_like(GREY), ALPHA):  # of no meaning without a mask
+    for fourth in (np.zeros_like(GREY), ALPHA):  # the fourth byte is ignored without a mask
         rows = np.dstack([blue_first, fourth])[::-1]
         assert np.array_equal(pixels_of(path, bmp(32, rows.tobytes())), COLOUR)
     red, green, blue = (COLOUR[..., i].astype(int) for i in range(3))
@@ -363,7 +363,7 @@ def test_palettes_of_jpeg_2000(path, bits):
 
 @pytest.mark.parametrize("kind", ["equal colours", "4 bits each", "of grey"])
 def test_palettes_of_jpeg_2000_that_pillow_does_not_look_up_are_refused(path, kind):
-    """It counts equal colours once, takes 4 bits as if they were 8, and forgets a palette where colours are grey."""
+    """Pillow merges equal colours, reads 4 bits as if they were 8, and drops a palette of greys."""
     values, table, depth = GREY >> 4, TABLE[:16].copy(), 8
     if kind == "equal colours":
         table[3] = table[2]
@@ -377,7 +377,7 @@ def test_palettes_of_jpeg_2000_that_pillow_does_not_look_up_are_refused(path, ki
 
 @pytest.mark.parametrize("component", [0, 1, 2, 3])
 def test_jpeg_2000_whose_components_differ_in_bits_is_refused(path, component):
-    """Transparency of one bit, say, whose 1 would be one half."""
+    """For example transparency of one bit, in which 1 would be read as one half."""
     stream = bytearray(in_jpeg_2000(np.dstack([COLOUR, ALPHA])))
     assert np.abs(pixels_of(path, bytes(stream)) - COLOUR * (ALPHA / 255)[..., None]).max() <= 0.5 + 1e-9
     assert stream[42 + 3 * component] == 7

@@ -1,4 +1,4 @@
-"""`medistill.images`: every mode against the same picture, geometry against drawn rectangles, damaged files."""
+"""`medistill.images`: every mode against one picture, geometry against drawn rectangles, and damaged files."""
 
 import contextlib
 import io
@@ -57,7 +57,7 @@ def test_cmyk_is_read_as_colour(tmp_path):
 
 @pytest.mark.parametrize("transform", [0, 2])
 def test_cmyk_of_a_jpeg_is_turned_as_its_adobe_marker_says(tmp_path, transform):
-    """Adobe's programs store 255 less the ink, as such (0) or as YCCK (2)."""
+    """Adobe's programs store 255 minus the ink, as CMYK (0) or YCCK (2)."""
     import imagecodecs
 
     ink = np.concatenate([255 - COLOUR, np.full((32, 32, 1), 40, np.uint8)], axis=-1)
@@ -110,7 +110,7 @@ def write_png(path, colour_type, samples):
 
 @pytest.mark.parametrize(("colour_type", "samples"), [(2, 3), (4, 2), (6, 4)])
 def test_sixteen_bit_colour_and_transparency_are_refused(tmp_path, colour_type, samples):
-    """Pillow keeps the upper 8 bits: of a picture with 12 of 16 it would be nearly black."""
+    """Pillow keeps the upper 8 bits: a picture of 12 bits in 16 would be nearly black."""
     path = write_png(tmp_path / "x.png", colour_type, np.stack([GREY.astype(np.uint16) * 16] * samples, -1))
     with pytest.raises(
         ImageError, match=r"x\.png: colour or transparency with 16 bits per sample is not read; convert"
@@ -122,7 +122,7 @@ def test_sixteen_bit_colour_and_transparency_are_refused(tmp_path, colour_type, 
 
 @pytest.mark.parametrize("compression", [1, 8])
 def test_sixteen_bit_colour_of_tiff_is_refused(tmp_path, compression):
-    """1: none, 8: deflate, which another decoder reads; TIFF 6.0, a header and ten entries."""
+    """TIFF 6.0, uncompressed (1) and deflated (8), for which Pillow uses another decoder."""
     content = (COLOUR.astype(np.uint16) * 16).astype("<u2").tobytes()
     content = zlib.compress(content) if compression == 8 else content
     bits_at = 8 + 2 + 10 * 12 + 4
@@ -175,7 +175,7 @@ def test_what_is_transparent_becomes_black(tmp_path, mode):
     assert np.array_equal(decode(path, size=32, channels=1, fit="pad")[0], np.where(alpha > 0, 90, 0))
 
 
-UPRIGHT = {  # EXIF 2.32, tag Orientation: how the stored rows and columns lie in the upright picture
+UPRIGHT = {  # EXIF 2.32, tag Orientation: from the stored to the upright picture
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -236,7 +236,7 @@ def test_boxes_lie_where_the_pixels_lie(tmp_path, fit, width, height):
         path = save(tmp_path / "box.png", Image.fromarray(image))
         frame = decode(path, size=size, channels=1, fit=fit)[0]
         (box,) = fit_boxes(np.array([[x, y, w, h]]), width=width, height=height, size=size, fit=fit) * size
-        # A pixel is the share of it that the box covers, so sums over rows and columns are lengths
+        # Each pixel is its share covered by the box, so sums over rows and columns are lengths
         mass = frame.sum() / 255
         assert mass == pytest.approx(box[2] * box[3], abs=2 + 0.05 * mass)
         if box[2] >= 2 and box[3] >= 2:
@@ -271,13 +271,13 @@ def test_names_may_be_any_bytes(tmp_path, name):
             read(path)
         assert caught.value.path == path
         assert caught.value.reason.startswith(reason)
-        assert caught.value.reason.isprintable()  # the name is not in it, and it can be written as UTF-8
+        assert caught.value.reason.isprintable()  # without the name, so that it can be written as UTF-8
 
 
 @pytest.mark.parametrize(
     ("kind", "options", "spare"),
     [
-        ("PNG", {}, 20),  # the last chunk, which is empty, and the checksum before it and of it
+        ("PNG", {}, 20),  # the last, empty chunk with its checksum, and the checksum before it
         ("JPEG", {}, 2),  # the end marker
         ("JPEG", {"progressive": True}, 0),
         ("TIFF", {"compression": "tiff_lzw"}, 4),
@@ -306,7 +306,7 @@ def test_wherever_a_file_is_cut_off_it_is_refused_or_has_all_its_pixels(tmp_path
 
 
 def huge_png(path, side):
-    """A valid PNG header of a side that nobody would unpack, in a hundred bytes."""
+    """A valid PNG header of a huge picture, in a hundred bytes."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -338,7 +338,7 @@ def damaged(kind, path):
     elif kind == "pipe":
         os.mkfifo(path)
     elif kind == "bomb":
-        huge_png(path, 11_000)  # above our limit, below that of Pillow
+        huge_png(path, 11_000)  # above our limit, below Pillow's
     elif kind == "great bomb":
         huge_png(path, 50_000)
 

@@ -1,8 +1,8 @@
-"""What was read rightly is read the same: pixels and frames of many files, as commit 5cf6b1f read them.
+"""Pixels and frames of many files are still read as commit 5cf6b1f read them.
 
-`pinned_pixels.json` holds a line for each file: a checksum of the picture and of its frames in every fit, or, of what
-is compressed with loss and so may depend on the decoder's version, means of its parts; or why it is not read.
-Pictures that were wrong or refused then stand there as other decoders read them (GDCM, OpenJPEG, libjpeg, dcmtk).
+`pinned_pixels.json` has one line per file: a checksum of the picture and of its frames in every fit; for lossy files,
+which may depend on the decoder's version, means of parts of the picture; or the reason why it is refused. For pictures
+that were wrong or refused then, it has the pixels of other decoders (GDCM, OpenJPEG, libjpeg, dcmtk).
 """
 
 import hashlib
@@ -30,10 +30,10 @@ LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.
 
 
 def described(path: Path, *, is_lossy: bool = False) -> str:
-    """One line about what a file is read as; grey and colour of the same pixels are the same."""
+    """One line about the pixels of a file; grey and colour pictures of the same pixels give the same line."""
     try:
         image = read(path)
-    except ImageError as error:  # what a decoder says of damage is its own
+    except ImageError as error:  # without the decoder's own words about damage
         return f"refused: {error.reason.partition(': ')[0] if 'cannot be decoded' in error.reason else error.reason}"
     if is_lossy:
         parts = np.asarray(image.convert("L").resize((4, 4), Image.Resampling.BOX))
@@ -46,7 +46,7 @@ def described(path: Path, *, is_lossy: bool = False) -> str:
 
 
 def made_pictures() -> dict[str, bytes]:
-    """A picture of each kind that the writers of these tests can write, by its name."""
+    """A picture of each kind that tests/pictures.py can write, by name."""
     made = {}
     for bits in (1, 2, 4, 8, 16):
         values = PIXELS.astype(int) * 2**bits // 256
@@ -85,7 +85,7 @@ def made_pictures() -> dict[str, bytes]:
 
 
 def made_dicoms():
-    """A DICOM file of each kind whose bytes depend on no encoder, by its name."""
+    """A DICOM file of each kind whose bytes depend on no encoder, by name."""
     window = {"WindowCenter": 1500, "WindowWidth": 1700}
     signed = TWELVE.astype(np.int16) - 2000
     curve = np.rint(4095 * (np.arange(3000) / 2999) ** 2).astype(int).tolist()
@@ -138,7 +138,7 @@ def test_made_dicom_files_are_read_as_ever(tmp_path, name):
 
 
 def shipped_files() -> dict[str, Path]:
-    """The test files in pydicom's own package, by their path in it."""
+    """The test files in pydicom's package, by their path in it."""
     folder = Path(pydicom.data.__file__).parent
     found = [path for part in ("test_files", "charset_files") for path in (folder / part).rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): path for path in sorted(found)}

@@ -1,4 +1,4 @@
-"""The bootstrap against brute force on the same resamples, and its rules against numbers worked out by hand."""
+"""The bootstrap against brute force on the same resamples, and its rules against numbers computed by hand."""
 
 import time
 
@@ -94,7 +94,7 @@ def test_interval_is_the_percentile_interval_of_the_resamples():
 
 @pytest.mark.parametrize("groups", [2, 10, 27, 5000])
 def test_interval_of_few_groups_is_expanded(groups):
-    """That of the mean of n numbers, by t and with the variance that resamples lack."""
+    """By Student's t, and by the factor n/(n − 1) that the variance of resamples lacks."""
     values = np.append(0.5, np.linspace(0, 1, 4001))
     tail = stats.norm.cdf(-stats.t.ppf(0.975, groups - 1) * np.sqrt(groups / (groups - 1)))
     summary = summarise(values, groups=groups)
@@ -115,7 +115,7 @@ def test_interval_of_a_share_is_wilsons(share, trials):
 
 
 def test_figures_at_the_end_of_their_range_have_an_interval_with_width_or_none():
-    """No resample of 12 positives above all negatives is ranked otherwise, and yet the next positive may be."""
+    """With 12 positives above all negatives every resample has AUROC 1, and yet the next positive may be lower."""
     targets, groups = np.repeat([1.0, 0.0], [12, 40])[:, None], np.arange(52)
     auroc, precision = measure_ranking(targets, targets + 0.1 * targets, groups, bootstrap.draw(52, 200, seed=0))
     rests_on = fewer_groups(targets[:, 0], groups)
@@ -128,7 +128,7 @@ def test_figures_at_the_end_of_their_range_have_an_interval_with_width_or_none()
         assert summarise(auroc.mean(axis=1), **options).lower is None
     worst = summarise(1 - auroc[:, 0], groups=rests_on)
     assert (worst.lower, worst.upper) == pytest.approx((0, 1 - lower))
-    # Two models that never differ have a difference of 0, which is no end of its range.
+    # A difference of 0 between two equal models is not an end of its range.
     same = summarise(auroc[:, 0] - auroc[:, 0], groups=rests_on, difference=True)
     assert (same.lower, same.upper) == (0, 0)
 
@@ -160,7 +160,7 @@ def test_p_value_by_hand():
     differences = np.array([0.3, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
     assert p_value(differences) == pytest.approx(0.6)
     assert p_value(-differences) == pytest.approx(0.6)
-    # The least it can say is 2 / (R + 1): never 0.
+    # The smallest possible value is 2 / (R + 1), never 0.
     assert p_value(np.ones(10)) == pytest.approx(2 / 10)
     assert p_value(np.zeros(10)) == 1
 
@@ -187,7 +187,7 @@ def test_holm_by_hand():
 
 
 def label(positives: int, positive_groups: int, negatives: int = 30, negative_groups: int = 30):
-    """Targets and groups: so many positives from so many groups, and the like for negatives."""
+    """Targets and groups, with these numbers of positives and negatives from these numbers of groups."""
     targets = np.append(np.ones(positives), np.zeros(negatives))
     groups = np.append(np.arange(positives) % positive_groups, 1000 + np.arange(negatives) % negative_groups)
     return targets, groups
@@ -210,7 +210,7 @@ def test_eligibility(targets, groups, reason):
 
 
 def test_intervals_over_images_miss_the_truth():
-    """Patients of several images with a common effect: intervals over patients hold the truth, over images do not."""
+    """Images of a patient share an effect: intervals over patients contain the truth, those over images too rarely."""
     random = np.random.default_rng(5)
     truth, held = 0.76025, {"patients": 0, "images": 0}  # Φ(1 / √2), positives one standard deviation above
     runs, patients, each = 120, 60, 8
@@ -250,7 +250,7 @@ def patients_of_nih(random: np.random.Generator, rate: float) -> tuple[np.ndarra
 
 
 def true_values(rate: float) -> tuple[float, float]:
-    """AUROC and average precision of `patients_of_nih` in endless data, the latter by its integral over thresholds."""
+    """True AUROC and average precision of `patients_of_nih`, the latter by its integral over thresholds."""
     thresholds = np.linspace(10, -10, 20_001)
     hits, alarms = stats.norm.sf(thresholds - SEPARATION), stats.norm.sf(thresholds)
     precision = rate * hits / (rate * hits + (1 - rate) * alarms)
@@ -258,7 +258,7 @@ def true_values(rate: float) -> tuple[float, float]:
 
 
 def coverage(rate: float, runs: int) -> dict[str, float]:
-    """How often intervals hold the truth: those that are used, and others, by name."""
+    """How often the intervals in use, and others, contain the true value, by name."""
     random = np.random.default_rng(1)
     truth, held = true_values(rate), {}
 
@@ -288,7 +288,7 @@ def test_intervals_of_rare_labels_hold_the_truth_as_often_as_they_say():
     assert held["auroc"] >= 0.93
     assert held["auprc"] >= 0.93
     assert held["macro auroc"] >= 0.93
-    # Neither of what labels had before would pass.
+    # Both earlier kinds of interval for labels would fail.
     assert held["auroc, percentile"] < 0.92
     assert held["auprc, reflected"] < 0.88
 

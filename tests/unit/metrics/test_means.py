@@ -47,7 +47,7 @@ def test_interval_of_nothing():
 
 @pytest.mark.parametrize("interval", [mean_interval, share_interval])
 def test_findings_of_one_patient_have_no_interval(interval):
-    """Nobody knows how much another patient would differ; a resample draws the same one again."""
+    """One patient shows nothing about differences between patients: each resample draws the same one."""
     hits = np.array([1.0, 0.0, 0.0, 1.0])
     assert interval(hits, np.array(["a"] * 4)) == Estimate(0.5, None, None)
 
@@ -66,20 +66,20 @@ def test_share_of_hits_of_patients_with_one_finding_is_wilsons(hits, patients):
 
 
 def test_findings_that_go_together_count_once():
-    """Five findings per patient, all hits or all misses, say no more than one."""
+    """Five findings per patient that are all hits or all misses carry no more information than one."""
     hits, patients = np.repeat([0.0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0], 5), np.repeat(np.arange(12), 5)
     assert share_interval(hits, patients).interval() == pytest.approx(
         share_interval(hits[::5], np.arange(12)).interval()
     )
     none = share_interval(np.zeros(60), patients)
     assert none.upper == pytest.approx(stats.binomtest(0, 12).proportion_ci(0.95, "wilson").high)
-    # Of one patient with 49 findings and eleven with one, the findings are worth 60² / (49² + 11) = 1.49.
+    # With 49 findings of one patient and one of each of eleven, the effective number is 60² / (49² + 11) = 1.49.
     uneven = np.repeat(np.arange(12), [49, *[1] * 11])
     assert share_interval(np.zeros(60), uneven).upper == pytest.approx(1.96**2 / (1.4925 + 1.96**2), abs=0.001)
 
 
 def test_share_of_hits_holds_the_truth_where_hits_are_rare():
-    """One finding in ten is hit, by 20 patients with one to six findings each that are alike."""
+    """One finding in ten is hit; 20 patients have one to six correlated findings each."""
     random = np.random.default_rng(0)
     held = {"share": 0, "mean": 0}
     for _ in range(300):
@@ -107,7 +107,7 @@ def test_difference_of_hits_is_the_bootstrap_of_the_differences():
 
 
 def test_a_model_that_never_hits_is_not_worse_than_chance_for_sure():
-    """0 of 20 is what chance gives in one case of five where boxes cover 8 % of the frame."""
+    """If boxes cover 8 % of the frame, chance gives 0 hits of 20 in one case of five."""
     chance = np.linspace(0.04, 0.12, 20)
     result = paired_interval(np.zeros(20), chance, np.arange(20))
     assert result.estimate == pytest.approx(-0.08)

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, and against numbers worked out by hand."""
+"""Metrics against scikit-learn, and against numbers computed by hand."""
 
 import warnings
 
@@ -13,7 +13,7 @@ from medistill.metrics.ranking import RankedLabel, auroc, average_precision, mac
 
 
 def problem(seed: int, tied: bool, count: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Targets, scores and whole weights, some of them 0; `tied` leaves seven distinct scores."""
+    """Targets, scores and integer weights, some of them 0; `tied` leaves seven distinct scores."""
     random = np.random.default_rng(seed)
     targets = (random.random(count) < 0.3).astype(np.float32)
     scores = (targets + random.normal(size=count)).astype(np.float32)
@@ -129,11 +129,11 @@ def test_thresholded_figures_are_those_of_scikit_learn(prevalence):
 
 
 def test_thresholded_figures_of_a_rare_label_that_is_never_found():
-    """Of 100 images two are positive and one half itself is not above it: nothing is called positive."""
+    """Two of 100 images are positive, but none is predicted so: a probability of exactly one half is not above it."""
     targets = np.array([1.0, 1.0] + [0.0] * 98)
     share, f1, weighted = metrics_at_half(targets, np.full(100, 0.5))
     assert (share, f1) == (0.98, 0)
-    assert weighted == pytest.approx(0.98 * (2 * 98 / (2 * 98 + 2)))  # 0.97 for nothing
+    assert weighted == pytest.approx(0.98 * (2 * 98 / (2 * 98 + 2)))  # 0.97 without any true positive
 
 
 def test_thresholded_figures_that_are_undefined_are_nan_without_a_warning():
@@ -146,7 +146,7 @@ def test_thresholded_figures_that_are_undefined_are_nan_without_a_warning():
 
 
 def classes(seed: int, count: int = 150) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The true class of each image, of four of unequal size, as a number and one-hot, and scores with ties."""
+    """The true class of each image as a number and one-hot, and scores with ties; four classes of unequal size."""
     random = np.random.default_rng(seed)
     truth = random.choice(4, count, p=[0.6, 0.25, 0.1, 0.05])
     one_hot = np.eye(4, dtype=np.float32)[truth]

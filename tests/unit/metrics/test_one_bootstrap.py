@@ -1,4 +1,4 @@
-"""Any statistic goes through one bootstrap: each resample is what brute force makes of the rows of the groups drawn."""
+"""Every statistic in each resample equals brute force on the rows of the drawn groups."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""pytorch-grad-cam, the tests' oracle: it finds the feature map by hooks on a layer."""
+"""pytorch-grad-cam, the tests' oracle, which reads the feature map by hooks on a layer."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Networks by name, what they are built with, and where a new classifier starts."""
+"""Networks by name and arguments, and the initial bias of a new classifier."""
 
 import time
 

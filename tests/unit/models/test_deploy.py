@@ -1,4 +1,4 @@
-"""Networks whose branches are merged before they run: same logits, and the costs of what runs."""
+"""Networks whose branches are merged for deployment: same logits, and the costs of the merged network."""
 
 import inspect
 import re
@@ -31,8 +31,8 @@ from medistill.training.outputs import write_outputs
 LABELS = ["a", "b", "c"]
 SIZE = 64
 
-# File of timm/models: its smallest network that ends in a map, and whether merging saves multiply-accumulates: where
-# only batch norms are folded it saves parameters alone.
+# File of timm/models: its smallest network with a final feature map, and whether merging saves multiply-accumulates;
+# if it only folds batch norms, it saves parameters alone.
 FAMILIES = {
     "byobnet": ("mobileone_s0", True),
     "byobnet (RepVGG)": ("repvgg_a0", True),
@@ -53,7 +53,7 @@ FAST = ("byobnet",)
 
 
 def like_trained(arch: str) -> Classifier:
-    """A network whose every batch norm does something, and whose activations stay in bounds."""
+    """A network in which no batch norm is an identity, and activations stay in bounds."""
     torch.manual_seed(0)
     model = create_classifier(Network(arch=arch), labels=LABELS, image_size=SIZE).train()
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_merged_networks_give_the_same_logits_for_less(family):
     merged, images = deployed(model), torch.rand(4, 3, SIZE, SIZE)
     with torch.no_grad():
         expected, found = model(images), merged(images)
-    assert expected.std(dim=0).min() > 1e-3  # logits that hardly differ would agree with anything
+    assert expected.std(dim=0).min() > 1e-3  # nearly constant logits would agree with anything
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     found = costs(model, SIZE)
@@ -101,7 +101,7 @@ def tiny_repvgg(pretrained: bool = False, **kwargs) -> nn.Module:
 
 
 class Forgetful(nn.Module):
-    """A layer whose merging goes wrong."""
+    """A layer that merges wrongly."""
 
     factor = 1.0
 
@@ -142,13 +142,13 @@ def test_an_export_is_held_against_what_was_trained_and_not_against_what_was_mer
 def test_a_models_folder_and_its_export_say_what_runs_and_prove_it_by_what_was_trained(tiny_dataset, tmp_path):
     model = student("tiny_repvgg", tiny_dataset, tmp_path / "student")
     config = read_json(tmp_path / "student" / "config.json")
-    # The stem with its batch norm, a 3x3 convolution with a bias a block, the classifier; stem and first block halve.
+    # The stem with its batch norm, two 3x3 convolutions with bias, the classifier; stem and first block have stride 2.
     assert config["params"] == 8 * 27 + 16 + (16 * 8 * 9 + 16) + (16 * 16 * 9 + 16) + (16 * 2 + 2)
     assert config["macs"] == 16 * 16 * 8 * 27 + 8 * 8 * (16 * 8 * 9 + 16 * 16 * 9) + 16 * 2
     assert config["params_in_training"] == config["params"] + (16 * 8 + 48) + (16 * 16 + 48 + 32)
     assert config["macs_in_training"] == config["macs"] + 8 * 8 * (16 * 8 + 16 * 16)
     assert {key: config[key] for key in ("params", "macs")} == read_json(tmp_path / "student" / "metrics.json")
-    assert count_params(load_model(tmp_path / "student")) == config["params_in_training"]  # what heat maps are drawn of
+    assert count_params(load_model(tmp_path / "student")) == config["params_in_training"]  # for heat maps
 
     proofs = export_model(tmp_path / "student", tiny_dataset, tmp_path / "out", SETTINGS)
     assert proofs.parity.passed
@@ -177,7 +177,7 @@ def counted_in(model: onnx.ModelProto) -> int:
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
             continue
         out, first, second = (shapes[name] for name in (node.output[0], *node.input[:2]))
-        assert 0 not in [*out, *first, *second]  # not known
+        assert 0 not in [*out, *first, *second]  # 0 is an unknown size
         transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
         total += np.prod(out) * (np.prod(second[1:]) if node.op_type == "Conv" else first[0 if transposed else -1])
     return int(total)
@@ -217,7 +217,7 @@ def test_attention_that_a_cpu_does_at_once_is_counted():
     with torch.device("meta"):
         shapes = create_classifier(Network(arch="fastvit_sa12"), labels=LABELS, image_size=SIZE).eval()
     assert costs(model, SIZE) == costs(shapes, SIZE)
-    # the attention of two blocks of 4 tokens, each of 512 channels: queries by keys, and those by values
+    # attention of two blocks with 4 tokens of 512 channels: queries times keys, and weights times values
     assert count_macs(deployed(model), SIZE) - macs_without_attention(model) == 2 * 2 * 4 * 4 * 512
 
 

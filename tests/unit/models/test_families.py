@@ -1,4 +1,4 @@
-"""One network of each family of timm from its name to its exported file: built, trained, explained, exported.
+"""One network of each family of timm is built from its name, trained, explained and exported.
 
 The networks are the smallest of their families, or made smaller by timm's own arguments.
 """
@@ -36,7 +36,7 @@ FAMILIES = {
     "eeea_net_c2": ("eeea_net_c2", {}, 960),
     "ofa_595": ("ofa_595", {}, 1152),
 }
-# Its channels come last; the others are left to the long tests.
+# swin has its channels last; the others are left to the long tests.
 FAST = ("swin",)
 
 
@@ -62,7 +62,7 @@ def test_a_network_of_each_family_is_trained_explained_and_exported(family, tmp_
     assert maps.shape == (8, side, side)
     assert expected.max() > 0
     np.testing.assert_allclose(maps, expected, rtol=1e-3, atol=1e-5 * expected.max())
-    assert logits.std(axis=0).min() > 1e-3  # logits that hardly differ would agree with anything
+    assert logits.std(axis=0).min() > 1e-3  # nearly constant logits would agree with anything
 
     model.config |= {"name": family, "task": "multilabel", "image_size": SIZE, "channels": 1, "fit": "pad"}
     model.config |= {"fingerprint": "f00d"}
@@ -72,7 +72,7 @@ def test_a_network_of_each_family_is_trained_explained_and_exported(family, tmp_
 
 
 def train(model, images, targets, steps: int = 5) -> list[float]:
-    """Losses of a few steps on one batch, after which batch norms have seen enough to be evaluated."""
+    """Losses of a few steps on one batch, enough to fill the statistics of batch norms."""
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.momentum = 0.5
@@ -88,7 +88,7 @@ def train(model, images, targets, steps: int = 5) -> list[float]:
 
 
 def grad_cam_by_definition(model, images, labels, channels: int) -> np.ndarray:
-    """Σ_k mean(∂logit/∂A_k) · A_k, cut at 0, on the backbone's own features, whichever of its axes has the channels."""
+    """ReLU(Σ_k mean(∂logit/∂A_k) · A_k) on the backbone's own features, with channels on either axis."""
     features = model.backbone.forward_features((images - model.mean) / model.std).detach().requires_grad_()
     axis = list(features.shape).index(channels)
     logits = model.backbone.forward_head(features)

@@ -1,6 +1,6 @@
-"""Grad-CAM in closed form against pytorch-grad-cam and autograd, on every family of networks; and what has none.
+"""Grad-CAM in closed form against pytorch-grad-cam and autograd, for all families of networks; heads without one.
 
-All in float64: what differs then is the formula, not the rounding.
+All is in float64, so that differences are not rounding.
 """
 
 import copy
@@ -24,7 +24,7 @@ LABELS = ["a", "b", "c"]
 SIZE = 64
 SWIN, VISFORMER, VGG, DENSENET = (FAMILIES[name][1] for name in ("swin", "visformer", "vgg", "densenet"))
 
-# The families of the other tests, and the networks that presets and papers name, smaller where timm has arguments.
+# The families of the other tests, and the networks of presets and papers, made smaller by timm's arguments if possible.
 NETS = {arch: args for arch, args, _ in FAMILIES.values()} | {
     "densenet161": DENSENET,
     "vgg19": VGG,
@@ -56,7 +56,7 @@ SLOW = NETS.keys() - {"swin_s3_tiny_224", "mobilenetv4_conv_small_035", "test_co
 
 
 def build(arch: str, args: dict) -> Classifier:
-    """In float64; its logits differ from image to image, and its batch norms have seen some."""
+    """A network in float64 whose logits differ from image to image, with statistics in its batch norms."""
     torch.manual_seed(0)
     model = create_classifier(Network(arch=arch, args=args), labels=LABELS, image_size=SIZE).double()
     with torch.no_grad():
@@ -70,7 +70,7 @@ def build(arch: str, args: dict) -> Classifier:
 
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:
-    """Of one channel."""
+    """Images of one channel."""
     return torch.rand(4, 1, SIZE, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
@@ -147,7 +147,7 @@ def classifier(backbone: nn.Module) -> Classifier:
 
 
 def varied(layer: nn.Module) -> nn.Module:
-    """Its weights and statistics are no longer those that change nothing."""
+    """Give a normalisation layer weights and statistics that are no identity."""
     with torch.no_grad():
         for name, value in layer.state_dict().items():
             if value.is_floating_point():
@@ -182,21 +182,21 @@ CLOSED = {
 
 
 class Doubling(nn.ReLU):
-    """What only its name says to be a ReLU."""
+    """A subclass of ReLU that computes something else."""
 
     def forward(self, x):
         return 2 * super().forward(x)
 
 
 class Sum(nn.Module):
-    """A step that sees more than the step before."""
+    """A pooling that is not a mean."""
 
     def forward(self, features):
         return features.mean((2, 3)) + features.amax((2, 3))
 
 
 class Mean(nn.Module):
-    """Means that are not over the map alone."""
+    """A mean with arguments to be chosen."""
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__()
@@ -238,7 +238,7 @@ OTHERS = {
 @pytest.mark.parametrize("kind", [*CLOSED, *OTHERS])
 def test_a_head_has_a_closed_form_or_is_left_to_autograd(kind, images):
     model = classifier(Head(*copy.deepcopy((CLOSED | OTHERS)[kind])))
-    with torch.no_grad():  # the heads were made before any seed
+    with torch.no_grad():  # the heads were made before the seed was set
         for name, weight in model.backbone.head.named_parameters():
             generator = torch.Generator().manual_seed(len(name))
             weight.copy_(torch.rand(weight.shape, generator=generator, dtype=torch.float64) - 0.25)

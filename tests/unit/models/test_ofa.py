@@ -80,7 +80,7 @@ class _Squeeze(nn.Module):
 def test_eeea_blocks_against_their_literal_description(stage, block, shape):
     torch.manual_seed(0)
     ours = timm.create_model("eeea_net_c2").blocks[stage][block].eval()
-    nn.init.uniform_(ours.bn3.weight)  # residual blocks start with 0 there
+    nn.init.uniform_(ours.bn3.weight)  # 0 at the start of residual blocks
     literal = _literal_ofa_block(*shape).eval()
     for theirs, mine in zip(literal.state_dict().values(), ours.state_dict().values(), strict=True):
         theirs.copy_(mine)

@@ -75,7 +75,7 @@ def test_parameters_follow_the_number_of_labels():
 
 
 def test_costs_follow_the_size_of_the_images(listed):
-    """Halve the side, and convolutions have a quarter of the places; a network for one size is built for another."""
+    """Half the image size has a quarter of the pixels; a network for a fixed size is built for the new one."""
     at_224 = {entry["name"]: entry for entry in listed}
     for network in NETWORKS:
         if network.name in ("OFA-595", "AutoFormerV2-T"):

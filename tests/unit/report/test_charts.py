@@ -1,4 +1,4 @@
-"""Charts: round ticks, and marks where the numbers are."""
+"""Charts: round ticks, and marks at the right places."""
 
 import itertools
 import re
@@ -86,6 +86,6 @@ def test_texts_of_a_forest_axis_do_not_touch_and_zero_has_one():
         scale = charts.ticks(low, high)
         texts = re.findall(r'x="([\d.]+)"[^>]*>([^<]+)<', charts.forest_axis(scale))
         places = [float(x) for x, _ in texts]
-        widest = max(len(text) for _, text in texts) * 6.5  # pixels of a digit at 11.5 px, and a little air
+        widest = max(len(text) for _, text in texts) * 6.5  # width of a digit at 11.5 px, and a little space
         assert min(b - a for a, b in itertools.pairwise(places)) >= widest
         assert "0" in [text for _, text in texts]

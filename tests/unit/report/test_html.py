@@ -86,7 +86,7 @@ def test_text_of_data_is_text_in_markdown(text: str) -> None:
         (f"1. {markdown(text)}\n", f"<ol>\n<li>{shown}</li>\n</ol>\n"),
         (f"| a |\n|---|\n| {markdown(text)} |\n", f"<td>{shown}</td>"),
     ):
-        found = reader.render(source).replace("<strong>init</strong>", "__init__")  # emphasis is no markup that harms
+        found = reader.render(source).replace("<strong>init</strong>", "__init__")  # emphasis is harmless
         assert rendered.replace("&#x27;", "'") in found
 
 

@@ -1,4 +1,4 @@
-"""Exported models whose answers can be worked out by hand, made without torch."""
+"""Exported models whose answers can be computed by hand, made without torch."""
 
 import hashlib
 from collections.abc import Callable
@@ -59,7 +59,7 @@ MEANS = [
     helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
     helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
 ]
-"""`mean`, float32 (batch, 1): of each image's pixels, 0..255; `axes` is `AXES`."""
+"""Nodes that compute `mean`, float32 (batch, 1), of each image's pixels, 0..255; the constant `axes` is `AXES`."""
 AXES = np.array([2, 3])
 
 

@@ -1,4 +1,4 @@
-"""`medistill.runtime.memory` on files as Linux writes them, and what `Predictor` does with too little."""
+"""`medistill.runtime.memory` on files as Linux writes them, and `Predictor` with too little memory."""
 
 import math
 
@@ -36,12 +36,12 @@ def test_what_is_free_is_available_memory_and_swap(machine):
 
 def test_elsewhere_nobody_knows(tmp_path):
     assert free_memory(tmp_path) == math.inf
-    assert free_memory() > 10**7  # of this machine
+    assert free_memory() > 10**7  # on this machine
 
 
 @pytest.mark.parametrize("where", ["a/b", "a", "."])
 def test_the_tightest_control_group_counts(machine, where):
-    """A process stands in `/a/b`, or in a container that sees no more than its top."""
+    """A process is in the group `/a/b`, or in a container, which sees its own group as the root."""
     (machine / "proc/self/cgroup").write_text("0::/a/b\n")
     groups = machine / "sys/fs/cgroup"
     write_group(groups / where, NEW, 500_000_000, 400_000_000, "anon 7\ninactive_file 30000000\n")
@@ -57,7 +57,7 @@ def test_groups_of_version_one(machine):
     folder = machine / "sys/fs/cgroup/memory/a:b"
     write_group(folder, OLD, 300_000_000, 100_000_000, "inactive_file 7\ntotal_inactive_file 1000\n")
     assert free_memory(machine) == 200_001_000
-    write_group(folder, OLD, 2**63 - 4096, 100_000_000)  # none
+    write_group(folder, OLD, 2**63 - 4096, 100_000_000)  # no limit
     assert free_memory(machine) == FREE
 
 

@@ -1,4 +1,4 @@
-"""Whether an ONNX file reaches for other files, against the package `onnx`."""
+"""Detection of references to other files in an ONNX file, against the package `onnx`."""
 
 import contextlib
 import random
@@ -13,7 +13,7 @@ from tests.unit.runtime.conftest import AXES, IMAGE, LOGITS, MEANS, graph_model,
 
 
 def outside(name: str = "outside") -> TensorProto:
-    """A tensor whose two numbers lie in a file."""
+    """A tensor whose two numbers are in another file."""
     tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[2], data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="numbers.bin")
     return tensor
@@ -78,7 +78,7 @@ def test_numbers_in_another_file_are_found_wherever_a_tensor_may_be(place):
 
 
 def test_every_field_of_onnx_that_may_hold_a_tensor_is_looked_into():
-    """Walk the descriptors of the package: a field that a new version of ONNX adds fails here."""
+    """Walks the descriptors of the package, so that a field added by a new version of ONNX fails here."""
     found, waiting = set(), [onnx.ModelProto.DESCRIPTOR]
     seen = {waiting[0].name}
     holders = _holders_of_tensors()
@@ -104,7 +104,7 @@ def test_every_field_of_onnx_that_may_hold_a_tensor_is_looked_into():
 
 
 def _holders_of_tensors() -> set[str]:
-    """Names of the messages in which a TensorProto may lie, at whatever depth, and its own."""
+    """Names of the messages that may contain a TensorProto at any depth, and its own."""
     messages = list(onnx.onnx_ml_pb2.DESCRIPTOR.message_types_by_name.values())
     holders = {"TensorProto"}
     while True:
@@ -177,6 +177,6 @@ def test_no_damage_hides_what_onnx_finds():
         except Exception:
             continue
         still_external += external
-        with contextlib.suppress(ValueError):  # refused as well
+        with contextlib.suppress(ValueError):  # a refusal is fine, too
             assert has_external_data(bytes(damaged)) or not external
     assert still_external > 500

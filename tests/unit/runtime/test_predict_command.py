@@ -126,7 +126,7 @@ def test_a_terminal_obeys_no_file_name(make_bundle, grey, tmp_path):
 
 
 def no_number_for_black() -> bytes:
-    """Logits are the logarithm of the pixels' mean: of black pixels minus infinity."""
+    """A model whose logits are the logarithm of the pixels' mean: minus infinity for black pixels."""
     nodes = [helper.make_node("Log", ["mean"], ["log"]), helper.make_node("Add", ["log", "offset"], ["logits"])]
     return graph_model(MEANS + nodes, [IMAGE], [LOGITS], {"axes": AXES, "offset": np.zeros((1, 3), np.float32)})
 
@@ -147,7 +147,7 @@ def test_json_has_no_number_that_json_does_not_know(make_bundle, grey):
 
 
 def endless() -> bytes:
-    """A loop that ends after 2^62 rounds."""
+    """A model with a loop that ends after 2^62 rounds."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["x", "x"], ["twice"])],
         "body",
@@ -175,7 +175,7 @@ def endless() -> bytes:
 
 
 def endless_to_open() -> bytes:
-    """Products of large matrices of constants, which ONNX Runtime works out when it opens the file."""
+    """A model with products of large constant matrices, which ONNX Runtime computes when it opens the file."""
     nodes = [helper.make_node("ConstantOfShape", ["shape"], ["matrix0"])]
     nodes += [helper.make_node("MatMul", [f"matrix{i}"] * 2, [f"matrix{i + 1}"]) for i in range(40)]
     nodes += [
@@ -262,7 +262,7 @@ def test_nothing_heavy_is_imported(make_bundle, grey):
 
 
 def seconds(*command: str) -> float:
-    """Processor time of a command, the least of five runs: what it costs without what else the machine does."""
+    """Processor time of a command, the minimum of five runs, to exclude the machine's other load."""
     least = math.inf
     for _ in range(5):
         before = os.times()

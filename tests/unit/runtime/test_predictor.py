@@ -75,7 +75,7 @@ def test_only_images_that_cannot_be_read(make_bundle, tmp_path):
 
 
 def count_images(batch: int | str = "batch") -> bytes:
-    """An ONNX file whose every logit is the number of images that it is given at a time."""
+    """An ONNX file in which every logit is the number of images in the batch."""
     nodes = [
         helper.make_node("Shape", ["image"], ["size"], start=0, end=1),
         helper.make_node("Cast", ["size"], ["number"], to=TensorProto.FLOAT),

@@ -1,4 +1,4 @@
-"""Exports that are not what they say: each is one line that names the file, or a named error of an image."""
+"""Exports that are not as they declare: each is one line that names the file, or an error of one image."""
 
 import hashlib
 import math
@@ -31,7 +31,7 @@ def logits(kind: int = TensorProto.FLOAT, *shape: int | str) -> tuple:
 
 
 def means(*, nodes: list | None = None, inputs: tuple = (IMAGE,), outputs: tuple = (LOGITS,), **model) -> bytes:
-    """An ONNX file whose logits are the mean of the pixels, the same of all labels, where nothing else is said."""
+    """An ONNX file; by default all its logits are the mean of the pixels."""
     constants = {"axes": AXES, "offset": np.zeros((1, 3), np.float32)}
     return graph_model(MEANS + (nodes or [ADD]), list(inputs), list(outputs), constants, **model)
 
@@ -68,10 +68,10 @@ def recursive() -> bytes:
 
 
 def reshaped(*shape: int) -> bytes:
-    """A graph that says it gives three logits of each image, and gives six in this shape, which none can foresee."""
+    """A graph that declares three logits per image but gives six in this shape, which only shows when it runs."""
     nodes = [
         helper.make_node("Add", ["mean", "offset"], ["sum"]),
-        helper.make_node("ReduceSum", ["mean"], ["brightness"], keepdims=0),  # 0 of a black image
+        helper.make_node("ReduceSum", ["mean"], ["brightness"], keepdims=0),  # 0 for a black image
         helper.make_node("Cast", ["brightness"], ["nothing"], to=TensorProto.INT64),
         helper.make_node("Add", ["nothing", "to"], ["shape"]),
         helper.make_node("Reshape", ["sum", "shape"], ["logits"]),
@@ -159,7 +159,7 @@ def test_a_graph_that_is_no_classifier_of_these_images_is_one_line(make_bundle, 
         list(Predictor(folder).predict([grey(0)]))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 700
-    assert capfd.readouterr() == ("", "")  # nor does ONNX Runtime print on its own
+    assert capfd.readouterr() == ("", "")  # ONNX Runtime prints nothing
 
 
 def test_a_graph_with_outputs_more_is_read(make_bundle, grey):
@@ -186,7 +186,7 @@ def test_numbers_in_another_file_are_not_read_wherever_one_stands(make_bundle, g
 @pytest.mark.parametrize(("value", "shown"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")])
 @pytest.mark.parametrize("task", ["multilabel", "multiclass"])
 def test_a_logit_that_is_no_number_is_an_error_of_its_image(make_bundle, grey, value, shown, task):
-    """Of black images only: 0 · infinity is no number."""
+    """For black images only: 0 · infinity is NaN."""
     nodes = [
         helper.make_node("Equal", ["mean", "zero"], ["is_black"]),
         helper.make_node("Where", ["is_black", "bad", "offset"], ["logits"]),
@@ -216,7 +216,7 @@ def _replace_by(kind: str, path: Path) -> None:
         case "socket":
             listener = socket.socket(socket.AF_UNIX)
             with pytest.MonkeyPatch.context() as patch:
-                patch.chdir(path.parent)  # the path of a socket must be short
+                patch.chdir(path.parent)  # a socket's path must be short
                 listener.bind(path.name)
             listener.close()
 
@@ -243,7 +243,7 @@ def test_an_image_that_is_no_file_is_an_error_of_its_own(make_bundle, grey, kind
 @pytest.mark.parametrize(("file", "limit"), [("bundle.json", LARGEST_BUNDLE), ("model.onnx", LARGEST_MODEL)])
 def test_what_is_too_large_is_not_read(make_bundle, file, limit):
     folder = make_bundle()
-    os.truncate(folder / file, limit + 1)  # a file with a hole, which takes no room
+    os.truncate(folder / file, limit + 1)  # a sparse file, which takes no room
     with pytest.raises(UserError, match=rf"^{folder / file}: has {limit + 1:,} bytes; more than {limit:,} are not"):
         Predictor(folder)
 
@@ -335,7 +335,7 @@ def test_whatever_is_damaged_predicts_or_is_one_line(make_bundle, grey, file, ca
     for _ in range(400):
         content = damaged(whole, rng)
         path.write_bytes(content)
-        if file == "model.onnx":  # a checksum that fits: the damage must be found in the graph itself
+        if file == "model.onnx":  # with a matching checksum, so that the damage must be found in the graph itself
             write_json(folder / "bundle.json", {**bundle, "sha256": hashlib.sha256(content).hexdigest()})
         try:
             predictor = Predictor(folder)

@@ -1,4 +1,4 @@
-"""A state is resumed by the training that wrote it, and only where it is whole."""
+"""A state is resumed only by the training that wrote it, and only if it is whole."""
 
 import os
 
@@ -29,7 +29,7 @@ def test_a_checkpoint_of_another_training_is_not_read(tmp_path):
         lambda state: b"text",
         lambda state: (
             state[:1000] + bytes([state[1000] ^ 1]) + state[1001:]
-        ),  # torch itself takes it for another number
+        ),  # torch itself reads another number without an error
     ],
 )
 def test_a_damaged_state_is_said_and_the_training_goes_on_without_it(tmp_path, capsys, damage):
@@ -41,7 +41,7 @@ def test_a_damaged_state_is_said_and_the_training_goes_on_without_it(tmp_path, c
     assert capsys.readouterr().err.startswith(f"note: {file}: damaged (")
     checkpoint.save({"epoch": 2})
     assert checkpoint.load() == {"epoch": 2}
-    assert len(list((tmp_path / "one").iterdir())) == 1  # the damaged one is gone
+    assert len(list((tmp_path / "one").iterdir())) == 1  # the damaged state was removed
 
 
 def test_after_a_kill_between_two_states_the_last_one_that_is_whole_is_taken(tmp_path, capsys):

@@ -88,7 +88,7 @@ def train(dataset, folder, moment="never"):
 @pytest.mark.slow
 def test_killed_three_times_it_ends_with_the_same_weights(tiny_dataset, tmp_path):
     train(tiny_dataset, tmp_path / "whole")
-    for moment in ("step 6", "save 2", "step 16", "never"):  # 5 steps per epoch; second save after first kill
+    for moment in ("step 6", "save 2", "step 16", "never"):  # 5 steps per epoch; saves are counted from the restart
         train(tiny_dataset, tmp_path / "killed", moment)
     whole, killed = (torch.load(tmp_path / name / "end.pt", weights_only=True) for name in ("whole", "killed"))
     for part, state in whole.items():

@@ -1,4 +1,4 @@
-"""Where a training starts."""
+"""Where a training starts: anew, at a checkpoint, or not at all because it was done before."""
 
 import contextlib
 import io
@@ -37,7 +37,7 @@ def spec(root):
 
 
 def trained(spec, **changes):
-    """The same with other settings of its training."""
+    """The same spec with other settings of its training."""
     return replace(spec, training=spec.training.model_copy(update=changes))
 
 
@@ -120,7 +120,7 @@ def test_what_is_trained_already_is_not_trained_again(spec, tiny_dataset, tmp_pa
     def again(**more):
         _, steps, now = run(**more)
         assert steps == per_run
-        (only,) = kept.iterdir()  # what is stale is gone
+        (only,) = kept.iterdir()  # the outdated copy is gone
         assert {file.name: file.read_bytes() for file in (only / "model").iterdir()} == now
         return now["model.safetensors"]
 
@@ -138,7 +138,7 @@ def test_what_is_trained_already_is_not_trained_again(spec, tiny_dataset, tmp_pa
 
 
 class Terminal(io.StringIO):
-    """What a person would see."""
+    """An output that claims to be a terminal."""
 
     def isatty(self):
         return True
@@ -166,13 +166,13 @@ def test_progress_has_rate_and_time_left_and_goes_on_where_a_training_was_killed
     said = shown(stop_at=None)
     counts = [int(count) for count in re.findall(rf"(\d+)/{images} ", said)]
     assert counts[-1] == images
-    assert next(count for count in counts if count) >= per_epoch * 16  # not once more from the start
+    assert next(count for count in counts if count) >= per_epoch * 16  # not from the start again
     last = said.strip().splitlines()[-1]
     assert re.search(r"\d+:\d+<\d+:\d+, +[\d.]+img/s, epoch 3/3, loss \d\.\d{3}", last), last
 
 
 class Narrow(Dataset):
-    """Memory does not suffice for more than 16 images at once."""
+    """A data set without memory for more than 16 images at once."""
 
     def images(self, rows):
         if len(rows) > 16:
@@ -184,7 +184,7 @@ def test_what_could_be_validated_can_be_written(spec, tiny_dataset, tmp_path):
     narrow = Narrow(**vars(tiny_dataset))
 
     def train_by(batch_size, folder):
-        """Validation and predictions are of twice as many images at once."""
+        """Train; validation and predictions read twice as many images at once."""
         here = trained(spec, epochs=1, batch_size=batch_size)
         train(folder, here, narrow, lambda model: RecipeObjective(Recipe(), narrow), checkpoints=tmp_path / "c")
 

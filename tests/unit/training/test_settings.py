@@ -1,4 +1,4 @@
-"""A network may set each key of `training` otherwise, and none is set unless it says so."""
+"""A network may override each key of `training`; keys that it does not name are not overridden."""
 
 import pytest
 from pydantic import ValidationError

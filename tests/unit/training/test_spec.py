@@ -1,4 +1,4 @@
-"""What a training is, known before it starts."""
+"""A training's settings and fingerprint, known before it starts."""
 
 from dataclasses import replace
 
@@ -84,6 +84,6 @@ def test_students_see_what_teachers_answer_and_teachers_see_other_views(spec):
 
     assert seen(Recipe()) == (7, 3)
     assert seen(Recipe(views="fresh")) == (7, None)
-    assert seen(kd) == seen(kd, teaches=True) == (7, 3)  # an assistant is taught as a student is
+    assert seen(kd) == seen(kd, teaches=True) == (7, 3)  # an assistant is taught like a student
     assert seen(live) == (7, None)
     assert seen(Recipe(views="fresh"), teaches=True) == (2 + OWN_VIEWS, None)

@@ -71,9 +71,9 @@ def test_features_and_weights_are_channels_last(tiny_dataset, tmp_path):
     def look(module, inputs):
         if isinstance(module, torch.nn.Conv2d) and module.training:
             last = torch.channels_last
-            if inputs[0].shape[1] > 3 and inputs[0].shape[2] > 1:  # grey becomes colour just before, in any order
+            if inputs[0].shape[1] > 3 and inputs[0].shape[2] > 1:  # not the input, in any order
                 seen["features"].add(inputs[0].is_contiguous(memory_format=last))
-            if module.weight.shape[2] > 1:  # of one place all orders are the same
+            if module.weight.shape[2] > 1:  # 1x1 kernels are the same in both orders
                 seen["weights"].add(module.weight.is_contiguous(memory_format=last))
 
     handle = torch.nn.modules.module.register_module_forward_pre_hook(look)
@@ -114,7 +114,7 @@ def test_resumed_training_ends_with_the_same_weights(tiny_dataset, trained, tmp_
 
 
 class Constant:
-    """A teacher whose features say the image's patient."""
+    """A teacher whose features depend on the image's patient alone."""
 
     map_shape, unknown = (3, 2, 2), ()
 
@@ -209,7 +209,7 @@ def test_a_gradient_that_is_not_finite_stops_with_its_step_and_images(tiny_datas
 
     def broken(logits, batch):
         shown.append(list(batch.image_ids))
-        hidden = torch.where(logits < 1e9, logits, (0 * logits).sqrt())  # 0, with a gradient of 0 times infinity
+        hidden = torch.where(logits < 1e9, logits, (0 * logits).sqrt())  # the loss is finite, its gradient is NaN
         return {"loss": (logits if len(shown) < 3 else hidden).mean()}
 
     with pytest.raises(
@@ -277,7 +277,7 @@ def test_images_that_do_not_fit_into_memory_say_what_to_lower(tiny_dataset, tmp_
 
 @pytest.fixture
 def another_precision():
-    """Accelerate allows one per process."""
+    """Accelerate allows one precision per process."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -370,7 +370,7 @@ def test_the_moving_average_is_kept_and_resumed(tiny_dataset, tmp_path):
 
 def test_training_ends_when_it_gets_no_better(tiny_dataset, tmp_path):
     still = TRAINING.model_copy(update={"learning_rate": 1e-12, "patience": 2, "epochs": 9})
-    network = Network(arch="test_convnext")  # without batch statistics, which move although nothing is learnt
+    network = Network(arch="test_convnext")  # no batch norm, whose statistics change even if nothing is learnt
     _, result = train(tiny_dataset, tmp_path, training=still, network=network)
     assert (result.best_epoch, len(result.history)) == (1, 3)
     _, again = train(tiny_dataset, tmp_path, training=still, network=network)
@@ -400,7 +400,7 @@ def test_learning_rate_rises_then_falls_to_nothing():
 
 
 class Seen:
-    """An objective that keeps what it is shown, and says `loss` of the logits."""
+    """An objective that keeps its inputs and returns `loss` of the logits."""
 
     def __init__(self, loss=lambda logits: logits.pow(2).mean()):
         self.batches, self.loss, self.seeds = [], loss, []
@@ -425,7 +425,7 @@ def test_what_is_shown_is_the_view_that_teachers_answer(tiny_dataset, tmp_path):
         drawn = torch.from_numpy(view_parameters(batch.image_ids, batch.view, 8, STILL))
         assert torch.equal(batch.images, render_views(frames, drawn))
         assert torch.equal(batch.targets, torch.from_numpy(tiny_dataset.targets(rows.loc[batch.image_ids])))
-    assert len(set(seen.seeds)) == 5  # dropout of its own in each epoch
+    assert len(set(seen.seeds)) == 5  # each epoch has its own dropout
 
 
 def test_weights_decay_by_the_learning_rate_of_each_step(tiny_dataset, tmp_path):

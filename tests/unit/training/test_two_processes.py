@@ -90,7 +90,7 @@ def train(dataset: Dataset, folder: Path, processes: int, arch: str) -> dict:
 
 
 def test_two_processes_train_what_one_does(tiny_dataset, tmp_path):
-    # layer norm: no image sees another
+    # layer norm: images do not depend on each other
     one, two = (train(tiny_dataset, tmp_path / str(count), count, "test_convnext") for count in (1, 2))
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
     for name, value in one["weights"].items():
@@ -178,4 +178,4 @@ def test_of_two_processes_the_one_whose_loss_is_not_finite_names_images(tiny_dat
     assert "for the sum (loss nan)" in second
     assert second.count(".png") == 2
     drawn = {(tmp_path / f"drawn-{rank}.txt").read_text() for rank in (0, 1)}
-    assert len(drawn) == 2  # as one process would, for its images: a dropout of their own
+    assert len(drawn) == 2  # each process has its own dropout

@@ -10,7 +10,7 @@ def test_mean_auroc_leaves_out_unknown_labels():
     targets = np.array([[1, 1, 0], [0, 1, np.nan], [1, 1, 1], [0, 1, 0]], np.float32)
     logits = np.array([[0.9, 0.1, 0.3], [0.8, 0.2, 9], [0.7, 0.3, 0.1], [0.1, 0.4, 0.2]], np.float32)
     measured = measured_labels(targets, np.arange(4))
-    assert measured.tolist() == [0, 2]  # too few for eligibility, so those with both classes
+    assert measured.tolist() == [0, 2]  # no label is eligible, so all with both classes count
     by_hand = np.mean([0.75, 0.0])  # label 0: three of four pairs in order; label 2: none of two
     assert mean_auroc(targets, logits, measured) == pytest.approx(by_hand)
 

@@ -135,6 +135,14 @@ def test_page_names_the_best_teacher_and_the_first_in_rank(project, page):
     assert "2 of 4 students pass the gate. First in rank is " in page.text
 
 
+def test_a_rule_that_does_not_apply_is_shown_as_neither_passed_nor_failed(project, source):
+    candidates = json.loads((project / "reports/gate.json").read_text())["candidates"]
+    marks = {"passed": "✓", "failed": "✗", "skipped": "–"}
+    expected = [marks[rule["verdict"]] for candidate in candidates for rule in candidate["rules"]]
+    assert re.findall(r'<td><span title="[^"]*">(?:<span class="(?:pass|fail)">)?(\S)', source) == expected
+    assert "–" in expected
+
+
 def test_page_of_exclusive_classes_names_the_task_and_shows_accuracy(tmp_path, page):
     make(tmp_path, task="multiclass")
     other = Page((tmp_path / "reports" / "index.html").read_text(encoding="utf-8"))

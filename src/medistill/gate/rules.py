@@ -100,6 +100,11 @@ class RuleVerdict:
         return self.of.name
 
     @property
+    def is_skipped(self) -> bool:
+        """Whether the rule does not apply to the candidate."""
+        return self.verdict is Outcome.SKIPPED
+
+    @property
     def passed(self) -> bool:
         """Whether the candidate passes it."""
         return self.verdict is not Outcome.FAILED

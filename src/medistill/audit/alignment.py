@@ -66,7 +66,7 @@ def grey(frames: np.ndarray, side: int = SIDE) -> np.ndarray:
 def picture(pixels: np.ndarray) -> Picture:
     """Find the keypoints of a grey image uint8 (s, s)."""
     # X-rays have little contrast; without precise upscaling, keypoints lie half a pixel beside what they show
-    sift = cv2.SIFT_create(nfeatures=_KEYPOINTS, contrastThreshold=0.003, enable_precise_upscale=True)
+    sift = cv2.SIFT.create(nfeatures=_KEYPOINTS, contrastThreshold=0.003, enable_precise_upscale=True)
     keypoints, descriptors = sift.detectAndCompute(pixels, None)
     if descriptors is None:
         return Picture(pixels, np.empty((0, 2), np.float32), np.empty((0, 128), np.uint8))
@@ -127,7 +127,8 @@ def local_contrast(image: np.ndarray, sigma: float) -> np.ndarray:
     image = image.astype(np.float32)
     mean = cv2.GaussianBlur(image, (0, 0), sigma)
     variance = cv2.GaussianBlur((image - mean) ** 2, (0, 0), sigma)
-    return (image - mean) / np.sqrt(variance + _NOISE**2)
+    contrast: np.ndarray = (image - mean) / np.sqrt(variance + _NOISE**2)
+    return contrast
 
 
 def aligned_correlation(first: np.ndarray, second: np.ndarray, transform: np.ndarray, *, sigma: float) -> float:

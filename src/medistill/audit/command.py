@@ -288,12 +288,13 @@ def parse_options(settings: list[str]) -> dict[str, object]:
 def _settings(request: Request, source: Source) -> Data:
     """The section `data` of an equivalent params.yaml."""
     has_splits_file = (request.own_splits / splits.SPLITS_FILE).is_file()
+    split = request.split or ("official" if source.official is not None and not has_splits_file else "patient")
     try:
         return Data(
             format=request.format,
             root=request.root,
             options=request.options,
-            split=request.split or ("official" if source.official is not None and not has_splits_file else "patient"),
+            split=split,  # type: ignore[arg-type]  # `Data` refuses a word that is neither
             splits=request.own_splits,
             **FRACTIONS,
             seed=0,

@@ -40,6 +40,8 @@ _BATCH = 256
 _ROWS = 64  # of similarities at a time: three of them for 100,000 images take 80 MB
 _KEPT = 4096  # pictures, with their keypoints: 150 MB
 
+_Row = tuple[int, int, float, float, str]  # of the result
+
 
 def near_duplicates(frames: ReadFrames, count: int) -> pd.DataFrame:
     """Find pairs of images that are copies of each other.
@@ -75,14 +77,14 @@ def near_duplicates(frames: ReadFrames, count: int) -> pd.DataFrame:
                 pictures.clear()
             bar.update(len(batch))
     table = pd.DataFrame(rows, columns=["i", "j", "correlation", "agreement", "kind"])
-    types = {"i": np.int64, "j": np.int64, "correlation": np.float64, "agreement": np.float64, "kind": "str"}
+    types = {"i": "int64", "j": "int64", "correlation": "float64", "agreement": "float64", "kind": "str"}
     best = table.astype(types).sort_values("correlation", ascending=False, kind="stable").drop_duplicates(["i", "j"])
     return best.sort_values(["i", "j"], ignore_index=True)
 
 
 def _confirmed(
     frames: ReadFrames, candidates: np.ndarray, pictures: dict[tuple[int, bool], Picture], pool: ThreadPoolExecutor
-) -> list[tuple[int, int, float, float, str]]:
+) -> list[_Row]:
     """The candidates that are near-duplicates, as rows of the result.
 
     `pictures` caches pictures by position and whether they are negatives; missing ones are added.
@@ -91,7 +93,7 @@ def _confirmed(
     images = frames(needed)
     small, large = grey(images, _ROUGH_SIDE), grey(images)
     kinds = [KINDS[number] for number in candidates[:, 2]]
-    pairs = [(*both, kind) for both, kind in zip(places.reshape(-1, 2).tolist(), kinds, strict=True)]
+    pairs = [(one, other, kind) for (one, other), kind in zip(places.reshape(-1, 2).tolist(), kinds, strict=True)]
     alike = list(pool.map(lambda pair: _roughly_alike(small[pair[0]], _as(pair[2], small[pair[1]])), pairs))
     pairs = [pair for pair, passed in zip(pairs, alike, strict=True) if passed]
 
@@ -111,10 +113,10 @@ def _confirmed(
 def _roughly_alike(first: np.ndarray, second: np.ndarray) -> bool:
     """Whether two small grey images uint8 (s, s) correlate once the second was moved and stretched a little."""
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-3)
-    pair = [local_contrast(image, 3) for image in (first, second)]
+    one, other = (local_contrast(image, 3) for image in (first, second))
     start = np.eye(2, 3, dtype=np.float32)
     try:
-        _, transform = cv2.findTransformECC(*pair, start, cv2.MOTION_AFFINE, stop, None, 5)
+        _, transform = cv2.findTransformECC(one, other, start, cv2.MOTION_AFFINE, stop)
     except cv2.error:  # no small step makes them more alike
         return False
     return aligned_correlation(first, second, transform, sigma=1.5) >= _ROUGHLY
@@ -126,7 +128,7 @@ def _as(kind: str, image: np.ndarray) -> np.ndarray:
     return 255 - image if kind == "negative" else image
 
 
-def _describe(frames: ReadFrames, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, list]:
+def _describe(frames: ReadFrames, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[_Row]]:
     """Descriptors of all images that are neither blank nor the same, pixel for pixel, as an earlier one.
 
     Returns:
@@ -134,7 +136,7 @@ def _describe(frames: ReadFrames, count: int) -> tuple[np.ndarray, np.ndarray, n
         pairs of images with the same pixels, as rows of the result.
     """
     first: dict[bytes, int] = {}
-    plain, cropped, same = [], [], []
+    whole, inner, same = [], [], []
     with tqdm(total=count, desc="describe", unit="image", disable=None) as bar:
         for start in range(0, count, _BATCH):
             batch = frames(np.arange(start, min(start + _BATCH, count)))
@@ -146,11 +148,11 @@ def _describe(frames: ReadFrames, count: int) -> tuple[np.ndarray, np.ndarray, n
                     same.append((earlier, position, 1.0, 1.0, "copy"))
                     continue
                 edge = max(1, round(_CROP * image.shape[0]))
-                plain.append(_frequencies(image))
-                cropped.append(_frequencies(image[edge:-edge, edge:-edge]))
+                whole.append(_frequencies(image))
+                inner.append(_frequencies(image[edge:-edge, edge:-edge]))
             bar.update(len(batch))
     size = _FREQUENCIES**2 - 1
-    plain, cropped = (np.array(rows, np.float32).reshape(-1, size) for rows in (plain, cropped))
+    plain, cropped = (np.array(rows, np.float32).reshape(-1, size) for rows in (whole, inner))
     # Coarse frequencies are strong in all images, so each is divided by its usual magnitude.
     usual = np.sqrt((plain**2).mean(axis=0)) + 1e-6 if len(plain) else np.ones(size, np.float32)
     for rows in (plain, cropped):
@@ -161,7 +163,7 @@ def _describe(frames: ReadFrames, count: int) -> tuple[np.ndarray, np.ndarray, n
 
 def _frequencies(image: np.ndarray) -> np.ndarray:
     thumbnail = cv2.resize(image, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
-    spectrum = dctn(local_contrast(thumbnail, 3), norm="ortho")
+    spectrum: np.ndarray = dctn(local_contrast(thumbnail, 3), norm="ortho")
     return spectrum[:_FREQUENCIES, :_FREQUENCIES].ravel()[1:]  # the first is the mean
 
 
@@ -175,12 +177,12 @@ def _candidates(plain: np.ndarray, cropped: np.ndarray) -> np.ndarray:
             alike = some @ plain.T
             negative = -alike
             np.maximum(alike, some @ cropped.T, out=alike)
-            hits = []
+            of_kinds = []
             for kind, similarity in enumerate((alike, (some * mirror) @ plain.T, negative)):
                 similarity[np.arange(len(some)), np.arange(start, start + len(some))] = 0
                 row, other = np.nonzero(similarity >= SIMILARITY)
-                hits.append(np.column_stack([row, other, np.full(len(row), kind), -similarity[row, other]]))
-            hits = np.concatenate(hits)
+                of_kinds.append(np.column_stack([row, other, np.full(len(row), kind), -similarity[row, other]]))
+            hits = np.concatenate(of_kinds)
             hits = hits[np.lexsort((hits[:, 1], hits[:, 3], hits[:, 0]))]
             _, begins, of = np.unique(hits[:, 0], return_index=True, return_inverse=True)
             hits = hits[np.arange(len(hits)) - begins[of] < NEIGHBOURS][:, :3].astype(np.int64)

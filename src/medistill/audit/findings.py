@@ -66,7 +66,7 @@ def _borders(dataset: Dataset) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def in_several_splits(manifest: pd.DataFrame, column: str) -> Iterator[tuple[str, pd.DataFrame]]:
+def in_several_splits(manifest: pd.DataFrame, column: str) -> Iterator[tuple[Hashable, pd.DataFrame]]:
     """Each value of a column that occurs in several splits, and its images."""
     yield from manifest[manifest.groupby(column)["split"].transform("nunique") > 1].groupby(column)
 
@@ -86,11 +86,12 @@ def _identical(manifest: pd.DataFrame) -> list[AuditFinding]:
     copies = manifest[manifest["sha256"].duplicated(keep=False)]
     splits = copies.groupby("sha256")["split"].transform("nunique")
     findings = []
-    for across, severity, where in ((True, "error", "in two splits"), (False, "warning", "in one split")):
+    for across, where in ((True, "in two splits"), (False, "in one split")):
         part = copies[(splits > 1) == across]
         sets = list(part.groupby("sha256", sort=False))
         if sets:
             named = [", ".join(f"{row.image_id} ({row.split})" for row in rows.itertuples()) for _, rows in sets]
+            severity: Literal["error", "warning"] = "error" if across else "warning"
             text = f"{len(part)} images in {pluralise(len(sets), 'set')} are identical pixel for pixel and {where}"
             findings.append(finding("identical_pixels", severity, text, named, advice=_TOGETHER if across else ""))
     return findings
@@ -139,7 +140,7 @@ def _shortcuts(table: pd.DataFrame) -> list[AuditFinding]:
     findings = []
     for row in table[table["lower"] > SHORTCUT].itertuples():
         text = (
-            f"{row.label} can be told from nothing but {CUES[row.cue]}:"
+            f"{row.label} can be told from nothing but {CUES[str(row.cue)]}:"
             f" AUROC {row.auroc:.2f} [{row.lower:.2f}, {row.upper:.2f}], {row.images} images"
         )
         findings.append(finding("shortcut", "warning", text))

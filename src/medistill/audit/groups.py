@@ -29,7 +29,6 @@ _PER_WORD = 16  # keypoints, at least, so that words are seen more than once in 
 _BATCH = 256
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")  # products are small: its threads would wait for each other
 def discover_groups(frames: ReadFrames, count: int) -> np.ndarray:
     """Find out which images are augmented copies of one source.
 
@@ -50,16 +49,17 @@ def discover_groups(frames: ReadFrames, count: int) -> np.ndarray:
         int64 (count,): the group of each image; groups are numbered from 0 by their first image. An image without
         copies is a group of its own; so is a blank one.
     """
-    pictures, order = _read(frames, count)
-    pairs = _candidates(pictures)
-    likeness = np.array(
-        [
-            max(np.prod(compare(pictures[i], pictures[j], mirrored=mirrored)) for mirrored in (False, True))
-            for i, j in tqdm(pairs.tolist(), desc="align", unit="pair", disable=None)
-        ]
-    )
-    group = np.empty(count, np.int64)
-    group[order] = _join(pairs, likeness, count)
+    with threadpool_limits(limits=1, user_api="blas"):  # products are small: its threads would wait for each other
+        pictures, order = _read(frames, count)
+        pairs = _candidates(pictures)
+        likeness = np.array(
+            [
+                max(np.prod(compare(pictures[i], pictures[j], mirrored=mirrored)) for mirrored in (False, True))
+                for i, j in tqdm(pairs.tolist(), desc="align", unit="pair", disable=None)
+            ]
+        )
+        group = np.empty(count, np.int64)
+        group[order] = _join(pairs, likeness, count)
     return pd.factorize(group)[0].astype(np.int64)
 
 
@@ -105,15 +105,15 @@ def _bags(pictures: list[Picture]) -> sparse.csr_array:
         return sparse.csr_array((len(pictures), 1), dtype=np.float32)
     chosen = np.random.default_rng(0).choice(ends[-1], count, replace=False)
     owners = np.searchsorted(ends, chosen, side="right")
-    words = [pictures[owner].descriptors[at - ends[owner]] for owner, at in zip(owners, chosen, strict=True)]
-    words = np.array(words, np.float32)
+    drawn = [pictures[owner].descriptors[at - ends[owner]] for owner, at in zip(owners, chosen, strict=True)]
+    words = np.array(drawn, np.float32)
     words = np.concatenate([words, words[:, MIRROR]])
     half_square = (words**2).sum(axis=1) / 2
-    word = [
+    nearest = [
         (each.descriptors.astype(np.float32) @ words.T - half_square).argmax(axis=1) % count
         for each in tqdm(pictures, desc="words", unit="image", disable=None)
     ]
-    word = np.concatenate(word)
+    word = np.concatenate(nearest)
     bags = sparse.csr_array((np.ones(len(word), np.float32), word, np.concatenate([[0], ends])), (len(pictures), count))
     bags.sum_duplicates()
     images = np.maximum(np.bincount(bags.indices, minlength=count), 1)

@@ -25,7 +25,7 @@ def tables_of(dataset: Dataset, audit: Audit | None = None) -> dict[str, pd.Data
         dataset: as it was ingested.
         audit: the result of `medistill.audit.findings.audit`; None: columns that need it are left out.
     """
-    images = _with_derived(dataset, audit and audit.near_duplicates)
+    images = _with_derived(dataset, audit.near_duplicates if audit else None)
     labels = _count_labels(dataset, images)
     tables = {"images": images, "labels": labels, "splits": _count_splits(labels)}
     if audit and audit.shortcuts:

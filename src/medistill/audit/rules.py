@@ -90,7 +90,7 @@ class Rule:
             there = set(table) if self.kind == "columns" else set(table[self.column])
             return [str(value) for value in self.values if value not in there]
         if self.kind == "rows":
-            return [] if self.least <= len(table) <= self.most else [f"{len(table)} rows"]
+            return [] if _or(self.least, -np.inf) <= len(table) <= _or(self.most, np.inf) else [f"{len(table)} rows"]
         cells = table[self.column]
         wrong = {
             "known": lambda: cells.isna(),
@@ -372,7 +372,7 @@ def judge(rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame]) -> list[Aud
         broken = rule.broken(table)
         if not broken:
             continue
-        if rule.kind == "rows":
+        if rule.kind == "rows" and rule.most is not None:
             message, broken = f"{int(rule.most) - len(table):,} {rule.fault}", []
         else:
             noun = {"contains": "split", "columns": "column"}.get(rule.kind, rule.table.removesuffix("s"))

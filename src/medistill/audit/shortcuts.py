@@ -21,9 +21,9 @@ from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from medistill.metrics.bootstrap import FloatArray, draw, resample
+from medistill.metrics.bootstrap import draw, resample
 from medistill.metrics.eligibility import fewer_groups, ineligibility
-from medistill.metrics.intervals import summarise
+from medistill.metrics.intervals import Codes, FloatArray, Numbers, summarise
 from medistill.metrics.ranking import FoldedLabel
 
 CUES = {
@@ -73,10 +73,10 @@ def border_features(frames: NDArray[np.uint8], width: int = 8) -> NDArray[np.flo
     return np.concatenate([top_and_bottom, left_and_right], axis=1)
 
 
-def _cells(part: NDArray[np.uint8], rows: NDArray, columns: NDArray) -> NDArray[np.float32]:
+def _cells(part: NDArray[np.uint8], rows: NDArray[np.int_], columns: NDArray[np.int_]) -> NDArray[np.float32]:
     """Mean and standard deviation of each cell of a grid, given the starts of its rows and columns."""
 
-    def sums(values: NDArray) -> NDArray[np.float64]:
+    def sums(values: NDArray[np.unsignedinteger]) -> NDArray[np.float64]:
         strips = np.add.reduceat(values, rows, axis=2, dtype=np.uint32)  # whole numbers: exact
         return np.add.reduceat(strips, columns, axis=3).reshape(len(values), -1).astype(np.float64)
 
@@ -86,8 +86,9 @@ def _cells(part: NDArray[np.uint8], rows: NDArray, columns: NDArray) -> NDArray[
     return np.hstack([mean, np.sqrt(np.maximum(variance, 0))]).astype(np.float32)
 
 
-@threadpool_limits.wrap(limits=1)  # on matrices this small BLAS' threads wait for each other, ten times as long
-def probe_shortcuts(rows: pd.DataFrame, targets: NDArray, labels: list[str], borders: NDArray) -> pd.DataFrame:
+def probe_shortcuts(
+    rows: pd.DataFrame, targets: Numbers, labels: list[str], borders: NDArray[np.float32]
+) -> pd.DataFrame:
     """Measure how well each label can be told from each cue alone.
 
     The AUROC is that of five-fold cross-validation, no group in both parts of a fold, with a 95 % interval by a
@@ -113,31 +114,35 @@ def probe_shortcuts(rows: pd.DataFrame, targets: NDArray, labels: list[str], bor
         with either from fewer than 10 groups.
     """
     groups, names = pd.factorize(rows["group_id"])
+    count = len(names)
     if len(rows) > MAX_IMAGES:
         sample = _sample_groups(groups)
         rows, targets, borders, groups = rows[sample], targets[sample], borders[sample], groups[sample]
-        groups, names = pd.factorize(groups)
+        groups, sampled = pd.factorize(groups)
+        count = len(sampled)
     cues = _cues(rows, borders)
-    counts = draw(len(names))
+    counts = draw(count)
     found = []
-    for k, label in enumerate(tqdm(labels, desc="shortcuts", unit="label", disable=None)):
-        known = np.flatnonzero(~np.isnan(targets[:, k]))
-        here, target = groups[known], targets[known, k]
-        if ineligibility(target, here):
-            continue
-        folds = deal_folds(target, here)
-        scores = {}
-        for cue, features in cues.items():
-            if (features[known] != features[known[0]]).any():
-                scores[cue] = _scores(cue, features[known], target, folds)
-        for cue, auroc in _auroc_of_cues(target, scores, here, folds, counts).items():
-            value = summarise(auroc, groups=fewer_groups(target, here))
-            found.append((label, cue, value.estimate, value.lower, value.upper, len(known), int(target.sum())))
+    # on matrices this small BLAS' threads wait for each other, ten times as long
+    with threadpool_limits(limits=1):
+        for k, label in enumerate(tqdm(labels, desc="shortcuts", unit="label", disable=None)):
+            known = np.flatnonzero(~np.isnan(targets[:, k]))
+            here, target = groups[known], targets[known, k]
+            if ineligibility(target, here):
+                continue
+            folds = deal_folds(target, here)
+            scores = {}
+            for cue, features in cues.items():
+                if (features[known] != features[known[0]]).any():
+                    scores[cue] = _scores(cue, features[known], target, folds)
+            for cue, auroc in _auroc_of_cues(target, scores, here, folds, counts).items():
+                value = summarise(auroc, groups=fewer_groups(target, here))
+                found.append((label, cue, value.estimate, value.lower, value.upper, len(known), int(target.sum())))
     numbers = dict.fromkeys(["auroc", "lower", "upper"], "float64") | dict.fromkeys(["images", "positives"], "int64")
     return pd.DataFrame(found, columns=["label", "cue", *numbers]).astype({"label": "str", "cue": "str"} | numbers)
 
 
-def _sample_groups(groups: NDArray) -> NDArray[np.bool_]:
+def _sample_groups(groups: Codes) -> NDArray[np.bool_]:
     """Images of random groups, as many groups as it takes to have `MAX_IMAGES`."""
     sizes = np.bincount(groups)
     order = np.random.default_rng(0).permutation(len(sizes))
@@ -145,10 +150,10 @@ def _sample_groups(groups: NDArray) -> NDArray[np.bool_]:
     return np.isin(groups, order[before < MAX_IMAGES])
 
 
-def _cues(rows: pd.DataFrame, borders: NDArray) -> dict[str, NDArray]:
+def _cues(rows: pd.DataFrame, borders: NDArray[np.float32]) -> dict[str, Numbers]:
     """Features of each cue, (N, features)."""
     width, height = rows["width"].to_numpy(np.float64), rows["height"].to_numpy(np.float64)
-    cues = {"size": np.column_stack([width, height, width / height]), "border": borders}
+    cues: dict[str, Numbers] = {"size": np.column_stack([width, height, width / height]), "border": borders}
     for cue in ("view", "source"):
         if cue in rows:
             cues[cue] = pd.factorize(rows[cue])[0][:, None]  # −1 where it is not given
@@ -169,7 +174,7 @@ def _probe(cue: str) -> ClassifierMixin:
     return make_pipeline(OneHotEncoder(handle_unknown="ignore"), LogisticRegression())
 
 
-def deal_folds(target: NDArray, groups: NDArray) -> NDArray[np.int_]:
+def deal_folds(target: Numbers, groups: Codes) -> NDArray[np.int_]:
     """Assign images to folds, a group as a whole, like cards.
 
     Groups are sorted by whether they have positives, negatives or both, and by size, and dealt out in turn: so an
@@ -193,13 +198,15 @@ def deal_folds(target: NDArray, groups: NDArray) -> NDArray[np.int_]:
     return fold_of_group[groups]
 
 
-def _scores(cue: str, features: NDArray, target: NDArray, folds: NDArray) -> NDArray[np.float64]:
+def _scores(cue: str, features: Numbers, target: Numbers, folds: Codes) -> FloatArray:
     """Score of each image by a probe that was fitted to the other folds."""
-    return cross_val_predict(_probe(cue), features, target, cv=PredefinedSplit(folds), method="predict_proba")[:, 1]
+    likely = cross_val_predict(_probe(cue), features, target, cv=PredefinedSplit(folds), method="predict_proba")
+    scores: FloatArray = likely[:, 1]
+    return scores
 
 
 def _auroc_of_cues(
-    target: NDArray, scores: dict[str, NDArray], groups: NDArray, folds: NDArray, counts: NDArray
+    target: Numbers, scores: dict[str, FloatArray], groups: Codes, folds: Codes, counts: Codes
 ) -> dict[str, FloatArray]:
     """AUROC of each cue over the pairs of a positive and a negative of the same fold, in each resample: (1 + R,)."""
     if not scores:

@@ -185,12 +185,13 @@ def stratified(
     """
     drawn = {} if fixed is None else fixed.to_dict()
     share = dict(zip(SPLITS, (1 - val_fraction - test_fraction, val_fraction, test_fraction), strict=True))
-    codes, names = pd.factorize(groups, sort=True)
+    codes, found = pd.factorize(groups, sort=True)
+    names: list[str] = found.tolist()
     # the last column counts all images, by which groups without any label are dealt
     counts = np.zeros((len(names), labels.shape[1] + 1))
     np.add.at(counts, codes, np.hstack([labels == 1, np.ones((len(labels), 1))]))
     missing = {split: share[split] * counts.sum(axis=0) for split in SPLITS}
-    waiting = {}
+    waiting: dict[int, None] = {}
     for index in sorted(range(len(names)), key=lambda index: _uniform(names[index], seed)):
         if names[index] in drawn:
             missing[drawn[names[index]]] = missing[drawn[names[index]]] - counts[index]

@@ -17,7 +17,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from medistill.data.dataset import LABEL_PREFIX
 from medistill.data.reading.folders import Files, find_files, require_folder, suggest_root
 from medistill.data.reading.source import Source, no_boxes
 from medistill.data.reading.tables import (
@@ -33,6 +32,7 @@ from medistill.data.reading.tables import (
 )
 from medistill.errors import UserError
 from medistill.nih import BOX_FRAME, LABELS
+from medistill.records.data import LABEL_PREFIX
 from medistill.settings import Settings
 from medistill.task import Task
 
@@ -86,12 +86,12 @@ def read(root: Path, options: Options) -> Source:
     table = read_table(label_file, COLUMNS)
     table = table.set_axis(["image", "labels", "patient", "age", "sex", "view", "line"], axis=1)
     table["patient"] = identifiers(table["patient"], label_file, "Patient ID").fillna("")
-    names, values = _parse_labels(table, label_file)
+    columns, values = _parse_labels(table, label_file)
     unclear = pd.Series(None, index=table.index, dtype=object)
-    for row in np.flatnonzero(np.isnan(values).any(axis=1)):
+    for row in np.flatnonzero(np.isnan(values).any(axis=1)).tolist():
         line, combination = table["line"][row], table["labels"][row]
         unclear[row] = f"line {line} of {label_file.name} has the contradictory or empty labels {combination!r}"
-    table = pd.concat([table, pd.DataFrame(values, columns=names, index=table.index)], axis=1)
+    table = pd.concat([table, pd.DataFrame(values, columns=columns, index=table.index)], axis=1)
     table["age"], notes = ages(table["age"], "Patient Age")
     joined = join_files(table, _find_images(root), label_file.name, bad=unclear, missing="images/{image}")
     rows = _describe(joined.rows)
@@ -197,6 +197,7 @@ def _read_boxes(path: Path | None, image_ids: pd.Series, listed: pd.Series) -> p
 
 def _read_split(root: Path, image_ids: pd.Series, options: Options) -> tuple[pd.Series | None, str]:
     """The split of each image in the lists, and their names; None if one of them is missing."""
+    lists: dict[str, tuple[str, ...]]
     if options.lists == "official":
         lists = {split: (name,) for split, name in LISTS.items()}
     else:
@@ -204,16 +205,17 @@ def _read_split(root: Path, image_ids: pd.Series, options: Options) -> tuple[pd.
         lists = {split: (f"chexnet/{name}", f"chexnet_{name}") for split, name in files.items()}
     found = {split: find_table(root, *names) for split, names in lists.items()}
     names = " and ".join(
-        found[split].relative_to(root).as_posix() if found[split] else name for split, (name, *_) in lists.items()
+        path.relative_to(root).as_posix() if (path := found[split]) else name for split, (name, *_) in lists.items()
     )
-    if not all(found.values()):
+    there = {split: file for split, file in found.items() if file}
+    if len(there) < len(found):
         return None, names
     split_of: dict[str, str] = {}
-    for split, file in found.items():
+    for split, file in there.items():
         listed = _read_list(file, labels=0 if options.lists == "official" else len(LABELS))
         twice = next((image for image in listed if split_of.get(image, split) != split), None)
         if twice:
-            other = found[split_of[twice]].name
+            other = there[split_of[twice]].name
             raise UserError(f"{file}: {twice} is in {other} too; an image has one split")
         split_of |= dict.fromkeys(listed, split)
     return image_ids.map(split_of), names

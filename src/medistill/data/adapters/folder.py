@@ -71,7 +71,7 @@ def read(root: Path, options: Options) -> Source:
     entries = len(images) + len(quarantined)
     table = pd.DataFrame({"image_id": images.keys(), "path": images.values()}, dtype="str")
     parts = table["image_id"].str.split("/")
-    placed = parts.str.len() > depth + 1
+    placed = table["image_id"].str.count("/") > depth
     if splits:
         placed &= parts.str[0].isin(splits.keys())
     quarantined += [(path, "in no class's folder") for path in table["path"][~placed]]

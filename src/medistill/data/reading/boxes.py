@@ -129,7 +129,7 @@ def read_boxes(
     names = TWO_CORNERS if corners else CORNER_AND_SIZE
     told = cells[(cells != "").any(axis=1)]
     numbers = told.apply(lambda column: pd.to_numeric(column.str.replace(",", ".", regex=False), errors="coerce"))
-    boxes = numbers.set_axis(list(CORNER_AND_SIZE), axis=1).astype("float64")
+    boxes: pd.DataFrame = numbers.set_axis(list(CORNER_AND_SIZE), axis=1).astype("float64")
     if corners:
         boxes["w"] -= boxes["x"]
         boxes["h"] -= boxes["y"]
@@ -140,7 +140,7 @@ def read_boxes(
             line = lines[told.index][wrong].iloc[0]
             raise UserError(f"{file}: line {line}: the box {', '.join(names)} = {given} {what}")
 
-    refuse(~np.isfinite(boxes).all(axis=1), "must be four numbers, or blank where there is none")
+    refuse(~(boxes.abs() < np.inf).all(axis=1), "must be four numbers, or blank where there is none")
     refuse(
         (boxes["w"] <= 0) | (boxes["h"] <= 0),
         "must have x_max above x_min and y_max above y_min" if corners else "must have a width and height above 0",

@@ -79,7 +79,9 @@ def read_table(path: Path, columns: Mapping[str, tuple[str, ...]], *, optional: 
     for column, place in places.items():
         if place is not None and column not in optional:
             _require_field(path, column, raw[fields <= place], lines[fields <= place])
-    table = pd.DataFrame({c: "" if place is None else raw[place] for c, place in places.items()}, index=raw.index)
+    table: pd.DataFrame = pd.DataFrame(
+        {c: "" if place is None else raw[place] for c, place in places.items()}, index=raw.index
+    )
     table = table.apply(lambda column: column.str.strip())
     table["line"] = lines
     table = table[(table.drop(columns="line") != "").any(axis=1)].reset_index(drop=True)

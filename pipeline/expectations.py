@@ -9,12 +9,13 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import great_expectations as gx
 import pandas as pd
 from great_expectations import expectations as gxe
 from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.expectations.metadata_types import FailureSeverity
 
 from medistill.audit.quality import tables_of
 from medistill.audit.rules import KEYS, Rule, rules_of
@@ -85,7 +86,7 @@ def validate(
         temporary.mkdir()
         store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(temporary.resolve())}
         site = {"class_name": "SiteBuilder", "show_how_to_buttons": False, "store_backend": store}
-        context.add_data_docs_site("local", site)
+        context.add_data_docs_site("local", site)  # type: ignore[arg-type]  # a site needs no `site_index_builder`
         checked = []
         for name, table in tables.items():
             about = [rule for rule in rules if rule.table == name and rule.applies(table)]
@@ -122,24 +123,32 @@ def _severity(rule: Rule) -> Literal["critical", "warning"]:
     return "critical" if rule.critical else "warning"
 
 
+class _Common(TypedDict):
+    """What every expectation of Great Expectations takes."""
+
+    severity: FailureSeverity
+    description: str
+
+
 def _expect(rule: Rule) -> gxe.Expectation:
     """A rule as an expectation, for a table made by `as_html`."""
-    common = {"severity": _severity(rule), "description": rule.expected}
+    common: _Common = {"severity": FailureSeverity(_severity(rule)), "description": rule.expected}
     values = [html.escape(value) if isinstance(value, str) else value for value in rule.values]
     if rule.kind == "columns":
         return gxe.ExpectTableColumnsToMatchSet(column_set=values, exact_match=False, **common)
     if rule.kind == "rows":
-        return gxe.ExpectTableRowCountToBeBetween(min_value=rule.least, max_value=rule.most, **common)
-    common["column"] = html.escape(rule.column)
+        least, most = (None if bound is None else int(bound) for bound in (rule.least, rule.most))
+        return gxe.ExpectTableRowCountToBeBetween(min_value=least, max_value=most, **common)
+    column = html.escape(rule.column or "")
     if rule.kind == "known":
-        return gxe.ExpectColumnValuesToNotBeNull(**common)
+        return gxe.ExpectColumnValuesToNotBeNull(column=column, **common)
     if rule.kind == "unique":
-        return gxe.ExpectColumnValuesToBeUnique(**common)
+        return gxe.ExpectColumnValuesToBeUnique(column=column, **common)
     if rule.kind == "between":
-        return gxe.ExpectColumnValuesToBeBetween(min_value=rule.least, max_value=rule.most, **common)
+        return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=rule.least, max_value=rule.most, **common)
     if rule.kind == "contains":
-        return gxe.ExpectColumnDistinctValuesToContainSet(value_set=values, **common)
-    return gxe.ExpectColumnValuesToBeInSet(value_set=values, **common)
+        return gxe.ExpectColumnDistinctValuesToContainSet(column=column, value_set=values, **common)
+    return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=values, **common)
 
 
 def _run(context: Any, name: str, table: pd.DataFrame, rules: Sequence[Rule]) -> list[Expectation]:

@@ -8,7 +8,7 @@ registry: where mlflow.db is lost, `promote` puts the champion back from it as l
 import hashlib
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from medistill.errors import UserError
 from medistill.gate.facts import Shipped, collect_facts, release_of
@@ -55,6 +55,7 @@ def promote(params: Params, root: Path, *, dry_run: bool = False) -> Promotion:
         if dry_run:
             champion = _current(client, history)
         else:
+            assert client is not None  # only a dry run may be without a store
             for verdict in verdicts:
                 if verdict.passed:
                     models[verdict.model] = _registered(client, root, models[verdict.model], runs[verdict.model])
@@ -69,7 +70,8 @@ def promote(params: Params, root: Path, *, dry_run: bool = False) -> Promotion:
         judged = add_shipping_rules(verdicts, models, Shipped(champion, withdrawn(history)))
         promotion = _decide(judged, models, champion, dry_run).model_copy(update={"warnings": warnings})
         if not dry_run:
-            if promotion.outcome == "promoted":
+            assert client is not None  # as above
+            if promotion.outcome == "promoted" and promotion.champion:
                 _point(client, promotion.champion, champion)
             _tag(client, judged, models, promotion)
             _record(root, promotion, models)
@@ -101,7 +103,7 @@ def rollback(root: Path) -> tuple[Release, Release]:
     with exclusive(root, "promotion", wait=True), store_errors(root):
         client = open_store(root) if _has_store(root) else None
         bad = _settled(client, root, {}, {}) if client else None
-        if bad is None or bad.version is None:
+        if client is None or bad is None or bad.version is None:
             raise UserError("the registry has no champion; run `python -m pipeline promote` first")
         earlier = [model for model in _registered_champions(client, root) if model.onnx_sha256 != bad.onnx_sha256]
         if not earlier:
@@ -140,7 +142,8 @@ def _return(client: "MlflowClient", earlier: list[Release], bad: Release) -> Non
 def _decide(judged: list[Verdict], models: dict[str, Release], champion: Release | None, dry_run: bool) -> Promotion:
     ranking = [verdict.model for verdict in rank(verdict for verdict in judged if verdict.passed)]
     best = models[ranking[0]] if ranking else None
-    previous = None
+    previous: Release | None = None
+    outcome: Literal["promoted", "kept", "refused"]
     if best is None:
         outcome = "refused"
     elif champion is not None and best.onnx_sha256 == champion.onnx_sha256:
@@ -231,7 +234,7 @@ def _settled(client: "MlflowClient", root: Path, models: dict[str, Release], run
         if found is None:
             return champion
         champion = _registered(client, root, found, runs[found.model])
-        client.set_registered_model_alias(NAME, CHAMPION, champion.version)
+        _be_champion(client, champion)
         append(root, Line.now("restored", champion))
     elif not known or known[-1].onnx_sha256 != champion.onnx_sha256:
         last = next((line for line in reversed(history) if line.action in TOOK_OVER), None)
@@ -265,13 +268,18 @@ def _point(client: "MlflowClient", champion: Release, previous: Release | None) 
         client.set_registered_model_alias(NAME, PREVIOUS, previous.version)
     else:
         client.delete_registered_model_alias(NAME, PREVIOUS)
-    client.set_registered_model_alias(NAME, CHAMPION, champion.version)
+    _be_champion(client, champion)
+
+
+def _be_champion(client: "MlflowClient", model: Release) -> None:
+    assert model.version is not None  # it is in the registry
+    client.set_registered_model_alias(NAME, CHAMPION, model.version)
 
 
 def _tag(client: "MlflowClient", judged: list[Verdict], models: dict[str, Release], promotion: Promotion) -> None:
     """Note the decision and its reason on each candidate's version, and on the replaced one."""
-    said = {}
-    if promotion.previous is not None:
+    said: dict[str | None, tuple[str, str]] = {}
+    if promotion.previous is not None and promotion.champion is not None:
         said[promotion.previous.version] = ("replaced", f"replaced by {promotion.champion.model}")
     for verdict in judged:
         if promotion.champion is not None and models[verdict.model].onnx_sha256 == promotion.champion.onnx_sha256:
@@ -289,7 +297,7 @@ def _tag(client: "MlflowClient", judged: list[Verdict], models: dict[str, Releas
 
 def _reason(promotion: Promotion) -> str:
     """Why the champion is the champion, in a sentence."""
-    if promotion.outcome == "refused":
+    if promotion.outcome == "refused" or promotion.champion is None:
         return "no candidate passed"
     auroc = promotion.champion.val_macro_auroc
     of = f"of {len(promotion.ranking)} that passed" if len(promotion.ranking) > 1 else "the only one that passed"
@@ -315,5 +323,5 @@ def _record(root: Path, promotion: Promotion, models: dict[str, Release]) -> Non
 
 def _gist(line: Line) -> tuple[str | bool | None, ...]:
     """The parts in which a verdict may differ from the last one: models, data, champion, refusals."""
-    champion = line.champion and line.champion.onnx_sha256
+    champion = line.champion.onnx_sha256 if line.champion else None
     return line.evidence, line.data, champion, line.action == "refused"

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat, TypeGuard
 
 from medistill.checksums import what_to_run
 from medistill.errors import UserError
@@ -259,7 +259,7 @@ def _log(client: "MlflowClient", run: "Run", item: Projection) -> None:
     client.log_batch(run_id, params=params, tags=[RunTag(key, value) for key, value in item.tags.items()])
     for start in range(0, len(figures), BATCH):
         client.log_batch(run_id, metrics=figures[start : start + BATCH])
-    if not run.inputs.dataset_inputs:
+    if run.inputs is None or not run.inputs.dataset_inputs:
         name, fingerprint = item.dataset
         # MLflow stores 36 characters of a digest; the whole fingerprint is a tag.
         data = Dataset(name, fingerprint[:36], "local", json.dumps({"uri": str(HERE.processed.folder)}))
@@ -333,7 +333,7 @@ def _settings(record: ModelRecord, recorded: Mapping[str, object]) -> dict[str, 
     sections = {key: value for key, value in recorded.items() if isinstance(value, Mapping)}
     network = next((value for key, value in sections.items() if key.startswith(("teachers.", "students."))), {})
     recipe = next((value for key, value in sections.items() if key.startswith("recipes.")), {})
-    facts = ("arch", "args", "initialisation", "image_size", "channels", "fit")
+    facts: tuple[str, ...] = ("arch", "args", "initialisation", "image_size", "channels", "fit")
     facts += ("student", "recipe", "seed", "teachers", "combine", "terms")
     settings = {
         **sections.get("training", {}),
@@ -359,7 +359,7 @@ def _curves(path: Path) -> list[tuple[str, int, float]]:
         ]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[SupportsFloat | str]:
     if isinstance(value, bool):
         return False
     try:

@@ -50,6 +50,7 @@ def forgotten(client: "MlflowClient", run: str) -> list[str]:
 
 def _logged_of(version: "ModelVersion") -> str:
     """Id of the logged model to which a version refers."""
+    assert version.source is not None  # it was given when the version was made
     return version.source.removeprefix("models:/")
 
 
@@ -57,11 +58,13 @@ def register(client: "MlflowClient", root: Path, model: Release, run: str) -> st
     """Version of `model`; created if there is none, with the ONNX file logged in the model's run."""
     from mlflow.exceptions import MlflowException
 
-    known = versions(client).get(model.onnx_sha256)
+    sha = model.onnx_sha256
+    assert sha is not None  # the gate refuses a student that was not exported
+    known = versions(client).get(sha)
     if known is not None:
         return known
-    model_id = _logged(client, model, run)
-    if not _is_whole(client, model_id, model.onnx_sha256):
+    model_id = _logged(client, model, sha, run)
+    if not _is_whole(client, model_id, sha):
         _log_files(client, root, model_id, Layout(root).export(model.model), run)
     _complete(client, model_id, run)
     try:
@@ -71,7 +74,7 @@ def register(client: "MlflowClient", root: Path, model: Release, run: str) -> st
             raise
     tags = {
         "model": model.model,
-        SHA: model.onnx_sha256,
+        SHA: sha,
         "dataset_fingerprint": model.dataset_fingerprint,
         **({} if model.val_macro_auroc is None else {"val_macro_auroc": repr(model.val_macro_auroc)}),
     }
@@ -87,6 +90,8 @@ def mend(client: "MlflowClient", root: Path, model: Release) -> bool:
     """
     from mlflow.exceptions import MlflowException
 
+    assert model.version is not None  # it is in the registry,
+    assert model.onnx_sha256 is not None  # so it was exported
     version = client.get_model_version(NAME, model.version)
     model_id = _logged_of(version)
     try:
@@ -103,20 +108,20 @@ def mend(client: "MlflowClient", root: Path, model: Release) -> bool:
     return False
 
 
-def _logged(client: "MlflowClient", model: Release, run: str) -> str:
+def _logged(client: "MlflowClient", model: Release, sha: str, run: str) -> str:
     """Id of the logged model with the file's checksum, which a killed process may have left; else of a new one."""
     run_of = client.get_run(run)
     experiment = run_of.info.experiment_id
-    left = client.search_logged_models([experiment], f"tags.{SHA} = '{model.onnx_sha256}'", max_results=1)
+    left = client.search_logged_models([experiment], f"tags.{SHA} = '{sha}'", max_results=1)
     if left:
         return left[0].model_id
     made = client.create_logged_model(
-        experiment, model.model, source_run_id=run, tags={SHA: model.onnx_sha256}, params=run_of.data.params
+        experiment, model.model, source_run_id=run, tags={SHA: sha}, params=run_of.data.params
     )
     return made.model_id
 
 
-def _log_files(client: "MlflowClient", root: Path, model_id: str, export: ExportFolder, run: str) -> None:
+def _log_files(client: "MlflowClient", root: Path, model_id: str, export: ExportFolder, run: str | None) -> None:
     """Put the files of an export into a logged model, as MLflow loads them; the network's bytes are the export's."""
     import mlflow
     import onnx
@@ -157,7 +162,8 @@ def _complete(client: "MlflowClient", model_id: str, run: str) -> None:
     if client.get_logged_model(model_id).status != LoggedModelStatus.READY:
         client.finalize_logged_model(model_id, LoggedModelStatus.READY)
     run_of, now = client.get_run(run), int(time.time() * 1000)
-    if model_id in (output.model_id for output in run_of.outputs.model_outputs):
+    outputs = run_of.outputs.model_outputs if run_of.outputs else []
+    if model_id in (output.model_id for output in outputs):
         return
     figures = {key: value for key, value in run_of.data.metrics.items() if not key.startswith(CURVES)}
     metrics = [Metric(key, value, now, 0, model_id=model_id, run_id=run) for key, value in figures.items()]
@@ -177,9 +183,9 @@ def _signature(network: Any) -> Any:
     """MLflow's signature from the ONNX graph's own inputs and outputs."""
     import onnx
     from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.types import ColSpec, Schema, TensorSpec
 
-    def specs(values: Any) -> list[TensorSpec]:
+    def specs(values: Any) -> list[ColSpec | TensorSpec]:
         return [
             TensorSpec(
                 onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type),

@@ -49,8 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     curves = {name: model.roc() for name, model in measured["test"].items()}
     written = run.write_tables(reports, described, curves, run.compare_all(measured, references))
     figures = run.numbers(described, measured, references)
-    costs = {name: {"params": config.params, "macs": config.macs} for name, config in configs.items()}
-    write_each(reports.metrics, {name: ModelNumbers(**costs[name], **figures[name]) for name in models})
+    made = {name: ModelNumbers(params=one.params, macs=one.macs, **figures[name]) for name, one in configs.items()}
+    write_each(reports.metrics, made)
     written.append(reports.metrics)
     Sealed().write(reports.evaluation_record, written)
     return 0

@@ -18,14 +18,14 @@ def main(argv: list[str] | None = None) -> int:
 
     from pipeline.expectations import validate
 
-    networks = {f"teachers.{name}": network for name, network in params.teachers.items()}
-    networks |= {f"students.{name}": network for name, network in params.students.items()}
+    weights = {f"teachers.{name}": network.weights for name, network in params.teachers.items()}
+    weights |= {f"students.{name}": network.weights for name, network in params.students.items()}
     result = validate(
         HERE.processed.folder,
         docs=HERE.reports.data_docs,
         max_quarantined=params.data.max_quarantined,
         audit=audit,
-        weights={name: network.weights for name, network in networks.items() if network.weights},
+        weights={name: file for name, file in weights.items() if file},
     )
     result.write(HERE.reports.validation)
     for line in result.warnings:

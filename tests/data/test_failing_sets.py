@@ -68,7 +68,7 @@ def test_no_real_image_is_taken_for_a_mask(real_data, name):
     assert find_masks(paths) == {}
 
 
-def test_every_mask_of_covid_qu_ex_is_told_and_no_image(real_data):
+def test_masks_of_covid_qu_ex_are_told_from_images(real_data):
     root = real_data / "covidquex_256"
     masks = find_masks(file.relative_to(root).as_posix() for file in root.rglob("*.png"))
     assert len(masks) == 2 * 1864

@@ -28,7 +28,7 @@ def copied(path: Path) -> np.ndarray:
     return to_frame(Image.open(stream), size=128, channels=1, fit="pad")
 
 
-def test_two_films_of_a_patient_are_no_duplicates_unless_they_are_one(x_rays):
+def test_two_films_of_a_patient_are_duplicates_only_if_they_are_the_same_film(x_rays):
     frames, names = x_rays
     table = near_duplicates(lambda chosen: frames[chosen], len(frames))
     assert [(names[i], names[j]) for i, j in zip(table["i"], table["j"], strict=True)] == [

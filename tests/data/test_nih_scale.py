@@ -54,7 +54,7 @@ def test_labels_are_those_published(source):
 
 
 @pytest.mark.slow  # makes 112,120 files
-def test_the_official_lists_are_those_published_and_tear_no_patient_apart(source):
+def test_the_official_lists_are_those_published_and_split_no_patient(source):
     assert source.official.value_counts().to_dict() == {"train": 86_524, "test": 25_596}
     patients = source.rows["patient_id"].groupby(source.official).nunique()
     assert patients.to_dict() == {"train": 28_008, "test": 2_797}
@@ -92,7 +92,7 @@ def test_a_release_without_its_images_names_every_row(true_scale, tmp_path):
 
 
 @pytest.mark.parametrize(("which", "images", "said"), [(0, 112_120, (94.8, 92.4)), (2, 25_596, (92.4, 88.9))])
-def test_what_finds_nothing_is_as_good_as_the_page_says(root, which, images, said):
+def test_predicting_no_finding_scores_what_docs_papers_says(root, which, images, said):
     figures = []
     for counts in POSITIVES.values():
         targets = np.arange(images) < counts[which]

@@ -40,20 +40,20 @@ def insert(file: Path, code: str, side: str, line: str) -> None:
         file.write_text(f"{before}\n{code}{apart}{line}{after}")
 
 
-def test_every_block_has_its_place(root):
+def test_every_code_block_of_contributing_is_inserted_somewhere(root):
     text = (root / "CONTRIBUTING.md").read_text()
     code = re.findall(r"^```(?:python|yaml|text)\n", text, re.MULTILINE)
     placed = [place for place in PLACE.finditer(text) if not place["file"].endswith(".md")]
     assert len(code) == len(placed) > 5
 
 
-def test_what_was_added_is_clean(extended):
+def test_the_additions_pass_lint_and_types(extended):
     extended.run("ruff", "check", ".")
     extended.run("ruff", "format", "--check", ".")
     extended.run("codespell")
 
 
-def test_what_was_added_does_what_it_should(extended):
+def test_the_additions_pass_their_tests(extended):
     """The tests over all losses cover the new one; the other additions have tests of their own."""
     tests = ["tests/unit/distillation", "tests/unit/test_examples.py", "tests/unit/data/test_named_files.py"]
     tests += ["tests/unit/gate/test_min_auroc.py", "tests/unit/distillation/test_table.py"]

@@ -75,7 +75,7 @@ def test_a_second_repro_does_nothing(project):
     assert project.run("git", "status", "--short").stdout == ""
 
 
-def test_what_would_be_trained_alike_is_taken_as_it_is(project):
+def test_a_training_with_the_same_inputs_is_reused(project):
     """DVC runs all students when any teacher has changed; each stage finds out whether its student is affected."""
     weights = project.folder / "models/students/eeea_net_c2-baseline-0/model.safetensors"
     before = weights.read_bytes()

@@ -17,7 +17,7 @@ def last_error(done):
         (lambda p: p["data"].update(siize=3), "params.yaml: key data.siize is unknown"),
     ],
 )
-def test_params(fresh, change, message):
+def test_mistakes_in_params_yaml_are_one_line(fresh, change, message):
     params = fresh.params
     change(params)
     fresh.write_params(params)

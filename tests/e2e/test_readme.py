@@ -77,14 +77,14 @@ def test_every_command_is_typed_here_or_elsewhere(readme, root):
         assert text in (root / file).read_text(), f"{file} has no {text}"
 
 
-def test_what_is_typed_works(cloned):
+def test_the_commands_of_the_readme_run(cloned):
     cloned.run("medistill", "phantom", "drawn", "--images", "40", "--size", "64")
     for typed in TYPED.values():
         if " phantom " not in typed:
             cloned.run(*shlex.split(typed))
 
 
-def test_the_settings_are_taken(readme, cloned, root, tmp_path):
+def test_the_settings_in_the_readme_are_valid(readme, cloned, root, tmp_path):
     params = tiny(yaml.safe_load((root / "params.yaml").read_text()))
     for block in blocks(readme, "yaml"):
         for section, values in yaml.safe_load(block).items():
@@ -95,6 +95,6 @@ def test_the_settings_are_taken(readme, cloned, root, tmp_path):
     cloned.run("python", "-m", "pipeline", "check")
 
 
-def test_the_python_works(readme, cloned):
+def test_the_python_code_in_the_readme_runs(readme, cloned):
     for block in blocks(readme, "python"):
         cloned.run("python", "-c", block)

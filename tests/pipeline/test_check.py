@@ -193,7 +193,7 @@ def test_copies_that_an_official_split_tears_apart_are_an_error(root, tmp_path):
     assert f"{test[3]} (test)" in named[0]
 
 
-def test_no_patients_is_worth_a_note(tmp_path):
+def test_missing_patient_ids_are_noted(tmp_path):
     rng = np.random.default_rng(0)
     for number in range(24):
         file = tmp_path / "root" / "ab"[number % 2] / f"{number}.png"
@@ -205,7 +205,7 @@ def test_no_patients_is_worth_a_note(tmp_path):
     assert "  note: split by patient: " in done.stdout
 
 
-def test_values_are_yaml_but_a_bar_is_a_bar():
+def test_values_of_set_are_yaml_except_for_a_bare_bar():
     options = parse_options(["separator=|", "labels=[a, b]", "u.x=ones", "u.y=zeros", "empty="])
     assert options == {"separator": "|", "labels": ["a", "b"], "u": {"x": "ones", "y": "zeros"}, "empty": ""}
 

@@ -177,7 +177,7 @@ def test_check_takes_the_limit_that_params_yaml_and_every_preset_come_with(tmp_p
         assert load_params(file).data.max_quarantined == MAX_QUARANTINED, name
 
 
-def test_copies_whose_groups_are_nowhere_written_stop_both_and_are_written(tmp_path):
+def test_copies_without_a_list_of_groups_stop_both_and_check_writes_the_list(tmp_path):
     write_lc25000(tmp_path / "set", halves=("lung_image_sets",), groups=False)
     ends, told = check_ends(tmp_path, "lc25000", {})
     assert ends == 1
@@ -190,7 +190,7 @@ def test_copies_whose_groups_are_nowhere_written_stop_both_and_are_written(tmp_p
     assert not pipeline_stops(tmp_path, "lc25000", {}, "patient", channels=3, splits=splits)
 
 
-def test_a_second_copy_of_a_set_beside_its_splits_is_named_with_its_folder(tmp_path):
+def test_a_second_copy_of_the_data_set_beside_its_splits_is_named_with_its_folder(tmp_path):
     for root in (tmp_path / "set", tmp_path / "set" / "chest_xray"):
         write_folder(root, splits=("train", "val", "test"), images_each=4)
     ends, told = check_ends(tmp_path, "folder", {})

@@ -150,7 +150,7 @@ def test_every_file_that_a_stage_reaches_is_named_in_dvc_yaml(stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_room_that_a_stage_names_is_one_that_it_reaches(stage):
+def test_every_room_in_a_stages_deps_is_imported_by_it(stage):
     files = {file for format in formats() for file in needed(stage, format)}
     assert [dep for dep in deps_of(stage) if not any(within(file, [dep]) for file in files)] == []
 
@@ -171,7 +171,7 @@ def test_trainings_and_their_fingerprints_follow_the_same_code():
         assert sorted(library) == sorted(ROOMS), stage
 
 
-def test_no_training_depends_on_what_comes_after_it():
+def test_no_training_depends_on_code_of_later_stages():
     later = [f"src/medistill/{room}" for room in ("evaluation", "explain", "export", "gate", "report")]
     assert not [dep for stage in TRAINING for dep in deps_of(stage) if within(dep, later)]
     assert not [dep for dep in deps_of("export") if within(dep, ["src/medistill/gate"])]
@@ -260,5 +260,5 @@ def stale(tmp_path_factory) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("file", RUNS_AGAIN)
-def test_another_file_runs_the_stages_again_that_it_concerns_and_no_other(stale, file):
+def test_a_changed_file_reruns_exactly_the_stages_that_depend_on_it(stale, file):
     assert set(stale[file]) == RUNS_AGAIN[file]

@@ -169,7 +169,7 @@ def test_roc_runs_from_0_to_1_and_its_area_is_the_macro_auroc(project):
         assert area == pytest.approx(metrics(project)[model]["test"]["macro_auroc"], abs=0.005)
 
 
-def test_twice_gives_the_same_bytes(project, tmp_path):
+def test_running_twice_gives_the_same_bytes(project, tmp_path):
     write_project(tmp_path)
     run(tmp_path)
     run(tmp_path)  # over its own outputs

@@ -174,7 +174,7 @@ def test_same_bytes_when_run_again(project):
     assert sorted(path.name for path in (project / "reports").iterdir()) == ["explain"]
 
 
-def test_coarse_maps_conclude_nothing(root, tmp_path):
+def test_coarse_maps_give_no_conclusion(root, tmp_path):
     write_project(tmp_path, root, size=32, boxes=True)
     metrics = run(tmp_path)
     assert not any(entry["conclusive"] for entry in metrics.values())
@@ -229,7 +229,7 @@ def test_exclusive_classes_explain_the_true_class_and_one_that_is_named_in_its_p
     assert wrong == 1  # a quarter of the gallery
 
 
-def test_mistakes_leave_the_last_report(project, tmp_path, monkeypatch):
+def test_after_a_mistake_the_last_report_is_unchanged(project, tmp_path, monkeypatch):
     shutil.copytree(project, tmp_path / "p")
     monkeypatch.chdir(tmp_path / "p")
     file = tmp_path / "p/models/students/small-kd-0/config.json"

@@ -116,7 +116,7 @@ def test_a_student_that_is_not_there_is_named(project, monkeypatch, arguments, m
         main(arguments)
 
 
-def test_as_a_program_it_says_in_one_line_what_is_missing(project, root, tmp_path):
+def test_the_stage_names_a_missing_model_in_one_line(project, root, tmp_path):
     shutil.copy(project / "params.yaml", tmp_path)
     command = [sys.executable, "-m", "pipeline.stages.export", "eeea_net_c2", "kd", "0"]
     environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root}/src"}

@@ -161,7 +161,7 @@ def run_one(root: Path, **changes: object) -> tuple[Outcome, list[str]]:
     return Runner(root, workers=1).run(stage, lines.append), lines
 
 
-def test_what_became_of_a_stage_is_read_from_dvc(tmp_path: Path) -> None:
+def test_the_outcome_of_a_stage_is_read_from_dvc(tmp_path: Path) -> None:
     (tmp_path / "in").write_text("1")
     write_graph(tmp_path, a={"cmd": "cp in out", "deps": ["in"], "outs": ["out"]})
 
@@ -174,7 +174,7 @@ def test_what_became_of_a_stage_is_read_from_dvc(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "1"
 
 
-def test_what_a_stage_prints_about_skipping_is_not_taken_for_dvcs_word() -> None:
+def test_a_stages_own_output_about_skipping_is_not_read_as_dvcs() -> None:
     assert status(["Running stage 'a':", "record didn't change, skipping", "file is cached - skipping run"]) == "ran"
 
 
@@ -186,7 +186,7 @@ def test_a_failure_has_the_stages_own_reason(tmp_path: Path) -> None:
         run_one(tmp_path)
 
 
-def test_what_a_stage_prints_is_obeyed_by_no_terminal_and_no_page(tmp_path: Path) -> None:
+def test_a_stages_output_is_escaped_for_terminals_and_pages(tmp_path: Path) -> None:
     write_graph(tmp_path, a={"cmd": r"printf 'tab\there\nerror: \033[2J\302\233 <b> [x](http://x)\n'; exit 2"})
     lines: list[str] = []
     with pytest.raises(StageFailed, match=r"^a: \\x1b\[2J\\x9b <b> \[x\]\(http://x\)$") as caught:
@@ -198,7 +198,7 @@ def test_what_a_stage_prints_is_obeyed_by_no_terminal_and_no_page(tmp_path: Path
     assert reason == r"* a: \\x1b\[2J\\x9b \<b\> \[x\](http://x)"
 
 
-def test_without_a_reason_of_its_own_dvcs_is_given() -> None:
+def test_a_failure_without_a_message_has_dvcs_reason() -> None:
     lines = ["Running stage 'a':", "Traceback …", "ERROR: failed to reproduce 'a': exited with 1", ""]
     assert failure(lines) == "failed to reproduce 'a': exited with 1"
     assert failure(["Killed", ""]) == "Killed"

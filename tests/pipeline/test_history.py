@@ -28,7 +28,7 @@ def read(content: dict[str, Any]) -> Line:
     return Line.model_validate_json(json.dumps(content))
 
 
-def test_champions_are_a_stack_without_the_withdrawn() -> None:
+def test_rollback_returns_to_the_last_champion_that_was_not_withdrawn() -> None:
     lines = [line("promoted", "a"), line("promoted", "b"), line("kept", "b"), line("promoted", "c")]
     history = [read(entry) for entry in lines]
 
@@ -69,7 +69,7 @@ def test_what_is_appended_is_read_again(written: Path) -> None:
     assert read_history(written)[1].previous == RELEASE
 
 
-def test_a_line_of_before_there_were_checksums_is_read(tmp_path: Path) -> None:
+def test_a_line_without_a_checksum_is_read(tmp_path: Path) -> None:
     (tmp_path / "registry").mkdir()
     (tmp_path / HERE.history).write_text(json.dumps(line("kept", "a")) + "\n")
 
@@ -124,7 +124,7 @@ def test_a_byte_that_has_changed_is_named_or_changes_nothing(written: Path) -> N
             ]
 
 
-def test_a_line_that_a_killed_process_has_begun_gives_way_and_no_whole_line_is_lost(written: Path) -> None:
+def test_a_line_cut_off_by_a_kill_is_replaced_and_no_whole_line_is_lost(written: Path) -> None:
     whole = (written / HERE.history).read_bytes()
     start = whole.rindex(b"\n", 0, -1) + 1
     for cut in (start, start + 1, start + 20, len(whole) - 2):
@@ -145,7 +145,7 @@ def test_a_line_without_its_line_break_is_a_line(written: Path) -> None:
     assert actions(written)[-1] == "refused"
 
 
-def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
+def test_a_folder_instead_of_the_history_is_named(tmp_path: Path) -> None:
     (tmp_path / HERE.history).mkdir(parents=True)
 
     with pytest.raises(UserError, match=r"history.jsonl: cannot be read \(Is a directory\)"):

@@ -30,7 +30,7 @@ def start(root: Path, folder: Path, *stage: str) -> subprocess.Popen:
         (["pipeline.stages.export", *KD], f"exports/{'-'.join(KD)}"),
     ],
 )
-def test_a_killed_stage_leaves_nothing_for_ever(root, finished, tmp_path, stage, out):
+def test_files_of_a_killed_stage_are_removed_by_the_next_run(root, finished, tmp_path, stage, out):
     project = shutil.copytree(finished, tmp_path / "project")
     write_params(project, phantom={"images": 2000})
     shutil.rmtree(project / out, ignore_errors=True)

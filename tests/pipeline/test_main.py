@@ -76,7 +76,7 @@ def test_track_before_anything_has_run_says_what_to_run(tmp_path: Path) -> None:
     assert not (root / "mlflow.db").exists()
 
 
-def test_history_of_nothing(tmp_path: Path) -> None:
+def test_history_without_promotions_says_what_to_run(tmp_path: Path) -> None:
     assert json.loads(fake_graph.pipeline(tmp_path, "history", "--json").stdout) == {"history": [], "looks": 0}
     assert "nothing has been promoted" in fake_graph.pipeline(tmp_path, "history").stdout
 

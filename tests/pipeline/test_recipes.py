@@ -205,7 +205,7 @@ def test_a_frozen_teacher_that_was_trained_on_other_pixels_is_refused(params, ti
         required(params, tiny_dataset, tmp_path)
 
 
-def test_a_label_that_nobody_teaches_is_named(params, tiny_dataset, tmp_path):
+def test_a_label_without_a_teacher_or_a_loss_is_named(params, tiny_dataset, tmp_path):
     known = tiny_dataset.labels[:-1]
     save_weights(tmp_path, create_classifier(Network(arch="test_resnet"), labels=known), {})
     frozen = {"arch": "test_resnet", "weights": str(tmp_path / "model.safetensors"), "frozen": True, "labels": known}
@@ -239,7 +239,7 @@ def test_a_frozen_teacher_is_built_as_it_was_trained(params, tiny_dataset, tmp_p
         required(params, tiny_dataset, tmp_path)
 
 
-def test_what_is_odd_is_said(params, tiny_dataset, tmp_path, capsys):
+def test_unusual_settings_are_noted(params, tiny_dataset, tmp_path, capsys):
     labels = [tiny_dataset.labels[0], "Pleural Effusion"]
     save_weights(tmp_path, create_classifier(Network(arch="test_resnet"), labels=labels), {})
     frozen = {"arch": "test_resnet", "weights": str(tmp_path / "model.safetensors"), "frozen": True, "labels": labels}

@@ -167,7 +167,7 @@ def test_a_better_one_replaces_the_champion(champion: Path, settings: Callable[[
     assert [line.action for line in read_history(champion)] == ["promoted", "promoted"]
 
 
-def test_on_other_data_the_champion_is_no_measure(champion: Path, settings: Callable[[], Params]) -> None:
+def test_a_champion_of_other_data_is_not_compared(champion: Path, settings: Callable[[], Params]) -> None:
     fake_graph.set_numbers(champion, fingerprint="e" * 64)
     auroc(champion, kd=0.7, baseline=0.6)
 
@@ -178,7 +178,9 @@ def test_on_other_data_the_champion_is_no_measure(champion: Path, settings: Call
     assert "other data" in reasons[0]
 
 
-def test_a_champion_that_fails_the_gate_itself_holds_nobody_up(champion: Path, settings: Callable[[], Params]) -> None:
+def test_a_champion_that_now_fails_the_gate_does_not_block_candidates(
+    champion: Path, settings: Callable[[], Params]
+) -> None:
     fake_graph.set_numbers(champion, **{"small-kd-0": {"params": 4_000}, "small-baseline-0": {"val": 0.9}})
     fake_graph.repro(champion)
     promote(settings(), champion)

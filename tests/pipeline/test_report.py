@@ -198,7 +198,7 @@ def test_page_is_self_contained(source, page):
     assert page.attributes("a", "src") == []
 
 
-def test_page_says_what_it_is_not(source):
+def test_page_says_that_it_is_no_medical_device(source):
     assert "Research use only, not a medical device" in source
     assert "diagnos" not in source.lower()
 
@@ -254,7 +254,7 @@ def test_every_table_scrolls_in_a_box_of_its_own(source):
     assert source.count("<table>") == len(boxes) > 8
 
 
-def test_twice_gives_the_same_bytes(project, tmp_path):
+def test_running_twice_gives_the_same_bytes(project, tmp_path):
     make(tmp_path)
     for name in ("index.html", "gate.json"):
         assert (tmp_path / "reports" / name).read_bytes() == (project / "reports" / name).read_bytes()

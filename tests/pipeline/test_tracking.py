@@ -43,7 +43,7 @@ def runs(root: Path) -> dict[str, list]:
     return found
 
 
-def test_shows_every_model_with_params_figures_curves_and_provenance(
+def test_track_shows_every_model_with_params_figures_curves_and_provenance(
     repository: Path, settings: Callable[[], Params]
 ) -> None:
     tracked = track(settings(), repository)
@@ -242,7 +242,7 @@ def test_a_changed_byte_that_dvc_does_not_see_is_named_in_every_file_that_is_bel
     project(settings(), repository)
 
 
-def test_a_damaged_file_that_dvc_was_told_to_believe_is_named(repository: Path, settings: Callable[[], Params]) -> None:
+def test_a_damaged_file_that_was_committed_to_dvc_is_named(repository: Path, settings: Callable[[], Params]) -> None:
     """`dvc commit` writes any content into dvc.lock, but the record's checksum does not match."""
     config = repository / "models/students/small-kd-0/config.json"
     content = json.loads(config.read_text())
@@ -256,7 +256,7 @@ def test_a_damaged_file_that_dvc_was_told_to_believe_is_named(repository: Path, 
             read()
 
 
-def test_no_figure_is_shown_of_a_file_that_its_record_does_not_know(
+def test_no_figure_is_shown_from_a_file_whose_checksum_does_not_match_its_record(
     repository: Path, settings: Callable[[], Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every file that is read is changed as if `dvc commit` had accepted it: DVC finds nothing."""

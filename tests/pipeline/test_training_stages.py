@@ -97,7 +97,7 @@ def test_what_a_killed_teach_has_left_is_removed(project, monkeypatch):
 
 
 @pytest.mark.slow
-def test_of_several_processes_one_answers_and_one_takes_a_teacher_as_it_is(project, root, monkeypatch):
+def test_with_several_processes_one_answers_and_one_imports_a_frozen_teacher(project, root, monkeypatch):
     monkeypatch.chdir(project)
     train_teacher.main(["big"])
     shutil.copytree(project / "models/teachers/big", project / "weights")

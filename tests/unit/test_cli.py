@@ -90,7 +90,7 @@ def pixels(folder) -> np.ndarray:
     return np.stack([np.asarray(Image.open(image)) for image in sorted((folder / "images").iterdir())])
 
 
-def test_the_seed_decides(tmp_path):
+def test_the_seed_determines_the_images(tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         assert run("phantom", tmp_path / name, "--images", 6, "--size", 32, "--seed", seed).returncode == 0
     np.testing.assert_array_equal(pixels(tmp_path / "a"), pixels(tmp_path / "b"))

@@ -255,7 +255,7 @@ def test_a_mistake_in_the_code_is_not_taken_for_one_of_the_system(tmp_path):
             raise bug
 
 
-def test_what_is_read_meanwhile_and_may_not_be_is_named_itself(tmp_path):
+def test_an_unreadable_input_is_named_instead_of_the_output(tmp_path):
     with (
         pytest.raises(UserError, match=r"^/somewhere/else\.png: Permission denied; change its permissions"),
         atomic(tmp_path / "file"),

@@ -96,7 +96,7 @@ def test_help_into_a_full_output_is_one_line_too(full):
     assert (done.returncode, done.stderr) == (2, FULL)
 
 
-def test_whoever_imports_any_part_of_medistill_reports_home_no_more_and_a_users_own_setting_stays():
+def test_importing_medistill_turns_telemetry_off_but_keeps_a_users_setting():
     from medistill.telemetry import SWITCHES
 
     names = list(SWITCHES)

@@ -120,6 +120,6 @@ def test_an_image_that_is_something_else_is_named_too(tmp_path, kind, advice):
     assert caught.value.reason == f"not an image, or in a format that is not read{advice}"
 
 
-def test_real_beginnings_are_no_longer_than_what_is_looked_at():
+def test_signatures_of_real_files_are_within_the_bytes_read():
     assert describe_kind(tarred()[:HEAD]) == ("a tar archive", "unpack it")
     assert describe_kind(b"") is None

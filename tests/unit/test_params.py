@@ -380,7 +380,7 @@ def test_a_number_that_yaml_takes_for_text_is_one(params, tmp_path):
         ("[0.0]", r"run\.seeds\.0: input should be a valid integer"),
     ],
 )
-def test_a_seed_is_what_dvc_hands_to_the_stages(root, tmp_path, written, message):
+def test_a_seed_in_params_yaml_is_the_one_dvc_passes_to_the_stages(root, tmp_path, written, message):
     text = (root / "params.yaml").read_text()
     assert text.count("seeds: [0]") == 1
     (tmp_path / "params.yaml").write_text(text.replace("seeds: [0]", f"seeds: {written}"))

@@ -81,7 +81,7 @@ def answered(content: str | bytes) -> Params | str:
         (f"!<{'q' * 50_000}> 1", "could not determine a constructor"),
     ],
 )
-def test_values_that_settings_have_not_are_one_line_each(text, written, message):
+def test_yaml_values_that_no_setting_takes_are_one_line(text, written, message):
     found = refused(text.replace("seeds: [0]", f"seeds: {written}"))
     assert found.startswith("params.yaml: not valid YAML: ")
     assert message in found

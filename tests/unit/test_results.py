@@ -80,7 +80,7 @@ def test_an_image_counts_as_its_rarest_label() -> None:
     assert rarest_label(targets).tolist() == [1, 0, 0, 2]
 
 
-def test_teachers_are_trained_before_whom_they_teach() -> None:
+def test_teachers_are_trained_before_their_students() -> None:
     done = set()
     for phase in phases(ORDER):
         for job in phase:
@@ -115,7 +115,7 @@ def test_outcomes_are_read_as_they_were_written_in_whatever_order(
     assert read_outcomes(tmp_path / "none.parquet") == {}
 
 
-def test_what_is_kept_is_not_trained_but_a_teacher_that_is_gone_is(
+def test_kept_models_are_not_trained_again_but_missing_teachers_are(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     order = [("phantom", [LITE0], ("baseline", "system_b", "by_densenet"))]
@@ -211,7 +211,7 @@ def test_pairs_within_the_common_label_and_between_are_those_by_hand(generator: 
     assert found[1][row] == pytest.approx(brute_auroc(again, logits[drawn], [1, 2, 3], (everyone & ill)[drawn]))
 
 
-def test_a_sample_whose_labels_have_nothing_in_common_is_not_divided(generator: np.random.Generator) -> None:
+def test_a_sample_without_a_common_label_is_not_divided(generator: np.random.Generator) -> None:
     made = made_results(generator)
     targets = made.truth.split.targets.copy()
     targets[1] = [0, 1, 0, 0]
@@ -219,7 +219,7 @@ def test_a_sample_whose_labels_have_nothing_in_common_is_not_divided(generator: 
     assert Sample.of(other) is None
 
 
-def test_what_needs_no_teacher(generator: np.random.Generator) -> None:
+def test_gains_without_a_teacher(generator: np.random.Generator) -> None:
     made = made_results(generator)
     sample = Sample.of(made)
     own = made.students[LITE0]["baseline"].logits
@@ -314,7 +314,7 @@ def test_a_verdict_is_what_an_interval_shows(generator: np.random.Generator, shi
     assert tables.verdict(undefined) == "no difference shown"
 
 
-def test_words_follow_from_the_intervals(generator: np.random.Generator) -> None:
+def test_sentences_follow_from_the_intervals(generator: np.random.Generator) -> None:
     made = made_results(generator)
     sample = Sample.of(made)
     table, says = summary(sample, replace(made, plan=PLANS["phantom"]))

@@ -102,7 +102,7 @@ def circles() -> list[frozenset[str]]:
     return found
 
 
-def test_no_import_comes_back():
+def test_there_are_no_import_cycles():
     assert {circle: sorted(circle) for circle in circles() if circle not in CIRCLES} == {}
 
 
@@ -134,7 +134,7 @@ def test_functions_fit_on_a_screen():
     assert {f.place: f.lines for f in FUNCTIONS if f.lines > LINES_OF_CODE and f.place not in LONG_FUNCTIONS} == {}
 
 
-def test_functions_are_asked_few_things():
+def test_functions_have_few_parameters():
     many = {f.place: f.parameters for f in FUNCTIONS if f.parameters > PARAMETERS}
     assert {place: count for place, count in many.items() if place not in MANY_PARAMETERS} == {}
 

@@ -99,7 +99,7 @@ def test_the_same_pixels_are_paired_with_the_first(pictures):
     assert (table.loc[~same, "correlation"] < 1).all()
 
 
-def test_more_copies_than_neighbours_hang_together(pictures):
+def test_more_copies_than_neighbours_are_one_group(pictures):
     generator = np.random.default_rng(0)
     noisy = [
         curve(pictures[0], lambda grey_level: grey_level + generator.normal(0, 4, grey_level.shape)) for _ in range(40)
@@ -186,7 +186,7 @@ def test_correlation_of_aligned_images():
     assert aligned_correlation(flat, flat, np.eye(2, 3), sigma=2.5) == 0
 
 
-def test_what_two_images_share_beside_their_subject_is_not_enough():
+def test_shared_markings_do_not_make_two_images_duplicates():
     """Letters burned into two films match exactly, but their surroundings show that the films differ."""
     one, other = (grey(texture(seed)[None], 128)[0] for seed in (5, 6))
     for image in (one, other):

@@ -241,7 +241,7 @@ def test_whole_numbers_that_became_floats_still_name_their_files(tmp_path):
 
 
 @pytest.mark.parametrize("cell", ["17.png", "17"])
-def test_a_name_of_two_files_is_no_name(tmp_path, cell):
+def test_a_name_that_two_files_have_is_refused(tmp_path, cell):
     table(tmp_path, f"file,Mass\nb/18.png,0\n{cell},1\n", "a/17.png", "b/17.png", "b/18.png")
     with pytest.raises(
         UserError, match=rf"line 3: column 'file': '{cell}' may be a/17\.png or b/17\.png; write the path"

@@ -302,7 +302,7 @@ def test_listed_groups_are_joined_before_anything_is_split(nih, tmp_path):
     assert after.loc[~joined, "split"].equals(before.loc[~joined, "split"])
 
 
-def test_listed_groups_that_tear_the_official_lists_are_named(nih, tmp_path):
+def test_listed_groups_in_two_official_splits_are_named(nih, tmp_path):
     folder = write_splits(
         tmp_path, "groups.csv", "path,group_id\nimages/00000001_000.png,x\nimages/00000030_000.png,x\n"
     )
@@ -393,7 +393,7 @@ def test_a_mask_of_another_shape_is_no_mask_and_a_smaller_one_is(tmp_path):
     assert mask.sum() == pytest.approx((drawn.masks["02.png"] > 0).sum() * 4 / 9, rel=0.3)
 
 
-def test_white_may_be_one(tmp_path):
+def test_masks_may_be_0_and_1(tmp_path):
     drawn = Drawn(tmp_path / "root")
     for name, mask in drawn.masks.items():
         Image.fromarray(mask // 255 if name != "04.png" else mask * 0).save(tmp_path / "root" / "masks" / name)

@@ -63,7 +63,7 @@ def test_official_keeps_the_test_split_and_carves_validation_by_group():
     assert val / 700 == pytest.approx(0.2, abs=0.06)
 
 
-def test_a_patient_whom_the_lists_tear_apart_is_named():
+def test_a_patient_in_two_official_splits_is_named():
     groups = pd.Series(["7", "8", "8"])
     with pytest.raises(UserError, match=r"the lists: group 8 is in two splits, train and test; mend"):
         official(groups, pd.Series(["train", "train", "test"]))

@@ -57,7 +57,7 @@ def test_the_mean_is_the_mean(answers, targets):
     assert torch.allclose(combine_answers(answers, targets)[0], answers.mean(0), atol=1e-6)
 
 
-def test_the_surer_counts_more(answers, targets):
+def test_confident_teachers_weigh_more(answers, targets):
     p = expit(answers.double().numpy())
     doubt = entropy(np.stack([p, 1 - p]), axis=0)
     expected = (1 - doubt / doubt.sum(0)) / (T - 1)
@@ -69,7 +69,7 @@ def test_the_surer_counts_more(answers, targets):
     np.testing.assert_allclose(weights, expected, rtol=1e-4)
 
 
-def test_the_nearer_to_the_label_counts_more(answers, targets):
+def test_teachers_close_to_the_label_weigh_more(answers, targets):
     p, y = expit(answers.double().numpy()), targets.double().numpy()
     error = -(y * np.log(p) + (1 - y) * np.log(1 - p))
     expected = (1 - softmax(error, axis=0)) / (T - 1)
@@ -116,7 +116,7 @@ def test_of_exclusive_classes_the_unknown_ones_take_no_part(answers, how):
     assert torch.equal(unknown, teacher_weights(answers, part, how="entropy", exclusive=True)[:, 2])
 
 
-def test_sure_teachers_count_alike(targets):
+def test_equally_confident_teachers_have_equal_weights(targets):
     sure = torch.stack([torch.full((N, L), 200.0), torch.full((N, L), -200.0)])
     assert torch.allclose(combine_answers(sure, targets, how="entropy")[0], torch.zeros(N, L))
 

@@ -70,7 +70,7 @@ def test_what_would_be_answered_wrongly_is_refused(tiny_dataset, weights, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_who_has_seen_the_test_side_is_refused(tiny_dataset, weights, tmp_path):
+def test_a_teacher_that_has_seen_the_test_split_is_refused(tiny_dataset, weights, tmp_path):
     folder = tmp_path / "seen"
     shutil.copytree(weights[0], folder)
     provenance.write_ids(folder / provenance.FILE, provenance.ids_of(tiny_dataset, "test"))
@@ -78,7 +78,7 @@ def test_who_has_seen_the_test_side_is_refused(tiny_dataset, weights, tmp_path):
         import_teacher(tmp_path / "out", "friend", teacher(folder, input_size=16), tiny_dataset)
 
 
-def test_a_correction_of_its_labels_makes_it_another_teacher(tiny_dataset, weights, tmp_path):
+def test_changed_labels_make_it_another_teacher(tiny_dataset, weights, tmp_path):
     folder, labels, _ = weights
     network = teacher(folder, input_size=16, mean=[0.1, 0.2, 0.3])
     prints = set()

@@ -114,7 +114,7 @@ def test_binary_cross_entropy_leaves_unknown_labels_out():
     assert binary_cross_entropy(student, target, mask=target != 1).item() == pytest.approx(np.log1p(np.exp(2.0)))
 
 
-def test_nothing_known_costs_nothing():
+def test_a_loss_without_known_labels_is_zero():
     student = torch.ones(3, 2, requires_grad=True)
     loss = binary_cross_entropy(student, torch.full((3, 2), float("nan")))
     loss.backward()
@@ -275,7 +275,7 @@ def test_dist_is_of_correlations(logits, activation, function):
 
 
 @pytest.mark.parametrize("images", [12, 17, 64])
-def test_dist_leaves_out_what_the_teacher_does_not_tell_apart(images):
+def test_dist_leaves_out_labels_with_a_constant_teacher(images):
     student, teacher = 3 * torch.randn(2, images, 5, generator=torch.Generator().manual_seed(0))
     rest = [value[:, [0, 1, 3, 4]] for value in (student, teacher)]
     expected = dist(*rest, activation="sigmoid", inter=0).item()
@@ -305,7 +305,7 @@ def test_dist_keeps_labels_that_nearly_all_images_have():
     assert loss == pytest.approx(1 - np.corrcoef(p, q)[0, 1], rel=1e-2)  # float32 is coarse so close to 1
 
 
-def test_what_a_student_says_alike_of_all_costs_as_much_as_no_relation_and_has_no_gradient(logits):
+def test_a_constant_student_costs_as_much_as_no_correlation_and_has_no_gradient(logits):
     def gradient(loss, student):
         student = student.clone().requires_grad_()
         value = loss(student, logits[1])
@@ -378,7 +378,7 @@ def test_features_are_compared_by_cosine_and_square(features):
     assert feature_mse(*features).item() == pytest.approx(np.mean((s - t) ** 2), rel=1e-6)
 
 
-def test_attention_transfer_is_where_not_what():
+def test_attention_transfer_compares_places_not_channels():
     generator = torch.Generator().manual_seed(6)
     student = torch.randn(3, 4, 5, 5, generator=generator)
     teacher = torch.randn(3, 8, 10, 10, generator=generator)
@@ -429,7 +429,7 @@ def test_a_map_is_resized_to_the_larger():
 
 
 @pytest.mark.parametrize("loss", [cam_kd, explanation_kd])
-def test_a_flat_map_of_the_student_has_a_gradient_that_ends(loss):
+def test_a_flat_map_of_the_student_has_a_finite_gradient(loss):
     teacher = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     for size in (0.0, 1e-12, 1e-6, 1e-3):
         student = torch.full((2, 1, 4, 4), size)

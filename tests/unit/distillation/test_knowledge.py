@@ -165,7 +165,7 @@ def test_the_objective_weighs_its_terms_and_takes_the_mean_of_the_teachers(tiny_
     assert terms["sigmoid_kd"].item() == pytest.approx(soft.item(), rel=1e-6)
 
 
-def test_asked_live_a_teacher_says_the_same(tiny_dataset, teacher, tmp_path):
+def test_live_answers_equal_cached_ones(tiny_dataset, teacher, tmp_path):
     asked = {"attention": True, "cams": True, "features": True}
     write_knowledge(tmp_path, teacher, tiny_dataset, AUGMENTATION, Teach(views=2, view_seed=5, **asked))
     one, other = tiny_dataset.labels
@@ -330,7 +330,7 @@ def test_a_disk_that_is_too_small_is_named_before_anything_is_written(tiny_datas
 
 
 @pytest.mark.parametrize("value", [float("nan"), 1e6])  # the second overflows float16
-def test_a_teacher_that_says_nothing_is_refused(tiny_dataset, tmp_path, value):
+def test_answers_that_are_not_finite_are_refused(tiny_dataset, tmp_path, value):
     torch.manual_seed(3)
     model = create_classifier(Network(arch="resnet10t"), labels=tiny_dataset.labels).eval()
     model.config |= {"name": "mute", "model_sha256": "f"}

@@ -155,7 +155,7 @@ def test_instead_of_a_hard_loss_a_hard_loss_is_named(tiny_dataset):
         {"loss": "bckd"},
     ],
 )
-def test_what_can_or_was_asked_for_is_taken(tiny_dataset, term):
+def test_losses_that_see_an_offset_or_are_enabled_by_name_are_accepted(tiny_dataset, term):
     teacher = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
     objective = RecipeObjective(recipe(term), tiny_dataset, [Answers(teacher)])
     assert objective(torch.zeros(6, 2), batch(torch.zeros(6, 2)))["loss"] > 0
@@ -358,7 +358,7 @@ def test_features_are_projected_into_each_teachers_width(tiny_dataset, loss):
 
 
 @pytest.mark.parametrize("loss", ["attention_transfer", "cam_kd", "explanation_kd"])
-def test_maps_of_one_place_cannot_be_compared(tiny_dataset, loss):
+def test_maps_of_one_cell_cannot_be_compared(tiny_dataset, loss):
     with pytest.raises(UserError, match=f"{loss} compares maps, but that of the student is 1x1 at this size"):
         RecipeObjective(recipe({"loss": loss}), tiny_dataset, [Answers(np.zeros((6, 2)))], map_shape=(8, 1, 1))
     RecipeObjective(recipe({"loss": loss}), tiny_dataset, [Answers(np.zeros((6, 2)))], map_shape=(8, 1, 2))

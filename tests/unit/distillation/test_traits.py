@@ -82,7 +82,7 @@ def shifted_by_label(student):
         ("scale", lambda student: 1.7 * student),
     ],
 )
-def test_what_changes_nothing_and_what_does(case, trait, change):
+def test_every_trait_holds_or_is_refuted(case, trait, change):
     _, traits, loss, student, teacher, _ = case
     before, after = loss(student, teacher), loss(change(student), teacher)
     assert same(before, after) == getattr(traits, trait)
@@ -102,7 +102,7 @@ def test_a_batch_twice_is_the_batch(case):
     assert same(loss(student, teacher), after)
 
 
-def test_whom_a_gradient_reaches(case):
+def test_the_gradient_reaches_the_student_alone(case):
     _, traits, loss, student, teacher, _ = case
     student.requires_grad_()
     if traits.inputs != "targets":
@@ -154,7 +154,7 @@ def test_what_is_masked_changes_nothing(case):
     assert (student.grad[~mask] == 0).all()
 
 
-def test_what_is_kept_is_what_the_mean_is_over(case):
+def test_a_masked_loss_is_the_mean_over_kept_entries(case):
     """A mask by image gives the loss of the kept images as a batch, one by label the mean over all kept entries."""
     name, traits, loss, student, teacher, extra = case
     mask = masks(traits)
@@ -180,7 +180,7 @@ def test_what_is_kept_is_what_the_mean_is_over(case):
     assert loss(student, teacher, mask=mask).item() == pytest.approx(sum(values) / sum(counts), rel=1e-4)
 
 
-def test_what_torch_would_stretch_to_fit_is_refused(case):
+def test_shapes_that_torch_would_broadcast_are_refused(case):
     name, traits, loss, student, teacher, _ = case
     good = masks(traits)
     bad = [good[:1], good[:-1], good[..., None], good[0]]
@@ -195,7 +195,7 @@ def test_what_torch_would_stretch_to_fit_is_refused(case):
             loss(student, other)
 
 
-def test_equal_features_have_a_gradient_that_ends(case):
+def test_equal_features_have_a_finite_gradient(case):
     _, _, loss, student, teacher, _ = case
     usual, alike = student.float(), student.float().clone()
     alike[1] = alike[0]
@@ -205,7 +205,7 @@ def test_equal_features_have_a_gradient_that_ends(case):
     assert norms[1] < 10 * norms[0]
 
 
-def test_nothing_kept_costs_nothing(case):
+def test_a_loss_with_everything_masked_is_zero(case):
     _, traits, loss, student, teacher, _ = case
     student.requires_grad_()
     value = loss(student, teacher, mask=torch.zeros_like(masks(traits)))
@@ -243,7 +243,7 @@ def test_a_batch_of_one_is_defined(case):
 
 
 @pytest.mark.parametrize("constant", [0.0, -2.3])
-def test_a_student_that_says_the_same_of_all_has_a_gradient_that_ends(case, constant):
+def test_a_constant_student_has_a_finite_gradient(case, constant):
     _, _, loss, student, teacher, _ = case
     student = torch.full_like(student, constant).requires_grad_()
     value = loss(student, teacher)
@@ -252,7 +252,7 @@ def test_a_student_that_says_the_same_of_all_has_a_gradient_that_ends(case, cons
     assert student.grad.norm() < 10
 
 
-def test_softmax_over_labels_lets_a_macro_auroc_fall_unseen():
+def test_a_softmax_over_labels_misses_a_loss_of_macro_auroc():
     """A constant per image destroys the ranking of images by each label, but no loss with a softmax changes."""
     generator = torch.Generator().manual_seed(0)
     teacher = torch.randn(2000, 14, generator=generator)

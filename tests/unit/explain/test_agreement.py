@@ -14,7 +14,7 @@ def test_cosine_by_hand():
     np.testing.assert_allclose(cosine(first, second), [0, 1 / np.sqrt(2), 1], atol=1e-12)
 
 
-def test_strength_does_not_count_place_does():
+def test_agreement_ignores_the_maps_strength():
     rng = np.random.default_rng(0)
     frames = rng.random((4, 2, 2), np.float32)
     np.testing.assert_allclose(cosine(frames, 1e-6 * frames), 1, rtol=1e-6)

@@ -208,5 +208,5 @@ def test_conclusions_compare_finding_by_finding():
     assert result["conclusion"].startswith("better than chance")
 
 
-def test_flat_maps_are_not_said_to_point():
+def test_flat_maps_are_not_called_pointing():
     assert said((0.1, 0.2), (0.1, 0.2), flat_maps=11) == "most maps are flat (11 of 20): points nowhere"

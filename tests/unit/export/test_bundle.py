@@ -105,7 +105,7 @@ def test_the_card_of_exclusive_classes_names_the_task_and_shows_accuracy(source,
     np.testing.assert_allclose(Predictor(tmp_path / "out").logits(images), expected, atol=1e-4)
 
 
-def test_a_bundle_that_says_something_else_than_it_did_does_not_predict(exported, tmp_path):
+def test_a_changed_bundle_is_refused(exported, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "changed")
     content = read_json(folder / "bundle.json")
     labels = content["labels"]

@@ -120,7 +120,7 @@ class Eigenvalues(torch.nn.Module):
         return features.mean(2)
 
 
-def test_what_onnx_cannot_express_is_a_clear_error_and_the_exporter_explains_itself(classifier, tmp_path, capsys):
+def test_an_operation_that_onnx_lacks_is_a_clear_error_with_the_exporters_reason(classifier, tmp_path, capsys):
     config = {**classifier.config, "arch": "eigenvalues"}
     with pytest.raises(UserError, match=r"^tiny-kd-0: torch cannot express eigenvalues in ONNX"):
         export_onnx(Classifier(Eigenvalues(), config).eval(), tmp_path / "model.onnx", opset=18)

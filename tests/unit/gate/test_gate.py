@@ -148,7 +148,7 @@ def test_within_two_thousandths_of_the_best_the_cheaper_one_is_first():
     assert ranked(("a", 0.900, 300), ("b", 0.899, 200), ("c", 0.897, 100)) == ["b", "a", "c"]
 
 
-def test_rank_ends_with_what_has_no_figure_and_never_depends_on_the_order_given():
+def test_candidates_without_a_figure_rank_last_whatever_the_order():
     assert ranked(("none", None, 1), ("b", 0.9, 5), ("a", 0.9, 5)) == ["a", "b", "none"]
     assert ranked(("a", 0.9, 5), ("none", None, 1), ("b", 0.9, 5)) == ["a", "b", "none"]
     assert gate.rank([]) == []
@@ -162,7 +162,7 @@ def test_parity_is_relative_where_logits_are_large():
     assert not verdict(parity=parity(max_abs_logit_difference=2.6e-3, largest_logit=-254.4)).passed
 
 
-def test_what_a_rule_does_not_ask_is_skipped_and_lets_through():
+def test_a_disabled_rule_is_skipped_and_passes():
     settings = RULES.model_copy(update={"require_baseline": False, "require_parity": False})
     by_name = {rule.rule: rule for rule in verdict(settings, parity=None).rules}
     assert [name for name, rule in by_name.items() if rule.verdict == "skipped"] == NAMES[-2:]
@@ -211,7 +211,7 @@ OLD = Release(model="lite0-kd-0", onnx_sha256="old", val_macro_auroc=0.84, datas
         (OLD, {"new": "2026-01-02"}, ("passed", "failed"), "it was rolled back at 2026-01-02"),
     ],
 )
-def test_what_was_shipped_before_counts(champion, withdrawn, outcomes, words):
+def test_earlier_champions_count(champion, withdrawn, outcomes, words):
     (judged,) = gate.add_shipping_rules([verdict()], {"c2-kd-0": NEW}, Shipped(champion, withdrawn))
     assert [rule.rule for rule in judged.rules] == [*NAMES, "champion", "withdrawn"]
     assert tuple(rule.verdict for rule in judged.rules[-2:]) == outcomes
@@ -219,7 +219,7 @@ def test_what_was_shipped_before_counts(champion, withdrawn, outcomes, words):
     assert words in " ".join(rule.reason for rule in judged.rules[-2:])
 
 
-def test_a_champion_that_fails_the_gate_today_holds_nobody_up():
+def test_a_champion_that_now_fails_the_gate_does_not_block_candidates():
     champion = replace(OLD, val_macro_auroc=0.99, onnx_sha256="again")
     facts = [GOOD, replace(GOOD, model="again", params=9_000_000)]
     releases = {"c2-kd-0": NEW, "again": replace(NEW, model="again", onnx_sha256="again", val_macro_auroc=0.99)}
@@ -228,7 +228,7 @@ def test_a_champion_that_fails_the_gate_today_holds_nobody_up():
     assert judged.rules[-2].reason == "the champion lite0-kd-0 (version 3) does not pass the gate itself any more"
 
 
-def test_of_a_champion_that_is_a_candidate_again_todays_figure_counts():
+def test_a_champion_that_is_a_candidate_is_judged_by_its_new_figure():
     champion = replace(OLD, val_macro_auroc=0.99, onnx_sha256="again")
     facts = [GOOD, replace(GOOD, model="again")]
     releases = {"c2-kd-0": NEW, "again": replace(NEW, model="again", onnx_sha256="again", val_macro_auroc=0.80)}

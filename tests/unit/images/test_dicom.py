@@ -73,7 +73,7 @@ def test_of_several_windows_the_first_is_shown(path):
     assert np.abs(shown - linear(TWELVE.astype(float), 1000, 800)).max() <= 0.5 + 1e-9
 
 
-def test_half_a_window_or_an_empty_one_is_none(path):
+def test_an_incomplete_window_is_ignored(path):
     for attributes in ({"WindowCenter": 2000}, {"WindowCenter": None, "WindowWidth": None}):
         assert np.array_equal(greys(path, TWELVE, bits=12, **attributes), stored_range(TWELVE))
 
@@ -188,7 +188,7 @@ def test_a_table_that_cannot_be_what_it_says_is_refused(path, name, table, reaso
 
 
 @pytest.mark.parametrize("bits", [0, 8, 11, 17])
-def test_bits_that_do_not_hold_what_is_shown_are_refused_and_do_not_matter_before_a_window(path, bits):
+def test_tables_with_too_few_bits_are_refused_if_they_are_shown(path, bits):
     table = lut(CURVE.tolist(), 500, bits)
     reason = f"DICOM with a look-up table of {bits} bits that holds {CURVE.max()}"
     assert refusal(path, dataset(TWELVE, bits=12, VOILUTSequence=table)) == reason
@@ -207,7 +207,7 @@ def test_a_slope_of_zero_is_refused(path):
 
 
 @pytest.mark.parametrize(("photometric", "shape"), [("MONOCHROME1", "INVERSE"), ("MONOCHROME2", "IDENTITY")])
-def test_polarity_is_said_twice_and_must_be_said_alike(path, photometric, shape):
+def test_presentation_lut_shape_must_agree_with_the_photometric_interpretation(path, photometric, shape):
     window = {"bits": 12, "WindowCenter": 1000, "WindowWidth": 800, "photometric": photometric}
     plain = greys(path, TWELVE, **window)
     assert np.array_equal(greys(path, TWELVE, PresentationLUTShape=shape, **window), plain)

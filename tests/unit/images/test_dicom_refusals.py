@@ -199,7 +199,7 @@ ELEMENTS = {
 @pytest.mark.parametrize("name", ELEMENTS)
 @pytest.mark.parametrize("value", ["2048,0", "none", "1e", "12 34", "\\40", " \\40", "--5", "0x10", "1A"])
 @pytest.mark.filterwarnings("ignore:Invalid value")
-def test_a_number_that_is_none_is_refused_in_words(path, name, value):
+def test_an_attribute_that_is_not_a_number_is_refused_with_a_reason(path, name, value):
     """Stored with a decimal comma, as text, or as several values of which the first is empty."""
     made = dataset(TWELVE, bits=12, WindowCenter=2000, WindowWidth=1000)
     tag, kind = ELEMENTS[name]
@@ -299,7 +299,7 @@ def test_damage_ends_in_an_image_or_in_one_line(path, kind, capfd, caplog):
 
 
 @pytest.mark.filterwarnings("error")
-def test_oddities_are_not_told(path, capfd, caplog):
+def test_harmless_oddities_cause_no_warning(path, capfd, caplog):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = dataset(EIGHT, PatientAge="sixty-two", StudyDate="yesterday")

@@ -111,7 +111,7 @@ ENDS = [b"\xff", b"\xd9", b"\xff\xd9", b"\xff\xff\xd9\xff"]
 
 # the end of a progressive JPEG only refines the picture
 @pytest.mark.parametrize("kind", sorted({*whole_streams()} - {"progressive jpeg"}))
-def test_a_tail_does_not_make_a_stream_whole_that_is_cut_off(path, kind):
+def test_bytes_after_a_cut_do_not_make_a_stream_whole(path, kind):
     """Wherever the stream is cut off and whatever follows: an end marker, a part of one, or random bytes."""
     made, frame = whole_streams()[kind]
     made.PixelData = encapsulate([frame])

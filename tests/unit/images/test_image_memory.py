@@ -226,7 +226,7 @@ def test_a_small_picture_in_a_long_file_is_refused_before_that_is_read(tmp_path,
     assert time.process_time() - started < 5
 
 
-def test_zeros_are_no_attributes(tmp_path, monkeypatch):
+def test_zero_bytes_are_not_read_as_attributes(tmp_path, monkeypatch):
     """Zeros after the pixels are ignored; zeros before them, as from a lost page of a disk, hide the picture."""
     monkeypatch.setattr("tests.unit.images.test_image_memory.LONG", 100_000)
     exact = np.asarray(read(save(tmp_path / "whole", dataset(GREY[:24, :32]))))

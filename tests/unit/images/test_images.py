@@ -162,7 +162,7 @@ def test_float_images_are_scaled_and_must_be_finite(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
-def test_what_is_transparent_becomes_black(tmp_path, mode):
+def test_transparent_pixels_become_black(tmp_path, mode):
     alpha = np.where(np.arange(32) < 16, 0, 255).astype(np.uint8) * np.ones((32, 1), np.uint8)
     if mode == "P":
         indices = np.where(alpha > 0, 1, 0).astype(np.uint8)

@@ -123,14 +123,14 @@ def made_dicoms():
 
 
 @pytest.mark.parametrize("name", made_pictures())
-def test_made_pictures_are_read_as_ever(tmp_path, name):
+def test_made_pictures_are_read_as_before(tmp_path, name):
     path = tmp_path / "picture"
     path.write_bytes(made_pictures()[name])
     assert described(path) == PINNED["made"][name]
 
 
 @pytest.mark.parametrize("name", made_dicoms())
-def test_made_dicom_files_are_read_as_ever(tmp_path, name):
+def test_made_dicom_files_are_read_as_before(tmp_path, name):
     path = save(tmp_path / "image.dcm", made_dicoms()[name])
     assert described(path) == PINNED["made"][name]
     frame = decode(path, size=16, channels=3, fit="pad")
@@ -151,7 +151,7 @@ def is_lossy(path: Path) -> bool:
         return False
 
 
-def test_pydicoms_own_files_are_read_as_ever():
+def test_pydicoms_own_files_are_read_as_before():
     files = shipped_files()
     missing = sorted(PINNED["pydicom"].keys() - files.keys())
     if len(missing) > len(PINNED["pydicom"]) // 2:

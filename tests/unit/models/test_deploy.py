@@ -132,14 +132,14 @@ def student(arch, dataset, folder) -> Classifier:
     return model
 
 
-def test_an_export_is_held_against_what_was_trained_and_not_against_what_was_merged(tiny_dataset, tmp_path):
+def test_parity_compares_with_the_trained_network_not_the_merged_one(tiny_dataset, tmp_path):
     student("badly_merged", tiny_dataset, tmp_path / "student")
     proofs = export_model(tmp_path / "student", tiny_dataset, tmp_path / "out", SETTINGS)
     assert proofs.parity.passed is False
     assert proofs.parity.max_abs_logit_difference > 10 * proofs.parity.limit
 
 
-def test_a_models_folder_and_its_export_say_what_runs_and_prove_it_by_what_was_trained(tiny_dataset, tmp_path):
+def test_records_count_the_merged_network_and_parity_uses_the_trained_one(tiny_dataset, tmp_path):
     model = student("tiny_repvgg", tiny_dataset, tmp_path / "student")
     config = read_json(tmp_path / "student" / "config.json")
     # The stem with its batch norm, two 3x3 convolutions with bias, the classifier; stem and first block have stride 2.

@@ -34,7 +34,7 @@ def test_what_is_free_is_available_memory_and_swap(machine):
     assert free_memory(machine) == math.inf
 
 
-def test_elsewhere_nobody_knows(tmp_path):
+def test_without_proc_files_the_free_memory_is_unlimited(tmp_path):
     assert free_memory(tmp_path) == math.inf
     assert free_memory() > 10**7  # on this machine
 

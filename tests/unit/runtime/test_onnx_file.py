@@ -126,7 +126,7 @@ def test_two_graphs_that_protobuf_merges_are_both_looked_into():
     assert has_external_data(more + plain)
 
 
-def test_numbers_that_look_like_the_field_are_no_field():
+def test_numbers_that_look_like_a_tag_are_not_read_as_one():
     like_the_field = np.frombuffer(bytes([14 << 3, 1] * 64), np.uint8)
     model = graph_model(MEANS, [IMAGE], [LOGITS], {"axes": AXES, "bytes": like_the_field})
     assert not has_external_data(model)

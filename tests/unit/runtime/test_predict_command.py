@@ -215,7 +215,7 @@ def test_many_images_may_take_longer_than_the_limit_of_one(make_bundle, grey):
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "1e9", "soon"])
-def test_a_limit_that_is_none(make_bundle, grey, seconds):
+def test_a_timeout_that_is_no_positive_number_is_refused(make_bundle, grey, seconds):
     done = predict(grey(0), "--model", make_bundle(), "--timeout", seconds)
     assert done.returncode == 2
     assert "--timeout" in done.stderr.splitlines()[-1]

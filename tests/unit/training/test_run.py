@@ -180,7 +180,7 @@ class Narrow(Dataset):
         return super().images(rows)
 
 
-def test_what_could_be_validated_can_be_written(spec, tiny_dataset, tmp_path):
+def test_predictions_take_no_more_memory_than_validation(spec, tiny_dataset, tmp_path):
     narrow = Narrow(**vars(tiny_dataset))
 
     def train_by(batch_size, folder):

@@ -8,7 +8,7 @@ import re
 HEAD = 600
 """Bytes from the beginning of a file that `describe_kind` looks at."""
 
-_DOWNLOAD = "the download has failed; sign in where it comes from and download it again"
+_DOWNLOAD = "the download failed; sign in at its source and download it again"
 _UNPACK = "unpack it"
 
 _SIGNATURES = {
@@ -36,7 +36,7 @@ _SIGNATURES = {
 _IN_ZIP = (
     (re.compile(rb"mimetype.*application/vnd\.oasis\.opendocument", re.DOTALL), ("an OpenDocument sheet", "")),
     (re.compile(rb"\[Content_Types\]\.xml|_rels/|docProps/|xl/"), ("an Excel workbook (.xlsx)", "")),
-    (re.compile(rb"[^/]*\.npy"), ("a NumPy archive (.npz)", "data.format: medmnist reads those of MedMNIST")),
+    (re.compile(rb"[^/]*\.npy"), ("a NumPy archive (.npz)", "set data.format: medmnist if it is of MedMNIST")),
 )
 """Name of the first entry of a ZIP archive -> the kind of the archive."""
 

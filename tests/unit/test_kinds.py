@@ -108,7 +108,7 @@ def test_a_header_is_none_of_them(tmp_path, header):
     [
         ("git-lfs", ": a Git LFS pointer in place of the file; run git lfs pull"),
         ("git-annex", ": a git-annex pointer in place of the file; run git annex get"),
-        ("html", ": a web page; the download has failed; sign in where it comes from and download it again"),
+        ("html", ": a web page; the download failed; sign in at its source and download it again"),
         ("tar.gz", ": packed by gzip; unpack it"),
         ("json", ": JSON"),
     ],

@@ -155,9 +155,7 @@ def _jpeg_2000_stream(file: BinaryIO, mode: str) -> Stream:
         depths, entries = stream.palette[3 : 3 + columns], stream.palette[3 + columns :]
         distinct = {entries[i : i + columns] for i in range(0, count * columns, columns)}
         if mode != "P" or set(depths) != {7} or len(distinct) < count:  # equal ones become one, and the rest move up
-            raise Refused(
-                "JPEG 2000 with a palette that is grey, or has equal colours, or not 8 bits each, is not read"
-            )
+            raise Refused("JPEG 2000 with a palette of greys, of equal colours or of other than 8 bits is not read")
     return stream
 
 
@@ -193,10 +191,10 @@ def _bytes_needed(image: ImageFile.ImageFile, stream: Stream | None) -> float:
 def _unidentified(head: bytes) -> str:
     """Why Pillow cannot read a file, by the file's first bytes."""
     if _begins_like_dicom(head):
-        return "a DICOM file without its preamble, which is not read"
+        return "DICOM without a preamble is not read"
     picture, kind = describe_picture(head), describe_kind(head)
     if picture:
-        return f"{picture} that is damaged, or of a kind that is not read"
+        return f"{picture} that is damaged or of an unsupported kind"
     return "not an image, or in a format that is not read" + (f": {'; '.join(filter(None, kind))}" if kind else "")
 
 
@@ -234,7 +232,7 @@ def _is_inverted_tiff(image: TiffImageFile, raw_mode: str) -> bool:
     if codec == "libtiff" and raw_mode in ("F;32BF", "I;16BS", "I;32BS"):  # its bytes are swapped already
         raise Refused("TIFF with compressed big-endian numbers is not read; save it without compression")
     if image.mode in ("P", "PA") and 0 < max(tags[_COLOUR_MAP]) < 256:
-        raise Refused("TIFF with a palette whose colours have 8 bits where 16 are due")
+        raise Refused("TIFF with a palette of 8 bits instead of 16 is not read")
     if tags.get(_PHOTOMETRIC) == 6 and codec == "raw" and tuple(tags.get(_YCBCR_SUBSAMPLING, (2, 2))) != (1, 1):
         raise Refused("TIFF with subsampled YCbCr that is not compressed is not read")
     return tags.get(_PHOTOMETRIC) == 0 and raw_mode in ("I;16", "I;16N", "F;32F", "F;32BF")

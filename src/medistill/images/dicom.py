@@ -124,7 +124,7 @@ _NEEDS_EXTRA = 'DICOM needs more packages: pip install "medistill[dicom]"'
 
 _TRUNCATED = "DICOM is truncated"
 
-_SEVERAL = "DICOM with several images in its one frame"
+_SEVERAL = "DICOM with one frame that holds several images is not read"
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 
@@ -195,7 +195,7 @@ def _check_header(header: "Dataset", codec: str, *, has_pixels: bool) -> None:
     if _SAMPLES.get(photometric) != samples:
         raise Refused(f"DICOM photometric interpretation {photometric} with {samples} samples per pixel is not read")
     if codec not in _CODECS_OF.get(photometric, (codec,)):
-        raise Refused(f"DICOM photometric interpretation {photometric} outside of its compression is not read")
+        raise Refused(f"DICOM photometric interpretation {photometric} without its compression is not read")
     _check_bits(header.BitsStored, samples)
     if header.get("PixelRepresentation") not in (0, 1):
         raise Refused(f"DICOM with a PixelRepresentation of {header.get('PixelRepresentation')}, which is not 0 or 1")
@@ -240,7 +240,7 @@ def _native_pixels(dataset: "Dataset", plugin: str) -> np.ndarray:
     if not plugin:
         needed = -(-dataset.Rows * dataset.Columns * samples * allocated // 8)
         if len(dataset.PixelData) >= max(2 * needed, needed + 2):  # a little more is padding
-            raise Refused(f"DICOM with {len(dataset.PixelData)} bytes of pixels where its attributes need {needed}")
+            raise Refused(f"DICOM with {len(dataset.PixelData)} bytes of pixels, but its attributes need {needed}")
     if stored > allocated:
         raise Refused(f"DICOM with {stored} bits stored of {allocated} allocated")
     if allocated == 1 and not dataset.original_encoding[1] and dataset["PixelData"].VR == "OW":
@@ -295,14 +295,14 @@ def _check_stream(stream: Stream, dataset: "Dataset") -> None:
     described = (dataset.Columns, dataset.Rows, dataset.SamplesPerPixel)
     if (stream.columns, stream.rows, stream.samples) != described:
         raise Refused(
-            "DICOM of {}x{} pixels of {} samples whose stream has {}x{} of {}".format(
+            "DICOM of {}x{} pixels with {} samples, but its stream has {}x{} with {}".format(
                 *described, stream.columns, stream.rows, stream.samples
             )
         )
     _check_bits(stream.bits, stream.samples)
     # decoders treat negative values differently: they add, wrap or keep
     if stream.is_signed and dataset.PixelRepresentation == 0:
-        raise Refused("DICOM with unsigned values whose stream says that they are signed")
+        raise Refused("DICOM with PixelRepresentation 0 (unsigned), but a stream of signed values")
     if stream.is_mixed or stream.is_subsampled or stream.palette:
         raise Refused("DICOM with JPEG 2000 of a palette, or of components that differ in bits or size, is not read")
     if any(start in stream.rest for start in (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")):

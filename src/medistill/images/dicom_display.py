@@ -53,7 +53,7 @@ def shown_palette(stored: np.ndarray, dataset: "Dataset") -> np.ndarray:
             raise Refused(f"DICOM with a palette without {name}Data")
         entries = _whole(entries, count)
         if bits > 8 and 0 < entries.max() < 256:
-            raise Refused(f"DICOM with a palette of {bits} bits whose values have 8")
+            raise Refused(f"DICOM with a palette of {bits} bits, but values of 8 bits")
         table[:, channel] = _of_bits(_entries_at(levels, entries, first), bits) >> max(0, bits - 8)
     return _looked_up(table, index)
 
@@ -199,7 +199,7 @@ def _descriptor(item: "Dataset", name: str) -> tuple[int, int, int]:
     descriptor = np.ravel(item.get(name) if item.get(name) is not None else [])
     if len(descriptor) != 3:
         text = "\\".join(str(value) for value in descriptor) or "none"
-        raise Refused(f"DICOM with a {name} that describes no table: {text}")
+        raise Refused(f"DICOM with a {name} that is not valid: {text}")
     count, first, bits = (int(value) for value in descriptor)
     return count or 2**16, first, bits
 
@@ -232,7 +232,7 @@ def _whole(entries: np.ndarray, count: int) -> np.ndarray:
 def _of_bits(entries: np.ndarray, bits: int) -> np.ndarray:
     """The entries that are shown, if a table of so many bits can hold them."""
     if not 1 <= bits <= 16 or entries.max() >= 2**bits:
-        raise Refused(f"DICOM with a look-up table of {bits} bits that holds {entries.max()}")
+        raise Refused(f"DICOM with a look-up table of {bits} bits, but a value of {entries.max()} in it")
     return entries
 
 

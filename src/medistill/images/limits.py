@@ -23,7 +23,7 @@ def require_size(width: int, height: int, needed: float, memory: float = math.in
     if needed > MAX_BYTES:
         raise Refused(f"{size} take {needed / 1e9:.2f} GB to decode; the limit is {MAX_BYTES / 1e9:g} GB")
     if needed > memory:
-        raise Refused(f"{size} take {needed / 1e9:.2f} GB to decode; {memory / 1e9:.2f} GB of memory are free")
+        raise Refused(f"{size} take {needed / 1e9:.2f} GB to decode, but only {memory / 1e9:.2f} GB of memory are free")
 
 
 def too_large(what: str) -> str:

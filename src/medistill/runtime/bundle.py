@@ -97,7 +97,7 @@ def read_bundle(folder: Path) -> Bundle:
     folder = Path(folder)
     path = ExportFolder(folder).bundle
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name one that the export stage wrote")
+        raise UserError(f"{folder}: no such folder; name a folder that the export stage wrote")
     if not path.exists():
         raise UserError(f"{folder}: not an exported model, {path.name} is missing")
     raw = read_json(path, limit=LARGEST_BUNDLE)
@@ -117,7 +117,7 @@ def read_bundle(folder: Path) -> Bundle:
             raise UserError(f"{path}: key {key} is missing; {EXPORT_AGAIN}")
         if not valid(flat[key]):
             value = shortened(repr(flat[key]), 200)
-            raise UserError(f"{path}: {key} has a value that makes no sense, {value}; {EXPORT_AGAIN}")
+            raise UserError(f"{path}: {key} has the invalid value {value}; {EXPORT_AGAIN}")
     return Bundle(
         name=flat["name"],
         task=Task(flat["task"]),

@@ -66,7 +66,7 @@ def _fields(view: memoryview, start: int, end: int) -> Iterator[tuple[int, int, 
         elif kind in (FIXED64, FIXED32):
             start += 8 if kind == FIXED64 else 4
         if kind not in (VARINT, BYTES, FIXED64, FIXED32) or not 0 < number < 2**29 or start > end:
-            raise ValueError("not a message of protobuf")
+            raise ValueError("not a protobuf message")
         yield number, kind, value, start
 
 
@@ -77,4 +77,4 @@ def _varint(view: memoryview, start: int, end: int) -> tuple[int, int]:
         number |= (view[place] & 0x7F) << 7 * (place - start)
         if view[place] < 0x80:
             return number, place + 1
-    raise ValueError("not a message of protobuf")
+    raise ValueError("not a protobuf message")

@@ -72,8 +72,8 @@ class Predictor:
         self._most = max(1, LARGEST_BATCH // math.prod(shape))
         if (self._session.batch or 1) > self._most:
             raise UserError(
-                f"{path}: takes {self._session.batch:,} images at a time, more than the {self._most:,} of this size"
-                " for which there is memory; export it again"
+                f"{path}: takes {self._session.batch:,} images of this size at a time, but there is memory for"
+                f" {self._most:,} only; export it again"
             )
 
     def predict(self, images: Iterable[Path], *, batch_size: int = 16) -> Iterator[Prediction]:
@@ -101,7 +101,7 @@ class Predictor:
         logits = run(self._session, frames)
         if logits.shape[1] != len(self.bundle.labels):
             raise UserError(
-                f"{self.bundle.model}: gives {logits.shape[1]} logits of an image for {len(self.bundle.labels)} labels;"
+                f"{self.bundle.model}: gives {logits.shape[1]} logits per image for {len(self.bundle.labels)} labels;"
                 " export it again"
             )
         return logits
@@ -131,6 +131,6 @@ class Predictor:
         labels = self.bundle.labels
         for label, logit in zip(labels, logits.tolist(), strict=True):
             if not math.isfinite(logit):
-                return Prediction(image, error=f"the model gives no number: its logit of {label} is {logit}")
+                return Prediction(image, error=f"the model's logit for {label} is {logit}")
         (row,) = Calibration(self.bundle.task).probabilities(logits[None])
         return Prediction(image, dict(zip(labels, row.tolist(), strict=True)))

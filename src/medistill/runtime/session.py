@@ -57,7 +57,7 @@ class Session:
                 )
         if len(self.inputs) > 1:
             others = shortened(", ".join(name for name in self.inputs if name != INPUT), 200)
-            raise UserError(f"{self.name}: needs more than {INPUT}, namely {others}; export it again")
+            raise UserError(f"{self.name}: has inputs other than {INPUT}: {others}; export it again")
 
 
 def open_session(model: bytes, *, name: str, threads: int = 0) -> Session:
@@ -75,7 +75,7 @@ def open_session(model: bytes, *, name: str, threads: int = 0) -> Session:
         raise UserError(f"{name}: not an ONNX file, or damaged ({error}); export it again") from None
     if external:
         raise UserError(
-            f"{name}: keeps numbers in another file (external data), which is not read; save it as one file"
+            f"{name}: stores weights in another file (external data), which is not read; save it as one file"
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -130,7 +130,8 @@ def _run(session: Session, frames: np.ndarray) -> np.ndarray:
     if not isinstance(logits, np.ndarray) or logits.ndim != 2 or len(logits) != len(frames):
         shape = list(logits.shape) if isinstance(logits, np.ndarray) else "no array"
         raise UserError(
-            f"{session.name}: its {OUTPUT} of {pluralise(len(frames), 'image')} are {shape}, not a row for each image;"
+            f"{session.name}: its {OUTPUT} of {pluralise(len(frames), 'image')} have the shape {shape}, not one row"
+            " per image;"
             " export it again"
         )
     return logits

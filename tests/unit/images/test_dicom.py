@@ -178,7 +178,7 @@ def test_the_first_value_of_a_table_may_be_negative_and_written_as_unsigned(path
 @pytest.mark.parametrize(
     ("table", "reason"),
     [
-        (table_of(data=[1, 2, 3]), "DICOM with a LUTDescriptor that describes no table: none"),
+        (table_of(data=[1, 2, 3]), "DICOM with a LUTDescriptor that is not valid: none"),
         (table_of([3, 0, 8]), "DICOM with a {name} without LUTData"),
     ],
 )
@@ -190,7 +190,7 @@ def test_a_table_that_cannot_be_what_it_says_is_refused(path, name, table, reaso
 @pytest.mark.parametrize("bits", [0, 8, 11, 17])
 def test_tables_with_too_few_bits_are_refused_if_they_are_shown(path, bits):
     table = lut(CURVE.tolist(), 500, bits)
-    reason = f"DICOM with a look-up table of {bits} bits that holds {CURVE.max()}"
+    reason = f"DICOM with a look-up table of {bits} bits, but a value of {CURVE.max()} in it"
     assert refusal(path, dataset(TWELVE, bits=12, VOILUTSequence=table)) == reason
     window = {"bits": 12, "WindowCenter": 2000, "WindowWidth": 3000}
     shown = greys(path, TWELVE, ModalityLUTSequence=lut(CURVE.tolist(), 500, bits), **window)
@@ -359,7 +359,7 @@ def test_twice_as_many_pixels_as_the_attributes_say_are_refused(path, extra):
     made = dataset(TWELVE, BitsAllocated=8, BitsStored=8, HighBit=7)
     made.PixelData += bytes(extra)
     reason = refusal(path, made)
-    assert reason == f"DICOM with {1536 + extra} bytes of pixels where its attributes need 768"
+    assert reason == f"DICOM with {1536 + extra} bytes of pixels, but its attributes need 768"
 
 
 # Colours
@@ -464,7 +464,7 @@ def test_a_palette_of_segments(path, syntax, bits):
         ({"GreenPaletteColorLookupTableData": None}, "DICOM with a palette without GreenPaletteColorLookupTableData"),
         (
             {"BluePaletteColorLookupTableDescriptor": None},
-            "DICOM with a BluePaletteColorLookupTableDescriptor that describes no table: none",
+            "DICOM with a BluePaletteColorLookupTableDescriptor that is not valid: none",
         ),
         (
             {"RedPaletteColorLookupTableDescriptor": [256, 0, 16], "RedPaletteColorLookupTableData": bytes(510)},
@@ -481,4 +481,4 @@ def test_a_palette_that_cannot_be_what_it_says_is_refused(path, change, reason):
 
 def test_a_palette_of_dark_sixteen_bits_is_refused(path):
     """Its values are probably of 8 bits, and would all be shown black."""
-    assert refusal(path, palette(COLOURS, 16)) == "DICOM with a palette of 16 bits whose values have 8"
+    assert refusal(path, palette(COLOURS, 16)) == "DICOM with a palette of 16 bits, but values of 8 bits"

@@ -38,7 +38,7 @@ def test_the_content_counts_and_not_the_name(tmp_path):
 
 
 WEB_PAGE = b"<!DOCTYPE html><html>404 not found</html>"
-FAILED = ": a web page; the download has failed; sign in where it comes from and download it again"
+FAILED = ": a web page; the download failed; sign in at its source and download it again"
 
 
 @pytest.mark.parametrize(("content", "known"), [(WEB_PAGE, FAILED), (b"\0" * 131, ""), (b"\0" * 500, "")])
@@ -48,7 +48,7 @@ def test_other_files_are_no_dicom(path, content, known):
 
 def test_dicom_without_its_preamble_is_named(path):
     save(path, dataset(EIGHT))
-    content, reason = path.read_bytes(), "a DICOM file without its preamble, which is not read"
+    content, reason = path.read_bytes(), "DICOM without a preamble is not read"
     assert refusal(path, content[128:]) == reason
     assert refusal(path, content[132:]) == reason  # starts with group 0002
     assert refusal(path, b"\x08\0\x05\0\x0a\0\0\0ISO_IR 100" + bytes(200)) == reason  # starts with 0008, implicit VR
@@ -120,11 +120,11 @@ def report():
         ),
         (
             lambda: dataset(COLOUR, photometric="YBR_RCT"),
-            "DICOM photometric interpretation YBR_RCT outside of its compression is not read",
+            "DICOM photometric interpretation YBR_RCT without its compression is not read",
         ),
         (
             lambda: dataset(COLOUR, uid.JPEGBaseline8Bit, frame=b"--", photometric="XYB"),
-            "DICOM photometric interpretation XYB outside of its compression is not read",
+            "DICOM photometric interpretation XYB without its compression is not read",
         ),
         (
             lambda: dataset(COLOUR, uid.JPEG2000, frame=b"--", Rows=9000, Columns=8000),
@@ -251,7 +251,7 @@ def test_a_frame_larger_than_the_file_says_is_refused_before_it_is_decoded(path)
     stream = bytearray(lossless_jpeg(EIGHT, 8))
     stream[7:11] = struct.pack(">HH", 65_000, 65_000)  # 4 GiB of pixels
     reason = refusal(path, dataset(EIGHT, uid.JPEGLosslessSV1, frame=bytes(stream)))
-    assert reason == "DICOM of 32x24 pixels of 1 samples whose stream has 65000x65000 of 1"
+    assert reason == "DICOM of 32x24 pixels with 1 samples, but its stream has 65000x65000 with 1"
 
 
 @pytest.mark.parametrize("syntax", [uid.JPEG2000Lossless, uid.HTJ2KLossless])

@@ -151,9 +151,9 @@ def test_two_streams_in_one_frame_are_refused(path):
     for kind in ("jpeg", "jpeg lossless", "jpeg-ls", "jpeg 2000"):
         made, frame = whole_streams()[kind]
         item = frame + b"\0" * (len(frame) % 2)
-        assert refusal(path, given(made, item, item)) == "DICOM with several images in its one frame"
+        assert refusal(path, given(made, item, item)) == "DICOM with one frame that holds several images is not read"
         made.PixelData = encapsulate([frame, frame])  # with a table of where each begins
-        assert refusal(path, made) == "DICOM with several images in its one frame"
+        assert refusal(path, made) == "DICOM with one frame that holds several images is not read"
 
 
 COMPRESSED = ("run lengths", "jpeg", "jpeg lossless", "jpeg 2000")

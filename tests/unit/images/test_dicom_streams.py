@@ -374,7 +374,7 @@ def test_signed_values_that_the_attribute_calls_unsigned_are_refused(path, kind)
     """Three decoders read three different pictures."""
     pixels = TWELVE.astype(np.int16) - 2000
     syntax, frame = frame_of(kind, pixels, 12)
-    reason = "DICOM with unsigned values whose stream says that they are signed"
+    reason = "DICOM with PixelRepresentation 0 (unsigned), but a stream of signed values"
     assert refusal(path, dataset(pixels, syntax, frame=frame, bits=12, PixelRepresentation=0)) == reason
 
 
@@ -403,7 +403,7 @@ def test_a_stream_of_another_shape_is_refused(path, kind, shape):
     pixels = np.resize(TWELVE, shape)
     syntax, frame = frame_of(kind, pixels, 12)
     assert refusal(path, dataset(TWELVE, syntax, frame=frame, bits=12)) == (
-        f"DICOM of 32x24 pixels of 1 samples whose stream has {shape[1]}x{shape[0]} of 1"
+        f"DICOM of 32x24 pixels with 1 samples, but its stream has {shape[1]}x{shape[0]} with 1"
     )
 
 

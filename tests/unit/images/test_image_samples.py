@@ -29,7 +29,7 @@ from tests.pictures import (
 )
 
 SIXTEEN_BITS = "colour or transparency with 16 bits per sample is not read; convert it to 8 bits"
-UNKNOWN = "a TIFF image that is damaged, or of a kind that is not read"
+UNKNOWN = "a TIFF image that is damaged or of an unsupported kind"
 
 
 def pixels_of(path, content):
@@ -222,7 +222,7 @@ def test_palettes_of_tiff_have_sixteen_bits(path, bits):
     table = TABLE[: 2**bits].T.astype(int)
     content = b"".join(packed(values, bits))
     assert np.array_equal(pixels_of(path, tiff(content, bits, 3, t320=table * 257)), TABLE[values])
-    reason = "TIFF with a palette whose colours have 8 bits where 16 are due"
+    reason = "TIFF with a palette of 8 bits instead of 16 is not read"
     assert reason_of(path, tiff(content, bits, 3, t320=table)) == reason
 
 
@@ -371,7 +371,7 @@ def test_palettes_of_jpeg_2000_that_pillow_does_not_look_up_are_refused(path, ki
         table, depth = table >> 4, 4
     content = jp2(in_jpeg_2000(values), 1, jp2_palette(table, depth), colours=17 if kind == "of grey" else 16)
     assert reason_of(path, content) == (
-        "JPEG 2000 with a palette that is grey, or has equal colours, or not 8 bits each, is not read"
+        "JPEG 2000 with a palette of greys, of equal colours or of other than 8 bits is not read"
     )
 
 
@@ -409,4 +409,4 @@ def test_of_an_animation_the_first_picture_is_read(path):
 def test_jpeg_that_no_decoder_here_knows_is_named(path, bits):
     deep = GREY.astype(np.uint16) * (2 ** (bits - 8))
     content = imagecodecs.jpeg8_encode(deep, lossless=bits == 16 or None, bitspersample=bits)
-    assert reason_of(path, content) == "a JPEG image that is damaged, or of a kind that is not read"
+    assert reason_of(path, content) == "a JPEG image that is damaged or of an unsupported kind"

@@ -69,7 +69,7 @@ def test_a_file_for_which_the_device_has_no_memory_is_named_and_the_others_are_p
     predictor = Predictor(make_bundle())
     small, large = predictor.predict([grey(51), tmp_path / "large.png"])
     assert small.error is None
-    assert large.error == "1000x1000 pixels take 0.01 GB to decode; 0.01 GB of memory are free"
+    assert large.error == "1000x1000 pixels take 0.01 GB to decode, but only 0.01 GB of memory are free"
     monkeypatch.setattr("medistill.runtime.predictor.free_memory", lambda: 9_000_000)
     (large,) = predictor.predict([tmp_path / "large.png"])
     assert large.error is None

@@ -135,14 +135,14 @@ def test_json_has_no_number_that_json_does_not_know(make_bundle, grey):
     images = [grey(1), grey(0), grey(3)]
     done = predict(*images, "--model", make_bundle(content=no_number_for_black()), "--json")
     assert done.returncode == 2
-    assert done.stderr == f"error: {images[1]}: the model gives no number: its logit of Effusion is -inf\n"
+    assert done.stderr == f"error: {images[1]}: the model's logit for Effusion is -inf\n"
 
     def refuse(constant):
         raise AssertionError(constant)
 
     first, second, third = json.loads(done.stdout, parse_constant=refuse)
     assert first["probabilities"]["Mass"] == pytest.approx(1 / 2)
-    assert second["error"] == "the model gives no number: its logit of Effusion is -inf"
+    assert second["error"] == "the model's logit for Effusion is -inf"
     assert third["probabilities"]["Mass"] == pytest.approx(3 / 4)
 
 

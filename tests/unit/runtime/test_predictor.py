@@ -97,7 +97,9 @@ def test_no_batch_needs_more_memory_than_is_allowed(make_bundle, grey, monkeypat
     monkeypatch.setattr("medistill.runtime.predictor.LARGEST_BATCH", 3 * 8 * 8 + 1)
     answers = list(Predictor(make_bundle(content=count_images())).predict([grey(value) for value in range(5)]))
     assert [answer.probabilities["Mass"] for answer in answers] == pytest.approx([sigmoid(n) for n in (3, 3, 3, 2, 2)])
-    with pytest.raises(UserError, match=r"model\.onnx: takes 4 images at a time, more than the 3 of this size"):
+    with pytest.raises(
+        UserError, match=r"model\.onnx: takes 4 images of this size at a time, but there is memory for 3 only"
+    ):
         Predictor(make_bundle("four", content=count_images(4)))
 
 
@@ -179,7 +181,7 @@ def test_a_missing_key_of_the_preprocessing(make_bundle, key):
     ],
 )
 def test_a_value_that_makes_no_sense(make_bundle, key, value):
-    with pytest.raises(UserError, match=rf"bundle\.json: {key} has a value that makes no sense"):
+    with pytest.raises(UserError, match=rf"bundle\.json: {key} has the invalid value"):
         Predictor(make_bundle(**{key: value}))
 
 

@@ -98,7 +98,7 @@ MODELS = {
     ),
     "an input more": (
         lambda: means(inputs=(IMAGE, ("age\x1b[31m", TensorProto.FLOAT, [1]))),
-        r"needs more than image, namely age",
+        r"has inputs other than image: age",
     ),
     "no such input": (
         lambda: linear_model([1.0] * 3, [0.0] * 3, size=8, batch="b").replace(b"image", b"imagf"),
@@ -124,7 +124,7 @@ MODELS = {
     "a batch of nothing": (lambda: means(inputs=(image(TensorProto.UINT8, 0, 1, 8, 8),)), r"cannot run it \("),
     "a batch of very many": (
         lambda: linear_model([1.0] * 3, [0.0] * 3, size=8, batch=10**9),
-        r"takes 1,000,000,000 images at a time",
+        r"takes 1,000,000,000 images of this size at a time",
     ),
     "a huge constant": (lambda: huge_constant(2**20), r"cannot (run|open) it \("),
     "a constant of more bytes than can be counted": (lambda: huge_constant(2**31), r"cannot (run|open) it \("),
@@ -141,8 +141,11 @@ MODELS = {
         r"cannot open it \(.*own:Zap",
     ),
     "a function that calls itself": (recursive, r"cannot open it \(Model local function definitions must not be"),
-    "rows that are not the images'": (lambda: reshaped(2, 3), r"its logits of 1 image are \[2, 3\], not a row for"),
-    "columns that are not the labels'": (lambda: reshaped(1, 6), r"gives 6 logits of an image for 3 labels"),
+    "rows that are not the images'": (
+        lambda: reshaped(2, 3),
+        r"its logits of 1 image have the shape \[2, 3\], not one row per image",
+    ),
+    "columns that are not the labels'": (lambda: reshaped(1, 6), r"gives 6 logits per image for 3 labels"),
     "not a matrix": (lambda: reshaped(1, 3, 2), r"logits is tensor\(float\) \[\], but bundle\.json needs"),
     "a node that fails": (lambda: reshaped(7, 3), r"cannot run it \(.*cannot be reshaped"),
     "cut off": (lambda: means()[:-40], r"not an ONNX file, or damaged|cannot open it"),
@@ -179,7 +182,7 @@ def test_numbers_in_another_file_are_not_read_wherever_one_stands(make_bundle, g
     for place in (tmp_path, folder):
         (place / "secret.bin").write_bytes(offset.tobytes())
         monkeypatch.chdir(place)
-        with pytest.raises(UserError, match=r"model\.onnx: keeps numbers in another file \(external data\)"):
+        with pytest.raises(UserError, match=r"model\.onnx: stores weights in another file \(external data\)"):
             Predictor(folder)
 
 
@@ -197,7 +200,7 @@ def test_a_logit_that_is_no_number_is_an_error_of_its_image(make_bundle, grey, v
     }
     folder = make_bundle(content=graph_model(MEANS + nodes, [IMAGE], [LOGITS], constants), task=task)
     first, second, third = Predictor(folder).predict([grey(7), grey(0), grey(8)])
-    assert (second.probabilities, second.error) == (None, f"the model gives no number: its logit of Mass is {shown}")
+    assert (second.probabilities, second.error) == (None, f"the model's logit for Mass is {shown}")
     expected = 0.5 if task == "multilabel" else 1 / 3
     for answer in (first, third):
         assert answer.error is None
@@ -285,7 +288,7 @@ def test_a_byte_order_mark_before_the_bundle_does_no_harm(make_bundle):
     ],
 )
 def test_labels_that_are_no_names_or_not_told_apart_are_refused(make_bundle, labels):
-    with pytest.raises(UserError, match=r"bundle\.json: labels has a value that makes no sense"):
+    with pytest.raises(UserError, match=r"bundle\.json: labels has the invalid value"):
         Predictor(make_bundle(labels=labels))
 
 
@@ -304,7 +307,7 @@ def test_labels_of_every_language_are_names(make_bundle, labels):
     ],
 )
 def test_a_value_that_makes_no_sense_is_said_in_few_words(make_bundle, key, value):
-    with pytest.raises(UserError, match=rf"bundle\.json: {key} has a value that makes no sense") as caught:
+    with pytest.raises(UserError, match=rf"bundle\.json: {key} has the invalid value") as caught:
         Predictor(make_bundle(**{key: value}))
     assert len(str(caught.value)) < 500
 

@@ -64,7 +64,7 @@ def test_the_repositorys_run_passes(params, tiny_dataset, tmp_path):
         ),
         (
             lambda p: p["recipes"]["kd"]["terms"].append({"loss": "softmax_kd"}),
-            "recipes.kd: softmax_kd is for exclusive classes, and the labels of this data set are not",
+            "recipes.kd: softmax_kd is for exclusive classes, but the labels of this data set are not",
         ),
         (
             lambda p: (p["recipes"]["kd"]["terms"].append({"loss": "cam_kd"}), p["teach"].update(cams=True)),
@@ -211,7 +211,7 @@ def test_a_label_without_a_teacher_or_a_loss_is_named(params, tiny_dataset, tmp_
     frozen = {"arch": "test_resnet", "weights": str(tmp_path / "model.safetensors"), "frozen": True, "labels": known}
     params["teachers"]["efficientnet_lite2"] = frozen
     params["recipes"]["kd"]["terms"] = [{"loss": "sigmoid_kd"}]
-    with pytest.raises(UserError, match=f"recipes.kd: nobody teaches the label {tiny_dataset.labels[-1]}: no teacher"):
+    with pytest.raises(UserError, match=f"recipes.kd: no term trains the label {tiny_dataset.labels[-1]}: no teacher"):
         required(params, tiny_dataset, tmp_path)
     params["recipes"]["kd"]["terms"].append({"loss": "focal_bce"})
     required(params, tiny_dataset, tmp_path)
@@ -254,8 +254,8 @@ def test_unusual_settings_are_noted(params, tiny_dataset, tmp_path, capsys):
         f"teachers.efficientnet_lite2: it teaches {labels[0]} alone;"
         " its own Pleural Effusion are no labels of the data set",
         "recipes.kd: unlabelled changes nothing, as every training image has a label",
-        "recipes.kd: dist compares the labels of an image with each other, which are not exclusive; inter: 0 leaves the"
-        " images by each label",
+        "recipes.kd: dist compares the labels of an image with each other, which are not exclusive; inter: 0 would"
+        " leave only the comparison of images by label",
         "teachers.densenet, teachers.efficientnet_lite2, students.eeea_net_c2, students.tf_efficientnet_lite0: feature"
         " map of 1x1, heat maps show nothing; raise input_size, or data.image_size",
         *(
@@ -275,7 +275,7 @@ def test_unusual_settings_are_noted(params, tiny_dataset, tmp_path, capsys):
     assert (
         f"recipes.kd: unlabelled: an epoch has 4 steps, a baseline's {(images - 1) // (images // 4)}; what more" in said
     )
-    assert f"recipes.kd: dist compares the images of a batch, and has only {images // 4} at once" in said
+    assert f"recipes.kd: dist compares the images of a batch, but a batch has only {images // 4}" in said
     assert "training.batch_size" not in said
 
 

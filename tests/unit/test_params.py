@@ -124,7 +124,7 @@ def test_a_network_may_have_no_patience(params, tmp_path):
         *(
             (
                 lambda p, term=term: p["recipes"]["kd"]["terms"].append(term),
-                f"({term['loss']}): {' and '.join(list(term)[1:3])} are 0: nothing is left of the loss",
+                f"({term['loss']}): {' and '.join(list(term)[1:3])} are 0, so the loss would always be 0",
             )
             for term in (
                 {"loss": "dist", "inter": 0, "intra": 0, "activation": "sigmoid"},
@@ -202,9 +202,9 @@ FROZEN = {"arch": "resnet18", "weights": "w.safetensors", "frozen": True}
             "teachers.new: its recipe's teacher 'new' is an assistant itself",
         ),
         ("teachers", FROZEN | {"weights": None}, "teachers.new: frozen: true needs weights: FILE"),
-        ("teachers", FROZEN | {"recipe": "kd"}, "teachers.new: frozen: true is not trained; leave recipe out"),
-        ("teachers", FROZEN | {"training": {"epochs": 3}}, "frozen: true is not trained; leave training out"),
-        ("teachers", {"arch": "resnet18", "labels": ["a"]}, "teachers.new: labels are for frozen: true"),
+        ("teachers", FROZEN | {"recipe": "kd"}, "teachers.new: a frozen teacher is not trained; leave recipe out"),
+        ("teachers", FROZEN | {"training": {"epochs": 3}}, "a frozen teacher is not trained; leave training out"),
+        ("teachers", {"arch": "resnet18", "labels": ["a"]}, "teachers.new: labels is for frozen: true"),
         ("teachers", FROZEN | {"labels": ["a", "a"]}, "teachers.new: labels names 'a' more than once"),
         (
             "teachers",
@@ -235,7 +235,7 @@ def test_mistakes_of_teachers_are_named(params, tmp_path, section, network, mess
         ({"unlabelled": True}, "unlabelled: true needs teachers"),
         (
             {"views": "fresh", "teachers": ["densenet"], "terms": [{"loss": "sigmoid_kd"}]},
-            "views: live is the same",
+            "with teachers use views: live",
         ),
         (
             {"teachers": ["densenet"], "terms": [{"loss": "bckd"}, {"loss": "feature_mse"}]},
@@ -317,7 +317,7 @@ def test_what_the_page_on_distillation_shows_is_valid(root, params, tmp_path):
             lambda p: p["teachers"].update(
                 new={"arch": "resnet18", "weights": "a", "frozen": True, "terms": [{"loss": "focal_bce"}]}
             ),
-            r"teachers\.new: frozen: true is not trained; leave terms out",
+            r"teachers\.new: a frozen teacher is not trained; leave terms out",
         ),
         (
             lambda p: p["teachers"].update(new={"arch": "a", "recipe": "kd", "terms": [{"loss": "focal_bce"}]}),

@@ -63,7 +63,7 @@ def load_frozen_teacher(network: Teacher, dataset: Dataset) -> Classifier:
     if beside.task not in (None, dataset.task):
         raise UserError(
             f"{network.weights}: config.json beside it says that it was trained for a {beside.task} task, and this"
-            f" data set's is {dataset.task}: its answers mean something else; take another teacher"
+            f" data set's is {dataset.task}: its answers have another meaning; use another teacher"
         )
     map_size(model, dataset.image_size)
     return model

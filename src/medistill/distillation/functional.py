@@ -698,7 +698,7 @@ def _classes(student: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tens
     known = ~torch.isnan(target).any(1)
     one = (target == 1).sum(1) == 1
     if not target.is_cuda:
-        _require(bool((one | ~known).all()), "classes are exclusive here: an image has none or several")
+        _require(bool((one | ~known).all()), "classes are exclusive, but an image has none or several")
     if mask is not None:
         _require_shape("mask", mask, known.shape)
         known = known & mask
@@ -716,7 +716,7 @@ def _answers(
         mask: boolean, of the first `by` dimensions.
     """
     ours, theirs = student.shape[:alike], teacher.shape[:alike]
-    _require(ours == theirs, f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} do not fit together")
+    _require(ours == theirs, f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} have different shapes")
     student, teacher = student.float(), teacher.detach().float()
     if mask is None:
         return student, teacher

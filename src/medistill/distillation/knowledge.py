@@ -126,7 +126,7 @@ class _Progress:
                 if state.identity == self._identity:
                     return self._resume(state)
             except UserError as error:
-                print(f"note: {error}; the answers begin anew", file=sys.stderr)
+                print(f"note: {error}; the answers are computed from the start", file=sys.stderr)
         for name in ("logits", *EXTRAS):
             remove(KnowledgeFolder(self._folder).answers(name))
         self.remove()
@@ -137,7 +137,7 @@ class _Progress:
         arrays: dict[str, np.memmap] = {}
         for name, shape in state.arrays.items():
             file = KnowledgeFolder(self._folder).answers(name)
-            with reading(file, "it had answers so far"):
+            with reading(file, "it held the answers so far"):
                 arrays[name] = np.load(file, mmap_mode="r+")  # extends a truncated file
             reserve(file)
             if list(arrays[name].shape) != shape or arrays[name].dtype != np.float16:
@@ -145,7 +145,10 @@ class _Progress:
         first = 0
         for images, digest in state.parts:
             if digest != _part_checksum(arrays, first, images):
-                print(f"note: {self._folder}: damaged; answers after image {first} begin anew", file=sys.stderr)
+                print(
+                    f"note: {self._folder}: damaged; the answers after the first {first} images are computed again",
+                    file=sys.stderr,
+                )
                 break
             self._parts.append((images, digest))
             first = images
@@ -185,7 +188,8 @@ def _create(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.me
         parts = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in sizes.items())
         raise UserError(
             f"{folder.parent}: the teacher's answers take {sum(sizes.values()) / 1e9:.3g} GB ({parts}), and"
-            f" {free / 1e9:.3g} are free; set teach.views lower than {shapes['logits'][0]}, or ask for less in teach"
+            f" {free / 1e9:.3g} are free; lower teach.views below {shapes['logits'][0]}, or switch off features or"
+            " cams in teach"
         )
     arrays: dict[str, np.memmap] = {}
     try:
@@ -268,7 +272,7 @@ class Knowledge:
             ("dataset_fingerprint", dataset.fingerprint),
         ):
             if getattr(record, key) != value:
-                raise UserError(f"{folder}: the teacher answered for another {key}; {TEACH_AGAIN}")
+                raise UserError(f"{folder}: the answers are for another {key}; {TEACH_AGAIN}")
         columns = label_columns(record.labels, dataset.labels, str(folder))
         rows = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
         unknown = unknown_labels(dataset, columns)

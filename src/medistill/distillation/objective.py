@@ -68,7 +68,8 @@ def require_task(term: Term, task: Task, at: str) -> None:
     exclusive = traits_of(term).exclusive
     if not task.exclusive and exclusive and not term.blind_on_purpose:
         raise UserError(
-            f"{at}: {term.loss} is for exclusive classes, and the labels of this data set are not; take {term.instead}"
+            f"{at}: {term.loss} is for exclusive classes, but the labels of this data set are not exclusive; use"
+            f" {term.instead}"
         )
     if task.exclusive and isinstance(term, HardTerm) and not exclusive:
         raise UserError(f"{at}: {term.loss} is for labels that are not exclusive; take cross_entropy")
@@ -80,15 +81,15 @@ def oddities(term: Term, task: Task, batch_size: int) -> Iterator[str]:
     if not task.exclusive and traits.exclusive:
         yield (
             f"{term.loss} with allow_offset_blind cannot see a constant added to all logits of an image: rankings by"
-            " label, and AUROC, may fall unseen"
+            " label, and with them AUROC, may get worse without a higher loss"
         )
     if not task.exclusive and term.compares_labels:
         yield (
-            f"{term.loss} compares the labels of an image with each other, which are not exclusive; inter: 0 leaves the"
-            " images by each label"
+            f"{term.loss} compares the labels of an image with each other, which are not exclusive; inter: 0 would"
+            " leave only the comparison of images by label"
         )
     if not traits.batch_size and batch_size < SMALL_BATCH:
-        yield f"{term.loss} compares the images of a batch, and has only {batch_size} at once"
+        yield f"{term.loss} compares the images of a batch, but a batch has only {batch_size}"
 
 
 def require_fit(
@@ -134,7 +135,7 @@ def require_fit(
     for label in teachers[0].unknown:
         if all(label in teacher.unknown for teacher in teachers):
             raise UserError(
-                f"{at}: nobody teaches the label {label}: no teacher knows it, and no term is a loss from the labels;"
+                f"{at}: no term trains the label {label}: no teacher knows it, and none is a loss from the labels;"
                 " add one, such as binary_cross_entropy"
             )
 

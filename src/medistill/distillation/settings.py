@@ -31,7 +31,7 @@ class Teacher(TrainedNetwork):
         given = {"recipe": self.recipe, "terms": self.terms, "training": self.training != TrainingOverrides()}
         for key in given if self.frozen else ():
             if given[key]:
-                raise ValueError(f"frozen: true is not trained; leave {key} out")
+                raise ValueError(f"a frozen teacher is not trained; leave {key} out")
         if self.recipe and self.terms:
             raise ValueError("an assistant's terms are those of its recipe; leave terms out")
         for term in self.terms:
@@ -40,7 +40,7 @@ class Teacher(TrainedNetwork):
                     f"terms: {term.loss} needs teachers; a teacher learns from labels, an assistant by a recipe"
                 )
         if self.labels and not self.frozen:
-            raise ValueError("labels are for frozen: true; a teacher that is trained has the data set's labels")
+            raise ValueError("labels is for frozen: true; other teachers have the data set's labels")
         require_once("labels", self.labels or [])
         return self
 
@@ -81,7 +81,7 @@ class Recipe(Settings):
                 " sigmoid_kd, or take combine: mean"
             )
         if self.teachers and self.views == "fresh":
-            raise ValueError("views: fresh is for recipes without teachers; views: live is the same with them")
+            raise ValueError("views: fresh is for recipes without teachers; with teachers use views: live")
         for key, asked in (("views: live", self.views == "live"), ("unlabelled: true", self.unlabelled)):
             if asked and not self.teachers:
                 raise ValueError(f"{key} needs teachers")

@@ -157,7 +157,7 @@ def require_finite(answers: Mapping[str, Tensor], image_ids: Sequence[str], teac
         bad = ~torch.isfinite(values.flatten(1)).all(1)
         if bad.any():
             image = image_ids[int(bad.nonzero()[0])]
-            raise UserError(f"teacher {teacher}: its {name} of image {image} are not finite; train it again")
+            raise UserError(f"teacher {teacher}: its {name} for image {image} are not finite; train it again")
 
 
 def by_label(values: Tensor, columns: Sequence[int | None]) -> Tensor:

@@ -35,7 +35,7 @@ class Term(Settings):
     @model_validator(mode="after")
     def _says_something(self) -> "Term":
         if self.parts and not any(getattr(self, part) for part in self.parts):
-            raise ValueError(f"{' and '.join(self.parts)} are 0: nothing is left of the loss")
+            raise ValueError(f"{' and '.join(self.parts)} are 0, so the loss would always be 0")
         return self
 
     def options(self) -> dict[str, JsonValue]:

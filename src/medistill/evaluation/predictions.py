@@ -106,8 +106,8 @@ class Studies:
         names = [name.strip("\t").replace("\t", ", ") for name in found]
         if several.any():
             raise UserError(
-                f"evaluate.study: study {names[several.argmax()]} has images of several groups, and groups are what is"
-                " resampled; name the patient or the group of the images, or set evaluate.study: none"
+                f"evaluate.study: study {names[several.argmax()]} has images of several groups, but resampling is by"
+                " group; give the images of a study the same patient or group, or set evaluate.study: none"
             )
         _, first = np.unique(of_image, return_index=True)
         return cls(names, of_image, first)

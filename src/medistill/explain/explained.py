@@ -55,7 +55,7 @@ def explainable(
         provenance.refuse_overlap(files.train_ids, dataset)
         missing = [label for label in dataset.labels if label not in labels]
         if name in teachers and missing:
-            say(f"explain: {name} does not know {', '.join(missing)}; it is left out")
+            say(f"explain: {name} does not know {', '.join(missing)}; the model is left out")
         elif labels != dataset.labels and name not in teachers:
             raise UserError(f"{files.config}: labels differ from the data set's; train it again with dvc repro")
         else:

@@ -158,7 +158,7 @@ def conclusion(entry: Located) -> str:
     if any(difference.lower is None for difference in references.values()):
         return "none: too few findings for an interval"
     if entry.flat_maps > entry.findings / 2:
-        return f"most maps are flat ({entry.flat_maps} of {entry.findings}): points nowhere"
+        return f"most maps are flat ({entry.flat_maps} of {entry.findings}), so no conclusion"
     return ", ".join(f"{_shown(difference)} {name}" for name, difference in references.items())
 
 

@@ -207,7 +207,7 @@ def _margin_teacher(case: GateCase) -> Judgement:
     found = case.facts.figure("difference_teacher")
     difference, lower = finite(found.estimate), finite(found.lower)
     if difference is None:
-        reason = "no teacher knows all labels that are eligible on validation, or there are none, so nothing compares"
+        reason = "no label is eligible on validation, or no teacher knows all that are, so there is no comparison"
         return Judgement(Outcome.FAILED, reason, None, limit)
     if lower is None:
         reason = f"the difference to the best teacher on validation is {difference:+.4f}, but it has no interval"
@@ -276,12 +276,10 @@ def _champion(case: ShippingCase) -> Judgement:
     if case.release.onnx_sha256 == champion.onnx_sha256:
         return Judgement(Outcome.SKIPPED, "it is the champion", value)
     if case.release.dataset_fingerprint != champion.dataset_fingerprint:
-        reason = f"the champion {champion.title} was measured on other data, so the two are not compared"
+        reason = f"the champion {champion.title} was measured on other data, so it is not compared"
         return Judgement(Outcome.SKIPPED, reason, value)
     if not case.champion_holds:
-        return Judgement(
-            Outcome.SKIPPED, f"the champion {champion.title} does not pass the gate itself any more", value
-        )
+        return Judgement(Outcome.SKIPPED, f"the champion {champion.title} no longer passes the gate", value)
     limit = (case.champion_today or champion).val_macro_auroc
     if value is None:
         return Judgement(Outcome.FAILED, "the candidate has no validation macro AUROC", value, limit)

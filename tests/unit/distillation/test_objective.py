@@ -128,10 +128,10 @@ def test_a_class_that_training_does_not_have_weighs_one(classes):
 @pytest.mark.parametrize(
     ("term", "message"),
     [
-        ({"loss": "dkd"}, "dkd is for exclusive classes, and the labels of this data set are not; take sigmoid_kd"),
+        ({"loss": "dkd"}, "dkd is for exclusive classes, but the labels of this data set are not exclusive; use sigmoid_kd"),
         ({"loss": "logit_standardized_kd"}, "logit_standardized_kd is for exclusive classes"),
         ({"loss": "softmax_kd"}, "softmax_kd is for exclusive classes.*or set allow_offset_blind: true"),
-        ({"loss": "mse_kd", "space": "softmax"}, "mse_kd is for exclusive classes.*take space: sigmoid, or set"),
+        ({"loss": "mse_kd", "space": "softmax"}, "mse_kd is for exclusive classes.*use space: sigmoid, or set"),
         ({"loss": "dist"}, "dist is for exclusive classes"),
     ],
 )
@@ -141,7 +141,7 @@ def test_what_cannot_see_an_offset_is_refused_where_labels_are_not_exclusive(tin
 
 
 def test_instead_of_a_hard_loss_a_hard_loss_is_named(tiny_dataset):
-    message = "cross_entropy is for exclusive classes, .* are not; take binary_cross_entropy$"
+    message = "cross_entropy is for exclusive classes, .* are not exclusive; use binary_cross_entropy$"
     with pytest.raises(UserError, match=message):
         RecipeObjective(recipe({"loss": "cross_entropy"}, teachers=0), tiny_dataset)
 

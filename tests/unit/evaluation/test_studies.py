@@ -73,5 +73,5 @@ def test_labels_are_those_of_the_study():
 def test_what_has_no_studies_or_torn_ones_is_refused():
     with pytest.raises(UserError, match=r"evaluate\.study: no image of data/processed has a study id"):
         Studies.of(rows_of(("p1", None), ("p2", None)))
-    with pytest.raises(UserError, match="study s1 has images of several groups, and groups are what is resampled"):
+    with pytest.raises(UserError, match="study s1 has images of several groups, but resampling is by group"):
         Studies.of(rows_of((None, "s1"), (None, "s1")))

@@ -209,4 +209,4 @@ def test_conclusions_compare_finding_by_finding():
 
 
 def test_flat_maps_are_not_called_pointing():
-    assert said((0.1, 0.2), (0.1, 0.2), flat_maps=11) == "most maps are flat (11 of 20): points nowhere"
+    assert said((0.1, 0.2), (0.1, 0.2), flat_maps=11) == "most maps are flat (11 of 20), so no conclusion"

@@ -115,7 +115,7 @@ def test_own_weights_that_are_not_finite_are_named(tmp_path):
     state = timm.create_model("test_resnet", num_classes=2).state_dict()
     state["fc.bias"][1] = torch.nan
     save_file(state, tmp_path / "w.safetensors")
-    with pytest.raises(UserError, match=r"w\.safetensors: tensor fc\.bias has numbers that are not finite"):
+    with pytest.raises(UserError, match=r"w\.safetensors: tensor fc\.bias has values that are not finite"):
         create_classifier(Network(arch="test_resnet", weights=tmp_path / "w.safetensors"), labels=["a", "b"])
 
 

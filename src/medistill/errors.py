@@ -34,19 +34,19 @@ def is_out_of_memory(error: Exception) -> bool:
 _REMEDIES = {
     errno.ENOSPC: "make room and run it again",
     errno.EDQUOT: "make room and run it again",
-    errno.EFBIG: "raise the limit (ulimit -f), or take a file system that allows larger files",
+    errno.EFBIG: "raise the limit (ulimit -f), or use a file system that allows larger files",
     errno.EROFS: "make it writable, or work in another folder",
     errno.EACCES: "change its permissions, or work in another folder",
     errno.EPERM: "change its permissions, or work in another folder",
-    errno.ENAMETOOLONG: "take a shorter name",
+    errno.ENAMETOOLONG: "use a shorter name",
     errno.EMFILE: "raise the limit (ulimit -n)",
     errno.ENFILE: "end other programs",
     errno.ENOTDIR: "a file is where a folder should be; move it away",
     errno.EEXIST: "a file is where a folder should be; move it away",
     errno.EISDIR: "a folder is where a file should be; move it away",
     errno.ELOOP: "a symbolic link leads back to itself; remove it",
-    errno.EIO: "look at the disk",
-    errno.ESTALE: "look at the network drive",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "check the network drive",
 }
 """What a user can do about an error of the system, by error number."""
 

@@ -80,7 +80,7 @@ def test_a_training_with_the_same_inputs_is_reused(project):
     weights = project.folder / "models/students/eeea_net_c2-baseline-0/model.safetensors"
     before = weights.read_bytes()
     said = project.run("dvc", "repro", "--single-item", "--force", "distill@eeea_net_c2-baseline-0").stdout
-    assert "eeea_net_c2-baseline-0: trained before, by these settings, data and code" in said
+    assert "eeea_net_c2-baseline-0: already trained with these settings, data and code" in said
     assert "training; its curves" not in said
     assert weights.read_bytes() == before
     assert "Running stage" not in project.run("dvc", "repro").stdout

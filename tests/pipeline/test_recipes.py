@@ -356,11 +356,11 @@ def test_a_student_that_cannot_be_exported_is_refused_and_a_teacher_is_not(
     capsys.readouterr()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     params["teachers"]["densenet"] = {"arch": "mobilenetv3_small_050", "pretrained": True}  # must not be downloaded
-    message = r"^params\.yaml: students\.tf_efficientnet_lite0: torch cannot express eigen in ONNX \(.+\); take another"
+    message = r"^params\.yaml: students\.tf_efficientnet_lite0: torch cannot export eigen to ONNX \(.+\); use another"
     with pytest.raises(UserError, match=message):
         check({"arch": "eigen"})
     (line,) = capsys.readouterr().err.splitlines()  # the exporter itself must print nothing
-    assert line.startswith("exporting eigen untrained, to see that it can be")
+    assert line.startswith("exporting eigen untrained, to check that this is possible (once,")
 
 
 def test_a_student_that_takes_one_image_at_a_time_is_named(params, tmp_path, monkeypatch, exportable, capsys):

@@ -156,7 +156,7 @@ def require_one_line(folder, writer, large, reason):
 
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
 def test_a_file_that_is_too_large_is_one_line_whichever_library_writes_it(small_files, large, writer):
-    reason = "File too large; raise the limit (ulimit -f), or take a file system that allows larger files"
+    reason = "File too large; raise the limit (ulimit -f), or use a file system that allows larger files"
     require_one_line(small_files, writer, large, reason)
 
 
@@ -203,7 +203,7 @@ def test_a_folder_without_permission_is_one_line(tmp_path):
 
 
 def test_names_that_the_system_does_not_take_are_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"xxx cannot be written: File name too long; take a shorter name"):
+    with pytest.raises(UserError, match=r"xxx cannot be written: File name too long; use a shorter name"):
         write_json(tmp_path / ("x" * 300), 1)
     (tmp_path / "file").write_text("a user's own")
     for path in (tmp_path / "file" / "a", tmp_path / "file" / "a" / "b"):
@@ -238,8 +238,8 @@ def test_too_many_open_files_are_one_line(tmp_path):
     ("number", "remedy"),
     [
         (errno.EDQUOT, "make room and run it again"),
-        (errno.EIO, "look at the disk"),
-        (errno.ESTALE, "look at the network drive"),
+        (errno.EIO, "check the disk"),
+        (errno.ESTALE, "check the network drive"),
     ],
 )
 def test_quotas_and_broken_disks_are_one_line(tmp_path, number, remedy):
@@ -302,8 +302,8 @@ def test_json_with_signs_that_a_terminal_obeys_is_printable_and_comes_back_as_it
     [
         ("[" * 100_000, r"nested too deeply"),
         ('{"a": 1, "b": 2, "a": 3}', r"the key 'a' is there twice"),
-        ('[{"a": NaN}]', r"NaN is no number of JSON"),
-        ("-Infinity", r"-Infinity is no number of JSON"),
+        ('[{"a": NaN}]', r"NaN is not a number in JSON"),
+        ("-Infinity", r"-Infinity is not a number in JSON"),
         ("1" * 5000, r"4300 digits"),
         (b'{"a": "\xff"}', r"can't decode byte"),
     ],

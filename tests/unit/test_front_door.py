@@ -85,7 +85,7 @@ def test_what_the_system_refuses_is_one_line_and_a_mistake_in_the_code_is_not():
     done = run("open('/nowhere/file')")
     assert (done.returncode, done.stderr) == (2, "error: /nowhere/file: No such file or directory\n")
     done = run("open('/tmp/' + 'x' * 300)")
-    assert done.stderr.endswith("xxx: File name too long; take a shorter name\n")
+    assert done.stderr.endswith("xxx: File name too long; use a shorter name\n")
     assert "Traceback" in run("raise OSError('who knows')").stderr
     assert "Traceback" in run("raise RuntimeError('a bug')").stderr
 

@@ -63,7 +63,8 @@ def export_model(source: Path, dataset: Dataset, target: Path, settings: Export)
         theirs, ours = getattr(record, key), getattr(dataset, key)
         if theirs != ours:
             raise UserError(
-                f"{trained.config}: {key} is {theirs}, but {dataset.folder} has {ours}; {TRAIN_AGAIN} (dvc repro)"
+                f"{trained.config}: trained with {key} {theirs}, but {dataset.folder} has {ours}; {TRAIN_AGAIN} (dvc"
+                " repro)"
             )
     images = _spread(dataset, settings.parity_images)
     figures = _figures(trained, dataset) | TrainingMetrics.read(trained.metrics, what_to_run(trained.config)).to_json()

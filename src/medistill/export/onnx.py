@@ -54,7 +54,7 @@ def export_onnx(classifier: Classifier, path: Path, *, opset: int) -> int | None
         How many images it takes at once: 1, or None for any number.
 
     Raises:
-        UserError: torch cannot express the network in ONNX, it is too large, or torch or ONNX Runtime do not know that
+        UserError: torch cannot export the network to ONNX, it is too large, or torch or ONNX Runtime do not know that
             operator set.
     """
     name = classifier.config["name"]
@@ -119,19 +119,17 @@ def _to_onnx(classifier: Classifier, opset: int) -> onnx.ModelProto:
             break
         except Exception as error:  # torch's exporter at work on timm's code: all of them may come
             if is_out_of_memory(error):
-                raise UserError(f"{config['name']}: memory runs out while it is written as ONNX") from None
+                raise UserError(f"{config['name']}: out of memory while exporting it to ONNX") from None
             print(error, file=chatter)
             reason = _cause(error)
     else:
         print(chatter.getvalue(), file=sys.stderr)
-        raise UserError(
-            f"{config['name']}: torch cannot express {config['arch']} in ONNX ({reason}); take another arch"
-        )
+        raise UserError(f"{config['name']}: torch cannot export {config['arch']} to ONNX ({reason}); use another arch")
     written = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if written != opset:
         # The exporter falls back to its own version where it cannot convert.
         raise UserError(
-            f"params.yaml: export.opset: {config['arch']} cannot be written in {opset}, {written} is possible"
+            f"params.yaml: export.opset: {config['arch']} cannot be exported with opset {opset}; set {written}"
         )
     return model
 
@@ -161,7 +159,7 @@ def _traced(classifier: Classifier, opset: int, *, single: bool) -> onnx.ModelPr
     assert program is not None  # by `dynamo`
     model = program.model_proto
     if not single and not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
-        raise ValueError("its code makes a constant of the number of images")  # it would only take two images
+        raise ValueError("its code turns the number of images into a constant")  # it would only take two images
     return model
 
 

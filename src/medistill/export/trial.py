@@ -41,7 +41,7 @@ def require_exportable(network: Network, *, image_size: int, channels: int, opse
         How many images its file takes at once: 1, or None for any number.
 
     Raises:
-        UserError: torch cannot express it in ONNX, it is too large, or ONNX Runtime cannot open it.
+        UserError: torch cannot export it to ONNX, it is too large, or ONNX Runtime cannot open it.
     """
     plain = network.model_copy(update={"pretrained": False, "weights": None})
     asked = {
@@ -63,7 +63,10 @@ def require_exportable(network: Network, *, image_size: int, channels: int, opse
     try:
         with torch.device("meta"):
             require_small(build())  # before its numbers take memory
-        print(f"exporting {network.arch} untrained, to see that it can be: once, some ten seconds", file=sys.stderr)
+        print(
+            f"exporting {network.arch} untrained, to check that this is possible (once, about ten seconds)",
+            file=sys.stderr,
+        )
         with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
             model = build()
             with contextlib.redirect_stderr(io.StringIO()):  # the exporter's long messages

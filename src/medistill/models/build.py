@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _NO_ARGS = {
     "in_chans": "set channels: 1 beside arch",
-    "num_classes": "it follows from the labels",
+    "num_classes": "it is given by the number of labels",
     "pretrained": "set pretrained: true beside arch",
     "checkpoint_path": "set weights: FILE beside arch",
     "features_only": "a classifier has a head",
@@ -49,7 +49,7 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
     require_known(arch)
     for key, instead in _NO_ARGS.items():
         if key in network.args:
-            raise UserError(f"params.yaml: args of {arch}: {key} is not to be set; {instead}")
+            raise UserError(f"params.yaml: args of {arch}: {key} must not be set; {instead}")
     package = WEIGHT_PACKAGES.get(arch) if network.pretrained else None
     args = network.args if network.channels == 3 else {"in_chans": network.channels} | network.args
     image_size = network.input_size or image_size
@@ -68,10 +68,10 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
     except OSError as error:  # a hub's, or the network's
         raise UserError(
             f"params.yaml: the weights of {arch} could not be downloaded: {reason_of(error)}; set weights: FILE beside "
-            "arch, or pretrained: false, or bring Hugging Face's cache from a machine that has them"
+            "arch, or pretrained: false, or copy Hugging Face's cache from a machine that has them"
         ) from None
     except Exception as error:  # timm's code with a user's arguments: all of them may come
-        reason = "memory runs out" if is_out_of_memory(error) else reason_of(error)
+        reason = "out of memory" if is_out_of_memory(error) else reason_of(error)
         raise UserError(f"params.yaml: timm cannot build {arch}{with_args(args)}: {reason}") from None
     backbone = cast("Backbone", built)
     initialisation, new_head = "random", network.pretrained

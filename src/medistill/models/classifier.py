@@ -137,14 +137,16 @@ def map_shape(model: Classifier, size: int) -> list[int]:
     except Exception as error:  # timm's code with a user's arguments and size: all of them may come
         seen = model.input_size or size
         if is_out_of_memory(error):
-            raise UserError(f"memory runs out with one image of {seen} px; set input_size lower") from None
+            raise UserError(f"out of memory with one image of {seen} px; lower input_size") from None
         hint, args = _size_hint(model, seen), with_args(model.config.get("args"))
         raise UserError(f"{arch} does not take images of {seen} px{args}: {reason_of(error)}{hint}") from None
     shape = list(features.shape) if isinstance(features, Tensor) else []
     # Images are square, and so are their maps: this also tells a map whose channels come last.
     if len(shape) != 4 or shape[2] != shape[3]:
         found = f"have the shape {shape}" if shape else "are several tensors"
-        raise UserError(f"{arch}: its features {found}, not a map (N, K, h, w) to explain with; take another arch")
+        raise UserError(
+            f"{arch}: its features {found} instead of a map (N, K, h, w) for explanations; use another arch"
+        )
     return shape[1:]
 
 

@@ -26,13 +26,13 @@ def bounded(arch: str) -> Iterator[None]:
         nonlocal modules
         modules += 1
         if modules > MODULES:
-            raise UserError(f"params.yaml: {arch} has more than {MODULES:,} layers with these args; set them lower")
+            raise UserError(f"params.yaml: {arch} has more than {MODULES:,} layers with these args; lower them")
 
     def count_tensor(parent: nn.Module, name: str, tensor: Tensor | None) -> None:
         nonlocal numbers
         numbers += 0 if tensor is None else tensor.numel()
         if numbers > NUMBERS:
-            raise UserError(f"params.yaml: {arch} has more than {NUMBERS:,} numbers with these args; set them lower")
+            raise UserError(f"params.yaml: {arch} has more than {NUMBERS:,} weights with these args; lower them")
 
     def count_parameter(parent: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         count_tensor(parent, name, parameter)

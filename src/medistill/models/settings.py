@@ -20,7 +20,7 @@ def _require_plain(args: dict[str, object]) -> dict[str, object]:
     for key, value in _within("", args):
         values += 1
         if isinstance(value, int | float) and not abs(value) <= LARGEST_ARGUMENT:  # NaN is in no order
-            bound = f"further from 0 than {LARGEST_ARGUMENT:,}, and no network has such numbers"
+            bound = f"outside of -{LARGEST_ARGUMENT:,} to {LARGEST_ARGUMENT:,}, the range for arguments of networks"
             raise ValueError(f"{key}: {value} is {bound if math.isfinite(value) else 'no number'}")
         if not isinstance(value, str | int | float | None):
             raise ValueError(f"{key}: must be text, a number, true, false, a list or a mapping")
@@ -34,7 +34,7 @@ def _within(key: str, value: object) -> Iterator[tuple[str, object]]:
     if isinstance(value, dict):
         for name, inner in value.items():
             if not isinstance(name, str):
-                raise ValueError(f"{key}: {name!r} is a name and no text; put it into quotes")
+                raise ValueError(f"{key}: the key {name!r} is not text; put it into quotes")
             yield from _within(f"{key}.{name}".removeprefix("."), inner)
     elif isinstance(value, list | tuple):
         for place, inner in enumerate(value):
@@ -81,7 +81,7 @@ class Network(Settings):
     def own_weights(self) -> Path:
         """`weights`, where there are some."""
         if self.weights is None:
-            raise ValueError(f"{self.arch} has no weights of the user")
+            raise ValueError(f"{self.arch} has no weights: FILE")
         return self.weights
 
     @property

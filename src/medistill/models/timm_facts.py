@@ -40,13 +40,13 @@ def require_known(arch: str) -> None:
     bare = re.split("[:/]", arch)[-1]
     if bare != arch and timm.is_model(bare):
         raise UserError(
-            f"params.yaml: arch {arch!r}: leave the prefix out, arch: {bare}; weights come by pretrained: true or from "
-            "weights: FILE beside it"
+            f"params.yaml: arch {arch!r}: leave the prefix out, arch: {bare}; its weights come with pretrained: true"
+            " or from weights: FILE beside it"
         )
     near = difflib.get_close_matches(bare, timm.list_models(), n=3)
     hint = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()"
     if bare != arch:
-        hint = f": only timm's own networks are built, by their bare name, with weights: FILE{hint}"
+        hint = f": only timm's own networks can be built, by their name without a prefix, and with weights: FILE{hint}"
     raise UserError(f"params.yaml: arch {arch!r} is not known to timm{hint}")
 
 

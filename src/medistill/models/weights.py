@@ -100,7 +100,7 @@ def load_own(backbone: "Backbone", network: Network, labels: list[str]) -> tuple
     source = _read_tensors(file)
     for name, value in source.items():
         if not torch.isfinite(value).all():
-            raise UserError(f"{file}: tensor {name} has numbers that are not finite; take an earlier state of it")
+            raise UserError(f"{file}: tensor {name} has values that are not finite; use an earlier checkpoint")
     frozen = network.is_frozen
     if frozen or source.keys() & set(_classifier_keys(backbone)):
         _refuse_other_labels(file, labels)
@@ -119,8 +119,8 @@ def _refuse_other_labels(file: Path, labels: list[str]) -> None:
     number, (there, here) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
     what = "the same labels in another order" if sorted(theirs) == sorted(labels) else "other labels"
     raise UserError(
-        f"{file}: config.json beside it says that it was trained on {what}: label {number} is {there} there, {here} "
-        "here; take weights that were trained on these labels in this order"
+        f"{file}: config.json beside it says that it was trained on {what}: label {number} is {there} there, but must"
+        f" be {here}; use weights trained on these labels in this order"
     )
 
 
@@ -136,7 +136,7 @@ def read_beside(weights: Path) -> Beside:
     file = beside.config
     config = read_json(file) if file.exists() else None
     config = config if isinstance(config, dict) else {}
-    again = "copy it again from where the weights are from, or leave config.json out"
+    again = "copy it again from its source, or remove config.json"
     if OWN in config:
         known = Sealed.of(file, require_own(file, config, again), again).files
         require_whole(file, known.keys() & {weights.name, beside.train_ids.name}, again)
@@ -165,7 +165,7 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error})") from None
     except SafetensorError as error:
-        hint = "; docs/distillation.md says how to make one of it" if file.suffix in _PICKLED else ""
+        hint = "; docs/distillation.md says how to convert it" if file.suffix in _PICKLED else ""
         raise UserError(f"{file}: not a safetensors file ({error}){hint}") from None
 
 
@@ -183,7 +183,7 @@ def _load_tensors(
             longer = [theirs for theirs in source if theirs.endswith(f".{name}")]
             hint = "is it another architecture?"
             if longer:
-                hint = f"take {longer[0].removesuffix(name)!r} from the beginning of the names in it"
+                hint = f"remove {longer[0].removesuffix(name)!r} from the start of its tensors' names"
             raise UserError(f"{file}: tensor {name} is missing; {hint}")
         theirs, ours = list(source[name].shape), list(value.shape)
         if theirs != ours:
@@ -195,7 +195,8 @@ def _load_tensors(
                         f"; its classifier has {pluralise(theirs[0], 'output')}: name them, in their order, in labels"
                     )
             if len(ours) == 4 and theirs[:1] + theirs[2:] == ours[:1] + ours[2:] and {theirs[1], ours[1]} == {1, 3}:
-                hint = f"; it takes images of {pluralise(theirs[1], 'channel')}: set channels: {theirs[1]} beside arch"
+                trained = pluralise(theirs[1], "channel")
+                hint = f"; it was trained on images of {trained}: set channels: {theirs[1]} beside arch"
             raise UserError(f"{file}: tensor {name} has shape {theirs}, needs {ours}{hint}")
     for name in source.keys() - target.keys():
         raise UserError(f"{file}: tensor {name} is unknown; is it another architecture?")

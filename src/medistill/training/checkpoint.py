@@ -73,7 +73,7 @@ class Checkpoint:
             try:
                 with reading(file, "the training goes on without it"):
                     if digest(file)[:16] != file.stem.removeprefix("last-"):
-                        raise ValueError("not what its name says")
+                        raise ValueError("its checksum is not the one in its name")
             except UserError as error:
                 print(f"note: {error}", file=sys.stderr)
             else:

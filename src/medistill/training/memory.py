@@ -25,11 +25,13 @@ def explain_out_of_memory(model: Classifier, dataset: Dataset, batch_size: str =
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-        raise UserError("batch norm needs two images at once; raise training.batch_size, or train on more") from None
+        raise UserError(
+            "batch norm needs at least two images per batch; raise training.batch_size, or use more images"
+        ) from None
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         size = f"data.image_size lower than {dataset.image_size}"
         if model.input_size is not None:
             size = f"input_size lower than {model.input_size}"
-        raise UserError(f"memory has run out; set {' or '.join(filter(None, (batch_size, size)))}") from None
+        raise UserError(f"out of memory; set {' or '.join(filter(None, (batch_size, size)))}") from None

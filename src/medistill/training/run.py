@@ -70,8 +70,8 @@ def train(
             checkpoint.remove_states()  # a kill may have come before
             with atomic(folder) as temporary:
                 shutil.copytree(checkpoint.finished, temporary)
-            again = f"to do it again delete {checkpoint.finished.parent}"
-            print(f"{spec.name}: trained before, by these settings, data and code; {again}")
+            again = f"to train again, delete {checkpoint.finished.parent}"
+            print(f"{spec.name}: already trained with these settings, data and code; {again}")
         return done
     model = build(spec, dataset)
     with _progress(spec, dataset, on_step, shown=first) as show:

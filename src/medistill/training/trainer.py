@@ -326,7 +326,9 @@ def _accelerator(training: Training) -> Accelerator:
         accelerator = Accelerator(mixed_precision=training.precision)
     except ValueError as error:
         if "already been initialized" in str(error):
-            raise UserError("training.precision: this process has trained with another one; start a new one") from None
+            raise UserError(
+                "training.precision: this process has already trained with another precision; start a new process"
+            ) from None
         raise UserError(f"params.yaml: training.precision: {' '.join(str(error).split())}") from None
     if training.precision == "fp16" and accelerator.scaler is None:  # it would silently train in float32
         raise UserError('params.yaml: training.precision: fp16 needs a GPU; set bf16 or "no"')
@@ -340,7 +342,7 @@ def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _refuse_loss(terms: dict[str, float], logits: Tensor, batch: Batch, at: str) -> NoReturn:
     """Name the term and the images of a loss that is not finite."""
     if math.isfinite(terms["loss"]):
-        raise UserError(f"the loss of another process is not finite in {at}; it says more")
+        raise UserError(f"the loss of another process is not finite in {at}; see its message")
     bad = [name for name, value in terms.items() if name != "loss" and not math.isfinite(value)]
     names = ", ".join(f"{name} {value:g}" for name, value in terms.items())
     guilty = (~torch.isfinite(logits)).any(1).tolist()

@@ -128,7 +128,10 @@ def test_a_class_that_training_does_not_have_weighs_one(classes):
 @pytest.mark.parametrize(
     ("term", "message"),
     [
-        ({"loss": "dkd"}, "dkd is for exclusive classes, but the labels of this data set are not exclusive; use sigmoid_kd"),
+        (
+            {"loss": "dkd"},
+            "dkd is for exclusive classes, but the labels of this data set are not exclusive; use sigmoid_kd",
+        ),
         ({"loss": "logit_standardized_kd"}, "logit_standardized_kd is for exclusive classes"),
         ({"loss": "softmax_kd"}, "softmax_kd is for exclusive classes.*or set allow_offset_blind: true"),
         ({"loss": "mse_kd", "space": "softmax"}, "mse_kd is for exclusive classes.*use space: sigmoid, or set"),

@@ -122,7 +122,7 @@ class Eigenvalues(torch.nn.Module):
 
 def test_an_operation_that_onnx_lacks_is_a_clear_error_with_the_exporters_reason(classifier, tmp_path, capsys):
     config = {**classifier.config, "arch": "eigenvalues"}
-    with pytest.raises(UserError, match=r"^tiny-kd-0: torch cannot express eigenvalues in ONNX"):
+    with pytest.raises(UserError, match=r"^tiny-kd-0: torch cannot export eigenvalues to ONNX"):
         export_onnx(Classifier(Eigenvalues(), config).eval(), tmp_path / "model.onnx", opset=18)
     assert "eig" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

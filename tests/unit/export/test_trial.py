@@ -29,7 +29,7 @@ def test_the_very_same_network_is_exported_once_whatever_its_weights(tmp_path, c
     assert require_exportable(network, **FRAMES, opset=18, known=tmp_path / "known") is None
     assert record.read_bytes() == whole
     with pytest.raises(
-        UserError, match=r"^params\.yaml: export\.opset: test_resnet cannot be written in 99, \d+ is poss"
+        UserError, match=r"^params\.yaml: export\.opset: test_resnet cannot be exported with opset 99; set \d+"
     ):
         require_exportable(network, **FRAMES, opset=99, known=tmp_path / "known")
     assert list((tmp_path / "known").iterdir()) == [record]

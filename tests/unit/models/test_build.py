@@ -41,9 +41,9 @@ def test_a_new_classifier_of_exclusive_classes_starts_at_their_shares(arch):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"features_only": True}, "features_only is not to be set; a classifier has a head"),
-        ({"checkpoint_path": "a.pth"}, "checkpoint_path is not to be set; set weights: FILE beside arch"),
-        ({"pretrained": True}, "pretrained is not to be set; set pretrained: true beside arch"),
+        ({"features_only": True}, "features_only must not be set; a classifier has a head"),
+        ({"checkpoint_path": "a.pth"}, "checkpoint_path must not be set; set weights: FILE beside arch"),
+        ({"pretrained": True}, "pretrained must not be set; set pretrained: true beside arch"),
         ({"drop_rate": "high"}, r"test_resnet does not take images of 32 px with args {'drop_rate': 'high'}: "),
     ],
 )
@@ -64,7 +64,7 @@ def test_arguments_that_make_no_classifier_are_one_line(args, message):
         ({"arch": "resnet10t.nope", "pretrained": True}, "cannot build resnet10t.nope"),
         (
             {"arch": "resnet10t", "args": {"in_chans": 1}},
-            "args of resnet10t: in_chans is not to be set",
+            "args of resnet10t: in_chans must not be set",
         ),
     ],
 )
@@ -78,19 +78,20 @@ def test_unknown_networks_are_named(network, message):
     [
         (
             "hf-hub:timm/resnet18.a1_in1k",
-            "leave the prefix out, arch: resnet18.a1_in1k; weights come by pretrained: true",
+            "leave the prefix out, arch: resnet18.a1_in1k; its weights come with pretrained: true",
         ),
         ("hf_hub:timm/resnet18.a1_in1k", "leave the prefix out, arch: resnet18.a1_in1k; "),
         (
             "timm/resnet18",
-            "leave the prefix out, arch: resnet18; weights come by pretrained: true or from weights: FILE",
+            "leave the prefix out, arch: resnet18; its weights come with pretrained: true or from weights: FILE",
         ),
         ("timm:resnet18", "leave the prefix out, arch: resnet18; "),
         ("https://huggingface.co/timm/resnet18.a1_in1k", "leave the prefix out, arch: resnet18.a1_in1k; "),
         ("local-dir:/models/resnet18", "leave the prefix out, arch: resnet18; "),
         (
             "hf-hub:somebody/my-net",
-            "is not known to timm: only timm's own networks are built, by their bare name, with weights: FILE; see",
+            "is not known to timm: only timm's own networks can be built, by their name without a prefix, and with"
+            " weights: FILE; see",
         ),
         ("timm/resnet19", "by their bare name, with weights: FILE; did you mean resnet"),
     ],

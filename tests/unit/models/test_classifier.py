@@ -39,7 +39,7 @@ def test_channels_that_come_last_are_brought_first_and_back():
 def test_a_size_that_no_memory_holds_is_no_fault_of_the_network():
     network = Network(arch="test_resnet").model_copy(update={"input_size": 2_000_000})  # bypasses the setting's limit
     model = create_classifier(network, labels=["a"])
-    with pytest.raises(UserError, match=r"^memory runs out with one image of 2000000 px; set input_size lower$"):
+    with pytest.raises(UserError, match=r"^out of memory with one image of 2000000 px; lower input_size$"):
         map_shape(model, 64)
 
 

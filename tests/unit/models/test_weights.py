@@ -151,7 +151,7 @@ def test_a_file_without_a_classifier_starts_the_backbone(tmp_path):
         ),
         (
             lambda state: state.update({"conv1.0.weight": torch.zeros(24, 1, 3, 3)}),
-            r"needs \[24, 3, 3, 3\]; it takes images of 1 channel: set channels: 1 beside arch$",
+            r"needs \[24, 3, 3, 3\]; it was trained on images of 1 channel: set channels: 1 beside arch$",
         ),
         (lambda state: state.update(other=torch.zeros(1)), "tensor other is unknown"),
     ],
@@ -182,7 +182,7 @@ def test_files_that_are_not_weights_are_named(tmp_path):
 def test_names_that_begin_with_something_are_told_so(tmp_path):
     model = timm.create_model("test_resnet", num_classes=2)
     save_file({f"module.{name}": value for name, value in model.state_dict().items()}, tmp_path / "w.safetensors")
-    with pytest.raises(UserError, match=r"is missing; take 'module\.' from the beginning of the names in it"):
+    with pytest.raises(UserError, match=r"is missing; remove 'module\.' from the start of its tensors' names"):
         load_weights(model, tmp_path / "w.safetensors")
 
 

@@ -257,7 +257,7 @@ BUNDLES = {
     "a number beyond all": ('{"bundle_version": 1e999}', r"version inf, but this medistill reads"),
     "true for one": ('{"bundle_version": true}', r"version True, but this medistill reads"),
     "a key twice": ('{"bundle_version": 1, "name": "a", "name": "b"}', r"the key 'name' is there twice"),
-    "no number": ('{"bundle_version": 1, "name": NaN}', r"NaN is no number of JSON"),
+    "no number": ('{"bundle_version": 1, "name": NaN}', r"NaN is not a number in JSON"),
     "other bytes": (b"\xff\xfe{\x00}\x00", r"not valid JSON"),
     "Latin-1": ('{"name": "Röntgen"}'.encode("latin-1"), r"not valid JSON"),
 }

@@ -112,7 +112,7 @@ def test_what_is_trained_already_is_not_trained_again(spec, tiny_dataset, tmp_pa
     fitted, steps, same = run()
     assert (steps, same) == (0, files)
     assert capsys.readouterr().out == (
-        f"a: trained before, by these settings, data and code; to do it again delete {copy}\n"
+        f"a: already trained with these settings, data and code; to train again, delete {copy}\n"
     )
     assert (fitted.best_epoch, fitted.val_macro_auroc) == (trained.best_epoch, trained.val_macro_auroc)
     pd.testing.assert_frame_equal(fitted.history, trained.history, rtol=1e-5, check_dtype=False)
@@ -190,11 +190,9 @@ def test_predictions_take_no_more_memory_than_validation(spec, tiny_dataset, tmp
 
     train_by(8, tmp_path / "m")
     assert len(pd.read_parquet(tmp_path / "m" / "predictions.parquet")) == 24
-    with pytest.raises(UserError, match=r"memory has run out; set training\.batch_size lower"):
+    with pytest.raises(UserError, match=r"out of memory; set training\.batch_size lower"):
         train_by(16, tmp_path / "n")
     frozen = Teacher(arch="test_resnet", weights=tmp_path / "m" / "model.safetensors", frozen=True)
-    with pytest.raises(
-        UserError, match=r"memory has run out; set training\.batch_size lower or data\.image_size lower"
-    ):
+    with pytest.raises(UserError, match=r"out of memory; set training\.batch_size lower or data\.image_size lower"):
         import_teacher(tmp_path / "f", "f", frozen, narrow, batch_size=32)
     import_teacher(tmp_path / "f", "f", frozen, narrow, batch_size=16)

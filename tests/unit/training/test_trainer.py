@@ -222,7 +222,7 @@ def test_a_gradient_that_is_not_finite_stops_with_its_step_and_images(tiny_datas
 def test_a_batch_that_is_too_small_for_batch_norm_says_what_to_raise(tiny_dataset, tmp_path):
     manifest = tiny_dataset.manifest
     last = manifest.index[manifest["split"] == "train"][1:]
-    with pytest.raises(UserError, match=r"batch norm needs two images at once; raise training\.batch_size"):
+    with pytest.raises(UserError, match=r"batch norm needs at least two images per batch; raise training\.batch_size"):
         train(replace(tiny_dataset, manifest=manifest.drop(last)), tmp_path)
 
 
@@ -244,17 +244,17 @@ def test_running_out_of_memory_says_what_to_lower(tiny_dataset, tmp_path):
         return {"loss": (logits.sum() * torch.empty(2**46)).sum()}  # 256 TiB
 
     lower = r"training\.batch_size lower than 8 or"
-    with pytest.raises(UserError, match=rf"memory has run out; set {lower} data\.image_size lower than 32$"):
+    with pytest.raises(UserError, match=rf"out of memory; set {lower} data\.image_size lower than 32$"):
         train(tiny_dataset, tmp_path, objective=huge)
     small = NETWORK.model_copy(update={"input_size": 16})
-    with pytest.raises(UserError, match=rf"memory has run out; set {lower} input_size lower than 16$"):
+    with pytest.raises(UserError, match=rf"out of memory; set {lower} input_size lower than 16$"):
         train(tiny_dataset, tmp_path, objective=huge, network=small)
 
 
 @pytest.mark.parametrize(
     ("what", "error", "message"),
     [
-        ("CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", UserError, "memory has run out"),
+        ("CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", UserError, "out of memory; set"),
         ("unspecified launch failure", RuntimeError, "unspecified launch failure"),
     ],
 )
@@ -271,7 +271,7 @@ def test_images_that_do_not_fit_into_memory_say_what_to_lower(tiny_dataset, tmp_
         def images(self, rows):
             return np.empty(2**55, np.uint8)  # 32 PiB
 
-    with pytest.raises(UserError, match=r"memory has run out; set input_size lower than 16$"):
+    with pytest.raises(UserError, match=r"out of memory; set input_size lower than 16$"):
         train(Endless(**vars(tiny_dataset)), tmp_path, network=NETWORK.model_copy(update={"input_size": 16}))
 
 

@@ -174,7 +174,7 @@ except UserError as error:
 def test_of_two_processes_the_one_whose_loss_is_not_finite_names_images(tiny_dataset, tmp_path):
     run(BROKEN, tmp_path, tiny_dataset.folder, tmp_path)
     first, second = ((tmp_path / f"said-{rank}.txt").read_text() for rank in (0, 1))
-    assert first == "the loss of another process is not finite in epoch 1, step 1; it says more"
+    assert first == "the loss of another process is not finite in epoch 1, step 1; see its message"
     assert "for the sum (loss nan)" in second
     assert second.count(".png") == 2
     drawn = {(tmp_path / f"drawn-{rank}.txt").read_text() for rank in (0, 1)}

@@ -42,7 +42,7 @@ _AGAIN = {
 }
 """The same by the name of the record that is damaged, or that names the damaged file."""
 
-_HOW = "dvc repro; with --force where it sees no change"
+_HOW = "dvc repro; with --force if it sees no change"
 
 _FRESH = 2_000_000_000
 """Nanoseconds: a file that has just been written may change once more without a new time of change."""
@@ -95,10 +95,10 @@ def require_own(path: Path, content: object, again: str) -> dict[str, object]:
         UserError: the checksum is missing or wrong; the message names the file and ends with `again`.
     """
     if not isinstance(content, dict) or content.get(OWN) is None:
-        raise UserError(f"{path}: has no checksum of its own, so an older medistill wrote it; {again}")
+        raise UserError(f"{path}: has no checksum, so an older version of medistill wrote it; {again}")
     said = {key: value for key, value in content.items() if key != OWN}
     if content[OWN] != _own_checksum(said):
-        raise UserError(f"{path}: damaged or changed, its {OWN} is that of another content; {again}")
+        raise UserError(f"{path}: damaged or changed: its {OWN} does not match; {again}")
     return said
 
 
@@ -124,11 +124,11 @@ def require_whole(path: Path, names: Collection[str] | None = None, again: str |
         if not file.is_file():
             raise UserError(f"{file}: no such file; {again}")
         if name not in files:
-            raise UserError(f"{file}: {path.name} beside it has no checksum of it; {again}")
+            raise UserError(f"{file}: {path.name} has no checksum for it; {again}")
         with reading(file, again):
             found = _sha256(file)
         if found != files[name]:
-            raise UserError(f"{file}: damaged or changed, {path.name} has another checksum of it; {again}")
+            raise UserError(f"{file}: damaged or changed: {path.name} has another checksum of it; {again}")
     return record
 
 
@@ -155,7 +155,7 @@ def reading(path: Path, again: str) -> Iterator[None]:
         raise UserError(f"{path}: cannot be read ({os.strerror(error.errno)}); {again}") from None
     except Exception as error:  # parsers of damaged files raise many kinds of exceptions
         if is_out_of_memory(error):
-            raise UserError(f"{path}: memory does not suffice to read it ({_line(error)})") from None
+            raise UserError(f"{path}: not enough memory to read it ({_line(error)})") from None
         raise UserError(f"{path}: damaged ({_line(error)}); {again}") from None
 
 

@@ -92,8 +92,7 @@ def phantom(
     "\b\n"
     "  medistill predict chest.png --model exports/eeea_net_c2-kd-0\n"
     "  medistill predict films/*.png --model exports/eeea_net_c2-kd-0 --json > answers.json\n\n"
-    "Exit code 2 where an image could not be read or the model gave no number for it; the others are predicted all "
-    "the same."
+    "Exit code 2 if an image could not be read or the model gave no number for it; the others are still predicted."
 )
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files (PNG, JPEG, TIFF, ...).")],
@@ -101,7 +100,9 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object per image.")] = False,
     timeout: Annotated[
         int,
-        typer.Option(min=1, max=86_400, metavar="SECONDS", help="Give up where the model is silent for so long."),
+        typer.Option(
+            min=1, max=86_400, metavar="SECONDS", help="Give up if the model does not answer within this time."
+        ),
     ] = 600,
 ) -> None:
     """Predict the labels of images.
@@ -110,7 +111,7 @@ def predict(
     """
     from medistill.runtime.predictor import Predictor
 
-    limit = f"{model}: no answer within {timeout} s; where the machine is merely slow, set --timeout higher"
+    limit = f"{model}: no answer within {timeout} s; if the machine is just slow, raise --timeout"
     with _time_limit(timeout, limit):
         predictor = Predictor(model)
     name = predictor.bundle.name
@@ -142,9 +143,8 @@ def predict(
     "  medistill check /data/ChestX-ray14 --format chestxray14\n"
     "  medistill check /data/CheXpert-v1.0-small --format chexpert --set uncertainty=ones --json > check.json\n"
     "  medistill check /data/lung_colon_image_set --format lc25000 --write-splits splits\n\n"
-    "Exit code 1 where an error was found, which would stop ingest or validate, 2 where the data set could not be "
-    "read. Decoded images are kept "
-    "for the next time in --cache, which may be deleted."
+    "Exit code 1 if there is an error that would stop ingest or validate, 2 if the data set could not be read."
+    " Decoded images are kept for the next run in --cache, which may be deleted."
 )
 def check(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="The data set's folder.")],
@@ -153,20 +153,21 @@ def check(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the format; may be repeated.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="official or patient; by default official where the data set has one.")
+        str | None, typer.Option(help="official or patient; official by default if the data set has official splits.")
     ] = None,
     splits: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder with your own groups.csv and sides.csv, if any; by default --write-splits, or splits.",
+            help="Folder of your own groups.csv and sides.csv, if any; by default that of --write-splits, or splits.",
         ),
     ] = None,
     write_splits: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Write sides.csv (stratified), and groups.csv where copies were found, there; audit those.",
+            help="Write sides.csv (stratified), and groups.csv if copies were found, into this folder, and audit "
+            "these splits.",
         ),
     ] = None,
     find_groups: Annotated[
@@ -176,11 +177,11 @@ def check(
     cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Keeps decoded images.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Say what is wrong with a data set, before anything is trained on it.
+    """Check a data set before anything is trained on it.
 
     Reads it as `ingest` would, and reports entries that are left out, images or patients in two splits,
-    near-duplicates, and labels that can be predicted from view, size, source or the border; and judges it by the rules
-    of the stage `validate`: empty splits, constant labels, odd ages and views, blank, white or inverted images. Where
+    near-duplicates, and labels that can be predicted from view, size, source or the border; and applies the rules of
+    the stage `validate`: empty splits, constant labels, odd ages and views, blank, white or inverted images. Where
     there is no official split and no sides.csv, patients are dealt 65 % to train, 15 % to val and 20 % to test;
     params.yaml is not read.
     """
@@ -213,16 +214,18 @@ def check(
     "Any other network of timm that ends in a feature map can be a teacher or a student as well."
 )
 def models(
-    labels: Annotated[int, typer.Option(min=1, max=10_000, help="Number of labels, which parameters depend on.")] = 14,
+    labels: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Number of labels; the number of parameters depends on it.")
+    ] = 14,
     size: Annotated[
         int, typer.Option(min=32, max=LARGEST_SIZE, help="Height and width of the images in pixels.")
     ] = 224,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object per network.")] = False,
 ) -> None:
-    """List the teachers and students of systems A and B, and compact networks to set beside them.
+    """List the teachers and students of systems A and B, and compact networks to compare with.
 
     A is arXiv 2305.06244, B arXiv 2508.15251. Parameters, multiply-accumulates of one image and the size of the last
-    feature map are counted; `pretrained: true` takes ImageNet weights from where the last column says.
+    feature map are counted; the last column says where `pretrained: true` gets ImageNet weights from.
     """
     try:
         from medistill.models import systems
@@ -234,7 +237,7 @@ def models(
         try:
             measured.append(systems.measure(network, labels=labels, size=size))
         except UserError as error:  # a network that does not take this size
-            print(f"note: {printable(str(error))}; it is left out", file=sys.stderr)
+            print(f"note: {printable(str(error))}; the network is left out", file=sys.stderr)
     print(to_json(measured) if as_json else systems.models_table(measured))
 
 

@@ -41,7 +41,9 @@ class Run(Settings):
             require_once(key, getattr(self, key))
         students = len(self.students) * len(self.recipes) * len(self.seeds)
         if students > MOST_STUDENTS:
-            raise ValueError(f"students, recipes and seeds make {students:,} trainings; at most {MOST_STUDENTS:,} fit")
+            raise ValueError(
+                f"students, recipes and seeds make {students:,} trainings; at most {MOST_STUDENTS:,} are allowed"
+            )
         return self
 
     @property
@@ -82,7 +84,9 @@ class Params(Settings):
                 )
         for name in self.run.teachers:
             if self.teachers[name].recipe:
-                raise ValueError(f"run.teachers names {name!r}, which has a recipe; name it in run.assistants instead")
+                raise ValueError(
+                    f"run.teachers names {name!r}, which has a recipe and so is an assistant; name it in run.assistants"
+                )
         first_of: dict[str | None, str] = {}
         for name in self.run.assistants:
             first_of.setdefault(self.teachers[name].recipe, name)
@@ -110,19 +114,22 @@ class Params(Settings):
                     raise ValueError(f"recipes.{recipe}: {term.loss} needs teach.{term.needs}: true")
         baselines = [name for name in self.run.recipes if not self.recipes[name].teachers]
         if not baselines:
-            raise ValueError("run.recipes has no baseline (a recipe without teachers); no result is shown without one")
+            raise ValueError(
+                "run.recipes has no baseline (a recipe without teachers); add one, as every result is compared with a"
+                " baseline"
+            )
         live = [name for name in self.run.recipes if self.recipes[name].views == "live"]
         if live and not any(self.recipes[name].views == "fresh" for name in baselines):
             raise ValueError(
-                f"recipes.{live[0]} shows a new view each epoch, and no baseline of run.recipes does: add one with "
-                "views: fresh, or what more views give is taken for what teachers give"
+                f"recipes.{live[0]} shows a new view each epoch, but no baseline of run.recipes does; add one with"
+                " views: fresh, or the gain from more views would be credited to the teachers"
             )
         return self
 
     def _taught(self, assistant: str, recipe: str | None) -> None:
         """Refuse an assistant whose recipe is missing, has no teachers, or has one that is not in run.teachers."""
         if recipe is None:
-            raise ValueError(f"{assistant} is in run.assistants and needs a recipe: how it is taught")
+            raise ValueError(f"{assistant} is in run.assistants and so needs a recipe")
         for teacher in self.recipes[recipe].teachers:
             if teacher in self.run.assistants or (teacher in self.teachers and self.teachers[teacher].recipe):
                 raise ValueError(
@@ -132,7 +139,7 @@ class Params(Settings):
             if teacher not in self.run.teachers:
                 raise ValueError(f"{assistant}: its recipe's teacher {teacher!r} is not in run.teachers")
         if not self.recipes[recipe].teachers:
-            raise ValueError(f"{assistant}: its recipe {recipe} has no teachers; without one it is a plain teacher")
+            raise ValueError(f"{assistant}: its recipe {recipe} has no teachers; an assistant needs at least one")
 
     def knowledge_folder(self, teacher: str, layout: Layout = HERE) -> Path:
         """The folder of a teacher's answers; assistants' are separate, since they depend on the others'."""

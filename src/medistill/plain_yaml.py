@@ -102,7 +102,7 @@ class _Plain(yaml.SafeLoader):
         if len(value) > LONGEST_VALUE:
             raise _error(f"a value of {len(value):,} characters; at most {LONGEST_VALUE:,} are read", node)
         if any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in value):
-            raise _error(f"{_shown(node)} has a character that no text can hold", node)
+            raise _error(f"{_shown(node)} has a character that is not valid in text", node)
         return value
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
@@ -110,12 +110,12 @@ class _Plain(yaml.SafeLoader):
         if abs(value) >= 2**63:
             raise _error(f"{_shown(node)} is too large a number", node)
         if node.value.removeprefix("+") != str(value):
-            raise _error(f"{_shown(node)} is {value} to some readers of YAML; write the number in full", node)
+            raise _error(f"{_shown(node)} is read as {value} by some YAML parsers; write the number in full", node)
         return value
 
     def construct_not_plain(self, node: yaml.Node) -> None:
         kind = node.tag.rpartition(":")[2]
-        raise _error(f"YAML takes {_shown(node)} for a {kind}; write text in quotes, and a list as `[a, b]`", node)
+        raise _error(f"YAML reads {_shown(node)} as a {kind}; write text in quotes, and a list as `[a, b]`", node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

@@ -37,9 +37,9 @@ def _require_path(path: Path) -> Path:
     """Refuse paths that no file system accepts."""
     name = str(path)
     if "\0" in name or any("\ud800" <= sign <= "\udfff" for sign in name):
-        raise ValueError("has a character that no path can hold")
+        raise ValueError("has a character that is not valid in a path")
     if len(name.encode()) > 1024 or any(len(part.encode()) > 255 for part in path.parts):
-        raise ValueError("is too long for a path: a name has at most 255 bytes, all of it 1,024")
+        raise ValueError("is too long: a name in a path may have at most 255 bytes, the whole path 1,024")
     return path
 
 
@@ -85,15 +85,15 @@ def _describe(item: Any, model: type[BaseModel]) -> str:
     if parts[2:3] == ["terms"] and len(parts) > 4:  # pydantic takes the loss for a key
         parts[3:5] = [f"{parts[3]} ({parts[4]})"]
     if parts[-1:] == ["[key]"]:
-        what = "a name has letters, digits and _ only"
+        what = "a name must consist of letters, digits and _"
         if not isinstance(item["input"], str):
-            what = f"YAML takes this name for {type(item['input']).__name__}; put it into quotes"
+            what = f"YAML reads this name as {type(item['input']).__name__}; put it into quotes"
         return f"{'.'.join(parts[:-1])}: {what}"
     key, given = ".".join(parts), "empty" if item["input"] is None else shortened(reprlib.repr(item["input"]), 80)
     if item["type"] == "missing":
         return f"key {key} is missing"
     if item["type"] == "string_pattern_mismatch":
-        return f"{key}: a name has letters, digits and _ only, and is {given}"
+        return f"{key}: a name must consist of letters, digits and _, and is {given}"
     if item["type"] == "extra_forbidden":
         keys = _keys_at(model, item["loc"][:-1])
         near = difflib.get_close_matches(parts[-1], keys, n=1, cutoff=0.75)
@@ -111,7 +111,7 @@ def _describe(item: Any, model: type[BaseModel]) -> str:
         return f"{key}.loss: {tag!r} is unknown; known are {item['ctx']['expected_tags']}"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "literal_error" and isinstance(item["input"], bool):  # YAML reads no, off and yes
-        message += "; in YAML a bare no, off, yes or on is true or false: put it into quotes"
+        message += "; YAML reads no, off, yes and on without quotes as true or false; put it into quotes"
     message = message[0].lower() + message[1:]
     return f"{key}: {message}" if key else message
 

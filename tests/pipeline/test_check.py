@@ -214,7 +214,7 @@ def test_values_of_set_are_yaml_except_for_a_bare_bar():
     ("setting", "message"),
     [
         ("lists=!!int x", "--set lists=!!int x: 'x' is no int"),
-        ("lists=2020-13-01", "--set lists=2020-13-01: YAML takes 2020-13-01 for a timestamp; write text in quotes"),
+        ("lists=2020-13-01", "--set lists=2020-13-01: YAML reads 2020-13-01 as a timestamp; write text in quotes"),
         ("lists=&a [*a]", "--set lists=&a [*a]: a contains itself"),
         ("lists=[", "--set lists=[: expected the node content"),
         ("lists=" + "[" * 5000, f"--set lists={'[' * 73}…: nested more than 20 levels deep"),

@@ -77,14 +77,14 @@ def test_a_resumed_training_continues_its_curve(tmp_path, monkeypatch):
     assert [step for step, _ in state(tmp_path, "net")["loss"]] == [1]
 
 
-def test_a_training_that_was_killed_is_called_silent(tmp_path):
+def test_a_training_that_was_killed_is_shown_without_progress(tmp_path):
     with LiveCurves("net", tmp_path) as curves:
         curves.step(report(1))
     file = tmp_path / "net.json"
     write_record(file, state(tmp_path, "net") | {"status": "at work", "time": time.time() - 300})
     (tmp_path / "other.json").write_text('{"name": "ha')
     (tmp_path / "changed.json").write_text(file.read_text().replace("1000.0", "2000.0"))
-    assert "silent for 5 min" in page(tmp_path)
+    assert "no progress for 5 min" in page(tmp_path)
     assert 'http-equiv="refresh"' not in page(tmp_path)
 
 
@@ -96,7 +96,7 @@ def test_a_training_goes_on_where_its_page_cannot_be_written(tmp_path, monkeypat
             curves.step(report(step))
     assert capsys.readouterr().err == (
         f"note: {tmp_path}/reports: net.json cannot be written: {tmp_path}/reports is in the way; move it away; the"
-        " training goes on\n"
+        " training continues\n"
     )
 
 

@@ -252,7 +252,7 @@ def test_a_damaged_file_that_was_committed_to_dvc_is_named(repository: Path, set
     fake_graph.run(repository, "dvc", "commit", "--force")
 
     for read in (lambda: track(settings(), repository), lambda: promote(settings(), repository, dry_run=True)):
-        with pytest.raises(UserError, match=rf"^{config}: damaged or changed, .*; train the model again \(dvc repro"):
+        with pytest.raises(UserError, match=rf"^{config}: damaged or changed: .*; train the model again \(dvc repro"):
             read()
 
 

@@ -45,15 +45,15 @@ def test_the_order_of_keys_and_spaces_say_nothing_and_every_value_does(record):
     assert read_record(record)["rate"] == 0.1
     for change in ({"rate": 0.2}, {"rate": "0.1"}, {"size": [2, 1]}, {"more": None}, {"files": {}}, {OWN: "0"}):
         record.write_text(json.dumps(text | change))
-        with pytest.raises(UserError, match=r"config\.json: damaged or changed, .*; train the model again \(dvc repro"):
+        with pytest.raises(UserError, match=r"config\.json: damaged or changed: .*; train the model again \(dvc repro"):
             read_record(record)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"labels": []}', "has no checksum of its own, so an older medistill wrote it; train the model again"),
-        ("[]", "has no checksum of its own"),
+        ('{"labels": []}', "has no checksum, so an older version of medistill wrote it; train the model again"),
+        ("[]", "has no checksum, so an older"),
         ('{"a"', r"not valid JSON \(.*\); train the model again"),
         ("[" * 100_000, r"not valid JSON \(.*\); train"),
         (b"\xff", "not valid JSON"),
@@ -73,15 +73,13 @@ def test_what_is_no_record_is_one_line(tmp_path, content, message):
 def test_a_file_that_has_changed_is_named(record):
     (record.parent / "a.bin").write_bytes(b"abd")
     require_whole(record, ["folder/b.bin"])
-    with pytest.raises(UserError, match=r"/a\.bin: damaged or changed, config\.json has another checksum of it; train"):
+    with pytest.raises(UserError, match=r"/a\.bin: damaged or changed: config\.json has another checksum of it; train"):
         require_whole(record)
     (record.parent / "a.bin").unlink()
     with pytest.raises(UserError, match=r"/a\.bin: no such file; train the model again"):
         require_whole(record)
     (record.parent / "c.bin").write_bytes(b"")
-    with pytest.raises(
-        UserError, match=r"/c\.bin: config\.json beside it has no checksum of it; train the model again"
-    ):
+    with pytest.raises(UserError, match=r"/c\.bin: config\.json has no checksum for it; train the model again"):
         require_whole(record, ["c.bin"])
 
 

@@ -150,7 +150,10 @@ def test_a_network_may_have_no_patience(params, tmp_path):
             lambda p: p["students"]["eeea_net_c2"].update(pretrained=True, weights="a"),
             "either pretrained: true or weights",
         ),
-        (lambda p: p["students"].update({"a-b": {"arch": "x"}}), "students.a-b: a name has letters, digits and _ only"),
+        (
+            lambda p: p["students"].update({"a-b": {"arch": "x"}}),
+            "students.a-b: a name must consist of letters, digits and _",
+        ),
     ],
 )
 def test_mistakes_are_named(params, tmp_path, change, message):
@@ -188,8 +191,12 @@ FROZEN = {"arch": "resnet18", "weights": "w.safetensors", "frozen": True}
 @pytest.mark.parametrize(
     ("section", "network", "message"),
     [
-        ("assistants", {"arch": "resnet18"}, "teachers.new is in run.assistants and needs a recipe: how it is taught"),
-        ("teachers", ASSISTANT, "run.teachers names 'new', which has a recipe; name it in run.assistants instead"),
+        ("assistants", {"arch": "resnet18"}, "teachers.new is in run.assistants and so needs a recipe"),
+        (
+            "teachers",
+            ASSISTANT,
+            "run.teachers names 'new', which has a recipe and so is an assistant; name it in run.assistants",
+        ),
         (
             "assistants",
             ASSISTANT | {"recipe": "no"},
@@ -270,7 +277,7 @@ def test_teachers_that_are_asked_live_need_no_cache_of_features(params, tmp_path
 def test_a_recipe_with_new_views_needs_a_baseline_with_new_views(params, tmp_path):
     params["recipes"]["kd"]["views"] = "live"
     with pytest.raises(
-        UserError, match=r"recipes\.kd shows a new view each epoch, and no baseline of run\.recipes does"
+        UserError, match=r"recipes\.kd shows a new view each epoch, but no baseline of run\.recipes does"
     ):
         load(params, tmp_path)
 
@@ -303,7 +310,7 @@ def test_what_the_page_on_distillation_shows_is_valid(root, params, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p["training"].update(precision=False), r"training\.precision: .*bare no, off, yes .*into quotes"),
+        (lambda p: p["training"].update(precision=False), r"training\.precision: .*reads no, off, yes .*into quotes"),
         (lambda p: p["run"].update(seeds=[2**31]), r"run\.seeds\.0: input should be less than 2147483648"),
         (
             lambda p: p["teachers"].update(idle={"arch": "resnet18", "recipe": "nope"}),
@@ -374,7 +381,7 @@ def test_a_number_that_yaml_takes_for_text_is_one(params, tmp_path):
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ("[010]", "not valid YAML: 010 is 8 to some readers of YAML; write the number in full in .*, line"),
+        ("[010]", "not valid YAML: 010 is read as 8 by some YAML parsers; write the number in full in .*, line"),
         ("[1_000]", "1_000 is 1000 to some"),
         ("['007']", r"run\.seeds\.0: input should be a valid integer"),
         ("[0.0]", r"run\.seeds\.0: input should be a valid integer"),
@@ -390,7 +397,7 @@ def test_a_seed_in_params_yaml_is_the_one_dvc_passes_to_the_stages(root, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("a b", "a name has letters"), ("a\n", "a name has"), ("a" * 101, "100")]
+    ("name", "message"), [("a b", "a name must consist of letters"), ("a\n", "a name must consist"), ("a" * 101, "100")]
 )
 def test_a_name_that_would_be_no_file_is_refused(params, tmp_path, name, message):
     params["recipes"][name] = {}
@@ -403,7 +410,7 @@ def test_a_name_that_would_be_no_file_is_refused(params, tmp_path, name, message
 
 def test_a_name_that_yaml_takes_for_a_number_wants_quotes(params, tmp_path):
     params["recipes"][1] = {}
-    with pytest.raises(UserError, match=r"recipes\.1: YAML takes this name for int; put it into quotes"):
+    with pytest.raises(UserError, match=r"recipes\.1: YAML reads this name as int; put it into quotes"):
         load(params, tmp_path)
 
 

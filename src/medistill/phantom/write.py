@@ -67,7 +67,7 @@ def write_phantom(
     if images < 1 or size < 32 or seed < 0:
         raise ValueError(f"images: {images}, size: {size}, seed: {seed}: need at least 1 image, 32 px and a seed of 0")
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / _MARK).is_file())):
-        raise ValueError(f"{out}: is there already and is not a phantom; name an empty or absent folder")
+        raise ValueError(f"{out}: exists already and is not a phantom; name an empty or a new folder")
     with atomic(out) as temporary:
         temporary.mkdir()
         _write(temporary, images, size, seed, prevalence, progress)

@@ -117,7 +117,7 @@ class LiveCurves:
                 temporary.write_text(page(self._folder), encoding="utf-8")
         except UserError as error:  # errors in drawing the page must not stop a training
             if not self._silent:
-                print(f"note: {error}; the training goes on", file=sys.stderr)
+                print(f"note: {error}; the training continues", file=sys.stderr)
             self._silent = True
         self._drawn = time.monotonic()
 
@@ -153,14 +153,14 @@ def _training(state: LiveTraining) -> _Training:
         if len(points) > 1:
             line, x, y = charts.Series(title, points, 0), Axis(across, whole=True), Axis(title)
             drawn[title] = charts.line_chart([line], f"{title} by {across}", x, y, height=240)
-    kind = "bad" if status.startswith(("stopped", "silent")) else "good" if status == "done" else ""
+    kind = "bad" if status.startswith(("stopped", "no progress")) else "good" if status == "done" else ""
     return _Training(state.name, kind, facts, drawn)
 
 
 def _status(state: LiveTraining) -> str:
     silent = time.time() - state.time
     if state.status == WORKING and silent > SILENT:
-        return f"silent for {silent / 60:.0f} min"
+        return f"no progress for {silent / 60:.0f} min"
     return state.status
 
 

@@ -59,7 +59,7 @@ def test_it_answers_for_the_labels_that_both_have(tiny_dataset, weights, tmp_pat
         ({"labels": ["Else", "Other"]}, "labels: the teacher knows none of the labels Left, Right"),
         (
             {"labels": ["Right", "Else"], "input_size": 16},
-            "the same labels in another order: label 1 is Else there, Right here",
+            "the same labels in another order: label 1 is Else there, but must be Right",
         ),
     ],
 )

@@ -110,7 +110,7 @@ def test_a_changed_bundle_is_refused(exported, tmp_path):
     content = read_json(folder / "bundle.json")
     labels = content["labels"]
     write_json(folder / "bundle.json", content | {"labels": labels[::-1]})
-    with pytest.raises(UserError, match=r"bundle\.json: damaged or changed, .*; copy or export it again"):
+    with pytest.raises(UserError, match=r"bundle\.json: damaged or changed: .*; copy or export it again"):
         Predictor(folder)
     del content["record_sha256"]  # bundles of older versions have no checksum and must still predict
     write_json(folder / "bundle.json", content)

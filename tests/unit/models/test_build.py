@@ -93,7 +93,7 @@ def test_unknown_networks_are_named(network, message):
             "is not known to timm: only timm's own networks can be built, by their name without a prefix, and with"
             " weights: FILE; see",
         ),
-        ("timm/resnet19", "by their bare name, with weights: FILE; did you mean resnet"),
+        ("timm/resnet19", "by their name without a prefix, and with weights: FILE; did you mean resnet"),
     ],
 )
 def test_names_of_a_hub_are_told_to_leave_the_prefix_out(arch, message):
@@ -109,8 +109,8 @@ def test_names_of_a_hub_are_told_to_leave_the_prefix_out(arch, message):
         ("resnet18", {"layers": [100_000, 1, 1, 1]}, "resnet18 has more than 5,000 layers with these args"),
         ("convnext_atto", {"depths": [100_000] * 4}, "convnext_atto has more than 5,000 layers with these args"),
         ("swin_s3_tiny_224", {"depths": [100_000, 2, 2, 2]}, "has more than 5,000 layers with these args"),
-        ("densenet121", {"growth_rate": 100_000}, "densenet121 has more than 5,000,000,000 numbers with these args"),
-        ("vgg11", {"mlp_ratio": 100_000}, "vgg11 has more than 5,000,000,000 numbers with these args"),
+        ("densenet121", {"growth_rate": 100_000}, "densenet121 has more than 5,000,000,000 weights with these args"),
+        ("vgg11", {"mlp_ratio": 100_000}, "vgg11 has more than 5,000,000,000 weights with these args"),
         (
             "densenet121",
             {"growth_rate": 0},

@@ -67,7 +67,7 @@ def test_a_network_that_does_not_take_a_size_is_told_which_it_takes(arch, size, 
 @pytest.mark.parametrize(
     ("arch", "size", "message"),
     [
-        ("test_vit", 160, r"test_vit: its features have the shape \[1, \d+, 64\], not a map"),
+        ("test_vit", 160, r"test_vit: its features have the shape \[1, \d+, 64\] instead of a map"),
         ("swin_tiny_patch4_window7_224", 96, "does not take images of 96 px.* set input_size: 224 beside arch$"),
     ],
 )

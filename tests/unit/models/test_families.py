@@ -100,5 +100,5 @@ def grad_cam_by_definition(model, images, labels, channels: int) -> np.ndarray:
 @pytest.mark.parametrize("arch", ["test_vit", "test_vit_relpos"])
 def test_vision_transformers_are_refused_for_they_have_tokens_and_no_map(arch):
     model = create_classifier(Network(arch=arch), labels=LABELS, image_size=SIZE)
-    with pytest.raises(UserError, match=rf"^{arch}: its features have the shape \[1, \d+, \d+\], not a map"):
+    with pytest.raises(UserError, match=rf"^{arch}: its features have the shape \[1, \d+, \d+\] instead of a map"):
         map_size(model, SIZE)

@@ -58,10 +58,10 @@ def test_own_weights(tmp_path):
 @pytest.mark.parametrize(
     ("theirs", "message"),
     [
-        (["a", "c", "b"], "the same labels in another order: label 2 is c there, b here"),
-        (["a", "b", "d"], "other labels: label 3 is d there, c here"),
-        (["a", "b"], "other labels: label 3 is missing there, c here"),
-        (["a", "b", "c", "d"], "other labels: label 4 is d there, missing here"),
+        (["a", "c", "b"], "the same labels in another order: label 2 is c there, but must be b"),
+        (["a", "b", "d"], "other labels: label 3 is d there, but must be c"),
+        (["a", "b"], "other labels: label 3 is missing there, but must be c"),
+        (["a", "b", "c", "d"], "other labels: label 4 is d there, but must be missing"),
     ],
 )
 def test_weights_of_other_labels_are_refused(tmp_path, theirs, message):
@@ -174,7 +174,7 @@ def test_files_that_are_not_weights_are_named(tmp_path):
         load_weights(model, tmp_path / "w.safetensors")
     torch.save(model.state_dict(), tmp_path / "w.pth")
     with pytest.raises(
-        UserError, match=r"w\.pth: not a safetensors file .*; docs/distillation\.md says how to make one"
+        UserError, match=r"w\.pth: not a safetensors file .*; docs/distillation\.md says how to convert it"
     ):
         load_weights(model, tmp_path / "w.pth")
 

@@ -132,7 +132,7 @@ def test_exclusive_classes_show_what_each_model_predicts():
     overlays = [replace(overlay, predicted=f"class {EVIL}") for overlay in shown.overlays]
     text = page([row(), replace(shown, overlays=overlays)], task=Task.MULTICLASS)
     assert "<h2>The true class</h2>" in text
-    assert "<h2>A class that is named in place of the true one</h2>" in text
+    assert "<h2>A class predicted instead of the true one</h2>" in text
     assert text.count("predicts class &lt;script&gt;") == 2
     assert "Findings that are" not in text
     assert "predicts" not in page([row(), row(present=False)])

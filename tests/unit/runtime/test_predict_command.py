@@ -200,7 +200,7 @@ def test_a_model_that_never_answers_is_given_up(make_bundle, grey, make, form):
     folder = make_bundle(content=make())
     done = predict(grey(0), "--model", folder, "--timeout", 1, *form)
     assert done.returncode == 2
-    line = f"error: {folder}: no answer within 1 s; where the machine is merely slow, set --timeout higher\n"
+    line = f"error: {folder}: no answer within 1 s; if the machine is just slow, raise --timeout\n"
     assert done.stderr == line
     assert "png" not in done.stdout
     assert not form or done.stdout == ""

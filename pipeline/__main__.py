@@ -29,12 +29,15 @@ app = typer.Typer(
       dvc repro                                   train and evaluate, one stage after the other
       python -m pipeline retrain --workers 2      the same graph in parallel, then track and promote
       python -m pipeline ui                       compare all models in the browser
-      python -m pipeline promote --dry-run        who would ship, and why not the others
+      python -m pipeline promote --dry-run        which student would be promoted, and why not the others
     """,
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Workers = Annotated[int, typer.Option(min=1, help="Stages at once; those that need the accelerator run one at a time.")]
+Workers = Annotated[
+    int,
+    typer.Option(min=1, help="Number of stages that run at once; those that need the accelerator run one at a time."),
+]
 
 
 @app.command()
@@ -42,7 +45,7 @@ def preset(
     name: Annotated[str, typer.Argument(metavar="NAME", help="paper-a-chestxray14, paper-b-lc25000 …; see below.")],
     root: Annotated[Path | None, typer.Option(metavar="ROOT", help="The data set's folder.")] = None,
 ) -> None:
-    """Write params.yaml for a paper's system, or for the phantom again; an older one is kept.
+    """Write params.yaml for a paper's system or for the phantom; the old file is kept as params.yaml.before.
 
     \b
     paper-a-chestxray14, paper-a-chexpert, paper-a-padchest   EEEA-Net-C2 taught by five teachers
@@ -53,15 +56,15 @@ def preset(
     from pipeline.presets import BEFORE, write_preset
 
     kept = write_preset(name, root, Path.cwd())
-    typer.echo("wrote params.yaml" + (f"; the one before is {BEFORE}" if kept else ""))
+    typer.echo("wrote params.yaml" + (f"; the old file is now {BEFORE}" if kept else ""))
 
 
 @app.command()
 def check() -> None:
-    """Check params.yaml, and that its networks can be built, before anything runs; `make repro` does it first.
+    """Check params.yaml and build its networks before anything runs; `make repro` does this first.
 
     \b
-    Checks that need the data are made before the first network is trained.
+    Checks that need the data run before the first training.
       python -m pipeline check
     """
     from medistill.params import load_params
@@ -104,16 +107,18 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
     try:
         _track(Path.cwd())
     except UserError as error:  # a half-finished graph must not hide existing runs
-        typer.echo(f"warning: not brought up to date: {printable(str(error))}", err=True)
+        typer.echo(f"warning: MLflow is not up to date: {printable(str(error))}", err=True)
     serve_ui(Path.cwd(), port)
 
 
 @app.command()
 def promote(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen; write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would happen without writing anything.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Let the best student that passes every rule be champion; exit code 3 where none passes.
+    """Make the best student that passes every rule the champion; exit code 3 if none passes.
 
     \b
     Rules and limits are in params.yaml under promote; the verdict goes to reports/promotion.json.
@@ -133,7 +138,7 @@ def promote(
 
 @app.command()
 def history(as_json: Json = False) -> None:
-    """Show who was champion when, and what was refused.
+    """Show past champions and refused candidates.
 
     \b
       python -m pipeline history --json
@@ -157,14 +162,14 @@ def history(as_json: Json = False) -> None:
     if count > LOOKS:
         typer.echo(
             f"warning: {count} different sets of models were judged on this data; "
-            "its test set has been looked at too often to be trusted as unseen",
+            "its test set has been used too often to count as unseen",
             err=True,
         )
 
 
 @app.command()
 def rollback(as_json: Json = False) -> None:
-    """Make the champion before the present one champion again.
+    """Make the previous champion the champion again.
 
     \b
     The withdrawn model is never promoted again; a retrained model is a different one.
@@ -188,7 +193,7 @@ def retrain(workers: Workers = 2) -> None:
 
     \b
     Stages that did not change are skipped, as by `dvc repro`. Where `python -m pipeline prefect` runs, its UI shows the
-    run; $PREFECT_API_URL names another server; else a temporary one is used.
+    run; $PREFECT_API_URL selects another server; otherwise a temporary one is started.
       python -m pipeline retrain --workers 4
     """
     _prepare_prefect()
@@ -203,7 +208,7 @@ def prefect() -> None:
     """Serve Prefect's UI on 127.0.0.1:4200 until Ctrl-C; `retrain` and `serve` use it while it runs.
 
     \b
-    It lets no web page in: its UI asks for the key, which only you can read, in a file that this command names.
+    Web pages cannot use it: its UI asks for the key, which only you can read, in a file that this command names.
       python -m pipeline prefect
     """
     from pipeline.prefect_server import serve_prefect

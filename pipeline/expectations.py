@@ -24,6 +24,7 @@ from medistill.data.dataset import Dataset
 from medistill.files import atomic
 from medistill.records.audit import Audit, Expectation, Validation, ValidationCounts
 from medistill.records.data import DatasetInfo
+from medistill.text import pluralise
 from pipeline.data_docs import as_html, as_text, make_offline, raise_what_is_logged
 
 _KEYS = KEYS | {"weights": ["network"]}
@@ -36,7 +37,7 @@ _WEIGHTS = (
         "among",
         "seen",
         "A user's own weights were trained on no group and no image of the val and test split",
-        "trained on what is tested",
+        "trained on images or groups of val or test",
         values=("",),
     ),
     Rule(
@@ -44,7 +45,7 @@ _WEIGHTS = (
         "weights",
         "known",
         "seen",
-        "A user's own weights have a train_ids.npz beside them, which says what they have seen",
+        "A user's own weights have a train_ids.npz beside them that says which images they were trained on",
         "without train_ids.npz",
         critical=False,
     ),
@@ -223,7 +224,7 @@ def _line(entry: Expectation, keys: list[str]) -> str:
     """One line for people: column, what was expected, how many rows break it, and five of these."""
     line = f"{entry.column or entry.table}: expected: {entry.expected}"
     if entry.unexpected_count:
-        line += f"; {entry.unexpected_count} break it"
+        line += f"; violated by {pluralise(entry.unexpected_count, 'row')}"
     if entry.observed is not None:
         line += f"; found {entry.observed}"
     names = []

@@ -281,7 +281,7 @@ def run_here(root: Path, workers: int) -> bool:
         Whether every stage, tracking and the verdict were completed.
 
     Raises:
-        UserError: dvc.yaml or params.yaml is at fault, or another run is at work in this checkout.
+        UserError: dvc.yaml or params.yaml is at fault, or another run is running in this checkout.
     """
     # Said at once, before a server is started; the flow itself looks again.
     load_params(Layout(root).params)

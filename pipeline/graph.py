@@ -15,7 +15,7 @@ from medistill.errors import UserError, remedy, system_error
 from medistill.layout import Layout
 from medistill.text import error_line
 
-ANEW = "bring it back from git, or delete it and run `dvc repro`, which takes what has run before from its cache"
+ANEW = "bring it back from git, or delete it and run `dvc repro`, which restores earlier runs from its cache"
 """What to do about an unusable dvc.lock."""
 
 META_KEYS = ("retries", "retry_delay_seconds", "timeout_seconds", "resource")
@@ -96,11 +96,11 @@ def read_lock(root: Path) -> dict[str, Ran]:
         first = error.errors()[0]
         where = ": ".join([str(path), *map(str, first["loc"][:5])])
         what = _SAID.get(first["type"], first["msg"])
-        raise UserError(f"{where}: {what}; DVC writes no such file: {ANEW}") from None
+        raise UserError(f"{where}: {what}; it was not written by DVC; {ANEW}") from None
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:  # YAML's own constructors
         conflict = next((number for number, line in enumerate(text.split("\n"), 1) if line.startswith("<<<<<<<")), None)
         if conflict:
-            raise UserError(f"{path}: line {conflict}: a conflict that git left; resolve it, or {ANEW}") from None
+            raise UserError(f"{path}: line {conflict}: an unresolved git conflict; resolve it, or {ANEW}") from None
         raise UserError(f"{path}: not YAML ({error_line(error)}); {ANEW}") from None
 
 
@@ -167,7 +167,7 @@ def examine(root: Path, names: Iterable[str]) -> tuple[dict[str, list[str]], lis
         made = [Path(out.fs_path) for stage in known.values() for out in stage.outs]
         for name in names:
             if name not in known:
-                raise UserError(f"{root / 'dvc.yaml'}: no stage {name}; params.yaml and dvc.yaml do not fit together")
+                raise UserError(f"{root / 'dvc.yaml'}: no stage {name}; params.yaml and dvc.yaml do not match")
             stage = known[name]
             entries = stage.outs + [dep for dep in stage.deps if _touches(Path(dep.fs_path), made)]
             changed = [f"{path} ({what})" for entry in entries for path, what in entry.workspace_status().items()]

@@ -175,7 +175,7 @@ def _parse(path: Path, number: int, text: bytes) -> Line:
         raise UserError(f"{path}: line {number} is not JSON; {mend}") from None
     if line.get(CHECKSUM, _checksum(line)) != _checksum(line):
         raise UserError(
-            f"{path}: line {number}: not what was written, by its {CHECKSUM}; bring the file back from a backup, or, "
-            f"where the line is true, remove {CHECKSUM} from it"
+            f"{path}: line {number}: does not match its {CHECKSUM}; restore the file from a backup, or, if the line"
+            f" is right, remove {CHECKSUM} from it"
         )
     return parsed

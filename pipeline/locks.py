@@ -24,6 +24,6 @@ def exclusive(root: Path, name: str, *, wait: bool) -> Iterator[None]:
     if not Layout(root).dvc.is_dir():
         raise UserError(f"{root}: not a DVC repository (no .dvc folder); run this in the repository's root")
     path = Layout(root).lock(name)
-    taken = f"another {name} (process {{holder}}) is at work in this checkout; wait until it ends, or use a clone"
+    taken = f"another {name} (process {{holder}}) is running in this checkout; wait until it ends, or use another clone"
     with locked(path, taken=None if wait else taken):
         yield

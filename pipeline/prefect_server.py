@@ -71,7 +71,7 @@ def scheduling(root: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if not PREFECT_API_URL.value() and not _key_of_ours():
             stack.enter_context(started(root))
-            print(f"Prefect: http://{HOST}:{PORT}; it asks for what is in {key_file()}", flush=True)
+            print(f"Prefect: http://{HOST}:{PORT}; it asks for the key in {key_file()}", flush=True)
         stack.enter_context(connected())
         yield
 
@@ -89,8 +89,8 @@ def started(root: Path) -> Iterator[subprocess.Popen[bytes]]:
             probe.bind((HOST, PORT))
         except OSError:
             raise UserError(
-                f"port {PORT} is taken, by what medistill did not start; end it, or, where it is a Prefect server that "
-                "you trust, set PREFECT_API_URL, and PREFECT_API_AUTH_STRING if it has a key"
+                f"port {PORT} is used by a program that medistill did not start; end it, or, if it is a Prefect"
+                " server that you trust, set PREFECT_API_URL, and PREFECT_API_AUTH_STRING if it has a key"
             ) from None
     key = _new_key()
     environment = {
@@ -117,11 +117,11 @@ def serve_prefect(root: Path) -> None:
         UserError: it runs already, something else is at its address, or it does not come up.
     """
     if _key_of_ours():
-        raise UserError(f"Prefect runs already at http://{HOST}:{PORT}; it asks for what is in {key_file()}")
+        raise UserError(f"Prefect runs already at http://{HOST}:{PORT}; it asks for the key in {key_file()}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with started(root) as process:
-            print(f"Prefect: http://{HOST}:{PORT}; it asks for what is in {key_file()} (Ctrl-C ends it)", flush=True)
+            print(f"Prefect: http://{HOST}:{PORT}; it asks for the key in {key_file()} (Ctrl-C ends it)", flush=True)
             process.wait()
         raise UserError(f"Prefect's server ended with code {process.returncode}")
     except KeyboardInterrupt:

@@ -172,12 +172,15 @@ def _oddities(
             yield f"recipes.{name}: {note}"
     blind = [str(key) for key, known in facts.items() if tuple(known.map_shape[1:]) == (1, 1)]
     if blind:
-        yield f"{', '.join(blind)}: feature map of 1x1, heat maps show nothing; raise input_size, or data.image_size"
+        yield (
+            f"{', '.join(blind)}: the feature map is 1x1, so heat maps would be constant; raise input_size or"
+            " data.image_size"
+        )
     if this_process().device.type == "cpu" and any(each.precision == "bf16" for each in trainings.values()):
         yield 'training.precision: bf16 is slower than "no" on most CPUs, and there is no GPU'
     labelled = len(training_rows(dataset, unlabelled=False))
     if max(each.batch_size for each in trainings.values()) > labelled:
-        yield f"training.batch_size: there are only {labelled} training images, an epoch is one step"
+        yield f"training.batch_size: there are only {labelled} training images, so an epoch is one step"
 
 
 def _untaught(params: Params, dataset: Dataset, facts: Mapping[NetworkKey, NetworkFacts]) -> Iterator[str]:
@@ -188,8 +191,8 @@ def _untaught(params: Params, dataset: Dataset, facts: Mapping[NetworkKey, Netwo
             taught = [label for label in dataset.labels if label not in lacking]
             own = [label for label in labels_of(params.teachers[name], dataset) if label not in taught]
             yield (
-                f"{key}: it teaches {', '.join(taught)} alone"
-                + (f"; its own {', '.join(own)} are no labels of the data set" if own else "")
+                f"{key}: it teaches only {', '.join(taught)}"
+                + (f"; its labels {', '.join(own)} are not in the data set" if own else "")
             )
 
 
@@ -201,8 +204,8 @@ def _odd_recipe(recipe: Recipe, dataset: Dataset, batch_size: int) -> Iterator[s
     elif recipe.unlabelled:
         steps, baselines = (steps_per_epoch(count, batch_size) for count in (images, labelled))
         yield (
-            f"unlabelled: an epoch has {pluralise(steps, 'step')}, a baseline's {baselines}; what more steps give is a "
-            "part of its gain"
+            f"unlabelled: an epoch has {pluralise(steps, 'step')}, a baseline's {baselines}; a part of its gain may"
+            " come from the additional steps"
         )
     for term in recipe.terms:
         yield from oddities(term, dataset.task, batch_size)

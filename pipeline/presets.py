@@ -36,13 +36,16 @@ def preset_text(name: str, root: Path | None) -> str:
     if name not in PRESETS:
         raise UserError(f"preset {name!r} is unknown; known are {', '.join(PRESETS)}")
     if (root is None) != (name == "phantom"):
-        raise UserError(f"preset {name}: " + ("--root is not needed, it is drawn" if root else "--root is missing"))
+        raise UserError(
+            f"preset {name}: "
+            + ("the phantom takes no --root, as its images are drawn" if root else "--root is missing")
+        )
     parts = [(_FOLDER / f"{part}.yaml").read_text(encoding="utf-8") for part in PRESETS[name]]
     if root is None:
         return "".join(parts)
     head = (
-        f"# Preset {name}. Which values are the paper's and which are ours is said beside them; see docs/papers.md.\n"
-        "# Keys that are left out have the defaults of their section, see `settings.py` in src/medistill's folders.\n"
+        f"# Preset {name}. Comments say which values are the paper's and which are ours; see docs/papers.md.\n"
+        "# Missing keys have the defaults of their section, see `settings.py` in src/medistill's folders.\n"
     )
     return "\n".join([head, *parts]).replace("root: ROOT", f"root: {to_json(str(root))}")
 
@@ -62,10 +65,12 @@ def write_preset(name: str, root: Path | None, folder: Path) -> bool:
         _require_root(root, folder)
     file, before = Layout(folder).params, Layout(folder).params_before
     if file.exists() and not file.is_file():
-        raise UserError("params.yaml: is no file; move it away")
+        raise UserError("params.yaml: not a file; move it away")
     changed = file.is_file() and file.read_bytes() != text.encode()
     if changed and os.path.lexists(before):
-        raise UserError(f"{BEFORE} is there already; move it away, so that params.yaml can be kept under that name")
+        raise UserError(
+            f"{BEFORE} exists already; move it away, since the present params.yaml would be kept under this name"
+        )
     with atomic(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
         load_params(temporary)
@@ -86,6 +91,6 @@ def _require_root(root: Path, folder: Path) -> None:
     for name in HERE.written_by_stages():
         written = (folder / name).resolve()
         if written.is_relative_to(place) or place.is_relative_to(written):
-            raise UserError(f"--root {root}: stages write into {name}; put the data set into a folder of its own")
+            raise UserError(f"--root {root}: stages write into {name}; put the data set into another folder")
     if not any(place.iterdir()):
         raise UserError(f"--root {root}: the folder is empty")

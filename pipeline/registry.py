@@ -64,7 +64,7 @@ def promote(params: Params, root: Path, *, dry_run: bool = False) -> Promotion:
             if champion is not None and champion.version is not None and not mend(client, root, champion):
                 warnings = [f"the champion {_lost(champion)}"]
             warnings += [
-                f"logged model {model} in MLflow has no version, as a promote that was killed leaves it; delete it"
+                f"logged model {model} in MLflow has no version, probably since `promote` was killed; delete it"
                 for model in forgotten(client, next(iter(runs.values())))
             ]
         judged = add_shipping_rules(verdicts, models, Shipped(champion, withdrawn(history)))
@@ -107,9 +107,7 @@ def rollback(root: Path) -> tuple[Release, Release]:
             raise UserError("the registry has no champion; run `python -m pipeline promote` first")
         earlier = [model for model in _registered_champions(client, root) if model.onnx_sha256 != bad.onnx_sha256]
         if not earlier:
-            raise UserError(
-                f"{bad.model} (version {bad.version}) is champion, and no earlier champion is in the registry"
-            )
+            raise UserError(f"{bad.model} (version {bad.version}) is the champion, and the registry has no earlier one")
         champion = earlier[-1]
         if not mend(client, root, champion):
             raise UserError(_lost(champion))
@@ -176,7 +174,7 @@ def promotion_lines(promotion: Promotion) -> list[str]:
         lines
         + {
             "promoted": [f"{would}promoted: {champion} ({_reason(promotion)}); champion before: {before}"],
-            "kept": [f"nothing moves: {champion} is champion and still the best"],
+            "kept": [f"unchanged: {champion} is still the best"],
             "refused": [f"refused: no student passed every rule; champion: {champion}"],
         }[promotion.outcome]
     )
@@ -203,8 +201,8 @@ def _current(client: "MlflowClient | None", history: list[Line]) -> Release | No
             tags = version.tags
             if SHA not in tags:
                 raise UserError(
-                    f"version {version.version} of {NAME} has the alias {CHAMPION}, but `promote` did not register it; "
-                    "move the alias to one that it did"
+                    f"version {version.version} of {NAME} has the alias {CHAMPION}, but was not registered by"
+                    " `promote`; move the alias to a version that was"
                 )
             auroc = float(tags["val_macro_auroc"]) if "val_macro_auroc" in tags else None
             return Release(
@@ -258,7 +256,7 @@ def _registered(client: "MlflowClient", root: Path, model: Release, run: str) ->
 def _lost(model: Release) -> str:
     return (
         f"{model.model} (version {model.version}) cannot be loaded: its files in MLflow are gone or changed, "
-        f"and no export brings them back (sha256 {model.onnx_sha256})"
+        f"and no export has the same model.onnx (sha256 {model.onnx_sha256})"
     )
 
 

@@ -17,7 +17,7 @@ def run_stage(main: Callable[[list[str] | None], int]) -> None:
 def require_name(key: str, name: str, known: Sequence[str]) -> None:
     """Refuse a name from the command line that params.yaml does not have under `key`."""
     if name not in known:
-        raise UserError(f"params.yaml: {key} has no {name!r}, only {', '.join(known)}")
+        raise UserError(f"params.yaml: {key} has no {name!r}; known are {', '.join(known)}")
 
 
 def keep_freed_memory() -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 15.0
 """Seconds to wait for a process that has locked the SQLite file."""
-REBUILT = "delete mlflow.db and mlruns; all is rebuilt from DVC's outputs and registry/history.jsonl"
+REBUILT = "delete mlflow.db and mlruns; they are rebuilt from DVC's outputs and registry/history.jsonl"
 REASON = 300
 """Most characters of a library's message about a store; a web server may answer with a whole page."""
 
@@ -98,9 +98,9 @@ def _unusable(root: Path, error: Exception) -> UserError:
     reason = shortened(_without_password(root, said), REASON)
     named = f"MLflow at {shown_uri(root)}: {reason or type(error).__name__}"
     if is_users():
-        return UserError(f"{named}; see to $MLFLOW_TRACKING_URI")
+        return UserError(f"{named}; check $MLFLOW_TRACKING_URI")
     if "locked" in reason:
-        return UserError(f"{named}; another process is at work in it: wait until it ends, and try again")
+        return UserError(f"{named}; another process uses it; wait until it ends, and try again")
     if (known := system_error(error)) is not None:
         return UserError(f"{known.filename or f'MLflow at {shown_uri(root)}'}: {remedy(known)}")
     if "disk is full" in reason:
@@ -148,7 +148,7 @@ def _require_address(root: Path, uri: str) -> None:
         if kind == "sqlite":
             path = sqlalchemy.make_url(uri).database
             if path in (None, "", ":memory:"):
-                raise ValueError("it names no file, so nothing would be kept")
+                raise ValueError("it names no file, so nothing would be saved")
             if Path(path).exists():
                 _require_sqlite(Path(path))
                 return

@@ -149,13 +149,13 @@ def project(params: Params, root: Path) -> list[Projection]:
     for stage, name in names.items():
         if stage not in lock or not layout.model(name).config.is_file():
             folder = HERE.model(name).folder
-            raise UserError(f"{folder}: not there; run `dvc repro {stage}`, or `dvc pull` where a remote has it")
+            raise UserError(f"{folder}: not there; run `dvc repro {stage}`, or `dvc pull` if a remote has it")
     if "evaluate" not in lock or not layout.reports.metrics.is_file():
         raise UserError(f"{HERE.reports.metrics}: not there; run `dvc repro evaluate`")
     exports = {f"export@{model.name}": model.name for model in params.student_models()}
     for stage, name in exports.items():
         if stage not in lock and layout.export(name).folder.exists():
-            raise UserError(f"{HERE.export(name).folder}: dvc.lock does not know it; run `dvc repro {stage}`")
+            raise UserError(f"{HERE.export(name).folder}: it is not in dvc.lock; run `dvc repro {stage}`")
     check_up_to_date(root, [*names, *(stage for stage in ("evaluate", "explain", *exports) if stage in lock)])
     # dvc.lock proves nothing about files that `dvc commit` has recorded
     records = {stage: ModelRecord.read_whole(layout.model(name).config) for stage, name in names.items()}
@@ -182,7 +182,7 @@ def _require_weights(params: Params, root: Path, stage: str, record: ModelRecord
     network = params.teachers[record.name] if record.student is None else params.students[record.student]
     if network.weights and sha256(root / network.weights) != record.weights_sha256:
         raise UserError(
-            f"{network.weights}: not the file that {record.name} was trained from; run `dvc repro --force {stage}`"
+            f"{network.weights}: changed since {record.name} was trained from it; run `dvc repro --force {stage}`"
         )
 
 
@@ -197,7 +197,7 @@ def check_up_to_date(root: Path, stages: list[str]) -> None:
         raise UserError(f"stage {stage} is out of date ({', '.join(changed)}); run `dvc repro`")
     for item in altered:
         raise UserError(
-            f"{item.file}: not what dvc.lock records, though DVC takes it for that; "
+            f"{item.file}: differs from dvc.lock, although DVC does not notice; "
             f"delete {' and '.join([item.out, *item.objects])}, then run `dvc repro`"
         )
 

@@ -74,7 +74,9 @@ def open_teachers(recipe: Recipe, dataset: Dataset, params: Params) -> Sequence[
         folder = params.knowledge_folder(name)
         knowledge = Knowledge.open(folder, dataset, params.augmentation, params.teach)
         if knowledge.teacher_sha256 != state:
-            raise UserError(f"{folder}: teacher {name} has changed since it answered; run the teach stage again")
+            raise UserError(
+                f"{folder}: teacher {name} has changed since these answers were computed; run the teach stage again"
+            )
         teachers.append(knowledge)
     return teachers
 
@@ -100,5 +102,5 @@ def require_trained(params: Params, name: str, dataset: Dataset) -> ModelRecord:
         now["augmentation"] = (params.augmentation.model_dump(), "settings in augmentation")
     for key, (value, what) in now.items():
         if getattr(config, key) != value:
-            raise UserError(f"{files.folder}: is of other {what} than now; run the train_teacher stage again")
+            raise UserError(f"{files.folder}: was trained with other {what}; run the train_teacher stage again")
     return config

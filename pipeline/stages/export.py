@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     name = f"{args.student}-{args.recipe}-{args.seed}"
     trained = [model.name for model in params.student_models()]
     if name not in trained:
-        raise UserError(f"params.yaml: run does not train {name}, only {', '.join(trained)}")
+        raise UserError(f"params.yaml: run does not train {name}; it trains {', '.join(trained)}")
     dataset = Dataset.open()
 
     from medistill.export.bundle import export_model

@@ -77,7 +77,7 @@ def test_validate_passes_and_warns_of_labels_that_are_constant_in_a_split(ingest
     result = validate(ingested["official"], tmp_path / "docs", max_quarantined=0.01)
     assert result.success
     (warning,) = [line for line in result.warnings if line.startswith("negatives")]
-    assert "1 break it" in warning
+    assert "violated by 1 row" in warning
     assert "Pneumonia in test" in warning
 
     result = validate(ingested["patient"], tmp_path / "docs", max_quarantined=0.01)

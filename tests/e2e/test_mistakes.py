@@ -34,7 +34,7 @@ def test_stages_out_of_order_name_what_is_missing(fresh):
 
 def test_an_unknown_teacher_names_the_known_ones(fresh):
     done = fresh.run("python", "-m", "pipeline.stages.train_teacher", "densnet", expect=2)
-    assert "teachers has no 'densnet', only densenet, efficientnet_lite2" in last_error(done)
+    assert "teachers has no 'densnet'; known are densenet, efficientnet_lite2" in last_error(done)
 
 
 def test_a_damaged_image_is_quarantined_and_the_run_goes_on(fresh):

@@ -116,5 +116,5 @@ def test_every_way_to_teach_goes_through_the_whole_graph(taught):
     taught.run("python", "-m", "pipeline", "promote", "--dry-run", expect=None)
     write_weights(folder / "weights", seed=1)
     refused = taught.run("python", "-m", "pipeline", "track", expect=2).stderr
-    assert "weights/model.safetensors: not the file that friend was trained from" in refused
+    assert "weights/model.safetensors: changed since friend was trained from it" in refused
     assert "dvc repro --force train_teacher@friend" in refused

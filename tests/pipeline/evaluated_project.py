@@ -151,7 +151,7 @@ def write_model(root: Path, params: Params, name: str, logits: np.ndarray) -> No
 def write_surroundings(root: Path, params: Params) -> None:
     """Write what the other stages leave beside the evaluation: validation, exports, explanations."""
     layout = Layout(root)
-    broken = f"age: expected: Ages; 7 break it: {HOSTILE} (411.0)"
+    broken = f"age: expected: Ages; violated by 7 rows: {HOSTILE} (411.0)"
     expectations = [
         expectation(column="age", expected="Ages are 0 to 120 years", success=False, message=broken),
         expectation(expected="All columns", severity="critical"),

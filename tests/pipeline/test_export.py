@@ -105,7 +105,7 @@ def test_a_failed_parity_is_a_result_that_is_written_and_printed(project, tmp_pa
         (["eeea_net_c2", "baseline", "0"], r"models/students/eeea_net_c2-baseline-0: no such model"),
         (
             ["eeea_net_c2", "kd", "7"],
-            r"params\.yaml: run does not train eeea_net_c2-kd-7, only eeea_net_c2-baseline-0, ",
+            r"params\.yaml: run does not train eeea_net_c2-kd-7; it trains eeea_net_c2-baseline-0, ",
         ),
         (["../../elsewhere", "kd", "0"], r"params\.yaml: run does not train"),
     ],

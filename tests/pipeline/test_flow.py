@@ -301,7 +301,7 @@ def test_the_table_and_the_summary_name_what_failed_and_what_was_held_up() -> No
 def test_a_lock_is_held_once_and_never_left_behind(finished_repository: Path) -> None:
     with (
         exclusive(finished_repository, "retrain", wait=False),
-        pytest.raises(UserError, match=f"another retrain \\(process {os.getpid()}\\) is at work in this checkout"),
+        pytest.raises(UserError, match=f"another retrain \\(process {os.getpid()}\\) is running in this checkout"),
         exclusive(finished_repository, "retrain", wait=False),
     ):
         pass
@@ -371,7 +371,7 @@ def test_the_flow_runs_tracks_promotes_and_then_finds_nothing_to_do(fresh: Path,
     assert json.loads((fresh / "reports/promotion.json").read_text())["outcome"] == "promoted"
     second = retrain(fresh, environment, "--workers", "4")
     assert second.returncode == 0, second.stderr
-    assert "8 stages: 8 unchanged; track: 0 created, 0 updated; nothing moves: small-kd-0" in second.stdout
+    assert "8 stages: 8 unchanged; track: 0 created, 0 updated; unchanged: small-kd-0" in second.stdout
 
 
 @pytest.mark.slow
@@ -437,7 +437,7 @@ def test_an_interruption_leaves_no_process_behind_and_a_second_run_is_told_to_wa
         assert until(lambda: (fresh / "pid").exists() and (fresh / "pid").read_text(), 120)
         second = retrain(fresh, prefect_server)
         assert second.returncode == 2
-        assert re.fullmatch(r"error: another retrain \(process \d+\) is at work in this checkout; .*\n", second.stderr)
+        assert re.fullmatch(r"error: another retrain \(process \d+\) is running in this checkout; .*\n", second.stderr)
         process.terminate()
         assert process.wait(60) != 0
     finally:

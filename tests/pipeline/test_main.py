@@ -99,7 +99,7 @@ def test_promote_refuses_with_exit_code_3_and_a_line_a_reason(repository: Path) 
 def test_a_conflict_in_the_lock_file_is_one_line_of_every_command(repository: Path) -> None:
     lock = repository / "dvc.lock"
     lock.write_text(lock.read_text().replace("stages:", "<<<<<<< HEAD\nstages:", 1))
-    line = rf"{lock}: line 2: a conflict that git left; resolve it, or .*\n"
+    line = rf"{lock}: line 2: an unresolved git conflict; resolve it, or .*\n"
 
     for arguments in (["track"], ["promote"], ["promote", "--dry-run"], ["retrain"]):
         done = fake_graph.pipeline(repository, *arguments)
@@ -110,7 +110,7 @@ def test_a_conflict_in_the_lock_file_is_one_line_of_every_command(repository: Pa
         taken.listen()
         done = fake_graph.pipeline(repository, "ui", "--port", str(taken.getsockname()[1]))
     assert done.returncode == 2
-    assert re.fullmatch(f"warning: not brought up to date: {line}error: port .* is taken; .*\n", done.stderr)
+    assert re.fullmatch(f"warning: MLflow is not up to date: {line}error: port .* is taken; .*\n", done.stderr)
 
 
 @pytest.mark.slow

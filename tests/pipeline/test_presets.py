@@ -71,7 +71,7 @@ def test_what_was_there_is_kept(root, tmp_path):
     (tmp_path / "set" / "images").mkdir(parents=True)
     (tmp_path / "params.yaml").write_bytes(b"mine: M\xfcller\n")  # Latin-1: the file may have any encoding
     done = preset(tmp_path, root, "paper-a-padchest", "--root", "set")
-    assert (done.returncode, done.stdout) == (0, "wrote params.yaml; the one before is params.yaml.before\n")
+    assert (done.returncode, done.stdout) == (0, "wrote params.yaml; the old file is now params.yaml.before\n")
     assert (tmp_path / "params.yaml.before").read_bytes() == b"mine: M\xfcller\n"
     assert load_params(tmp_path / "params.yaml").data.format == "padchest"
     again = preset(tmp_path, root, "paper-a-padchest", "--root", "set")  # the same again: no backup is needed
@@ -79,7 +79,7 @@ def test_what_was_there_is_kept(root, tmp_path):
     written = (tmp_path / "params.yaml").read_text()
     refused = preset(tmp_path, root, "phantom")
     assert refused.returncode == 2
-    assert "params.yaml.before is there already" in refused.stderr
+    assert "params.yaml.before exists already" in refused.stderr
     assert (tmp_path / "params.yaml").read_text() == written
 
 
@@ -88,7 +88,7 @@ def test_what_was_there_is_kept(root, tmp_path):
     [
         (["paper-c", "--root", "."], "preset 'paper-c' is unknown; known are paper-a-chestxray14"),
         (["paper-a-chexpert"], "preset paper-a-chexpert: --root is missing"),
-        (["phantom", "--root", "."], "preset phantom: --root is not needed"),
+        (["phantom", "--root", "."], "preset phantom: the phantom takes no --root"),
         (["paper-a-chexpert", "--root", "nowhere"], "--root nowhere: no such folder"),
         (["paper-a-chexpert", "--root", b"M\xfcller"], "--root b'M\\xfcller': the name is not valid UTF-8; rename"),
         (["paper-a-chexpert", "--root", ""], "--root .: stages write into data/processed; put the data set into a"),
@@ -109,11 +109,11 @@ def test_mistakes_are_one_line_and_write_nothing(root, tmp_path, arguments, mess
         (
             "data/raw",
             "data",
-            "--root data: stages write into data/processed; put the data set into a folder of its own",
+            "--root data: stages write into data/processed; put the data set into another folder",
         ),
         ("models/mine/a", "models/mine", "--root models/mine: stages write into models; put the data set into a"),
         ("set", "set", "--root set: the folder is empty"),
-        ("params.yaml/a", "params.yaml", "params.yaml: is no file; move it away"),
+        ("params.yaml/a", "params.yaml", "params.yaml: not a file; move it away"),
     ],
 )
 def test_a_folder_that_cannot_be_the_data_sets_is_refused(root, tmp_path, folder, root_folder, message):

@@ -192,7 +192,9 @@ def test_a_teacher_of_other_settings_neither_answers_nor_teaches(
     if what is None:
         assert require_trained(read, "efficientnet_lite2", tiny_dataset) == record
         return
-    with pytest.raises(UserError, match=rf"teachers/efficientnet_lite2: is of other {what} than now; run the train_t"):
+    with pytest.raises(
+        UserError, match=rf"teachers/efficientnet_lite2: was trained with other {what}; run the train_t"
+    ):
         require_trained(read, "efficientnet_lite2", tiny_dataset)
 
 
@@ -251,19 +253,19 @@ def test_unusual_settings_are_noted(params, tiny_dataset, tmp_path, capsys):
     required(params, tiny_dataset, tmp_path)
     images = len(tiny_dataset.split("train"))
     assert capsys.readouterr().err.splitlines() == [
-        f"teachers.efficientnet_lite2: it teaches {labels[0]} alone;"
-        " its own Pleural Effusion are no labels of the data set",
+        f"teachers.efficientnet_lite2: it teaches only {labels[0]};"
+        " its labels Pleural Effusion are not in the data set",
         "recipes.kd: unlabelled changes nothing, as every training image has a label",
         "recipes.kd: dist compares the labels of an image with each other, which are not exclusive; inter: 0 would"
         " leave only the comparison of images by label",
-        "teachers.densenet, teachers.efficientnet_lite2, students.eeea_net_c2, students.tf_efficientnet_lite0: feature"
-        " map of 1x1, heat maps show nothing; raise input_size, or data.image_size",
+        "teachers.densenet, teachers.efficientnet_lite2, students.eeea_net_c2, students.tf_efficientnet_lite0: the"
+        " feature map is 1x1, so heat maps would be constant; raise input_size or data.image_size",
         *(
             []
             if torch.cuda.is_available()
             else ['training.precision: bf16 is slower than "no" on most CPUs, and there is no GPU']
         ),
-        f"training.batch_size: there are only {images} training images, an epoch is one step",
+        f"training.batch_size: there are only {images} training images, so an epoch is one step",
     ]
     manifest = tiny_dataset.manifest.copy()
     first = manifest.index[manifest["split"] == "train"][0]

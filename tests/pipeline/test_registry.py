@@ -207,7 +207,7 @@ def test_rollback_returns_and_the_withdrawn_one_stays_out(champion: Path, settin
     assert (again.outcome, again.champion.model) == ("kept", "small-kd-0")
     assert any("withdrawn" in reason for reason in again.reasons)
     assert aliases(champion) == {"champion": "small-kd-0"}
-    with pytest.raises(UserError, match="no earlier champion is in the registry"):
+    with pytest.raises(UserError, match="the registry has no earlier one"):
         rollback(champion)
 
 
@@ -415,7 +415,7 @@ def test_a_logged_model_that_nobody_completes_any_more_is_named(
 
     promotion = promote(settings(), repository)
 
-    said = f"logged model {left.name} ({left.model_id}) in MLflow has no version, as a promote that was killed"
+    said = f"logged model {left.name} ({left.model_id}) in MLflow has no version, probably since `promote` was killed"
     assert [warning.startswith(said) for warning in promotion.warnings] == [True]
     client.delete_logged_model(left.model_id)
     assert promote(settings(), repository).warnings == []

@@ -120,7 +120,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str
     with running(root, environment, "pipeline", "prefect") as process:
         said = process.stdout.readline()
         file = root / "home/medistill.key"
-        assert said == f"Prefect: http://127.0.0.1:{PORT}; it asks for what is in {file} (Ctrl-C ends it)\n"
+        assert said == f"Prefect: http://127.0.0.1:{PORT}; it asks for the key in {file} (Ctrl-C ends it)\n"
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         yield environment, file.read_text()
     assert not file.exists()
@@ -153,7 +153,7 @@ def test_serve_starts_a_server_that_wants_a_key_and_ends_it(finished_repository:
     environment = {**fake_graph.environment(), "PREFECT_HOME": str(tmp_path / "home")}
     with running(root, environment, "pipeline", "serve", "--cron", "0 2 * * *") as process:
         said = process.stdout.readline()
-        assert said == f"Prefect: http://127.0.0.1:{PORT}; it asks for what is in {tmp_path}/home/medistill.key\n"
+        assert said == f"Prefect: http://127.0.0.1:{PORT}; it asks for the key in {tmp_path}/home/medistill.key\n"
         key = (tmp_path / "home/medistill.key").read_text()
         assert ask(PORT, DEPLOYMENTS, {}, headers=TEXT | {"Origin": FOREIGN}).status == 401
         assert until(lambda: ask(PORT, DEPLOYMENTS, {}, headers=authorized(key)).body != b"[]")
@@ -289,13 +289,13 @@ def test_a_second_one_is_told_where_the_first_is(prefect: tuple[dict[str, str], 
     command = [sys.executable, "-m", "pipeline", "prefect"]
     again = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=100)
     assert (again.returncode, again.stdout) == (2, "")
-    assert again.stderr.startswith("error: Prefect runs already at http://127.0.0.1:4200; it asks for what is in ")
+    assert again.stderr.startswith("error: Prefect runs already at http://127.0.0.1:4200; it asks for the key in ")
 
     other = environment | {"PREFECT_HOME": str(tmp_path / "home")}  # another user does not know the server's key
     for arguments in (["prefect"], ["serve", "--cron", "0 2 * * *"]):
         done = subprocess.run([*command[:3], *arguments], cwd=root, env=other, capture_output=True, text=True)
         assert done.returncode == 2
-        assert re.fullmatch(r"error: port 4200 is taken, by what medistill did not start; .*\n", done.stderr)
+        assert re.fullmatch(r"error: port 4200 is used by a program that medistill did not start; .*\n", done.stderr)
 
 
 def test_retrain_and_serve_find_the_server_by_its_key(

@@ -101,7 +101,7 @@ def test_a_short_lock_is_waited_for(root: Path) -> None:
 def test_a_long_lock_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "PATIENCE", 0.5)
 
-    with locked(root, 60), pytest.raises(UserError, match=r"locked; another process is at work in it: wait until it"):
+    with locked(root, 60), pytest.raises(UserError, match=r"locked; another process uses it; wait until it"):
         open_store(root)
 
 
@@ -141,7 +141,7 @@ def test_a_file_that_cannot_be_written_is_named(repository: Path) -> None:
 ADDRESSES = {
     "postgresql://me:secret@127.0.0.1/x": "No module named 'psycopg2'",
     "postgresql+nonsense://127.0.0.1/x": "Can't load plugin",
-    "sqlite://": "it names no file, so nothing would be kept",
+    "sqlite://": "it names no file, so nothing would be saved",
     "sqlite:x": "Could not parse SQLAlchemy URL",
     "http://": "it has no host",
     "http://[::1": "Invalid IPv6 URL",
@@ -167,7 +167,7 @@ def test_a_bad_address_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     assert time.monotonic() - start < 60
     assert str(said.value).startswith("MLflow at ")
-    assert str(said.value).endswith("; see to $MLFLOW_TRACKING_URI")
+    assert str(said.value).endswith("; check $MLFLOW_TRACKING_URI")
     assert "secret" not in str(said.value)
     assert "\n" not in str(said.value)
     assert list(tmp_path.iterdir()) == []
@@ -182,7 +182,7 @@ def test_a_server_that_is_not_mlflow_is_one_line(tmp_path: Path, monkeypatch: py
         threading.Thread(target=other.serve_forever, daemon=True).start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{other.server_port}")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        with pytest.raises(UserError, match=r"failed with error code 501.*; see to \$MLFLOW_TRACKING_URI") as said:
+        with pytest.raises(UserError, match=r"failed with error code 501.*; check \$MLFLOW_TRACKING_URI") as said:
             open_store(tmp_path)
         other.shutdown()
 

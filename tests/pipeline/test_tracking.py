@@ -236,7 +236,7 @@ def test_a_changed_byte_that_dvc_does_not_see_is_named_in_every_file_that_is_bel
         whole = path.read_bytes()
         same_time(path, flipped(path))
         name = path.relative_to(repository)
-        with pytest.raises(UserError, match=rf"^{name}: not what dvc.lock records, though .*; delete .*`dvc repro`$"):
+        with pytest.raises(UserError, match=rf"^{name}: differs from dvc.lock, although .*; delete .*`dvc repro`$"):
             project(settings(), repository)
         same_time(path, whole)
     project(settings(), repository)
@@ -302,12 +302,15 @@ def test_an_export_that_dvc_does_not_know_is_refused(repository: Path, settings:
     del stages["stages"]["export@small-kd-0"]
     lock.write_text(yaml.safe_dump(stages))
 
-    with pytest.raises(UserError, match=r"^exports/small-kd-0: dvc.lock does not know it; run `dvc repro export@small"):
+    with pytest.raises(UserError, match=r"^exports/small-kd-0: it is not in dvc.lock; run `dvc repro export@small"):
         project(settings(), repository)
 
 
 LOCKS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "a conflict": (lambda b: b.replace(b"stages:", b"<<<<<<< HEAD\nstages:", 1), "line 2: a conflict that git left; r"),
+    "a conflict": (
+        lambda b: b.replace(b"stages:", b"<<<<<<< HEAD\nstages:", 1),
+        "line 2: an unresolved git conflict; r",
+    ),
     "empty": (lambda b: b"", "must be a mapping; .*delete it and run `dvc repro`"),
     "a list": (lambda b: b"[1]", "must be a mapping; "),
     "zeros": (lambda b: bytes(99), "not YAML "),

@@ -55,12 +55,16 @@ def test_two_processes_share_the_batches_and_one_of_them_writes(project, root):
 @pytest.mark.parametrize(
     ("stage", "arguments", "message"),
     [
-        (train_teacher, ["bigg"], "run.teachers has no 'bigg', only big"),
-        (train_teacher, ["efficientnet_lite2"], "run.teachers has no 'efficientnet_lite2', only big"),
-        (teach, ["bigg"], "run.teachers has no 'bigg', only big"),
+        (train_teacher, ["bigg"], "run.teachers has no 'bigg'; known are big"),
+        (train_teacher, ["efficientnet_lite2"], "run.teachers has no 'efficientnet_lite2'; known are big"),
+        (teach, ["bigg"], "run.teachers has no 'bigg'; known are big"),
         (teach, ["big"], "models/teachers/big/train_ids.npz: no such file"),
-        (distill, ["small", "baseline", "0"], "run.students has no 'small', only eeea_net_c2, tf_efficientnet_lite0"),
-        (distill, ["eeea_net_c2", "kd", "0"], "run.recipes has no 'kd', only baseline"),
+        (
+            distill,
+            ["small", "baseline", "0"],
+            "run.students has no 'small'; known are eeea_net_c2, tf_efficientnet_lite0",
+        ),
+        (distill, ["eeea_net_c2", "kd", "0"], "run.recipes has no 'kd'; known are baseline"),
         (distill, ["eeea_net_c2", "baseline", "4294967296"], "seed 4294967296: must be between 0 and 2147483647"),
     ],
 )

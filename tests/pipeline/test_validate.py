@@ -173,23 +173,23 @@ def too_few(manifest):
 @pytest.mark.parametrize(
     ("edit", "severity", "column", "parts"),
     [
-        (same_patient, CRITICAL, "splits_of_group", ["one split only", " break it", " is in "]),
+        (same_patient, CRITICAL, "splits_of_group", ["one split only", "violated by ", " is in "]),
         (
             same_pixels,
             CRITICAL,
             "splits_of_pixels",
-            ["identical pixel for pixel", "2 break it", "(val, as ", " in train)"],
+            ["identical pixel for pixel", "violated by 2 rows", "(val, as ", " in train)"],
         ),
-        (twice, CRITICAL, "image_id", ["occurs once", "2 break it"]),
-        (no_group, CRITICAL, "group_id", ["belongs to a group", "2 break it"]),
-        (other_split, CRITICAL, "split", ["one of train, val, test", "1 break it", "(holdout)"]),
+        (twice, CRITICAL, "image_id", ["occurs once", "violated by 2 rows"]),
+        (no_group, CRITICAL, "group_id", ["belongs to a group", "violated by 2 rows"]),
+        (other_split, CRITICAL, "split", ["one of train, val, test", "violated by 1 row", "(holdout)"]),
         (no_val, CRITICAL, "split", ["at least one image", "found missing: val"]),
-        (odd_label, CRITICAL, "label:Mass", ["0, 1, or empty", "1 break it", "(0.5)"]),
+        (odd_label, CRITICAL, "label:Mass", ["0, 1, or empty", "violated by 1 row", "(0.5)"]),
         (too_few, CRITICAL, "images", ["data.max_quarantined", "found 110"]),
-        (old, WARNING, "age", ["0 to 120 years", "7 break it", "(411.0)"]),
-        (odd_sex, WARNING, "sex", ["1 break it", "(O)"]),
-        (odd_view, WARNING, "view", ["1 break it", "(OBLIQUE)"]),
-        (copied, WARNING, "copies_of_pixels", ["twice", "2 break it", "(as "]),
+        (old, WARNING, "age", ["0 to 120 years", "violated by 7 rows", "(411.0)"]),
+        (odd_sex, WARNING, "sex", ["violated by 1 row", "(O)"]),
+        (odd_view, WARNING, "view", ["violated by 1 row", "(OBLIQUE)"]),
+        (copied, WARNING, "copies_of_pixels", ["twice", "violated by 2 rows", "(as "]),
         (rare, WARNING, "prevalence", ["0.0005 to 0.95", "Nodule in train (0.9"]),
         (constant_label, WARNING, "negatives", ["constant in a split", "Hernia in test"]),
         (absent_label, WARNING, "positives", ["constant in a split", "Hernia in val"]),
@@ -222,7 +222,7 @@ def test_blank_frames_are_a_warning(processed, tmp_path):
     manifest = pd.read_parquet(processed / "manifest.parquet")
     assert result["success"]
     (line,) = [line for line in result["warnings"] if line.startswith("pixel_deviation")]
-    assert "2 break it" in line
+    assert "violated by 2 rows" in line
     assert all(manifest["image_id"][row] in line for row in (7, 9))
 
 
@@ -239,7 +239,7 @@ def edit_pixels(folder: Path, rows: list[int], change) -> list[str]:
 def test_inverted_and_saturated_frames_are_a_warning(processed, tmp_path, column, change):
     names = edit_pixels(processed, [3, 11, 40], change)
     (line,) = [line for line in warnings_of(processed, tmp_path) if line.startswith(column)]
-    assert "3 break it" in line
+    assert "violated by 3 rows" in line
     assert all(name in line for name in names)
 
 
@@ -268,7 +268,7 @@ def test_near_duplicates_across_splits_are_a_warning(processed, tmp_path):
     ]
     lines = warnings_of(processed, tmp_path, audit=found(near_duplicates=pairs))
     (line,) = [line for line in lines if line.startswith("near_duplicates")]
-    assert "2 break it" in line
+    assert "violated by 2 rows" in line
     assert f"{images[0]} (like {images[5]}); {images[5]} (like {images[0]})" in line
     assert images[1] not in line
 
@@ -280,7 +280,7 @@ def test_shortcuts_are_a_warning(processed, tmp_path):
     ]
     lines = warnings_of(processed, tmp_path, audit=found(shortcuts=rows))
     (line,) = [line for line in lines if line.startswith("lower")]
-    assert "1 break it" in line
+    assert "violated by 1 row" in line
     assert "Edema by view (0.7)" in line
     assert "Mass" not in line
 
@@ -295,7 +295,7 @@ def test_weights_that_have_seen_the_test_split_stop_the_graph(processed, tmp_pat
     result = validate(processed, tmp_path / "docs", max_quarantined=0.01, weights=weights)
     (failure,) = result["failures"]
     test = dataset.split("test")
-    assert "trained on no group and no image of the val and test split; 1 break it" in failure
+    assert "trained on no group and no image of the val and test split; violated by 1 row" in failure
     counts = f"{test['group_id'].nunique()} groups and {test['sha256'].nunique()} images"
     assert f"teachers.seen ({counts} of the test split)" in failure
     (warning,) = [line for line in result["warnings"] if line.startswith("seen")]

@@ -187,7 +187,7 @@ def warnings(xrays: Path) -> str:
         own = [f"{row.label} {row.auroc:.2f} [{row.lower:.2f}, {row.upper:.2f}]" for row in rows.itertuples()]
         said.append(f"{CUES[cue]}: AUROC of {', '.join(own)}")
     told = "; and from ".join(said)
-    return f"`medistill check` warns that labels can be told from nothing but {told}." if said else ""
+    return f"`medistill check` warns that labels can be predicted from a cue alone, {told}." if said else ""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def test_masks_in_twin_folders_are_no_images(failing, tmp_path):
     root = failing / "T1-masks-as-images" / "set"
     report, told = report_of(root, tmp_path, "folder")
     assert (report["images"], report["masks"], report["entries"]) == (30, 0, 30)
-    assert "30 not asked for: masks, by the name 'masks'" in told
+    assert "30 excluded by options: masks, by the name 'masks'" in told
     masked, _ = report_of(root, tmp_path, "folder", masks="masks")
     assert (masked["images"], masked["masks"]) == (30, 30)
 

@@ -101,5 +101,5 @@ def test_an_outcome_in_days_is_no_label(root):
         UserError, match=r"data\.csv: line 4: column 'icu_admission_offset' has '-2\.0'; known are 1, 0"
     ):
         read_source("csv", root, days | {"labels": ["icu_admission_offset"]})
-    with pytest.raises(UserError, match="line 4: column 'admission_offset' has '-2', which is a number and no class"):
+    with pytest.raises(UserError, match="line 4: column 'admission_offset' has '-2', which is a number, not a class"):
         read_source("csv", root, days | {"label": "admission_offset"})

@@ -116,9 +116,9 @@ def test_splits_are_written_and_ingest_reads_them(root, tmp_path):
         (["--set", "lists=mine"], "--set: lists: input should be 'official' or 'chexnet'"),
         (["--set", "colour=1"], "--set: key colour is unknown"),
         (["--split", "random"], "--split: input should be 'official' or 'patient'"),
-        (["--set", "lists=chexnet", "--set", "lists.a=1"], "--set lists.a=1: lists has been given a value already"),
+        (["--set", "lists=chexnet", "--set", "lists.a=1"], "--set lists.a=1: lists already has a value"),
         (["--write-splits", "my data/test_list.txt/x"], "--write-splits my data/test_list.txt/x: my data/test_list"),
-        (["--cache", "my data/test_list.txt"], "--cache my data/test_list.txt: my data/test_list.txt is no folder"),
+        (["--cache", "my data/test_list.txt"], "--cache my data/test_list.txt: my data/test_list.txt is not a folder"),
     ],
 )
 def test_mistakes_are_one_line(root, tmp_path, monkeypatch, arguments, message):
@@ -137,7 +137,7 @@ def test_a_data_set_of_damaged_images_says_so(root, tmp_path):
     done = run(root, tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "none of 150 entries can be used; the first: images/" in done.stderr
+    assert "none of the 150 entries is usable; the first: images/" in done.stderr
     assert "quarantine.csv" in done.stderr
 
 
@@ -148,7 +148,7 @@ def test_splits_that_are_written_keep_copies_together_and_are_what_is_audited(ro
     drawn = json.loads(run(root, tmp_path, "--write-splits", "mine", "--json").stdout)
     assert [Path(file).name for file in drawn["written"]] == ["groups.csv", "sides.csv"]
     assert [finding for finding in drawn["findings"] if finding["severity"] == "error"] == []
-    assert "splits are drawn anew, whatever the official split says" in drawn["notes"]
+    assert "splits are drawn anew; the official split is not used" in drawn["notes"]
     splits = pd.read_csv(tmp_path / "mine" / "sides.csv", dtype=str).set_index("group_id")["split"]
     groups = pd.read_csv(tmp_path / "mine" / "groups.csv", dtype=str).set_index("path")["group_id"]
     for one, other in zip(train[:4], test[:4], strict=True):
@@ -173,7 +173,7 @@ def test_splits_that_are_fixed_stay_wherever_new_ones_are_written(root, tmp_path
     assert unknown in report["notes"]
     refused = run(root, tmp_path, "--splits", "hand", "--write-splits", "new")
     assert refused.returncode == 2
-    assert "new/sides.csv: is there already; keep its splits by --splits new" in refused.stderr
+    assert "new/sides.csv: exists already; to keep its splits use --splits new" in refused.stderr
     (tmp_path / "hand" / "sides.csv").write_text("group_id,split\nnobody,test\n")
     done = run(root, tmp_path, "--splits", "hand")
     assert (done.returncode, done.stdout) == (2, "")
@@ -201,7 +201,7 @@ def test_missing_patient_ids_are_noted(tmp_path):
         Image.fromarray(rng.integers(0, 255, (32, 32), np.uint8)).save(file)
     done = run(tmp_path / "root", tmp_path, format="folder")
     assert done.returncode == 0, done.stderr
-    assert "  note: no patient ids: each image is a group of its own" in done.stdout
+    assert "  note: no patient ids: each image is its own group" in done.stdout
     assert "  note: split by patient: " in done.stdout
 
 

@@ -119,7 +119,7 @@ SETS = {
         0,
         ["warning: 2 images blank: ", "warning: 1 image saturated: ", "6.png (1)"],
     ),
-    "nothing at all can be used": (None, damaged(60), 2, ["none of 60 entries can be used"]),
+    "nothing at all can be used": (None, damaged(60), 2, ["none of the 60 entries is usable"]),
     "little can be used": (None, damaged(56), 1, ["error: 56 of 60", "set data.max_quarantined to 0.94"]),
 }
 
@@ -181,8 +181,11 @@ def test_copies_without_a_list_of_groups_stop_both_and_check_writes_the_list(tmp
     write_lc25000(tmp_path / "set", halves=("lung_image_sets",), groups=False)
     ends, told = check_ends(tmp_path, "lc25000", {})
     assert ends == 1
-    assert "error: this holds augmented copies, and nothing but this report says of which pictures\n" in told
-    assert "what helps: write groups.csv for ingest by --write-splits splits" in told
+    assert (
+        "error: the data set contains augmented copies, and no list says which images are copies of the same picture\n"
+        in told
+    )
+    assert "what helps: run again with --write-splits splits, which writes groups.csv for ingest" in told
     assert pipeline_stops(tmp_path, "lc25000", {}, "patient", channels=3)
     splits = tmp_path / "splits"
     ends, told = check_ends(tmp_path, "lc25000", {}, splits=None, write_splits=splits)
@@ -197,7 +200,8 @@ def test_a_second_copy_of_the_data_set_beside_its_splits_is_named_with_its_folde
     assert ends == 1
     assert "  left out: 24 of 48 entries (--json lists all)\n    24 such as chest_xray/test/NORMAL/" in told
     assert (
-        "move what is not of this data set out of data.root (chest_xray/); or set data.max_quarantined to 0.5" in told
+        "move files that are not of this data set out of data.root (chest_xray/); or set data.max_quarantined to 0.5"
+        in told
     )
     assert pipeline_stops(tmp_path, "folder", {}, "official")
 

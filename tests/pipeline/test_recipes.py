@@ -274,9 +274,7 @@ def test_unusual_settings_are_noted(params, tiny_dataset, tmp_path, capsys):
     params["students"]["eeea_net_c2"]["training"] = {"batch_size": images // 4}  # the smallest batch counts
     required(params, replace(tiny_dataset, manifest=manifest), tmp_path)
     assert "unlabelled changes nothing" not in (said := capsys.readouterr().err)
-    assert (
-        f"recipes.kd: unlabelled: an epoch has 4 steps, a baseline's {(images - 1) // (images // 4)}; what more" in said
-    )
+    assert f"recipes.kd: unlabelled: an epoch has 4 steps, a baseline's {(images - 1) // (images // 4)}; a part" in said
     assert f"recipes.kd: dist compares the images of a batch, but a batch has only {images // 4}" in said
     assert "training.batch_size" not in said
 

@@ -314,7 +314,7 @@ def flip(file):
     [
         (lambda file: file.unlink(), "no such file"),
         (lambda file: file.write_bytes(b"junk"), "damaged"),
-        (flip, r"image \S+ is damaged, it has other pixels"),
+        (flip, r"the pixels of image \S+ have changed"),
     ],
 )
 def test_a_damaged_shard_is_named(processed, tmp_path, damage, message):

@@ -382,7 +382,7 @@ def test_a_number_that_yaml_takes_for_text_is_one(params, tmp_path):
     ("written", "message"),
     [
         ("[010]", "not valid YAML: 010 is read as 8 by some YAML parsers; write the number in full in .*, line"),
-        ("[1_000]", "1_000 is 1000 to some"),
+        ("[1_000]", "1_000 is read as 1000 by"),
         ("['007']", r"run\.seeds\.0: input should be a valid integer"),
         ("[0.0]", r"run\.seeds\.0: input should be a valid integer"),
     ],

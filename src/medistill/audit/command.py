@@ -51,8 +51,8 @@ FRACTIONS: _Fractions = {"val_fraction": 0.15, "test_fraction": 0.2}
 _UNWRITTEN = finding(
     "copies",
     "error",
-    "this holds augmented copies, and nothing but this report says of which pictures",
-    advice="write groups.csv for ingest by --write-splits splits",
+    "the data set contains augmented copies, and no list says which images are copies of the same picture",
+    advice="run again with --write-splits splits, which writes groups.csv for ingest",
 )
 
 _SHOWN = 5
@@ -162,7 +162,9 @@ class Request:
         _require_free("--cache", self.cache)
         written = self.write_splits
         if written and written.resolve() != self.own_splits.resolve() and (written / splits.SPLITS_FILE).exists():
-            raise UserError(f"{written / splits.SPLITS_FILE}: is there already; keep its splits by --splits {written}")
+            raise UserError(
+                f"{written / splits.SPLITS_FILE}: exists already; to keep its splits use --splits {written}"
+            )
 
     def finds_groups(self, source: Source) -> bool:
         """Whether augmented copies are looked for."""
@@ -240,7 +242,7 @@ def _notes(request: Request, source: Source) -> list[str]:
     if request.split is None and source.official is None:
         notes.append(f"split by patient: {source.official_files} are not there")
     if request.write_splits and source.official is not None:
-        notes.append("splits are drawn anew, whatever the official split says")
+        notes.append("splits are drawn anew; the official split is not used")
     return notes
 
 
@@ -275,7 +277,7 @@ def parse_options(settings: list[str]) -> dict[str, object]:
         for parent in parents:
             inner = place.setdefault(parent, {})
             if not isinstance(inner, dict):
-                raise UserError(f"--set {setting}: {parent} has been given a value already")
+                raise UserError(f"--set {setting}: {parent} already has a value")
             place = inner
         try:
             parsed = parse_yaml(value)
@@ -327,7 +329,7 @@ def _require_free(option: str, folder: Path | None) -> None:
     for place in (folder, *folder.parents) if folder else ():
         if place.exists():
             if not place.is_dir():
-                raise UserError(f"{option} {folder}: {place} is no folder")
+                raise UserError(f"{option} {folder}: {place} is not a folder")
             return
 
 
@@ -408,7 +410,7 @@ def report_text(report: Report) -> str:
     parts = [f"{split} {part['images']:,} ({part['groups']:,})" for split, part in report.sides.items()]
     lines.append(f"  split {report.split}, images (groups): {', '.join(parts)}")
     if report.groups_found is not None:
-        lines.append(f"  groups of several images found by likeness: {report.groups_found:,}")
+        lines.append(f"  groups of similar images: {report.groups_found:,}")
     shares = []
     for label, count in report.labels.items():
         unknown = report.images - count["known"]

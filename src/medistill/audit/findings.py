@@ -20,7 +20,7 @@ SHORTCUT = 0.65
 
 EXAMPLES = 5
 
-_TOGETHER = "--write-splits keeps them together, for data.split: patient; or take all but one out of data.root"
+_TOGETHER = "--write-splits keeps them together if data.split is patient; or remove all but one from data.root"
 
 _BATCH = 256
 
@@ -77,7 +77,7 @@ def _groups_in_several_splits(manifest: pd.DataFrame) -> list[AuditFinding]:
         f"{group}: {', '.join(f'{row.image_id} ({row.split})' for row in rows.drop_duplicates('split').itertuples())}"
         for group, rows in in_several_splits(manifest, "group_id")
     ]
-    text = f"{pluralise(len(named), 'group')} of images that belong together in two splits"
+    text = f"{pluralise(len(named), 'group')} in two splits"
     return [finding("groups", "error", text, named, advice=_TOGETHER)] if named else []
 
 
@@ -140,7 +140,7 @@ def _shortcuts(table: pd.DataFrame) -> list[AuditFinding]:
     findings = []
     for row in table[table["lower"] > SHORTCUT].itertuples():
         text = (
-            f"{row.label} can be told from nothing but {CUES[str(row.cue)]}:"
+            f"{row.label} can be predicted from a cue alone, {CUES[str(row.cue)]}:"
             f" AUROC {row.auroc:.2f} [{row.lower:.2f}, {row.upper:.2f}], {row.images} images"
         )
         findings.append(finding("shortcut", "warning", text))

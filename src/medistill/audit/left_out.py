@@ -9,26 +9,26 @@ from collections.abc import Sequence
 _VARIES = re.compile(r"'[^']*'|\"[^\"]*\"|[0-9]+|(?<=the first is ).*|(?<=several classes, ).*|(?<=its mask )\S+")
 
 _ADVICE = {
-    r"in no class's folder": "move what is not of this data set out of data.root{where}",
-    r"there is no such file": "unpack all images below data.root, and see that the table names files that are there",
+    r"in no class's folder": "move files that are not of this data set out of data.root{where}",
+    r"there is no such file": "unpack all images below data.root, and check that the table names existing files",
     r"no row of .* names this image": "give each image a row, or move the others out of data.root{where}",
     r"repeats an earlier row|contradict each other": (
-        "write one row per image; where readers or boxes have a row each, docs/data.md names the options"
+        "write one row per image; docs/data.md names the options for one row per reader or box"
     ),
-    r"has no label": "fill the labels in; docs/data.md names the options for what a blank means",
-    r"of several classes|of no class": "one column must be 1 in each row; exclusive: false takes them as they are",
-    r"its study has no row": "see that both tables are of one release; data.options.labels names the program",
+    r"has no label": "fill in the labels; docs/data.md names the options for blank cells",
+    r"of several classes|of no class": "set one column to 1 in each row, or set exclusive: false",
+    r"its study has no row": "check that both tables are of the same release; data.options.labels names the program",
     r"neither frontal nor lateral": "--set views=all takes them",
-    r"do not agree on a class|finds something and nothing": "see what the readers say of these images",
-    r"has the (contradictory|unknown) |labels that are no list|, its class |has no class in|^its path is": (
-        "mend these rows of the table"
+    r"do not agree on a class|names both a finding and": "check the readers' labels of these images",
+    r"has the (contradictory|unknown) |labels that are not a list|, its class |has no class in|^its path is": (
+        "correct these rows of the table"
     ),
-    r"in none of ": "--split patient takes images that no list names",
-    r"a second file of this name": "keep one file of each name",
-    r"^its mask|without an image$": "see that each mask lies where its image's name leads, in its image's shape",
+    r"in none of ": "--split patient also uses images that no list names",
+    r"a second file of this name": "keep one file per name",
+    r"^its mask|without an image$": "check that each mask is in its place and has the shape of its image",
     r"link that leads out": "put the files themselves into data.root",
     r"rename the file": "rename these files",
-    r"cannot be read": "see that this user may read these files",
+    r"cannot be read": "check that this user may read these files",
     r"not an image|cannot be decoded|the file is empty|truncated": "fetch these files again, or convert them to PNG",
 }
 """Pattern of a reason -> advice; `{where}`: the folder that holds all of the files."""
@@ -61,8 +61,8 @@ def describe_kinds(left_out: Sequence[tuple[str, str]]) -> list[str]:
 def advise(left_out: Sequence[tuple[str, str]], entries: int) -> str:
     """Advice if more is left out than is allowed."""
     reason, paths = group_reasons(left_out)[0]
-    advice = next((advice for pattern, advice in _ADVICE.items() if re.search(pattern, reason)), "mend these files")
+    advice = next((advice for pattern, advice in _ADVICE.items() if re.search(pattern, reason)), "repair these files")
     folder = posixpath.commonpath(paths) if all("/" in path for path in paths) and len(paths) > 1 else ""
     advice = advice.replace("{where}", f" ({folder}/)" if folder else "")
     share = math.ceil(100 * len(left_out) / entries) / 100
-    return f"{advice}; or set data.max_quarantined to {share:g} and go on without them"
+    return f"{advice}; or set data.max_quarantined to {share:g} to go on without them"

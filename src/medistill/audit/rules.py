@@ -46,7 +46,9 @@ LEFT_OUT = "few_left_out"
 _COUNTS = ("positives", "negatives", "with_both")
 """Columns whose cells are 0 where they break a rule."""
 
-_DEAL = "change data.split, data.val_fraction, data.test_fraction or data.seed, or deal evenly by --write-splits"
+_DEAL = (
+    "change data.split, data.val_fraction, data.test_fraction or data.seed, or draw stratified splits by --write-splits"
+)
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def rules_of(dataset: Dataset, entries: int, max_quarantined: float) -> list[Rul
 
 _IMAGES = (
     Rule("id_known", "images", "known", "image_id", "Every image has an id", "without an id"),
-    Rule("id_once", "images", "unique", "image_id", "Every image_id occurs once", "whose id another has too"),
+    Rule("id_once", "images", "unique", "image_id", "Every image_id occurs once", "with an id that another image has"),
     Rule("group_known", "images", "known", "group_id", "Every image belongs to a group", "without a group"),
     Rule("split_known", "images", "known", "split", "Every image has a split", "without a split"),
     Rule(
@@ -293,7 +295,7 @@ _DETAILS = (
         "between",
         "likeness",
         f"No frame is inverted: its correlation with the mean frame is at least {INVERTED:g}",
-        "like the negative of the others, by the correlation with the mean frame",
+        "inverted, by the correlation with the mean frame",
         critical=False,
         least=INVERTED,
     ),
@@ -325,7 +327,7 @@ _LABELS = (
         "labels",
         "between",
         "prevalence",
-        f"Labels are neither very rare nor the rule: prevalence {PREVALENCE[0]:g} to {PREVALENCE[1]:g}",
+        f"Labels are neither very rare nor very frequent: prevalence {PREVALENCE[0]:g} to {PREVALENCE[1]:g}",
         f"rarer than {PREVALENCE[0]:g} or more frequent than {PREVALENCE[1]:g} in a split",
         critical=False,
         least=PREVALENCE[0],
@@ -353,8 +355,8 @@ _SHORTCUTS = (
         "shortcuts",
         "between",
         "lower",
-        f"No label can be told from a cue that is not the finding: AUROC's lower bound at most {SHORTCUT}",
-        "that a cue other than the finding gives away",
+        f"No label can be predicted from a cue other than the finding: lower bound of the AUROC at most {SHORTCUT}",
+        "that can be predicted from a cue other than the finding",
         critical=False,
         most=SHORTCUT,
         audited=True,

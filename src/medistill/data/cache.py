@@ -128,7 +128,7 @@ def decode_all(
                 check(failures)
         except BrokenExecutor:
             raise UserError(
-                "a decoding process died, perhaps for want of memory: set data.workers lower and run again"
+                "a decoding process died, perhaps from lack of memory; lower data.workers and run again"
                 " (what was decoded is kept)"
             ) from None
     used = {place.block for place in places.values()}

@@ -139,7 +139,7 @@ class FrameReader:
             last = self._row_of[self._shard_of == shard].max()
             if pixels.dtype != np.uint8 or pixels.shape[1:] != self._shape or len(pixels) <= last:
                 raise UserError(
-                    f"{file}: damaged, it has not the shape that {dataset.files.record.name} says; {INGEST_AGAIN}"
+                    f"{file}: damaged: its shape differs from the one in {dataset.files.record.name}; {INGEST_AGAIN}"
                 )
             self._shards[shard] = pixels
             self._checked.setdefault(shard, np.zeros(len(pixels), bool))
@@ -155,9 +155,7 @@ class FrameReader:
             for place in here[~checked[row_of[here]]]:
                 if hashlib.sha256(out[place]).hexdigest() != self._digests[chosen[place]]:
                     image = self._ids[chosen[place]]
-                    raise UserError(
-                        f"{self._file(shard)}: image {image} is damaged, it has other pixels; {INGEST_AGAIN}"
-                    )
+                    raise UserError(f"{self._file(shard)}: the pixels of image {image} have changed; {INGEST_AGAIN}")
                 checked[row_of[place]] = True
         return out
 
@@ -179,5 +177,5 @@ def label_columns(known: Sequence[str], wanted: Sequence[str], who: str) -> list
     """
     columns = [known.index(label) if label in known else None for label in wanted]
     if columns.count(None) == len(columns):
-        raise UserError(f"{who}: the teacher knows none of the labels {', '.join(wanted)}, but {', '.join(known)}")
+        raise UserError(f"{who}: the teacher knows none of the labels {', '.join(wanted)}; it knows {', '.join(known)}")
     return columns

@@ -86,7 +86,7 @@ def _ingest(
     def require(rows: pd.DataFrame) -> None:
         if rows.empty:
             left_out = _list_left_out(quarantined, cache) if quarantined else "there are none"
-            raise UserError(f"{data.root}: none of {source.entries} entries can be used; {left_out}")
+            raise UserError(f"{data.root}: none of the {source.entries} entries is usable; {left_out}")
         if not allow_empty_splits:
             splits.require_all(rows["split"])
 
@@ -135,16 +135,16 @@ def _split(source: Source, data: Data) -> tuple[pd.DataFrame, list[tuple[str, st
     rows["age"] = rows["age"].astype("float64") if "age" in rows else np.nan
     own = rows["group_id"]
     rows["group_id"], listed, notes = _groups(source, data, rows["path"], own)
-    notes = [f"{count:,} not asked for: {what}" for what, count in source.unwanted.items()] + source.notes + notes
+    notes = [f"{count:,} excluded by options: {what}" for what, count in source.unwanted.items()] + source.notes + notes
     unknown = int(rows["patient_id"].isna().sum())
     if unknown == len(rows) == rows["group_id"].nunique():
-        notes.append("no patient ids: each image is a group of its own, and one person may be in two splits")
+        notes.append("no patient ids: each image is its own group, so a patient may be in two splits")
     elif 0 < unknown < len(rows):
         notes.append(f"{unknown:,} of {len(rows):,} images have no patient id")
     columns = [LABEL_PREFIX + label for label in source.labels]
     labelled = rows[columns].notna().any(axis=1)
     if not labelled.all():
-        notes.append(f"{(~labelled).sum():,} images have no label; they train recipes with unlabelled: true")
+        notes.append(f"{(~labelled).sum():,} images have no label; only recipes with unlabelled: true train on them")
     # groups without any label cannot be measured: they train, unless the data set or sides.csv says otherwise
     measured = labelled.groupby(rows["group_id"]).transform("any")
     splits_file = data.splits / splits.SPLITS_FILE
@@ -185,7 +185,10 @@ def _groups(source: Source, data: Data, paths: pd.Series, own: pd.Series) -> tup
     find = _FIND.format(format=data.format, root=data.root, splits=data.splits)
     if not file.is_file():
         if source.copies:
-            raise UserError(f"{data.root}: holds augmented copies of its pictures, and nothing says of which; {find}")
+            raise UserError(
+                f"{data.root}: contains augmented copies, and no list says which images are copies of the same"
+                f" picture; {find}"
+            )
         return own, pd.Series(None, index=own.index, dtype="str"), []
     table = splits.read_groups(file)
     spelt = paths.map(compose)
@@ -206,7 +209,7 @@ def _unused(file: Path, names: list[str], total: int, column: str) -> list[str]:
         return []
     text = f"{file}: {len(names):,} of {total:,} names in column {column!r} are not in the data set: {names[0]}"
     if len(names) == total:
-        raise UserError(f"{text}; write them as medistill check --write-splits does")
+        raise UserError(f"{text}; use the names that `medistill check --write-splits` writes")
     return [text + (" ..." if len(names) > 1 else "")]
 
 
@@ -315,8 +318,8 @@ def _boxes_in_frames(source: Source, manifest: pd.DataFrame, data: Data) -> pd.D
             box = ", ".join(f"{name} {first[name]:g}" for name in numbers)
             raise UserError(
                 f"{data.root}: {pluralise(int(lost.sum()), 'box')} outside of the image; the first, of"
-                f" {first['image_id']}, is {box} in {first['width']} x {first['height']} pixels; where images have been"
-                " resized, the data set must say from which size"
+                f" {first['image_id']}, is {box} in {first['width']} x {first['height']} pixels; if images were"
+                " resized, the data set must give the original size"
             )
     fitted = np.empty((len(boxes), 4))
     for of_size, here in boxes.groupby(["width", "height"]).indices.items():

@@ -72,7 +72,7 @@ def read_ids(file: Path) -> TrainIds:
         UserError: it is missing or damaged.
     """
     if not file.exists():
-        raise UserError(f"{file}: no such file, so what the model was trained on is unknown; train it again")
+        raise UserError(f"{file}: no such file, so the model's training data are unknown; train it again")
     # opened here, since numpy leaves a damaged archive open
     with reading(file, TRAIN_AGAIN), open(file, "rb") as stream, np.load(stream, allow_pickle=False) as content:
         ids = TrainIds(content["groups"], content["images"])
@@ -120,6 +120,6 @@ def refuse_overlap(file: Path, dataset: Dataset) -> TrainIds:
     if found:
         raise UserError(
             f"{file}: the model was trained on {describe_overlaps(found)};"
-            " it must not be evaluated on that split, nor teach students that are"
+            " it must not be evaluated on this split, nor teach students that are evaluated on it"
         )
     return ids

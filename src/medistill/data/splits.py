@@ -124,7 +124,7 @@ def split_by_group(fixed: pd.Series, groups: pd.Series, *others: pd.Series) -> t
     for group, part in table.groupby("group"):
         if part["split"].nunique() > 1:
             told = " and ".join(f"{name} in {split}" for name, split in zip(part["name"], part["split"], strict=True))
-            raise UserError(f"{SPLITS_FILE}: {told}, but they are one group, {group}; give them one split")
+            raise UserError(f"{SPLITS_FILE}: {told}, but they are in the same group, {group}; give them the same split")
     return table.drop_duplicates("group").set_index("group")["split"], left.index.tolist()
 
 
@@ -151,7 +151,9 @@ def by_group(
     """
     held_out = val_fraction + test_fraction
     if held_out >= 1:
-        raise UserError(f"data.val_fraction + data.test_fraction is {held_out:g}; it must be below 1, the rest trains")
+        raise UserError(
+            f"data.val_fraction + data.test_fraction is {held_out:g}; it must be below 1, as the rest is for training"
+        )
     place = {group: _uniform(group, seed) for group in groups.unique()}
     # test first: a changed val_fraction leaves the test split as it was
     split = {group: "test" if u < test_fraction else "val" if u < held_out else "train" for group, u in place.items()}
@@ -232,7 +234,7 @@ def official(groups: pd.Series, lists: pd.Series, *, val_fraction: float, seed: 
         more = f", and so are {len(torn) - 1} more" if len(torn) > 1 else ""
         found = " and ".join(split for split in SPLITS if split in set(lists[groups == torn[0]]))
         raise UserError(
-            f"{files}: group {torn[0]} is in two splits, {found}{more}; mend the lists or set data.split: patient"
+            f"{files}: group {torn[0]} is in two splits, {found}{more}; correct the lists, or set data.split: patient"
         )
     if (lists == "val").any():
         return lists.astype("str")

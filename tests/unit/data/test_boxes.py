@@ -69,7 +69,9 @@ def test_boxes_of_less_than_a_pixel_each_are_fractions():
 def test_a_size_must_stand_beside_a_box_and_nowhere_else(size):
     columns = BoxColumns(**XYWH, size=["w", "h"])
     assert len(columns.read(table(("", "", "", "", size, size), columns="abcdwh"), FILE)) == 0
-    with pytest.raises(UserError, match=rf"line 2: column 'h' has '{size}' beside a box: no size in pixels"):
+    with pytest.raises(
+        UserError, match=rf"line 2: column 'h' has '{size}' beside a box, which is not a size in pixels"
+    ):
         columns.read(table(("1", "2", "3", "4", "100", size), columns="abcdwh"), FILE)
 
 

@@ -96,7 +96,7 @@ def test_ages_are_years(tmp_path, text, years):
 
 def test_what_is_no_age_is_noted(tmp_path):
     source = read(write(tmp_path, {"age": "old"}, {"age": "58"}, {"age": ""}))
-    assert source.notes == ["1 cell in column 'Patient Age' without an age: 'old'"]
+    assert source.notes == ["1 cell in column 'Patient Age' without a valid age: 'old'"]
 
 
 def test_an_image_without_a_patient_is_its_own_group_and_blanks_are_unknown(tmp_path):
@@ -204,7 +204,7 @@ def test_an_image_folder_that_is_a_link_out_is_refused(nih, tmp_path):
     ("break_it", "message"),
     [
         (lambda root: None, "nih: no such folder; set data.root"),
-        (lambda root: root.mkdir(), "neither Data_Entry_2017_v2020.csv, Data_Entry_2017.csv nor sample_labels.csv"),
+        (lambda root: root.mkdir(), "none of Data_Entry_2017_v2020.csv, Data_Entry_2017.csv or sample_labels.csv"),
         (lambda root: write(root, images=False), "no rows below the header"),
         (lambda root: write(root, header=""), "not a readable CSV|column 'Image Index' is missing"),
         (lambda root: (write(root, {}) / "Data_Entry_2017.csv").write_bytes(b""), "not a readable CSV"),
@@ -281,12 +281,16 @@ def test_no_box_file_means_no_boxes(tmp_path):
         ("Image\na.png", "column 'Image Index' is missing"),
         ("", "not a readable CSV file"),
         (f"{BOXES}\n\na.png,Mass,1,2,nan,4", r"line 3 \(a.png\): x, y, w, h must be numbers"),
-        (f"{BOXES}\na.png,Mass,1024,2,3,4", r"line 2 \(a.png\): the box 1024, 2, 3, 4 lies outside of the image, 1024"),
+        (
+            f"{BOXES}\na.png,Mass,1024,2,3,4",
+            r"line 2 \(a.png\): the box 1024, 2, 3, 4 lies outside of the image of 1024 x 1024",
+        ),
         (f"{BOXES}\na.png,Mass,-3,2,3,4", "the box -3, 2, 3, 4 lies outside of the image"),
         (f"{BOXES}\na.png,Mass,1,2,3,4\nb.png,Mass,1,2,3,4", "none of its images is in the label table; .* a.png"),
         (
             f"{BOXES}\na.png,Mass,1,2,3,4,,,\nb.png,Mass,225,08,547,01,86,78,79,18",  # decimal commas
-            r"line 3 \(b.png\) has 10 fields, more than 6: a box is image, label, x, y, w, h; put 225,5 between quotes",
+            r"line 3 \(b.png\) has 10 fields, more than 6: a row of boxes is image, label, x, y, w, h; quote numbers"
+            r" with a decimal comma, such as 225,5",
         ),
     ],
 )
@@ -351,7 +355,7 @@ def test_a_line_of_a_list_that_says_more_is_refused_wherever_it_stands(tmp_path,
     lines[place] += ",train"
     (tmp_path / "train_val_list.txt").write_text("\n".join(lines))
     (tmp_path / "test_list.txt").write_text("not_here.png")
-    message = rf"train_val_list\.txt: line {place + 1} has 2 fields, more than 1: write one image name a line"
+    message = rf"train_val_list\.txt: line {place + 1} has 2 fields, more than 1: write one image name per line"
     with pytest.raises(UserError, match=message):
         read(tmp_path)
 
@@ -375,7 +379,7 @@ def test_an_image_in_both_lists_is_named(tmp_path):
     write(tmp_path, {})
     (tmp_path / "train_val_list.txt").write_text("00000000_000.png\n")
     (tmp_path / "test_list.txt").write_text("00000000_000.png\n")
-    with pytest.raises(UserError, match=r"test_list\.txt: 00000000_000\.png is in train_val_list\.txt too"):
+    with pytest.raises(UserError, match=r"test_list\.txt: 00000000_000\.png is also in train_val_list\.txt"):
         read(tmp_path)
 
 

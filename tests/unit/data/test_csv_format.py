@@ -111,8 +111,8 @@ def test_cells_of_labels(tmp_path, delimiter):
         ("maybe", "has 'maybe'; known are"),
         ("10", "has '10'; known are"),
         ("nan", "has 'nan'; known are"),
-        ("-1", r"has '-1'; say what -1 \(uncertain\) counts as: data\.options\.uncertainty: ignore, ones or"),
-        ("-1.0", r"has '-1\.0'; say what -1 \(uncertain\) counts as"),
+        ("-1", r"has '-1'; set data\.options\.uncertainty to ignore, ones or zeros"),
+        ("-1.0", r"has '-1\.0'; set data\.options\.uncertainty to"),
     ],
 )
 def test_a_label_nobody_knows_is_named_with_file_line_and_column(tmp_path, cell, message):
@@ -124,7 +124,7 @@ def test_a_label_nobody_knows_is_named_with_file_line_and_column(tmp_path, cell,
 @pytest.mark.parametrize("cell", ["-3", "0.5", "12,75", "-1"])
 def test_a_measurement_is_no_class(tmp_path, cell):
     table(tmp_path, f"file;days\na.png;1\nb.png;{cell}\n", "a.png", "b.png")
-    with pytest.raises(UserError, match=rf"line 3: column 'days' has '{cell}', which is a number and no class"):
+    with pytest.raises(UserError, match=rf"line 3: column 'days' has '{cell}', which is a number, not a class"):
         read(tmp_path, label="days")
 
 
@@ -142,19 +142,19 @@ def test_a_blank_class_is_kept_where_it_is_asked_for(tmp_path):
     assert source.labels == ["a", "b"]
     assert source.quarantined == []
     np.testing.assert_array_equal(targets(source), [[0, 1], [np.nan, np.nan], [1, 0]])
-    with pytest.raises(UserError, match="unlabelled goes with label: COLUMN"):
+    with pytest.raises(UserError, match="unlabelled is for label: COLUMN"):
         read(tmp_path, path="file", labels=["grade"], unlabelled=True)
 
 
 @pytest.mark.parametrize(
     ("grades", "message"),
     [
-        (("low", "low"), "column 'grade': 2 or more labels are needed, there is low"),
-        (("", ""), "column 'grade': 2 or more labels are needed, there is none"),
+        (("low", "low"), "column 'grade': 2 or more labels are needed, but found low"),
+        (("", ""), "column 'grade': 2 or more labels are needed, but found none"),
         (("Low", "low"), "column 'grade': 'Low' and 'low' differ only in case; give them one name"),
         (
             ("Me\u0301n", "M\xe9n"),
-            r"column 'grade': 'Me\\u0301n' and 'M\\xe9n' are one name as Unicode has it; spell them",
+            r"column 'grade': 'Me\\u0301n' and 'M\\xe9n' are the same name in two Unicode forms; use",
         ),
     ],
 )
@@ -180,10 +180,10 @@ def test_names_in_one_column(tmp_path):
     assert targets(blank) == [[1, 1], [0, 0], [1, 0], [0, 0], [0, 1]]
     assert read(tmp_path, **options).labels == ["Edema", "Healthy", "Mass"]
     with pytest.raises(
-        UserError, match=r"'No Finding' of data\.options\.negative is nowhere in it; it has Edema, Heal"
+        UserError, match=r"'No Finding' of data\.options\.negative does not occur; values are Edema, Heal"
     ):
         read(tmp_path, **options, negative=["No Finding"])
-    with pytest.raises(UserError, match="1 or more labels are needed, there is none"):
+    with pytest.raises(UserError, match="1 or more labels are needed, but found none"):
         read(tmp_path, **options, negative=["Healthy", "Mass", "Edema"])
 
 
@@ -244,7 +244,7 @@ def test_whole_numbers_that_became_floats_still_name_their_files(tmp_path):
 def test_a_name_that_two_files_have_is_refused(tmp_path, cell):
     table(tmp_path, f"file,Mass\nb/18.png,0\n{cell},1\n", "a/17.png", "b/17.png", "b/18.png")
     with pytest.raises(
-        UserError, match=rf"line 3: column 'file': '{cell}' may be a/17\.png or b/17\.png; write the path"
+        UserError, match=rf"line 3: column 'file': '{cell}' may be a/17\.png or b/17\.png; write the whole path"
     ):
         read(tmp_path, labels=["Mass"])
     source = read(tmp_path, labels=["Mass"], images="b")
@@ -341,7 +341,7 @@ def test_all_that_is_known_of_an_image(tmp_path):
         ["s2", "LATERAL", "X", "GE"],
     ]
     assert rows["age"].tolist() == pytest.approx([58, NAN, NAN], nan_ok=True)
-    with pytest.raises(UserError, match="line 2: column 'scanner' has 'Siemens', and no age in any row"):
+    with pytest.raises(UserError, match="line 2: column 'scanner' has 'Siemens', and no row has an age in years"):
         read(tmp_path, labels=["Mass"], age="scanner")
 
 
@@ -377,8 +377,8 @@ def test_splits_of_a_column(tmp_path):
             "uncertainty.default: input should be 'ones', 'zeros' or 'ignore'",
         ),
         ({"labels": ["Mass"], "uncertainty": {"Mess": "ones"}}, "'Mess' is no label; known are Mass and default"),
-        ({"labels": ["Mass"], "exclusive": True}, "exclusive is for columns that exclude each other"),
-        ({"label": "Mass", "exclusive": True}, "exclusive is for columns that exclude each other"),
+        ({"labels": ["Mass"], "exclusive": True}, "exclusive: true needs several columns, of which one is 1"),
+        ({"label": "Mass", "exclusive": True}, "exclusive: true needs several columns, of which one is 1"),
         ({"labels": ["Mass"], "vote": "any"}, "vote needs readers: COLUMN"),
         (
             {"labels": ["Mass"], "readers": "side", "vote": "all but one"},
@@ -412,9 +412,9 @@ def test_splits_of_a_column(tmp_path):
         ({"labels": ["Mass"], "path": "line"}, r"data\.options\.path names the column 'line', which is not there"),
         (
             {"labels": ["Mass"], "patient": False},
-            r"options: patient: no, yes, .* are no text in YAML; put the name in quotes$",
+            r"options: patient: no, yes, .* are booleans in YAML; put the name in quotes$",
         ),
-        ({"labels": [True, "Mass"]}, r"options: labels: no, yes, .* are no text in YAML; put the name in quotes$"),
+        ({"labels": [True, "Mass"]}, r"options: labels: no, yes, .* are booleans in YAML; put the name in quotes$"),
         (
             {"labels": "Mass", "separator": "|", "negative": "M"},
             r"negative: must be a list, such as `\[a, b\]`, and is .M.$",
@@ -466,11 +466,11 @@ def test_dicom_files_without_a_suffix_are_found_and_missed(tmp_path):
 
 
 def test_the_table_must_be_clear(tmp_path):
-    with pytest.raises(UserError, match=r"there is none that ends in \.csv"):
+    with pytest.raises(UserError, match=r"no table found: no file ends in \.csv"):
         read(tmp_path, labels=["Mass"])
     table(tmp_path, "file,Mass\na.png,1\n", "a.png", name="a.csv")
     table(tmp_path, "file,Mass\na.png,0\n", name="b.tsv")
-    with pytest.raises(UserError, match=r"set data\.options\.table; there is a\.csv, b\.tsv"):
+    with pytest.raises(UserError, match=r"set data\.options\.table to one of a\.csv, b\.tsv"):
         read(tmp_path, labels=["Mass"])
     assert targets(read(tmp_path, labels=["Mass"], table="a.csv")) == [[1]]
 

@@ -51,7 +51,7 @@ def test_rows_of_readers_are_one_image_by_vote(tmp_path, vote, expected):
     assert source.notes == [
         "7 rows of table.csv describe 3 images",
         f"7 answers of readers about 3 images, vote: {vote}; they disagree about a label of 2 images",
-        "1 image with fewer than 3 readers, down to 1",
+        "1 image with fewer than 3 readers (at least 1)",
     ]
 
 
@@ -79,7 +79,7 @@ def test_rows_that_repeat_a_reader_or_contradict_him_are_left_out(tmp_path):
         ("b.png", "rows of table.csv contradict each other about this image"),
     ]
     (tmp_path / "table.csv").write_text("file,who,Mass\na.png,R1,1\nb.png,,1\n")
-    with pytest.raises(UserError, match="line 3: column 'who' is empty: who has labelled the image"):
+    with pytest.raises(UserError, match="line 3: column 'who' is empty; name the reader"):
         read(tmp_path, labels=["Mass"], readers="who")
 
 
@@ -122,7 +122,7 @@ def test_a_table_with_a_row_for_each_finding_of_each_reader(tmp_path):
         ("a.png", "Mass", pytest.approx(0.05), pytest.approx(0.2), pytest.approx(0.1), pytest.approx(0.4)),
         ("a.png", "Mass", pytest.approx(0.06), pytest.approx(0.22), pytest.approx(0.1), pytest.approx(0.4)),
     ]
-    assert source.notes[-1] == "1 box of labels that are not 1 for the image: left out"
+    assert source.notes[-1] == "1 box left out, as the label is not 1 for the image"
     anyone = read(tmp_path, **options, vote="any")
     assert labels_of(anyone) == {"a.png": [1, 1], "b.png": [0, 0]}
     assert len(anyone.boxes) == 3
@@ -146,13 +146,13 @@ def test_a_column_says_what_a_box_shows(tmp_path):
         ("b.png", "Edema", 0.5, 0.5, 0.2, 0.2),
     ]
     (root / "table.csv").write_text("file,Mass,Edema,x,y,w,h,shows\na.png,1,1,.1,.2,.3,.4,Heart\n")
-    with pytest.raises(UserError, match="line 2: a box shows 'Heart'; the labels are Mass, Edema"):
+    with pytest.raises(UserError, match="line 2: the box's label 'Heart' is unknown; known are Mass, Edema"):
         read(root, **options)
 
 
 def test_a_box_without_a_label_that_is_1_is_refused(tmp_path):
     root = table(tmp_path, "file,x,y,w,h,Mass", "a.png,,,,,1", "b.png,1,2,5,6,0")
-    with pytest.raises(UserError, match=r"line 3: has a box, but no label that is 1; data\.options\.boxes\.label"):
+    with pytest.raises(UserError, match=r"line 3: has a box, but no label is 1; set data\.options\.boxes\.label"):
         read(root, labels=["Mass"], boxes=XYWH)
 
 

@@ -130,7 +130,9 @@ def test_masks_among_the_images_are_no_images(tmp_path, layout):
     ((what, count),) = source.unwanted.items()
     assert count == 6
     kind = what.split("'")[1]
-    assert what == f"masks, by the name {kind!r}; where they show the finding, data.options.masks: {kind!r} reads them"
+    assert (
+        what == f"masks, by the name {kind!r}; set data.options.masks: {kind!r} to read them, if they show the finding"
+    )
     masked = read_whole("folder", tmp_path, masks=kind)
     assert dict(zip(masked.rows["path"], masked.rows["mask"], strict=True)) == mask_of
     assert masked.rows.drop(columns="mask").equals(source.rows.drop(columns="mask"))
@@ -185,7 +187,7 @@ def test_an_image_with_several_masks_has_none_and_a_mask_without_an_image_is_tol
     expected = {image: None if image == several else mask for image, mask in mask_of.items()}
     found = source.rows.set_index("path")["mask"]
     assert {image: None if mask != mask else mask for image, mask in found.items()} == expected
-    assert source.notes == ["1 image with several masks, and so with none: one each is read"]
+    assert source.notes == ["1 image with several masks; none of them is read"]
     write_masks(tmp_path / "second", "twin folders")
     (tmp_path / "second/benign/images/benign-0.png").unlink()
     source = read_whole("folder", tmp_path / "second", masks="masks")
@@ -270,7 +272,7 @@ def test_a_split_of_a_larger_set_is_read_and_the_others_are_named(tmp_path):
     source = read(tmp_path / "set" / "train")
     assert len(source.rows) == 4
     above = tmp_path / "set"
-    assert source.notes == [f"{above} has more splits than train; data.root: {above} reads them all"]
+    assert source.notes == [f"train is one split of {above}; set data.root to {above} to read all splits"]
     assert read(above).notes == []
 
 
@@ -348,15 +350,15 @@ def test_links_out_are_not_read(tmp_path):
     ("write", "message"),
     [
         (lambda root: None, "xrays: no such folder; set data.root"),
-        (lambda root: root.mkdir(), "xrays: folders of images: 2 or more labels are needed, there is none"),
-        (lambda root: write_folder(root, classes=("images",)), "2 or more labels are needed, there is images$"),
+        (lambda root: root.mkdir(), "xrays: folders of images: 2 or more labels are needed, but found none"),
+        (lambda root: write_folder(root, classes=("images",)), "2 or more labels are needed, but found images$"),
         (
             lambda root: write_folder(root / "archive" / "xrays", splits=("train", "test")),
-            "there is archive; set data.root to .*xrays/archive/xrays$",
+            "but found archive; set data.root to .*xrays/archive/xrays$",
         ),
         (
             lambda root: (write_folder(root / "set"), write_folder(root / "older" / "set"), (root / "doc").mkdir()),
-            "doc: no image in it; .* remove or fill it; set data.root to .*xrays/set$",
+            "doc: no image in it, .*; remove or fill it; set data.root to .*xrays/set$",
         ),
         (
             lambda root: (write_folder(root / "a", splits=("train", "test")), write_folder(root / "b")),
@@ -364,7 +366,7 @@ def test_links_out_are_not_read(tmp_path):
         ),
         (
             lambda root: (write_folder(root), (root / "TB/deep").mkdir(parents=True)),
-            "TB: no image in it; a folder there is a class",
+            "TB: no image in it, but each folder there is a class",
         ),
         (
             lambda root: (write_folder(root, splits=("train", "test")), (root / "train/TB").mkdir()),

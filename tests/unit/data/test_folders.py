@@ -203,8 +203,8 @@ def test_a_file_in_place_of_the_folder_is_named_by_what_it_is(tmp_path):
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
         archive.writestr("images/1.png", b"")
     for name, message in (
-        ("table.csv", "is a file and no folder; set data.root to the data set's folder"),
-        ("archive.zip", "is a ZIP archive and no folder; unpack it and set data.root to the data set's folder"),
+        ("table.csv", "is a file, not a folder; set data.root to the data set's folder"),
+        ("archive.zip", "is a ZIP archive, not a folder; unpack it and set data.root to the data set's folder"),
         ("nothing", "no such folder; set data.root to the data set's folder"),
     ):
         with pytest.raises(UserError) as caught:

@@ -409,7 +409,7 @@ def test_augmented_copies_are_not_split_blindly(tmp_path):
     drawn = Drawn(tmp_path / "root", copies=True, official=None)
     data = settings(tmp_path / "root", split="patient", splits=tmp_path / "splits")
     with pytest.raises(
-        UserError, match=r"holds augmented copies .* `medistill check .*root --format chestxray14 --write"
+        UserError, match=r"contains augmented copies, .* `medistill check .*root --format chestxray14 --write"
     ):
         ingest(data, tmp_path / "out", tmp_path / "cache", source=drawn.source)
     listed = "".join(f"pictures/{number:02d}.png,{number // 2}\n" for number in range(11))

@@ -97,7 +97,7 @@ def test_groups_may_be_packed_by_gzip(lung):
 def test_masks_among_the_tiles_are_refused_and_both_are_named(lung):
     for file in sorted((lung / LUNG / "lung_n").glob("*.jpeg")):
         write_mask(lung / LUNG / "lung_n" / "masks" / f"{file.stem}.png", (1, 1, 3, 3))
-    first = f"{LUNG}/lung_n/masks/lungn1.png: looks like the mask of {LUNG}/lung_n/lungn1.jpeg, and masks are no images"
+    first = f"{LUNG}/lung_n/masks/lungn1.png: looks like the mask of {LUNG}/lung_n/lungn1.jpeg, not like an image"
     with pytest.raises(UserError, match=f"{first}; move {LUNG}/lung_n/masks out of data.root"):
         read(lung)
 
@@ -136,7 +136,7 @@ def test_rows_without_a_file_and_repeated_rows_are_left_out(lung):
         (
             "lungaca2.jpeg,lung_aca,",
             "lungaca2.jpeg,lung_n,",
-            r"groups\.csv: line 3: .*lungaca2\.jpeg has the label 'lung_n', which is not its folder",
+            r"groups\.csv: line 3: .*lungaca2\.jpeg has the label 'lung_n', but is in another class's folder",
         ),
         (
             "lungaca3.jpeg,lung_aca,lung_aca_0",

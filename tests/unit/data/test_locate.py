@@ -29,7 +29,7 @@ def test_the_end_that_is_a_files_whole_path_names_it(tmp_path, prefix):
     keys, notes = found(tmp_path, cells, *files)
     assert keys == ["p10/1.png", "p11/1.png", cells[2], "p11/2.png"]
     assert notes == [
-        f"3 cells of column 'file' with a path of another machine, found by its end: {cells[0]!r} is p10/1.png"
+        f"3 cells of column 'file' with a path of another machine, matched by its last parts: {cells[0]!r} is p10/1.png"
     ]
 
 
@@ -45,7 +45,9 @@ def test_the_end_of_one_files_path_names_it(tmp_path):
     files = ("set/images/a/1.png", "set/images/b/1.png", "set/masks/c/1.png", "2.png")
     cells = ["a/1.png", "images/b/1", "c\\1.png", "d/1.png", "ges/a/1.png"]
     assert found(tmp_path, cells, *files) == ([files[0], files[1], files[2], "d/1.png", "ges/a/1.png"], [])
-    with pytest.raises(UserError, match=r"'a/1\.png' may be set/images/a/1\.png or set/masks/a/1\.png; write the path"):
+    with pytest.raises(
+        UserError, match=r"'a/1\.png' may be set/images/a/1\.png or set/masks/a/1\.png; write the whole path"
+    ):
         found(tmp_path, ["a/1.png"], *files, "set/masks/a/1.png")
 
 

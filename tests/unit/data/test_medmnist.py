@@ -151,7 +151,7 @@ GREY = np.zeros((60, 28, 28), np.uint8)
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"val_labels": None}, "no array val_labels in it; it has test_images, test_labels, train_images"),
+        ({"val_labels": None}, "has no array val_labels; it has test_images, test_labels, train_images"),
         ({"train_images": GREY.astype(np.uint16)}, r"train_images is uint16 of \(60, 28, 28\); it must be uint8 of"),
         (
             {"train_images": np.zeros((60, 28, 28, 28), np.uint8)},
@@ -281,8 +281,8 @@ def test_which_archive_is_meant(tmp_path):
     assert len(read_whole("medmnist", tmp_path, file="deep/medmnist/pneumoniamnist.npz").rows) == 120
     for name, message in (
         ("../x/pneumoniamnist.npz", "lies outside of data.root"),
-        ("mine.npz", "is called like none of MedMNIST's two-dimensional sets, pathmnist"),
-        ("organmnist3d.npz", "is called like none of"),
+        ("mine.npz", "its name is none of MedMNIST's two-dimensional sets, pathmnist"),
+        ("organmnist3d.npz", "its name is none of"),
         ("octmnist.npz", "no such file"),
     ):
         with pytest.raises(UserError, match=message):

@@ -200,7 +200,7 @@ def test_without_the_table_of_splits_there_is_none(root):
             "metadata",
             MIMIC_METADATA,
             "\n".join([*metadata(PA), metadata(PA)[0].replace("504", "505")]),
-            "of two studies",
+            "is in two studies",
         ),
     ],
 )
@@ -214,7 +214,7 @@ def test_a_table_that_is_not_as_published_is_named(root, table, header, row, mes
 @pytest.mark.parametrize("place", ["..", "files"])
 def test_a_folder_one_level_off_is_told_which_one_is_meant(root, place):
     with pytest.raises(
-        UserError, match=r"no mimic-cxr-2\.0\.0-metadata\.csv in it, packed \(\.gz\) or not; set data\.root"
+        UserError, match=r"no mimic-cxr-2\.0\.0-metadata\.csv in it, compressed \(\.gz\) or not; set data\.root"
     ) as error:
         read_whole("mimic_cxr", root / place)
     assert str(error.value).endswith(f"{root.name}")

@@ -70,7 +70,7 @@ def test_a_folder_of_a_class_that_would_be_obeyed_is_refused(tmp_path, label):
         draw(tmp_path / name / "a.png", number)
         draw(tmp_path / name / "b.png", number + 2)
     if label == "caf\udce9":  # not text: its files are left out by name, and the one class left is too few
-        with pytest.raises(UserError, match="2 or more labels are needed, there is Cyst"):
+        with pytest.raises(UserError, match="2 or more labels are needed, but found Cyst"):
             read_source("folder", tmp_path, {})
         return
     with pytest.raises(UserError, match=rf"^{tmp_path}: the label .* has a control character") as caught:
@@ -88,8 +88,8 @@ def test_labels_of_every_language_are_read(tmp_path, label):
 def test_an_adapter_that_gives_a_label_twice_or_none_is_refused(tmp_path, monkeypatch):
     from medistill.data.adapters import folder
 
-    alike = (["A", "M\xe9", "Me\u0301"], "'Me\u0301' is there twice")  # one name in two Unicode forms
-    for labels, message in ((["A", "B", "A"], "'A' is there twice"), (["A", " "], "' ' is blank"), alike):
+    alike = (["A", "M\xe9", "Me\u0301"], "'Me\u0301' occurs twice")  # one name in two Unicode forms
+    for labels, message in ((["A", "B", "A"], "'A' occurs twice"), (["A", " "], "' ' is blank"), alike):
         for number, name in enumerate("AB"):
             draw(tmp_path / name / "a.png", number)
         with monkeypatch.context() as patch:

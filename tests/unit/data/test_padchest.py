@@ -168,14 +168,14 @@ def test_a_list_that_names_nothing_leaves_all_labels_unknown(tmp_path, cell, opt
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
-        ("['pneumonia'", "has labels that are no list: \"['pneumonia'\""),
-        ("pneumonia", "has labels that are no list: 'pneumonia'"),
-        ("['pneumonia', nan]", "has labels that are no list: \"['pneumonia', nan]\""),
-        ("['pneumonia', 3]", "has labels that are no list"),
-        ("{'pneumonia': 1}", "has labels that are no list"),
-        ("'pneumonia'", "has labels that are no list"),
-        ("[" * 500, "has labels that are no list"),
-        ("__import__('os').mkdir('x')", "has labels that are no list"),
+        ("['pneumonia'", "has labels that are not a list: \"['pneumonia'\""),
+        ("pneumonia", "has labels that are not a list: 'pneumonia'"),
+        ("['pneumonia', nan]", "has labels that are not a list: \"['pneumonia', nan]\""),
+        ("['pneumonia', 3]", "has labels that are not a list"),
+        ("{'pneumonia': 1}", "has labels that are not a list"),
+        ("'pneumonia'", "has labels that are not a list"),
+        ("[" * 500, "has labels that are not a list"),
+        ("__import__('os').mkdir('x')", "has labels that are not a list"),
         ("['pneumonia', 'cough']", "has the unknown label 'cough'"),
         ("['pneumonia' 'unchanged']", "has the unknown label 'pneumoniaunchanged'"),  # a comma is missing
         ("['normal', 'pneumonia']", "has the contradictory labels \"['normal', 'pneumonia']\""),
@@ -250,7 +250,9 @@ def test_ids_are_text_to_the_last_digit(tmp_path):
 def test_ids_that_became_floats_are_themselves_again_or_refused(tmp_path):
     found = read(write(tmp_path / "whole", {"PatientID": "17.0", "StudyID": "4.0"})).rows
     assert found[["patient_id", "study_id"]].iloc[0].tolist() == ["17", "4"]
-    with pytest.raises(UserError, match=r"column 'PatientID' has '8\.3986E\+35': a spreadsheet has rounded the ids"):
+    with pytest.raises(
+        UserError, match=r"column 'PatientID' has '8\.3986E\+35': a spreadsheet seems to have rounded the ids"
+    ):
         read(write(tmp_path / "rounded", {"PatientID": "8.3986E+35"}))
 
 
@@ -344,7 +346,7 @@ def test_which_table_is_meant_must_be_clear(tmp_path):
         read(tmp_path)
     write(tmp_path, "['normal']")
     write(tmp_path, "['normal']", name="my_padchest_selection.csv")
-    with pytest.raises(UserError, match=rf"which is the label table, {PADCHEST_TABLE} or my_padchest_selection\.csv"):
+    with pytest.raises(UserError, match=rf"several label tables, {PADCHEST_TABLE} and my_padchest_selection\.csv"):
         read(tmp_path)
 
 

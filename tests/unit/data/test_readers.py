@@ -59,7 +59,7 @@ def test_notes_count_images_on_which_readers_disagree_are_tied_or_few():
     )
     assert found.notes == [
         "9 answers of readers about 4 images, vote: majority; they disagree about a label of 2 images",
-        "1 image with a label that as many readers affirm as deny: it is unknown there",
-        "2 images with fewer than 3 readers, down to 1",
+        "1 image with a tie between readers for a label: the label is unknown there",
+        "2 images with fewer than 3 readers (at least 1)",
     ]
     assert len(vote(table[LABELS], table["image"], table["reader"], "mean").notes) == 2  # `mean` has no ties

@@ -65,7 +65,7 @@ def test_official_keeps_the_test_split_and_carves_validation_by_group():
 
 def test_a_patient_in_two_official_splits_is_named():
     groups = pd.Series(["7", "8", "8"])
-    with pytest.raises(UserError, match=r"the lists: group 8 is in two splits, train and test; mend"):
+    with pytest.raises(UserError, match=r"the lists: group 8 is in two splits, train and test; correct"):
         official(groups, pd.Series(["train", "train", "test"]))
 
 
@@ -137,7 +137,9 @@ def test_a_split_holds_for_a_group_by_any_of_its_names():
     assert resolve(**{"listed g": "val"}) == ({"listed g": "val"}, [])
     assert resolve(**{"1": "test"}) == ({"listed g": "test"}, [])  # `1` is the patient, as without groups.csv
     assert resolve(**{"listed 1": "test"}) == ({"listed 1": "test"}, [])
-    with pytest.raises(UserError, match=r"sides\.csv: 2 in test and g in train, but they are one group, listed g"):
+    with pytest.raises(
+        UserError, match=r"sides\.csv: 2 in test and g in train, but they are in the same group, listed g"
+    ):
         resolve(**{"g": "train", "2": "test"})
 
 

@@ -95,7 +95,7 @@ def test_a_row_with_more_cells_than_the_header_has_names_is_refused_wherever_it_
     rows = [["image", "note", "Mass"], *([f"{number}.png", "x", "0"] for number in range(7))]
     rows[1 + place] = [f"{place}.png", note, "1"]
     file = write(tmp_path, "\n".join(delimiter.join(row) for row in rows))
-    message = rf"table\.csv: line {place + 2} has 4 fields, more than 3: the header names no more; put a cell"
+    message = rf"table\.csv: line {place + 2} has 4 fields, more than 3: the header has fewer columns; quote cells"
     with pytest.raises(UserError, match=message):
         read_table(file, {"image": ()})  # although the column `image` would be right
     rows[1 + place] = [f"{place}.png", f'"{note}"', "1"]
@@ -141,7 +141,7 @@ def test_a_table_without_a_header_is_told_to_want_one(tmp_path, first, looks):
 def test_a_table_whose_cells_are_separated_by_blanks_is_told_to_want_commas(tmp_path, header, columns):
     with pytest.raises(UserError, match="column 'file' is missing; it has ") as caught:
         read_table(write(tmp_path, f"{header}\na b c\n"), {"file": ()})
-    advice = f"this is one column; where blanks separate {columns} of them, save the table with commas"
+    advice = f"the header is one column; if blanks separate {columns} columns, save the table with commas"
     assert (advice in str(caught.value)) == (columns > 0)
     assert ("save the table with commas" in str(caught.value)) == (columns > 0)
 
@@ -308,7 +308,9 @@ def test_ids_are_text_again(tmp_path, values, expected):
 
 
 def test_rounded_ids_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"t\.csv: column 'patient' has '2\.1684E\+44': a spreadsheet has rounded"):
+    with pytest.raises(
+        UserError, match=r"t\.csv: column 'patient' has '2\.1684E\+44': a spreadsheet seems to have rounded"
+    ):
         identifiers(pd.Series(["1", "2.1684E+44"], dtype="str"), tmp_path / "t.csv", "patient")
 
 

@@ -72,7 +72,7 @@ def test_three_readers_vote_and_boxes_count_where_their_label_holds(root):
     assert boxes_of(source) == [("a", "Nodule/Mass", 4.5, 5, 15.5, 20), ("a", "Nodule/Mass", 5, 6, 16, 20)]
     assert source.notes == [
         "9 answers of readers about 3 images, vote: majority; they disagree about a label of 2 images",
-        "2 boxes of labels that are not 1 for the image: left out",
+        "2 boxes left out, as the label is not 1 for the image",
     ]
 
 
@@ -101,7 +101,7 @@ def test_without_a_table_of_boxes_there_are_none(root):
         (root / f"annotations/annotations_{part}.csv").unlink()
     source = read_whole("vindr_cxr", root)
     assert len(source.boxes) == 0
-    assert "annotations_train.csv is not there: no boxes" in source.notes
+    assert "annotations_train.csv is missing, so there are no boxes" in source.notes
 
 
 def test_tables_beside_the_images_are_found_as_well(root):
@@ -143,15 +143,17 @@ def test_kaggles_table_has_labels_and_boxes_in_one(kaggle):
     source = read_whole("vindr_cxr", kaggle)
     assert source.labels == list(KAGGLE)
     assert positives(source) == {"a": {"Nodule/Mass"}, "b": set()}
-    assert source.quarantined == [("train/c.dicom", "a reader finds something and nothing in it (train.csv)")]
+    assert source.quarantined == [
+        ("train/c.dicom", 'a reader names both a finding and "No finding" for it (train.csv)')
+    ]
     assert boxes_of(source) == [("a", "Nodule/Mass", 4, 5, 16, 20), ("a", "Nodule/Mass", 5, 6, 16, 20)]
     assert source.unwanted == {"images of test/, whose labels are not there": 1}
     assert (source.official, source.entries) == (None, 3)
     assert source.notes == [
         "8 answers of readers about 3 images, vote: majority; they disagree about a label of 2 images",
-        "1 image with a label that as many readers affirm as deny: it is unknown there",
-        "1 image with fewer than 3 readers, down to 2",
-        "1 box of labels that are not 1 for the image: left out",
+        "1 image with a tie between readers for a label: the label is unknown there",
+        "1 image with fewer than 3 readers (at least 2)",
+        "1 box left out, as the label is not 1 for the image",
     ]
 
 
@@ -159,7 +161,7 @@ def test_converted_images_need_the_size_that_boxes_refer_to(kaggle):
     (kaggle / "train/a.dicom").unlink()
     write_picture(kaggle / "train/a.png", 1)
     with pytest.raises(
-        UserError, match=r"train\.csv: boxes are in pixels of the original DICOM file, and train/a\.png is"
+        UserError, match=r"train\.csv: boxes are in pixels of the original DICOM file, but train/a\.png is not"
     ):
         read_whole("vindr_cxr", kaggle)
     rows = [f"{row},200,100" for row in KAGGLE_ROWS]
@@ -207,7 +209,7 @@ def test_converted_images_need_the_size_that_boxes_refer_to(kaggle):
             "annotations_train.csv",
             BOXES,
             ["a,R8,Mass,1,2,3,4"],
-            "line 2: a box shows 'Mass'; known are Aortic enlargement",
+            "line 2: the box's label 'Mass' is unknown; known are Aortic enlargement",
         ),
         ("annotations_train.csv", BOXES, ["a,R8,Edema,9,2,3,4"], "line 2: the box .* must have x_max above x_min"),
         (

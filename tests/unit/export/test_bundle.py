@@ -146,7 +146,7 @@ def test_a_failure_leaves_the_older_export_as_it_was(exported, source, dataset, 
     ],
 )
 def test_data_that_the_model_was_not_trained_for_are_refused(source, dataset, settings, tmp_path, key, value):
-    with pytest.raises(UserError, match=rf"config\.json: {key} is .* but .*processed"):
+    with pytest.raises(UserError, match=rf"config\.json: trained with {key} .*, but .*processed.* has "):
         export_model(source, dataclasses.replace(dataset, **{key: value}), tmp_path / "out", settings)
     assert list(tmp_path.iterdir()) == []
 

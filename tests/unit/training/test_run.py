@@ -92,7 +92,7 @@ def test_a_training_goes_on_only_where_all_that_decides_it_is_the_same(spec, tin
 
 
 def test_what_is_trained_already_is_not_trained_again(spec, tiny_dataset, tmp_path, capsys, monkeypatch):
-    folder, kept = tmp_path / "m", tmp_path / "c" / "student" / "a"
+    folder, kept = tmp_path / "m", tmp_path / "c" / "baseline" / "a"
     package = Path(shutil.copytree(specs.PACKAGE, tmp_path / "package", ignore=shutil.ignore_patterns("__pycache__")))
     monkeypatch.setattr(specs, "PACKAGE", package)
 

@@ -65,7 +65,7 @@ def _require_names(labels: list[str], root: Path) -> None:
         if not is_name(label):
             raise UserError(
                 f"{root}: the label {shortened(repr(label), 100)} is blank or has a control character, a line break or"
-                " a mark that turns the direction of writing; rename it in the table, or the folder"
+                " a mark that changes the writing direction; rename it in the table, or rename the folder"
             )
         if compose(label) in map(compose, labels[:number]):
-            raise UserError(f"{root}: the label {shortened(repr(label), 100)} is there twice; name each once")
+            raise UserError(f"{root}: the label {shortened(repr(label), 100)} occurs twice; give each label once")

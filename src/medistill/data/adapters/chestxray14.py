@@ -79,10 +79,10 @@ def read(root: Path, options: Options) -> Source:
     root = require_folder(root)
     label_file = find_table(root, *LABEL_FILES)
     if label_file is None:
-        names = ", ".join(LABEL_FILES[:-1]) + f" nor {LABEL_FILES[-1]}"
+        names = ", ".join(LABEL_FILES[:-1]) + f" or {LABEL_FILES[-1]}"
         advice = suggest_root(root, lambda folder: find_table(folder, *LABEL_FILES) is not None)
         advice = describe_instead(root, "data_entry", "sample_labels") or advice or "; data.root must hold one of them"
-        raise UserError(f"{root}: neither {names} is there{advice}")
+        raise UserError(f"{root}: none of {names} is there{advice}")
     table = read_table(label_file, COLUMNS)
     table = table.set_axis(["image", "labels", "patient", "age", "sex", "view", "line"], axis=1)
     table["patient"] = identifiers(table["patient"], label_file, "Patient ID").fillna("")
@@ -174,7 +174,12 @@ def _read_boxes(path: Path | None, image_ids: pd.Series, listed: pd.Series) -> p
         image, label, *numbers = [*row, *[""] * _BOX_FIELDS][:_BOX_FIELDS]
         label = "Infiltration" if label == "Infiltrate" else label
         where = f"{path}: line {line} ({image})"
-        require_no_more(row, _BOX_FIELDS, where, "a box is image, label, x, y, w, h; put 225,5 between quotes")
+        require_no_more(
+            row,
+            _BOX_FIELDS,
+            where,
+            "a row of boxes is image, label, x, y, w, h; quote numbers with a decimal comma, such as 225,5",
+        )
         if label not in LABELS:
             raise UserError(f"{where}: unknown label {label!r}; known are {', '.join(LABELS)}")
         try:
@@ -186,7 +191,7 @@ def _read_boxes(path: Path | None, image_ids: pd.Series, listed: pd.Series) -> p
             raise UserError(f"{where}: x, y, w, h must be numbers, w and h positive, not {given}")
         if x >= 1 or y >= 1 or x + w <= 0 or y + h <= 0:
             given = ", ".join(numbers)
-            raise UserError(f"{where}: the box {given} lies outside of the image, {BOX_FRAME} pixels wide and high")
+            raise UserError(f"{where}: the box {given} lies outside of the image of {BOX_FRAME} x {BOX_FRAME} pixels")
         boxes.append((image, label, x, y, w, h))
     if boxes and not listed.isin([image for image, *_ in boxes]).any():
         raise UserError(f"{path}: none of its images is in the label table; the first is {boxes[0][0]}")
@@ -216,7 +221,7 @@ def _read_split(root: Path, image_ids: pd.Series, options: Options) -> tuple[pd.
         twice = next((image for image in listed if split_of.get(image, split) != split), None)
         if twice:
             other = there[split_of[twice]].name
-            raise UserError(f"{file}: {twice} is in {other} too; an image has one split")
+            raise UserError(f"{file}: {twice} is also in {other}; remove it from one of the lists")
         split_of |= dict.fromkeys(listed, split)
     return image_ids.map(split_of), names
 
@@ -226,6 +231,6 @@ def _read_list(file: Path, labels: int) -> list[str]:
     images = []
     for number, line in enumerate(read_text(file).split("\n"), 1):
         fields = [field for field in re.split(r'[\s,;"]+', line) if field]
-        require_no_more(fields, 1 + labels, f"{file}: line {number}", "write one image name a line")
+        require_no_more(fields, 1 + labels, f"{file}: line {number}", "write one image name per line")
         images += fields[:1]
     return images

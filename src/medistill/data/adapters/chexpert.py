@@ -88,7 +88,7 @@ def read(root: Path, options: Options) -> Source:
     files = _find_images(root, folders)
     unclear = pd.Series(None, index=table.index, dtype=object)
     unwanted = {}
-    unclear[table["patient"].isna()] = "its path is not train/patient00001/study1/view1_frontal.jpg or alike"
+    unclear[table["patient"].isna()] = "its path is not of the form train/patient00001/study1/view1_frontal.jpg"
     if options.views == "frontal":
         unclear[table["plane"].isna() & unclear.isna()] = "neither frontal nor lateral"
         wanted = (table["plane"] != "lateral").groupby(table["image"]).transform("any")

@@ -128,7 +128,7 @@ class Options(Settings):
     def _not_a_word_of_yaml(cls, value: Any, info: ValidationInfo) -> Any:
         items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
         if info.field_name not in ("unlabelled", "exclusive") and any(isinstance(item, bool) for item in items):
-            raise ValueError("no, yes, on, off, true and false are no text in YAML; put the name in quotes")
+            raise ValueError("no, yes, on, off, true and false are booleans in YAML; put the name in quotes")
         return value
 
     @field_validator("uncertainty", mode="before")
@@ -147,7 +147,7 @@ class Options(Settings):
             raise ValueError("label or labels names no column")
         if isinstance(self.labels, str) and self.separator is None and self.boxes is None and self.readers is None:
             raise ValueError(
-                f"labels: {self.labels} needs separator, what stands between the names in that column;"
+                f"labels: {self.labels} needs separator, the text between the names in that column;"
                 f" a column of 1 and 0 is labels: [{self.labels}]"
             )
         if not isinstance(self.labels, str) and (self.separator is not None or self.negative):
@@ -159,11 +159,15 @@ class Options(Settings):
     @model_validator(mode="after")
     def _what_goes_with_what(self) -> "Options":
         if self.exclusive and not (isinstance(self.labels, list) and len(self.labels) > 1):
-            raise ValueError("exclusive is for columns that exclude each other: labels: [COLUMN, COLUMN, ...]")
+            raise ValueError(
+                "exclusive: true needs several columns, of which one is 1 in each row: labels: [COLUMN, COLUMN, ...]"
+            )
         if self.unlabelled and self.labels and not self.exclusive:
-            raise ValueError("unlabelled goes with label: COLUMN or exclusive: true; else a blank is unknown anyway")
+            raise ValueError(
+                "unlabelled is for label: COLUMN or exclusive: true; with other labels a blank is always unknown"
+            )
         if "vote" in self.model_fields_set and self.readers is None:
-            raise ValueError("vote needs readers: COLUMN, who labelled")
+            raise ValueError("vote needs readers: COLUMN, the column with the reader's name")
         return self
 
     @property
@@ -280,9 +284,9 @@ def _find_table(root: Path, name: str) -> Path:
     if not found:
         below = suggest_root(root, _tables, above=False)
         advice = below or describe_instead(root) or suggest_root(root, _tables) or "; set data.options.table"
-        raise UserError(f"{root}: which file is the table? there is none that ends in {', '.join(TABLES)}{advice}")
+        raise UserError(f"{root}: no table found: no file ends in {', '.join(TABLES)}{advice}")
     if len(found) > 1:
-        raise UserError(f"{root}: which file is the table? set data.options.table; there is {', '.join(found)}")
+        raise UserError(f"{root}: several files may be the table; set data.options.table to one of {', '.join(found)}")
     return root / found[0]
 
 
@@ -302,7 +306,9 @@ def _find_files(root: Path, name: str, option: str) -> Files:
 def _within(root: Path, name: str, option: str) -> Path:
     """A file or folder of the data set; one outside is refused, since DVC would not notice its changes."""
     if not (root / name).resolve().is_relative_to(root.resolve()):
-        raise UserError(f"{root / name}: lies outside of data.root; set data.options.{option} to something in it")
+        raise UserError(
+            f"{root / name}: lies outside of data.root; set data.options.{option} to a folder or file in it"
+        )
     return root / name
 
 
@@ -344,7 +350,7 @@ def _merge_rows(
         readers = identifiers(raw[options.readers], file, options.readers)
         if readers.isna().any():
             line = raw["line"][readers.isna()].iloc[0]
-            raise UserError(f"{file}: line {line}: column {options.readers!r} is empty: who has labelled the image?")
+            raise UserError(f"{file}: line {line}: column {options.readers!r} is empty; name the reader")
     alone = raw.drop(columns="line").duplicated() | (table["image"] == "")  # join_files has words for these
     image, readers, answers = table["image"][~alone], readers[~alone], table.loc[~alone, columns]
     verdict = vote(answers, image, readers, options.vote)
@@ -392,14 +398,14 @@ def _read_boxes(
         unknown = ~names.isin(labels)
         if unknown.any():
             line, name = raw["line"][boxes.index][unknown].iloc[0], names[unknown].iloc[0]
-            raise UserError(f"{file}: line {line}: a box shows {name!r}; the labels are {', '.join(labels)}")
+            raise UserError(f"{file}: line {line}: the box's label {name!r} is unknown; known are {', '.join(labels)}")
         shown = pd.DataFrame({label: names == label for label in labels}, dtype="float32")
     nothing = shown.eq(0).all(axis=1)
     if nothing.any():
         line = raw["line"][boxes.index][nothing].iloc[0]
         raise UserError(
-            f"{file}: line {line}: has a box, but no label that is 1; data.options.boxes.label names the column that"
-            " says what a box shows"
+            f"{file}: line {line}: has a box, but no label is 1; set data.options.boxes.label to the column with the"
+            " box's label"
         )
     rows, places = np.nonzero(shown.to_numpy() == 1)
     return boxes.iloc[rows].assign(label=np.array(labels)[places])
@@ -418,7 +424,7 @@ def _ages(cells: pd.Series, raw: pd.DataFrame, file: Path, column: str) -> tuple
     found, notes = ages(cells, column)
     if cells.notna().any() and found.isna().all():
         line, cell = raw["line"][cells.notna()].iloc[0], cells.dropna().iloc[0]
-        raise UserError(f"{file}: line {line}: column {column!r} has {cell!r}, and no age in any row; ages are years")
+        raise UserError(f"{file}: line {line}: column {column!r} has {cell!r}, and no row has an age in years")
     return found, notes
 
 

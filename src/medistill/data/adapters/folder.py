@@ -90,7 +90,7 @@ def read(root: Path, options: Options) -> Source:
     labels = collect_labels(label.dropna(), f"{root}: folders of images", advice=advice)
     if _is_split_folder(root):
         above = root.resolve().parent
-        notes.append(f"{above} has more splits than {root.resolve().name}; data.root: {above} reads them all")
+        notes.append(f"{root.resolve().name} is one split of {above}; set data.root to {above} to read all splits")
     rows = rows.assign(group_id=rows["image_id"], mask=rows["image_id"].map(mask_of).astype("str"))
     return Source(
         labels=labels,
@@ -139,7 +139,7 @@ def _require_filled(root: Path, splits: dict[str, str], filled: set[str]) -> Non
         if empty:
             advice = "" if splits else suggest_root(root, _is_data_set, above=False)
             raise UserError(
-                f"{root / parent / empty}: no image in it; a folder there is a class, so remove or fill it{advice}"
+                f"{root / parent / empty}: no image in it, but each folder there is a class; remove or fill it{advice}"
             )
 
 
@@ -160,9 +160,9 @@ def _choose_masks(
         elif mask.kind in asked:
             orphans.append(files.usable[key])
     several = sum(len(paths) > 1 for paths in found.values())
-    notes = [f"{pluralise(several, 'image')} with several masks, and so with none: one each is read"] if several else []
+    notes = [f"{pluralise(several, 'image')} with several masks; none of them is read"] if several else []
     unwanted = {
-        f"masks, by the name {kind!r}; where they show the finding, data.options.masks: {kind!r} reads them": count
+        f"masks, by the name {kind!r}; set data.options.masks: {kind!r} to read them, if they show the finding": count
         for kind, count in kinds.items()
         if kind not in asked
     }

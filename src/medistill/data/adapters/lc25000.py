@@ -106,5 +106,5 @@ def _join_groups(file: Path, files: Files, images: dict[str, str]) -> Joined:
         wrong = table[(table["label"] != folder) & (table["label"] != "")]
         if len(wrong):
             line, image, label = wrong[["line", "image", "label"]].iloc[0]
-            raise UserError(f"{file}: line {line}: {image} has the label {label!r}, which is not its folder")
+            raise UserError(f"{file}: line {line}: {image} has the label {label!r}, but is in another class's folder")
     return join_files(table, files, file.name)

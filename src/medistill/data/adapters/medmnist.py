@@ -124,7 +124,7 @@ def _find_archive(root: Path, name: str) -> str:
     there = sorted(entry.name for entry in root.iterdir() if entry.is_file() and entry.suffix == SUFFIX)
     found = [name] if name else [name for name in there if name in ARCHIVES]
     if len(found) > 1:
-        raise UserError(f"{root}: which archive? set data.options.file to one of {', '.join(found)}")
+        raise UserError(f"{root}: several archives; set data.options.file to one of {', '.join(found)}")
     if not found:
         others = f", but {', '.join(there[:3])}" if there else ""
         advice = suggest_root(root, lambda folder: any((folder / archive).is_file() for archive in ARCHIVES))
@@ -136,9 +136,9 @@ def _find_archive(root: Path, name: str) -> str:
     if not archive.resolve().is_relative_to(root.resolve()):
         raise UserError(f"{archive}: lies outside of data.root; set data.options.file to an archive in it")
     if archive.name not in ARCHIVES:
-        raise UserError(f"{archive}: is called like none of MedMNIST's two-dimensional sets, {', '.join(SETS)}")
+        raise UserError(f"{archive}: its name is none of MedMNIST's two-dimensional sets, {', '.join(SETS)}")
     if not archive.is_file():
-        raise UserError(f"{archive}: no such file; data.options.file names it")
+        raise UserError(f"{archive}: no such file; correct data.options.file")
     return PurePosixPath(found[0]).as_posix()
 
 

@@ -108,7 +108,7 @@ def _read_images(file: Path) -> pd.DataFrame:
     path = f"{FOLDER}/p" + patient.str[:2] + "/p" + patient + "/s" + study + "/" + image + ".jpg"
     places = path.groupby(image).nunique()
     if (places > 1).any():
-        raise UserError(f"{file}: dicom_id {places.index[places > 1][0]} is of two studies")
+        raise UserError(f"{file}: dicom_id {places.index[places > 1][0]} is in two studies")
     view = raw["ViewPosition"].str.upper().where(raw["ViewPosition"] != "", None).replace(VIEWS)
     columns = {"line": raw["line"], "image": path, "dicom": image, "patient": patient, "study": study, "view": view}
     return pd.DataFrame(columns)

@@ -111,7 +111,7 @@ def _find_table(root: Path) -> Path:
         advice = advice or suggest_root(root, lambda folder: len(_tables(folder)) == 1)
         raise UserError(f"{root}: no label table in it, PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv{advice}")
     if len(found) > 1:
-        raise UserError(f"{root}: which is the label table, {' or '.join(found)}? leave one of them there")
+        raise UserError(f"{root}: several label tables, {' and '.join(found)}; leave one of them there")
     return root / found[0]
 
 
@@ -132,7 +132,7 @@ def _read_labels(cells: pd.Series, tree: dict[str, frozenset[str]]) -> tuple[pd.
     for number, cell in enumerate(lists):
         names = _parse(cell)
         if names is None:
-            complaints[number] = f"has labels that are no list: {_shorten(cell)}"
+            complaints[number] = f"has labels that are not a list: {_shorten(cell)}"
             continue
         unknown = sorted(names - set(KNOWN))
         findings = {KNOWN[name] for name in names - set(unknown)} - {NORMAL, EXCLUDE, *TOKENS}

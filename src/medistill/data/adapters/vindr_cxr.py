@@ -135,7 +135,7 @@ def read(root: Path, options: Options) -> Source:
     boxes, notes = upheld(pd.concat([part.boxes for part in parts.values()]), rows)
     in_pixels = {part.in_pixels for part in parts.values() if len(part.boxes)}
     if len(in_pixels) > 1:
-        raise UserError(f"{root}: one table of boxes has the columns width and height, the other has not; add them")
+        raise UserError(f"{root}: only one table of boxes has the columns width and height; add them to the other")
     _require_dicom(parts.values(), rows, files)
     return Source(
         labels=list(labels),
@@ -190,7 +190,7 @@ def _read_part(file: Path, name: str, options: Options) -> _Part:
         images, notes = _merge(raw, values, options.vote)
     table = find_table(file.parent, f"annotations_{name}.csv")
     if table is None:
-        notes = [*notes, f"annotations_{name}.csv is not there: no boxes"]
+        notes = [*notes, f"annotations_{name}.csv is missing, so there are no boxes"]
         return _Part(file, images.assign(wrong=None), no_boxes(), file, False, notes)
     raw = read_table(table, {"image_id": (), "class_name": ()} | dict.fromkeys([*CORNERS, *SIZE], ()), optional=SIZE)
     boxes, in_pixels = _read_boxes(raw, table, FINDINGS)
@@ -212,7 +212,7 @@ def _read_kaggle(file: Path, options: Options) -> _Part:
     images, notes = _merge(raw, pd.DataFrame(values), options.vote)
     free = (raw["class_name"] == NO_FINDING).groupby([raw["image_id"], raw["rad_id"]]).mean()
     torn = set(free.index[(free > 0) & (free < 1)].get_level_values("image_id"))
-    wrong = f"a reader finds something and nothing in it ({file.name})"
+    wrong = f'a reader names both a finding and "No finding" for it ({file.name})'
     images["wrong"] = images["image_id"].map(dict.fromkeys(torn, wrong)).astype(object)
     boxes, in_pixels = _read_boxes(raw, file, KAGGLE)
     return _Part(file, images, boxes, file, in_pixels, notes)
@@ -243,7 +243,9 @@ def _read_boxes(raw: pd.DataFrame, file: Path, labels: tuple[str, ...]) -> tuple
     unknown = ~names.isin(labels)
     if unknown.any():
         line = raw["line"][boxes.index][unknown].iloc[0]
-        raise UserError(f"{file}: line {line}: a box shows {names[unknown].iloc[0]!r}; known are {', '.join(labels)}")
+        raise UserError(
+            f"{file}: line {line}: the box's label {names[unknown].iloc[0]!r} is unknown; known are {', '.join(labels)}"
+        )
     return boxes.assign(image_id=raw["image_id"][boxes.index], label=names)[list(no_boxes().columns)], in_pixels
 
 
@@ -262,8 +264,8 @@ def _require_dicom(parts: Iterable[_Part], rows: pd.DataFrame, files: Files) -> 
         other = boxed[~boxed.str.lower().str.endswith(DICOM) & ~boxed.isin(files.dicom)]
         if part.in_pixels and len(other):
             raise UserError(
-                f"{part.boxes_file}: boxes are in pixels of the original DICOM file, and {other.iloc[0]} is none; give"
-                " the table the columns width and height of the original"
+                f"{part.boxes_file}: boxes are in pixels of the original DICOM file, but {other.iloc[0]} is not a"
+                " DICOM file; add columns width and height with the size of the original to the table"
             )
 
 

@@ -62,7 +62,7 @@ def find_arrays(archive: Path, names: Iterable[str]) -> dict[str, Array]:
         there = {info.filename.removesuffix(".npy"): info for info in opened.infolist()}
         for name in names:
             if name not in there:
-                raise UserError(f"{archive}: no array {name} in it; it has {shortened(', '.join(sorted(there)), 200)}")
+                raise UserError(f"{archive}: has no array {name}; it has {shortened(', '.join(sorted(there)), 200)}")
         return {name: _declared(opened, there[name]) for name in names}
 
 

@@ -96,7 +96,9 @@ def _extents(raw: pd.DataFrame, file: Path, column: str, boxed: pd.Series) -> pd
     wrong = boxed & ~(np.isfinite(extents) & (extents > 0))
     if wrong.any():
         line, cell = raw["line"][wrong].iloc[0], raw[column][wrong].iloc[0]
-        raise UserError(f"{file}: line {line}: column {column!r} has {cell!r} beside a box: no size in pixels")
+        raise UserError(
+            f"{file}: line {line}: column {column!r} has {cell!r} beside a box, which is not a size in pixels"
+        )
     return extents
 
 
@@ -177,6 +179,6 @@ def upheld(boxes: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[
     number = pd.Index(columns).get_indexer(pd.Index(LABEL_PREFIX + boxes["label"]))
     holds = rows[columns].to_numpy()[place, number] == 1
     left = int((~holds).sum())
-    notes = [f"{pluralise(left, 'box')} of labels that are not 1 for the image: left out"] if left else []
+    notes = [f"{pluralise(left, 'box')} left out, as the label is not 1 for the image"] if left else []
     empty = no_boxes()
     return boxes.loc[holds, list(empty.columns)].astype(empty.dtypes).drop_duplicates(ignore_index=True), notes

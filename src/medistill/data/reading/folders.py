@@ -96,7 +96,7 @@ def require_folder(root: Path) -> Path:
         raise UserError(f"{root}: no such folder; set data.root to the data set's folder") from None
     except NotADirectoryError:
         what, unpack = _describe_file(root)
-        raise UserError(f"{root}: is {what} and no folder; {unpack}set data.root to the data set's folder") from None
+        raise UserError(f"{root}: is {what}, not a folder; {unpack}set data.root to the data set's folder") from None
     except OSError as error:
         raise UserError(f"{root}: the folder cannot be read: {error.strerror}") from None
 

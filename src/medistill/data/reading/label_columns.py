@@ -30,7 +30,7 @@ def read_classes(
     measured = classes.str.fullmatch(_MEASURE).fillna(False).astype(bool)
     if measured.any():
         line, value = raw["line"][measured].iloc[0], classes[measured].iloc[0]
-        raise UserError(f"{file}: line {line}: column {column!r} has {value!r}, which is a number and no class")
+        raise UserError(f"{file}: line {line}: column {column!r} has {value!r}, which is a number, not a class")
     labels = collect_labels(classes.dropna(), f"{file}: column {column!r}")
     unclear = pd.Series(None, index=raw.index, dtype=object)
     unclear[classes.isna() & (not keep_blank)] = "has no label"
@@ -51,7 +51,7 @@ def read_flags(raw: pd.DataFrame, file: Path, column: str, *, uncertain: float |
         line, cell = raw["line"][unknown].iloc[0], raw[column][unknown].iloc[0]
         known = "known are 1, 0, yes, no, true, false, and blank for unknown"
         if re.fullmatch(r"-1([.,]0*)?", cell):
-            known = "say what -1 (uncertain) counts as: data.options.uncertainty: ignore, ones or zeros"
+            known = "set data.options.uncertainty to ignore, ones or zeros for -1 (uncertain)"
         raise UserError(f"{file}: line {line}: column {column!r} has {cell!r}; {known}")
     return flags.map(value_of).astype(np.float32)
 
@@ -67,7 +67,7 @@ def read_names(
     names = collect_labels(set().union(*named) - {""}, where, least=0)
     absent = next((name for name in negative if name and name not in names), None)
     if absent:
-        raise UserError(f"{where}: {absent!r} of data.options.negative is nowhere in it; it has {', '.join(names)}")
+        raise UserError(f"{where}: {absent!r} of data.options.negative does not occur; values are {', '.join(names)}")
     labels = collect_labels(set(names) - set(negative), where, least=1)
     values = np.array([[label in cell for label in labels] for cell in named], np.float32)
     reasons = np.full(len(cells), None, object)

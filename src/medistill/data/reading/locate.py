@@ -15,7 +15,7 @@ from medistill.text import pluralise
 
 _ABSOLUTE = r"/|[A-Za-z]:/"
 
-ADVICE = "write the path, or let data.options.images and masks name the folders that are meant"
+ADVICE = "write the whole path, or set data.options.images and masks to the right folders"
 
 
 class _Names:
@@ -125,7 +125,7 @@ def locate(raw: pd.DataFrame, file: Path, column: str, files: Files, folder: str
         return cells.map(key_of), []
     cell, key = next(iter(joined.items()))
     count = pluralise(int(cells.isin(joined.keys()).sum()), "cell")
-    note = f"{count} of column {column!r} with a path of another machine, found by its end: {cell!r} is {key}"
+    note = f"{count} of column {column!r} with a path of another machine, matched by its last parts: {cell!r} is {key}"
     return cells.map(key_of | joined), [note]
 
 

@@ -65,7 +65,7 @@ def refuse_masks(paths: Iterable[str]) -> None:
         if mask.image:
             what = mask.place or f"the files whose names have {mask.kind!r}"
             raise UserError(
-                f"{path}: looks like the mask of {mask.image}, and masks are no images; move {what} out of data.root"
+                f"{path}: looks like the mask of {mask.image}, not like an image; move {what} out of data.root"
             )
 
 

@@ -55,10 +55,8 @@ def vote(values: pd.DataFrame, images: pd.Series, readers: pd.Series, how: Vote)
     ]
     if how == "majority" and tied.any(axis=None):
         count = int(tied.any(axis=1).sum())
-        notes.append(
-            f"{pluralise(count, 'image')} with a label that as many readers affirm as deny: it is unknown there"
-        )
+        notes.append(f"{pluralise(count, 'image')} with a tie between readers for a label: the label is unknown there")
     if each.min() < each.max():
         fewer = int((each < each.max()).sum())
-        notes.append(f"{pluralise(fewer, 'image')} with fewer than {each.max()} readers, down to {each.min()}")
+        notes.append(f"{pluralise(fewer, 'image')} with fewer than {each.max()} readers (at least {each.min()})")
     return Verdict(voted, notes)

@@ -90,12 +90,12 @@ def collect_labels(names: Iterable[str], where: str, *, least: int = 2, advice: 
     labels = sorted(set(names))
     if len(labels) < least:
         there = " and ".join(labels) or "none"
-        raise UserError(f"{where}: {least} or more labels are needed, there is {there}{advice}")
+        raise UserError(f"{where}: {least} or more labels are needed, but found {there}{advice}")
     spelt: dict[str, str] = {}
     for label in labels:
         other = spelt.setdefault(compose(label).casefold(), label)
         if other != label and compose(other) == compose(label):  # they look alike: shown as code points
-            raise UserError(f"{where}: {other!a} and {label!a} are one name as Unicode has it; spell them alike")
+            raise UserError(f"{where}: {other!a} and {label!a} are the same name in two Unicode forms; use one of them")
         if other != label:
             raise UserError(f"{where}: {other!r} and {label!r} differ only in case; give them one name")
     return labels

@@ -25,7 +25,7 @@ from medistill.kinds import HEAD, describe_kind, describe_picture
 from medistill.text import pluralise, printable
 
 _DELIMITERS = ",;\t|"
-_MORE_THAN_HEADER = "the header names no more; put a cell with the delimiter in it between quotes, or name each column"
+_MORE_THAN_HEADER = "the header has fewer columns; quote cells that contain the delimiter, or name every column"
 _EXPORT = "save the table in it as CSV in UTF-8"
 _FLOAT_ID = r"[0-9]+\.0+"
 _RUINED_ID = r"[0-9]+(\.[0-9]+)?[eE]\+[0-9]+"
@@ -72,7 +72,7 @@ def read_table(path: Path, columns: Mapping[str, tuple[str, ...]], *, optional: 
     except (csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"{path}: not a readable CSV file: {' '.join(str(error).split())}") from None
     if len(raw) != len(begins):
-        raise UserError(f"{path}: not a readable CSV file: its quotes are not in pairs")
+        raise UserError(f"{path}: not a readable CSV file: it has an unmatched quote")
     raw.columns = pd.RangeIndex(raw.shape[1])  # pandas renames a name that is there twice
     lines = first + begins
     places = _find_columns(path, header, columns, optional)
@@ -185,7 +185,7 @@ def require_table(root: Path, *names: str) -> Path:
         return found
     advice = describe_instead(root, *(PurePosixPath(name).stem for name in names))
     advice = advice or suggest_root(root, lambda folder: find_table(folder, *names) is not None)
-    raise UserError(f"{root}: no {' or '.join(names)} in it, packed (.gz) or not{advice}")
+    raise UserError(f"{root}: no {' or '.join(names)} in it, compressed (.gz) or not{advice}")
 
 
 def describe_instead(folder: Path, *beginnings: str) -> str:
@@ -286,7 +286,7 @@ def describe_header(header: Sequence[str]) -> str:
     numbers = [re.fullmatch(r"-?[0-9]+([.,][0-9]+)?", cell) for cell in cells]
     advice = []
     if len(cells) > len(header):
-        advice.append(f"this is one column; where blanks separate {len(cells)} of them, save the table with commas")
+        advice.append(f"the header is one column; if blanks separate {len(cells)} columns, save the table with commas")
     if any(is_image_name(cell) for cell in cells) or (numbers and all(numbers)):
         advice.append("this looks like a row; put a line with the names of the columns above it")
     return f"{names}: {'; '.join(advice)}" if advice else names
@@ -303,7 +303,7 @@ def identifiers(values: pd.Series, path: Path, column: str) -> pd.Series:
     ruined = values.str.fullmatch(_RUINED_ID)
     if ruined.any():
         raise UserError(
-            f"{path}: column {column!r} has {values[ruined].iloc[0]!r}: a spreadsheet has rounded the ids;"
+            f"{path}: column {column!r} has {values[ruined].iloc[0]!r}: a spreadsheet seems to have rounded the ids;"
             " export the column as text"
         )
     floats = values.str.fullmatch(_FLOAT_ID)
@@ -324,7 +324,7 @@ def ages(cells: pd.Series, column: str) -> tuple[pd.Series, list[str]]:
     strange = cells[found.isna() & (cells.fillna("") != "")]
     if strange.empty:
         return found, []
-    return found, [f"{pluralise(len(strange), 'cell')} in column {column!r} without an age: {strange.iloc[0]!r}"]
+    return found, [f"{pluralise(len(strange), 'cell')} in column {column!r} without a valid age: {strange.iloc[0]!r}"]
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def check() -> None:
 
     require_networks(params)
     typer.echo(
-        f"params.yaml is in order: {pluralise(len(params.run.all_teachers), 'teacher')},"
+        f"params.yaml is valid: {pluralise(len(params.run.all_teachers), 'teacher')},"
         f" {pluralise(len(params.student_models()), 'student')} to train"
     )
 

@@ -105,7 +105,7 @@ def test_splits_are_written_and_ingest_reads_them(root, tmp_path):
     assert again["split"] == "patient"
     split_of = splits.set_index("group_id")["split"]
     images = table["Patient ID"].str.lstrip("0").map(split_of).value_counts()
-    assert {side: part["images"] for side, part in again["sides"].items()} == images.to_dict()
+    assert {split: part["images"] for split, part in again["splits"].items()} == images.to_dict()
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_splits_that_are_written_keep_copies_together_and_are_what_is_audited(ro
     done = run(root, tmp_path, "--splits", "mine", "--json")
     assert done.returncode == 0, done.stderr
     again = json.loads(done.stdout)
-    assert (again["sides"], again["groups"]) == (drawn["sides"], drawn["groups"])
+    assert (again["splits"], again["groups"]) == (drawn["splits"], drawn["groups"])
     assert len(splits) == again["groups"]
 
 

@@ -40,13 +40,13 @@ class Work:
 
 
 def check_data() -> None:
-    check(Request(Path("data/raw/phantom"), "chestxray14", Path("cache"), write_splits=Path("sides")))
+    check(Request(Path("data/raw/phantom"), "chestxray14", Path("cache"), write_splits=Path("drawn")))
 
 
 WORKS = {
     "preset": Work(lambda: write_preset("phantom", None, Path()), ["params.yaml"]),
     "phantom": Work(lambda: phantom.main([]), ["data/raw/phantom"]),
-    "check": Work(check_data, ["sides"], ["cache"]),
+    "check": Work(check_data, ["drawn"], ["cache"]),
     "ingest": Work(lambda: ingest.main([]), ["data/processed"], [".cache"]),
     "audit": Work(lambda: audit.main([]), ["reports/validation/audit.json"]),
     "validate": Work(

@@ -90,7 +90,7 @@ class Report:
         split: by which it is split, `official` or `patient`.
         entries: number of entries of the source.
         images, groups, masks, boxes: how many there are.
-        sides: how much is in each split.
+        splits: how much is in each split.
         labels: how often each label is known and positive.
         notes: a sentence each.
         quarantined: the entries that were left out.
@@ -106,7 +106,7 @@ class Report:
     entries: int
     images: int
     groups: int
-    sides: dict[str, SplitSize]
+    splits: dict[str, SplitSize]
     labels: dict[str, LabelCount]
     masks: int
     boxes: int
@@ -133,8 +133,8 @@ class Request:
         cache: folder that keeps decoded images.
         options: of the format.
         split: `official` or `patient`; None: official where the data set has such a split.
-        splits: folder with the user's groups.csv and sides.csv; None: `write_splits`, else `splits`.
-        write_splits: folder for sides.csv, and for groups.csv where images were joined; None: nothing is written.
+        splits: folder with the user's groups.csv and splits.csv; None: `write_splits`, else `splits`.
+        write_splits: folder for splits.csv, and for groups.csv where images were joined; None: nothing is written.
         find_groups: look for augmented copies even if the format does not say that it holds some.
         workers: processes that decode.
     """
@@ -151,7 +151,7 @@ class Request:
 
     @property
     def own_splits(self) -> Path:
-        """The folder that groups.csv and sides.csv are read from, if they are there."""
+        """The folder that groups.csv and splits.csv are read from, if they are there."""
         return self.splits or self.write_splits or Path("splits")
 
     def require_possible(self) -> None:
@@ -217,7 +217,7 @@ def check(request: Request) -> Report:
         entries=info.entries,
         images=len(manifest),
         groups=int(manifest["group_id"].nunique()),
-        sides={split: _size_of(manifest[manifest["split"] == split]) for split in SPLITS},
+        splits={split: _size_of(manifest[manifest["split"] == split]) for split in SPLITS},
         labels={
             label: {"positive": int(positives[k]), "known": int(positives[k] + negatives[k])}
             for k, label in enumerate(dataset.labels)
@@ -355,7 +355,7 @@ def _regroup(dataset: Dataset, found: pd.Series, data: Data, source: Source) -> 
 
 
 def _fixed_splits(folder: Path, manifest: pd.DataFrame, groups: pd.Series) -> pd.Series | None:
-    """Splits that sides.csv in `folder` fixes, by group."""
+    """Splits that splits.csv in `folder` fixes, by group."""
     file = folder / splits.SPLITS_FILE
     if not file.is_file():
         return None
@@ -407,7 +407,7 @@ def report_text(report: Report) -> str:
         f"{report.name} ({report.format}): {pluralise(report.images, 'image')} of"
         f" {pluralise(report.groups, 'group')}, {pluralise(len(report.labels), 'label')}, {report.task}"
     ]
-    parts = [f"{split} {part['images']:,} ({part['groups']:,})" for split, part in report.sides.items()]
+    parts = [f"{split} {part['images']:,} ({part['groups']:,})" for split, part in report.splits.items()]
     lines.append(f"  split {report.split}, images (groups): {', '.join(parts)}")
     if report.groups_found is not None:
         lines.append(f"  groups of similar images: {report.groups_found:,}")

@@ -133,8 +133,8 @@ class Request:
         cache: folder that keeps decoded images.
         options: of the format.
         split: `official` or `patient`; None: official where the data set has such a split.
-        splits: folder with the user's groups.csv and splits.csv; None: `write_splits`, else `splits`.
-        write_splits: folder for splits.csv, and for groups.csv where images were joined; None: nothing is written.
+        splits: folder with the user's groups.csv and sides.csv; None: `write_splits`, else `splits`.
+        write_splits: folder for sides.csv, and for groups.csv where images were joined; None: nothing is written.
         find_groups: look for augmented copies even if the format does not say that it holds some.
         workers: processes that decode.
     """
@@ -151,7 +151,7 @@ class Request:
 
     @property
     def own_splits(self) -> Path:
-        """The folder that groups.csv and splits.csv are read from, if they are there."""
+        """The folder that groups.csv and sides.csv are read from, if they are there."""
         return self.splits or self.write_splits or Path("splits")
 
     def require_possible(self) -> None:
@@ -355,7 +355,7 @@ def _regroup(dataset: Dataset, found: pd.Series, data: Data, source: Source) -> 
 
 
 def _fixed_splits(folder: Path, manifest: pd.DataFrame, groups: pd.Series) -> pd.Series | None:
-    """Splits that splits.csv in `folder` fixes, by group."""
+    """Splits that sides.csv in `folder` fixes, by group."""
     file = folder / splits.SPLITS_FILE
     if not file.is_file():
         return None

@@ -51,20 +51,19 @@ def test_the_additions_pass_lint_and_types(extended):
     extended.run("ruff", "check", ".")
     extended.run("ruff", "format", "--check", ".")
     extended.run("codespell")
+    extended.run("mypy")
 
 
-def test_the_additions_pass_their_tests(extended):
-    """The tests over all losses cover the new one; the other additions have tests of their own."""
-    tests = ["tests/unit/distillation", "tests/unit/test_examples.py", "tests/unit/data/test_named_files.py"]
-    tests += ["tests/unit/gate/test_min_auroc.py", "tests/unit/distillation/test_table.py"]
-    tests += ["tests/unit/evaluation/test_brier.py"]
-    pytest_ = ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    chosen = (
-        "huber_kd or HuberKd or every or documentation or examples or the_name_has or min_auroc or table or the_score"
-    )
-    done = extended.run(*pytest_, "-k", chosen, *tests)
+def test_the_additions_pass_the_tests_of_their_rooms(extended):
+    """All but the list of modules in docs/architecture.md, into which a line of prose would have to be written."""
+    units = ["distillation", "gate", "evaluation", "data/test_patient_class.py", "data/test_roots.py"]
+    units += ["test_examples.py", "test_structure.py", "test_layout.py", "test_imports.py"]
+    tests = [f"tests/unit/{name}" for name in units]
+    tests += ["tests/pipeline/test_formats.py", "tests/pipeline/test_dvc_deps.py"]
+    pytest_ = ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow"]
+    done = extended.run(*pytest_, *tests)
     assert "failed" not in done.stdout
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 15
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 500
 
 
 def test_a_recipe_uses_the_loss(extended):

@@ -14,6 +14,7 @@ import pytest
 
 from medistill.errors import UserError
 from medistill.files import sha256
+from medistill.gate.settings import Promote
 from medistill.params import Params, load_params
 from pipeline.history import read_history
 from pipeline.registry import mend_champion, promote, promotion_lines, rollback
@@ -21,7 +22,7 @@ from pipeline.store import open_store
 from pipeline.tracking import EXPERIMENT
 from pipeline.versions import NAME
 
-RULES = ["max_params", "max_macs", "max_onnx_mb", "margin_teacher", "max_ece", "require_baseline", "require_parity"]
+RULES = list(Promote.model_fields)
 
 
 def aliases(root: Path) -> dict[str, str]:

@@ -35,6 +35,7 @@ class Traits(NamedTuple):
             is balanced; False: it compares images with each other.
         exclusive: for exclusive classes only.
         to_teacher: a gradient reaches the teacher.
+        any_width: student and teacher may differ in their second axis.
         mask: what can be left out, an `image` (N,) or a `label` of an image (N, L).
     """
 
@@ -46,6 +47,7 @@ class Traits(NamedTuple):
     batch_size: bool = False
     exclusive: bool = False
     to_teacher: bool = False
+    any_width: bool = False
     mask: Literal["image", "label"] = "label"
 
 
@@ -509,7 +511,7 @@ def dist(
 # Distillation: features and maps.
 
 
-@_has(Traits("maps", zero_at_equality=True, scale=True, batch_size=True, mask="image"))
+@_has(Traits("maps", zero_at_equality=True, scale=True, batch_size=True, any_width=True, mask="image"))
 def attention_transfer(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Squared difference of attention maps, ignoring channels: the mean over images and places.
 
@@ -540,7 +542,7 @@ def attention_transfer(student: Tensor, teacher: Tensor, *, mask: Tensor | None 
     return masked_mean((attention[0] - attention[1]).pow(2).mean(1), mask)
 
 
-@_has(Traits("features", zero_at_equality=True, label_offset=True, scale=True, mask="image"))
+@_has(Traits("features", zero_at_equality=True, label_offset=True, scale=True, any_width=True, mask="image"))
 def rkd(
     student: Tensor, teacher: Tensor, *, distance: float = 1.0, angle: float = 2.0, mask: Tensor | None = None
 ) -> Tensor:

@@ -184,7 +184,7 @@ def test_live_answers_equal_cached_ones(tiny_dataset, teacher, tmp_path):
         np.testing.assert_allclose(said[name], written[name], rtol=2e-3, atol=2e-3)
     assert not any(values.requires_grad for values in said.values())
     assert (live.map_shape, live.unknown) == (knowledge.map_shape, ["new"]) == (knowledge.map_shape, knowledge.unknown)
-    with pytest.raises(UserError, match=f"teacher teacher: the teacher knows none of the labels x; it knows {one}, {other}"):
+    with pytest.raises(UserError, match=f"teacher teacher: .* knows none of the labels x; it knows {one}, {other}"):
         LiveTeacher(teacher, Dataset(**(vars(tiny_dataset) | {"labels": ["x"]})))
 
 
@@ -324,7 +324,9 @@ def test_a_disk_that_is_too_small_is_named_before_anything_is_written(tiny_datas
         if not refused:
             write_knowledge(folder, model, tiny_dataset, AUGMENTATION, Teach(views=3, view_seed=5, features=True))
             continue
-        with pytest.raises(UserError, match=r"take .* GB \(logits .*, features .*\), .* free; lower teach.views below \d+, or"):
+        with pytest.raises(
+            UserError, match=r"take .* GB \(logits .*, features .*\), .* free; lower teach\.views below"
+        ):
             write_knowledge(folder, model, tiny_dataset, AUGMENTATION, Teach(views=3, view_seed=5, features=True))
         assert not list(folder.iterdir())
 

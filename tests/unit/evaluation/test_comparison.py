@@ -8,6 +8,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, balanced_ac
 
 from medistill.evaluation.answers import Split
 from medistill.evaluation.comparison import Measured, best, compare, difference
+from medistill.evaluation.figures import FIGURES
 from medistill.task import Task
 
 LABELS = ["a", "b", "c"]
@@ -20,6 +21,11 @@ def problem(images: int = 240, seed: int = 0) -> tuple[np.ndarray, np.ndarray, n
     targets = np.eye(3, dtype=np.float32)[truth]
     logits = 1.5 * targets + random.normal(size=targets.shape) + random.normal(0, 6, (images, 1))
     return truth, targets, np.arange(images) // 2, logits.astype(np.float32)
+
+
+def compared(task: Task) -> list[str]:
+    """Keys of the figures over all labels in which models of this task are compared."""
+    return [figure.key for figure in FIGURES if figure.resampled and figure.applies(task)]
 
 
 def measure(targets, patients, logits, task: str = "multiclass", resamples: int = 200) -> Measured:
@@ -116,9 +122,8 @@ def test_models_are_compared_in_accuracy_on_the_same_resamples():
     other = problem(seed=3)[3] + 2 * targets
     first, second = Measured.of(split, logits), Measured.of(split, other)
     rows = {row.metric: row for row in compare(second, first)}
-    assert list(rows) == [
-        *("macro_auroc", "macro_auprc", "accuracy", "balanced_accuracy", "label:a", "label:b", "label:c")
-    ]
+    assert list(rows) == [*compared(Task.MULTICLASS), "label:a", "label:b", "label:c"]
+    assert {"macro_auroc", "macro_auprc", "accuracy", "balanced_accuracy"} <= rows.keys()
     for name in ("accuracy", "balanced_accuracy"):
         values = second.values[name] - first.values[name]
         assert rows[name].estimate == values[0]
@@ -180,9 +185,10 @@ def test_labels_that_are_not_exclusive_have_no_accuracy():
     model = measure(targets, patients, logits, "multilabel")
     assert all(values.ndim == 2 for values in model.values.values())
     assert "accuracy" not in model.describe().to_json()
-    assert {row.metric for row in compare(model, model)} == {
-        *("macro_auroc", "macro_auprc", "label:a", "label:b", "label:c")
-    }
+    found = [row.metric for row in compare(model, model)]
+    assert found == [*compared(Task.MULTILABEL), "label:a", "label:b", "label:c"]
+    assert {"macro_auroc", "macro_auprc"} <= set(found)
+    assert not {"accuracy", "balanced_accuracy"} & set(found)
     chances = 1 / (1 + np.exp(-logits.astype(np.float64)))
     assert model.describe().to_json()["per_label"]["a"]["ece"] == pytest.approx(
         calibration_error(targets[:, 0], chances[:, 0])

@@ -38,8 +38,8 @@ def require_networks(params: Params) -> None:
     for key, network in _networks(params).items():
         with at_key(str(key)):
             _require_built(network, labels, size, network.training_on(params.training))
-            if network.weights and not network.weights.is_file():
-                raise UserError(f"{network.weights}: no such file")
+            if network.file and not network.file.is_file():
+                raise UserError(f"{network.file}: no such file")
     _require_exportable(params, size, params.data.channels)
     _download(params, labels, size)
 
@@ -114,7 +114,7 @@ def _facts(key: NetworkKey, network: Network, dataset: Dataset, training: Traini
     labels = labels_of(network, dataset)
     if isinstance(network, Teacher) and network.is_frozen:
         load_frozen_teacher(network, dataset)
-    elif network.weights:
+    elif network.weights or network.init_from:
         create_classifier(network, labels=dataset.labels, image_size=dataset.image_size)
     columns = label_columns(labels, dataset.labels, "labels")
     return NetworkFacts(key.name, shape, mixes_images, unknown_labels(dataset, columns))
@@ -124,7 +124,7 @@ def _require_built(network: Network, labels: list[str], size: int, training: Tra
     """From shapes alone: K, h, w of its feature map, and whether batch norm follows it."""
     if training.precision == "fp16" and this_process().device.type != "cuda":
         raise UserError('training.precision: fp16 needs a GPU; set bf16 or "no"')
-    plain = network.model_copy(update={"pretrained": False, "weights": None})
+    plain = network.untrained
     with torch.device("meta"):
         model = create_classifier(plain, labels=labels, image_size=size)
         if network.pretrained:

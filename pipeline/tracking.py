@@ -180,9 +180,9 @@ def _require_weights(params: Params, root: Path, stage: str, record: ModelRecord
         UserError: names the file, and the command that trains the model again.
     """
     network = params.teachers[record.name] if record.student is None else params.students[record.student]
-    if network.weights and sha256(root / network.weights) != record.weights_sha256:
+    if network.file and sha256(root / network.file) != record.weights_sha256:
         raise UserError(
-            f"{network.weights}: changed since {record.name} was trained from it; run `dvc repro --force {stage}`"
+            f"{network.file}: changed since {record.name} was trained from it; run `dvc repro --force {stage}`"
         )
 
 

@@ -94,7 +94,7 @@ def require_trained(params: Params, name: str, dataset: Dataset) -> ModelRecord:
     now = {
         "dataset_fingerprint": (dataset.fingerprint, "data"),
         "labels": (labels_of(network, dataset), "labels"),
-        "weights_sha256": (sha256(network.weights), "weights"),
+        "weights_sha256": (sha256(network.file), "weights"),
         "network": (network.model_dump(mode="json"), f"settings in teachers.{name}"),
     }
     if not network.frozen:

@@ -18,8 +18,8 @@ def main(argv: list[str] | None = None) -> int:
 
     from pipeline.expectations import validate
 
-    weights = {f"teachers.{name}": network.weights for name, network in params.teachers.items()}
-    weights |= {f"students.{name}": network.weights for name, network in params.students.items()}
+    weights = {f"teachers.{name}": network.file for name, network in params.teachers.items()}
+    weights |= {f"students.{name}": network.file for name, network in params.students.items()}
     result = validate(
         HERE.processed.folder,
         docs=HERE.reports.data_docs,

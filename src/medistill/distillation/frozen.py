@@ -33,7 +33,7 @@ def import_teacher(folder: Path, name: str, network: Teacher, dataset: Dataset, 
     seen = ids_of_weights(network, dataset)
     model = load_frozen_teacher(network, dataset)
     facts = {"role": "teacher", "name": name, "seed": network.seed, "teachers": []}
-    facts |= {"network": network.model_dump(mode="json"), "weights_sha256": sha256(network.weights)}
+    facts |= {"network": network.model_dump(mode="json"), "weights_sha256": sha256(network.file)}
     facts["fingerprint"] = fingerprint(facts | {"labels": model.config["labels"]})
     write_outputs(folder, model, dataset, None, facts, seen, batch_size=batch_size)
 

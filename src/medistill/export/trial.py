@@ -43,7 +43,7 @@ def require_exportable(network: Network, *, image_size: int, channels: int, opse
     Raises:
         UserError: torch cannot export it to ONNX, it is too large, or ONNX Runtime cannot open it.
     """
-    plain = network.model_copy(update={"pretrained": False, "weights": None})
+    plain = network.untrained
     asked = {
         **plain.model_dump(mode="json", include={"arch", "args", "channels", "input_size"}),
         **{"frames": [image_size, channels], "opset": opset},

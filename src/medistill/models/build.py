@@ -11,10 +11,11 @@ from torch import nn
 import medistill.models.ofa  # noqa: F401  (registers eeea_net_c2 and ofa_595)
 from medistill.errors import UserError, is_out_of_memory
 from medistill.models.classifier import Classifier
+from medistill.models.inherit import inherit
 from medistill.models.limits import bounded
-from medistill.models.settings import Network
+from medistill.models.settings import Arguments, Network, Start
 from medistill.models.timm_facts import pretrained_cfg, reason_of, require_known, with_args
-from medistill.models.weights import WEIGHT_PACKAGES, load_own, load_package, require_pretrained
+from medistill.models.weights import WEIGHT_PACKAGES, load_backbone, load_own, load_package, require_pretrained
 from medistill.records.models import Config
 
 if TYPE_CHECKING:
@@ -45,6 +46,50 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
         UserError: timm does not know the architecture, its arguments or how to build it for this size, or weights are
             missing, do not fit or were trained on other labels.
     """
+    backbone, args = _build(network, len(labels), image_size)
+    initialisation, new_head = "random", network.pretrained
+    normalised = backbone.pretrained_cfg
+    inherited = None
+    if network.pretrained:
+        initialisation = _load_pretrained(backbone, network.arch)
+    elif network.weights:
+        initialisation, new_head = load_own(backbone, network, labels)
+    elif network.init_from:
+        source, initialisation = _load_start(network.init_from, network.channels, image_size)
+        inherited = inherit(backbone, source, network.init_from.select).record
+        normalised, new_head = source.pretrained_cfg, True  # its first layers expect what the source's were given
+    config: Config = {
+        "arch": network.arch,
+        "args": args,
+        "initialisation": initialisation,
+        "inherited": inherited,
+        "input_size": network.input_size,
+        "labels": labels,
+        "mean": network.mean or _of_channels(normalised["mean"], network.channels),
+        "std": network.std or _of_channels(normalised["std"], network.channels),
+    }
+    return Classifier(backbone, config, new_head=new_head)
+
+
+def _load_start(start: Start, channels: int, image_size: int | None) -> tuple["Backbone", str]:
+    """The network that another one starts from, with its weights, and where these came from."""
+    network = Network.model_validate(start.model_dump(exclude={"select"}) | {"channels": channels})
+    source, _ = _build(network, 1, image_size)
+    if network.weights:
+        load_backbone(source, network.weights)
+        return source, f"selected from {start.arch} (file {network.weights.name})"
+    return source, f"selected from {start.arch}, {_load_pretrained(source, start.arch)}"
+
+
+def _load_pretrained(backbone: "Backbone", arch: str) -> str:
+    """Where ImageNet weights came from; those of a package are loaded here, all others were by timm."""
+    if package := WEIGHT_PACKAGES.get(arch):
+        return load_package(backbone, arch, *package)
+    return f"pretrained ({backbone.pretrained_cfg['tag'] or 'timm'})"
+
+
+def _build(network: Network, outputs: int, image_size: int | None) -> tuple["Backbone", Arguments]:
+    """A network as timm builds it, with the arguments that it was built with; weights of timm's are loaded."""
     arch = network.arch
     require_known(arch)
     for key, instead in _NO_ARGS.items():
@@ -61,7 +106,7 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
             args = {"img_size": image_size} | args
         with bounded(arch):
             built = timm.create_model(
-                arch, pretrained=network.pretrained and package is None, num_classes=len(labels), **args
+                arch, pretrained=network.pretrained and package is None, num_classes=outputs, **args
             )
     except UserError:
         raise
@@ -73,24 +118,7 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
     except Exception as error:  # timm's code with a user's arguments: all of them may come
         reason = "out of memory" if is_out_of_memory(error) else reason_of(error)
         raise UserError(f"params.yaml: timm cannot build {arch}{with_args(args)}: {reason}") from None
-    backbone = cast("Backbone", built)
-    initialisation, new_head = "random", network.pretrained
-    if package:
-        initialisation = load_package(backbone, arch, *package)
-    elif network.pretrained:
-        initialisation = f"pretrained ({backbone.pretrained_cfg['tag'] or 'timm'})"
-    elif network.weights:
-        initialisation, new_head = load_own(backbone, network, labels)
-    config: Config = {
-        "arch": arch,
-        "args": args,
-        "initialisation": initialisation,
-        "input_size": network.input_size,
-        "labels": labels,
-        "mean": network.mean or _of_channels(backbone.pretrained_cfg["mean"], network.channels),
-        "std": network.std or _of_channels(backbone.pretrained_cfg["std"], network.channels),
-    }
-    return Classifier(backbone, config, new_head=new_head)
+    return cast("Backbone", built), args
 
 
 def _of_channels(values: Sequence[float], channels: int) -> list[float]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -47,6 +47,31 @@ Arguments = Annotated[dict[str, Any], AfterValidator(_require_plain)]
 """What they mean, each network of timm says itself."""
 
 
+Select = Literal["uniform", "importance"]
+"""How the middle channels of a block are chosen: at even distances, or those that count most."""
+
+
+class Start(Settings):
+    """Another network that was trained, of whose weights a network starts with a part."""
+
+    arch: str = Field(min_length=1, max_length=100)
+    """Name for `timm.create_model`: a network of the same family, as a rule a larger one."""
+    args: Arguments = {}
+    """Further arguments of `timm.create_model`."""
+    pretrained: bool = False
+    """ImageNet weights: from a registry package where one is installed, else timm downloads them."""
+    weights: AnyPath | None = None
+    """A safetensors file with the user's own weights; its classifier is not used."""
+    select: Select = "uniform"
+    """Which channels of a block are taken."""
+
+    @model_validator(mode="after")
+    def _trained(self) -> "Start":
+        if self.pretrained == (self.weights is not None):
+            raise ValueError("set either pretrained: true or weights: FILE, of the network to start from")
+        return self
+
+
 class Network(Settings):
     """A teacher or a student: any network that timm knows."""
 
@@ -59,6 +84,8 @@ class Network(Settings):
     weights: AnyPath | None = None
     """A safetensors file with the user's own weights: for these labels in this order; or, where the network is to be
     trained, without any tensor of the classifier, which then starts new."""
+    init_from: Start | None = None
+    """Start with a part of another network's weights (weight selection)."""
     input_size: int | None = Field(default=None, ge=16, le=LARGEST_SIZE)
     """Height and width that the network sees: frames are resized to it, in its ONNX file too. None: data.image_size."""
     channels: Literal[1, 3] = 3
@@ -70,12 +97,22 @@ class Network(Settings):
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Network":
-        if self.pretrained and self.weights:
-            raise ValueError("set either pretrained: true or weights: FILE, not both")
+        if self.pretrained + (self.weights is not None) + (self.init_from is not None) > 1:
+            raise ValueError("set one of pretrained: true, weights: FILE and init_from, not several")
         for name in ("mean", "std"):
             if getattr(self, name) and len(getattr(self, name)) != self.channels:
                 raise ValueError(f"{name} must have a number for each of {self.channels} channels")
         return self
+
+    @property
+    def untrained(self) -> Self:
+        """The same network from random weights."""
+        return self.model_copy(update={"pretrained": False, "weights": None, "init_from": None})
+
+    @property
+    def file(self) -> Path | None:
+        """The user's file that it starts from, whole or in part."""
+        return self.init_from.weights if self.init_from else self.weights
 
     @property
     def own_weights(self) -> Path:

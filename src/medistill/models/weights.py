@@ -98,9 +98,7 @@ def load_own(backbone: "Backbone", network: Network, labels: list[str]) -> tuple
     """
     file = network.own_weights
     source = _read_tensors(file)
-    for name, value in source.items():
-        if not torch.isfinite(value).all():
-            raise UserError(f"{file}: tensor {name} has values that are not finite; use an earlier checkpoint")
+    _require_finite(file, source)
     frozen = network.is_frozen
     if frozen or source.keys() & set(_classifier_keys(backbone)):
         _refuse_other_labels(file, labels)
@@ -108,6 +106,20 @@ def load_own(backbone: "Backbone", network: Network, labels: list[str]) -> tuple
         return f"file ({file.name})", False
     _load_tensors(backbone, source, file, classifier=False)
     return f"backbone of file ({file.name})", True
+
+
+def load_backbone(backbone: "Backbone", file: Path) -> None:
+    """Load a user's own weights, all but those of the classifier."""
+    head = set(_classifier_keys(backbone))
+    source = {name: value for name, value in _read_tensors(file).items() if name not in head}
+    _require_finite(file, source)
+    _load_tensors(backbone, source, file, classifier=False)
+
+
+def _require_finite(file: Path, source: Mapping[str, Tensor]) -> None:
+    for name, value in source.items():
+        if not torch.isfinite(value).all():
+            raise UserError(f"{file}: tensor {name} has values that are not finite; use an earlier checkpoint")
 
 
 def _refuse_other_labels(file: Path, labels: list[str]) -> None:

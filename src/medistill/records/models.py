@@ -18,6 +18,24 @@ LOGIT_PREFIX = "logit:"
 PREDICTION_COLUMNS = ("image_id", "group_id", "split")
 
 
+class InheritedRecord(Content):
+    """What a network has started with of another network's weights.
+
+    Attributes:
+        tensors: how many were taken, whole or in part.
+        params: how many parameters of the network these are.
+        share: of all its parameters.
+        identities: residual blocks that the other network lacks, which start as the identity.
+        opened: squeeze-excitations that it lacks, which start open.
+    """
+
+    tensors: int
+    params: int
+    share: float
+    identities: list[str]
+    opened: list[str]
+
+
 class ModelRecord(Record):
     """config.json: what a trained model is, and how it came about.
 
@@ -32,6 +50,7 @@ class ModelRecord(Record):
         weights_sha256: of the file of initial weights that a user gave.
         arch, args: by which timm builds the network.
         initialisation: where its weights came from before the training.
+        inherited: what it has of another network, where it started with a part of that one.
         input_size: height and width that the network sees in pixels; None: those of the frames.
         labels: in the order of the logits.
         mean, std: normalisation of images in 0..1, one number per channel of the network.
@@ -62,6 +81,7 @@ class ModelRecord(Record):
     arch: str
     args: JsonObject
     initialisation: str
+    inherited: InheritedRecord | None = None
     input_size: int | None = None
     labels: list[str]
     mean: list[float]
@@ -90,6 +110,7 @@ class Config(TypedDict, total=False):
     arch: str
     args: dict[str, Any]  # timm's own, so that they are handed on as they are
     initialisation: str
+    inherited: InheritedRecord | None
     input_size: int | None
     labels: list[str]
     mean: list[float]

@@ -62,7 +62,7 @@ def train(
     """
     seen = [provenance.ids_of(dataset, "train"), *inherited, *ids_of_weights(spec.network, dataset)]
     identity = spec.fingerprint(dataset, answers)
-    facts = spec.facts() | {"fingerprint": identity, "weights_sha256": sha256(spec.network.weights)}
+    facts = spec.facts() | {"fingerprint": identity, "weights_sha256": sha256(spec.network.file)}
     first = this_process().is_main_process  # only the first of several processes shows and writes
     checkpoint = Checkpoint(checkpoints / spec.role / spec.name, identity)
     if done := _finished(checkpoint.finished, identity):
@@ -107,7 +107,7 @@ def ids_of_weights(network: Network, dataset: Dataset) -> list[provenance.TrainI
     Raises:
         UserError: images or groups of the val or test split are among them.
     """
-    file = network.weights and ModelFolder(network.weights.parent).train_ids
+    file = network.file and ModelFolder(network.file.parent).train_ids
     return [provenance.refuse_overlap(file, dataset)] if file and file.exists() else []
 
 

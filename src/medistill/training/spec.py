@@ -122,7 +122,7 @@ class TrainingSpec:
         return fingerprint(
             {
                 **self.facts(),
-                "weights": sha256(self.network.weights),
+                "weights": sha256(self.network.file),
                 "views": [self.view_seed, self.views, self.recipe.unlabelled, self.recipe.views == "live"],
                 "dataset": dataset.fingerprint,
                 "answers": list(answers),

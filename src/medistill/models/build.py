@@ -84,7 +84,7 @@ def _load_start(start: Start, channels: int, image_size: int | None) -> tuple["B
 def _load_pretrained(backbone: "Backbone", arch: str) -> str:
     """Where ImageNet weights came from; those of a package are loaded here, all others were by timm."""
     if package := WEIGHT_PACKAGES.get(arch):
-        return load_package(backbone, arch, *package)
+        return load_package(backbone, arch, package)
     return f"pretrained ({backbone.pretrained_cfg['tag'] or 'timm'})"
 
 

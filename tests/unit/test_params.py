@@ -148,7 +148,7 @@ def test_a_network_may_have_no_patience(params, tmp_path):
         (lambda p: p["run"]["recipes"].remove("baseline"), "run.recipes has no baseline"),
         (
             lambda p: p["students"]["eeea_net_c2"].update(pretrained=True, weights="a"),
-            "either pretrained: true or weights",
+            "set one of pretrained: true, weights: FILE and init_from",
         ),
         (
             lambda p: p["students"].update({"a-b": {"arch": "x"}}),

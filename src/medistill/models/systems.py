@@ -12,7 +12,7 @@ import torch
 from medistill.models.build import create_classifier
 from medistill.models.classifier import map_size
 from medistill.models.costs import costs
-from medistill.models.inherit import is_mobile
+from medistill.models.inherit.mobile import is_mobile
 from medistill.models.settings import Network
 from medistill.models.weights import WEIGHT_PACKAGES, imagenet_weights
 

@@ -10,7 +10,9 @@ from torch import nn
 
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
-from medistill.models.inherit import OPEN, evenly, inherit, resize_kernel
+from medistill.models.inherit import inherit
+from medistill.models.inherit.copier import evenly, resize_kernel
+from medistill.models.inherit.mobile import OPEN
 from medistill.models.settings import Network
 
 PAIRS = [

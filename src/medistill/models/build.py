@@ -13,7 +13,7 @@ from medistill.errors import UserError, is_out_of_memory
 from medistill.models.classifier import Classifier
 from medistill.models.inherit import inherit
 from medistill.models.limits import bounded
-from medistill.models.settings import Arguments, Network, Start
+from medistill.models.settings import Arguments, Network
 from medistill.models.timm_facts import pretrained_cfg, reason_of, require_known, with_args
 from medistill.models.weights import WEIGHT_PACKAGES, load_backbone, load_own, load_package, require_pretrained
 from medistill.records.models import Config
@@ -54,8 +54,8 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
         initialisation = _load_pretrained(backbone, network.arch)
     elif network.weights:
         initialisation, new_head = load_own(backbone, network, labels)
-    elif network.init_from:
-        source, initialisation = _load_start(network.init_from, network.channels, image_size)
+    elif network.init_from and network.source:
+        source, initialisation = _load_start(network.source, image_size)
         inherited = inherit(backbone, source, network.init_from.select).record
         normalised, new_head = source.pretrained_cfg, True  # its first layers expect what the source's were given
     config: Config = {
@@ -71,14 +71,13 @@ def create_classifier(network: Network, *, labels: list[str], image_size: int | 
     return Classifier(backbone, config, new_head=new_head)
 
 
-def _load_start(start: Start, channels: int, image_size: int | None) -> tuple["Backbone", str]:
+def _load_start(network: Network, image_size: int | None) -> tuple["Backbone", str]:
     """The network that another one starts from, with its weights, and where these came from."""
-    network = Network.model_validate(start.model_dump(exclude={"select"}) | {"channels": channels})
     source, _ = _build(network, 1, image_size)
     if network.weights:
         load_backbone(source, network.weights)
-        return source, f"selected from {start.arch} (file {network.weights.name})"
-    return source, f"selected from {start.arch}, {_load_pretrained(source, start.arch)}"
+        return source, f"selected from {network.arch} (file {network.weights.name})"
+    return source, f"selected from {network.arch}, {_load_pretrained(source, network.arch)}"
 
 
 def _load_pretrained(backbone: "Backbone", arch: str) -> str:

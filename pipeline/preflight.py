@@ -127,9 +127,10 @@ def _require_built(network: Network, labels: list[str], size: int, training: Tra
     plain = network.untrained
     with torch.device("meta"):
         model = create_classifier(plain, labels=labels, image_size=size)
-        for origin in filter(None, (network, network.source)):
-            if origin is not network:
-                create_classifier(origin.untrained, labels=labels, image_size=size)
+        source = network.source
+        if source:
+            create_classifier(source.untrained, labels=labels, image_size=size)
+        for origin in filter(None, (network, source)):
             if origin.pretrained:
                 require_pretrained(origin)
         return map_shape(model, size), has_batch_norm_behind_map(model, size)
@@ -155,7 +156,7 @@ def _require_exportable(params: Params, image_size: int, channels: int) -> None:
 def _download(params: Params, labels: list[str], image_size: int) -> None:
     """Download pretrained weights now, not after hours of training; after all other checks, as these are gigabytes.
 
-    What a network starts from a part of is held against it, too.
+    A network and the one that it starts from are compared, too.
     """
     for key, network in _networks(params).items():
         if network.pretrained or network.init_from:

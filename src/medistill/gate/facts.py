@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from medistill.checksums import what_to_run
 from medistill.files import sha256
@@ -77,9 +77,7 @@ def collect_facts(candidates: Iterable[Candidate], layout: Layout) -> list[Candi
         facts.append(
             CandidateFacts(
                 model=candidate.model,
-                student=candidate.student,
-                recipe=candidate.recipe,
-                seed=candidate.seed,
+                **asdict(candidate),
                 arch=config.arch,
                 initialisation=config.initialisation,
                 dataset_fingerprint=config.dataset_fingerprint,
@@ -88,8 +86,6 @@ def collect_facts(candidates: Iterable[Candidate], layout: Layout) -> list[Candi
                 onnx_mb=export.onnx.stat().st_size / 1e6 if export.onnx.name in exported else None,
                 parity=Parity.read(export.parity, again) if has_parity else None,
                 validation=metrics[candidate.model].val if candidate.model in metrics else {},
-                distilled=candidate.distilled,
-                has_baseline=candidate.has_baseline,
             )
         )
     return facts

@@ -51,17 +51,23 @@ Select = Literal["uniform", "importance"]
 """How the middle channels of a block are chosen: at even distances, or those that count most."""
 
 
-class Start(Settings):
-    """Another network that was trained, of whose weights a network starts with a part."""
+class Origin(Settings):
+    """A network that timm knows, and where its weights come from."""
 
     arch: str = Field(min_length=1, max_length=100)
-    """Name for `timm.create_model`: a network of the same family, as a rule a larger one."""
+    """Name for `timm.create_model`, among them `eeea_net_c2` and `ofa_595`."""
     args: Arguments = {}
     """Further arguments of `timm.create_model`."""
     pretrained: bool = False
     """ImageNet weights: from a registry package where one is installed, else timm downloads them."""
     weights: AnyPath | None = None
-    """A safetensors file with the user's own weights; its classifier is not used."""
+    """A safetensors file with the user's own weights: for these labels in this order; or, where the network is to be
+    trained, without any tensor of the classifier, which then starts new. Of a start the classifier is not used."""
+
+
+class Start(Origin):
+    """Another network of the same family that was trained, of whose weights a network starts with a part."""
+
     select: Select = "uniform"
     """Which channels of a block are taken."""
 
@@ -72,18 +78,9 @@ class Start(Settings):
         return self
 
 
-class Network(Settings):
+class Network(Origin):
     """A teacher or a student: any network that timm knows."""
 
-    arch: str = Field(min_length=1, max_length=100)
-    """Name for `timm.create_model`, among them `eeea_net_c2` and `ofa_595`."""
-    args: Arguments = {}
-    """Further arguments of `timm.create_model`."""
-    pretrained: bool = False
-    """ImageNet weights: from a registry package where one is installed, else timm downloads them."""
-    weights: AnyPath | None = None
-    """A safetensors file with the user's own weights: for these labels in this order; or, where the network is to be
-    trained, without any tensor of the classifier, which then starts new."""
     init_from: Start | None = None
     """Start with a part of another network's weights (weight selection)."""
     input_size: int | None = Field(default=None, ge=16, le=LARGEST_SIZE)

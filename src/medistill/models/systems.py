@@ -82,6 +82,7 @@ def measure(network: NamedNetwork, *, labels: int, size: int) -> Measured:
         model = create_classifier(Network(arch=network.arch), labels=[""] * labels, image_size=size)
         height_width = map_size(model, size)  # first, for it refuses sizes
         found = costs(model, size)
+        own, mobile = imagenet_weights(network.arch), is_mobile(model.backbone)
         return {
             "name": network.name,
             "arch": network.arch,
@@ -89,25 +90,18 @@ def measure(network: NamedNetwork, *, labels: int, size: int) -> Measured:
             "params": found["params"],
             "macs": found["macs"],
             "map_size": height_width,
-            **_starts(network.arch, in_mobile_family=is_mobile(model.backbone)),
+            "start_offline": _start(
+                own if network.arch in WEIGHT_PACKAGES else None, "tf_efficientnet_lite2" if mobile else None
+            ),
+            "start_download": _start(own, "mobilenetv3_large_100" if mobile else None),
         }
 
 
-class _Starts(TypedDict):
-    start_offline: str
-    start_download: str
-
-
-def _starts(arch: str, *, in_mobile_family: bool) -> _Starts:
-    """The best start of a network: its own ImageNet weights, else a part of a network of its family."""
-    own = imagenet_weights(arch)
-    starts = {True: "random", False: "random"}
-    for offline, source in ((True, "tf_efficientnet_lite2"), (False, "mobilenetv3_large_100")):
-        if own is not None and (arch in WEIGHT_PACKAGES or not offline):
-            starts[offline] = f"pretrained: true ({own})"
-        elif in_mobile_family:
-            starts[offline] = f"init_from {source} ({imagenet_weights(source)})"
-    return {"start_offline": starts[True], "start_download": starts[False]}
+def _start(own: str | None, source: str | None) -> str:
+    """The best start of a network: its own ImageNet weights, where they are, else a part of `source`, else none."""
+    if own is not None:
+        return f"pretrained: true ({own})"
+    return "random" if source is None else f"init_from {source} ({imagenet_weights(source)})"
 
 
 def models_table(measured: list[Measured]) -> str:

@@ -63,3 +63,10 @@ def reason_of(error: Exception) -> str:
 def with_args(args: Mapping[str, object] | None) -> str:
     """The arguments of a network, to be put behind its name in a sentence; nothing where there are none."""
     return f" with args {shortened(str(args), 200)}" if args else ""
+
+
+def classifier_keys(backbone: "Backbone") -> set[str]:
+    """Names of the classifier's tensors in the state of a network."""
+    names = backbone.pretrained_cfg["classifier"]
+    names = (names,) if isinstance(names, str) else names
+    return {key for key in backbone.state_dict() if key.startswith(tuple(f"{name}." for name in names))}

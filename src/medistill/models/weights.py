@@ -22,7 +22,7 @@ from medistill.files import read_json
 from medistill.layout import ModelFolder
 from medistill.models.classifier import Classifier
 from medistill.models.settings import Network
-from medistill.models.timm_facts import pretrained_cfg
+from medistill.models.timm_facts import classifier_keys, pretrained_cfg
 from medistill.records.base import Sealed
 from medistill.records.models import Beside, Config, ModelRecord
 from medistill.text import pluralise
@@ -105,7 +105,7 @@ def load_package(backbone: "Backbone", arch: str, package: WeightPackage) -> str
     """Copy a weight package's tensors into `backbone`, all but the classifier's; returns where they came from."""
     (file,) = Path(_find_package(arch, package)).glob(package.file)
     source = torch.load(file, map_location="cpu", weights_only=True)
-    head = set(_classifier_keys(backbone))
+    head = classifier_keys(backbone)
     target = [value for name, value in backbone.state_dict().items() if name not in head]
     # The two name their tensors differently but list them in the same order; a classifier, where there is one, is last.
     for value, tensor in zip(target, list(source.values())[: len(target)], strict=True):
@@ -122,12 +122,6 @@ def _find_package(arch: str, package: WeightPackage) -> str:
     return spec.submodule_search_locations[0]
 
 
-def _classifier_keys(backbone: "Backbone") -> list[str]:
-    names = backbone.pretrained_cfg["classifier"]
-    names = (names,) if isinstance(names, str) else names
-    return [key for key in backbone.state_dict() if key.startswith(tuple(f"{name}." for name in names))]
-
-
 def load_own(backbone: "Backbone", network: Network, labels: list[str]) -> tuple[str, bool]:
     """Load a user's own weights; returns their description, and whether the classifier is still new.
 
@@ -137,7 +131,7 @@ def load_own(backbone: "Backbone", network: Network, labels: list[str]) -> tuple
     source = _read_tensors(file)
     _require_finite(file, source)
     frozen = network.is_frozen
-    if frozen or source.keys() & set(_classifier_keys(backbone)):
+    if frozen or source.keys() & classifier_keys(backbone):
         _refuse_other_labels(file, labels)
         _load_tensors(backbone, source, file, frozen=frozen)
         return f"file ({file.name})", False
@@ -147,7 +141,7 @@ def load_own(backbone: "Backbone", network: Network, labels: list[str]) -> tuple
 
 def load_backbone(backbone: "Backbone", file: Path) -> None:
     """Load a user's own weights, all but those of the classifier."""
-    head = set(_classifier_keys(backbone))
+    head = classifier_keys(backbone)
     source = {name: value for name, value in _read_tensors(file).items() if name not in head}
     _require_finite(file, source)
     _load_tensors(backbone, source, file, classifier=False)
@@ -222,7 +216,7 @@ def _load_tensors(
     backbone: "Backbone", source: dict[str, Tensor], file: Path, *, classifier: bool = True, frozen: bool = False
 ) -> None:
     """Copy the tensors of `file`; without `classifier` all others, so that the backbone's own classifier stays."""
-    own = set(_classifier_keys(backbone))
+    own = classifier_keys(backbone)
     target = {name: value for name, value in backbone.state_dict().items() if classifier or name not in own}
     outputs = backbone.num_classes
     # unused counters, which old PyTorch versions and some converters leave out

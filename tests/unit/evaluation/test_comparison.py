@@ -8,7 +8,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, balanced_ac
 
 from medistill.evaluation.answers import Split
 from medistill.evaluation.comparison import Measured, best, compare, difference
-from medistill.evaluation.figures import FIGURES
+from medistill.evaluation.figures import figures_of
 from medistill.task import Task
 
 LABELS = ["a", "b", "c"]
@@ -25,7 +25,7 @@ def problem(images: int = 240, seed: int = 0) -> tuple[np.ndarray, np.ndarray, n
 
 def compared(task: Task) -> list[str]:
     """Keys of the figures over all labels in which models of this task are compared."""
-    return [figure.key for figure in FIGURES if figure.resampled and figure.applies(task)]
+    return [figure.key for figure in figures_of(task) if figure.resampled]
 
 
 def measure(targets, patients, logits, task: str = "multiclass", resamples: int = 200) -> Measured:

@@ -10,7 +10,7 @@ was copied: a residual block that the source lacks starts as the identity, and a
 lacks starts open.
 """
 
-from torch import nn
+from typing import TYPE_CHECKING
 
 from medistill.errors import UserError
 from medistill.models.inherit.by_name import copy_by_name
@@ -18,8 +18,11 @@ from medistill.models.inherit.copier import Copier, Inherited, kind
 from medistill.models.inherit.mobile import Mobile, is_mobile
 from medistill.models.settings import Select
 
+if TYPE_CHECKING:
+    from medistill.models.timm_facts import Backbone
 
-def inherit(target: nn.Module, source: nn.Module, select: Select = "uniform") -> Inherited:
+
+def inherit(target: "Backbone", source: "Backbone", select: Select = "uniform") -> Inherited:
     """Start `target` from a part of the weights of `source`, in place; its classifier stays as it is.
 
     Args:

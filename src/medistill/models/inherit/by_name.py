@@ -1,15 +1,12 @@
 """Networks of one class of timm, whose layers have the same names: the first layers of each stage."""
 
 import re
-from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from medistill.models.inherit.copier import OF_HEADS, Copier, evenly, kind
-
-if TYPE_CHECKING:
-    from medistill.models.timm_facts import Backbone
+from medistill.models.timm_facts import classifier_keys
 
 _FAMILIES = {
     "ResNet": ("bn3", "bn2"),
@@ -25,13 +22,11 @@ def copy_by_name(copier: Copier) -> None:
     target, source = copier.target, copier.source
     if kind(target) not in _FAMILIES or kind(source) != kind(target) or _blocks(target) != _blocks(source):
         return
-    classifier = set(map(id, nn.ModuleList(_classifiers(target)).parameters()))
-    trained = {name for name, value in target.named_parameters() if id(value) not in classifier}
-    trained |= {name for name, _ in target.named_buffers() if re.search(r"(running_\w+|num_batches_tracked)$", name)}
+    classifier = classifier_keys(target)
     axes = _DenseAxes(target, source) if kind(target) == "DenseNet" else _Axes(target, source)
-    for name in copier.ours:
-        if name in trained and name in copier.theirs:
-            ours, theirs = copier.ours[name], copier.theirs[name]
+    for name, ours in copier.ours.items():
+        if name in copier.theirs and name not in classifier:
+            theirs = copier.theirs[name]
             if ours.ndim == 0:
                 copier.copy(name, name)
             elif (rows := axes.rows(name, ours, theirs)) is not None:
@@ -55,11 +50,6 @@ def _is_shortened(name: str, lacking: set[str]) -> bool:
 def _blocks(network: nn.Module) -> set[str]:
     """Classes of the modules that are one of several, and have parts."""
     return {kind(module) for name, module in network.named_modules() if name[-1:].isdigit() and any(module.children())}
-
-
-def _classifiers(network: nn.Module) -> tuple[nn.Module, ...]:
-    found = cast("Backbone", network).get_classifier()
-    return found if isinstance(found, tuple) else (found,)
 
 
 class _Axes:

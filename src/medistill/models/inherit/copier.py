@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from medistill.records.models import InheritedRecord
+
+if TYPE_CHECKING:
+    from medistill.models.timm_facts import Backbone
 
 OF_HEADS = "relative_position_bias_table"
 """A tensor whose second axis is heads, which it has and does not read."""
@@ -56,8 +60,8 @@ def evenly(count: int, of: int) -> Tensor:
 class Copier:
     """Copies chosen parts of the source's tensors into the target's, and keeps the account."""
 
-    target: nn.Module
-    source: nn.Module
+    target: "Backbone"
+    source: "Backbone"
     tensors: dict[str, str] = field(default_factory=dict)
     identities: list[str] = field(default_factory=list)
     opened: list[str] = field(default_factory=list)

@@ -78,11 +78,8 @@ def _stages(network: nn.Module) -> list[tuple[tuple[int, int], list[_Block]]]:
     for number, stage in enumerate(network.get_submodule("blocks").children()):
         blocks = []
         for place, block in enumerate(stage.children()):
-            parts = {
-                part: names
-                for part, names in _PARTS.get(kind(block), {}).items()
-                if any(name == names[0] for name, _ in block.named_modules())
-            }
+            layers = dict(block.named_modules())
+            parts = {part: names for part, names in _PARTS.get(kind(block), {}).items() if names[0] in layers}
             blocks.append(_Block(f"blocks.{number}.{place}", block, parts))
             stride *= blocks[-1].stride
         seen[stride] = seen.get(stride, -1) + 1
@@ -123,7 +120,8 @@ class Mobile:
             alike = other is not None and (place == 0 or other.has_skip == block.has_skip)
             if other is not None and alike and other.parts.keys() == block.parts.keys():
                 out = evenly(block.out, other.out)
-                self._block(block, other, stream, out)
+                if stream is not None:  # what reads channels of no counterpart stays random, and the block behind it
+                    self._block(block, other, stream, out)
                 stream = out
             elif block.has_skip and "project" in block.parts:
                 self._start_as_identity(block)
@@ -132,30 +130,23 @@ class Mobile:
                 stream = None
         return stream
 
-    def _block(self, ours: _Block, theirs: _Block, read: Tensor | None, out: Tensor) -> None:
+    def _block(self, ours: _Block, theirs: _Block, read: Tensor, out: Tensor) -> None:
         if "start" in ours.parts:
-            self._part("start", ours, theirs, read, None)
+            self._part("start", ours, theirs, read)
         if "project" not in ours.parts:
-            if read is not None:
-                self._part("expand", ours, theirs, out, read)
+            self._part("expand", ours, theirs, out, read)
             return
         middle = read
         if "expand" in ours.parts:
             middle = self._middle(ours, theirs)
-            if read is None:
-                return
             self._part("expand", ours, theirs, middle, read)
-        if middle is None:
-            return
         if "depthwise" in ours.parts:
-            self._part("depthwise", ours, theirs, middle, None)
+            self._part("depthwise", ours, theirs, middle)
         self._gate(ours, theirs, middle)
         self._part("project", ours, theirs, out, middle)
         self.copier.copy(f"{ours.name}.layer_scale.gamma", f"{theirs.name}.layer_scale.gamma", out)
 
-    def _part(self, part: str, ours: _Block, theirs: _Block, rows: Tensor | None, columns: Tensor | None) -> None:
-        if rows is None:
-            return
+    def _part(self, part: str, ours: _Block, theirs: _Block, rows: Tensor, columns: Tensor | None = None) -> None:
         (conv, norm), (their_conv, their_norm) = ours.parts[part], theirs.parts[part]
         self.copier.copy_all(f"{ours.name}.{conv}", f"{theirs.name}.{their_conv}", rows, columns)
         self.copier.copy_all(f"{ours.name}.{norm}", f"{theirs.name}.{their_norm}", rows)

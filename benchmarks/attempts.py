@@ -155,14 +155,11 @@ def make(attempt: Attempt, xrays: Path | None) -> dict:
     """Train an attempt; its validation macro AUROC, best epoch, and seconds."""
     torch.set_num_threads(1)
     keep_freed_memory()
-    losses = {text.split()[0] for text in attempt.terms}
     params = read_params(
         training={"batch_size": attempt.batch},
         teach={
             "views": attempt.views or attempt.epochs,
-            "cams": "cam_kd" in losses,
-            "features": "feature_mse" in losses,
-            "attention": "attention_transfer" in losses,
+            "answers": sorted(recipe_of(attempt).needs),
         },
     )
 

@@ -138,7 +138,7 @@ def measure(folder: Path, images: int, rounds: int) -> tuple[list[dict[str, floa
                 temporary.mkdir()
                 write_knowledge(temporary, teacher, dataset, AUGMENTATION, asked)
 
-    asked = Teach(views=1, view_seed=0, cams=True)
+    asked = Teach(views=1, view_seed=0, answers=["cams"])
     teaching = seconds(lambda: teach(Teach(views=1, view_seed=0)), device) / len(train)
     teach(asked)
     knowledge = [Knowledge.open(folder / arch, dataset, AUGMENTATION, asked) for arch in TEACHERS]

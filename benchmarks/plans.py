@@ -162,7 +162,7 @@ def setting_of(
     plan, dataset = PLANS[data], open_fold(data, fold, xrays, unlabelled=unlabelled)
     share = len(training_rows(dataset, unlabelled=False)) / len(training_rows(dataset, unlabelled))
     epochs = round(plan.epochs[name] * share)
-    params = read_params(training={"batch_size": BATCH_SIZE}, teach={"views": plan.views, "cams": True})
+    params = read_params(training={"batch_size": BATCH_SIZE}, teach={"views": plan.views, "answers": ["cams"]})
     place = f"{data}/{fold if plan.folds > 1 else 'own'}"
     return Setting(place, dataset, params), network_of(params, name, epochs, plan.rates[name])
 

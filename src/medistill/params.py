@@ -110,8 +110,8 @@ class Params(Settings):
                 )
             for term in terms:
                 cached = self.recipes[recipe].views == "cached"
-                if cached and term.needs != "logits" and not getattr(self.teach, term.needs):
-                    raise ValueError(f"recipes.{recipe}: {term.loss} needs teach.{term.needs}: true")
+                if cached and term.needs not in ("logits", *self.teach.answers):
+                    raise ValueError(f"recipes.{recipe}: {term.loss} needs {term.needs} in teach.answers")
         baselines = [name for name in self.run.recipes if not self.recipes[name].teachers]
         if not baselines:
             raise ValueError(

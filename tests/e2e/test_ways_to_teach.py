@@ -40,7 +40,7 @@ def taught(fresh):
     params["teachers"]["densenet"]["input_size"] = 48  # map losses refuse maps of one cell
     params["students"] = {"small": {"arch": "test_efficientnet", "input_size": 40, "channels": 1}}
     hard, soft = {"loss": "binary_cross_entropy"}, {"loss": "sigmoid_kd"}
-    params["teach"] |= {"attention": True, "features": True, "cams": True}
+    params["teach"]["answers"] = ["features", "attention", "cams"]
     params["recipes"] = {
         "baseline": {"views": "fresh"},
         "kd": {"teachers": ["densenet"], "terms": [hard, soft]},

@@ -67,13 +67,13 @@ def test_the_repositorys_run_passes(params, tiny_dataset, tmp_path):
             "recipes.kd: softmax_kd is for exclusive classes, but the labels of this data set are not",
         ),
         (
-            lambda p: (p["recipes"]["kd"]["terms"].append({"loss": "cam_kd"}), p["teach"].update(cams=True)),
+            lambda p: (p["recipes"]["kd"]["terms"].append({"loss": "cam_kd"}), p["teach"].update(answers=["cams"])),
             "recipes.kd: cam_kd compares maps, but that of eeea_net_c2 is 1x1 at this size; raise its input_size",
         ),
         (
             lambda p: (
                 p["recipes"]["kd"]["terms"].append({"loss": "cam_kd"}),
-                p["teach"].update(cams=True),
+                p["teach"].update(answers=["cams"]),
                 p["students"].update(eeea_net_c2={"arch": "mobilenetv4_conv_small", "input_size": 64}),
                 p["teachers"]["efficientnet_lite2"].update(input_size=64),
             ),

@@ -119,8 +119,9 @@ def test_a_network_may_have_no_patience(params, tmp_path):
         (lambda p: p["recipes"]["kd"]["terms"][1].pop("loss"), "key recipes.kd.terms.1.loss is missing"),
         (
             lambda p: p["recipes"]["kd"]["terms"].append({"loss": "cam_kd"}),
-            "recipes.kd: cam_kd needs teach.cams: true",
+            "recipes.kd: cam_kd needs cams in teach.answers",
         ),
+        (lambda p: p["teach"].update(answers=["cam"]), "teach.answers: 'cam' is unknown; known are attention, cams, f"),
         *(
             (
                 lambda p, term=term: p["recipes"]["kd"]["terms"].append(term),
@@ -246,7 +247,7 @@ def test_mistakes_of_teachers_are_named(params, tmp_path, section, network, mess
         ),
         (
             {"teachers": ["densenet"], "terms": [{"loss": "bckd"}, {"loss": "feature_mse"}]},
-            "feature_mse needs teach.features: true",
+            "feature_mse needs features in teach.answers",
         ),
         (
             {"teachers": ["densenet"], "terms": [{"loss": "rkd"}, {"loss": "cam_kd"}]},

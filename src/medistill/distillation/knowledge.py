@@ -24,8 +24,9 @@ from medistill.augmentation import Augmentation
 from medistill.checksums import TEACH_AGAIN, checksums, reading
 from medistill.data import provenance
 from medistill.data.dataset import Dataset, label_columns
+from medistill.distillation.answers import ANSWERS
 from medistill.distillation.settings import Teach
-from medistill.distillation.teachers import ANSWERS, ask, by_label, require_finite, unknown_labels
+from medistill.distillation.teachers import ask, by_label, require_finite, unknown_labels
 from medistill.errors import UserError
 from medistill.files import remove, reserve, write_array, writing
 from medistill.layout import KnowledgeFolder
@@ -38,8 +39,6 @@ from medistill.views import read_frames, render_views, send, view_parameters
 
 EVERY = 10.0
 """Seconds between two saves of a teacher's progress: the most work that an interruption loses."""
-EXTRAS = tuple(name for name in ANSWERS if name != "logits")
-"""Kinds of answers besides logits, for which `teach` can ask."""
 
 
 def write_knowledge(
@@ -56,7 +55,7 @@ def write_knowledge(
         UserError: an answer is not finite or does not fit float16, or memory or the disk does not suffice.
     """
     views, view_seed, batch_size = asked.views, asked.view_seed, asked.batch_size
-    needs = set(_needs(asked))
+    needs = set(asked.answers)
     device = next(teacher.parameters()).device
     teacher.to(memory_format=torch.channels_last).eval()
     rows = dataset.split("train")
@@ -66,9 +65,7 @@ def write_knowledge(
         labels=teacher.config["labels"],
         views=views,
         view_seed=view_seed,
-        attention="attention" in needs,
-        cams="cams" in needs,
-        features="features" in needs,
+        answers=asked.answers,
         map_shape=map_shape(teacher, dataset.image_size),
         augmentation=augmentation.model_dump(mode="json"),
         dataset_fingerprint=dataset.fingerprint,
@@ -127,7 +124,7 @@ class _Progress:
                     return self._resume(state)
             except UserError as error:
                 print(f"note: {error}; the answers are computed from the start", file=sys.stderr)
-        for name in ("logits", *EXTRAS):
+        for name in ANSWERS:
             remove(KnowledgeFolder(self._folder).answers(name))
         self.remove()
         return {}, 0
@@ -188,8 +185,8 @@ def _create(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.me
         parts = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in sizes.items())
         raise UserError(
             f"{folder.parent}: the teacher's answers take {sum(sizes.values()) / 1e9:.3g} GB ({parts}), and"
-            f" {free / 1e9:.3g} are free; lower teach.views below {shapes['logits'][0]}, or switch off features or"
-            " cams in teach"
+            f" {free / 1e9:.3g} are free; lower teach.views below {shapes['logits'][0]}, or leave features or"
+            " cams out of teach.answers"
         )
     arrays: dict[str, np.memmap] = {}
     try:
@@ -211,15 +208,10 @@ def _flush(folder: Path, arrays: dict[str, np.memmap]) -> None:
             array.flush()
 
 
-def _needs(asked: Teach) -> list[str]:
-    """Kinds of answers besides logits."""
-    return [name for name in EXTRAS if getattr(asked, name)]
-
-
 def _checksum(labels: list[str], files: dict[str, str]) -> str:
     """Checksum of all answers with their labels and image ids, whose order matters."""
     digest = hashlib.sha256(json.dumps(labels).encode())
-    for name in ("image_ids", "logits", *EXTRAS):
+    for name in ("image_ids", *ANSWERS):
         digest.update(bytes.fromhex(files.get(f"{name}.npy", "")))
     return digest.hexdigest()
 
@@ -264,15 +256,17 @@ class Knowledge:
         """
         record = KnowledgeRecord.read_whole(KnowledgeFolder(folder).record)
         image_ids = np.load(KnowledgeFolder(folder).image_ids)
-        given = ["logits", *(name for name in _needs(asked) if getattr(record, name))]
-        arrays = {name: np.load(KnowledgeFolder(folder).answers(name), mmap_mode="r") for name in given}
-        for key, value in (
-            ("augmentation", augmentation.model_dump(mode="json")),
-            *((key, getattr(asked, key)) for key in ("views", "view_seed", *EXTRAS)),
-            ("dataset_fingerprint", dataset.fingerprint),
+        for key, value, what in (
+            ("augmentation", augmentation.model_dump(mode="json"), "augmentation"),
+            ("views", asked.views, "views"),
+            ("view_seed", asked.view_seed, "view_seed"),
+            ("answers", asked.answers, "list of answers"),
+            ("dataset_fingerprint", dataset.fingerprint, "dataset_fingerprint"),
         ):
             if getattr(record, key) != value:
-                raise UserError(f"{folder}: the answers are for another {key}; {TEACH_AGAIN}")
+                raise UserError(f"{folder}: the answers are for another {what}; {TEACH_AGAIN}")
+        given = ("logits", *record.answers)
+        arrays = {name: np.load(KnowledgeFolder(folder).answers(name), mmap_mode="r") for name in given}
         columns = label_columns(record.labels, dataset.labels, str(folder))
         rows = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
         unknown = unknown_labels(dataset, columns)

@@ -194,7 +194,7 @@ class RecipeObjective(nn.Module):
         self._terms = dict(zip(_names(terms), terms, strict=True))
         self._options = {name: _options(term, dataset) for name, term in self._terms.items()}
         self._teachers = list(teachers)
-        self._needs = {term.needs for term in terms} - {"logits"}
+        self._needs = recipe.needs
         self._combine, self._exclusive = recipe.combine, dataset.task.exclusive
         self.projections = nn.ModuleDict(
             {

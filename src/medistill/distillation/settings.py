@@ -1,9 +1,10 @@
 """The sections `teachers`, `recipes` and `teach` of params.yaml."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from medistill.distillation.answers import in_order
 from medistill.distillation.terms import AnyTerm, DistillationTerm
 from medistill.settings import Name, Seed, Settings, require_once
 from medistill.training.settings import TrainedNetwork, TrainingOverrides
@@ -87,6 +88,11 @@ class Recipe(Settings):
                 raise ValueError(f"{key} needs teachers")
         return self
 
+    @property
+    def needs(self) -> set[str]:
+        """Kinds of answers besides logits that its terms compare."""
+        return {term.needs for term in self.terms} - {"logits"}
+
 
 class Teach(Settings):
     """The answers that teachers give before the students are trained."""
@@ -95,11 +101,9 @@ class Teach(Settings):
     """Augmented views of each training image."""
     view_seed: Seed = 0
     """Seed of the views, the same for teachers and students, whatever the student's own seed."""
-    attention: bool = False
-    """Also attention maps (strength of features by place), for attention_transfer."""
-    cams: bool = False
-    """Also class activation maps of each label, for cam_kd and explanation_kd."""
-    features: bool = False
-    """Also pooled features, for rkd, cosine_similarity and feature_mse."""
+    answers: Annotated[list[str], AfterValidator(in_order)] = []
+    """Kinds of answers besides logits: `attention` maps (strength of features by place) for attention_transfer, `cams`
+    (class activation maps of each label) for cam_kd and explanation_kd, pooled `features` for rkd, cosine_similarity
+    and feature_mse."""
     batch_size: int = Field(default=64, ge=1)
     """Images that are answered at once."""

@@ -1,8 +1,7 @@
 """Answers of teachers: logits, and if a recipe needs them maps and features; live or from `knowledge`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -11,49 +10,12 @@ from torch import Tensor
 
 from medistill.data import provenance
 from medistill.data.dataset import Dataset, label_columns
+from medistill.distillation.answers import ANSWERS
 from medistill.errors import UserError
 from medistill.layout import ModelFolder
 from medistill.models.classifier import Classifier, map_shape
 from medistill.models.weights import load_model
 from medistill.training.batches import Batch
-
-
-@dataclass(frozen=True)
-class AnswerKind:
-    """One thing that teachers can be asked for.
-
-    Attributes:
-        by_label: whether its second axis is that of labels.
-        of: computes it, from a network and its logits (N, L) and feature map (N, K, h, w) for N images.
-    """
-
-    by_label: bool
-    of: Callable[[Classifier, Tensor, Tensor], Tensor]
-
-
-def _largest_one(maps: Tensor) -> Tensor:
-    """Maps (…, h, w) with a largest magnitude of 1, as only their direction counts."""
-    return maps / maps.abs().amax((-2, -1), keepdim=True).clamp(min=1e-30)
-
-
-def _attention(network: Classifier, logits: Tensor, features: Tensor) -> Tensor:
-    """Where features are strong, (N, h, w): the root of the mean squared channel."""
-    return _largest_one(features.float().pow(2).mean(1).sqrt())
-
-
-def _cams(network: Classifier, logits: Tensor, features: Tensor) -> Tensor:
-    """Signed class activation maps, (N, L, h, w)."""
-    return _largest_one(network.class_maps(features))
-
-
-ANSWERS = {
-    "logits": AnswerKind(by_label=True, of=lambda network, logits, features: logits),
-    "attention": AnswerKind(by_label=False, of=_attention),
-    "cams": AnswerKind(by_label=True, of=_cams),
-    "features": AnswerKind(by_label=False, of=lambda network, logits, features: features.float().mean((2, 3))),
-}
-"""All that teachers can be asked for: `logits` (N, L), `attention` (N, h, w), `cams` (N, L, h, w) and pooled `features`
-(N, K); all but the logits only if `teach` asks for them."""
 
 
 class Teacher(Protocol):

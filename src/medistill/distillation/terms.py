@@ -22,8 +22,8 @@ class Term(Settings):
 
     if TYPE_CHECKING:
         loss: str  # the function's name: each term has its own as a literal
-    needs: ClassVar[Literal["logits", "attention", "cams", "features"]] = "logits"
-    """The kind of answer that it needs besides logits, a key of `teach`."""
+    needs: ClassVar[str] = "logits"
+    """The kind of answer that it compares, a key of `ANSWERS`."""
     instead: ClassVar[str] = "sigmoid_kd"
     """The alternative for labels that are not exclusive, if the loss is for exclusive classes."""
     weight: float = Field(default=1.0, gt=0, le=1e6)

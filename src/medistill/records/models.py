@@ -167,7 +167,7 @@ class KnowledgeRecord(Record):
         teacher: its name.
         labels: in the order of its logits.
         views, view_seed: how many views of each image it answered, and the seed of the views.
-        attention, cams, features: whether it answered these besides logits.
+        answers: kinds of answers besides logits.
         map_shape: channels, height and width of its last feature map.
         augmentation: ranges of the views.
         dataset_fingerprint: of the data set whose images they are.
@@ -179,9 +179,7 @@ class KnowledgeRecord(Record):
     labels: list[str]
     views: int
     view_seed: int
-    attention: bool
-    cams: bool
-    features: bool
+    answers: list[str]
     map_shape: list[int]
     augmentation: JsonObject
     dataset_fingerprint: str

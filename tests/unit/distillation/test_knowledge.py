@@ -107,7 +107,7 @@ def test_answers_to_another_question_are_refused(tiny_dataset, folder, key, othe
 
 
 def test_maps_and_features_are_the_teachers_on_the_very_view(tiny_dataset, teacher, tmp_path):
-    asked = {"views": 2, "view_seed": 5, "attention": True, "cams": True, "features": True}
+    asked = {"views": 2, "view_seed": 5, "answers": ["attention", "cams", "features"]}
     write_knowledge(tmp_path, teacher, tiny_dataset, AUGMENTATION, Teach(**asked, batch_size=7))
     knowledge = Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, Teach(**asked))
     rows = tiny_dataset.split("train").sample(6, random_state=0)
@@ -128,7 +128,7 @@ def test_maps_and_features_are_the_teachers_on_the_very_view(tiny_dataset, teach
     np.testing.assert_allclose(knowledge.read("cams", ids, 1), expected, atol=2e-3)
     assert knowledge.read("logits", ids, 1).shape == (6, 2)
     assert all(parameter.requires_grad for parameter in teacher.parameters())
-    with pytest.raises(UserError, match="another attention; run the teach stage again"):
+    with pytest.raises(UserError, match="another list of answers; run the teach stage again"):
         Knowledge.open(tmp_path, tiny_dataset, AUGMENTATION, Teach(views=2, view_seed=5))
     file = tmp_path / "cams.npy"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
@@ -166,7 +166,7 @@ def test_the_objective_weighs_its_terms_and_takes_the_mean_of_the_teachers(tiny_
 
 
 def test_live_answers_equal_cached_ones(tiny_dataset, teacher, tmp_path):
-    asked = {"attention": True, "cams": True, "features": True}
+    asked = {"answers": ["attention", "cams", "features"]}
     write_knowledge(tmp_path, teacher, tiny_dataset, AUGMENTATION, Teach(views=2, view_seed=5, **asked))
     one, other = tiny_dataset.labels
     renamed = Dataset(**(vars(tiny_dataset) | {"labels": [other, "new", one]}))
@@ -229,7 +229,7 @@ def test_an_interrupted_teacher_goes_on_where_it_was(tiny_dataset, tmp_path, mon
     def write(name, stop=None, **options):
         asked = interrupt(monkeypatch, stop)
         (folder := tmp_path / name).mkdir(exist_ok=True)
-        options = {"views": 2, "view_seed": 5, "batch_size": 8, "features": True} | options
+        options = {"views": 2, "view_seed": 5, "batch_size": 8, "answers": ["features"]} | options
         write_knowledge(folder, model, tiny_dataset, AUGMENTATION, Teach(**options))
         return {file.name: file.read_bytes() for file in folder.iterdir()}, sum(asked)
 
@@ -243,7 +243,7 @@ def test_an_interrupted_teacher_goes_on_where_it_was(tiny_dataset, tmp_path, mon
 
     with pytest.raises(KeyboardInterrupt):
         write("other", stop=5)
-    changed, asked_anew = write("other", view_seed=6, features=False)  # other settings: nothing is resumed
+    changed, asked_anew = write("other", view_seed=6, answers=[])  # other settings: nothing is resumed
     assert asked_anew == answers
     assert set(changed) == {"image_ids.npy", "logits.npy", "knowledge.json"}
 
@@ -306,7 +306,7 @@ def test_a_disk_that_fills_after_the_check_is_one_line_and_no_signal(tiny_datase
     folder = small_disk(64)
     usage = shutil.disk_usage(folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=10**9))  # as at the time of the check
-    options = {"views": 4, "view_seed": 5, "features": True}
+    options = {"views": 4, "view_seed": 5, "answers": ["features"]}
     with pytest.raises(UserError, match=r"features\.npy cannot be written: No space left on device; make room and run"):
         write_knowledge(folder, model, tiny_dataset, AUGMENTATION, Teach(**options))
     assert not list(folder.iterdir())
@@ -320,14 +320,15 @@ def test_a_disk_that_is_too_small_is_named_before_anything_is_written(tiny_datas
     usage = shutil.disk_usage(tmp_path)
     for less, refused in ((0, False), (1, True)):
         monkeypatch.setattr(shutil, "disk_usage", lambda folder, less=less: usage._replace(free=free - less))
+        asked = Teach(views=3, view_seed=5, answers=["features"])
         (folder := tmp_path / str(less)).mkdir()
         if not refused:
-            write_knowledge(folder, model, tiny_dataset, AUGMENTATION, Teach(views=3, view_seed=5, features=True))
+            write_knowledge(folder, model, tiny_dataset, AUGMENTATION, asked)
             continue
         with pytest.raises(
             UserError, match=r"take .* GB \(logits .*, features .*\), .* free; lower teach\.views below"
         ):
-            write_knowledge(folder, model, tiny_dataset, AUGMENTATION, Teach(views=3, view_seed=5, features=True))
+            write_knowledge(folder, model, tiny_dataset, AUGMENTATION, asked)
         assert not list(folder.iterdir())
 
 

@@ -6,7 +6,8 @@ from typing import get_args
 import pytest
 
 from medistill.distillation import functional
-from medistill.distillation.settings import Recipe
+from medistill.distillation.answers import ANSWERS
+from medistill.distillation.settings import Recipe, Teach
 from medistill.distillation.terms import HARD_LOSS, AnyTerm, HardTerm
 
 TERMS = get_args(get_args(AnyTerm)[0])
@@ -35,3 +36,8 @@ def test_a_recipe_without_terms_takes_the_tasks_loss():
         "multilabel": "binary_cross_entropy",
         "multiclass": "cross_entropy",
     }
+
+
+def test_each_term_compares_a_kind_of_answer_that_teachers_give():
+    assert {term.needs for term in TERMS} <= set(ANSWERS)
+    assert Teach(answers=["features", "attention", "features"]).answers == ["attention", "features"]

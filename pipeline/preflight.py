@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from medistill.data.dataset import Dataset, label_columns
+from medistill.distillation.calibrate import uncalibrated
 from medistill.distillation.frozen import labels_of, load_frozen_teacher
 from medistill.distillation.objective import NetworkFacts, oddities, require_fit, require_task
 from medistill.distillation.settings import Recipe, Teacher
 from medistill.distillation.teachers import unknown_labels
 from medistill.errors import UserError, at_key
 from medistill.layout import Layout
+from medistill.metrics.calibration import LEAST
 from medistill.models.build import create_classifier
 from medistill.models.classifier import has_batch_norm_behind_map, map_shape
 from medistill.models.settings import Network
@@ -67,6 +69,11 @@ def require_run(params: Params, dataset: Dataset) -> None:
         recipe = params.recipes[lesson.recipe]
         teachers = [facts[NetworkKey("teachers", name)] for name in recipe.teachers]
         teachers = [replace(teacher, name=f"teacher {teacher.name}") for teacher in teachers]
+        if recipe.calibrate and len(uncalibrated(dataset)) == len(dataset.labels):
+            raise UserError(
+                f"params.yaml: recipes.{lesson.recipe}: calibrate: true would change nothing, as validation has fewer"
+                f" than {LEAST} positives or negatives of every label; raise data.val_fraction, or leave it out"
+            )
         require_fit(recipe, dataset.task, facts[lesson.learner], teachers, f"params.yaml: recipes.{lesson.recipe}")
     _require_exportable(params, dataset.image_size, dataset.channels)
     _download(params, dataset.labels, dataset.image_size)
@@ -213,6 +220,11 @@ def _odd_recipe(recipe: Recipe, dataset: Dataset, batch_size: int) -> Iterator[s
         yield (
             f"unlabelled: an epoch has {pluralise(steps, 'step')}, a baseline's {baselines}; a part of its gain may"
             " come from the additional steps"
+        )
+    if recipe.calibrate and (kept := uncalibrated(dataset)):
+        yield (
+            f"calibrate: teachers' logits of {', '.join(kept)} stay as they are, as validation has fewer than {LEAST}"
+            " positives or negatives"
         )
     for term in recipe.terms:
         yield from oddities(term, dataset.task, batch_size)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medistill.data.dataset import Dataset
+from medistill.distillation.calibrate import CalibratedTeacher
 from medistill.distillation.frozen import labels_of
 from medistill.distillation.knowledge import Knowledge
 from medistill.distillation.settings import Recipe
@@ -11,9 +12,9 @@ from medistill.distillation.teachers import LiveTeacher, Teacher
 from medistill.distillation.train import train_by_recipe
 from medistill.errors import UserError
 from medistill.files import sha256
-from medistill.layout import Layout
+from medistill.layout import KnowledgeFolder, Layout
 from medistill.params import Params, StudentModel
-from medistill.records.models import ModelRecord
+from medistill.records.models import KnowledgeRecord, ModelRecord
 from medistill.report.live import LiveCurves
 from medistill.training.spec import TrainingSpec
 
@@ -67,18 +68,27 @@ def open_teachers(recipe: Recipe, dataset: Dataset, params: Params) -> Sequence[
         UserError: a teacher or its answers are missing, damaged, of other settings or do not fit.
     """
     states = [require_trained(params, name, dataset).model_sha256 for name in recipe.teachers]
-    if recipe.views == "live":
-        return [LiveTeacher.open(Layout().teacher(name).folder, dataset) for name in recipe.teachers]
-    teachers = []
+    teachers: list[Teacher] = []
     for name, state in zip(recipe.teachers, states, strict=True):
         folder = params.knowledge_folder(name)
-        knowledge = Knowledge.open(folder, dataset, params.augmentation, params.teach)
-        if knowledge.teacher_sha256 != state:
-            raise UserError(
-                f"{folder}: teacher {name} has changed since these answers were computed; run the teach stage again"
-            )
-        teachers.append(knowledge)
+        if recipe.views == "live":
+            teacher: Teacher = LiveTeacher.open(Layout().teacher(name).folder, dataset)
+        else:
+            teacher = Knowledge.open(folder, dataset, params.augmentation, params.teach)
+        if recipe.calibrate:
+            teacher = CalibratedTeacher.open(teacher, folder, dataset)
+        if recipe.views != "live" or recipe.calibrate:
+            _require_current(folder, name, state)
+        teachers.append(teacher)
     return teachers
+
+
+def _require_current(folder: Path, name: str, weights: str) -> None:
+    """Refuse answers of a teacher that has been trained again since."""
+    if KnowledgeRecord.read(KnowledgeFolder(folder).record).teacher_sha256 != weights:
+        raise UserError(
+            f"{folder}: teacher {name} has changed since these answers were computed; run the teach stage again"
+        )
 
 
 def require_trained(params: Params, name: str, dataset: Dataset) -> ModelRecord:

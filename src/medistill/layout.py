@@ -108,6 +108,11 @@ class KnowledgeFolder:
         """Hashes of what the teacher was trained on."""
         return self.folder / "train_ids.npz"
 
+    @property
+    def calibration(self) -> Path:
+        """How the teacher's logits are calibrated where a recipe asks for it."""
+        return self.folder / "calibration.json"
+
     def answers(self, kind: str) -> Path:
         """The answers of one kind: logits, attention, …"""
         return self.folder / f"{kind}.npy"

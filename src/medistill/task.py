@@ -51,26 +51,26 @@ class Task(StrEnum):
 
 @dataclass(frozen=True)
 class Calibration:
-    """From a model's logits to the probabilities it answers with: one slope, an intercept per label, the task's link.
+    """From a model's logits to the probabilities it answers with: a slope and an intercept per label, the task's link.
 
     `Calibration(task)` changes no logit.
 
     Attributes:
         task: whose link function is applied.
-        slope: of all labels.
+        slopes: L; None where all are 1.
         intercepts: L; None where all are 0.
     """
 
     task: Task
-    slope: float = 1.0
+    slopes: Sequence[float] | None = None
     intercepts: Sequence[float] | None = None
 
     def logits(self, logits: "NDArray[Any]") -> "NDArray[Any]":
         """Calibrated logits (N, L) of logits (N, L); the same array without calibration."""
         import numpy as np
 
-        if self.slope != 1:
-            logits = self.slope * np.asarray(logits, np.float64)
+        if self.slopes is not None:
+            logits = np.asarray(self.slopes) * np.asarray(logits, np.float64)
         return logits if self.intercepts is None else np.asarray(logits, np.float64) + np.asarray(self.intercepts)
 
     def probabilities(self, logits: "NDArray[Any]") -> "NDArray[np.float64]":

@@ -45,7 +45,11 @@ def taught(fresh):
         "baseline": {"views": "fresh"},
         "kd": {"teachers": ["densenet"], "terms": [hard, soft]},
         "assisted": {"teachers": ["assistant", "densenet"], "terms": [hard, soft, {"loss": "feature_mse"}]},
-        "friendly": {"teachers": ["friend", "densenet"], "terms": [hard, soft, {"loss": "cam_kd"}]},
+        "friendly": {
+            "teachers": ["friend", "densenet"],
+            "calibrate": True,
+            "terms": [hard, soft, {"loss": "cam_kd"}],
+        },
         "live": {
             "teachers": ["densenet", "friend"],
             "views": "live",

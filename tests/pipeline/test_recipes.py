@@ -18,6 +18,7 @@ from medistill.data import provenance
 from medistill.distillation.knowledge import write_knowledge
 from medistill.distillation.objective import RecipeObjective
 from medistill.errors import UserError
+from medistill.metrics import calibration
 from medistill.models.build import create_classifier
 from medistill.models.settings import Network
 from medistill.models.weights import load_model
@@ -131,6 +132,20 @@ def test_a_loss_that_cannot_see_an_offset_is_named_even_where_it_is_wanted(param
     required(params, tiny_dataset, tmp_path)
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "recipes" in line)
     assert line.startswith("recipes.kd: softmax_kd with allow_offset_blind cannot see a constant")
+
+
+def test_labels_that_a_calibration_leaves_alone_are_named(params, tiny_dataset, tmp_path, monkeypatch, capsys):
+    params["recipes"]["kd"]["calibrate"] = True
+    with pytest.raises(UserError, match=r"recipes\.kd: calibrate: true would change nothing, as validation has fewer"):
+        required(params, tiny_dataset, tmp_path)
+    known = tiny_dataset.targets(tiny_dataset.split("val"))
+    least = [int(min((known[:, label] == value).sum() for value in (0, 1))) for label in range(2)]
+    assert least[0] != least[1]
+    monkeypatch.setattr(calibration, "LEAST", max(least))
+    required(params, tiny_dataset, tmp_path)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "calibrate" in line)
+    kept = tiny_dataset.labels[int(np.argmin(least))]
+    assert line.startswith(f"recipes.kd: calibrate: teachers' logits of {kept} stay as they are")
 
 
 def test_answers_of_a_teacher_that_has_changed_since_are_refused(params, tiny_dataset, tmp_path, monkeypatch):

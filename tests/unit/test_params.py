@@ -59,7 +59,7 @@ def test_a_network_may_have_no_patience(params, tmp_path):
         # a valid key in the wrong section: the message names the section's keys, not the same key again
         (
             lambda p: p["recipes"]["kd"].update(temperature=4),
-            "recipes.kd.temperature is unknown; known here are teachers, combine, terms, views, unlabelled",
+            "recipes.kd.temperature is unknown; known here are teachers, combine, calibrate, terms, views, unlabelled",
         ),
         (
             lambda p: p["teachers"]["densenet"].update(epochs=5),
@@ -240,6 +240,11 @@ def test_mistakes_of_teachers_are_named(params, tmp_path, section, network, mess
         ({"teachers": ["densenet"] * 2, "terms": [{"loss": "bckd"}]}, "teachers names 'densenet' more than once"),
         ({"teachers": ["new"], "terms": [{"loss": "bckd"}]}, "'new', which is neither in run.teachers nor in run.ass"),
         ({"views": "live"}, "views: live needs teachers"),
+        ({"calibrate": True}, "calibrate: true is for the teachers' logits, and no term compares logits"),
+        (
+            {"calibrate": True, "teachers": ["densenet"], "terms": [{"loss": "binary_cross_entropy"}, {"loss": "rkd"}]},
+            "calibrate: true is for the teachers' logits, and no term compares logits",
+        ),
         ({"unlabelled": True}, "unlabelled: true needs teachers"),
         (
             {"views": "fresh", "teachers": ["densenet"], "terms": [{"loss": "sigmoid_kd"}]},

@@ -54,6 +54,6 @@ def test_without_a_calibration_probabilities_are_those_of_the_logits(task):
 
 
 def test_a_calibration_is_a_slope_and_an_intercept_per_label():
-    intercepts = [1.0, 0.0, -2.0]
-    found = Calibration(Task.MULTILABEL, 0.5, intercepts).probabilities(LOGITS)
-    np.testing.assert_allclose(found, expit(0.5 * LOGITS.astype(np.float64) + intercepts), rtol=1e-13)
+    slopes, intercepts = [0.5, 1.0, 2.0], [1.0, 0.0, -2.0]
+    found = Calibration(Task.MULTILABEL, slopes, intercepts).probabilities(LOGITS)
+    np.testing.assert_allclose(found, expit(slopes * LOGITS.astype(np.float64) + intercepts), rtol=1e-13)

@@ -226,8 +226,6 @@ class Knowledge:
         views: how many views of each image were answered.
         view_seed: the seed of the views.
         checksum: of all answers and their labels.
-        teacher_sha256: of the teacher's weights when it answered. Its settings would not suffice: on another
-            machine, or with another number of processes, they give different weights.
         map_shape: K, h, w of its feature map.
         unknown: the data set's labels that it does not know.
     """
@@ -237,7 +235,6 @@ class Knowledge:
     views: int
     view_seed: int
     checksum: str
-    teacher_sha256: str
     map_shape: list[int]
     unknown: list[str]
     _rows: dict[str, int]
@@ -276,7 +273,6 @@ class Knowledge:
             views=record.views,
             view_seed=record.view_seed,
             checksum=record.checksum,
-            teacher_sha256=record.teacher_sha256,
             map_shape=record.map_shape,
             unknown=unknown,
             _rows=rows,

@@ -59,6 +59,9 @@ class Recipe(Settings):
     combine: Literal["mean", "entropy", "confidence"] = "mean"
     """Weight of each teacher's logits per image and label: uniform; higher for confident teachers; higher for teachers
     close to the label. Maps and features are compared with each teacher's, with equal weights."""
+    calibrate: bool = False
+    """Calibrate each teacher's logits on validation before they are combined or compared: a slope and an intercept per
+    label, or one temperature for exclusive classes."""
     terms: list[AnyTerm] = []
     """Losses whose weighted sum is minimised; none: the usual loss of the data set's task."""
     views: Literal["cached", "fresh", "live"] = "cached"
@@ -74,12 +77,15 @@ class Recipe(Settings):
             raise ValueError("teachers and terms of distillation, such as sigmoid_kd, go together: set both or neither")
         if self.combine != "mean" and len(self.teachers) < 2:
             raise ValueError(f"combine: {self.combine} needs several teachers")
-        if self.combine != "mean" and not any(
-            isinstance(term, DistillationTerm) and term.needs == "logits" for term in self.terms
-        ):
+        compares_logits = any(isinstance(term, DistillationTerm) and term.needs == "logits" for term in self.terms)
+        if self.combine != "mean" and not compares_logits:
             raise ValueError(
                 f"combine: {self.combine} weighs the teachers' logits, and no term compares logits; add one, such as"
                 " sigmoid_kd, or take combine: mean"
+            )
+        if self.calibrate and not compares_logits:
+            raise ValueError(
+                "calibrate: true is for the teachers' logits, and no term compares logits; add one, such as sigmoid_kd"
             )
         if self.teachers and self.views == "fresh":
             raise ValueError("views: fresh is for recipes without teachers; with teachers use views: live")

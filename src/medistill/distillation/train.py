@@ -11,6 +11,7 @@ from pathlib import Path
 from medistill.augmentation import Augmentation
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
+from medistill.distillation.calibrate import calibration_of
 from medistill.distillation.knowledge import write_knowledge
 from medistill.distillation.objective import RecipeObjective
 from medistill.distillation.settings import Teach
@@ -96,6 +97,7 @@ def teach(
     with writing(ids):
         unfinished.mkdir(parents=True, exist_ok=True)
         provenance.write_ids(ids, seen)  # its students count as trained on its images, too
+    calibration_of(model, dataset).write(KnowledgeFolder(unfinished).calibration)
     write_knowledge(unfinished, teacher, dataset, augmentation, asked)
     with atomic(folder) as temporary:
         shutil.move(unfinished, temporary)

@@ -44,7 +44,7 @@ class ModelRecord(Record):
         name: of its folder, stage and run.
         student, recipe: of a student: its keys in params.yaml.
         seed: initialisation, order of images, dropout.
-        teachers, combine, terms, views, unlabelled: the recipe, where it was trained by one.
+        teachers, combine, calibrate, terms, views, unlabelled: the recipe, where it was trained by one.
         network, training, augmentation: the settings with which it was built and trained.
         fingerprint: of all that decides the training.
         weights_sha256: of the file of initial weights that a user gave.
@@ -70,6 +70,7 @@ class ModelRecord(Record):
     seed: int | None = None
     teachers: list[str] = []
     combine: str | None = None
+    calibrate: bool | None = None
     terms: list[JsonObject] | None = None
     views: str | None = None
     unlabelled: bool | None = None
@@ -171,7 +172,8 @@ class KnowledgeRecord(Record):
         map_shape: channels, height and width of its last feature map.
         augmentation: ranges of the views.
         dataset_fingerprint: of the data set whose images they are.
-        teacher_sha256: of its weights.
+        teacher_sha256: of its weights when it answered. Its settings would not suffice: on another machine, or with
+            another number of processes, they give different weights.
         checksum: of all answers and of what they are about.
     """
 
@@ -185,6 +187,32 @@ class KnowledgeRecord(Record):
     dataset_fingerprint: str
     teacher_sha256: str
     checksum: str
+
+
+class LabelCalibration(Content):
+    """How a teacher's logits of a label are calibrated.
+
+    Attributes:
+        slope, intercept: a logit is multiplied by the slope, then the intercept is added.
+        positives, negatives: images of the validation split.
+        fitted: whether they suffice; otherwise the logits stay as they are.
+    """
+
+    slope: float
+    intercept: float
+    positives: int
+    negatives: int
+    fitted: bool
+
+
+class CalibrationRecord(Plain):
+    """calibration.json: what a teacher's answers on validation say about its logits.
+
+    Attributes:
+        labels: those that the teacher and the data set both know.
+    """
+
+    labels: dict[str, LabelCalibration]
 
 
 class AnsweredSoFar(Record):

@@ -84,7 +84,8 @@ def _recipe(config: ModelRecord) -> str:
         return f"{recipe}, without a teacher"
     terms = " + ".join(_term(term) for term in config.terms or [])
     together = f", by {config.combine}" if len(teachers) > 1 else ""
-    return f"{recipe}: {terms}; distilled from {', '.join(teachers)}{together}"
+    calibrated = ", calibrated on validation" if config.calibrate else ""
+    return f"{recipe}: {terms}; distilled from {', '.join(teachers)}{together}{calibrated}"
 
 
 def _term(term: Mapping[str, object]) -> str:

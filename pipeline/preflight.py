@@ -16,7 +16,7 @@ from medistill.errors import UserError, at_key
 from medistill.layout import Layout
 from medistill.metrics.calibration import LEAST
 from medistill.models.build import create_classifier
-from medistill.models.classifier import has_batch_norm_behind_map, map_shape
+from medistill.models.classifier import feature_shape, has_batch_norm_behind_map, map_shape
 from medistill.models.settings import Network
 from medistill.models.weights import require_pretrained
 from medistill.params import Params
@@ -39,7 +39,7 @@ def require_networks(params: Params) -> None:
     labels, size = ["a label", "another"], params.data.image_size
     for key, network in _networks(params).items():
         with at_key(str(key)):
-            _require_built(network, labels, size, network.training_on(params.training))
+            _require_built(key, network, labels, size, network.training_on(params.training))
             if network.file and not network.file.is_file():
                 raise UserError(f"{network.file}: no such file")
     _require_exportable(params, size, params.data.channels)
@@ -117,7 +117,7 @@ def _lessons(params: Params) -> list[Lesson]:
 
 def _facts(key: NetworkKey, network: Network, dataset: Dataset, training: Training) -> NetworkFacts:
     """The facts about a network that recipes depend on, without allocating weights; the user's weights are read."""
-    shape, mixes_images = _require_built(network, dataset.labels, dataset.image_size, training)
+    shape, mixes_images = _require_built(key, network, dataset.labels, dataset.image_size, training)
     labels = labels_of(network, dataset)
     if isinstance(network, Teacher) and network.is_frozen:
         load_frozen_teacher(network, dataset)
@@ -127,8 +127,10 @@ def _facts(key: NetworkKey, network: Network, dataset: Dataset, training: Traini
     return NetworkFacts(key.name, shape, mixes_images, unknown_labels(dataset, columns))
 
 
-def _require_built(network: Network, labels: list[str], size: int, training: Training) -> tuple[list[int], bool]:
-    """From shapes alone: K, h, w of its feature map, and whether batch norm follows it."""
+def _require_built(
+    key: NetworkKey, network: Network, labels: list[str], size: int, training: Training
+) -> tuple[list[int], bool]:
+    """From shapes alone: K, h, w of its feature map (of a teacher without one K), and whether batch norm follows it."""
     if training.precision == "fp16" and this_process().device.type != "cuda":
         raise UserError('training.precision: fp16 needs a GPU; set bf16 or "no"')
     plain = network.untrained
@@ -140,7 +142,8 @@ def _require_built(network: Network, labels: list[str], size: int, training: Tra
         for origin in filter(None, (network, source)):
             if origin.pretrained:
                 require_pretrained(origin)
-        return map_shape(model, size), has_batch_norm_behind_map(model, size)
+        shape = (feature_shape if key.section == "teachers" else map_shape)(model, size)
+        return shape, has_batch_norm_behind_map(model, size)
 
 
 def _require_exportable(params: Params, image_size: int, channels: int) -> None:

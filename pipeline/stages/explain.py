@@ -1,6 +1,7 @@
 """Stage `explain`: Grad-CAM of teachers and students, measured against the boxes, and a gallery to look at."""
 
 import argparse
+import sys
 
 from tqdm import tqdm
 
@@ -22,8 +23,9 @@ def main(argv: list[str] | None = None) -> int:
     argparse.ArgumentParser(prog="python -m pipeline.stages.explain", description=__doc__).parse_args(argv)
     params = load_params()
     dataset = Dataset.open()
-    teachers = params.run.all_teachers
-    folders = explainable(params.model_folders(), dataset, teachers=teachers, say=tqdm.write)
+    folders, left_out = explainable(params.model_folders(), dataset, teachers=params.run.all_teachers)
+    for name, reason in left_out.items():
+        tqdm.write(f"explain: {name} is left out: {reason}", file=sys.stderr)
     chosen = selection.choose(dataset, params.explain, {name: files.predictions for name, files in folders.items()})
     images, explained = chosen.images(dataset), {}
     maps = len(folders) * len(chosen.findings)
@@ -37,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     metrics, scores = figures.measure(chosen, explained, references, dataset.image_size)
     rows = gallery_rows(dataset, chosen, images, explained, scores)
     roles = {name: role for name, role in params.roles().items() if name in folders}
-    page = gallery.render(dataset.name, dataset.task, dataset.labels, roles, metrics, rows)
+    page = gallery.render(dataset.name, dataset.task, dataset.labels, roles, metrics, rows, left_out)
     with atomic(HERE.reports.explain.folder) as temporary:
         temporary.mkdir()
         written = ExplainFolder(temporary)

@@ -174,6 +174,19 @@ def test_same_bytes_when_run_again(project):
     assert sorted(path.name for path in (project / "reports").iterdir()) == ["explain"]
 
 
+def test_a_teacher_without_a_feature_map_is_left_out_with_a_word(root, tmp_path, capsys):
+    write_project(tmp_path, root, size=32, boxes=True)
+    model = create_classifier(Network(arch="test_vit"), labels=LABELS, image_size=32)
+    facts = {"task": "multilabel", "image_size": 32, "map_size": None, "name": "other"}
+    shutil.rmtree(tmp_path / "models/teachers/other")
+    shutil.copytree(tmp_path / "models/teachers/wide", tmp_path / "models/teachers/other")
+    save_filled(tmp_path / "models/teachers/other", model, **facts)
+    assert list(run(tmp_path)) == ["wide", *STUDENTS]
+    assert capsys.readouterr().err.splitlines()[0] == "explain: other is left out: it has no feature map"
+    page = (tmp_path / "reports/explain/index.html").read_text(encoding="utf-8")
+    assert "other is left out: it has no feature map." in page
+
+
 def test_coarse_maps_give_no_conclusion(root, tmp_path):
     write_project(tmp_path, root, size=32, boxes=True)
     metrics = run(tmp_path)

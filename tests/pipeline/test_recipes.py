@@ -60,8 +60,18 @@ def test_the_repositorys_run_passes(params, tiny_dataset, tmp_path):
             r"^params\.yaml: students\.tf_efficientnet_lite0: the weights of .* are for 3 channels; leave channels out",
         ),
         (
-            lambda p: p["teachers"].update(densenet={"arch": "vit_tiny_patch16_224"}),
-            "vit_tiny_patch16_224: its features",
+            lambda p: p["students"].update(eeea_net_c2={"arch": "vit_tiny_patch16_224"}),
+            r"students\.eeea_net_c2: vit_tiny_patch16_224: its features .* instead of a map",
+        ),
+        (
+            lambda p: (
+                p["teachers"].update(efficientnet_lite2={"arch": "test_vit"}),
+                p["students"]["eeea_net_c2"].update(input_size=64),
+                p["recipes"]["kd"]["terms"].append({"loss": "attention_transfer"}),
+                p["teach"].update(answers=["attention"]),
+            ),
+            "recipes.kd: attention_transfer compares maps, but teacher efficientnet_lite2 has no feature map; take a"
+            " loss of logits",
         ),
         (
             lambda p: p["recipes"]["kd"]["terms"].append({"loss": "softmax_kd"}),

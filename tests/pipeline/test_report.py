@@ -255,6 +255,20 @@ def test_page_shows_what_localisation_is_compared_with(tmp_path):
     assert "0.072+0.440 [+0.329, +0.551]0.192−0.320 [−0.400, −0.200]" in text
 
 
+def test_page_says_why_a_teacher_has_no_heat_maps(tmp_path, monkeypatch):
+    make(tmp_path)
+    seal(tmp_path / "models/teachers/densenet/config.json", map_size=None)
+    file = tmp_path / "reports" / "explain" / "metrics.json"
+    explained = json.loads(file.read_text())
+    del explained["densenet"]
+    file.write_text(json.dumps(explained))
+    seal(file.with_name("record.json"))
+    monkeypatch.chdir(tmp_path)
+    report.main([])
+    text = Page((tmp_path / "reports" / "index.html").read_text(encoding="utf-8")).text
+    assert "left out: it has no feature map" in text
+
+
 def test_every_table_scrolls_in_a_box_of_its_own(source):
     boxes = re.findall(r'<div class="box" tabindex="0" role="region" aria-label="[^"]+"><table>', source)
     assert source.count("<table>") == len(boxes) > 8

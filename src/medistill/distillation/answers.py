@@ -1,6 +1,6 @@
 """What teachers can be asked for besides logits: one row per kind. It needs no torch until it is computed."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,12 @@ class AnswerKind:
 
     Attributes:
         by_label: whether its second axis is that of labels.
-        of: computes it, from a network and its logits (N, L) and feature map (N, K, h, w) for N images.
+        sizes: how many sizes the `map_shape` of a teacher must have to give it: 3 of a map, 1 of pooled features.
+        of: computes it, from a network and its logits (N, L) and last features for N images.
     """
 
     by_label: bool
+    sizes: int
     of: Callable[["Classifier", "Tensor", "Tensor"], "Tensor"]
 
 
@@ -39,16 +41,26 @@ def _cams(network: "Classifier", logits: "Tensor", features: "Tensor") -> "Tenso
 
 
 ANSWERS = {
-    "logits": AnswerKind(by_label=True, of=lambda network, logits, features: logits),
-    "attention": AnswerKind(by_label=False, of=_attention),
-    "cams": AnswerKind(by_label=True, of=_cams),
-    "features": AnswerKind(by_label=False, of=lambda network, logits, features: features.float().mean((2, 3))),
+    "logits": AnswerKind(by_label=True, sizes=0, of=lambda network, logits, features: logits),
+    "attention": AnswerKind(by_label=False, sizes=3, of=_attention),
+    "cams": AnswerKind(by_label=True, sizes=3, of=_cams),
+    "features": AnswerKind(by_label=False, sizes=1, of=lambda network, logits, features: network.pooled(features)),
 }
 """All that teachers can be asked for: `logits` (N, L), `attention` (N, h, w), `cams` (N, L, h, w) and pooled `features`
-(N, K); all but the logits only if `teach.answers` names them."""
+(N, K); all but the logits only if `teach.answers` names them and the teacher has them."""
 
 EXTRAS = tuple(name for name in ANSWERS if name != "logits")
 """Kinds of answers besides logits, which `teach.answers` may name."""
+
+
+def answerable(kinds: Iterable[str], map_shape: Sequence[int]) -> list[str]:
+    """Those of `kinds` that a teacher can answer: without a feature map no maps, without features logits alone.
+
+    Args:
+        kinds: keys of `ANSWERS`.
+        map_shape: K, h, w of its feature map; K alone where it has no map but pooled features; else empty.
+    """
+    return [kind for kind in kinds if len(map_shape) >= ANSWERS[kind].sizes]
 
 
 def in_order(kinds: Iterable[str]) -> list[str]:

@@ -7,7 +7,7 @@ from medistill.distillation.settings import Teacher
 from medistill.errors import UserError
 from medistill.files import sha256
 from medistill.models.build import create_classifier
-from medistill.models.classifier import Classifier, map_size
+from medistill.models.classifier import Classifier, feature_shape
 from medistill.models.settings import Network
 from medistill.models.weights import read_beside
 from medistill.training.outputs import write_outputs
@@ -65,7 +65,7 @@ def load_frozen_teacher(network: Teacher, dataset: Dataset) -> Classifier:
             f"{network.weights}: config.json beside it says that it was trained for a {beside.task} task, and this"
             f" data set's is {dataset.task}: its answers have another meaning; use another teacher"
         )
-    map_size(model, dataset.image_size)
+    feature_shape(model, dataset.image_size)
     return model
 
 

@@ -24,13 +24,13 @@ from medistill.augmentation import Augmentation
 from medistill.checksums import TEACH_AGAIN, checksums, reading
 from medistill.data import provenance
 from medistill.data.dataset import Dataset, label_columns
-from medistill.distillation.answers import ANSWERS
+from medistill.distillation.answers import ANSWERS, answerable
 from medistill.distillation.settings import Teach
 from medistill.distillation.teachers import ask, by_label, require_finite, unknown_labels
 from medistill.errors import UserError
 from medistill.files import remove, reserve, write_array, writing
 from medistill.layout import KnowledgeFolder
-from medistill.models.classifier import Classifier, map_shape
+from medistill.models.classifier import Classifier, feature_shape
 from medistill.records.models import AnsweredSoFar, KnowledgeRecord
 from medistill.training.batches import Batch
 from medistill.training.memory import explain_out_of_memory
@@ -48,14 +48,15 @@ def write_knowledge(
 
     Writes into an existing folder: `image_ids.npy` (N), `knowledge.json`, a record of all files that the folder then
     has, and float16 `logits.npy` (V, N, L); where they are asked for, `attention.npy` (V, N, h, w), `cams.npy`
-    (V, N, L, h, w) and `features.npy` (V, N, K), as `ask` gives them. If an interrupted call left a part of the
-    same answers, it continues after the undamaged ones.
+    (V, N, L, h, w) and `features.npy` (V, N, K), as `ask` gives them, of those that such a network has. If an
+    interrupted call left a part of the same answers, it continues after the undamaged ones.
 
     Raises:
         UserError: an answer is not finite or does not fit float16, or memory or the disk does not suffice.
     """
     views, view_seed, batch_size = asked.views, asked.view_seed, asked.batch_size
-    needs = set(asked.answers)
+    shape = feature_shape(teacher, dataset.image_size)
+    needs = set(answerable(asked.answers, shape))
     device = next(teacher.parameters()).device
     teacher.to(memory_format=torch.channels_last).eval()
     rows = dataset.split("train")
@@ -66,7 +67,7 @@ def write_knowledge(
         views=views,
         view_seed=view_seed,
         answers=asked.answers,
-        map_shape=map_shape(teacher, dataset.image_size),
+        map_shape=shape,
         augmentation=augmentation.model_dump(mode="json"),
         dataset_fingerprint=dataset.fingerprint,
         teacher_sha256=teacher.config["model_sha256"],
@@ -226,7 +227,7 @@ class Knowledge:
         views: how many views of each image were answered.
         view_seed: the seed of the views.
         checksum: of all answers and their labels.
-        map_shape: K, h, w of its feature map.
+        map_shape: K, h, w of its feature map, or less; see `Teacher`.
         unknown: the data set's labels that it does not know.
     """
 
@@ -262,7 +263,7 @@ class Knowledge:
         ):
             if getattr(record, key) != value:
                 raise UserError(f"{folder}: the answers are for another {what}; {TEACH_AGAIN}")
-        given = ("logits", *record.answers)
+        given = ("logits", *answerable(record.answers, record.map_shape))
         arrays = {name: np.load(KnowledgeFolder(folder).answers(name), mmap_mode="r") for name in given}
         columns = label_columns(record.labels, dataset.labels, str(folder))
         rows = {image_id: row for row, image_id in enumerate(image_ids.tolist())}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from medistill.data.dataset import Dataset, count_labels
 from medistill.distillation import functional
+from medistill.distillation.answers import answerable
 from medistill.distillation.combine import combine_answers
 from medistill.distillation.settings import Recipe
 from medistill.distillation.teachers import Teacher
@@ -33,7 +34,8 @@ class NetworkFacts:
 
     Attributes:
         name: for messages.
-        map_shape: K, h, w of its feature map.
+        map_shape: K, h, w of its feature map; K alone where it has no map but pooled features; of a teacher empty
+            where it has neither, of a student where nothing is known.
         mixes_images: batch norm follows its feature map.
         unknown: labels of the data set that it does not know.
     """
@@ -105,15 +107,20 @@ def require_fit(
         at: key of the recipe, for messages.
 
     Raises:
-        UserError: a loss is for the other task; it compares maps, and a feature map is 1×1; it compares class
-            activation maps of a student with batch norm after its feature map, where the gradient of one image's logit
-            depends on other images (teachers answer in evaluation mode); a teacher lacks one of exclusive classes, so
-            that its logits of the others define no softmax over all; or a label is not taught: no teacher knows it, and
-            there is no loss from the labels.
+        UserError: a loss is for the other task; it compares maps or features, and a network has none; it compares maps,
+            and a feature map is 1×1; it compares class activation maps of a student with batch norm after its feature
+            map, where the gradient of one image's logit depends on other images (teachers answer in evaluation mode); a
+            teacher lacks one of exclusive classes, so that its logits of the others define no softmax over all; or a
+            label is not taught: no teacher knows it, and there is no loss from the labels.
     """
     for term in recipe.terms:
         require_task(term, task, at)
         for network in (student, *teachers):
+            unknown = network is student and not network.map_shape
+            if not unknown and not answerable([term.needs], network.map_shape):
+                what = "compares features" if term.needs == "features" else "compares maps"
+                lacks = "gives none" if term.needs == "features" else "has no feature map"
+                raise UserError(f"{at}: {term.loss} {what}, but {network.name} {lacks}; take a loss of logits")
             if term.needs in ("attention", "cams") and tuple(network.map_shape[1:]) == (1, 1):
                 raise UserError(
                     f"{at}: {term.loss} compares maps, but that of {network.name} is 1x1 at this size; raise its"
@@ -227,7 +234,7 @@ class RecipeObjective(nn.Module):
             return _mean(loss(said.batch.features, answer["attention"][:, None]) for answer in said.answers)
         if term.needs == "features":
             assert said.batch.features is not None
-            pooled = said.batch.features.float().mean((2, 3))
+            pooled = said.batch.pool(said.batch.features)
             own: Iterable[Tensor] = repeat(pooled)
             if term.projected:
                 layers = self.projections[name]

@@ -13,7 +13,7 @@ from medistill.data.dataset import Dataset, label_columns
 from medistill.distillation.answers import ANSWERS
 from medistill.errors import UserError
 from medistill.layout import ModelFolder
-from medistill.models.classifier import Classifier, map_shape
+from medistill.models.classifier import Classifier, feature_shape
 from medistill.models.weights import load_model
 from medistill.training.batches import Batch
 
@@ -25,7 +25,7 @@ class Teacher(Protocol):
         name: of the teacher.
         checksum: of every input of its answers.
         seen: hashes of the images and groups that it was trained on.
-        map_shape: K, h, w of its feature map.
+        map_shape: K, h, w of its feature map; K alone where it has none but gives pooled features; else empty.
         unknown: the data set's labels that it does not know.
     """
 
@@ -66,7 +66,7 @@ class LiveTeacher:
         self.name, self.checksum, self.seen = model.config["name"], model.config.get("model_sha256", ""), seen
         self._model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self._columns = label_columns(model.config["labels"], dataset.labels, f"teacher {self.name}")
-        self.map_shape = map_shape(model, dataset.image_size)
+        self.map_shape = feature_shape(model, dataset.image_size)
         self.unknown = unknown_labels(dataset, self._columns)
 
     @classmethod

@@ -18,7 +18,7 @@ from medistill.distillation.settings import Teach
 from medistill.distillation.teachers import Teacher
 from medistill.files import atomic, writing
 from medistill.layout import KnowledgeFolder, ModelFolder
-from medistill.models.classifier import Classifier, has_batch_norm_behind_map, map_shape
+from medistill.models.classifier import Classifier, feature_shape, has_batch_norm_behind_map
 from medistill.models.weights import load_model
 from medistill.training.processes import this_process
 from medistill.training.run import train
@@ -55,7 +55,7 @@ def train_by_recipe(
         mixes_images = any(term.needs == "cams" for term in spec.recipe.terms) and has_batch_norm_behind_map(
             model, size
         )
-        shape = map_shape(model, size)
+        shape = feature_shape(model, size)
         return RecipeObjective(spec.recipe, dataset, teachers, map_shape=shape, mixes_images=mixes_images)
 
     result = train(

@@ -35,32 +35,34 @@ class Explained:
 
 
 def explainable(
-    folders: Mapping[str, ModelFolder], dataset: Dataset, *, teachers: Collection[str], say: Callable[[str], object]
-) -> dict[str, ModelFolder]:
-    """Folder of each model that can be explained: a frozen teacher that lacks a label is left out.
+    folders: Mapping[str, ModelFolder], dataset: Dataset, *, teachers: Collection[str]
+) -> tuple[dict[str, ModelFolder], dict[str, str]]:
+    """Folder of each model that can be explained: a teacher that lacks a label or has no feature map is left out.
 
     Args:
         folders: of all models.
         dataset: its labels are explained.
         teachers: names of those that may know other labels.
-        say: called with a note on each model that is left out.
+
+    Returns:
+        The folders; and of each model that is left out, why.
 
     Raises:
         UserError: a file is missing or damaged, a model was trained on images that it is explained on, or a student has
             other labels.
     """
-    found = {}
+    found, left_out = {}, {}
     for name, files in folders.items():
-        labels = ModelRecord.read_whole(files.config).labels
+        record = ModelRecord.read_whole(files.config)
         provenance.refuse_overlap(files.train_ids, dataset)
-        missing = [label for label in dataset.labels if label not in labels]
-        if name in teachers and missing:
-            say(f"explain: {name} does not know {', '.join(missing)}; the model is left out")
+        reason, labels = record.why_unexplained(dataset.labels), record.labels
+        if reason and name in teachers:
+            left_out[name] = reason
         elif labels != dataset.labels and name not in teachers:
             raise UserError(f"{files.config}: labels differ from the data set's; train it again with dvc repro")
         else:
             found[name] = files
-    return found
+    return found, left_out
 
 
 def explain(

@@ -3,7 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +79,12 @@ class Classifier(nn.Module):
         """Logits (N, L) of a feature map (N, K, h, w)."""
         return self.backbone.forward_head(features.permute(0, 2, 3, 1) if self._channels_come_last else features)
 
+    def pooled(self, features: Tensor) -> Tensor:
+        """Pooled features, float32 (N, K): the mean of a map over its cells; else what the network's own head pools."""
+        if _is_map(features):
+            return pooled_map(features)
+        return self.backbone.forward_head(_float(features), pre_logits=True)
+
     def class_maps(self, features: Tensor, labels: Tensor | None = None, *, logits: Tensor | None = None) -> Tensor:
         """Signed Grad-CAM, Grad-CAM without its ReLU, in closed form where the network's head has one.
 
@@ -119,6 +125,11 @@ def resize(images: Tensor, size: int | None) -> Tensor:
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 
 
+def pooled_map(features: Tensor) -> Tensor:
+    """The mean of a feature map (N, K, h, w) over its cells, float32 (N, K)."""
+    return features.float().mean((2, 3))
+
+
 def map_size(model: Classifier, size: int) -> list[int]:
     """Height and width of the last feature map for images of `size` pixels; see `map_shape`."""
     return map_shape(model, size)[1:]
@@ -130,6 +141,61 @@ def map_shape(model: Classifier, size: int) -> list[int]:
     Raises:
         UserError: the network does not take this size, or its features are not a map (N, K, h, w).
     """
+    features = _last_features(model, size)
+    if not _is_map(features):
+        shape = list(features.shape) if isinstance(features, Tensor) else []
+        found = f"have the shape {shape}" if shape else "are several tensors"
+        raise UserError(
+            f"{model.config['arch']}: its features {found} instead of a map (N, K, h, w) for explanations; use another"
+            " arch, or let it teach: teachers need no map"
+        )
+    return list(features.shape[1:])
+
+
+def feature_shape(model: Classifier, size: int) -> list[int]:
+    """The last features for images of `size` pixels: channels, height and width of the map, or K pooled ones.
+
+    Vision transformers and their kin have tokens instead of a map; what they give besides logits is `pooled`.
+
+    Returns:
+        [K, h, w], or [K] of a network without a map.
+
+    Raises:
+        UserError: the network does not take this size, or it gives no pooled features (N, K) either.
+    """
+    features = _last_features(model, size)
+    if _is_map(features):
+        return list(features.shape[1:])
+    try:
+        with _evaluated(model), torch.no_grad():
+            pooled = model.pooled(features)
+            shape = list(pooled.shape)
+    except Exception as error:  # timm's code
+        raise UserError(f"{model.config['arch']}: its features cannot be pooled: {reason_of(error)}") from None
+    if len(shape) != 2:
+        raise UserError(f"{model.config['arch']}: its pooled features have the shape {shape} instead of (N, K)")
+    return shape[1:]
+
+
+def _is_map(features: Tensor) -> bool:
+    """Whether features are a map (N, K, h, w).
+
+    Images are square, and so are their maps: this also tells a map whose channels come last.
+    """
+    return isinstance(features, Tensor) and features.dim() == 4 and features.shape[2] == features.shape[3]
+
+
+def _float(features: Any) -> Any:
+    """Features in float32; those of some networks are several tensors."""
+    return features.float() if isinstance(features, Tensor) else [part.float() for part in features]
+
+
+def _last_features(model: Classifier, size: int) -> Tensor:
+    """The last features of a blank image of `size` pixels.
+
+    Raises:
+        UserError: the network does not take this size.
+    """
     arch = model.config["arch"]
     try:
         with _evaluated(model), torch.no_grad():
@@ -140,14 +206,7 @@ def map_shape(model: Classifier, size: int) -> list[int]:
             raise UserError(f"out of memory with one image of {seen} px; lower input_size") from None
         hint, args = _size_hint(model, seen), with_args(model.config.get("args"))
         raise UserError(f"{arch} does not take images of {seen} px{args}: {reason_of(error)}{hint}") from None
-    shape = list(features.shape) if isinstance(features, Tensor) else []
-    # Images are square, and so are their maps: this also tells a map whose channels come last.
-    if len(shape) != 4 or shape[2] != shape[3]:
-        found = f"have the shape {shape}" if shape else "are several tensors"
-        raise UserError(
-            f"{arch}: its features {found} instead of a map (N, K, h, w) for explanations; use another arch"
-        )
-    return shape[1:]
+    return cast(Tensor, features)
 
 
 def has_batch_norm_behind_map(model: Classifier, size: int) -> bool:

@@ -1,7 +1,8 @@
 """The networks of systems A and B by name, and the usual compact ones to set beside them.
 
-System A is arXiv 2305.06244, system B arXiv 2508.15251. Any other network of timm that ends in a feature map serves as
-well; these are the ones of the two papers, and usual ones to compare with.
+System A is arXiv 2305.06244, system B arXiv 2508.15251. Any other network of timm teaches
+as well, and learns as well if it ends in a feature map; these are the ones of the two papers, and usual ones to compare
+with.
 """
 
 from dataclasses import dataclass

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         num_classes: int
 
         def forward_features(self, images: Tensor) -> Tensor: ...  # noqa: D102  (as timm says)
-        def forward_head(self, features: Tensor) -> Tensor: ...  # noqa: D102
+        def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor: ...  # noqa: D102
         def get_classifier(self) -> nn.Module | tuple[nn.Module, ...]: ...  # noqa: D102
 
 

@@ -1,5 +1,6 @@
 """What a training writes: config.json and metrics.json of a model, and the columns of its tables."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import ConfigDict, Field, JsonValue
@@ -57,7 +58,7 @@ class ModelRecord(Record):
         task, image_size, channels, fit: of the data set, see `Dataset`.
         params, macs: what the network costs where it runs, on one RGB image of `image_size`.
         params_in_training, macs_in_training: the same while it trains, where that is more.
-        map_size: height and width of the last feature map.
+        map_size: height and width of the last feature map; None of a network without one.
         dataset, dataset_fingerprint: name and fingerprint of the data set it was trained on.
         versions: of the libraries that trained it.
         model_sha256: of its weights.
@@ -95,11 +96,18 @@ class ModelRecord(Record):
     macs: int
     params_in_training: int | None = None
     macs_in_training: int | None = None
-    map_size: list[int]
+    map_size: list[int] | None
     dataset: str
     dataset_fingerprint: str
     versions: dict[str, str]
     model_sha256: str
+
+    def why_unexplained(self, labels: Sequence[str]) -> str | None:
+        """Why its heat maps of `labels`, the data set's, are not measured; None if they are."""
+        missing = [label for label in labels if label not in self.labels]
+        if self.map_size is None:
+            return "it has no feature map"
+        return f"it does not know {', '.join(missing)}" if missing and self.role == "teacher" else None
 
 
 class Config(TypedDict, total=False):
@@ -168,8 +176,9 @@ class KnowledgeRecord(Record):
         teacher: its name.
         labels: in the order of its logits.
         views, view_seed: how many views of each image it answered, and the seed of the views.
-        answers: kinds of answers besides logits.
-        map_shape: channels, height and width of its last feature map.
+        answers: kinds of answers besides logits that it was asked for; it has given those that its `map_shape` allows.
+        map_shape: channels, height and width of its last feature map; of one without a map the number of its pooled
+            features alone; empty without either.
         augmentation: ranges of the views.
         dataset_fingerprint: of the data set whose images they are.
         teacher_sha256: of its weights when it answered. Its settings would not suffice: on another machine, or with

@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,7 @@ def render(
     roles: Mapping[str, Role],
     metrics: Mapping[str, ModelMaps],
     rows: list[Row],
+    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """The page as one self-contained HTML text; everything that comes from data is escaped.
 
@@ -103,6 +105,7 @@ def render(
         roles: role of each model (`teacher`, `baseline`, `distilled`), in the order of the page.
         metrics: content of metrics.json, by model.
         rows: the images, present findings first.
+        left_out: models that are not on the page, each with the reason.
     """
     first = metrics[next(iter(roles))]
     return render_page(
@@ -123,6 +126,7 @@ def render(
         ],
         present=[row for row in rows if row.finding.present],
         absent=[row for row in rows if not row.finding.present],
+        left_out=left_out,
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.layout import DataFolder
+from medistill.models.classifier import pooled_map
 from medistill.training.spec import TrainingSpec
 from medistill.views import open_frames, read_ahead, render_views, send, view_parameters
 
@@ -25,7 +26,8 @@ class Batch:
         view: number of the view that the network saw.
         targets: float32 (N, L); 1, 0, NaN where unknown.
         images: the view itself, float32 (N, C, H, W); the whole frame's where teachers are asked live.
-        features: the network's last feature map (N, K, h, w), with its graph.
+        features: the network's last feature map (N, K, h, w), with its graph; of one without a map its last features.
+        pool: from such features to pooled ones, float32 (N, K).
         class_maps: the network's signed Grad-CAM, float32 (N, M, h, w) with its graph, of labels int64 (N, M).
     """
 
@@ -34,6 +36,7 @@ class Batch:
     targets: Tensor
     images: Tensor | None = None
     features: Tensor | None = None
+    pool: Callable[[Tensor], Tensor] = pooled_map
     class_maps: Callable[[Tensor], Tensor] | None = None
 
 

@@ -12,7 +12,7 @@ from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.files import atomic
 from medistill.layout import ModelFolder
-from medistill.models.classifier import Classifier, map_size
+from medistill.models.classifier import Classifier, feature_shape
 from medistill.models.costs import costs
 from medistill.models.weights import save_model
 from medistill.records.models import LOGIT_PREFIX, PREDICTION_COLUMNS, TrainingMetrics
@@ -53,7 +53,7 @@ def write_outputs(
         "channels": dataset.channels,
         "fit": dataset.fit,
         **spent,
-        "map_size": map_size(model, size),
+        "map_size": feature_shape(model, size)[1:] or None,
         "dataset": dataset.name,
         "dataset_fingerprint": dataset.fingerprint,
         "versions": {"torch": torch.__version__.split("+")[0]},

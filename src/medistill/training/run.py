@@ -18,7 +18,7 @@ from medistill.errors import UserError
 from medistill.files import atomic, sha256
 from medistill.layout import ModelFolder
 from medistill.models.build import create_classifier, start_at_prevalence
-from medistill.models.classifier import Classifier, map_size
+from medistill.models.classifier import Classifier, feature_shape, map_shape
 from medistill.models.settings import Network
 from medistill.records.models import ModelRecord, TrainingMetrics
 from medistill.training.batches import steps_per_epoch, training_rows
@@ -87,11 +87,12 @@ def build(spec: TrainingSpec, dataset: Dataset) -> Classifier:
     """The network before its first step.
 
     Raises:
-        UserError: it cannot be built, or its last features are not a map.
+        UserError: it cannot be built, or a student's last features are not a map.
     """
     torch.manual_seed(spec.seed)
     model = create_classifier(spec.network, labels=dataset.labels, image_size=dataset.image_size)
-    map_size(model, dataset.image_size)  # a network that cannot be explained later is refused now
+    # A student that cannot be explained later is refused now; teachers need no map.
+    (feature_shape if spec.teaches else map_shape)(model, dataset.image_size)
     if model.new_head:  # a random backbone learns faster from timm's large classifier
         rows = training_rows(dataset, spec.recipe.unlabelled)
         with warnings.catch_warnings():

@@ -90,7 +90,8 @@ class Learner(nn.Module):
             images = batch.images.contiguous(memory_format=torch.channels_last)
             logits, features = self.model(images, with_map=True)
         maps = partial(self.model.class_maps, features, logits=logits)
-        return self.objective(logits.float(), replace(batch, features=features, class_maps=maps)), logits
+        seen = replace(batch, features=features, pool=self.model.pooled, class_maps=maps)
+        return self.objective(logits.float(), seen), logits
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
         """What an optimiser trains; biases, norms and what the network itself exempts do not decay."""

@@ -1,6 +1,6 @@
 """Where the models look, against boxes, chance and the centre."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from medistill.records.explain import ModelMaps
 from medistill.report.content import Content
@@ -8,13 +8,21 @@ from medistill.report.content import Content
 
 @dataclass(frozen=True)
 class Localisation:
-    """By model, None if the explain stage left it out; no `models` at all if nothing was measured."""
+    """Where the models look.
+
+    Attributes:
+        models: by name, None if the explain stage left it out; None if nothing was measured.
+        left_out: why, by name.
+    """
 
     models: dict[str, ModelMaps | None] | None
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def build(content: Content) -> Localisation:
     """The results of the explain stage."""
     if content.explain is None:
         return Localisation(None)
-    return Localisation({model.name: content.explain.get(model.name) for model in content.models})
+    models = {model.name: content.explain.get(model.name) for model in content.models}
+    reasons = {model.name: model.record.why_unexplained(content.dataset.labels) for model in content.models}
+    return Localisation(models, {name: reason for name, reason in reasons.items() if reason})

@@ -19,7 +19,7 @@ from medistill import __version__, front_door
 from medistill.errors import UserError
 from medistill.images.limits import LARGEST_SIZE
 from medistill.runtime.bundle import DISCLAIMER
-from medistill.text import printable, to_json
+from medistill.text import pluralise, printable, to_json
 
 if TYPE_CHECKING:
     from medistill.runtime.predictor import Prediction
@@ -239,6 +239,45 @@ def models(
         except UserError as error:  # a network that does not take this size
             print(f"note: {printable(str(error))}; the network is left out", file=sys.stderr)
     print(to_json(measured) if as_json else systems.models_table(measured))
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "\b\n"
+    "  medistill provenance train_val_list.txt --format chestxray14 --out weights/train_ids.npz\n"
+    "  medistill provenance mimic-cxr-2.0.0-split.csv.gz --format mimic --out weights/train_ids.npz --json\n\n"
+    "A list has names, no pixels: copies of its images under other names are not found. docs/data.md says more."
+)
+def provenance(
+    listing: Annotated[
+        Path, typer.Argument(metavar="LIST", help="The published list, text or CSV, packed (.gz) or not.")
+    ],
+    format: Annotated[str, typer.Option(help="Of the data set: chestxray14, chexpert, mimic or padchest.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="train_ids.npz, to lie beside the model's weights.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Say what a model was trained on, from a published list of its training images.
+
+    Writes the train_ids.npz by which a model that has seen the validation or test split is refused: as a teacher, as
+    a start, and by the gate. Lists name images (one per line, or columns Image Index, Path, ImageID, dicom_id) and
+    patients (by those names, or columns Patient ID, PatientID, subject_id).
+    """
+    try:
+        from medistill.data import published
+        from medistill.data.provenance import FILE
+    except ModuleNotFoundError as error:
+        raise UserError(f"provenance needs {error.name}: pip install 'medistill[train]'") from None
+
+    published.require_new(out)
+    found = published.read_published(listing, format)
+    published.write_published(out, found)
+    counts = {"images": found.images, "patients": found.patients, "held_out": found.held_out}
+    if as_json:
+        print(to_json({"list": str(listing), "format": found.format, **counts, "written": str(out)}))
+        return
+    left = f"; {pluralise(found.held_out, 'image')} of its test split left out" if found.held_out else ""
+    print(printable(f"{listing}: {pluralise(found.images, 'image')} of {pluralise(found.patients, 'patient')}{left}"))
+    print(printable(f"wrote {out}" + ("" if out.name == FILE else f"; it is read as {FILE}")))
 
 
 @contextlib.contextmanager

@@ -3,10 +3,12 @@
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from medistill.data import splits
 from medistill.data.adapters import read_source
+from medistill.data.published import read_published
 from medistill.metrics.classification import metrics_at_half
 
 POSITIVES = {  # in all images, then in the official training and test split
@@ -122,3 +124,22 @@ def test_kaggles_sample_is_a_header_variant(real_data, tmp_path):
         "label:Pleural_Thickening",
         "label:Pneumothorax",
     }
+
+
+def test_published_lists_say_who_was_seen(real_data):
+    folder = real_data / "nih_label_files"
+    table = pd.read_csv(folder / "Data_Entry_2017_v2020.csv.gz").set_index("Image Index")["Patient ID"]
+    patients, seen = {}, {}
+    for name in ("train_val_list", "test_list", "chexnet_v1_train_list"):
+        images = pd.read_csv(folder / f"{name}.txt", sep=" ", header=None)[0]
+        patients[name] = set(table[images])  # NIH's own table, where the list has only the names of images
+        found = read_published(folder / f"{name}.txt", "chestxray14")
+        assert (found.images, found.patients) == (len(images), len(patients[name]))
+        assert len(found.ids.groups) == found.images + found.patients
+        seen[name] = found.ids.groups
+    for name in ("train_val_list", "chexnet_v1_train_list"):
+        both = len(np.intersect1d(seen[name], seen["test_list"]))
+        images = set(pd.read_csv(folder / f"{name}.txt", sep=" ", header=None)[0])
+        shared = images & set(pd.read_csv(folder / "test_list.txt", header=None)[0])
+        assert both == len(patients[name] & patients["test_list"]) + len(shared)
+        assert (both == 0) == (name == "train_val_list")

@@ -1,6 +1,7 @@
 """The `medistill` command as a user sees it; `predict` has tests of its own beside the runtime's."""
 
 import importlib.metadata
+import json
 import os
 import pty
 import subprocess
@@ -34,11 +35,11 @@ def test_help_names_the_commands(flag):
     done = run(flag)
     assert done.returncode == 0
     assert "not a medical device" in done.stdout
-    for command in ("phantom", "check", "models", "predict"):
+    for command in ("phantom", "check", "models", "predict", "provenance"):
         assert f"  {command} " in done.stdout
 
 
-@pytest.mark.parametrize("command", ["phantom", "check", "models", "predict"])
+@pytest.mark.parametrize("command", ["phantom", "check", "models", "predict", "provenance"])
 def test_help_of_a_command_has_examples(command):
     done = run(command, "--help")
     assert done.returncode == 0
@@ -56,6 +57,10 @@ def test_help_of_a_command_has_examples(command):
         (["phantom", "out", "--images", "0"], "--images"),
         (["phantom", "out", "--size", "many"], "--size"),
         (["phantom", "out", "--size", "100000"], "--size"),
+        (["provenance", "list.csv", "--format", "mimic"], "--out"),
+        (["provenance", "list.csv", "--out", "ids.npz"], "--format"),
+        (["provenance", "list.csv", "--format", "csv", "--out", "ids.npz"], "known are chestxray14, chexpert"),
+        (["provenance", "list.csv", "--format", "mimic", "--out", "ids.npz"], "list.csv: no such file"),
         (["models", "--size", "1000000000"], "--size"),
         (["models", "--labels", "1000000000"], "--labels"),
         (["phantom", "out", "--prevalence", "rare"], "--prevalence"),
@@ -104,6 +109,30 @@ def test_phantom_does_not_overwrite_a_users_folder(tmp_path):
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {tmp_path}: ")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_provenance_says_what_it_has_read(tmp_path):
+    (tmp_path / "list.csv").write_text("subject_id,dicom_id,split\n7,a,train\n7,b,train\n8,c,validate\n9,d,test\n")
+    given = ["provenance", tmp_path / "list.csv", "--format", "mimic", "--out"]
+    done = run(*given, tmp_path / "ids.npz")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        f"{tmp_path / 'list.csv'}: 3 images of 2 patients; 1 image of its test split left out",
+        f"wrote {tmp_path / 'ids.npz'}; it is read as train_ids.npz",
+    ]
+    done = run(*given, tmp_path / "train_ids.npz", "--json")
+    assert json.loads(done.stdout) == {
+        "list": str(tmp_path / "list.csv"),
+        "format": "mimic_cxr",
+        "images": 3,
+        "patients": 2,
+        "held_out": 1,
+        "written": str(tmp_path / "train_ids.npz"),
+    }
+    again = run(*given, tmp_path / "ids.npz")
+    assert (again.returncode, again.stdout) == (2, "")
+    (line,) = again.stderr.splitlines()
+    assert line == f"error: --out {tmp_path / 'ids.npz'}: exists already; remove it first, or name another file"
 
 
 def test_phantom_where_nothing_can_be_written(tmp_path):

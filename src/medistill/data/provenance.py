@@ -7,6 +7,7 @@ patient 13 of another. `images` are hashes of ingested pixels.
 """
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,8 +52,18 @@ def _groups(dataset: Dataset, rows: pd.DataFrame) -> np.ndarray:
     origin = dataset.format + (f"\n{dataset.name}" if dataset.format in _ANY_DATA else "")
     person = rows["patient_id"].fillna(rows["image_id"])
     codes, names = pd.factorize(pd.concat([rows["group_id"], person]))
+    return hash_names(origin, names)[codes].reshape(2, -1).T
+
+
+def hash_names(origin: str, names: Iterable[str]) -> np.ndarray:
+    """Hashes of patients, groups or image ids of a data set, uint64: the first eight bytes of a SHA-256 each.
+
+    Args:
+        origin: the data set: its format, and for a format of many data sets its name on the next line.
+        names: as `ingest` writes them into the manifest.
+    """
     digests = b"".join(hashlib.sha256(f"{origin}\n{name}".encode()).digest()[:8] for name in names)
-    return np.frombuffer(digests, ">u8").astype("<u8")[codes].reshape(2, -1).T
+    return np.frombuffer(digests, ">u8").astype("<u8")
 
 
 def _images(rows: pd.DataFrame) -> np.ndarray:
@@ -61,8 +72,9 @@ def _images(rows: pd.DataFrame) -> np.ndarray:
 
 
 def write_ids(file: Path, ids: TrainIds) -> None:
-    """Write `train_ids.npz`."""
-    np.savez(file, groups=ids.groups, images=ids.images)
+    """Write `train_ids.npz`, or a file of another name."""
+    with open(file, "wb") as stream:  # numpy would add the suffix to a name without it
+        np.savez(stream, groups=ids.groups, images=ids.images)
 
 
 def read_ids(file: Path) -> TrainIds:

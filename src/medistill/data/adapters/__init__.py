@@ -3,7 +3,10 @@
 A new format is a new file here, NAME.py, with
 
 * `class Options(Settings)`: the keys of `data.options`, with a default for every optional key;
-* `read(root: Path, options: Options) -> Source`.
+* `read(root: Path, options: Options) -> Source`;
+* where lists of training images of the data set are published, `read_list(file: Path) -> DataFrame`, with which
+  `medistill.data.published` says what a model has seen: a row per image, `image_id` and `patient_id` (null where
+  unknown) as `read` has them, and, where the list has other images too, `held_out`, whether one was not trained on.
 
 Nothing has to be registered: `data.format` is the file's name.
 """

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from medistill.data.reading.folders import Files, find_files, require_folder, suggest_root
+from medistill.data.reading.folders import Files, find_files, is_image_name, require_folder, suggest_root
 from medistill.data.reading.source import Source, no_boxes
 from medistill.data.reading.tables import (
     ages,
@@ -26,8 +26,10 @@ from medistill.data.reading.tables import (
     identifiers,
     join_files,
     read_fields,
+    read_header,
     read_table,
     read_text,
+    require_filled,
     require_no_more,
 )
 from medistill.errors import UserError
@@ -139,10 +141,46 @@ def _find_images(root: Path) -> Files:
     return find_files(root, folders, by="name")
 
 
+def patient_of(path: str) -> str | None:
+    """The patient of an image that has its name from NIH, `00000013_005.png`; None for another name."""
+    match = re.fullmatch(r"([0-9]{8})_[0-9]{3}\.\w+", path.rpartition("/")[2])
+    return match[1].lstrip("0") or None if match else None
+
+
+def read_list(file: Path) -> pd.DataFrame:
+    """Images and patients of a published list: one name per line, or a table with `Image Index`, perhaps `Patient ID`.
+
+    Without that column patients are those of the names.
+
+    Raises:
+        UserError: the file or a column is missing, a row has no image, or no patient can be told.
+    """
+    if is_image_name("".join(read_header(file)[0].split()[:1])):
+        listed = pd.DataFrame(_read_list(file, labels=len(LABELS)), columns=["line", "image_id"])
+        patient = pd.Series("", index=listed.index)
+    else:
+        listed = read_table(file, COLUMNS, optional=set(COLUMNS) - {"Image Index"})
+        require_filled(listed, file, "Image Index")
+        patient = identifiers(listed["Patient ID"], file, "Patient ID").fillna("")
+        listed = listed.rename(columns={"Image Index": "image_id"})
+    by_name = listed["image_id"].map(patient_of)
+    if (patient == "").all() and by_name.isna().any():
+        line, image = listed[["line", "image_id"]][by_name.isna()].iloc[0]
+        raise UserError(
+            f"{file}: line {line}: {image!r} has no name of NIH's such as 00000013_005.png, so its patient is unknown;"
+            " give a table with the columns Image Index and Patient ID"
+        )
+    return listed[["image_id"]].assign(patient_id=_patients(patient).fillna(by_name))
+
+
+def _patients(cells: pd.Series) -> pd.Series:
+    """Patients as ids, null where a cell is empty: 00000013 and 13 are one."""
+    patient = cells.str.lstrip("0").where(cells.str.fullmatch("0*[1-9][0-9]*"), cells)
+    return patient.where(patient != "", None)
+
+
 def _describe(table: pd.DataFrame) -> pd.DataFrame:
-    # 00000013 and 13 are one patient
-    patient = table["patient"].str.lstrip("0").where(table["patient"].str.fullmatch("0*[1-9][0-9]*"), table["patient"])
-    patient = patient.where(patient != "", None)
+    patient = _patients(table["patient"])
     rows = pd.DataFrame(
         {
             "image_id": table["image"],
@@ -217,7 +255,8 @@ def _read_split(root: Path, image_ids: pd.Series, options: Options) -> tuple[pd.
         return None, names
     split_of: dict[str, str] = {}
     for split, file in there.items():
-        listed = _read_list(file, labels=0 if options.lists == "official" else len(LABELS))
+        labels = 0 if options.lists == "official" else len(LABELS)
+        listed = [image for _, image in _read_list(file, labels)]
         twice = next((image for image in listed if split_of.get(image, split) != split), None)
         if twice:
             other = there[split_of[twice]].name
@@ -226,11 +265,11 @@ def _read_split(root: Path, image_ids: pd.Series, options: Options) -> tuple[pd.
     return image_ids.map(split_of), names
 
 
-def _read_list(file: Path, labels: int) -> list[str]:
-    """The images of a list: one name per line, optionally followed by `labels` numbers."""
-    images = []
+def _read_list(file: Path, labels: int) -> list[tuple[int, str]]:
+    """Line and name of the images of a list: one name per line, optionally followed by `labels` numbers."""
+    images: list[tuple[int, str]] = []
     for number, line in enumerate(read_text(file).split("\n"), 1):
         fields = [field for field in re.split(r'[\s,;"]+', line) if field]
         require_no_more(fields, 1 + labels, f"{file}: line {number}", "write one image name per line")
-        images += fields[:1]
+        images += [(number, field) for field in fields[:1]]
     return images

@@ -54,6 +54,9 @@ _FEW = 10  # folders in one that is none of patients
 _PLACE = r"^(?:[^/]+/)?((?:train|valid|test)/(patient[^/]*)/(study[^/]*)/[^/]*?(frontal|lateral)?\.[^/]*)$"
 
 
+_PATIENT = r"(?:^|/)(patient[^/]*)/study[^/]*/"
+
+
 class Options(LabelOptions):
     """The keys of `data.options`."""
 
@@ -110,6 +113,31 @@ def read(root: Path, options: Options) -> Source:
         official_files=names if len(tables) > 1 else "train.csv and valid.csv",
         unwanted={what: count for what, count in unwanted.items() if count},
         notes=_missing_batches(folders),
+    )
+
+
+def patient_of(path: str) -> str | None:
+    """The patient of an image that lies as in the release, `.../patient00001/study1/...`; None elsewhere."""
+    match = re.search(_PATIENT, path)
+    return match[1] if match else None
+
+
+def read_list(file: Path) -> pd.DataFrame:
+    """Images and patients of a published list: a table with `Path`.
+
+    Raises:
+        UserError: the file or the column is missing, or a path names no patient.
+    """
+    listed = read_table(file, COLUMNS, optional=set(COLUMNS) - {"Path"})
+    patient = listed["Path"].map(patient_of)
+    if patient.isna().any():
+        line, path = listed[["line", "Path"]][patient.isna()].iloc[0]
+        raise UserError(
+            f"{file}: line {line}: column 'Path' has {path!r}, which is not of the form"
+            " train/patient00001/study1/view1_frontal.jpg"
+        )
+    return pd.DataFrame(
+        {"image_id": listed["Path"].str.extract(_PLACE)[0].fillna(listed["Path"]), "patient_id": patient}
     )
 
 

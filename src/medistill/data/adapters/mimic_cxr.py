@@ -13,6 +13,7 @@ reports by a program; see `chexpert_labels` for their values. Labels are in CheX
 both data sets. The tables have neither sex nor age: those are in MIMIC-IV.
 """
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,14 @@ from medistill.data.reading.chexpert_labels import LABELS, LabelOptions, read_la
 from medistill.data.reading.folders import find_files, require_folder, require_within
 from medistill.data.reading.locate import by_stem
 from medistill.data.reading.source import Source, split_of
-from medistill.data.reading.tables import find_table, identifiers, join_files, read_table, require_table
+from medistill.data.reading.tables import (
+    find_table,
+    identifiers,
+    join_files,
+    read_table,
+    require_filled,
+    require_table,
+)
 from medistill.errors import UserError
 from medistill.records.data import LABEL_PREFIX
 from medistill.task import Task
@@ -97,14 +105,38 @@ def read(root: Path, options: Options) -> Source:
     )
 
 
+def patient_of(path: str) -> str | None:
+    """The patient of an image that lies as in the release, `.../p10/p10000032/s50414267/...`; None elsewhere."""
+    match = re.search(r"(?:^|/)p([0-9]{8})/s[0-9]+/", path)
+    return match[1] if match else None
+
+
+def read_list(file: Path) -> pd.DataFrame:
+    """Images and patients of a published list: a table with `dicom_id` and `subject_id`.
+
+    Where it has a column `split`, as the release's own table, images of its test split are `held_out`.
+
+    Raises:
+        UserError: the file or a column is missing, an id is blank, or a split is unknown.
+    """
+    columns = dict.fromkeys(("dicom_id", "subject_id", "study_id", "split"), ())
+    raw = read_table(file, columns, optional=["study_id", "split"])
+    image, patient = _ids(raw, file, "dicom_id", "subject_id")
+    listed = pd.DataFrame({"image_id": image, "patient_id": patient})
+    return listed.assign(held_out=_splits(raw, file) == "test") if raw["split"].any() else listed
+
+
+def _ids(raw: pd.DataFrame, file: Path, *columns: str) -> list[pd.Series]:
+    """Columns of ids, none of which may be blank."""
+    for column in columns:
+        require_filled(raw, file, column)
+    return [identifiers(raw[column], file, column) for column in columns]
+
+
 def _read_images(file: Path) -> pd.DataFrame:
     """One row per image: `line`, `image` (where its file should be), `dicom`, `patient`, `study` and `view`."""
     raw = read_table(file, dict.fromkeys(("dicom_id", "subject_id", "study_id", "ViewPosition"), ()))
-    ids = {column: identifiers(raw[column], file, column) for column in ("dicom_id", "subject_id", "study_id")}
-    for column, cells in ids.items():
-        if cells.isna().any():
-            raise UserError(f"{file}: line {raw['line'][cells.isna()].iloc[0]}: column {column!r} is empty")
-    image, patient, study = ids.values()
+    image, patient, study = _ids(raw, file, "dicom_id", "subject_id", "study_id")
     path = f"{FOLDER}/p" + patient.str[:2] + "/p" + patient + "/s" + study + "/" + image + ".jpg"
     places = path.groupby(image).nunique()
     if (places > 1).any():
@@ -127,12 +159,17 @@ def _read_split(root: Path, images: pd.Series) -> tuple[pd.Series | None, str]:
     if file is None:
         return None, TABLE.format("split") + ".gz"
     raw = read_table(file, {"dicom_id": (), "split": ()})
+    return images.map(_splits(raw, file).set_axis(_unique(raw, file, "dicom_id"))), file.name
+
+
+def _splits(raw: pd.DataFrame, file: Path) -> pd.Series:
+    """The split of each row by the column `split`."""
     words = {word: split_of(word) for word in raw["split"].unique()}
     strange = next((word for word, split in words.items() if split is None), None)
     if strange is not None:
         line = raw["line"][raw["split"] == strange].iloc[0]
         raise UserError(f"{file}: line {line}: column 'split' has {strange!r}; known are train, validate and test")
-    return images.map(raw["split"].map(words).set_axis(_unique(raw, file, "dicom_id"))), file.name
+    return raw["split"].map(words)
 
 
 def _unique(raw: pd.DataFrame, file: Path, column: str) -> pd.Index:

@@ -25,7 +25,7 @@ import pandas as pd
 from medistill.data.reading.folders import find_files, require_folder, suggest_root
 from medistill.data.reading.padchest_labels import DIFFERENTIAL, EXCLUDE, FINDINGS, NORMAL, TOKENS
 from medistill.data.reading.source import Source
-from medistill.data.reading.tables import describe_instead, identifiers, join_files, read_table
+from medistill.data.reading.tables import describe_instead, identifiers, join_files, read_table, require_filled
 from medistill.errors import UserError
 from medistill.records.data import LABEL_PREFIX
 from medistill.settings import Settings
@@ -101,6 +101,19 @@ def read(root: Path, options: Options) -> Source:
         entries=joined.entries,
         quarantined=joined.quarantined,
         unwanted={what: count for what, count in left.items() if count},
+    )
+
+
+def read_list(file: Path) -> pd.DataFrame:
+    """Images and patients of a published list: a table with `ImageID` and `PatientID`.
+
+    Raises:
+        UserError: the file or a column is missing, or a row has no image.
+    """
+    listed = read_table(file, COLUMNS, optional=set(COLUMNS) - {"ImageID", "PatientID"})
+    require_filled(listed, file, "ImageID")
+    return pd.DataFrame(
+        {"image_id": listed["ImageID"], "patient_id": identifiers(listed["PatientID"], file, "PatientID")}
     )
 
 

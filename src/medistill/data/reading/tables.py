@@ -312,6 +312,13 @@ def identifiers(values: pd.Series, path: Path, column: str) -> pd.Series:
     return values.where(values != "", None)
 
 
+def require_filled(table: pd.DataFrame, path: Path, column: str) -> None:
+    """Raise `UserError` if a cell of a column is empty; the message names its line."""
+    empty = table[column] == ""
+    if empty.any():
+        raise UserError(f"{path}: line {table['line'][empty].iloc[0]}: column {column!r} is empty")
+
+
 def years(text: str) -> float:
     """An age in years: `58`, `58.5`, `58,5`, or as DICOM has it, `058Y`, `006M`, `010D`; NaN for anything else."""
     match = re.fullmatch(r"(-?[0-9]+(?:\.[0-9]+)?)\s*([YMWD]?)", text.upper().replace(",", "."))

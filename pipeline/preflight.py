@@ -12,6 +12,8 @@ from medistill.distillation.frozen import labels_of, load_frozen_teacher
 from medistill.distillation.objective import NetworkFacts, oddities, require_fit, require_task
 from medistill.distillation.settings import Recipe, Teacher
 from medistill.distillation.teachers import unknown_labels
+from medistill.distillation.terms import HardTerm
+from medistill.distillation.weighting import group_weights
 from medistill.errors import UserError, at_key
 from medistill.layout import Layout
 from medistill.metrics.calibration import LEAST
@@ -75,6 +77,7 @@ def require_run(params: Params, dataset: Dataset) -> None:
                 f" than {LEAST} positives or negatives of every label; raise data.val_fraction, or leave it out"
             )
         require_fit(recipe, dataset.task, facts[lesson.learner], teachers, f"params.yaml: recipes.{lesson.recipe}")
+    _require_groups(params, dataset, lessons)
     _require_exportable(params, dataset.image_size, dataset.channels)
     _download(params, dataset.labels, dataset.image_size)
     for note in _oddities(params, dataset, facts, lessons):
@@ -113,6 +116,17 @@ def _lessons(params: Params) -> list[Lesson]:
     lessons = [Lesson(recipe, NetworkKey("students", name)) for recipe in run.recipes for name in run.students]
     taught = ((name, params.teachers[name].recipe) for name in run.assistants)
     return lessons + [Lesson(recipe, NetworkKey("teachers", name)) for name, recipe in taught if recipe]
+
+
+def _require_groups(params: Params, dataset: Dataset, lessons: list[Lesson]) -> None:
+    """Refuse weights by groups that the data set does not have."""
+    learned = {f"teachers.{name}": params.teachers[name].terms for name in params.run.teachers}
+    learned |= {f"recipes.{lesson.recipe}": params.recipes[lesson.recipe].terms for lesson in lessons}
+    for key, terms in learned.items():
+        for term in terms:
+            if isinstance(term, HardTerm) and term.group_weights:
+                with at_key(key):
+                    group_weights(dataset, term.group_weights)
 
 
 def _facts(key: NetworkKey, network: Network, dataset: Dataset, training: Training) -> NetworkFacts:

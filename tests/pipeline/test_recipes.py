@@ -78,6 +78,14 @@ def test_the_repositorys_run_passes(params, tiny_dataset, tmp_path):
             "recipes.kd: softmax_kd is for exclusive classes, but the labels of this data set are not",
         ),
         (
+            lambda p: p["recipes"]["kd"]["terms"].append({"loss": "focal_bce", "group_weights": "source"}),
+            r"^params\.yaml: recipes\.kd: group_weights: the training images have no source; known here: sex, view$",
+        ),
+        (
+            lambda p: p["teachers"]["densenet"].update(terms=[{"loss": "focal_bce", "group_weights": "source"}]),
+            r"^params\.yaml: teachers\.densenet: group_weights: the training images have no source",
+        ),
+        (
             lambda p: (p["recipes"]["kd"]["terms"].append({"loss": "cam_kd"}), p["teach"].update(answers=["cams"])),
             "recipes.kd: cam_kd compares maps, but that of eeea_net_c2 is 1x1 at this size; raise its input_size",
         ),

@@ -67,8 +67,11 @@ def _has(traits: Traits, **options: object) -> Callable[[Loss], Loss]:
     return enter
 
 
-def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+def masked_mean(values: Tensor, mask: Tensor | None, weight: Tensor | None = None) -> Tensor:
     """Mean of `values` where the boolean `mask`, of the same shape, is true; 0 where it is nowhere true.
+
+    With `weight`, of the same shape, the mean of `weight * values`: what weighs less also counts less in the mean, and
+    is not made up for by the others.
 
     If several processes train together, each has a part of the batch: the sum is divided by the average number of kept
     entries per process, so that the mean of their gradients is the gradient of the whole batch.
@@ -80,6 +83,9 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         mask = torch.ones_like(values, dtype=torch.bool)
     _require_shape("mask", mask, values.shape)
+    if weight is not None:
+        _require_shape("weight", weight, values.shape)
+        values = weight * values
     # `where` and not a product: a masked entry may be NaN, and NaN * 0 is NaN.
     return _over_all(torch.where(mask, values, 0).sum(), mask.sum().float(), at_least=1)
 
@@ -107,14 +113,25 @@ def _processes() -> int:
 
 @_has(Traits("targets", batch_size=True))
 def binary_cross_entropy(
-    student: Tensor, target: Tensor, *, positive_weight: Tensor | None = None, mask: Tensor | None = None
+    student: Tensor,
+    target: Tensor,
+    *,
+    smoothing: float = 0.0,
+    positive_weight: Tensor | None = None,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Binary cross-entropy per label against 0/1 targets; NaN targets are unknown and left out.
+
+    With label smoothing s, of Szegedy et al. (CVPR 2016, arXiv 1512.00567, section 7) for two classes, a target y is
+    y · (1 − s) + s/2.
 
     Args:
         student: logits (N, L).
         target: (N, L): 1, 0, or NaN where unknown.
+        smoothing: s, in 0 … 1.
         positive_weight: (L,), factor of the positive targets' loss.
+        weight: (N, L), factor of each entry's loss.
         mask: boolean (N, L), further entries to leave out, where false.
 
     Example:
@@ -123,8 +140,11 @@ def binary_cross_entropy(
         0.127
     """
     student, target, mask = _known(student, target, mask)
-    loss = F.binary_cross_entropy_with_logits(student, target, pos_weight=positive_weight, reduction="none")
-    return masked_mean(loss, mask)
+
+    def loss(target: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(student, target, pos_weight=positive_weight, reduction="none")
+
+    return masked_mean(_smoothed(loss, target, smoothing), mask, weight)
 
 
 @_has(Traits("targets", batch_size=True))
@@ -133,7 +153,9 @@ def focal_bce(
     target: Tensor,
     *,
     gamma: float = 2.0,
+    smoothing: float = 0.0,
     positive_weight: Tensor | None = None,
+    weight: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
     """Focal binary cross-entropy: `−(1 − p)^γ y ln p − p^γ (1 − y) ln(1 − p)`, p = σ(student).
@@ -144,7 +166,9 @@ def focal_bce(
         student: logits (N, L).
         target: (N, L): 1, 0, or NaN where unknown.
         gamma: γ ≥ 0; 0 is `binary_cross_entropy`.
+        smoothing: of the labels, as in `binary_cross_entropy`.
         positive_weight: (L,), factor of the positive targets' loss.
+        weight: (N, L), factor of each entry's loss.
         mask: boolean (N, L), further entries to leave out, where false.
 
     Raises:
@@ -157,9 +181,13 @@ def focal_bce(
     """
     _require(gamma >= 0, f"gamma must not be negative, is {gamma}")
     student, target, mask = _known(student, target, mask)
-    wrong = torch.sigmoid(torch.where(target > 0.5, -student, student))  # the probability of the other answer
-    loss = F.binary_cross_entropy_with_logits(student, target, pos_weight=positive_weight, reduction="none")
-    return masked_mean(_power(wrong, gamma) * loss, mask)
+
+    def loss(target: Tensor) -> Tensor:
+        wrong = torch.sigmoid(torch.where(target > 0.5, -student, student))  # the probability of the other answer
+        entropy = F.binary_cross_entropy_with_logits(student, target, pos_weight=positive_weight, reduction="none")
+        return _power(wrong, gamma) * entropy
+
+    return masked_mean(_smoothed(loss, target, smoothing), mask, weight)
 
 
 @_has(Traits("targets", batch_size=True))
@@ -170,7 +198,9 @@ def asymmetric_bce(
     gamma_negative: float = 4.0,
     gamma_positive: float = 1.0,
     clip: float = 0.05,
+    smoothing: float = 0.0,
     positive_weight: Tensor | None = None,
+    weight: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
     """Asymmetric loss: `−(1 − p)^γ₊ y ln p − q^γ₋ (1 − y) ln(1 − q)`, p = σ(student), q = max(p − clip, 0).
@@ -187,7 +217,9 @@ def asymmetric_bce(
         gamma_negative: γ₋ ≥ 0.
         gamma_positive: γ₊ ≥ 0.
         clip: in 0 … 1, the probability below which a negative is easy.
+        smoothing: of the labels, as in `binary_cross_entropy`.
         positive_weight: (L,), factor of the positive targets' loss.
+        weight: (N, L), factor of each entry's loss.
         mask: boolean (N, L), further entries to leave out, where false.
 
     Raises:
@@ -209,19 +241,29 @@ def asymmetric_bce(
     # 1 − q from 1 − p, which stays above 0 for longer than p below 1; without a clip it must be a logarithm at once
     log_rest = (torch.sigmoid(-student) + clip).clamp(max=1).log() if clip else F.logsigmoid(-student)
     negative = -_power(q, gamma_negative) * log_rest
-    return masked_mean(torch.where(target > 0.5, positive, negative), mask)
+    loss = _smoothed(lambda target: torch.where(target > 0.5, positive, negative), target, smoothing)
+    return masked_mean(loss, mask, weight)
 
 
 @_has(Traits("targets", image_offset=True, batch_size=True, exclusive=True, mask="image"))
 def cross_entropy(
-    student: Tensor, target: Tensor, *, class_weight: Tensor | None = None, mask: Tensor | None = None
+    student: Tensor,
+    target: Tensor,
+    *,
+    smoothing: float = 0.0,
+    class_weight: Tensor | None = None,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of exclusive classes; images with a NaN target are unknown and left out.
 
     Args:
         student: logits (N, L).
         target: (N, L): 1 for the class, 0 for the others, or NaN.
+        smoothing: s, in 0 … 1: a target y is y · (1 − s) + s/L (Szegedy et al., CVPR 2016, arXiv 1512.00567, section
+            7); with weights of classes as torch does, each class's part by its own weight.
         class_weight: (L,), the weight of each class's images, by whose sum the loss is divided, as torch does.
+        weight: (N,), factor of each image's loss.
         mask: boolean (N,), further images to leave out, where false.
 
     Raises:
@@ -232,19 +274,32 @@ def cross_entropy(
         >>> round(cross_entropy(student, target).item(), 3)
         0.17
     """
+    _require(0 <= smoothing < 1, f"smoothing must be in 0 … 1, is {smoothing}")
     known, number = _classes(student, target, mask)
-    loss = F.cross_entropy(torch.where(known[:, None], student.float(), 0), number, reduction="none")
-    if class_weight is None:
-        return masked_mean(loss, known)
-    weight = torch.where(known, class_weight.float()[number], 0)
-    return _over_all((weight * loss).sum(), weight.sum(), at_least=_EPS)
+    student = torch.where(known[:, None], student.float(), 0)
+    by_class = None if class_weight is None else class_weight.float()
+    loss = F.cross_entropy(student, number, weight=by_class, label_smoothing=smoothing, reduction="none")
+    if by_class is None:
+        return masked_mean(loss, known, weight)
+    if weight is not None:
+        _require_shape("weight", weight, known.shape)
+        loss = weight * loss
+    total = torch.where(known, by_class[number], 0).sum()
+    return _over_all(torch.where(known, loss, 0).sum(), total, at_least=_EPS)
 
 
 # Distillation: logits against a teacher's logits.
 
 
 @_has(Traits("logits", zero_at_equality=True, batch_size=True))
-def sigmoid_kd(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
+def sigmoid_kd(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float = 1.0,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
     """Kullback-Leibler divergence of the student's from the teacher's Bernoulli distribution, label by label.
 
     `T² · KL(σ(teacher/T) ‖ σ(student/T))`. It is 0 exactly where student and teacher agree, and, unlike a softmax over
@@ -259,6 +314,7 @@ def sigmoid_kd(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, ma
         student: logits (N, L).
         teacher: logits (N, L).
         temperature: T > 0.
+        weight: (N, L), factor of each entry's loss, such as `weighting.trust`.
         mask: boolean (N, L), entries for which the teacher has an answer; no label is needed.
 
     Raises:
@@ -275,11 +331,18 @@ def sigmoid_kd(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, ma
     p = torch.sigmoid(teacher)
     # In logits, KL = p·(t − s) + softplus(s) − softplus(t): no logarithm of a probability that may round to 0.
     divergence = p * (teacher - student) + F.softplus(student) - F.softplus(teacher)
-    return temperature**2 * masked_mean(divergence, mask)
+    return temperature**2 * masked_mean(divergence, mask, weight)
 
 
 @_has(Traits("logits", zero_at_equality=True, image_offset=True, batch_size=True, exclusive=True))
-def softmax_kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0, mask: Tensor | None = None) -> Tensor:
+def softmax_kd(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float = 4.0,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
     """`T² · KL(softmax(teacher/T) ‖ softmax(student/T))`, for exclusive classes: the mean over images.
 
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015 (arXiv 1503.02531), section 2.
@@ -288,6 +351,7 @@ def softmax_kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0, ma
         student: logits (N, L).
         teacher: logits (N, L).
         temperature: T > 0.
+        weight: (N,), factor of each image's loss, such as `weighting.trust`.
         mask: boolean (N, L), classes for which the teacher has an answer: the softmax is over these. Images with fewer
             than two are left out.
 
@@ -301,7 +365,7 @@ def softmax_kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0, ma
     """
     _require_positive(temperature)
     student, teacher = _answers(student, teacher, mask)
-    return _softmax_divergence(student, teacher, temperature, mask)
+    return _softmax_divergence(student, teacher, temperature, mask, weight)
 
 
 @_has(Traits("logits", zero_at_equality=True, image_offset=True, batch_size=True, exclusive=True), space="softmax")
@@ -313,6 +377,7 @@ def mse_kd(
     *,
     space: Literal["sigmoid", "logits", "softmax"] = "sigmoid",
     temperature: float = 1.0,
+    weight: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
     """`T² · (a(student/T) − a(teacher/T))²`, the mean over entries; a is the sigmoid, nothing, or a softmax.
@@ -322,6 +387,7 @@ def mse_kd(
         teacher: logits (N, L).
         space: where they are compared. `softmax` is blind to a constant added to all logits of an image.
         temperature: T > 0; in the space of logits it has no effect.
+        weight: (N, L), factor of each entry's loss, such as `weighting.trust`.
         mask: boolean (N, L), entries for which the teacher has an answer; a softmax is over these.
 
     Raises:
@@ -340,11 +406,13 @@ def mse_kd(
         student, teacher = torch.sigmoid(student), torch.sigmoid(teacher)
     elif space == "softmax":
         student, teacher = _among(student, mask).softmax(-1), _among(teacher, mask).softmax(-1)
-    return temperature**2 * masked_mean((student - teacher) ** 2, mask)
+    return temperature**2 * masked_mean((student - teacher) ** 2, mask, weight)
 
 
 @_has(Traits("logits", zero_at_equality=True, batch_size=True))
-def bckd(student: Tensor, teacher: Tensor, *, beta: float = 1.0, mask: Tensor | None = None) -> Tensor:
+def bckd(
+    student: Tensor, teacher: Tensor, *, beta: float = 1.0, weight: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
     """`|p − q|^β · BCE(q, p)`, p and q the teacher's and the student's sigmoid: the mean over entries.
 
     It is small where the two agree, so that the many easy negatives of rare labels do not dominate.
@@ -356,6 +424,7 @@ def bckd(student: Tensor, teacher: Tensor, *, beta: float = 1.0, mask: Tensor | 
         student: logits (N, L).
         teacher: logits (N, L).
         beta: β ≥ 1; below 1 the gradient is unbounded.
+        weight: (N, L), factor of each entry's loss, such as `weighting.trust`.
         mask: boolean (N, L), entries for which the teacher has an answer.
 
     Raises:
@@ -370,7 +439,7 @@ def bckd(student: Tensor, teacher: Tensor, *, beta: float = 1.0, mask: Tensor | 
     student, teacher = _answers(student, teacher, mask)
     p = torch.sigmoid(teacher)
     loss = F.binary_cross_entropy_with_logits(student, p, reduction="none")
-    return masked_mean((p - torch.sigmoid(student)).abs() ** beta * loss, mask)
+    return masked_mean((p - torch.sigmoid(student)).abs() ** beta * loss, mask, weight)
 
 
 @_has(Traits("logits", zero_at_equality=True, image_offset=True, batch_size=True, exclusive=True, mask="image"))
@@ -382,6 +451,7 @@ def dkd(
     alpha: float = 1.0,
     beta: float = 8.0,
     temperature: float = 4.0,
+    weight: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
     """Decoupled distillation of exclusive classes: α · (class or not) + β · (which of the others), times T².
@@ -397,6 +467,7 @@ def dkd(
         alpha: weight of the divergence between the probabilities of the class.
         beta: weight of the divergence among the other classes.
         temperature: T > 0.
+        weight: (N,), factor of each image's loss, such as `weighting.trust`.
         mask: boolean (N,), images for which the teacher has an answer.
 
     Raises:
@@ -421,12 +492,17 @@ def dkd(
     p = torch.sigmoid(logits[1])
     whether = p * (logits[1] - logits[0]) + F.softplus(logits[0]) - F.softplus(logits[1])
     which = _divergence(student, teacher, ~of_class)
-    return temperature**2 * masked_mean(alpha * whether + beta * which, known)
+    return temperature**2 * masked_mean(alpha * whether + beta * which, known, weight)
 
 
 @_has(Traits("logits", zero_at_equality=True, image_offset=True, scale=True, batch_size=True, exclusive=True))
 def logit_standardized_kd(
-    student: Tensor, teacher: Tensor, *, temperature: float = 2.0, mask: Tensor | None = None
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float = 2.0,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """`softmax_kd` of logits from which each image's mean was taken, over their standard deviation.
 
@@ -438,6 +514,7 @@ def logit_standardized_kd(
         student: logits (N, L) of exclusive classes.
         teacher: logits (N, L).
         temperature: T > 0.
+        weight: (N,), factor of each image's loss, such as `weighting.trust`.
         mask: boolean (N, L), classes for which the teacher has an answer. Images with fewer than two are left out.
 
     Raises:
@@ -451,7 +528,7 @@ def logit_standardized_kd(
     _require_positive(temperature)
     student, teacher = _answers(student, teacher, mask)
     student, teacher = _standardized(student, mask), _standardized(teacher, mask)
-    return _softmax_divergence(student, teacher, temperature, mask)
+    return _softmax_divergence(student, teacher, temperature, mask, weight)
 
 
 @_has(Traits("logits", zero_at_equality=True), activation="sigmoid")
@@ -675,6 +752,14 @@ def _require_positive(temperature: float) -> None:
     _require(temperature > 0, f"temperature must be positive, is {temperature}")
 
 
+def _smoothed(loss: Callable[[Tensor], Tensor], target: Tensor, smoothing: float) -> Tensor:
+    """`loss` of 0/1 targets y as of y · (1 − s) + s/2: every binary loss here is linear in its target."""
+    _require(0 <= smoothing < 1, f"smoothing must be in 0 … 1, is {smoothing}")
+    if not smoothing:
+        return loss(target)
+    return (1 - smoothing / 2) * loss(target) + smoothing / 2 * loss(1 - target)
+
+
 def _power(probability: Tensor, gamma: float) -> Tensor:
     """`probability`^γ, whose gradient is finite at 0 for γ below 1 as well."""
     return probability.clamp(min=_EPS if 0 < gamma < 1 else 0) ** gamma
@@ -738,9 +823,11 @@ def _divergence(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor
     return (teacher.exp() * (teacher - _among(student, mask).log_softmax(1))).sum(1)
 
 
-def _softmax_divergence(student: Tensor, teacher: Tensor, temperature: float, mask: Tensor | None) -> Tensor:
+def _softmax_divergence(
+    student: Tensor, teacher: Tensor, temperature: float, mask: Tensor | None, weight: Tensor | None
+) -> Tensor:
     divergence = _divergence(student / temperature, teacher / temperature, mask)
-    return temperature**2 * masked_mean(divergence, None if mask is None else mask.sum(1) > 1)
+    return temperature**2 * masked_mean(divergence, None if mask is None else mask.sum(1) > 1, weight)
 
 
 def _centred(values: Tensor, kept: Tensor) -> Tensor:

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 
-import numpy as np
 import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
-from medistill.data.dataset import Dataset, count_labels
+from medistill.data.dataset import Dataset
 from medistill.distillation import functional
 from medistill.distillation.answers import answerable
 from medistill.distillation.combine import combine_answers
 from medistill.distillation.settings import Recipe
 from medistill.distillation.teachers import Teacher
 from medistill.distillation.terms import HARD_LOSS, AnyTerm, DistillationTerm, HardTerm, Term
+from medistill.distillation.weighting import balance, group_weights, trust
 from medistill.errors import UserError
 from medistill.task import Task
 from medistill.training.batches import Batch
@@ -72,6 +72,11 @@ def require_task(term: Term, task: Task, at: str) -> None:
         raise UserError(
             f"{at}: {term.loss} is for exclusive classes, but the labels of this data set are not exclusive; use"
             f" {term.instead}"
+        )
+    if not task.exclusive and isinstance(term, DistillationTerm) and term.weighs_trust and term.trusts == "images":
+        raise UserError(
+            f"{at}: trust weighs whole images in {term.loss}, but the labels of this data set are not exclusive; use"
+            " sigmoid_kd, mse_kd or bckd"
         )
     if task.exclusive and isinstance(term, HardTerm) and not exclusive:
         raise UserError(f"{at}: {term.loss} is for labels that are not exclusive; take cross_entropy")
@@ -200,6 +205,11 @@ class RecipeObjective(nn.Module):
         require_fit(recipe, dataset.task, NetworkFacts("the student", map_shape, mixes_images), known)
         self._terms = dict(zip(_names(terms), terms, strict=True))
         self._options = {name: _options(term, dataset) for name, term in self._terms.items()}
+        self._groups = {
+            name: group_weights(dataset, term.group_weights)
+            for name, term in self._terms.items()
+            if isinstance(term, HardTerm) and term.group_weights
+        }
         self._teachers = list(teachers)
         self._needs = recipe.needs
         self._combine, self._exclusive = recipe.combine, dataset.task.exclusive
@@ -228,7 +238,7 @@ class RecipeObjective(nn.Module):
         options = self._options[name] = _on(self._options[name], said.logits)  # moved to the device once
         loss: Callable[..., Tensor] = partial(getattr(functional, term.loss), **options)
         if isinstance(term, HardTerm):
-            return loss(said.logits, said.batch.targets)
+            return loss(said.logits, said.batch.targets, **self._group_weights(name, term, said))
         if term.needs == "attention":
             assert said.batch.features is not None  # networks that learn by a recipe give them
             return _mean(loss(said.batch.features, answer["attention"][:, None]) for answer in said.answers)
@@ -244,9 +254,21 @@ class RecipeObjective(nn.Module):
         if term.needs == "cams":
             explained = _explained(said.batch.targets, said.combined, said.known, likeliest=term.explains_likeliest)
             return _of_maps(loss, said, explained)
+        if term.weighs_trust:
+            weight = trust(said.combined, said.batch.targets, exclusive=self._exclusive)
+            loss = partial(loss, weight=weight if term.trusts == "labels" else weight[:, 0])
         if term.takes_targets:
             return loss(said.logits, said.combined, target=said.batch.targets, mask=said.known.all(1))
         return loss(said.logits, said.combined, mask=said.known)
+
+    def _group_weights(self, name: str, term: HardTerm, said: Said) -> dict[str, Tensor]:
+        """The weight of each image of the batch for a loss of images, or of each of its labels."""
+        if name not in self._groups:
+            return {}
+        # an image without labels has no weight, nor a loss
+        weights = [self._groups[name].get(image, 1.0) for image in said.batch.image_ids]
+        weight = torch.tensor(weights, device=said.logits.device)
+        return {"weight": weight if traits_of(term).mask == "image" else weight[:, None].expand_as(said.logits)}
 
 
 def _names(terms: Sequence[Term]) -> list[str]:
@@ -261,7 +283,7 @@ def _names(terms: Sequence[Term]) -> list[str]:
 
 def _options(term: AnyTerm, dataset: Dataset) -> dict[str, JsonValue | Tensor]:
     """Keyword arguments of the term's function, weights from the training labels among them."""
-    return term.options() | (_balance(term, dataset) if isinstance(term, HardTerm) and term.balanced else {})
+    return term.options() | (balance(term, dataset) if isinstance(term, HardTerm) and term.balanced else {})
 
 
 def _mean(values: Iterable[Tensor]) -> Tensor:
@@ -304,17 +326,6 @@ def _of_maps(loss: Callable[..., Tensor], said: Said, explained: Tensor) -> Tens
         total, count = total + known * loss(maps, cams, mask=kept), count + known
     assert isinstance(count, Tensor)  # there is a teacher
     return total / count.clamp(min=1)
-
-
-def _balance(term: HardTerm, dataset: Dataset) -> dict[str, Tensor]:
-    """Weights from the training labels; a label without positives or negatives weighs 1."""
-    targets = dataset.targets(dataset.split("train"))
-    positive, negative = count_labels(targets)
-    if term.balances == "classes":
-        weight = positive.sum() / np.maximum(positive, 1) / len(positive)
-        return {"class_weight": torch.from_numpy(np.where(positive > 0, weight, 1).astype(np.float32))}
-    weight = np.where((positive > 0) & (negative > 0), negative / np.maximum(positive, 1), 1)
-    return {"positive_weight": torch.from_numpy(weight.astype(np.float32))}
 
 
 def _on(options: dict[str, JsonValue | Tensor], logits: Tensor) -> dict[str, JsonValue | Tensor]:

@@ -6,7 +6,7 @@ the options are. This file needs no torch, so that params.yaml is checked at onc
 
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -15,6 +15,19 @@ from medistill.task import Task
 
 Temperature = Annotated[float, Field(ge=0.01, le=1000)]
 """At higher temperatures float32 has no digits left."""
+
+
+Smoothing = Annotated[float, Field(ge=0, lt=1, exclude_if=lambda share: not share)]
+"""Share of a label that is spread evenly over both answers, or over all exclusive classes."""
+
+Group = Literal["sex", "view", "source"]
+"""A column of the manifest."""
+
+GroupWeights = Annotated[Group | None, Field(exclude_if=lambda column: column is None)]
+"""The column by which images are weighted: images of rare groups count more, so that each group counts the same."""
+
+Trust = Annotated[bool, Field(exclude_if=lambda trust: not trust)]
+"""Whether an answer of the teachers that contradicts the label counts less: with the probability that they give it."""
 
 
 class Term(Settings):
@@ -40,7 +53,8 @@ class Term(Settings):
 
     def options(self) -> dict[str, JsonValue]:
         """Keyword arguments of the function."""
-        return self.model_dump(exclude={"loss", "weight", "balanced", "allow_offset_blind"})
+        ours = {"loss", "weight", "balanced", "allow_offset_blind", "group_weights", "trust"}
+        return {key: getattr(self, key) for key in type(self).model_fields if key not in ours}
 
     @property
     def blind_on_purpose(self) -> bool:
@@ -58,6 +72,8 @@ class HardTerm(Term):
 
     if TYPE_CHECKING:
         balanced: bool  # each term has its own, behind its options
+        smoothing: float
+        group_weights: Group | None
     balances: ClassVar[Literal["labels", "classes"]] = "labels"
     """What `balanced` weighs: the positives of each label, or the images of each class."""
 
@@ -71,6 +87,22 @@ class DistillationTerm(Term):
     """Whether it compares logits and also needs the labels."""
     explains_likeliest: ClassVar[bool] = False
     """Whether it also compares the maps of the label that the teachers find likeliest."""
+    trusts: ClassVar[Literal["labels", "images"] | None] = None
+    """What `trust` weighs: each label of an image, or whole images; None: the loss has no entries to weigh."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_entries_to_trust(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "trust" in given and "trust" not in cls.model_fields:
+            raise ValueError(
+                "trust is for losses of the logits of single images, such as sigmoid_kd; leave it out here"
+            )
+        return given
+
+    @property
+    def weighs_trust(self) -> bool:
+        """Whether params.yaml asks for it."""
+        return bool(getattr(self, "trust", False))
 
 
 class SoftmaxTerm(DistillationTerm):
@@ -90,8 +122,10 @@ class BinaryCrossEntropy(HardTerm):
     """The usual loss of labels that are not exclusive."""
 
     loss: Literal["binary_cross_entropy"]
+    smoothing: Smoothing = 0.0
     balanced: bool = False
     """Positive labels are weighted by the ratio of negatives to positives in training."""
+    group_weights: GroupWeights = None
 
 
 class FocalBce(HardTerm):
@@ -99,7 +133,9 @@ class FocalBce(HardTerm):
 
     loss: Literal["focal_bce"]
     gamma: float = Field(default=2.0, ge=0)
+    smoothing: Smoothing = 0.0
     balanced: bool = False
+    group_weights: GroupWeights = None
 
 
 class AsymmetricBce(HardTerm):
@@ -109,7 +145,9 @@ class AsymmetricBce(HardTerm):
     gamma_negative: float = Field(default=4.0, ge=0)
     gamma_positive: float = Field(default=1.0, ge=0)
     clip: float = Field(default=0.05, ge=0, lt=1)
+    smoothing: Smoothing = 0.0
     balanced: bool = False
+    group_weights: GroupWeights = None
 
 
 class CrossEntropy(HardTerm):
@@ -118,22 +156,28 @@ class CrossEntropy(HardTerm):
     balances = "classes"
     instead = "binary_cross_entropy"
     loss: Literal["cross_entropy"]
+    smoothing: Smoothing = 0.0
     balanced: bool = False
     """Images weigh in inverse proportion to how often their class is in training."""
+    group_weights: GroupWeights = None
 
 
 class SigmoidKd(DistillationTerm):
     """Divergence label by label."""
 
+    trusts = "labels"
     loss: Literal["sigmoid_kd"]
     temperature: Temperature = 1.0
+    trust: Trust = False
 
 
 class SoftmaxKd(SoftmaxTerm):
     """Divergence over exclusive classes."""
 
+    trusts = "images"
     loss: Literal["softmax_kd"]
     temperature: Temperature = 4.0
+    trust: Trust = False
     allow_offset_blind: bool = False
 
 
@@ -141,9 +185,11 @@ class MseKd(SoftmaxTerm):
     """The loss of system A."""
 
     instead = "space: sigmoid, or set allow_offset_blind: true"
+    trusts = "labels"
     loss: Literal["mse_kd"]
     space: Literal["sigmoid", "logits", "softmax"] = "sigmoid"
     temperature: Temperature = 1.0
+    trust: Trust = False
     allow_offset_blind: bool = False
     """A softmax over labels that are not exclusive is refused otherwise: it cannot see a constant added to all logits
     of an image."""
@@ -152,26 +198,32 @@ class MseKd(SoftmaxTerm):
 class Bckd(DistillationTerm):
     """Weighed by disagreement."""
 
+    trusts = "labels"
     loss: Literal["bckd"]
     beta: float = Field(default=1.0, ge=1)
+    trust: Trust = False
 
 
 class Dkd(DistillationTerm):
     """For exclusive classes: whether it is the class (`alpha`) and which of the others (`beta`), apart."""
 
     takes_targets = True
+    trusts = "images"
     loss: Literal["dkd"]
     parts = ("alpha", "beta")
     alpha: float = Field(default=1.0, ge=0)
     beta: float = Field(default=8.0, ge=0)
     temperature: Temperature = 4.0
+    trust: Trust = False
 
 
 class LogitStandardizedKd(DistillationTerm):
     """For exclusive classes: divergence of logits without their mean, over their deviation."""
 
+    trusts = "images"
     loss: Literal["logit_standardized_kd"]
     temperature: Temperature = 2.0
+    trust: Trust = False
 
 
 class Dist(SoftmaxTerm):

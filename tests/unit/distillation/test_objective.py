@@ -8,46 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from medistill.data.dataset import Dataset
 from medistill.distillation.combine import combine_answers
 from medistill.distillation.functional import dkd, rkd, sigmoid_kd, softmax_kd
 from medistill.distillation.objective import RecipeObjective, _explained
 from medistill.distillation.settings import Recipe
 from medistill.errors import UserError
 from medistill.models.heads import class_maps_by_autograd
-from medistill.task import Task
-from medistill.training.trainer import Batch
-
-
-class Answers:
-    """A teacher that always gives the same answers."""
-
-    def __init__(self, logits: np.ndarray, **more: np.ndarray) -> None:
-        self.said = {"logits": logits} | more
-        maps = more.get("attention", more.get("cams"))
-        width = more["features"].shape[1] if "features" in more else 0
-        self.map_shape = (width, *(maps.shape[-2:] if maps is not None else (7, 7)))
-        self.unknown = [str(label) for label in np.flatnonzero(np.isnan(logits).all(axis=0))]
-
-    def answer(self, batch, needs):
-        return {name: torch.from_numpy(self.said[name]) for name in {"logits", *needs}}
-
-
-@pytest.fixture
-def classes(tiny_dataset):
-    """The tiny data set with three exclusive classes, rare ones and common ones."""
-    manifest = tiny_dataset.manifest.drop(columns=[f"label:{label}" for label in tiny_dataset.labels])
-    number = np.array([0, 0, 0, 1, 1, 2] * len(manifest))[: len(manifest)]
-    manifest = manifest.assign(**{f"label:{name}": (number == k).astype(np.float32) for k, name in enumerate("abc")})
-    return Dataset(**(vars(tiny_dataset) | {"manifest": manifest, "labels": list("abc"), "task": Task.MULTICLASS}))
-
-
-def batch(targets: torch.Tensor) -> Batch:
-    return Batch([str(number) for number in range(len(targets))], 0, targets)
-
-
-def recipe(*terms: dict, teachers: int = 1) -> Recipe:
-    return Recipe(teachers=["a", "b", "c"][:teachers], terms=list(terms))
+from medistill.training.batches import Batch
+from tests.answers import Answers, batch, recipe
 
 
 def test_a_recipe_without_terms_is_the_tasks_loss(tiny_dataset, classes):

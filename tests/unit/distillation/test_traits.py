@@ -277,7 +277,9 @@ def defaults_of(name: str, given: dict) -> dict:
     fields = {
         key: field.default for key, field in models[name].model_fields.items() if key not in ("loss", "weight", *given)
     }
-    return {key: "false" if default is False else default for key, default in fields.items()}
+    return {
+        key: "false" if default is False else "null" if default is None else default for key, default in fields.items()
+    }
 
 
 def test_the_table_in_the_documentation_is_this_one(root):

@@ -143,10 +143,11 @@ def project(params: Params, root: Path) -> list[Projection]:
         UserError: a model or the evaluation is missing, damaged or out of date; the message names the stage to run.
     """
     lock, layout = read_lock(root), Layout(root)
-    names = {f"train_teacher@{name}": name for name in params.run.teachers}
-    names |= {f"train_assistant@{name}": name for name in params.run.assistants}
-    names |= {f"distill@{model.name}": model.name for model in params.student_models()}
-    for stage, name in names.items():
+    run = params.run
+    stages = {name: f"train_teacher@{teacher}" for teacher in run.teachers for name in params.members(teacher)}
+    stages |= {name: f"train_assistant@{teacher}" for teacher in run.assistants for name in params.members(teacher)}
+    stages |= {model.name: f"distill@{model.name}" for model in params.student_models()}
+    for name, stage in stages.items():
         if stage not in lock or not layout.model(name).config.is_file():
             folder = HERE.model(name).folder
             raise UserError(f"{folder}: not there; run `dvc repro {stage}`, or `dvc pull` if a remote has it")
@@ -156,11 +157,14 @@ def project(params: Params, root: Path) -> list[Projection]:
     for stage, name in exports.items():
         if stage not in lock and layout.export(name).folder.exists():
             raise UserError(f"{HERE.export(name).folder}: it is not in dvc.lock; run `dvc repro {stage}`")
-    check_up_to_date(root, [*names, *(stage for stage in ("evaluate", "explain", *exports) if stage in lock)])
+    check_up_to_date(
+        root,
+        [*dict.fromkeys(stages.values()), *(stage for stage in ("evaluate", "explain", *exports) if stage in lock)],
+    )
     # dvc.lock proves nothing about files that `dvc commit` has recorded
-    records = {stage: ModelRecord.read_whole(layout.model(name).config) for stage, name in names.items()}
-    for stage, record in records.items():
-        _require_weights(params, root, stage, record)
+    records = {name: ModelRecord.read_whole(layout.model(name).config) for name in stages}
+    for name, record in records.items():
+        _require_weights(params, root, stages[name], record)
     metrics, explained = read_metrics(layout.reports), {}
     if "explain" in lock:
         maps = layout.reports.explain
@@ -168,8 +172,8 @@ def project(params: Params, root: Path) -> list[Projection]:
         explained = read_each(maps.metrics, ModelMaps, what_to_run(maps.record))
     dataset = printable(DatasetInfo.read(layout.processed.record).name)
     return [
-        _project(layout, lock, stage, records[stage], metrics.get(name), explained.get(name), dataset)
-        for stage, name in names.items()
+        _project(layout, lock, stage, records[name], metrics.get(name), explained.get(name), dataset)
+        for name, stage in stages.items()
     ]
 
 
@@ -179,7 +183,7 @@ def _require_weights(params: Params, root: Path, stage: str, record: ModelRecord
     Raises:
         UserError: names the file, and the command that trains the model again.
     """
-    network = params.teachers[record.name] if record.student is None else params.students[record.student]
+    network = params.students[record.student] if record.student else params.teacher_models()[record.name]
     if network.file and sha256(root / network.file) != record.weights_sha256:
         raise UserError(
             f"{network.file}: changed since {record.name} was trained from it; run `dvc repro --force {stage}`"
@@ -322,7 +326,9 @@ def _project(
 
 
 def _out_md5(ran: Ran, stage: str, folder: Path) -> str:
-    found = next((out.md5 for out in ran.outs if out.path == folder.as_posix()), None)
+    """Of the folder, or of the one of all seeds that it is in."""
+    outs = {out.path: out.md5 for out in ran.outs}
+    found = outs.get(folder.as_posix()) or outs.get(folder.parent.as_posix())
     if found is None:
         raise UserError(f"dvc.lock: {stage}: no md5 of {folder}; run `dvc repro --force {stage}`")
     return found

@@ -21,8 +21,8 @@ from medistill.training.spec import TrainingSpec
 
 def teacher_spec(params: Params, name: str) -> TrainingSpec:
     """The training of a teacher or assistant that is not frozen."""
-    teacher = params.teachers[name]
-    recipe = params.recipes[teacher.recipe] if teacher.recipe else Recipe(views="fresh", terms=teacher.terms)
+    teacher = params.teacher_models()[name]
+    recipe = params.recipe_of(teacher.recipe) if teacher.recipe else Recipe(views="fresh", terms=teacher.terms)
     return TrainingSpec(
         name=name,
         teaches=True,
@@ -42,7 +42,7 @@ def student_spec(params: Params, model: StudentModel) -> TrainingSpec:
         network=network,
         training=network.training_on(params.training),
         augmentation=params.augmentation,
-        recipe=params.recipes[model.recipe],
+        recipe=params.recipe_of(model.recipe),
         seed=model.seed,
         student=model.student,
         recipe_name=model.recipe,
@@ -99,7 +99,7 @@ def require_trained(params: Params, name: str, dataset: Dataset) -> ModelRecord:
     Raises:
         UserError: it is not there or damaged, or is of other data, labels, weights or settings.
     """
-    files, network = Layout().teacher(name), params.teachers[name]
+    files, network = Layout().teacher(name), params.teacher_models()[name]
     config = ModelRecord.read(files.config)  # of its files those are held against it that are read
     now = {
         "dataset_fingerprint": (dataset.fingerprint, "data"),

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         model.name: [other.name for other in params.baselines_of(model)] if model.name in taught else []
         for model in students
     }
-    references = run.References(baselines, params.run.all_teachers)
+    references = run.References(baselines, list(params.teacher_models()))
     described = run.describe_all(measured, {name: config.role for name, config in configs.items()}, params.evaluate)
     curves = {name: model.roc() for name, model in measured["test"].items()}
     written = run.write_tables(reports, described, curves, run.compare_all(measured, references))

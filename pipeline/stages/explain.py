@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     argparse.ArgumentParser(prog="python -m pipeline.stages.explain", description=__doc__).parse_args(argv)
     params = load_params()
     dataset = Dataset.open()
-    folders, left_out = explainable(params.model_folders(), dataset, teachers=params.run.all_teachers)
+    folders, left_out = explainable(params.model_folders(), dataset, teachers=list(params.teacher_models()))
     for name, reason in left_out.items():
         tqdm.write(f"explain: {name} is left out: {reason}", file=sys.stderr)
     chosen = selection.choose(dataset, params.explain, {name: files.predictions for name, files in folders.items()})

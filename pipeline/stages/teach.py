@@ -17,17 +17,20 @@ def main(argv: list[str] | None) -> int:
     params = load_params()
     dataset = Dataset.open()
     require_name("run.teachers", name, params.run.all_teachers)
-    files, unfinished = Layout().teacher(name), Layout().unfinished_knowledge(name).folder
-    provenance.refuse_overlap(files.train_ids, dataset)  # before PyTorch is imported
+    members = params.members(name)
+    for member in members:
+        provenance.refuse_overlap(Layout().teacher(member).train_ids, dataset)  # before PyTorch is imported
 
     from medistill.distillation.train import teach
     from medistill.training.processes import this_process
     from pipeline.trainings import require_trained
 
-    require_trained(params, name, dataset)
-    if this_process().is_main_process:  # of several processes only the first answers
-        folder = params.knowledge_folder(name)
-        teach(folder, files.folder, dataset, params.augmentation, params.teach, unfinished=unfinished)
+    for member in members:
+        require_trained(params, member, dataset)
+        if this_process().is_main_process:  # of several processes only the first answers
+            folder, model = params.knowledge_folder(member), Layout().teacher(member).folder
+            unfinished = Layout().unfinished_knowledge(member).folder
+            teach(folder, model, dataset, params.augmentation, params.teach, unfinished=unfinished)
     return 0
 
 

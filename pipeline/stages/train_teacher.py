@@ -16,8 +16,7 @@ def main(argv: list[str] | None) -> int:
     name = parser.parse_args(argv).teacher
     params = load_params()
     require_name("run.teachers", name, params.run.all_teachers)
-    teacher = params.teachers[name]
-    folder, dataset = Layout().teacher(name).folder, Dataset.open()
+    dataset = Dataset.open()
 
     from medistill.distillation.frozen import import_teacher
     from medistill.training.processes import this_process
@@ -25,12 +24,14 @@ def main(argv: list[str] | None) -> int:
     from pipeline.preflight import require_run
 
     require_run(params, dataset)
-    if not teacher.frozen:
-        trainings.train(folder, trainings.teacher_spec(params, name), dataset, params)
-    elif this_process().is_main_process:
-        batch_size = 2 * params.training.batch_size  # the batch size of the validation of trained teachers
-        with at_key(f"teachers.{name}"):
-            import_teacher(folder, name, teacher, dataset, batch_size=batch_size)
+    for member, teacher in params.members(name).items():
+        folder = Layout().teacher(member).folder
+        if not teacher.frozen:
+            trainings.train(folder, trainings.teacher_spec(params, member), dataset, params)
+        elif this_process().is_main_process:
+            batch_size = 2 * params.training.batch_size  # the batch size of the validation of trained teachers
+            with at_key(f"teachers.{name}"):
+                import_teacher(folder, name, teacher, dataset, batch_size=batch_size)
     return 0
 
 

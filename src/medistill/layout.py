@@ -289,8 +289,8 @@ class Layout:
         return DataFolder(self.root / "data" / "processed")
 
     def teacher(self, name: str) -> ModelFolder:
-        """A trained teacher or assistant."""
-        return ModelFolder(self.root / "models" / "teachers" / name)
+        """A trained teacher or assistant; one of several seeds, `teacher.seed`, is within the folder of all."""
+        return ModelFolder(self.root / "models" / "teachers" / Path(*name.split(".")))
 
     def student(self, name: str) -> ModelFolder:
         """A trained student; its name is `student-recipe-seed`."""
@@ -302,11 +302,11 @@ class Layout:
 
     def knowledge(self, teacher: str) -> KnowledgeFolder:
         """The answers of a teacher that is no assistant."""
-        return KnowledgeFolder(self.root / "data" / "knowledge" / teacher)
+        return KnowledgeFolder(self.root / "data" / "knowledge" / Path(*teacher.split(".")))
 
     def assistant_knowledge(self, assistant: str) -> KnowledgeFolder:
         """The answers of an assistant: separate, since they depend on the folder of the other teachers' answers."""
-        return KnowledgeFolder(self.root / "data" / "assistants" / assistant)
+        return KnowledgeFolder(self.root / "data" / "assistants" / Path(*assistant.split(".")))
 
     def export(self, name: str) -> ExportFolder:
         """An exported student."""
@@ -373,6 +373,11 @@ class Layout:
 
 HERE = Layout()
 """The checkout in which a command was started."""
+
+
+def member_name(teacher: str, seed: int) -> str:
+    """The name of a teacher's network where it has several seeds; names in params.yaml have no dot."""
+    return f"{teacher}.{seed}"
 
 
 def student_name(student: str, recipe: str, seed: int) -> str:

@@ -102,7 +102,11 @@ class Params(Settings):
                     )
         taught = [recipe for name in self.run.assistants if (recipe := self.teachers[name].recipe)]
         for recipe in dict.fromkeys([*self.run.recipes, *taught]):
-            terms = self.recipes[recipe].terms
+            terms, combine = self.recipes[recipe].terms, self.recipes[recipe].combine
+            if combine != "mean" and len(self.recipe_of(recipe).teachers) < 2:
+                raise ValueError(
+                    f"recipes.{recipe}: combine: {combine} needs several teachers, or one with several seeds"
+                )
             if terms and not any(isinstance(term, HardTerm) or term.needs == "logits" for term in terms):
                 raise ValueError(
                     f"recipes.{recipe}: none of its terms teaches the classifier; add a loss from labels, such as "
@@ -141,9 +145,25 @@ class Params(Settings):
         if not self.recipes[recipe].teachers:
             raise ValueError(f"{assistant}: its recipe {recipe} has no teachers; an assistant needs at least one")
 
-    def knowledge_folder(self, teacher: str, layout: Layout = HERE) -> Path:
+    def members(self, teacher: str) -> dict[str, Teacher]:
+        """Each network of a teacher with its settings, by name: of an ensemble one per seed."""
+        return self.teachers[teacher].members(teacher)
+
+    def teacher_models(self) -> dict[str, Teacher]:
+        """Each network that teaches, with its settings, in the order of the run."""
+        return {name: one for teacher in self.run.all_teachers for name, one in self.members(teacher).items()}
+
+    def recipe_of(self, name: str) -> Recipe:
+        """A recipe with each of its teachers' networks as a teacher."""
+        recipe = self.recipes[name]
+        return recipe.model_copy(
+            update={"teachers": [member for teacher in recipe.teachers for member in self.members(teacher)]}
+        )
+
+    def knowledge_folder(self, model: str, layout: Layout = HERE) -> Path:
         """The folder of a teacher's answers; assistants' are separate, since they depend on the others'."""
-        return (layout.assistant_knowledge if teacher in self.run.assistants else layout.knowledge)(teacher).folder
+        of_assistants = {member for name in self.run.assistants for member in self.members(name)}
+        return (layout.assistant_knowledge if model in of_assistants else layout.knowledge)(model).folder
 
     def student_models(self) -> list["StudentModel"]:
         """Every student of the run, in the order of the matrix."""
@@ -152,19 +172,19 @@ class Params(Settings):
 
     def model_folders(self, layout: Layout = HERE) -> dict[str, ModelFolder]:
         """Folder of each model of the run, teachers first; models of earlier runs are left out."""
-        names = [*self.run.all_teachers, *(model.name for model in self.student_models())]
+        names = [*self.teacher_models(), *(model.name for model in self.student_models())]
         return {name: layout.model(name) for name in names}
 
     def roles(self) -> dict[str, Role]:
         """Role of each model of the run, `teacher`, `baseline` or `distilled`, teachers first."""
-        roles: dict[str, Role] = dict.fromkeys(self.run.all_teachers, "teacher")
+        roles: dict[str, Role] = dict.fromkeys(self.teacher_models(), "teacher")
         return roles | {m.name: "distilled" if self.is_distilled(m) else "baseline" for m in self.student_models()}
 
     def references(self, model: "StudentModel") -> list[str]:
         """The teachers a student is compared with: its recipe's own; for a baseline, those of the run's recipes."""
-        used = {teacher for recipe in self.run.recipes for teacher in self.recipes[recipe].teachers}
-        everyone = [teacher for teacher in self.run.all_teachers if teacher in used]
-        return self.recipes[model.recipe].teachers or everyone
+        used = {teacher for recipe in self.run.recipes for teacher in self.recipe_of(recipe).teachers}
+        everyone = [teacher for teacher in self.teacher_models() if teacher in used]
+        return self.recipe_of(model.recipe).teachers or everyone
 
     def is_distilled(self, model: "StudentModel") -> bool:
         """Whether the student has teachers; otherwise it is a baseline."""

@@ -35,7 +35,7 @@ def taught(fresh):
             "labels": THEIRS,
             "input_size": 48,
         },
-        "assistant": {"arch": "test_efficientnet", "recipe": "kd", "seed": 3},
+        "assistant": {"arch": "test_efficientnet", "recipe": "kd", "seeds": [3, 4]},
     }
     params["teachers"]["densenet"]["input_size"] = 48  # map losses refuse maps of one cell
     params["students"] = {"small": {"arch": "test_efficientnet", "input_size": 40, "channels": 1}}
@@ -78,14 +78,20 @@ def test_every_way_to_teach_goes_through_the_whole_graph(taught):
 
     metrics = read("reports/metrics.json")
     students = [f"small-{recipe}-0" for recipe in ("baseline", "assisted", "friendly", "live")]
-    assert list(metrics) == ["densenet", "friend", "assistant", *students]
+    assert list(metrics) == ["densenet", "friend", "assistant.3", "assistant.4", *students]
 
-    # the assistant was taught, then answered; its students' records name it
-    assistant = read("models/teachers/assistant/config.json")
-    assert (assistant["role"], assistant["teachers"]) == ("teacher", ["densenet"])
-    assert read("data/assistants/assistant/knowledge.json")["teacher_sha256"] == assistant["model_sha256"]
+    # both assistants were taught, then answered; their students' records name them
+    assistants = [read(f"models/teachers/assistant/{seed}/config.json") for seed in (3, 4)]
+    assert [(one["role"], one["teachers"], one["seed"]) for one in assistants] == [
+        ("teacher", ["densenet"], seed) for seed in (3, 4)
+    ]
+    assert len({one["model_sha256"] for one in assistants}) == 2
+    for seed, one in zip((3, 4), assistants, strict=True):
+        answers = read(f"data/assistants/assistant/{seed}/knowledge.json")
+        assert (answers["teacher"], answers["teacher_sha256"]) == (f"assistant.{seed}", one["model_sha256"])
     assert not (folder / "data/knowledge/assistant").exists()
-    assert read("models/students/small-assisted-0/config.json")["teachers"] == ["assistant", "densenet"]
+    named = read("models/students/small-assisted-0/config.json")["teachers"]
+    assert named == ["assistant.3", "assistant.4", "densenet"]
     seen = [np.load(folder / f"models/{name}/train_ids.npz") for name in ("teachers/friend", "students/small-live-0")]
     assert (len(seen[0]["images"]), len(seen[1]["images"]) > 0) == (0, True)
 
@@ -101,7 +107,7 @@ def test_every_way_to_teach_goes_through_the_whole_graph(taught):
     assert described["per_label"]["Nodule"]["auroc"]["estimate"] is None
     assert "macro_auroc" not in metrics["friend"]["test"]
     assert "friend" not in read("reports/explain/metrics.json")
-    assert "assistant" in read("reports/explain/metrics.json")
+    assert {"assistant.3", "assistant.4"} <= set(read("reports/explain/metrics.json"))
 
     # each term of each recipe took effect
     for recipe, term in (("assisted", "feature_mse"), ("friendly", "cam_kd"), ("live", "attention_transfer")):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from medistill.errors import UserError
-from medistill.params import load_params
+from medistill.params import StudentModel, load_params
 
 
 @pytest.fixture
@@ -209,6 +209,10 @@ FROZEN = {"arch": "resnet18", "weights": "w.safetensors", "frozen": True}
             ASSISTANT | {"recipe": "own"},
             "teachers.new: its recipe's teacher 'new' is an assistant itself",
         ),
+        ("teachers", {"arch": "resnet18", "seed": 1, "seeds": [0, 1]}, "teachers.new: set seed or seeds, not both"),
+        ("teachers", {"arch": "resnet18", "seeds": [1, 1]}, "teachers.new: seeds names 1 more than once"),
+        ("teachers", {"arch": "resnet18", "seeds": [1]}, "teachers.new.seeds: list should have at least 2 items"),
+        ("teachers", FROZEN | {"seeds": [0, 1]}, "teachers.new: a frozen teacher is not trained; leave seeds out"),
         ("teachers", FROZEN | {"weights": None}, "teachers.new: frozen: true needs weights: FILE"),
         ("teachers", FROZEN | {"recipe": "kd"}, "teachers.new: a frozen teacher is not trained; leave recipe out"),
         ("teachers", FROZEN | {"training": {"epochs": 3}}, "a frozen teacher is not trained; leave training out"),
@@ -424,3 +428,19 @@ def test_an_option_of_a_teachers_term_is_named_as_a_recipes_is(params, tmp_path)
     params["teachers"]["densenet"]["terms"] = [{"loss": "focal_bce", "gama": 1}]
     with pytest.raises(UserError, match=r"key teachers\.densenet\.terms\.0 \(focal_bce\)\.gama is unknown; did you"):
         load(params, tmp_path)
+
+
+def test_a_teacher_of_several_seeds_is_as_many_models(params, tmp_path):
+    params["teachers"]["densenet"]["seeds"] = [4, 0]
+    params["recipes"]["kd"] |= {"teachers": ["densenet"], "combine": "entropy"}  # needs several teachers
+    read = load(params, tmp_path)
+    assert list(read.teacher_models()) == ["densenet.4", "densenet.0", "efficientnet_lite2"]
+    assert [(one.seed, one.seeds) for one in read.teacher_models().values()] == [(4, None), (0, None), (0, None)]
+    assert read.recipe_of("kd").teachers == ["densenet.4", "densenet.0"]
+    folders = {name: folder.folder.as_posix() for name, folder in read.model_folders().items()}
+    assert folders["densenet.4"] == "models/teachers/densenet/4"  # within what the stage of all seeds writes
+    assert folders["efficientnet_lite2"] == "models/teachers/efficientnet_lite2"
+    assert read.knowledge_folder("densenet.0").as_posix() == "data/knowledge/densenet/0"
+    assert list(read.roles().items())[:2] == [("densenet.4", "teacher"), ("densenet.0", "teacher")]
+    distilled, baseline = (StudentModel(student="eeea_net_c2", recipe=name, seed=0) for name in ("kd", "baseline"))
+    assert read.references(distilled) == read.references(baseline) == ["densenet.4", "densenet.0"]

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from medistill.distillation.answers import in_order
 from medistill.distillation.terms import AnyTerm, DistillationTerm
+from medistill.layout import member_name
 from medistill.settings import Name, Seed, Settings, require_once
 from medistill.training.settings import TrainedNetwork, TrainingOverrides
 
@@ -15,6 +16,8 @@ class Teacher(TrainedNetwork):
 
     seed: Seed = 0
     """Initialisation, order of images, dropout."""
+    seeds: list[Seed] | None = Field(default=None, min_length=2, max_length=100)
+    """Train as many networks, one per seed, which answer like as many teachers: an ensemble, mixed by `combine`."""
     terms: list[AnyTerm] = []
     """Losses from the labels that train it, such as focal_bce; none: the usual loss of the data set's task."""
     recipe: Name | None = None
@@ -29,12 +32,20 @@ class Teacher(TrainedNetwork):
     def _frozen_or_trained(self) -> "Teacher":
         if self.frozen and not self.weights:
             raise ValueError("frozen: true needs weights: FILE")
-        given = {"recipe": self.recipe, "terms": self.terms, "training": self.training != TrainingOverrides()}
+        given = {
+            "recipe": self.recipe,
+            "terms": self.terms,
+            "seeds": self.seeds,
+            "training": self.training != TrainingOverrides(),
+        }
         for key in given if self.frozen else ():
             if given[key]:
                 raise ValueError(f"a frozen teacher is not trained; leave {key} out")
         if self.recipe and self.terms:
             raise ValueError("an assistant's terms are those of its recipe; leave terms out")
+        if self.seeds and "seed" in self.model_fields_set:
+            raise ValueError("set seed or seeds, not both")
+        require_once("seeds", self.seeds or [])
         for term in self.terms:
             if isinstance(term, DistillationTerm):
                 raise ValueError(
@@ -44,6 +55,12 @@ class Teacher(TrainedNetwork):
             raise ValueError("labels is for frozen: true; other teachers have the data set's labels")
         require_once("labels", self.labels or [])
         return self
+
+    def members(self, name: str) -> dict[str, "Teacher"]:
+        """Each network of the teacher called `name`, with one seed, by its own name; without `seeds` itself."""
+        if self.seeds is None:
+            return {name: self}
+        return {member_name(name, seed): self.model_copy(update={"seed": seed, "seeds": None}) for seed in self.seeds}
 
     @property
     def is_frozen(self) -> bool:
@@ -75,8 +92,6 @@ class Recipe(Settings):
         require_once("teachers", self.teachers)
         if bool(self.teachers) != any(isinstance(term, DistillationTerm) for term in self.terms):
             raise ValueError("teachers and terms of distillation, such as sigmoid_kd, go together: set both or neither")
-        if self.combine != "mean" and len(self.teachers) < 2:
-            raise ValueError(f"combine: {self.combine} needs several teachers")
         compares_logits = any(isinstance(term, DistillationTerm) and term.needs == "logits" for term in self.terms)
         if self.combine != "mean" and not compares_logits:
             raise ValueError(

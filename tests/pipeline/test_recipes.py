@@ -349,8 +349,8 @@ def test_unusual_settings_are_noted(params, tiny_dataset, tmp_path, capsys):
             r"^params\.yaml: students\.eeea_net_c2: there are no pretrained weights for eeea_net_c2",
         ),
         (
-            lambda p: p["teachers"].update(densenet={"arch": "vit_tiny_patch16_224"}),
-            r"^params\.yaml: teachers\.densenet: vit_tiny_patch16_224: its features",
+            lambda p: p["students"].update(eeea_net_c2={"arch": "vit_tiny_patch16_224"}),
+            r"^params\.yaml: students\.eeea_net_c2: vit_tiny_patch16_224: its features",
         ),
         pytest.param(
             lambda p: p["students"]["eeea_net_c2"].update(training={"precision": "fp16"}),

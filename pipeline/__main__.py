@@ -70,6 +70,9 @@ def check() -> None:
     from medistill.params import load_params
 
     params = load_params()
+    for key, folder in {"splits": "splits", "unlabelled": "data/unlabelled"}.items():
+        if key not in params.data.model_fields_set or getattr(params.data, key) is None:
+            raise UserError(f"params.yaml: data.{key} is missing, and dvc.yaml needs it; add `{key}: {folder}`")
 
     from pipeline.preflight import require_networks
 

@@ -191,6 +191,7 @@ for file in json.loads(sys.argv[1]):
     path = Path(file)
     before = path.read_text(encoding="utf-8") if path.exists() else None
     other = re.sub(r"(default=|= )([0-9])", r"\\g<1>1\\g<2>", before or "", count=1)  # of settings, another default
+    path.parent.mkdir(exist_ok=True)
     path.write_text(other + "# changed\\n", encoding="utf-8")
     found[file] = stale()
     path.unlink() if before is None else path.write_text(before, encoding="utf-8")
@@ -219,6 +220,8 @@ RUNS_AGAIN = {
     "src/medistill/data/adapters/padchest.py": set(),
     "src/medistill/data/adapters/chestxray14.py": {"ingest"},
     "src/medistill/text.py": set(),
+    "data/unlabelled/README.md": set(),
+    "data/unlabelled/a/scan.png": {"ingest"},
 }
 """The stages that a change of each file reruns directly; DVC reruns later stages only if these outputs change."""
 
@@ -241,7 +244,7 @@ def stale(tmp_path_factory) -> dict[str, list[str]]:
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("dvc.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, folder)
-    for name in ("src", "pipeline", "splits"):
+    for name in ("src", "pipeline", "splits", "data/unlabelled"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["teachers"]["between"] = {"arch": "resnet18", "recipe": "kd"}

@@ -22,6 +22,8 @@ EXAMPLES = 5
 
 _TOGETHER = "--write-splits keeps them together if data.split is patient; or remove all but one from data.root"
 
+_REMOVE = "remove these files from the folder of data.unlabelled"
+
 _BATCH = 256
 
 
@@ -127,13 +129,20 @@ def _pairs(dataset: Dataset) -> list[Pair]:
 
 def _near(pairs: list[Pair]) -> list[AuditFinding]:
     findings = []
+    held_out = [pair for pair in pairs if pair.unlabelled]
+    if held_out:
+        text = f"{pluralise(len(held_out), 'image')} of data.unlabelled nearly the same as images of val or test"
+        findings.append(finding("unlabelled", "error", text, list(map(_named, held_out)), advice=_REMOVE))
     for across, where in ((True, "in two splits"), (False, "in one split")):
-        part = [pair for pair in pairs if (len(pair.splits) == 2) == across]
+        part = [pair for pair in pairs if pair.across == across and not pair.unlabelled]
         if part:
-            named = [f"{pair.image_id} and {pair.other} ({pair.kind}, {' and '.join(pair.splits)})" for pair in part]
             text = f"{pluralise(len(part), 'pair')} of images of different groups are nearly the same and {where}"
-            findings.append(finding("near_duplicates", "warning", text, named))
+            findings.append(finding("near_duplicates", "warning", text, list(map(_named, part))))
     return findings
+
+
+def _named(pair: Pair) -> str:
+    return f"{pair.image_id} and {pair.other} ({pair.kind}, {' and '.join(pair.splits)})"
 
 
 def _shortcuts(table: pd.DataFrame) -> list[AuditFinding]:

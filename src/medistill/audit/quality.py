@@ -55,12 +55,16 @@ def _with_derived(dataset: Dataset, near_duplicates: list[Pair] | None) -> pd.Da
             images.loc[part.index[0], "copies_of_pixels"] = f"as {names[1]}"
     if near_duplicates is not None and "image_id" in images:
         like: dict[str, str] = {}
+        held_out: dict[str, str] = {}
         for pair in near_duplicates:
-            if len(pair.splits) == 2:
-                one, other = pair.image_id, pair.other
+            one, other = pair.image_id, pair.other
+            if pair.unlabelled:
+                held_out.setdefault(pair.unlabelled, f"like {other if pair.unlabelled == one else one}")
+            elif pair.across:
                 like.setdefault(one, f"like {other}")
                 like.setdefault(other, f"like {one}")
         images["near_duplicates"] = [like.get(image_id, "") for image_id in images["image_id"]]
+        images["held_out"] = [held_out.get(image_id, "") for image_id in images["image_id"]]
     if {"shard", "row"} <= set(images):
         images = pd.concat([images, measure_pixels(dataset, images)], axis=1)
     return images

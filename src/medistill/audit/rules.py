@@ -235,6 +235,17 @@ _IMAGES = (
         values=("",),
         audited=True,
     ),
+    # nobody can know of whom an image without a name is, so a copy in val or test is all that can be found
+    Rule(
+        "unlabelled_not_held_out",
+        "images",
+        "among",
+        "held_out",
+        "No image of data.unlabelled is nearly the same as one of val or test; remove such files from that folder",
+        "of data.unlabelled nearly the same as one of val or test",
+        values=("",),
+        audited=True,
+    ),
 )
 
 _DETAILS = (

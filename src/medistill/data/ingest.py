@@ -8,14 +8,15 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
-from medistill.data import splits
+from medistill.data import splits, unlabelled
 from medistill.data.adapters import read_source
 from medistill.data.cache import DecodedFrames, decode_all
 from medistill.data.dataset import count_labels
+from medistill.data.quarantine import list_left_out, require_few, write_quarantine
 from medistill.data.reading.boxes import outside
 from medistill.data.reading.folders import compose
 from medistill.data.reading.source import DETAILS, Source
-from medistill.data.settings import Data, quarantine_limit
+from medistill.data.settings import Data
 from medistill.errors import UserError
 from medistill.files import atomic, locked, write_array
 from medistill.images.frame import Framing, fit_boxes
@@ -25,7 +26,6 @@ from medistill.records.data import (
     BOX_NUMBERS,
     LABEL_PREFIX,
     MANIFEST_COLUMNS,
-    QUARANTINE_COLUMNS,
     SPLITS,
     DatasetInfo,
     Origin,
@@ -80,13 +80,18 @@ def _ingest(
     data: Data, out: Path, cache: Path, executor: Executor | None, source: Source | None, allow_empty_splits: bool
 ) -> DatasetInfo:
     source = source or read_source(data.format, data.root, data.options)
-    rows, quarantined, notes = _split(source, data)
-    _limit(quarantined, source.entries, data, cache)
+    extra = unlabelled.read_unlabelled(data)
+    rows, quarantined, notes = _split(source, data, extra.rows["path"])
+    entries = source.entries + len(extra.rows) + len(extra.quarantined)
+    quarantined += extra.quarantined
+    require_few(quarantined, entries, data, cache)
+    if len(extra.rows):
+        rows = unlabelled.join(rows, extra.rows, source, data, cache)
 
     def require(rows: pd.DataFrame) -> None:
         if rows.empty:
-            left_out = _list_left_out(quarantined, cache) if quarantined else "there are none"
-            raise UserError(f"{data.root}: none of the {source.entries} entries is usable; {left_out}")
+            left_out = list_left_out(quarantined, cache) if quarantined else "there are none"
+            raise UserError(f"{data.root}: none of the {entries} entries is usable; {left_out}")
         if not allow_empty_splits:
             splits.require_all(rows["split"])
 
@@ -94,23 +99,20 @@ def _ingest(
     # decode in the order of the shards: in another order each shard would gather its frames from all blocks
     rows = rows.sort_values("image_id", ignore_index=True)
 
-    frames = decode_all(
-        data.root,
-        rows["path"].tolist(),
-        cache,
-        Framing(data.image_size, data.channels, data.fit),
-        workers=data.workers,
-        executor=executor,
-        check=lambda failures: _limit([*quarantined, *failures.items()], source.entries, data, cache),
+    frames = unlabelled.decode_both(
+        rows, data, cache, executor, lambda bad: require_few([*quarantined, *bad.items()], entries, data, cache)
     )
     masks = _decode_masks(rows, data, cache, executor)
     failures = frames.failures | _bad_masks(rows, frames, masks)
     quarantined += failures.items()
-    _limit(quarantined, source.entries, data, cache)
+    require_few(quarantined, entries, data, cache)
     rows = rows[~rows["path"].isin(failures.keys())].reset_index(drop=True)
+    copies = 0
+    if len(extra.rows):
+        rows, copies = unlabelled.leave_out_copies(rows, frames, data, cache)
     require(rows)
-    if len(rows) + len(quarantined) != source.entries:
-        raise AssertionError(f"{source.entries} entries in, {len(rows)} + {len(quarantined)} out")
+    if len(rows) + copies + len(quarantined) != entries:
+        raise AssertionError(f"{entries} entries in, {len(rows)} + {len(quarantined)} out")
 
     with atomic(out) as folder:
         folder.mkdir()
@@ -118,23 +120,26 @@ def _ingest(
         manifest = _write_shards(rows, frames, folder, source.labels)
         _write_masks(rows, masks, folder)
         boxes = _boxes_in_frames(source, manifest, data)
-        info = _summarise(manifest, boxes, len(quarantined), source, data, notes)
+        info = _summarise(manifest, boxes, entries - copies, copies, source, data, notes)
         manifest.to_parquet(files.manifest, index=False)
         boxes.to_parquet(files.boxes, index=False)
-        _write_quarantine(files.quarantine, quarantined)
+        write_quarantine(files.quarantine, quarantined)
         # all files but the pixels, whose checksums are in the manifest
         checked = (file for file in folder.iterdir() if not file.name.startswith("images-"))
         return info.write(files.record, checked)
 
 
-def _split(source: Source, data: Data) -> tuple[pd.DataFrame, list[tuple[str, str]], list[str]]:
-    """Rows with all columns and a `split`; what is left out so far, as (path, reason); and notes for the user."""
+def _split(source: Source, data: Data, extra: pd.Series) -> tuple[pd.DataFrame, list[tuple[str, str]], list[str]]:
+    """Rows with all columns and a `split`; what is left out so far, as (path, reason); and notes for the user.
+
+    `extra`: str (N,), the paths of `data.unlabelled`, which groups.csv may name.
+    """
     rows, quarantined = source.rows.copy(), list(source.quarantined)
     for column in DETAILS:
         rows[column] = rows[column].astype("str") if column in rows else pd.Series(None, index=rows.index, dtype="str")
     rows["age"] = rows["age"].astype("float64") if "age" in rows else np.nan
     own = rows["group_id"]
-    rows["group_id"], listed, notes = _groups(source, data, rows["path"], own)
+    rows["group_id"], listed, notes = _groups(source, data, rows["path"], own, extra)
     notes = [f"{count:,} excluded by options: {what}" for what, count in source.unwanted.items()] + source.notes + notes
     unknown = int(rows["patient_id"].isna().sum())
     if unknown == len(rows) == rows["group_id"].nunique():
@@ -179,7 +184,9 @@ def _split(source: Source, data: Data) -> tuple[pd.DataFrame, list[tuple[str, st
     return rows.assign(split=split), quarantined, notes
 
 
-def _groups(source: Source, data: Data, paths: pd.Series, own: pd.Series) -> tuple[pd.Series, pd.Series, list[str]]:
+def _groups(
+    source: Source, data: Data, paths: pd.Series, own: pd.Series, extra: pd.Series
+) -> tuple[pd.Series, pd.Series, list[str]]:
     """Each image's group after joining groups.csv; its group in groups.csv; and notes for the user."""
     file = data.splits / splits.GROUPS_FILE
     find = _FIND.format(format=data.format, root=data.root, splits=data.splits)
@@ -196,7 +203,7 @@ def _groups(source: Source, data: Data, paths: pd.Series, own: pd.Series) -> tup
     if source.copies and listed.isna().any():
         missing = paths[listed.isna()]
         raise UserError(f"{file}: {len(missing)} images are not in it, the first {missing.iloc[0]}; {find}")
-    there = set(spelt) | {compose(path) for path, _ in source.quarantined}
+    there = {*spelt, *extra.map(compose)} | {compose(path) for path, _ in source.quarantined}
     unused = [path for path in table.index if path not in there]
     # data sets with augmented copies have no patient ids, so listed groups cannot clash with them
     groups = listed if source.copies else splits.merge_groups(own, paths, table)
@@ -241,34 +248,6 @@ def _bad_masks(rows: pd.DataFrame, frames: DecodedFrames, masks: DecodedFrames) 
                 shapes = f"{other.width}x{other.height} pixels, the image {one.width}x{one.height}"
                 bad[path] = f"its mask {mask} has another shape: {shapes}"
     return bad
-
-
-def _limit(quarantined: list[tuple[str, str]], entries: int, data: Data, cache: Path) -> None:
-    """Raise `UserError` if more is left out than the settings allow."""
-    if len(quarantined) <= quarantine_limit(data.max_quarantined, entries):
-        return
-    what = f"{len(quarantined)} of {entries} entries cannot be used, more than data.max_quarantined"
-    raise UserError(f"{data.root}: {what} ({data.max_quarantined:g}) allows; {_list_left_out(quarantined, cache)}")
-
-
-def _list_left_out(quarantined: list[tuple[str, str]], cache: Path) -> str:
-    """Write everything that is left out to the cache, and name the first entry."""
-    listing = DataFolder(cache).quarantine
-    _write_quarantine(listing, quarantined)
-    path, reason = min(quarantined)
-    return f"the first: {path}: {reason}; all: {listing}"
-
-
-def _write_quarantine(path: Path, quarantined: list[tuple[str, str]]) -> None:
-    with atomic(path) as temporary:
-        rows = [(_as_cell(path), printable(reason)) for path, reason in sorted(quarantined)]
-        pd.DataFrame(rows, columns=list(QUARANTINE_COLUMNS)).to_csv(temporary, index=False, lineterminator="\n")
-
-
-def _as_cell(path: str) -> str:
-    """A path without control characters, which no spreadsheet takes for a formula: `./=x` is the same file as `=x`."""
-    shown = printable(path)
-    return f"./{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
 
 
 def _write_shards(rows: pd.DataFrame, frames: DecodedFrames, folder: Path, labels: list[str]) -> pd.DataFrame:
@@ -333,9 +312,16 @@ def _boxes_in_frames(source: Source, manifest: pd.DataFrame, data: Data) -> pd.D
 
 
 def _summarise(
-    manifest: pd.DataFrame, boxes: pd.DataFrame, quarantined: int, source: Source, data: Data, notes: list[str]
+    manifest: pd.DataFrame,
+    boxes: pd.DataFrame,
+    entries: int,
+    copies: int,
+    source: Source,
+    data: Data,
+    notes: list[str],
 ) -> DatasetInfo:
     counts = {}
+    extra = unlabelled.summarise(manifest, copies, data)
     for split in SPLITS:
         part = manifest[manifest["split"] == split]
         positives, negatives = count_labels(part[[LABEL_PREFIX + label for label in source.labels]].to_numpy())
@@ -355,10 +341,11 @@ def _summarise(
         fingerprint=_fingerprint(manifest, source.labels),
         source=Origin(format=data.format, split=data.split),
         boxes=len(boxes),
-        entries=source.entries,
-        quarantined=quarantined,
+        entries=entries,
+        quarantined=entries - len(manifest),
         counts=counts,
-        notes=notes,
+        notes=[*notes, *unlabelled.describe(extra)],
+        unlabelled=extra,
     )
 
 

@@ -34,6 +34,9 @@ class Data(Settings):
     all splits are drawn by patient (or other group)."""
     splits: AnyPath = Path("splits")
     """Folder with `groups.csv` and `sides.csv`, which say what belongs together and in which split; both optional."""
+    unlabelled: AnyPath | None = None
+    """Folder of images without labels that join the train split, for recipes with `unlabelled: true`; may be empty. An
+    image of it that is in the validation or test split, by its pixels or its patient, stops ingest."""
     val_fraction: Fraction = 0.15
     """Share of the patients (of the training part where the split is official) that validates."""
     test_fraction: Fraction = 0.2

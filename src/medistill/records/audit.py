@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from medistill.records.base import Content, JsonObject, Record
+from medistill.records.data import UNLABELLED
 
 
 class AuditFinding(Content):
@@ -42,6 +43,16 @@ class Pair(Content):
     splits: list[str]
     correlation: float
     kind: str
+
+    @property
+    def across(self) -> bool:
+        """Whether they are in two splits."""
+        return len(self.splits) == 2
+
+    @property
+    def unlabelled(self) -> str | None:
+        """The one that is of `data.unlabelled`, where the other is in val or test."""
+        return next((name for name in (self.image_id, self.other) if self.across and name.startswith(UNLABELLED)), None)
 
 
 class Audit(Record):

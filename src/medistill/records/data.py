@@ -31,6 +31,10 @@ MANIFEST_COLUMNS = (
 LABEL_PREFIX = "label:"
 """Of the manifest's columns, one per label: 1, 0, or NaN where unknown."""
 
+UNLABELLED = "unlabelled//"
+"""Begins the id and the path of an image of the folder `data.unlabelled`. None of the data set begins like this: in its
+paths a single slash stands between two names."""
+
 BOX_NUMBERS = ("x", "y", "w", "h")
 BOX_COLUMNS = ("image_id", "label", *BOX_NUMBERS)
 """Of boxes.parquet, one row per box: top left, width and height as fractions of the frame."""
@@ -62,6 +66,20 @@ class SplitCounts(Content):
     negatives: dict[str, int]
 
 
+class UnlabelledFolder(Content):
+    """What came from the folder `data.unlabelled`.
+
+    Attributes:
+        folder: its name, without the folders it lies in; empty where there are no images.
+        images: number of its images, all in the train split.
+        copies: number of images that were left out because the train split has the same pixels already.
+    """
+
+    folder: str = ""
+    images: int = 0
+    copies: int = 0
+
+
 class DatasetInfo(Record):
     """dataset.json: what an ingested data set is.
 
@@ -79,6 +97,7 @@ class DatasetInfo(Record):
         quarantined: number of entries that were left out.
         counts: by split.
         notes: what the user should know of how it was read, a sentence each.
+        unlabelled: the images of `data.unlabelled`.
     """
 
     name: str
@@ -94,6 +113,7 @@ class DatasetInfo(Record):
     quarantined: int
     counts: dict[str, SplitCounts]
     notes: list[str] = []
+    unlabelled: UnlabelledFolder = UnlabelledFolder()
 
 
 class BlockRecord(Record):

@@ -6,14 +6,15 @@ A new format is a new file here, NAME.py, with
 * `read(root: Path, options: Options) -> Source`;
 * where lists of training images of the data set are published, `read_list(file: Path) -> DataFrame`, with which
   `medistill.data.published` says what a model has seen: a row per image, `image_id` and `patient_id` (null where
-  unknown) as `read` has them, and, where the list has other images too, `held_out`, whether one was not trained on.
+  unknown) as `read` has them, and, where the list has other images too, `held_out`, whether one was not trained on;
+* where a file's name or folder tells its patient, `patient_of(path: str) -> str | None`.
 
 Nothing has to be registered: `data.format` is the file's name.
 """
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,18 @@ def read_source(
     source: Source = adapter.read(Path(root), checked)
     _require_names(source.labels, Path(root))
     return source
+
+
+def patient_of(format: str, path: str) -> str | None:
+    """The patient of an image by the name of its file or folder; None where a format or a name does not tell.
+
+    Args:
+        format: one of `formats()`.
+        path: POSIX path of the file.
+    """
+    tell: Callable[[str], str | None] | None
+    tell = getattr(importlib.import_module(f"{__name__}.{format}"), "patient_of", None)
+    return tell(path) if tell else None
 
 
 def _require_names(labels: list[str], root: Path) -> None:

@@ -86,17 +86,17 @@ class Files:
         )
 
 
-def require_folder(root: Path) -> Path:
-    """`root` as a path; `UserError` if it is not a folder or cannot be read."""
+def require_folder(root: Path, wanted: str = "set data.root to the data set's folder") -> Path:
+    """`root` as a path; `UserError`, which ends in what is `wanted`, if it is not a folder or cannot be read."""
     root = Path(root)
     try:
         with os.scandir(root):
             return root
     except FileNotFoundError:
-        raise UserError(f"{root}: no such folder; set data.root to the data set's folder") from None
+        raise UserError(f"{root}: no such folder; {wanted}") from None
     except NotADirectoryError:
         what, unpack = _describe_file(root)
-        raise UserError(f"{root}: is {what}, not a folder; {unpack}set data.root to the data set's folder") from None
+        raise UserError(f"{root}: is {what}, not a folder; {unpack}{wanted}") from None
     except OSError as error:
         raise UserError(f"{root}: the folder cannot be read: {error.strerror}") from None
 

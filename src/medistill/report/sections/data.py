@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medistill.records.audit import Validation
-from medistill.records.data import Origin, SplitCounts
+from medistill.records.data import Origin, SplitCounts, UnlabelledFolder
 from medistill.report.content import Content
 
 MAX_QUARANTINED = 50
@@ -17,11 +17,13 @@ class Data:
 
     Attributes:
         images, groups: by split.
+        unlabelled: the images of `data.unlabelled`, which are among those of the train split.
         labels: (positive images, percentage of the known ones or None) by label, one pair per split.
     """
 
     images: Mapping[str, int]
     groups: Mapping[str, int]
+    unlabelled: UnlabelledFolder
     labels: Mapping[str, list[tuple[int, float | None]]]
     source: Origin
     fingerprint: str
@@ -36,6 +38,7 @@ def build(content: Content) -> Data:
     return Data(
         images={name: split.images for name, split in counts.items()},
         groups={name: split.groups for name, split in counts.items()},
+        unlabelled=dataset.unlabelled,
         labels={label: [_positives(split, label) for split in counts.values()] for label in dataset.labels},
         source=dataset.source,
         fingerprint=dataset.fingerprint,

@@ -41,6 +41,8 @@ def shrink(params: dict, name: str) -> dict:
         if not whole:
             network |= {"arch": ("test_resnet", "test_efficientnet")[number % 2]}
         network.pop("pretrained", None)  # nothing is downloaded in a test
+        if network.pop("init_from", None) and whole:
+            network["init_from"] = {"arch": "tf_efficientnet_lite2", "pretrained": True}  # the choice without a network
         network.pop("training", None)
     params["teach"]["views"] = 1 if whole else 2
     params["evaluate"]["resamples"] = 100

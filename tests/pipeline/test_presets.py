@@ -37,6 +37,8 @@ def test_system_a_is_the_papers(name, tmp_path):
     assert archs == {"densenet161", "ofa_595", "eeea_net_c2", "visformer_small", "swin_s3_tiny_224"}
     assert [student.arch for student in params.students.values()] == ["eeea_net_c2"]
     assert params.data.image_size == 224
+    starting = [*params.students.values(), params.teachers["ofa_595"], params.teachers["eeea_net_c2"]]
+    assert {network.init_from.arch for network in starting} == {"mobilenetv3_large_100"}
     for recipe in params.recipes.values():
         hard = [term for term in recipe.terms if isinstance(term, HardTerm)]
         assert [term.loss for term in hard] == ["focal_bce"]  # baseline and distilled students share the hard loss
@@ -48,7 +50,9 @@ def test_system_a_is_the_papers(name, tmp_path):
 def test_system_b_is_the_papers(name, tmp_path):
     params = params_of(name, tmp_path)
     assert {teacher.arch for teacher in params.teachers.values()} == {"vgg19_bn", "visformer_small", "swin_s3_tiny_224"}
-    assert [student.arch for student in params.students.values()] == ["ofa_595"]
+    assert [(student.arch, student.init_from.arch) for student in params.students.values()] == [
+        ("ofa_595", "mobilenetv3_large_100")
+    ]
     assert params.recipes["kd_all"].teachers == list(params.teachers)
     assert all(traits_of(term).exclusive for recipe in params.recipes.values() for term in recipe.terms)
 

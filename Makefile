@@ -51,5 +51,5 @@ format: setup  ## put the code into its form
 	ruff check --fix .
 	ruff format .
 
-results: setup  ## three seeds of all recipes (hours); XRAYS=FOLDER: of real X-rays, too
-	python -m benchmarks.results --workers 2 $(if $(XRAYS),--xrays $(XRAYS))
+results: setup  ## the tables of docs/results.md (a day on two cores); DATA=FOLDER: of real images, too
+	python -m benchmarks.results --workers 2 $(if $(DATA),--data $(DATA))

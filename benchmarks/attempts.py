@@ -1,6 +1,6 @@
 """What was tried on validation before the settings of `benchmarks.results` were fixed, failures included.
 
-    python -m benchmarks.attempts --xrays ROOT --workers 2
+    python -m benchmarks.attempts --data FOLDER --workers 2
 
 Trains every attempt of `ATTEMPTS` that has not been made yet, keeps its figures in benchmarks/outcomes/attempts.jsonl,
 and writes all of them into docs/results.md. Only validation splits are used: the phantom's own, and for the X-rays that
@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.outcomes import FOLDER
 from benchmarks.page import write_between
+from benchmarks.sets import SETS
 from benchmarks.study import (
     BCE,
     DENSENET,
@@ -26,10 +27,8 @@ from benchmarks.study import (
     LITE0,
     LITE2,
     Setting,
-    fold_of,
     network_of,
     open_phantom,
-    open_xrays,
     read_params,
 )
 from medistill.checksums import TRAIN_AGAIN
@@ -151,7 +150,7 @@ def recipe_of(attempt: Attempt) -> Recipe:
     )
 
 
-def make(attempt: Attempt, xrays: Path | None) -> dict:
+def make(attempt: Attempt, root: Path | None) -> dict:
     """Train an attempt; its validation macro AUROC, best epoch, and seconds."""
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -166,7 +165,7 @@ def make(attempt: Attempt, xrays: Path | None) -> dict:
     def setting(unlabelled: int) -> Setting:
         if attempt.data == "phantom":
             return Setting("phantom/own", open_phantom(attempt.size, unlabelled), params)
-        return Setting("xrays/0", fold_of(open_xrays(xrays, attempt.size), 0), params)
+        return Setting("xrays/0", SETS["xrays"].divided(root or Path(), attempt.size, 0), params)
 
     labelled = setting(0)
     own = network_of(params, attempt.network, attempt.epochs, attempt.rate)
@@ -212,7 +211,7 @@ def _asked(row: dict) -> dict:
 def main() -> None:
     """Make the attempts that have not been made, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--xrays", type=Path, help="folder of the X-rays, in the layout of ChestX-ray14")
+    parser.add_argument("--data", type=Path, help="folder with the real data sets, a folder each")
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
     arguments = parser.parse_args()
     rows = read_rows()
@@ -220,10 +219,10 @@ def main() -> None:
     left = [
         attempt
         for attempt in ATTEMPTS
-        if json.dumps(asdict(attempt)) not in made and (attempt.data == "phantom" or arguments.xrays is not None)
+        if json.dumps(asdict(attempt)) not in made and SETS[attempt.data].here(arguments.data)
     ]
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
-        for attempt, metrics in zip(left, pool.map(partial(make, xrays=arguments.xrays), left), strict=True):
+        for attempt, metrics in zip(left, pool.map(partial(make, root=arguments.data), left), strict=True):
             rows.append(asdict(attempt) | metrics)
             with FILE.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")

@@ -28,7 +28,9 @@ class Outcome:
         macs: multiply-accumulates of one image.
         seconds: duration of the training.
         val: validation macro AUROC.
-        logits: on the test split, float32 (n, L).
+        logits: on the test split, float32 (n, L); tables of five seeds keep them as float16.
+        val_pairs: of each label, the pairs of validation images of one stratum that are in order, and all such pairs,
+            float64 (2, L); None in tables of three seeds.
     """
 
     settings: str
@@ -39,6 +41,7 @@ class Outcome:
     seconds: float
     val: float
     logits: NDArray
+    val_pairs: NDArray | None = None
 
 
 def read_outcomes(file: Path) -> dict[str, Outcome]:
@@ -48,9 +51,10 @@ def read_outcomes(file: Path) -> dict[str, Outcome]:
     outcomes = {}
     for row in pd.read_parquet(file).to_dict("records"):
         labels = row.pop("labels")
-        logits = np.frombuffer(row.pop("logits"), np.float32).reshape(-1, labels)
+        logits = np.frombuffer(row.pop("logits"), row.pop("dtype", "float32")).reshape(-1, labels)
+        pairs = np.frombuffer(row.pop("val_pairs", b"")).reshape(2, -1)
         own = {name: row[name] for name in Outcome.__dataclass_fields__ if name in row}
-        outcomes[row["settings"]] = Outcome(**own, logits=logits)
+        outcomes[row["settings"]] = Outcome(**own, logits=logits, val_pairs=pairs if pairs.size else None)
     return outcomes
 
 
@@ -58,8 +62,10 @@ def write_outcomes(file: Path, outcomes: list[tuple[int, int, Outcome]]) -> None
     """Write seed, fold and outcome of models, atomically; the same content gives the same bytes."""
     rows = []
     for seed, fold, outcome in sorted(outcomes, key=lambda item: item[:2]):
-        logits = np.ascontiguousarray(outcome.logits, np.float32)
+        logits = np.ascontiguousarray(outcome.logits)
         own = asdict(outcome) | {"labels": logits.shape[1], "logits": logits.tobytes()}
+        if own.pop("val_pairs") is not None:
+            own |= {"val_pairs": outcome.val_pairs.tobytes(), "dtype": str(logits.dtype)}
         rows.append({"seed": seed, "fold": fold} | own)
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic(file) as temporary:

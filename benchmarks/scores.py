@@ -14,48 +14,30 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import special
 
 from benchmarks.outcomes import FOLDER, Outcome, read_outcomes
-from benchmarks.plans import PLANS, RECIPES, SEEDS, Job, Plan, locate, open_fold
-from benchmarks.study import STUDENTS, TEACHERS, Trained
+from benchmarks.plans import OLDER, PLANS, RECIPES, Job, Plan, locate, open_fold
+from benchmarks.sets import SETS
+from benchmarks.study import TEACHERS, Trained
 from medistill.checksums import TRAIN_AGAIN
+from medistill.data.dataset import Dataset
 from medistill.evaluation.answers import Split
 from medistill.evaluation.predictions import align, read_logits
 from medistill.layout import ModelFolder
-from medistill.metrics.bootstrap import RESAMPLES, resample
+from medistill.metrics.bootstrap import RESAMPLES
 from medistill.metrics.eligibility import ineligibility
 from medistill.metrics.intervals import CONFIDENCE, holm, p_value
-from medistill.metrics.ranking import FoldedLabel, auroc
+from medistill.metrics.ranking import auroc
+from medistill.metrics.strata import StratifiedLabel, measure_within
 from medistill.records.models import ModelRecord, TrainingMetrics
 from medistill.training.spec import fingerprint
 
 BOOTSTRAP_SEED = 0
 
 Interval = tuple[float, float]
-
-
-def foldwise_auroc(targets: NDArray, scores: NDArray, groups: NDArray, folds: NDArray, counts: NDArray) -> NDArray:
-    """AUROC of each label over pairs of images of one fold, in every resample: (1 + R, L), NaN if there is no pair.
-
-    Args:
-        targets: (N, L), 1, 0, or NaN where unknown.
-        scores: (N, L), comparable within a fold.
-        groups: (N,) int, 0..G-1.
-        folds: (N,) the fold that tests each image.
-        counts: (G, 1 + R), from `bootstrap.draw`.
-    """
-    if not targets.shape[1]:
-        return np.empty((counts.shape[1], 0))
-    pairs = zip(targets.T, scores.T, strict=True)
-    labels = [FoldedLabel.of(target, score, groups, len(counts), folds) for target, score in pairs]
-    aurocs = resample(
-        lambda weights: np.stack([label.auroc(weights) for label in labels]),
-        counts,
-        rows=max(label.rows for label in labels),
-    )
-    return np.ascontiguousarray(aurocs.T)
 
 
 @dataclass(frozen=True)
@@ -87,13 +69,13 @@ class Truth:
         truth = self.split.targets if targets is None else targets
         split, columns = self.split, list(columns)
         own, scores = truth[rows][:, columns], logits[rows][:, columns]
-        return foldwise_auroc(own, scores, split.groups[rows], self.folds[rows], split.counts).mean(axis=1)
+        return measure_within(own, scores, split.groups[rows], self.folds[rows], split.counts).mean(axis=1)
 
 
 @cache
-def truth_of(data: str, xrays: Path | None) -> Truth:
+def truth_of(data: str, root: Path | None) -> Truth:
     """Pool the test splits of all folds; a label's eligibility is judged on the pool."""
-    sets = [open_fold(data, fold, xrays) for fold in range(PLANS[data].folds)]
+    sets = [open_fold(data, fold, root) for fold in range(PLANS[data].folds)]
     rows = [dataset.split("test") for dataset in sets]
     targets = np.concatenate([dataset.targets(part) for dataset, part in zip(sets, rows, strict=True)])
     groups = np.concatenate([part["group_id"].to_numpy() for part in rows])
@@ -130,12 +112,12 @@ class Scores:
         return float(np.mean([outcome.val for outcome in self.outcomes]))
 
 
-def scores_of(data: str, network: str, recipe: str | None, truth: Truth, xrays: Path | None) -> Scores | None:
+def scores_of(data: str, network: str, recipe: str | None, truth: Truth, root: Path | None) -> Scores | None:
     """Measure the complete seeds; None if there are none."""
     seeds, logits, found = [], [], []
-    for seed in SEEDS:
+    for seed in PLANS[data].seeds:
         jobs = [Job(data, fold, network, recipe, seed) for fold in range(PLANS[data].folds)]
-        outcomes = [outcome for job in jobs if (outcome := outcome_of(job, locate(job, xrays), xrays))]
+        outcomes = [outcome for job in jobs if (outcome := outcome_of(job, locate(job, root), root))]
         if len(outcomes) < len(jobs):
             continue
         seeds.append(seed)
@@ -165,12 +147,12 @@ def kept_of(data: str, network: str, recipe: str | None) -> tuple[Path, dict[str
     return file, read_outcomes(file)
 
 
-def outcome_of(job: Job, model: Trained, xrays: Path | None) -> Outcome | None:
+def outcome_of(job: Job, model: Trained, root: Path | None) -> Outcome | None:
     """A model's kept outcome, or the one in its folder; None if there is neither."""
     _, kept = kept_of(job.data, job.network, job.recipe)
     if model.settings in kept or not model.done:
         return kept.get(model.settings)
-    dataset, files = open_fold(job.data, job.fold, xrays), ModelFolder(model.folder)
+    dataset, files = open_fold(job.data, job.fold, root), ModelFolder(model.folder)
     predicted = read_logits(files.predictions, model.folder.name, dataset.labels)
     logits = align(predicted, "test", dataset.split("test")["image_id"], files.predictions, model.folder.name)
     record, measured = ModelRecord.read(files.config), TrainingMetrics.read(files.metrics, TRAIN_AGAIN)
@@ -182,8 +164,26 @@ def outcome_of(job: Job, model: Trained, xrays: Path | None) -> Outcome | None:
         macs=record.macs,
         seconds=measured.train_seconds,
         val=measured.val_macro_auroc,
-        logits=logits.astype(np.float32),
+        logits=logits.astype(np.float32 if job.data in OLDER else np.float16),
+        val_pairs=_val_pairs(job, dataset, predicted, files) if job.data not in OLDER else None,
     )
+
+
+def _val_pairs(job: Job, dataset: Dataset, predicted: pd.DataFrame, files: ModelFolder) -> NDArray:
+    """See `Outcome.val_pairs`."""
+    rows = dataset.split("val")
+    logits = align(predicted, "val", rows["image_id"], files.predictions, files.folder.name)
+    scores = dataset.task.probabilities(logits) if dataset.task.exclusive else logits
+    once, images = np.ones((len(rows), 1)), np.arange(len(rows))
+    labels = zip(dataset.targets(rows).T, scores.T, strict=True)
+    counted = [StratifiedLabel.of(*pair, images, len(rows), strata_of(job.data, rows)).count(once) for pair in labels]
+    return np.concatenate(counted, axis=1)
+
+
+def strata_of(data: str, rows: pd.DataFrame) -> NDArray:
+    """The stratum of each row of a manifest; of a set without strata all are of the same."""
+    divide = SETS[data].strata
+    return np.zeros(len(rows), int) if divide is None else divide(rows)
 
 
 @dataclass(frozen=True)
@@ -218,16 +218,16 @@ class Results:
         return paired(measured[recipe], measured[self.baseline(student)])
 
 
-def results_of(data: str, xrays: Path | None) -> Results:
+def results_of(data: str, root: Path | None) -> Results:
     """Measure all complete models of a data set."""
-    plan, truth = PLANS[data], truth_of(data, xrays)
+    plan, truth = PLANS[data], truth_of(data, root)
 
     def complete(network: str, recipes: Sequence[str | None]) -> dict[str | None, Scores]:
-        found = {recipe: scores_of(data, network, recipe, truth, xrays) for recipe in recipes}
+        found = {recipe: scores_of(data, network, recipe, truth, root) for recipe in recipes}
         return {recipe: scores for recipe, scores in found.items() if scores}
 
     teachers = {name: found[None] for name in TEACHERS if (found := complete(name, [None]))}
-    students = {name: complete(name, RECIPES[data, name]) for name in STUDENTS}
+    students = {name: complete(name, RECIPES[data, name]) for name in plan.students}
     with_baseline = {
         name: found for name, found in students.items() if any(not plan.recipes[recipe].teachers for recipe in found)
     }

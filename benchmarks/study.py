@@ -17,11 +17,14 @@ import pandas as pd
 import yaml
 from sklearn.model_selection import StratifiedGroupKFold
 
+from benchmarks.controls import shuffle
 from medistill.data.dataset import LABEL_PREFIX, Dataset
 from medistill.data.ingest import ingest
 from medistill.data.settings import Data
+from medistill.distillation.calibrate import CalibratedTeacher
 from medistill.distillation.knowledge import Knowledge
 from medistill.distillation.settings import Recipe
+from medistill.distillation.teachers import Teacher
 from medistill.distillation.train import teach, train_by_recipe
 from medistill.files import atomic, locked
 from medistill.params import Params
@@ -36,27 +39,29 @@ FOLDS = 5
 INNER_FOLDS = 6
 """One in so many patients of an outer training part is in the validation split."""
 SPLIT_SEED = 0
-NEW = ("ema", "patience")
-"""Keys of `training` that were added after some of the outcomes in benchmarks/outcomes were written."""
+FIRST = ("epochs", "batch_size", "learning_rate", "weight_decay", "warmup", "clip_norm", "precision")
+"""Keys of `training` of the first outcomes in benchmarks/outcomes; newer ones count unless at their default."""
 
 BCE = "binary_cross_entropy"
 TEACHERS = (LITE2, DENSENET) = ("efficientnet_lite2", "densenet")
+LITE2_224 = "efficientnet_lite2_224"
 STUDENTS = (LITE0, EEEA) = ("tf_efficientnet_lite0", "eeea_net_c2")
+OFA = "ofa_595"
 
 
 def read_params(**changed: Any) -> Params:
-    """params.yaml with some of its sections (`training`, `teach`…) changed key by key."""
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    """benchmarks/params.yaml with some of its sections (`training`, `teach`…) changed key by key."""
+    raw = yaml.safe_load((ROOT / "benchmarks" / "params.yaml").read_text(encoding="utf-8"))
     for section, keys in changed.items():
         raw[section] = raw[section] | keys
     return Params.model_validate(raw)
 
 
-def network_of(params: Params, name: str, epochs: int, rate: float) -> TrainedNetwork:
-    """A teacher or student of params.yaml, with its number of epochs and its peak learning rate."""
+def network_of(params: Params, name: str, epochs: int, rate: float, **changed: Any) -> TrainedNetwork:
+    """A teacher or student of params.yaml, with its number of epochs, its peak learning rate and other keys."""
     made = (params.teachers | params.students)[name]
     own = {"epochs": epochs, "learning_rate": rate}
-    return made.model_copy(update={"training": made.training.model_copy(update=own)})
+    return made.model_copy(update={"training": made.training.model_copy(update=own), **changed})
 
 
 # Data sets
@@ -74,8 +79,8 @@ def open_phantom(size: int, unlabelled: int = 0) -> Dataset:
     params = read_params()
     phantom = params.phantom.model_copy(update={"images": params.phantom.images + unlabelled})
     raw = WORK / "raw" / f"phantom-{_short(phantom.model_dump())}"
-    _once(raw, lambda: _draw(raw, phantom))
-    dataset = _ingested("phantom", params.data.model_copy(update={"name": "phantom", "root": raw}), size)
+    once(raw, lambda: _draw(raw, phantom))
+    dataset = ingested("phantom", params.data.model_copy(update={"name": "phantom", "root": raw}), size)
     return _with_unlabelled(open_phantom(size), dataset) if unlabelled else dataset
 
 
@@ -99,7 +104,7 @@ def open_xrays(root: Path, size: int) -> Dataset:
     Their splits are not used: `fold_of` makes others, which do not depend on `size`.
     """
     data = read_params().data.model_copy(update={"name": "X-rays", "root": root, "split": "patient"})
-    return _ingested("xrays", data, size)
+    return ingested("xrays", data, size)
 
 
 def _draw(folder: Path, phantom: Phantom) -> None:
@@ -107,14 +112,15 @@ def _draw(folder: Path, phantom: Phantom) -> None:
         write_phantom(temporary, **phantom.model_dump())
 
 
-def _ingested(name: str, data: Data, size: int) -> Dataset:
+def ingested(name: str, data: Data, size: int) -> Dataset:
+    """A data set in frames of `size` pixels, ingested if it is not yet."""
     data = data.model_copy(update={"image_size": size, "workers": 1, "splits": WORK / "no_splits"})
     folder = WORK / "data" / f"{name}-{size}-{_short(data.model_dump(mode='json'))}"
-    _once(folder, lambda: ingest(data, folder, cache=WORK / "ingest"))
+    once(folder, lambda: ingest(data, folder, cache=WORK / "ingest"))
     return Dataset.open(folder)
 
 
-def _once(folder: Path, make: Callable[[], Any]) -> None:
+def once(folder: Path, make: Callable[[], Any]) -> None:
     """Make a folder unless it is there; of several processes that need it one makes it, and the others wait."""
     with locked(folder.with_name(f".{folder.name}.lock"), taken=None):
         if not folder.exists():
@@ -167,9 +173,13 @@ def rarest_label(targets: np.ndarray) -> np.ndarray:
 
 def fold_of(dataset: Dataset, fold: int) -> Dataset:
     """`dataset` with the splits of a fold, and a fingerprint of its own."""
-    manifest = dataset.manifest.copy()
-    manifest["split"] = fold_splits(dataset.targets(manifest), manifest["group_id"].to_numpy(), fold)
-    return _renamed(dataset, manifest)
+    rows = dataset.manifest
+    return with_splits(dataset, fold_splits(dataset.targets(rows), rows["group_id"].to_numpy(), fold))
+
+
+def with_splits(dataset: Dataset, splits: np.ndarray) -> Dataset:
+    """`dataset` with other splits, (N,) of str, and a fingerprint of its own."""
+    return _renamed(dataset, dataset.manifest.assign(split=splits))
 
 
 def _renamed(dataset: Dataset, manifest: pd.DataFrame) -> Dataset:
@@ -190,17 +200,23 @@ class Trained:
         key: a hash of all that decides the model.
         settings: a hash of the same without the code of training.
         teachers: the models that teach it.
+        shuffled: as a teacher, it gives each image its answer about another one.
     """
 
     folder: Path
     key: str
     settings: str
     teachers: tuple["Trained", ...] = ()
+    shuffled: bool = False
 
     @property
     def done(self) -> bool:
         """Whether it is trained."""
         return self.folder.exists()
+
+    def named(self, identity: str) -> str:
+        """`key` or `settings` of what it teaches."""
+        return f"shuffled {identity}" if self.shuffled else identity
 
 
 @dataclass(frozen=True)
@@ -259,7 +275,7 @@ class Setting:
         ).with_views(self.params.teach)
 
     def _located(self, name: str, spec: TrainingSpec, teachers: Sequence[Trained]) -> Trained:
-        key = spec.fingerprint(self.dataset, [teacher.key for teacher in teachers])
+        key = spec.fingerprint(self.dataset, [teacher.named(teacher.key) for teacher in teachers])
         folder = WORK / "models" / self.place / f"{name}-{spec.seed}-{key}"
         return Trained(folder, key, self._settings(spec, teachers), tuple(teachers))
 
@@ -267,13 +283,13 @@ class Setting:
         # Defaults and unused new options are left out, so that a new option does not make kept outcomes worthless.
         decides = {
             "network": spec.network.model_dump(mode="json", exclude={"training", "seed"}, exclude_defaults=True),
-            "training": spec.training.model_dump(exclude={key for key in NEW if not getattr(spec.training, key)}),
+            "training": spec.training.model_dump(include={*FIRST}) | spec.training.model_dump(exclude_defaults=True),
             "augmentation": spec.augmentation.model_dump(),
             "recipe": spec.recipe.model_dump(mode="json", exclude={"views", "teachers"}, exclude_defaults=True),
             "seed": spec.seed,
             "views": spec.views,
             "dataset": self._content,
-            "teachers": [teacher.settings for teacher in teachers],
+            "teachers": [teacher.named(teacher.settings) for teacher in teachers],
             "taught": [self.params.teach.views, self.params.teach.view_seed] if teachers else None,
         }
         return _short(decides)
@@ -293,21 +309,24 @@ class Setting:
         named = replace(spec, name=f"{self.place}/{trained.folder.name}")
 
         def make() -> None:
-            answers = [self.ask(teacher) for teacher in teachers]
+            answers = [self.ask(teacher, spec) for teacher in teachers]
             train_by_recipe(trained.folder, named, self.dataset, answers, checkpoints=WORK / "checkpoints")
 
-        _once(trained.folder, make)
+        once(trained.folder, make)
         return trained
 
-    def ask(self, teacher: Trained) -> Knowledge:
-        """A trained teacher's answers in all views, computed once."""
+    def ask(self, teacher: Trained, spec: TrainingSpec) -> Teacher:
+        """A trained teacher's answers in all views, computed once, as the student of `spec` hears them."""
         asked, augmentation = self.params.teach, self.params.augmentation
         # a data set with additional images needs answers of its own
         about = asked.model_dump(exclude={"batch_size"}) | {"dataset": self.dataset.fingerprint}
         name = f"{teacher.folder.name}-{_short(about)}"
         folder, unfinished = (WORK / kind / self.place / name for kind in ("knowledge", "unfinished"))
-        _once(
+        once(
             folder,
             lambda: teach(folder, teacher.folder, self.dataset, augmentation, asked, unfinished=unfinished),
         )
-        return Knowledge.open(folder, self.dataset, augmentation, asked)
+        answers: Teacher = Knowledge.open(folder, self.dataset, augmentation, asked)
+        if spec.recipe.calibrate:
+            answers = CalibratedTeacher.open(answers, folder, self.dataset)
+        return shuffle(answers, self.dataset, spec.seed) if teacher.shuffled else answers

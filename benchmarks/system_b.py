@@ -1,4 +1,4 @@
-"""The whole of System B, on real tiles: `python -m benchmarks.system_b --tiles ROOT`.
+"""The whole of System B, on real tiles: `python -m benchmarks.system_b --data FOLDER`.
 
 Runs the preset `paper-b-lc25000` in a copy of this repository, .cache/system_b/, from ingest to `promote --dry-run`:
 OFA-595, taught by VGG19 and Visformer-S. The tiles are three classes of the lung; networks start from random weights
@@ -122,8 +122,8 @@ def interval(figure: Estimate, sign: str = "") -> str:
 def main() -> None:
     """Run the graph and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tiles", type=Path, required=True, help="LC25000's lung half, with groups.csv")
-    tiles = parser.parse_args().tiles.resolve()
+    parser.add_argument("--data", type=Path, required=True, help="folder with the real data sets, a folder each")
+    tiles = parser.parse_args().data.resolve() / "lc25000_lung_96"  # the lung half, with groups.csv
     prepare(COPY, tiles)
     run(COPY, "dvc", "repro")
     run(COPY, sys.executable, "-m", "pipeline", "track")

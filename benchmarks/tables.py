@@ -3,9 +3,9 @@
 from numpy.typing import NDArray
 
 from benchmarks.outcomes import Outcome
-from benchmarks.plans import RECIPES, SEEDS
+from benchmarks.plans import RECIPES, Plan
 from benchmarks.scores import Results, Scores, adjusted, lead, paired, with_seeds
-from benchmarks.study import STUDENTS, TEACHERS
+from benchmarks.study import TEACHERS
 from medistill.metrics.intervals import summarise
 
 LEVEL = 0.05
@@ -187,16 +187,16 @@ def gain_text(results: Results, student: str, recipe: str) -> str:
     text = f"is {interval(gain.mean(axis=0), sign=True)}"
     wider = with_seeds(gain, len(results.truth.split.counts))
     text += f", patients and seeds [{wider[0]:+.3f}, {wider[1]:+.3f}]" if wider else ""
-    ahead = lead(results, student, teacher, SEEDS[:1])  # the seed that taught
+    ahead = lead(results, student, teacher, results.plan.seeds[:1])  # the seed that taught
     if ahead is None:
         return f"{text}."
     text += f"; the lead of {teacher}, of the one seed that taught, is {interval(ahead, sign=True)}"
     if verdict(ahead) != "a gain":
         return f"{text}."
     text += f", and the gain {share_of(gain, ahead)} of it"
-    mean = lead(results, student, teacher, SEEDS)
+    mean = lead(results, student, teacher, results.plan.seeds)
     if mean is not None and verdict(mean) == "a gain":
-        text += f" ({share_of(gain, mean)} of the lead of its {len(SEEDS)} seeds' mean)"
+        text += f" ({share_of(gain, mean)} of the lead of its {len(results.plan.seeds)} seeds' mean)"
     return f"{text}."
 
 
@@ -236,10 +236,10 @@ def facts(results: Results) -> str:
     complete = [*results.teachers.values(), *(scores for own in results.students.values() for scores in own.values())]
     models = {outcome.settings: outcome for scores in complete for outcome in scores.outcomes}.values()
     codes = sorted({outcome.code for outcome in models})
-    missing = [f"{name} ({text})" for name in TEACHERS if (text := _absent(results.teachers.get(name)))]
-    for student in STUDENTS:
+    missing = [f"{name} ({text})" for name in TEACHERS if (text := _absent(plan, results.teachers.get(name)))]
+    for student in plan.students:
         measured = results.students.get(student, {})
-        absent = {recipe: _absent(measured.get(recipe)) for recipe in RECIPES[plan.data, student]}
+        absent = {recipe: _absent(plan, measured.get(recipe)) for recipe in RECIPES[plan.data, student]}
         missing += [f"{student}, {recipe} ({text})" for recipe, text in absent.items() if text]
     on_val = [split.labels[k] for k in sorted(set().union(*truth.val_labels))]
     in_all = set.intersection(*map(set, truth.val_labels))
@@ -255,7 +255,7 @@ def facts(results: Results) -> str:
     )
 
 
-def _absent(scores: Scores | None) -> str:
+def _absent(plan: Plan, scores: Scores | None) -> str:
     """The incomplete seeds, as text."""
-    seeds = [seed for seed in SEEDS if scores is None or seed not in scores.seeds]
+    seeds = [seed for seed in plan.seeds if scores is None or seed not in scores.seeds]
     return f"seed {', '.join(map(str, seeds))}" if seeds else ""

@@ -34,8 +34,7 @@ def test_the_published_table_is_computed_from_the_kept_outcomes(published):
 
 
 def test_all_that_is_published_of_both_data_sets_is_computed_from_the_kept_outcomes(published, real_data):
-    xrays = real_data / "nih1000_256"
-    blocks = results.pages({data: results_of(data, xrays) for data in ("phantom", "xrays")}, xrays)
+    blocks = results.pages({data: results_of(data, real_data) for data in ("phantom", "xrays")}, real_data)
     pages = [("docs/results.md", name) for name in ("phantom", "xrays", "sample", "halves")]
     assert set(blocks) == {*pages, ("README.md", "measured"), ("README.md", "results")}
     for (page, name), text in blocks.items():

@@ -1,23 +1,30 @@
 """The statistics and splits of `make results`, against brute force."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from benchmarks import attempts, results, tables
+from benchmarks.controls import derangement, shuffle
 from benchmarks.outcomes import Outcome, read_outcomes, write_outcomes
-from benchmarks.plans import ORDER, PLANS, RECIPES, Job, phases
+from benchmarks.plans import OLDER, ORDER, PLANS, Job, phases, rows_of
 from benchmarks.results import to_train
 from benchmarks.sample import Sample, halves, summary
-from benchmarks.scores import Results, Scores, Truth, adjusted, foldwise_auroc, lead, with_seeds
-from benchmarks.study import DENSENET, EEEA, FOLDS, LITE0, LITE2, Trained, fold_splits, rarest_label
+from benchmarks.scores import Results, Scores, Truth, adjusted, lead, with_seeds
+from benchmarks.study import DENSENET, EEEA, FOLDS, LITE0, LITE2, LITE2_224, Trained, fold_splits, rarest_label
 from medistill.evaluation.answers import Split
 from medistill.metrics.bootstrap import draw
 from medistill.metrics.intervals import p_value, summarise
+from medistill.metrics.strata import measure_within
+from medistill.training.batches import Batch
 
 
 @pytest.fixture
@@ -34,7 +41,7 @@ def test_auroc_counts_pairs_within_a_fold_only(generator: np.random.Generator) -
     scores = np.round(generator.normal(size=(60, 2)), 1) + 100 * folds[:, None]  # ties; each fold has its own level
     counts = draw(30, 20, seed=1)
 
-    values = foldwise_auroc(targets, scores, groups, folds, counts)
+    values = measure_within(targets, scores, groups, folds, counts)
 
     assert values.shape == (21, 2)
     for resample in range(21):
@@ -55,7 +62,7 @@ def test_one_fold_is_the_usual_auroc_and_none_is_undefined(generator: np.random.
     targets = np.stack([np.arange(40) % 2, np.zeros(40)], axis=1)
     scores = generator.normal(size=(40, 2))
 
-    values = foldwise_auroc(targets, scores, np.arange(40), np.zeros(40), draw(40, 5, seed=0))
+    values = measure_within(targets, scores, np.arange(40), np.zeros(40, int), draw(40, 5, seed=0))
 
     assert values[0, 0] == pytest.approx(roc_auc_score(targets[:, 0], scores[:, 0]))
     assert np.isnan(values[:, 1]).all()
@@ -81,16 +88,62 @@ def test_an_image_counts_as_its_rarest_label() -> None:
 
 
 def test_teachers_are_trained_before_their_students() -> None:
-    done = set()
+    done: set[Job] = set()
     for phase in phases(ORDER):
         for job in phase:
-            for teacher in PLANS[job.data].recipes[job.recipe].teachers if job.recipe else ():
-                assert (job.data, job.fold, teacher) in done
-        done |= {(job.data, job.fold, job.network) for job in phase if job.recipe is None and job.seed == 0}
+            assert set(job.teachers) <= done
+            assert not job.recipe or len(job.teachers) == len(job.row.recipe.teachers)
+        done |= set(phase)
     jobs = [job for phase in phases(ORDER) for job in phase]
-    recipes = {data: sum(len(names) for (of, _), names in RECIPES.items() if of == data) for data in PLANS}
-    wanted = sum(plan.folds * 3 * (2 + recipes[data]) for data, plan in PLANS.items())
-    assert len(jobs) == len(set(jobs)) == wanted
+    students = {
+        Job(data, fold, student, row, seed)
+        for data, plan in PLANS.items()
+        for student, rows in plan.students.items()
+        for fold, row, seed in itertools.product(range(plan.folds), rows, plan.seeds)
+    }
+    assert len(jobs) == len(set(jobs))
+    assert {job for job in jobs if job.recipe} == students
+    teachers = [job for job in jobs if job.recipe is None]
+    for data in OLDER:  # three seeds of both, whether they teach or not
+        assert sum(job.data == data for job in teachers) == PLANS[data].folds * 3 * 2
+    taught = {teacher for job in students for teacher in job.teachers}
+    assert {job for job in teachers if job.data not in OLDER} == {job for job in taught if job.recipe is None} - {
+        job for job in taught if job.data in OLDER
+    }
+
+
+def test_the_seed_of_a_student_is_that_of_its_teachers_but_of_the_costly_one() -> None:
+    of = {name: Job("nih", 2, EEEA, name, 3).teachers for name in ("several", "by_224", "self", "shuffled", "baseline")}
+    assert of["several"] == [Job("nih", 2, LITE2, None, 3), Job("nih", 2, DENSENET, None, 3)]
+    assert of["by_224"] == [Job("nih", 2, LITE2_224, None, 0)]
+    assert of["self"] == [Job("nih", 2, EEEA, "baseline", 3)]
+    assert of["shuffled"] == [Job("nih", 2, LITE2, None, 3)]
+    assert of["baseline"] == []
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_each_row_differs_in_one_thing_from_another(exclusive: bool) -> None:
+    """So that a difference between two rows has one cause."""
+    rows = rows_of(EEEA, "selected", exclusive=exclusive)
+    things = {
+        name: (
+            (row.recipe.teachers, row.recipe.combine, row.control),
+            row.recipe.terms,
+            row.recipe.calibrate,
+            row.recipe.views,
+            row.start,
+            row.rate,
+        )
+        for name, row in rows.items()
+    }
+    for name, row in rows.items():
+        others = [key for key in rows if key != name and bool(rows[key].recipe.teachers) == bool(row.recipe.teachers)]
+        unlike = [sum(own != its for own, its in zip(things[name], things[key], strict=True)) for key in others]
+        assert min(unlike) == 1, name
+    kinds = {name: row.kind for name, row in rows.items()}
+    assert [name for name in kinds if kinds[name] == "control"] == ["shuffled", "self"]
+    assert kinds["baseline"] == kinds["slower"] == kinds["random"] == "baseline"
+    assert kinds["system_b"] == kinds["random_system_b"] == "taught"
 
 
 def outcome_with(settings: str, logits: np.ndarray) -> Outcome:
@@ -114,6 +167,14 @@ def test_outcomes_are_read_as_they_were_written_in_whatever_order(
     assert (tmp_path / "new" / "a.parquet").read_bytes() == (tmp_path / "new" / "b.parquet").read_bytes()
     assert read_outcomes(tmp_path / "none.parquet") == {}
 
+    counted = generator.random((2, 3))
+    newer = replace(outcome_with("newer", whole.astype(np.float16)), val_pairs=counted)
+    write_outcomes(tmp_path / "c.parquet", [(0, 0, newer)])
+    again = read_outcomes(tmp_path / "c.parquet")["newer"]
+    assert again.logits.dtype == np.float16
+    assert np.array_equal(again.logits, newer.logits)
+    assert np.array_equal(again.val_pairs, counted)
+
 
 def test_kept_models_are_not_trained_again_but_missing_teachers_are(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -132,7 +193,7 @@ def test_kept_models_are_not_trained_again_but_missing_teachers_are(
 
     assert to_train(order, None) == [[Job("phantom", 0, LITE2, None, 0)], [missing]]
     (tmp_path / f"{LITE2}-None-0").mkdir()
-    assert to_train(order, None) == [[], [missing]]
+    assert to_train(order, None) == [[missing]]
 
 
 def test_the_published_attempts_are_those_that_are_kept(root):
@@ -348,3 +409,35 @@ def test_the_readme_says_what_the_results_say(root: Path) -> None:
     assert "500 of the 1,000 images have Pneumonia, 500 no finding" in prose[0]
     assert any("`medistill check` warns" in text for text in prose)
     assert "right places" not in (root / "README.md").read_text(encoding="utf-8")
+
+
+# Controls
+
+
+def test_nobody_keeps_an_answer_of_its_own_when_they_are_shuffled() -> None:
+    for count, seed in itertools.product((2, 3, 50), range(5)):
+        places = derangement(count, seed)
+        assert sorted(places) == list(range(count))
+        assert not (places == np.arange(count)).any()
+    assert not np.array_equal(derangement(50, 0), derangement(50, 1))
+    assert np.array_equal(derangement(50, 1), derangement(50, 1))
+
+
+def test_shuffled_answers_are_those_about_other_images_in_the_same_view() -> None:
+    class Echo:
+        """Answers with the numbers of the images that it is asked about, and the view."""
+
+        name, checksum, seen, map_shape, unknown = "echo", "abc", None, [1, 2, 2], []
+
+        def answer(self, batch: Batch, needs: set[str]) -> dict[str, torch.Tensor]:
+            return {"logits": torch.tensor([[float(name), float(batch.view)] for name in batch.image_ids])}
+
+    rows = pd.DataFrame({"image_id": list("01234"), "split": ["train"] * 4 + ["test"]})
+    dataset = SimpleNamespace(split=lambda name: rows[rows["split"] == name])
+    one, same, other = (shuffle(Echo(), dataset, seed) for seed in (1, 1, 2))
+    batch = Batch(image_ids=["3", "0", "2", "1"], view=5, targets=torch.zeros(4, 2))
+    answers = one.answer(batch, set())["logits"].tolist()
+    assert sorted(answers) == [[0, 5], [1, 5], [2, 5], [3, 5]]
+    assert all(int(answer) != int(name) for (answer, _), name in zip(answers, batch.image_ids, strict=True))
+    assert one.checksum == same.checksum
+    assert len({one.checksum, other.checksum, "abc"}) == 3

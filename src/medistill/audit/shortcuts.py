@@ -24,7 +24,7 @@ from tqdm import tqdm
 from medistill.metrics.bootstrap import draw, resample
 from medistill.metrics.eligibility import fewer_groups, ineligibility
 from medistill.metrics.intervals import Codes, FloatArray, Numbers, summarise
-from medistill.metrics.ranking import FoldedLabel
+from medistill.metrics.strata import StratifiedLabel
 
 CUES = {
     "view": "the view position",
@@ -211,7 +211,7 @@ def _auroc_of_cues(
     """AUROC of each cue over the pairs of a positive and a negative of the same fold, in each resample: (1 + R,)."""
     if not scores:
         return {}
-    labels = [FoldedLabel.of(target, score, groups, len(counts), folds) for score in scores.values()]
+    labels = [StratifiedLabel.of(target, score, groups, len(counts), folds) for score in scores.values()]
     aurocs = resample(
         lambda weights: np.stack([label.auroc(weights) for label in labels]),
         counts,

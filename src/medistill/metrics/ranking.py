@@ -97,55 +97,6 @@ class RankedLabel:
         return pairs
 
 
-@dataclass(frozen=True)
-class FoldedLabel:
-    """One label whose scores can be compared only within a fold, since each fold was scored by a model of its own.
-
-    Attributes:
-        folds: the label among the images of each fold.
-    """
-
-    folds: tuple[RankedLabel, ...]
-
-    @classmethod
-    def of(cls, targets: Numbers, scores: Numbers, groups: Codes, group_count: int, folds: Codes) -> "FoldedLabel":
-        """Rank one label fold by fold.
-
-        Args:
-            targets, scores, groups, group_count: as for `RankedLabel.of`.
-            folds: (N,), the fold of each image.
-        """
-        chosen = [folds == fold for fold in np.unique(folds)]
-        return cls(tuple(RankedLabel.of(targets[k], scores[k], groups[k], group_count) for k in chosen))
-
-    @property
-    def rows(self) -> int:
-        """Number of rows of the largest array of `auroc`."""
-        return max(fold.rows for fold in self.folds)
-
-    def auroc(self, weights: FloatArray) -> FloatArray:
-        """Share of the pairs of a positive and a negative *of one fold* that are in order, a `Statistic`.
-
-        It is the mean of the folds' AUROCs, each weighted by its pairs. Scores of different folds are not compared: a
-        fold with few positives leaves more of them for training, so its scores are higher throughout, which draws the
-        AUROC of all scores together below 0.5 where there is nothing to find (Parker et al., BMC Bioinformatics 2007;
-        Forman & Scholz, SIGKDD Explorations 2010). Unlike the plain mean of the folds' AUROCs it is defined where a
-        rare label is absent from a fold, as it is in many resamples.
-
-        Args:
-            weights: (G, R) float64, the weight of each group.
-
-        Returns:
-            (R,), 0..1; NaN where no fold has a pair.
-        """
-        won, pairs = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
-        for fold in self.folds:
-            weight = fold.pairs(weights)
-            won += np.where(weight > 0, weight * fold.measure(weights)[0], 0)
-            pairs += weight
-        return np.divide(won, pairs, out=np.full_like(won, np.nan), where=pairs > 0)
-
-
 def measure_ranking(
     targets: Numbers,
     scores: Numbers,

@@ -9,7 +9,8 @@ from medistill.metrics.bootstrap import RESAMPLES, draw, estimate, resample
 from medistill.metrics.classification import CountedClasses
 from medistill.metrics.intervals import summarise
 from medistill.metrics.means import GroupedMean
-from medistill.metrics.ranking import FoldedLabel, RankedLabel
+from medistill.metrics.ranking import RankedLabel
+from medistill.metrics.strata import StratifiedLabel
 from medistill.records.estimate import Estimate
 
 GROUPS = 24
@@ -53,7 +54,7 @@ def test_a_label_of_folds_counts_pairs_within_a_fold():
     target = (random.random(90) < 0.2).astype(float)
     score = np.round(target + 5 * folds + random.normal(size=90), 1)
     counts = draw(GROUPS, 30, 1)
-    values = resample(FoldedLabel.of(target, score, groups, GROUPS, folds).auroc, counts)
+    values = resample(StratifiedLabel.of(target, score, groups, GROUPS, folds).auroc, counts)
     for column, rows in enumerate(rows_drawn(groups, counts)):
         won = pairs = 0
         for fold in range(3):
@@ -64,7 +65,7 @@ def test_a_label_of_folds_counts_pairs_within_a_fold():
 
 
 def test_a_label_without_a_pair_in_any_fold_is_undefined():
-    label = FoldedLabel.of(np.array([1.0, 1, 0, 0]), np.arange(4.0), np.arange(4), 4, np.array([0, 0, 1, 1]))
+    label = StratifiedLabel.of(np.array([1.0, 1, 0, 0]), np.arange(4.0), np.arange(4), 4, np.array([0, 0, 1, 1]))
     assert np.isnan(label.auroc(np.ones((4, 2)))).all()
 
 

@@ -13,7 +13,7 @@ import pytest
 from medistill.data import adapters
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
-from medistill.data.provenance import Overlap, overlaps, read_ids
+from medistill.data.provenance import FILE, Overlap, overlaps, read_ids, refuse_overlap
 from medistill.data.published import FORMATS, SHORT, read_published, write_published
 from medistill.data.settings import Data
 from medistill.errors import UserError
@@ -73,6 +73,17 @@ def test_a_list_of_images_overlaps_with_these_and_no_others(ingested, tmp_path, 
         expected = [] if split == "train" else [Overlap(split, rows["group_id"].nunique(), 0)]
         assert overlaps(found.ids, dataset) == expected
         assert all(dataset.split(other)["group_id"].nunique() > 0 for other in others)
+
+
+def test_a_model_that_was_trained_on_listed_test_images_is_refused(ingested, tmp_path):
+    dataset = ingested[1]["chestxray14"]
+    for split in ("train", "test"):
+        (tmp_path / "list.txt").write_text(nih_names(dataset.split(split)))
+        write_published(tmp_path / split / FILE, read_published(tmp_path / "list.txt", "chestxray14"))
+    refuse_overlap(tmp_path / "train" / FILE, dataset)
+    groups = dataset.split("test")["group_id"].nunique()
+    with pytest.raises(UserError, match=f"the model was trained on {groups} groups and 0 images of the test split"):
+        refuse_overlap(tmp_path / "test" / FILE, dataset)
 
 
 def test_patients_of_one_data_set_are_not_those_of_another(ingested, tmp_path):

@@ -19,7 +19,7 @@ from time import perf_counter
 
 import torch
 
-from benchmarks import sample, tables
+from benchmarks import claims, sample, tables
 from benchmarks.hours import Pace, overview
 from benchmarks.outcomes import write_outcomes
 from benchmarks.page import write_between
@@ -106,7 +106,8 @@ def forget(job: Job, model: Trained) -> None:
 
 def pages(results: dict[str, Results], root: Path | None) -> Blocks:
     """The texts for the documentation: a table per data set and, once the older ones are complete, what they show."""
-    blocks = {("docs/results.md", data): text for data, own in results.items() if (text := tables.page(own))}
+    texts = {data: (tables if data in OLDER else claims).page(own) for data, own in results.items()}
+    blocks = {("docs/results.md", data): text for data, text in texts.items() if text}
     every = [(results[data], student) for data in OLDER if data in results for student in PLANS[data].students]
     if not all(data in results for data in OLDER) or not all(
         student in own.students and BOTH in own.taught(student) for own, student in every

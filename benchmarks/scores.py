@@ -10,7 +10,7 @@ Ranks normalised within a fold would assume that folds have equally many positiv
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from scipy import special
 from benchmarks.outcomes import FOLDER, Outcome, read_outcomes
 from benchmarks.plans import OLDER, PLANS, RECIPES, Job, Plan, locate, open_fold
 from benchmarks.sets import SETS
-from benchmarks.study import TEACHERS, Trained
+from benchmarks.study import Trained
 from medistill.checksums import TRAIN_AGAIN
 from medistill.data.dataset import Dataset
 from medistill.evaluation.answers import Split
@@ -31,7 +31,7 @@ from medistill.metrics.bootstrap import RESAMPLES
 from medistill.metrics.eligibility import ineligibility
 from medistill.metrics.intervals import CONFIDENCE, holm, p_value
 from medistill.metrics.ranking import auroc
-from medistill.metrics.strata import StratifiedLabel, measure_within
+from medistill.metrics.strata import NO_STRATUM, StratifiedLabel, ineligibility_within, measure_within
 from medistill.records.models import ModelRecord, TrainingMetrics
 from medistill.training.spec import fingerprint
 
@@ -48,11 +48,13 @@ class Truth:
         split: targets, patients and resamples of the pooled test splits, (N, …), fold after fold.
         folds: (N,) int.
         val_labels: for each fold, the labels (columns) that enter its validation macro AUROC.
+        strata: (N,) int, the data set's stratum of each image, −1 for none; None: it has no strata.
     """
 
     split: Split
     folds: NDArray
     val_labels: list[list[int]]
+    strata: NDArray | None = None
 
     def auroc(
         self, logits: NDArray, columns: Sequence[int], rows: NDArray | None = None, targets: NDArray | None = None
@@ -68,8 +70,32 @@ class Truth:
         rows = slice(None) if rows is None else rows
         truth = self.split.targets if targets is None else targets
         split, columns = self.split, list(columns)
-        own, scores = truth[rows][:, columns], logits[rows][:, columns]
+        own, scores = truth[rows][:, columns], self.ranked(logits)[rows][:, columns]
         return measure_within(own, scores, split.groups[rows], self.folds[rows], split.counts).mean(axis=1)
+
+    def ranked(self, logits: NDArray) -> NDArray:
+        """What is ranked: a class by its softmax, which no constant added to all logits of an image changes."""
+        return self.split.task.probabilities(logits) if self.split.task.exclusive else logits
+
+    @cached_property
+    def strata_of_folds(self) -> NDArray:
+        """The strata of each fold, (N,) int: scores of two folds are of two models."""
+        strata = np.zeros(len(self.folds), int) if self.strata is None else self.strata
+        return np.where(strata < 0, NO_STRATUM, self.folds * (strata.max() + 1) + strata)
+
+    @cached_property
+    def columns_within(self) -> list[int]:
+        """Labels that are eligible within strata."""
+        strata = np.zeros(len(self.folds), int) if self.strata is None else self.strata
+        labels = enumerate(self.split.targets.T)
+        return [k for k, target in labels if not ineligibility_within(target, self.split.groups, strata)]
+
+    def within(self, logits: NDArray) -> NDArray:
+        """Mean AUROC within strata over the labels that are eligible there, (1 + R,)."""
+        split, columns = self.split, self.columns_within
+        scores = self.ranked(logits)[:, columns]
+        aurocs = measure_within(split.targets[:, columns], scores, split.groups, self.strata_of_folds, split.counts)
+        return aurocs.mean(axis=1)
 
 
 @cache
@@ -79,13 +105,14 @@ def truth_of(data: str, root: Path | None) -> Truth:
     rows = [dataset.split("test") for dataset in sets]
     targets = np.concatenate([dataset.targets(part) for dataset, part in zip(sets, rows, strict=True)])
     groups = np.concatenate([part["group_id"].to_numpy() for part in rows])
-    split = Split.of(sets[0].labels, targets, groups, RESAMPLES, BOOTSTRAP_SEED)
+    split = Split.of(sets[0].labels, targets, groups, RESAMPLES, BOOTSTRAP_SEED, sets[0].task)
     val_labels = []
     for dataset in sets:
         part = dataset.split("val")
         known, owners = dataset.targets(part), part["group_id"].to_numpy()
         val_labels.append([k for k in range(known.shape[1]) if not ineligibility(known[:, k], owners)])
-    return Truth(split, np.repeat(np.arange(len(sets)), [len(part) for part in rows]), val_labels)
+    strata = np.concatenate([strata_of(data, part) for part in rows]) if SETS[data].strata else None
+    return Truth(split, np.repeat(np.arange(len(sets)), [len(part) for part in rows]), val_labels, strata)
 
 
 @dataclass(frozen=True)
@@ -98,6 +125,7 @@ class Scores:
         logits: of each seed on the pooled test splits, (S, N, L).
         on_val_labels: test macro AUROC over the labels of `Truth.val_labels`, the mean over seeds and folds.
         outcomes: of all seeds and folds.
+        within: as `macro`, within strata; None where the data set has none.
     """
 
     seeds: list[int]
@@ -105,6 +133,13 @@ class Scores:
     logits: NDArray
     on_val_labels: float
     outcomes: list[Outcome]
+    within: NDArray | None = None
+
+    def val_within(self, columns: Sequence[int]) -> float:
+        """Validation AUROC within strata, of the pairs of all folds: the mean over labels and seeds."""
+        counted = np.stack([outcome.val_pairs for outcome in self.outcomes])[:, :, columns]
+        won, pairs = counted.reshape(len(self.seeds), -1, *counted.shape[1:]).sum(axis=1).transpose(1, 0, 2)
+        return float(np.nanmean(won / pairs))
 
     @property
     def val(self) -> float:
@@ -127,7 +162,8 @@ def scores_of(data: str, network: str, recipe: str | None, truth: Truth, root: P
         return None
     macro = np.array([truth.auroc(answers, truth.split.columns()) for answers in logits])
     on_val_labels = float(np.mean([_on_val_labels(answers, truth) for answers in logits]))
-    return Scores(seeds, macro, np.array(logits), on_val_labels, found)
+    within = np.array([truth.within(answers) for answers in logits]) if truth.strata is not None else None
+    return Scores(seeds, macro, np.array(logits), on_val_labels, found, within)
 
 
 def _on_val_labels(logits: NDArray, truth: Truth) -> float:
@@ -135,7 +171,7 @@ def _on_val_labels(logits: NDArray, truth: Truth) -> float:
     means = []
     for fold, columns in enumerate(truth.val_labels):
         here = truth.folds == fold
-        values = [auroc(truth.split.targets[here, k], logits[here, k]) for k in columns]
+        values = [auroc(truth.split.targets[here, k], truth.ranked(logits)[here, k]) for k in columns]
         means.append(np.nanmean(values))
     return float(np.mean(means))
 
@@ -226,7 +262,8 @@ def results_of(data: str, root: Path | None) -> Results:
         found = {recipe: scores_of(data, network, recipe, truth, root) for recipe in recipes}
         return {recipe: scores for recipe, scores in found.items() if scores}
 
-    teachers = {name: found[None] for name in TEACHERS if (found := complete(name, [None]))}
+    names = [name for name in plan.epochs if name not in plan.students]
+    teachers = {name: found[None] for name in names if (found := complete(name, [None]))}
     students = {name: complete(name, RECIPES[data, name]) for name in plan.students}
     with_baseline = {
         name: found for name, found in students.items() if any(not plan.recipes[recipe].teachers for recipe in found)

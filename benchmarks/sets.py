@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -46,6 +46,8 @@ class ImageSet:
         splits: shares of the images that validate and test where there is one division; None: those of the data set.
         strata: the stratum of each row of a manifest, where figures are within strata.
         within: what the strata are, in words.
+        plain: what the AUROC over all pairs is, in words.
+        judged: the figure by which rows are compared.
     """
 
     title: str
@@ -55,6 +57,8 @@ class ImageSet:
     splits: tuple[float, float] | None = None
     strata: Callable[[pd.DataFrame], Strata] | None = None
     within: str = ""
+    plain: str = "macro AUROC"
+    judged: Literal["plain", "within"] = "plain"
 
     def here(self, root: Path | None) -> bool:
         """Whether its folders are in the folder of all data."""
@@ -136,10 +140,23 @@ SETS = {
     "xrays": ImageSet("X-rays", (NIH[0],), lambda root, size: open_xrays(root / NIH[0], size), folds=FOLDS),
     "kermany": ImageSet("Kermany", ("kermany_224",), open_kermany, splits=(0.15, 0.55)),
     "nih": ImageSet(
-        "NIH", NIH, open_nih, folds=FOLDS, strata=_sample_and_pneumonia, within="sample × Pneumonia or not"
+        "NIH",
+        NIH,
+        open_nih,
+        folds=FOLDS,
+        strata=_sample_and_pneumonia,
+        within="sample × Pneumonia or not",
+        plain="macro AUROC over all pairs (for the most part: ill or not)",
+        judged="within",
     ),
     "covid_qu_ex": ImageSet(
-        "COVID-QU-Ex", ("covidquex_256",), open_covid_qu_ex, splits=(0.15, 0.45), strata=_traced, within="collection"
+        "COVID-QU-Ex",
+        ("covidquex_256",),
+        open_covid_qu_ex,
+        splits=(0.15, 0.45),
+        strata=_traced,
+        within="collection, of the images that could be traced",
+        plain="macro AUROC (each class comes from collections of its own)",
     ),
     "phantom_96": ImageSet("phantom, five seeds", (), lambda _, size: open_phantom(size)),
 }

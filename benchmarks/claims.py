@@ -5,6 +5,7 @@ baseline that is best on validation among as many as there are listed, all with 
 what the teacher knows only as far as it is more than `shuffled`, `self`, and averaged baselines gain.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -163,6 +164,12 @@ def figures(about: ImageSet, scores: Scores) -> list[str]:
     return [*cells, f"{own[:, 0].min():.3f} … {own[:, 0].max():.3f}"]
 
 
+def taught_by(row: Row) -> str:
+    """Its teachers, of an ensemble the number of its members."""
+    counts = Counter(name.partition(".")[0] for name in row.recipe.teachers)
+    return ", ".join(f"{count} × {name}" if count > 1 else name for name, count in counts.items())
+
+
 def rows(claims: Claims) -> list[str]:
     """A student's rows."""
     about, lines = claims.about, []
@@ -170,7 +177,7 @@ def rows(claims: Claims) -> list[str]:
         scores = claims.scores(name)
         by = {"shuffled": " (shuffled)", "self": " (itself)"}.get(row.control, "")
         gain, p = claims.gains.get(name), claims.adjusted.get(name)
-        cells = [f"{claims.student}, {name}", row.start, ", ".join(row.recipe.teachers) + by, str(len(scores.seeds))]
+        cells = [f"{claims.student}, {name}", row.start, taught_by(row) + by, str(len(scores.seeds))]
         cells += [f"{claims.val(name):.3f}", *figures(about, scores)]
         lines.append(line([*cells, gain.text() if gain else "", "" if p is None else f"{p:.3f}"]))
     return lines
@@ -217,7 +224,8 @@ def sentences(claims: Claims) -> list[str]:
 
 def _share(claims: Claims, chosen: str) -> list[str]:
     """The share of the best teacher's lead, among those that teach in the chosen row."""
-    leads = {name: claims.lead(name) for name in claims.plan.students[claims.student][chosen].recipe.teachers}
+    teachers = claims.plan.students[claims.student][chosen].recipe.teachers
+    leads = {name: claims.lead(name) for name in (name.partition(".")[0] for name in teachers)}
     known = {name: lead for name, lead in leads.items() if lead is not None}
     if not known:
         return []

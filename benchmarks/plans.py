@@ -24,6 +24,7 @@ from benchmarks.study import (
 )
 from medistill.data.dataset import Dataset
 from medistill.distillation.settings import Recipe
+from medistill.layout import member_name
 from medistill.models.settings import Start
 from medistill.training.batches import training_rows
 from medistill.training.settings import TrainedNetwork
@@ -51,6 +52,7 @@ class Row:
         recipe: its views, teachers and losses.
         start: of `STARTS`.
         rate: the peak learning rate, as a multiple of the plan's.
+        training: other keys of its training.
         control: `shuffled`, where each image gets the teachers' answers about another one; `self`, where the student's
             own baseline of the same seed teaches; empty for a row that is no control.
     """
@@ -58,6 +60,7 @@ class Row:
     recipe: Recipe = field(default_factory=Recipe)
     start: str = "own"
     rate: float = 1.0
+    training: dict[str, Any] = field(default_factory=dict)
     control: Literal["", "shuffled", "self"] = ""
 
     @property
@@ -116,9 +119,10 @@ class Plan:
         """The recipe of each row, by name; of a row of several students that of the last."""
         return {name: row.recipe for rows in self.students.values() for name, row in rows.items()}
 
-    def seed_of(self, teacher: str, student_seed: int) -> int:
-        """The seed of the teacher that teaches the student of a seed."""
-        return student_seed if teacher in self.paired else self.seeds[0]
+    def seed_of(self, teacher: str, student_seed: int, member: int = 0) -> int:
+        """The seed of the teacher that teaches the student of a seed, or of another member of its ensemble."""
+        first = self.seeds.index(student_seed) if teacher in self.paired else 0
+        return self.seeds[(first + member) % len(self.seeds)]
 
 
 def rows_of(student: str, start: str, *, exclusive: bool, large: bool = True) -> dict[str, Row]:
@@ -140,6 +144,8 @@ def rows_of(student: str, start: str, *, exclusive: bool, large: bool = True) ->
         "baseline_fresh": Row(Recipe(views="fresh"), start),
         "slower": Row(start=start, rate=0.5),
         "faster": Row(start=start, rate=2.0),
+        "averaged_weights": Row(start=start, training={"ema": 0.99}),
+        "decay": Row(start=start, training={"weight_decay": 0.2}),
         "smooth": Row(Recipe(terms=[{"loss": terms[0]["loss"], "smoothing": 0.1}]), start),
         "system_b": Row(by(LITE2), start),
         "calibrated": Row(by(LITE2, calibrate=True), start),
@@ -147,6 +153,7 @@ def rows_of(student: str, start: str, *, exclusive: bool, large: bool = True) ->
         "cam": Row(by(LITE2, terms=[*terms, {"loss": "cam_kd", "weight": 0.1}]), start),
         "by_densenet": Row(by(DENSENET), start),
         "several": Row(by(LITE2, DENSENET, combine="confidence"), start),
+        "ensemble": Row(by(LITE2).model_copy(update={"teachers": [member_name(LITE2, k) for k in range(3)]}), start),
         "shuffled": Row(by(LITE2), start, control="shuffled"),
         "self": Row(by(student), start, control="self"),
     }
@@ -199,7 +206,15 @@ def _older_plan(data: str, epochs: Sequence[int], views: int, students: dict[str
     return Plan(data, 96, lengths, _RATES, views, students, seeds=(0, 1, 2), paired=(), **keys)
 
 
-def _newer_plan(data: str, student: str, lengths: Sequence[int], *, exclusive: bool = False, size: int = 224) -> Plan:
+def _newer_plan(
+    data: str,
+    student: str,
+    lengths: Sequence[int],
+    *,
+    exclusive: bool = False,
+    size: int = 224,
+    without: Sequence[str] = (),
+) -> Plan:
     """The plan of a table of five seeds: `student` has all rows, Lite0 a few; all networks but one see 96 px.
 
     Args:
@@ -208,17 +223,21 @@ def _newer_plan(data: str, student: str, lengths: Sequence[int], *, exclusive: b
         lengths: epochs of EfficientNet-Lite2, DenseNet, Lite0 and `student`.
         exclusive: whether the labels are exclusive classes.
         size: of the frames; larger than 96 px, there is a teacher that sees 224 px.
+        without: rows of `student` that are left to other data sets, as they would take too long.
     """
     large = size > 96
     epochs = dict(zip((LITE2, DENSENET, LITE0, student), lengths, strict=True))
     epochs |= {LITE2_224: epochs[LITE2]} if large else {}
+    rows = rows_of(student, "selected", exclusive=exclusive, large=large)
     students = {
-        student: rows_of(student, "selected", exclusive=exclusive, large=large),
+        student: {name: row for name, row in rows.items() if name not in without},
         LITE0: _some(rows_of(LITE0, "own", exclusive=exclusive, large=large), *SHORT),
     }
     inputs = {name: 224 if name == LITE2_224 else 96 for name in epochs} if large else {}
     return Plan(data, size, epochs, dict.fromkeys(epochs, 1e-3), 4, students, inputs=inputs)
 
+
+_ELSEWHERE = ("system_b_t1", "cam", "by_densenet", "random_faster", "random_system_b", "by_importance")
 
 _DRAWN, _REAL = _older(1.0, unlabelled=True), _older(4.0)
 
@@ -239,8 +258,8 @@ PLANS = {
             "xrays", (6, 8, 4, 8), 4, {LITE0: _REAL, EEEA: _some(_REAL, "baseline", "baseline_fresh", "system_b")}
         ),
         _newer_plan("kermany", EEEA, (6, 12, 6, 8), exclusive=True),
-        _newer_plan("nih", EEEA, (6, 8, 6, 8)),
-        _newer_plan("covid_qu_ex", OFA, (6, 12, 6, 8), exclusive=True),
+        _newer_plan("nih", EEEA, (6, 8, 6, 8), without=_ELSEWHERE),
+        _newer_plan("covid_qu_ex", OFA, (6, 12, 6, 8), exclusive=True, without=_ELSEWHERE),
         _newer_plan("phantom_96", EEEA, (16, 24, 16, 16), size=96),
     )
 }
@@ -303,10 +322,12 @@ class Job:
             return []
         if self.row.control == "self":
             return [replace(self, recipe="baseline")]
-        plan = PLANS[self.data]
-        return [
-            Job(self.data, self.fold, name, None, plan.seed_of(name, self.seed)) for name in self.row.recipe.teachers
-        ]
+        found = []
+        for name in self.row.recipe.teachers:
+            network, _, member = name.partition(".")
+            seed = PLANS[self.data].seed_of(network, self.seed, int(member or 0))
+            found.append(Job(self.data, self.fold, network, None, seed))
+        return found
 
 
 def phases(order: Order) -> Iterator[list[Job]]:
@@ -363,8 +384,9 @@ def network_for(plan: Plan, setting: Setting, name: str, row: Row | None) -> Tra
     changed = dict(STARTS[row.start]) if row else {}
     changed |= {"input_size": plan.inputs[name]} if name in plan.inputs else {}
     share = _share(setting) if row and row.recipe.unlabelled else 1
-    rate = plan.rates[name] * (row.rate if row else 1)
-    return network_of(setting.params, name, round(plan.epochs[name] * share), rate, **changed)
+    rate, keys = (row.rate, row.training) if row else (1.0, {})
+    network = network_of(setting.params, name, round(plan.epochs[name] * share), plan.rates[name] * rate, **changed)
+    return network.model_copy(update={"training": network.training.model_copy(update=keys)})
 
 
 def locate(job: Job, root: Path | None, *, train: bool = False) -> Trained:

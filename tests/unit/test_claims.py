@@ -138,12 +138,20 @@ def made_claims(generator: np.random.Generator, skill: dict[str, float], lead: f
     return Claims(Results(PLANS["nih"], truth, {LITE2: scores(lead)}, students), EEEA)
 
 
-SKILL = {"baseline": 0.5, "slower": 0.6, "random": 0.1, "system_b": 0.9, "cam": 0.8, "shuffled": 0.5, "self": 0.55}
+SKILL = {
+    "baseline": 0.5,
+    "slower": 0.6,
+    "random": 0.1,
+    "system_b": 0.9,
+    "calibrated": 0.8,
+    "shuffled": 0.5,
+    "self": 0.55,
+}
 
 
 def test_the_figure_is_that_of_pairs_of_one_fold_and_stratum(generator):
     made = made_claims(generator, SKILL)
-    truth, logits = made.results.truth, made.scores("cam").logits[2]
+    truth, logits = made.results.truth, made.scores("calibrated").logits[2]
     values = []
     for label in range(3):
         won = pairs = 0.0
@@ -155,15 +163,15 @@ def test_the_figure_is_that_of_pairs_of_one_fold_and_stratum(generator):
                 if weight:
                     won, pairs = won + weight * roc_auc_score(y, logits[here, label]), pairs + weight
         values.append(won / pairs)
-    assert made.figure(made.scores("cam"))[2, 0] == pytest.approx(np.mean(values))
-    assert made.scores("cam").macro[2, 0] > np.mean(values) + 0.05  # that of all pairs asks for the stratum, too
+    assert made.figure(made.scores("calibrated"))[2, 0] == pytest.approx(np.mean(values))
+    assert made.scores("calibrated").macro[2, 0] > np.mean(values) + 0.05  # that of all pairs asks for the stratum, too
 
 
 def test_validation_chooses_the_baseline_and_the_claim(generator):
     made = made_claims(generator, SKILL)
     assert made.baseline("selected") == "slower"
-    assert (made.baseline("own"), made.taught, made.chosen) == ("random", ["system_b", "cam"], "system_b")
-    assert made.val("cam") == pytest.approx(0.58)
+    assert (made.baseline("own"), made.taught, made.chosen) == ("random", ["system_b", "calibrated"], "system_b")
+    assert made.val("calibrated") == pytest.approx(0.58)
     gain = made.figure(made.scores("system_b")) - made.figure(made.scores("slower"))
     assert made.gains["system_b"].estimate == pytest.approx(gain[:, 0].mean())
     assert "slower" not in made.gains
@@ -179,7 +187,7 @@ def test_sentences_say_what_the_intervals_show(generator):
     assert re.search(r"The lead of efficientnet_lite2 .* the student wins back \d+% \[\d+%, \d+%\] of it", text)
     assert re.search(r"`shuffled` -0\.\d+ \[.*, and `system_b` minus it \+0\.", text)
     assert "the mean of 2 baselines, +0." in text
-    (none,) = claims.sentences(made_claims(generator, SKILL | {"system_b": 0.61, "cam": 0.6}, lead=0.5))
+    (none,) = claims.sentences(made_claims(generator, SKILL | {"system_b": 0.61, "calibrated": 0.6}, lead=0.5))
     assert "validation chooses `system_b`" in none
     assert "no difference shown" in none
     assert "there is no lead to win back" in none

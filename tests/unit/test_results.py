@@ -113,9 +113,13 @@ def test_teachers_are_trained_before_their_students() -> None:
 
 
 def test_the_seed_of_a_student_is_that_of_its_teachers_but_of_the_costly_one() -> None:
-    of = {name: Job("nih", 2, EEEA, name, 3).teachers for name in ("several", "by_224", "self", "shuffled", "baseline")}
+    of = {
+        name: Job("nih", 2, EEEA, name, 3).teachers
+        for name in ("several", "by_224", "ensemble", "self", "shuffled", "baseline")
+    }
     assert of["several"] == [Job("nih", 2, LITE2, None, 3), Job("nih", 2, DENSENET, None, 3)]
     assert of["by_224"] == [Job("nih", 2, LITE2_224, None, 0)]
+    assert of["ensemble"] == [Job("nih", 2, LITE2, None, seed) for seed in (3, 4, 0)]
     assert of["self"] == [Job("nih", 2, EEEA, "baseline", 3)]
     assert of["shuffled"] == [Job("nih", 2, LITE2, None, 3)]
     assert of["baseline"] == []
@@ -133,6 +137,7 @@ def test_each_row_differs_in_one_thing_from_another(exclusive: bool) -> None:
             row.recipe.views,
             row.start,
             row.rate,
+            row.training,
         )
         for name, row in rows.items()
     }

@@ -15,7 +15,7 @@ from medistill.models.classifier import map_size
 from medistill.models.costs import costs
 from medistill.models.inherit.mobile import is_mobile
 from medistill.models.settings import Network
-from medistill.models.weights import WEIGHT_PACKAGES, imagenet_weights
+from medistill.models.weights import WEIGHT_PACKAGES, imagenet_license, imagenet_weights
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class RoleIn(TypedDict):
 
 
 class Measured(TypedDict):
-    """A network's names and roles, what it costs at one size, and the best start that can be had."""
+    """A network's names and roles, what it costs at one size, and the best start that can be had, with its licence."""
 
     name: str
     arch: str
@@ -45,7 +45,9 @@ class Measured(TypedDict):
     macs: int
     map_size: list[int]
     start_offline: str
+    license_offline: str | None
     start_download: str
+    license_download: str | None
 
 
 NETWORKS = (
@@ -73,7 +75,8 @@ def measure(network: NamedNetwork, *, labels: int, size: int) -> Measured:
     Returns:
         `name`, `arch`, `roles` (a list of `system`, `role`), `params`, `macs` (both of the network as it runs on a
         device), `map_size` (height, width of the last feature map), `start_offline` and `start_download`: the best
-        start, without a download but for packages, and with one.
+        start, without a download but for packages, and with one; `license_offline` and `license_download`: of these
+        weights, None where there are none or their licence is unknown.
 
     Raises:
         UserError: the network does not take this size.
@@ -83,7 +86,10 @@ def measure(network: NamedNetwork, *, labels: int, size: int) -> Measured:
         model = create_classifier(Network(arch=network.arch), labels=[""] * labels, image_size=size)
         height_width = map_size(model, size)  # first, for it refuses sizes
         found = costs(model, size)
-        own, mobile = imagenet_weights(network.arch), is_mobile(model.backbone)
+        has_own, mobile = imagenet_weights(network.arch) is not None, is_mobile(model.backbone)
+        packaged = network.arch in WEIGHT_PACKAGES
+        offline = network.arch if packaged else "tf_efficientnet_lite2" if mobile else None
+        download = network.arch if has_own else "mobilenetv3_large_100" if mobile else None
         return {
             "name": network.name,
             "arch": network.arch,
@@ -91,18 +97,18 @@ def measure(network: NamedNetwork, *, labels: int, size: int) -> Measured:
             "params": found["params"],
             "macs": found["macs"],
             "map_size": height_width,
-            "start_offline": _start(
-                own if network.arch in WEIGHT_PACKAGES else None, "tf_efficientnet_lite2" if mobile else None
-            ),
-            "start_download": _start(own, "mobilenetv3_large_100" if mobile else None),
+            "start_offline": _start(network.arch, offline),
+            "license_offline": offline and imagenet_license(offline),
+            "start_download": _start(network.arch, download),
+            "license_download": download and imagenet_license(download),
         }
 
 
-def _start(own: str | None, source: str | None) -> str:
-    """The best start of a network: its own ImageNet weights, where they are, else a part of `source`, else none."""
-    if own is not None:
-        return f"pretrained: true ({own})"
-    return "random" if source is None else f"init_from {source} ({imagenet_weights(source)})"
+def _start(arch: str, source: str | None) -> str:
+    """How `arch` starts from the ImageNet weights of `source`: by its own, by a part of another network's, or not."""
+    if source is None:
+        return "random"
+    return f"{'pretrained: true' if source == arch else f'init_from {source}'} ({imagenet_weights(source)})"
 
 
 def models_table(measured: list[Measured]) -> str:
@@ -118,8 +124,8 @@ def models_table(measured: list[Measured]) -> str:
             f"{entry['params']:,}",
             f"{entry['macs'] / 1e9:.3f} G",
             "x".join(map(str, entry["map_size"])),
-            entry["start_offline"],
-            entry["start_download"],
+            "; ".join(filter(None, (entry["start_offline"], entry["license_offline"]))),
+            "; ".join(filter(None, (entry["start_download"], entry["license_download"]))),
         )
         for entry in measured
     ]

@@ -55,6 +55,18 @@ def pretrained_cfg(arch: str) -> PretrainedCfg:
     return get_pretrained_cfg(arch) or PretrainedCfg()
 
 
+_SPDX = {name.lower(): name for name in ("Apache-2.0", "BSD-3-Clause", "CC-BY-4.0", "CC-BY-NC-4.0", "MIT")}
+"""Identifiers of SPDX, which timm writes in small letters."""
+
+
+def license_of(arch: str) -> str | None:
+    """Licence of an architecture's pretrained weights as timm states it; None: unknown, or there are none."""
+    known = pretrained_cfg(arch)
+    if not known.has_weights or known.license in (None, "unknown"):
+        return None
+    return _SPDX.get(known.license, known.license)
+
+
 def reason_of(error: Exception) -> str:
     """The message of another library's exception, in one line."""
     return shortened(" ".join(str(error).split()), 200) or f"{type(error).__name__}, without a reason"

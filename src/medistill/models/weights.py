@@ -22,7 +22,7 @@ from medistill.files import read_json
 from medistill.layout import ModelFolder
 from medistill.models.classifier import Classifier
 from medistill.models.settings import Network
-from medistill.models.timm_facts import classifier_keys, pretrained_cfg
+from medistill.models.timm_facts import classifier_keys, license_of, pretrained_cfg
 from medistill.records.base import Sealed
 from medistill.records.models import Beside, Config, ModelRecord
 from medistill.text import pluralise
@@ -99,6 +99,12 @@ def imagenet_weights(arch: str) -> str | None:
         return f"package {WEIGHT_PACKAGES[arch].distribution}"
     known = pretrained_cfg(arch)
     return f"timm downloads {known.architecture}.{known.tag}" if known.has_weights else None
+
+
+def imagenet_license(arch: str) -> str | None:
+    """Licence of the weights that `pretrained: true` takes, as their package or timm states it; None: unknown."""
+    package = WEIGHT_PACKAGES.get(arch)
+    return package.licence if package else license_of(arch)
 
 
 def load_package(backbone: "Backbone", arch: str, package: WeightPackage) -> str:

@@ -75,6 +75,13 @@ def test_weights_come_from_where_they_are(listed):
     assert starts["mobilenetv4_conv_small"][0] == part
 
 
+def test_licences_are_those_of_the_weights_that_a_network_starts_from(listed):
+    licenses = {entry["arch"]: (entry["license_offline"], entry["license_download"]) for entry in listed}
+    assert licenses["eeea_net_c2"] == ("Apache-2.0", "Apache-2.0")  # of the package, and of timm's MobileNetV3
+    assert licenses["swin_s3_tiny_224"] == (None, "MIT")
+    assert licenses["vgg19"] == (None, "BSD-3-Clause")
+
+
 def test_parameters_follow_the_number_of_labels():
     found = {n.name: measure(n, labels=5, size=224)["params"] for n in NETWORKS if n.name in B_PARAMS}
     assert found == B_PARAMS
@@ -100,8 +107,10 @@ def test_the_table_says_what_the_json_says(listed):
             f"{entry['params']:,}",
             f"{entry['macs'] / 1e9:.3f} G",
             "7x7",
-            entry["start_offline"],
-            entry["start_download"],
+            *(
+                f"{entry[start]}; {entry[license]}" if entry[license] else entry[start]
+                for start, license in (("start_offline", "license_offline"), ("start_download", "license_download"))
+            ),
         ]
     (line,) = [line for line in lines if line.startswith("OFA-595")]
     assert "  A teacher, B student  " in line

@@ -12,7 +12,7 @@ from medistill.distillation.settings import Teacher
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
 from medistill.models.settings import Network
-from medistill.models.weights import load_model, load_weights
+from medistill.models.weights import imagenet_license, load_model, load_weights
 from tests.filled import save_filled
 
 
@@ -219,3 +219,19 @@ def test_the_module_that_loads_knows_the_networks_of_the_papers():
     code = "import medistill.models.weights, timm; print(timm.is_model('ofa_595'), timm.is_model('eeea_net_c2'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True"]
+
+
+def test_licences_are_those_that_the_package_or_timm_states():
+    assert imagenet_license("mobilenetv2_100") == "MIT"  # the package's, though timm has Apache-2.0 for its own
+    assert imagenet_license("vgg19") == "BSD-3-Clause"
+    assert imagenet_license("fastvit_t8") == "fastvit-license"  # it has no identifier
+    assert imagenet_license("eeea_net_c2") is None
+
+
+def test_what_timm_calls_unknown_is_unknown():
+    from timm.models import get_pretrained_cfg, list_models
+
+    known = {arch: get_pretrained_cfg(arch) for arch in list_models()}
+    silent = [arch for arch, cfg in known.items() if cfg and cfg.license == "unknown"]
+    assert silent
+    assert {imagenet_license(arch) for arch in silent} == {None}

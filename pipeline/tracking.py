@@ -34,6 +34,7 @@ from medistill.records.data import DatasetInfo
 from medistill.records.evaluation import ModelNumbers
 from medistill.records.explain import ModelMaps
 from medistill.records.export import Latency, Parity
+from medistill.records.licenses import read_ancestors
 from medistill.records.models import ModelRecord, TrainingMetrics
 from medistill.text import printable
 from pipeline.graph import Ran, examine, read_lock
@@ -64,7 +65,7 @@ class Projection:
         params: settings it was trained with, from dvc.lock and its config.json.
         metrics: final figures by name.
         curves: (name, epoch, value) of history.csv.
-        tags: role, student, recipe, seed, task, provenance.
+        tags: role, student, recipe, seed, task, licences, provenance.
         artifacts: (file, folder in the run).
         dataset: name and fingerprint.
     """
@@ -159,7 +160,10 @@ def project(params: Params, root: Path) -> list[Projection]:
             raise UserError(f"{HERE.export(name).folder}: it is not in dvc.lock; run `dvc repro {stage}`")
     check_up_to_date(
         root,
-        [*dict.fromkeys(stages.values()), *(stage for stage in ("evaluate", "explain", *exports) if stage in lock)],
+        [
+            *dict.fromkeys(stages.values()),
+            *(stage for stage in ("licenses", "evaluate", "explain", *exports) if stage in lock),
+        ],
     )
     # dvc.lock proves nothing about files that `dvc commit` has recorded
     records = {name: ModelRecord.read_whole(layout.model(name).config) for name in stages}
@@ -304,6 +308,7 @@ def _project(
         "task": record.task,
         "arch": record.arch,
         "initialisation": record.initialisation,
+        **_licenses(layout.reports.licenses(name)),
         "dataset": dataset,
         "dataset_fingerprint": record.dataset_fingerprint,
         STAGE: stage,
@@ -312,6 +317,7 @@ def _project(
     files = [
         *((file, "model") for file in (model.config, model.metrics, model.history)),
         *((file, "evaluation") for file in (layout.reports.evaluation(name), layout.reports.roc(name))),
+        (layout.reports.licenses(name), "licenses"),
         *((file, "export") for file in (export.card, export.bundle, export.parity, export.latency)),
     ]
     return Projection(
@@ -323,6 +329,12 @@ def _project(
         artifacts=[(path, where) for path, where in files if path.is_file()],
         dataset=(dataset, record.dataset_fingerprint),
     )
+
+
+def _licenses(path: Path) -> dict[str, str]:
+    """The tag with the licences of a model's ancestors, each once; the artifact has the ancestors, too."""
+    ancestors = read_ancestors(path)
+    return {} if ancestors is None else {"licenses": ", ".join(sorted({ancestor.shown for ancestor in ancestors}))}
 
 
 def _out_md5(ran: Ran, stage: str, folder: Path) -> str:

@@ -44,6 +44,9 @@ _AGAIN = {
 
 _HOW = "dvc repro; with --force if it sees no change"
 
+LICENSES_AGAIN = f"run the licenses stage again ({_HOW})"
+"""The same for its files, each of which has the name of a model."""
+
 _FRESH = 2_000_000_000
 """Nanoseconds: a file that has just been written may change once more without a new time of change."""
 

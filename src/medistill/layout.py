@@ -81,6 +81,11 @@ class ModelFolder:
         """Hashes of what the model was trained on."""
         return self.folder / "train_ids.npz"
 
+    @property
+    def licenses(self) -> Path:
+        """What a user's own weights descend from, beside them; no stage writes it."""
+        return self.folder / "licenses.json"
+
 
 @dataclass(frozen=True)
 class KnowledgeFolder:
@@ -225,6 +230,15 @@ class ReportsFolder:
     def roc(self, model: str) -> Path:
         """Macro-average ROC curve of one model on test."""
         return self.rocs / f"{model}.csv"
+
+    @property
+    def all_licenses(self) -> Path:
+        """Folder of what each model descends from."""
+        return self.folder / "licenses"
+
+    def licenses(self, model: str) -> Path:
+        """What one model descends from, and the licence of each."""
+        return self.all_licenses / f"{model}.json"
 
     @property
     def explain(self) -> ExplainFolder:

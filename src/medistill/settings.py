@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from medistill.text import pluralise, printable, shortened
+from medistill.text import is_name, pluralise, printable, shortened
 
 LONGEST_MESSAGE = 500
 """Most characters of all errors in one message."""
@@ -53,6 +53,24 @@ SEEDS = 2**31
 Seed = Annotated[int, Field(ge=0, lt=SEEDS, strict=True)]  # DVC hands it to stages as it is written
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+LONGEST_LICENSE = 200
+"""Most characters of a licence: an identifier or a name, not its text."""
+
+
+def _require_license(given: object) -> object:
+    """Refuse what is no name of a licence; YAML reads 4.0 as a number."""
+    if not isinstance(given, str):
+        raise ValueError(f"must be text, such as CC-BY-4.0, and is {given!r}; put it into quotes")
+    if not is_name(given) or given.strip().casefold() == "unknown":
+        raise ValueError("must be a line of text, such as CC-BY-4.0; leave it out where the licence is not known")
+    if len(given) > LONGEST_LICENSE:
+        raise ValueError(f"has {len(given)} characters, and may have {LONGEST_LICENSE}; name the licence")
+    return given.strip()
+
+
+License = Annotated[str, BeforeValidator(_require_license)]
+"""An identifier of SPDX such as `CC-BY-4.0`, or the name of a licence or of terms of use."""
 
 
 def require_once(key: str, values: list[Any]) -> None:

@@ -25,6 +25,7 @@ STAGES = {
     *(f"train_teacher@{name}" for name in TEACHERS),
     *(f"teach@{name}" for name in TEACHERS),
     *(f"distill@{name}" for name in STUDENTS),
+    "licenses",
     "evaluate",
     "explain",
     *(f"export@{name}" for name in STUDENTS),
@@ -61,6 +62,7 @@ def test_every_file_is_at_its_path(project):
     for model in [*(f"teachers/{name}" for name in TEACHERS), *(f"students/{name}" for name in STUDENTS)]:
         expected += [f"models/{model}/{file}" for file in model_files]
         expected.append(f"reports/evaluation/{Path(model).name}.json")
+        expected.append(f"reports/licenses/{Path(model).name}.json")
     for model in STUDENTS:
         for file in ("model.onnx", "bundle.json", "parity.json", "latency.json", "MODEL_CARD.md"):
             expected.append(f"exports/{model}/{file}")

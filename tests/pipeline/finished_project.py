@@ -12,7 +12,7 @@ from medistill.layout import HERE
 from medistill.params import load_params
 from medistill.phantom.write import write_phantom
 from medistill.records.audit import Audit
-from pipeline.stages import distill, evaluate, explain, export, report, teach, train_teacher
+from pipeline.stages import distill, evaluate, explain, export, licenses, report, teach, train_teacher
 from tests.filled import validation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +57,7 @@ def build(root: Path) -> None:
         teach.main([TEACHER])
         for student in STUDENTS:
             distill.main(student)
+        licenses.main([])
         evaluate.main([])
         explain.main([])
         export.main(STUDENTS[1])

@@ -210,6 +210,8 @@ KINDS = {
     ),
     "validation": Kind(("reports/validation/validation.json",), read_reports),
     "audit": Kind(("reports/validation/audit.json",), validate_again),
+    "licences to judge": Kind(("reports/licenses/small-*",), judge),
+    "licences": Kind(("reports/licenses/*",), read_reports),
     "exports to judge": Kind(("exports/*/*",), judge),
     "exports": Kind(("exports/*/*",), read_reports),
     "bundle": Kind(("exports/*/bundle.json", "exports/*/model.onnx"), predict),

@@ -203,12 +203,13 @@ TRAINS = set(TRAINING)
 
 RUNS_AGAIN = {
     "": set(),
-    "src/medistill/phantom/settings.py": {"phantom"},
-    "src/medistill/data/settings.py": {"ingest", "validate"},
+    "src/medistill/ancestry.py": {"licenses"},
+    "src/medistill/phantom/settings.py": {"phantom", "licenses"},
+    "src/medistill/data/settings.py": {"ingest", "validate", "licenses"},
     "src/medistill/augmentation.py": TRAINS,
-    "src/medistill/training/settings.py": TRAINS,
-    "src/medistill/distillation/settings.py": TRAINS,
-    "src/medistill/models/settings.py": TRAINS | {"explain", "export"},
+    "src/medistill/training/settings.py": TRAINS | {"licenses"},
+    "src/medistill/distillation/settings.py": TRAINS | {"licenses"},
+    "src/medistill/models/settings.py": TRAINS | {"licenses", "explain", "export"},
     "src/medistill/evaluation/settings.py": {"evaluate"},
     "src/medistill/explain/settings.py": {"explain"},
     "src/medistill/export/settings.py": {"export"},
@@ -230,12 +231,12 @@ def places(run: dict[str, list[Any]]) -> Iterator[str]:
     """All outputs, and the single files in them that stages read."""
     for stage in STAGES.values():
         keys = list(stage.get("matrix", ()))
+        single = [dep for dep in stage["deps"] if dep.startswith(("data/processed/", "reports/licenses/"))]
         for cell in product(*(run[f"{key}s"] for key in keys)):
-            for out in stage["outs"] + stage.get("metrics", []):
+            for place in stage["outs"] + stage.get("metrics", []) + single:
                 for key, value in zip(keys, cell, strict=True):
-                    out = out.replace(f"${{item.{key}}}", str(value))
-                yield out
-        yield from (dep for dep in stage["deps"] if dep.startswith("data/processed/"))
+                    place = place.replace(f"${{item.{key}}}", str(value))
+                yield place
 
 
 @pytest.fixture(scope="module")

@@ -119,6 +119,7 @@ def test_what_dvc_writes_is_where_layout_says(root):
         *(HERE.reports.audit, HERE.reports.validation, HERE.reports.data_docs, HERE.reports.evaluations),
         *(HERE.reports.evaluation_record, HERE.reports.comparisons, HERE.reports.rocs, HERE.reports.explain.folder),
         *(HERE.export("x-y-0-x-y-0-x-y-0").folder, HERE.reports.gate, HERE.reports.page),
+        *(HERE.reports.all_licenses, HERE.reports.licenses("x-y-0-x-y-0-x-y-0")),
     ):
         assert re.search(rf'[\s\["]{re.escape(path.as_posix())}[\s\],"/]', text), path
 

@@ -31,7 +31,7 @@ from medistill.records.data import (
     Origin,
     SplitCounts,
 )
-from medistill.text import pluralise, printable
+from medistill.text import pluralise
 
 SHARD = 1024
 """Images per shard, `images-*.npy`."""
@@ -332,7 +332,7 @@ def _summarise(
             negatives=dict(zip(source.labels, negatives.tolist(), strict=True)),
         )
     return DatasetInfo(
-        name=printable(data.name or data.root.resolve().name),
+        name=data.title,
         task=source.task,
         labels=source.labels,
         image_size=data.image_size,

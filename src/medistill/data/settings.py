@@ -8,7 +8,8 @@ from pydantic import Field, field_validator
 
 from medistill.data import adapters
 from medistill.images.limits import LARGEST_SIZE
-from medistill.settings import AnyPath, Fraction, Seed, Settings
+from medistill.settings import AnyPath, Fraction, License, Seed, Settings
+from medistill.text import printable
 
 MAX_QUARANTINED = 0.01
 """Default of `data.max_quarantined`; `medistill check`, which reads no params.yaml, uses it too."""
@@ -29,6 +30,8 @@ class Data(Settings):
     root: AnyPath
     options: dict[str, object] = {}
     """What the format leaves open; see `Options` in its file."""
+    license: License | None = None
+    """Of the images and labels, or their terms of use; None: unknown, but for the phantom's."""
     split: Literal["official", "patient"] = "official"
     """`official`: the data set's own lists; without a validation list one is drawn from train by patient. `patient`:
     all splits are drawn by patient (or other group)."""
@@ -52,6 +55,11 @@ class Data(Settings):
     """Ingest stops where more than this share of rows and files has to be left out."""
     workers: int = Field(default=2, ge=1, le=1024)
     """Processes that decode images."""
+
+    @property
+    def title(self) -> str:
+        """Its name in reports."""
+        return printable(self.name or self.root.resolve().name)
 
     @field_validator("format")
     @classmethod

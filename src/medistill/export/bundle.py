@@ -1,5 +1,6 @@
 """The folder of an exported model: everything a device and its user need, with the proofs of parity and latency."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from medistill.layout import ExportFolder, ModelFolder
 from medistill.models.deploy import deployed
 from medistill.models.weights import load_model
 from medistill.records.export import Latency, Parity
+from medistill.records.licenses import Ancestor
 from medistill.records.models import ModelRecord, TrainingMetrics
 from medistill.report.card import model_card
 from medistill.runtime.bundle import Bundle, content
@@ -40,7 +42,9 @@ class Proofs:
     latency: Latency
 
 
-def export_model(source: Path, dataset: Dataset, target: Path, settings: Export) -> Proofs:
+def export_model(
+    source: Path, dataset: Dataset, target: Path, settings: Export, ancestors: Sequence[Ancestor] | None = None
+) -> Proofs:
     """Export a trained model: `model.onnx`, `bundle.json`, `parity.json`, `latency.json`, `MODEL_CARD.md`.
 
     The folder appears complete or not at all. A failed parity is written down, not raised: the gate refuses it.
@@ -50,6 +54,7 @@ def export_model(source: Path, dataset: Dataset, target: Path, settings: Export)
         dataset: the ingested data; its validation images prove parity.
         target: the folder to write; an older one is replaced.
         settings: the section `export` of params.yaml.
+        ancestors: what the model descends from, for card and bundle; None: not recorded.
 
     Raises:
         UserError: the model is missing or damaged, does not fit the data, or cannot be expressed in ONNX.
@@ -75,20 +80,24 @@ def export_model(source: Path, dataset: Dataset, target: Path, settings: Export)
         parity = measure_parity(classifier, files.onnx, images)
         latency = measure_latency(files.onnx, images[0], runs=settings.latency_runs, threads=settings.threads)
         parity.write(files.parity)
-        files.card.write_text(model_card(record, figures, dataset, batch_size), encoding="utf-8")
-        bundle = bundle_content(record, files.onnx, batch_size) | {"files": checksums(folder.iterdir(), folder)}
+        files.card.write_text(model_card(record, figures, dataset, batch_size, ancestors), encoding="utf-8")
+        bundle = bundle_content(record, files.onnx, batch_size, ancestors)
+        bundle |= {"files": checksums(folder.iterdir(), folder)}
         write_record(files.bundle, bundle)
         latency.write(files.latency)  # in a file of its own, as it varies from run to run
     return Proofs(parity, latency)
 
 
-def bundle_content(record: ModelRecord, model: Path, batch_size: int | None = None) -> dict[str, object]:
+def bundle_content(
+    record: ModelRecord, model: Path, batch_size: int | None = None, ancestors: Sequence[Ancestor] | None = None
+) -> dict[str, object]:
     """The content of bundle.json for a model and its ONNX file.
 
     Args:
         record: the model folder's config.json.
         model: the ONNX file.
         batch_size: how many images it takes at once; None: any number.
+        ancestors: what the model descends from; None: not recorded.
     """
     return content(
         Bundle(
@@ -105,6 +114,7 @@ def bundle_content(record: ModelRecord, model: Path, batch_size: int | None = No
         batch_size=batch_size,
         costs={"params": record.params, "macs": record.macs},
         training={key: value for key, value in record.to_json().items() if key in _TRAINING},
+        licenses=None if ancestors is None else [ancestor.to_json() for ancestor in ancestors],
     )
 
 

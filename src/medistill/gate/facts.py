@@ -11,6 +11,7 @@ from medistill.records.base import Sealed, read_each
 from medistill.records.evaluation import ModelNumbers
 from medistill.records.export import Parity
 from medistill.records.gate import CandidateFacts, Release
+from medistill.records.licenses import read_ancestors
 from medistill.records.models import ModelRecord
 
 
@@ -57,8 +58,8 @@ def finite(value: float | None) -> float | None:
 def collect_facts(candidates: Iterable[Candidate], layout: Layout) -> list[CandidateFacts]:
     """Read what the gate needs of every student of the run.
 
-    Reads each student's config.json, reports/metrics.json, and the size of model.onnx and parity.json, where there is
-    an export. All files that these folders' records name must be undamaged.
+    Reads each student's config.json and licences, reports/metrics.json, and the size of model.onnx and parity.json,
+    where there is an export. All files that these folders' records name must be undamaged.
 
     Args:
         candidates: the students.
@@ -86,6 +87,7 @@ def collect_facts(candidates: Iterable[Candidate], layout: Layout) -> list[Candi
                 onnx_mb=export.onnx.stat().st_size / 1e6 if export.onnx.name in exported else None,
                 parity=Parity.read(export.parity, again) if has_parity else None,
                 validation=metrics[candidate.model].val if candidate.model in metrics else {},
+                ancestors=read_ancestors(layout.reports.licenses(candidate.model)),
             )
         )
     return facts

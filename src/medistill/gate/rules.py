@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
+from medistill.checksums import LICENSES_AGAIN
 from medistill.export.tolerance import parity_limit
 from medistill.gate.facts import Shipped, finite
-from medistill.gate.settings import Promote
+from medistill.gate.settings import AllowedLicenses, Promote
 from medistill.records.gate import CandidateFacts, Judged, Release, RuleResult
+from medistill.records.licenses import Ancestor
+from medistill.text import pluralise
 
 TIE = 0.002
 """Candidates this close to the best validation macro AUROC count as equally good; the cheaper one goes first."""
@@ -254,6 +257,27 @@ def _parity(case: GateCase) -> Judgement:
     return _passed(difference <= limit, reason, difference, limit)
 
 
+def _licenses(case: GateCase) -> Judgement:
+    rule, ancestors = case.settings.licenses, case.facts.ancestors
+    if rule is None:
+        return Judgement(Outcome.SKIPPED, "not required")
+    if ancestors is None:
+        return Judgement(Outcome.FAILED, f"its licences are not known: {LICENSES_AGAIN}", None, 0)
+    refused = refused_ancestors(ancestors, rule)
+    if not refused:
+        return Judgement(Outcome.PASSED, f"{pluralise(len(ancestors), 'ancestor')}, each with an allowed licence", 0, 0)
+    first, more = refused[0], len(refused) - 1
+    verdict = f"is {first.license}, which is not allowed" if first.license else "is unknown"
+    reason = f"the licence of {first.what} {verdict} ({first.way})" + (f"; and {more} more" if more else "")
+    return Judgement(Outcome.FAILED, reason, len(refused), 0)
+
+
+def refused_ancestors(ancestors: Iterable[Ancestor], rule: AllowedLicenses) -> list[Ancestor]:
+    """The ancestors whose licence is not allowed or unknown, in their order; case does not matter."""
+    allowed = {name.casefold() for name in rule.allow}
+    return [one for one in ancestors if one.license is None or one.license.casefold() not in allowed]
+
+
 RULES: tuple[Rule[GateCase], ...] = (
     _at_most(
         "max_params", "the number of parameters", lambda f: f.params, "{:,.0f}", form=",.2f", unit=" M", scale=1e6
@@ -264,6 +288,7 @@ RULES: tuple[Rule[GateCase], ...] = (
     _at_most("max_ece", "validation ECE", lambda f: f.figure("macro_ece").estimate, "{:.4f}"),
     Rule("require_baseline", _baseline, "≥", "+.3f"),
     Rule("require_parity", _parity, form=".0e"),
+    Rule("licenses", _licenses, form=".0f"),
 )
 """The rules of section `promote`, in its order."""
 

@@ -1,8 +1,22 @@
 """The section `promote` of params.yaml."""
 
-from pydantic import Field
+from typing import Self
 
-from medistill.settings import Settings
+from pydantic import Field, model_validator
+
+from medistill.settings import License, Settings, require_once
+
+
+class AllowedLicenses(Settings):
+    """Licences that a student may descend from."""
+
+    allow: list[License] = Field(min_length=1)
+    """Identifiers of SPDX or names, in small or large letters, as `license` and `medistill models` have them."""
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        require_once("allow", [name.casefold() for name in self.allow])
+        return self
 
 
 class Promote(Settings):
@@ -21,3 +35,5 @@ class Promote(Settings):
     """A distilled student must have a same-budget baseline and not fall below it on validation."""
     require_parity: bool = True
     """ONNX Runtime's logits must equal torch's, within tolerance."""
+    licenses: AllowedLicenses | None = None
+    """Data, weights and teachers' ancestors must all have one of these licences; None: any, and unknown ones."""

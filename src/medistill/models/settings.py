@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from medistill.images.limits import LARGEST_SIZE
-from medistill.settings import AnyPath, Settings
+from medistill.settings import AnyPath, License, Settings
 
 MOST_ARGUMENTS, LARGEST_ARGUMENT = 100, 100_000
 """Largest number in `args`, far above any network's: a network with a million layers would take hours to build."""
@@ -63,6 +63,15 @@ class Origin(Settings):
     weights: AnyPath | None = None
     """A safetensors file with the user's own weights: for these labels in this order; or, where the network is to be
     trained, without any tensor of the classifier, which then starts new. Of a start the classifier is not used."""
+    license: License | None = Field(default=None, exclude=True)  # it changes no training, and no record of one
+    """Of these weights. None: that of the package or of timm's download, or what `licenses.json` beside the file says;
+    else it is unknown."""
+
+    @model_validator(mode="after")
+    def _license_of_weights(self) -> Self:
+        if self.license is not None and not (self.pretrained or self.weights):
+            raise ValueError("license is of weights: set it beside pretrained: true or weights: FILE")
+        return self
 
 
 class Start(Origin):

@@ -7,6 +7,12 @@ from pydantic import Field
 from medistill.images.limits import LARGEST_SIZE
 from medistill.settings import Seed, Settings
 
+LICENSE = "Apache-2.0"
+"""Of the images and labels that are drawn: this project's."""
+
+MARK = ".phantom.json"
+"""The file by which a folder is known as a phantom."""
+
 
 class Phantom(Settings):
     """The built-in data set: procedurally drawn chest X-rays."""

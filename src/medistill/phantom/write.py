@@ -25,13 +25,13 @@ from medistill.phantom.anatomy import draw_finding, draw_patient
 from medistill.phantom.film import Film, develop
 from medistill.phantom.findings import boxes_on_film, depict
 from medistill.phantom.population import PREVALENCE, Row, draw_rows, finding_on_image
+from medistill.phantom.settings import MARK
 
 _HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
 )
 _BOX_HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
-_MARK = ".phantom.json"
 
 
 def write_phantom(
@@ -66,7 +66,7 @@ def write_phantom(
         raise ValueError(f"prevalence: {prevalence!r} is not one of {', '.join(PREVALENCE)}")
     if images < 1 or size < 32 or seed < 0:
         raise ValueError(f"images: {images}, size: {size}, seed: {seed}: need at least 1 image, 32 px and a seed of 0")
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / _MARK).is_file())):
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / MARK).is_file())):
         raise ValueError(f"{out}: exists already and is not a phantom; name an empty or a new folder")
     with atomic(out) as temporary:
         temporary.mkdir()
@@ -110,7 +110,7 @@ def _write(
     _lines_to(folder / "train_val_list.txt", [row.name for row in rows if not row.test])
     _lines_to(folder / "test_list.txt", [row.name for row in rows if row.test])
     mark = {"images": images, "size": size, "seed": seed, "prevalence": prevalence}
-    _lines_to(folder / _MARK, [json.dumps(mark)])
+    _lines_to(folder / MARK, [json.dumps(mark)])
 
 
 def _lines_to(path: Path, lines: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from medistill.records.base import Content, Plain
 from medistill.records.estimate import Estimate
 from medistill.records.export import Parity
 from medistill.records.figures import Figures
+from medistill.records.licenses import Ancestor
 
 
 class RuleResult(Content):
@@ -42,6 +43,7 @@ class CandidateFacts(Content):
         validation: its `val` entry of `reports/metrics.json`; a figure that is undefined is absent.
         distilled: whether its recipe has teachers.
         has_baseline: whether the run has the same student and seed by a recipe without teachers.
+        ancestors: what it descends from, with the licence of each; None where the stage `licenses` has not said it.
     """
 
     model: str
@@ -58,6 +60,7 @@ class CandidateFacts(Content):
     validation: Figures
     distilled: bool
     has_baseline: bool
+    ancestors: list[Ancestor] | None = None
 
     def figure(self, key: str) -> Estimate:
         """A validation figure with its interval."""

@@ -1,11 +1,12 @@
 """MODEL_CARD.md: the facts and limits of a model for its user."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from medistill.data.dataset import Dataset
+from medistill.records.licenses import Ancestor
 from medistill.records.models import ModelRecord
 from medistill.report.html import render_card
 from medistill.runtime.bundle import DISCLAIMER
@@ -19,7 +20,11 @@ _FITS = {
 
 
 def model_card(
-    config: ModelRecord, metrics: Mapping[str, object], dataset: Dataset, batch_size: int | None = None
+    config: ModelRecord,
+    metrics: Mapping[str, object],
+    dataset: Dataset,
+    batch_size: int | None = None,
+    ancestors: Sequence[Ancestor] | None = None,
 ) -> str:
     """Write the card, as Markdown.
 
@@ -28,6 +33,7 @@ def model_card(
         metrics: its metrics.json, with what else was measured on validation.
         dataset: the ingested data.
         batch_size: how many images the file takes at once; None: any number.
+        ancestors: what the model descends from, with the licence of each; None: not recorded.
     """
     multiclass = config.task.exclusive
     facts = {
@@ -55,6 +61,7 @@ def model_card(
         figures={key: _number(value) for key, value in figures.items()},
         command=Markup(printable(f"medistill predict IMAGE… --model exports/{config.name}")),  # in a block of code
         single=batch_size == 1,
+        ancestors=ancestors or [],
     )
 
 

@@ -10,6 +10,7 @@ from medistill.records.estimate import Estimate
 from medistill.records.evaluation import Comparison, Evaluation, ModelNumbers
 from medistill.records.explain import ModelMaps
 from medistill.records.export import Latency
+from medistill.records.licenses import Ancestor
 from medistill.records.models import ModelRecord, Role
 
 
@@ -25,6 +26,7 @@ class Model:
         history: rows of history.csv as text; empty if there is none.
         latency: its latency.json; None for a teacher, or if it was not exported.
         onnx_mb: size of model.onnx in 10^6 bytes, or None.
+        ancestors: what it descends from, with the licence of each; None where that was not recorded.
     """
 
     record: ModelRecord
@@ -34,6 +36,7 @@ class Model:
     history: Sequence[Mapping[str, str]]
     latency: Latency | None
     onnx_mb: float | None
+    ancestors: Sequence[Ancestor] | None
 
     @property
     def name(self) -> str:

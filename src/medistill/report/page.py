@@ -12,6 +12,7 @@ from medistill.report.sections import (
     gate,
     labels,
     learning,
+    licenses,
     localisation,
     method,
     models,
@@ -28,6 +29,7 @@ SECTIONS = {
     "Learning curves": learning,
     "Localisation": localisation,
     "Data": data,
+    "Licences": licenses,
     "Method": method,
 }
 """Sections by title, in the order of the page; each is a module `KEY.py` with a template `KEY.html.jinja`."""

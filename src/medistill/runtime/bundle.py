@@ -1,6 +1,6 @@
 """bundle.json: what a device must know about the exported model beside it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -57,6 +57,7 @@ def content(
     batch_size: int | None,
     costs: Mapping[str, int],
     training: Mapping[str, object],
+    licenses: Sequence[Mapping[str, object]] | None = None,
 ) -> dict[str, object]:
     """The content of bundle.json.
 
@@ -66,6 +67,7 @@ def content(
         batch_size: how many images the ONNX file takes at once; None: any number.
         costs: `params` and `macs`.
         training: how the model was trained.
+        licenses: `license` (null: unknown), `what` and `path` of each of its ancestors; None: not recorded.
     """
     return {
         "bundle_version": BUNDLE_VERSION,
@@ -84,6 +86,7 @@ def content(
         "batch_size": batch_size,
         **costs,
         "training": dict(training),
+        **({} if licenses is None else {"licenses": list(licenses)}),
     }
 
 

@@ -166,7 +166,7 @@ def test_parity_is_relative_where_logits_are_large():
 def test_a_disabled_rule_is_skipped_and_passes():
     settings = RULES.model_copy(update={"require_baseline": False, "require_parity": False})
     by_name = {rule.rule: rule for rule in verdict(settings, parity=None).rules}
-    assert [name for name, rule in by_name.items() if rule.verdict == "skipped"] == NAMES[-2:]
+    assert [name for name, rule in by_name.items() if rule.verdict == "skipped"] == NAMES[-3:]
     assert by_name["require_parity"].record.to_json() == {
         "rule": "require_parity",
         "value": None,
@@ -188,6 +188,7 @@ def test_a_rule_shows_its_numbers_in_its_own_way():
         "max_ece": ("0.050", "≤ 0.150"),
         "require_baseline": ("+0.010", "≥ 0"),
         "require_parity": ("2e−06", "≤ 1e−04"),
+        "licenses": ("", "not required"),
     }
     (missing,) = (rule for rule in verdict(parity=None).rules if rule.rule == "require_parity")
     assert missing.shown == ("", "≤ 1e−04")

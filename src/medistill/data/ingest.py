@@ -82,9 +82,10 @@ def _ingest(
     source = source or read_source(data.format, data.root, data.options)
     extra = unlabelled.read_unlabelled(data)
     rows, quarantined, notes = _split(source, data, extra.rows["path"])
-    entries = source.entries + len(extra.rows) + len(extra.quarantined)
+    files = len(extra.rows) + len(extra.quarantined)
+    entries = source.entries + files
     quarantined += extra.quarantined
-    require_few(quarantined, entries, data, cache)
+    require_few(quarantined, source.entries, files, data, cache)
     if len(extra.rows):
         rows = unlabelled.join(rows, extra.rows, source, data, cache)
 
@@ -100,12 +101,16 @@ def _ingest(
     rows = rows.sort_values("image_id", ignore_index=True)
 
     frames = unlabelled.decode_both(
-        rows, data, cache, executor, lambda bad: require_few([*quarantined, *bad.items()], entries, data, cache)
+        rows,
+        data,
+        cache,
+        executor,
+        lambda bad: require_few([*quarantined, *bad.items()], source.entries, files, data, cache),
     )
     masks = _decode_masks(rows, data, cache, executor)
     failures = frames.failures | _bad_masks(rows, frames, masks)
     quarantined += failures.items()
-    require_few(quarantined, entries, data, cache)
+    require_few(quarantined, source.entries, files, data, cache)
     rows = rows[~rows["path"].isin(failures.keys())].reset_index(drop=True)
     copies = 0
     if len(extra.rows):
@@ -116,17 +121,17 @@ def _ingest(
 
     with atomic(out) as folder:
         folder.mkdir()
-        files = DataFolder(folder)
+        place = DataFolder(folder)
         manifest = _write_shards(rows, frames, folder, source.labels)
         _write_masks(rows, masks, folder)
         boxes = _boxes_in_frames(source, manifest, data)
         info = _summarise(manifest, boxes, entries - copies, copies, source, data, notes)
-        manifest.to_parquet(files.manifest, index=False)
-        boxes.to_parquet(files.boxes, index=False)
-        write_quarantine(files.quarantine, quarantined)
+        manifest.to_parquet(place.manifest, index=False)
+        boxes.to_parquet(place.boxes, index=False)
+        write_quarantine(place.quarantine, quarantined)
         # all files but the pixels, whose checksums are in the manifest
         checked = (file for file in folder.iterdir() if not file.name.startswith("images-"))
-        return info.write(files.record, checked)
+        return info.write(place.record, checked)
 
 
 def _split(source: Source, data: Data, extra: pd.Series) -> tuple[pd.DataFrame, list[tuple[str, str]], list[str]]:

@@ -8,16 +8,26 @@ from medistill.data.settings import Data, quarantine_limit
 from medistill.errors import UserError
 from medistill.files import atomic
 from medistill.layout import DataFolder
-from medistill.records.data import QUARANTINE_COLUMNS
+from medistill.records.data import QUARANTINE_COLUMNS, UNLABELLED
 from medistill.text import printable
 
 
-def require_few(quarantined: list[tuple[str, str]], entries: int, data: Data, cache: Path) -> None:
-    """Raise `UserError` if more is left out than the settings allow."""
-    if len(quarantined) <= quarantine_limit(data.max_quarantined, entries):
-        return
-    what = f"{len(quarantined)} of {entries} entries cannot be used, more than data.max_quarantined"
-    raise UserError(f"{data.root}: {what} ({data.max_quarantined:g}) allows; {list_left_out(quarantined, cache)}")
+def require_few(quarantined: list[tuple[str, str]], entries: int, extra: int, data: Data, cache: Path) -> None:
+    """Raise `UserError` if more is left out than the settings allow.
+
+    Args:
+        quarantined: (path, reason) of all that is left out.
+        entries: number of entries of the data set.
+        extra: number of images of `data.unlabelled`, which are judged apart: many of them excuse nothing.
+        data: the settings.
+        cache: folder for a list of what is left out.
+    """
+    own = [item for item in quarantined if not item[0].startswith(UNLABELLED)]
+    others = [item for item in quarantined if item[0].startswith(UNLABELLED)]
+    for folder, left_out, total in ((data.root, own, entries), (data.unlabelled, others, extra)):
+        if len(left_out) > quarantine_limit(data.max_quarantined, total):
+            what = f"{len(left_out)} of {total} entries cannot be used, more than data.max_quarantined"
+            raise UserError(f"{folder}: {what} ({data.max_quarantined:g}) allows; {list_left_out(left_out, cache)}")
 
 
 def list_left_out(quarantined: list[tuple[str, str]], cache: Path) -> str:

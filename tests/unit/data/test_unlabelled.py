@@ -219,8 +219,19 @@ def test_copies_of_training_images_are_left_out_and_counted(nih, extra, tmp_path
 
 def test_too_many_unreadable_files_stop_ingest(nih, extra, tmp_path):
     message = refused(nih, tmp_path, unlabelled=extra, max_quarantined=0)
-    assert "1 of 65 entries cannot be used" in message
+    assert message.startswith(f"{extra}: 1 of 5 entries cannot be used, more than data.max_quarantined (0) allows;")
     assert f"{UNLABELLED}damaged.png" in message
+
+
+def test_many_readable_files_of_the_folder_excuse_no_unreadable_one_of_the_data_set(nih, tmp_path, make_picture):
+    (tmp_path / "extra").mkdir()
+    for number in range(60):
+        make_picture(9000 + number).save(tmp_path / "extra" / f"{number}.png")
+    for number in (1, 2, 3):
+        (nih / "images" / f"{number:08d}_000.png").write_bytes(b"")
+    given = {"unlabelled": tmp_path / "extra", "max_quarantined": 0.04}
+    assert refused(nih, tmp_path, **given).startswith(f"{nih}: 3 of 60 entries cannot be used")
+    run(nih, tmp_path, **given | {"max_quarantined": 0.05})
 
 
 def a_file(folder):
@@ -270,7 +281,7 @@ def test_a_folder_in_the_data_set_or_around_it_is_refused(nih, tmp_path, place):
 def test_a_link_to_a_file_elsewhere_is_quarantined(nih, extra, tmp_path, make_picture):
     make_picture(7).save(tmp_path / "secret.png")
     (extra / "link.png").symlink_to(tmp_path / "secret.png")
-    run(nih, tmp_path, unlabelled=extra)
+    run(nih, tmp_path, unlabelled=extra, max_quarantined=0.5)
     left_out = pd.read_csv(tmp_path / "out" / "quarantine.csv").set_index("path")["reason"]
     assert re.search("link that leads out", left_out[f"{UNLABELLED}link.png"])
     assert f"{UNLABELLED}link.png" not in set(Dataset.open(tmp_path / "out").manifest["image_id"])

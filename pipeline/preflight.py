@@ -121,7 +121,7 @@ def _lessons(params: Params) -> list[Lesson]:
 def _require_groups(params: Params, dataset: Dataset, lessons: list[Lesson]) -> None:
     """Refuse weights by groups that the data set does not have."""
     learned = {f"teachers.{name}": params.teachers[name].terms for name in params.run.teachers}
-    learned |= {f"recipes.{lesson.recipe}": params.recipes[lesson.recipe].terms for lesson in lessons}
+    learned |= {f"recipes.{lesson.recipe}": params.recipes[lesson.recipe].all_terms for lesson in lessons}
     for key, terms in learned.items():
         for term in terms:
             if isinstance(term, HardTerm) and term.group_weights:
@@ -199,8 +199,9 @@ def _oddities(
         size = trainings[lesson.learner].batch_size
         batches[lesson.recipe] = min(size, batches.get(lesson.recipe, size))
     for name, batch_size in batches.items():
-        for note in _odd_recipe(params.recipes[name], dataset, batch_size):
-            yield f"recipes.{name}: {note}"
+        staged = bool(params.recipes[name].stages)
+        for key, part in params.recipes[name].named_parts(f"recipes.{name}").items():
+            yield from (f"{key}: {note}" for note in _odd_recipe(part, dataset, batch_size, staged=staged))
     blind = [str(key) for key, known in facts.items() if tuple(known.map_shape[1:]) == (1, 1)]
     if blind:
         yield (
@@ -227,12 +228,12 @@ def _untaught(params: Params, dataset: Dataset, facts: Mapping[NetworkKey, Netwo
             )
 
 
-def _odd_recipe(recipe: Recipe, dataset: Dataset, batch_size: int) -> Iterator[str]:
-    """Notes on a recipe that its user may not expect, for batches of at least `batch_size` images."""
+def _odd_recipe(recipe: Recipe, dataset: Dataset, batch_size: int, *, staged: bool) -> Iterator[str]:
+    """Notes on a recipe, or on a stage of one, that its user may not expect, for batches of at least `batch_size`."""
     images, labelled = (len(training_rows(dataset, unlabelled)) for unlabelled in (True, False))
     if recipe.unlabelled and images == labelled:
         yield "unlabelled changes nothing, as every training image has a label"
-    elif recipe.unlabelled:
+    elif recipe.unlabelled and not staged:  # a stage has as many steps as a baseline
         steps, baselines = (steps_per_epoch(count, batch_size) for count in (images, labelled))
         yield (
             f"unlabelled: an epoch has {pluralise(steps, 'step')}, a baseline's {baselines}; a part of its gain may"

@@ -352,7 +352,7 @@ def _settings(record: ModelRecord, recorded: Mapping[str, object]) -> dict[str, 
     network = next((value for key, value in sections.items() if key.startswith(("teachers.", "students."))), {})
     recipe = next((value for key, value in sections.items() if key.startswith("recipes.")), {})
     facts: tuple[str, ...] = ("arch", "args", "initialisation", "image_size", "channels", "fit")
-    facts += ("student", "recipe", "seed", "teachers", "combine", "terms")
+    facts += ("student", "recipe", "seed", "teachers", "combine", "terms", "stages")
     settings = {
         **sections.get("training", {}),
         **network.get("training", {}),

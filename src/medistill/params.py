@@ -6,8 +6,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from medistill.augmentation import Augmentation
 from medistill.data.settings import Data
-from medistill.distillation.settings import Recipe, Teach, Teacher
-from medistill.distillation.terms import HardTerm
+from medistill.distillation.settings import TEACH_CLASSIFIER, Recipe, Teach, Teacher
 from medistill.errors import UserError
 from medistill.evaluation.settings import Evaluate
 from medistill.explain.settings import Explain
@@ -102,20 +101,8 @@ class Params(Settings):
                     )
         taught = [recipe for name in self.run.assistants if (recipe := self.teachers[name].recipe)]
         for recipe in dict.fromkeys([*self.run.recipes, *taught]):
-            terms, combine = self.recipes[recipe].terms, self.recipes[recipe].combine
-            if combine != "mean" and len(self.recipe_of(recipe).teachers) < 2:
-                raise ValueError(
-                    f"recipes.{recipe}: combine: {combine} needs several teachers, or one with several seeds"
-                )
-            if terms and not any(isinstance(term, HardTerm) or term.needs == "logits" for term in terms):
-                raise ValueError(
-                    f"recipes.{recipe}: none of its terms teaches the classifier; add a loss from labels, such as "
-                    "binary_cross_entropy, or of logits, such as sigmoid_kd"
-                )
-            for term in terms:
-                cached = self.recipes[recipe].views == "cached"
-                if cached and term.needs not in ("logits", *self.teach.answers):
-                    raise ValueError(f"recipes.{recipe}: {term.loss} needs {term.needs} in teach.answers")
+            self._usable(recipe)
+        self._stages_have_all_epochs()
         baselines = [name for name in self.run.recipes if not self.recipes[name].teachers]
         if not baselines:
             raise ValueError(
@@ -129,6 +116,32 @@ class Params(Settings):
                 " views: fresh, or the gain from more views would be credited to the teachers"
             )
         return self
+
+    def _usable(self, name: str) -> None:
+        """Refuse a recipe that teaches no classifier, or compares what teachers do not answer."""
+        recipe = self.recipes[name]
+        if recipe.combine != "mean" and len(self.recipe_of(name).teachers) < 2:
+            raise ValueError(
+                f"recipes.{name}: combine: {recipe.combine} needs several teachers, or one with several seeds"
+            )
+        if not recipe.teaches_classifier:
+            raise ValueError(f"recipes.{name}: none of its terms teaches the classifier; {TEACH_CLASSIFIER}")
+        for key, part in recipe.named_parts(f"recipes.{name}").items():
+            for term in part.terms:
+                if recipe.views == "cached" and term.needs not in ("logits", *self.teach.answers):
+                    raise ValueError(f"{key}: {term.loss} needs {term.needs} in teach.answers")
+
+    def _stages_have_all_epochs(self) -> None:
+        """Refuse stages that are not as long together as the training of a network that learns by them."""
+        lessons = [(f"students.{name}", recipe) for name in self.run.students for recipe in self.run.recipes]
+        lessons += [(f"teachers.{name}", self.teachers[name].recipe or "") for name in self.run.assistants]
+        for learner, recipe in lessons:
+            section, name = learner.split(".")
+            training = getattr(self, section)[name].training_on(self.training)
+            try:
+                self.recipes[recipe].epochs_of_parts(training.epochs)
+            except ValueError as error:
+                raise ValueError(f"recipes.{recipe}, for {learner}: {error}") from None
 
     def _taught(self, assistant: str, recipe: str | None) -> None:
         """Refuse an assistant whose recipe is missing, has no teachers, or has one that is not in run.teachers."""

@@ -100,8 +100,9 @@ def describe_errors(error: ValidationError, model: type[BaseModel], *, prefix: s
 def _describe(item: Any, model: type[BaseModel]) -> str:
     """One of pydantic's `ValidationError.errors()` in a few words."""
     parts = [shortened(str(part), 60) for part in item["loc"]]
-    if parts[2:3] == ["terms"] and len(parts) > 4:  # pydantic takes the loss for a key
-        parts[3:5] = [f"{parts[3]} ({parts[4]})"]
+    if "terms" in parts[2:-2]:  # pydantic takes the loss for a key
+        place = parts.index("terms", 2) + 1
+        parts[place : place + 2] = [f"{parts[place]} ({parts[place + 1]})"]
     if parts[-1:] == ["[key]"]:
         what = "a name must consist of letters, digits and _"
         if not isinstance(item["input"], str):

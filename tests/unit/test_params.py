@@ -8,6 +8,9 @@ import yaml
 from medistill.errors import UserError
 from medistill.params import StudentModel, load_params
 
+FIRST = {"terms": [{"loss": "feature_mse"}], "epochs": 1}
+LAST = {"terms": [{"loss": "binary_cross_entropy"}, {"loss": "sigmoid_kd"}]}
+
 
 @pytest.fixture
 def params(root):
@@ -143,6 +146,53 @@ def test_a_network_may_have_no_patience(params, tmp_path):
                 terms=[{"loss": "binary_cross_entropy"}, {"loss": "rkd"}],
             ),
             "recipes.kd: combine: entropy weighs the teachers' logits, and no term compares logits; add one, such as",
+        ),
+        *(
+            (lambda p, stages=stages: p["recipes"].update(kd={"teachers": ["densenet"], "stages": stages}), message)
+            for stages, message in (
+                ([{"epochs": 2}, LAST], "key recipes.kd.stages.0.terms is missing"),
+                ([{"epochs": 2, "terms": []}, LAST], "recipes.kd.stages.0.terms: list should have at least 1 item"),
+                (
+                    [FIRST | {"epochs": 0}, LAST],
+                    "recipes.kd.stages.0.epochs: input should be greater than or equal to 1",
+                ),
+                ([FIRST, LAST], "recipes.kd.stages.0: feature_mse needs features in teach.answers"),
+                (
+                    [{"terms": [{"loss": "sigmoid_kd"}, {"loss": "feature_mse", "wait": 1}]}],
+                    "key recipes.kd.stages.0.terms.1 (feature_mse).wait is unknown; known here are weight, loss",
+                ),
+                ([FIRST | {"epoch": 1}, LAST], "key recipes.kd.stages.0.epoch is unknown; did you mean epochs?"),
+                (
+                    [LAST, FIRST],
+                    "recipes.kd: stages.1: the last stage must teach the classifier; add a loss from labels, such as",
+                ),
+                ([LAST, LAST], "recipes.kd: stages: only one of them may leave epochs out"),
+                (
+                    [{"terms": [{"loss": "focal_bce"}]}],
+                    "recipes.kd: stages: none has a term of distillation, such as feature_mse; use terms instead",
+                ),
+                (
+                    [FIRST, {"terms": [{"loss": "focal_bce"}], "unlabelled": True}],
+                    "recipes.kd: stages.1: unlabelled: true needs a term of distillation, such as feature_mse",
+                ),
+                (
+                    [LAST | {"epochs": 1}, LAST | {"epochs": 98}],
+                    "recipes.kd, for students.eeea_net_c2: stages: they have 99 epochs, and training.epochs is",
+                ),
+                (
+                    [LAST | {"epochs": 99}, LAST],
+                    "recipes.kd, for students.eeea_net_c2: stages: they have 99 epochs, which leaves none of training",
+                ),
+            )
+        ),
+        (lambda p: p["recipes"]["kd"].update(stages=[LAST]), "recipes.kd: a recipe has terms or stages, not both"),
+        (
+            lambda p: p["recipes"].update(kd={"teachers": ["densenet"], "unlabelled": True, "stages": [LAST]}),
+            "recipes.kd: unlabelled: true belongs to one of the stages",
+        ),
+        (
+            lambda p: p["recipes"].update(kd={"stages": [FIRST, LAST]}),
+            "recipes.kd: teachers and terms of distillation, such as sigmoid_kd, go together",
         ),
         (lambda p: p["run"]["students"].append("vgg"), "run.students names 'vgg', but students has only eeea_net_c2"),
         (lambda p: p["run"]["teachers"].remove("efficientnet_lite2"), "recipes.kd.teachers names 'efficientnet_lite2'"),

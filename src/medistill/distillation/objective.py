@@ -118,7 +118,30 @@ def require_fit(
             teacher lacks one of exclusive classes, so that its logits of the others define no softmax over all; or a
             label is not taught: no teacher knows it, and there is no loss from the labels.
     """
-    for term in recipe.terms:
+    for key, part in recipe.named_parts(at).items():
+        _require_terms(part.terms, task, student, teachers, key)
+    for teacher in teachers if task.exclusive else ():
+        if teacher.unknown:
+            raise UserError(
+                f"{at}: {teacher.name} does not know the class {teacher.unknown[0]}; where classes are exclusive a"
+                " teacher must know them all"
+            )
+    key, last = list(recipe.named_parts(at).items())[-1]
+    if not last.teachers or any(isinstance(term, HardTerm) for term in last.terms):
+        return
+    for label in teachers[0].unknown:
+        if all(label in teacher.unknown for teacher in teachers):
+            raise UserError(
+                f"{key}: no term trains the label {label}: no teacher knows it, and none is a loss from the labels;"
+                " add one, such as binary_cross_entropy"
+            )
+
+
+def _require_terms(
+    terms: Sequence[Term], task: Task, student: NetworkFacts, teachers: Sequence[NetworkFacts], at: str
+) -> None:
+    """Refuse terms that do not fit the task, or compare what a network does not have."""
+    for term in terms:
         require_task(term, task, at)
         for network in (student, *teachers):
             unknown = network is student and not network.map_shape
@@ -135,20 +158,6 @@ def require_fit(
             raise UserError(
                 f"{at}: {term.loss} needs class activation maps, but {student.name} has batch norm behind its feature"
                 " map, which mixes the images of a batch in training; take attention_transfer, or another arch"
-            )
-    for teacher in teachers if task.exclusive else ():
-        if teacher.unknown:
-            raise UserError(
-                f"{at}: {teacher.name} does not know the class {teacher.unknown[0]}; where classes are exclusive a"
-                " teacher must know them all"
-            )
-    if not teachers or any(isinstance(term, HardTerm) for term in recipe.terms):
-        return
-    for label in teachers[0].unknown:
-        if all(label in teacher.unknown for teacher in teachers):
-            raise UserError(
-                f"{at}: no term trains the label {label}: no teacher knows it, and none is a loss from the labels;"
-                " add one, such as binary_cross_entropy"
             )
 
 
@@ -172,7 +181,7 @@ class Said:
 
 
 class RecipeObjective(nn.Module):
-    """The loss of a recipe: the sum of its terms, each times its weight."""
+    """The loss of a recipe, or of one of its stages: the sum of its terms, each times its weight."""
 
     def __init__(
         self,
@@ -180,6 +189,7 @@ class RecipeObjective(nn.Module):
         dataset: Dataset,
         teachers: Sequence[Teacher] = (),
         *,
+        stage: int = 0,
         map_shape: Sequence[int] = (),
         mixes_images: bool = False,
     ) -> None:
@@ -189,6 +199,7 @@ class RecipeObjective(nn.Module):
             recipe: its terms; without any, the usual loss of the data set's task.
             dataset: its task, and the training labels that balanced terms count.
             teachers: those of the recipe, in its order.
+            stage: of a recipe with stages, from 0.
             map_shape: K, h, w of the student's feature map, for terms that compare features or maps.
             mixes_images: batch norm follows the student's feature map.
 
@@ -196,13 +207,13 @@ class RecipeObjective(nn.Module):
             UserError: as `require_fit`.
         """
         super().__init__()
-        terms: list[AnyTerm] = recipe.terms or [HARD_LOSS[dataset.task]]
-        recipe = recipe.model_copy(update={"terms": terms})
         known = [
             NetworkFacts(f"teacher {name}", teacher.map_shape, unknown=teacher.unknown)
             for name, teacher in zip(recipe.teachers, teachers, strict=True)
         ]
         require_fit(recipe, dataset.task, NetworkFacts("the student", map_shape, mixes_images), known)
+        part = recipe.parts[stage]
+        terms: list[AnyTerm] = part.terms or [HARD_LOSS[dataset.task]]
         self._terms = dict(zip(_names(terms), terms, strict=True))
         self._options = {name: _options(term, dataset) for name, term in self._terms.items()}
         self._groups = {
@@ -210,8 +221,8 @@ class RecipeObjective(nn.Module):
             for name, term in self._terms.items()
             if isinstance(term, HardTerm) and term.group_weights
         }
-        self._teachers = list(teachers)
-        self._needs = recipe.needs
+        self._teachers = list(teachers) if part.teachers else []
+        self._needs = part.needs
         self._combine, self._exclusive = recipe.combine, dataset.task.exclusive
         self.projections = nn.ModuleDict(
             {

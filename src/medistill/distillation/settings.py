@@ -1,14 +1,19 @@
 """The sections `teachers`, `recipes` and `teach` of params.yaml."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from medistill.distillation.answers import in_order
-from medistill.distillation.terms import AnyTerm, DistillationTerm
+from medistill.distillation.terms import AnyTerm, DistillationTerm, HardTerm
 from medistill.layout import member_name
 from medistill.settings import Name, Seed, Settings, require_once
+from medistill.text import pluralise
 from medistill.training.settings import TrainedNetwork, TrainingOverrides
+
+TEACH_CLASSIFIER = "add a loss from labels, such as binary_cross_entropy, or of logits, such as sigmoid_kd"
+"""What to do where no loss sees the logits."""
 
 
 class Teacher(TrainedNetwork):
@@ -68,6 +73,26 @@ class Teacher(TrainedNetwork):
         return self.frozen
 
 
+def _distils(terms: Iterable[AnyTerm]) -> bool:
+    return any(isinstance(term, DistillationTerm) for term in terms)
+
+
+def _compares_logits(terms: Iterable[AnyTerm]) -> bool:
+    return any(isinstance(term, DistillationTerm) and term.needs == "logits" for term in terms)
+
+
+class Stage(Settings):
+    """A part of a training that has its own losses and images."""
+
+    terms: list[AnyTerm] = Field(min_length=1)
+    """Losses whose weighted sum is minimised."""
+    epochs: int | None = Field(default=None, ge=1)
+    """Of as many steps as a baseline's, whatever images the stage shows; all stages together have `training.epochs`.
+    One stage may leave it out: it has what the others leave."""
+    unlabelled: bool = False
+    """Also learn from training images without any label."""
+
+
 class Recipe(Settings):
     """How a student is taught. Without teachers it is the same-budget baseline."""
 
@@ -86,13 +111,18 @@ class Recipe(Settings):
     view each epoch, for which the teachers run on each batch."""
     unlabelled: bool = False
     """Also learn from training images without any label, which only the teachers label."""
+    stages: list[Stage] = Field(default=[], exclude_if=lambda stages: not stages)
+    """Instead of `terms` and `unlabelled`: parts of the training, one after the other. The last one teaches the
+    classifier; the ones before may teach features alone."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
         require_once("teachers", self.teachers)
-        if bool(self.teachers) != any(isinstance(term, DistillationTerm) for term in self.terms):
+        if self.stages:
+            self._require_stages()
+        if bool(self.teachers) != _distils(self.all_terms):
             raise ValueError("teachers and terms of distillation, such as sigmoid_kd, go together: set both or neither")
-        compares_logits = any(isinstance(term, DistillationTerm) and term.needs == "logits" for term in self.terms)
+        compares_logits = _compares_logits(self.all_terms)
         if self.combine != "mean" and not compares_logits:
             raise ValueError(
                 f"combine: {self.combine} weighs the teachers' logits, and no term compares logits; add one, such as"
@@ -109,10 +139,82 @@ class Recipe(Settings):
                 raise ValueError(f"{key} needs teachers")
         return self
 
+    def _require_stages(self) -> None:
+        if self.terms:
+            raise ValueError("a recipe has terms or stages, not both")
+        if self.unlabelled:
+            raise ValueError("unlabelled: true belongs to one of the stages")
+        if not _distils(self.all_terms):
+            raise ValueError("stages: none has a term of distillation, such as feature_mse; use terms instead")
+        if sum(stage.epochs is None for stage in self.stages) > 1:
+            raise ValueError("stages: only one of them may leave epochs out, and has what the others leave")
+        for number, stage in enumerate(self.stages):
+            if stage.unlabelled and not _distils(stage.terms):
+                raise ValueError(
+                    f"stages.{number}: unlabelled: true needs a term of distillation, such as feature_mse, as other"
+                    " losses need labels"
+                )
+        if not self.parts[-1].teaches_classifier:
+            last = f"stages.{len(self.stages) - 1}"
+            raise ValueError(f"{last}: the last stage must teach the classifier; {TEACH_CLASSIFIER}")
+
+    @property
+    def all_terms(self) -> list[AnyTerm]:
+        """Its terms, or those of all stages."""
+        return [*self.terms, *(term for stage in self.stages for term in stage.terms)]
+
     @property
     def needs(self) -> set[str]:
         """Kinds of answers besides logits that its terms compare."""
-        return {term.needs for term in self.terms} - {"logits"}
+        return {term.needs for term in self.all_terms} - {"logits"}
+
+    @property
+    def teaches_classifier(self) -> bool:
+        """Whether the logits are in one of its losses; without terms the loss is the usual one."""
+        terms = self.all_terms
+        return not terms or any(isinstance(term, HardTerm) or term.needs == "logits" for term in terms)
+
+    @property
+    def parts(self) -> list["Recipe"]:
+        """A recipe per stage, with its terms and images, and with teachers if it asks them; without stages itself."""
+        return [
+            self.model_copy(
+                update={
+                    "stages": [],
+                    "terms": stage.terms,
+                    "unlabelled": stage.unlabelled,
+                    "calibrate": self.calibrate and _compares_logits(stage.terms),
+                    "teachers": self.teachers if _distils(stage.terms) else [],
+                }
+            )
+            for stage in self.stages
+        ] or [self]
+
+    def named_parts(self, key: str) -> dict[str, "Recipe"]:
+        """Its parts by their keys in params.yaml, of a recipe that stands at `key`."""
+        return {f"{key}.stages.{number}" if self.stages else key: part for number, part in enumerate(self.parts)}
+
+    def epochs_of_parts(self, epochs: int) -> list[int]:
+        """How many of a training's `epochs` each part has.
+
+        Raises:
+            ValueError: the stages have more or fewer.
+        """
+        if not self.stages:
+            return [epochs]
+        given = sum(stage.epochs or 0 for stage in self.stages)
+        has_rest = any(stage.epochs is None for stage in self.stages)
+        if has_rest and given >= epochs:
+            raise ValueError(
+                f"stages: they have {pluralise(given, 'epoch')}, which leaves none of training.epochs ({epochs}) to the"
+                " stage without epochs"
+            )
+        if not has_rest and given != epochs:
+            raise ValueError(
+                f"stages: they have {pluralise(given, 'epoch')}, and training.epochs is {epochs}; a student trains for"
+                " as many steps as its baseline: leave epochs out of one stage, which then has what the others leave"
+            )
+        return [stage.epochs or epochs - given for stage in self.stages]
 
 
 class Teach(Settings):

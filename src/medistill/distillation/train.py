@@ -6,6 +6,7 @@ that name it. docs/distillation.md has the whole of it as an example.
 
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from medistill.augmentation import Augmentation
@@ -50,19 +51,18 @@ def train_by_recipe(
         UserError: as `train`; or the recipe does not fit the data set or its teachers.
     """
 
-    def objective_for(model: Classifier) -> RecipeObjective:
+    def objectives_for(model: Classifier) -> list[RecipeObjective]:
         size = dataset.image_size
-        mixes_images = any(term.needs == "cams" for term in spec.recipe.terms) and has_batch_norm_behind_map(
-            model, size
-        )
+        mixes_images = "cams" in spec.recipe.needs and has_batch_norm_behind_map(model, size)
+        build = partial(RecipeObjective, spec.recipe, dataset, teachers, mixes_images=mixes_images)
         shape = feature_shape(model, size)
-        return RecipeObjective(spec.recipe, dataset, teachers, map_shape=shape, mixes_images=mixes_images)
+        return [build(stage=stage, map_shape=shape) for stage in range(len(spec.recipe.parts))]
 
     result = train(
         folder,
         spec,
         dataset,
-        objective_for,
+        objectives_for,
         answers=[teacher.checksum for teacher in teachers],
         inherited=[teacher.seen for teacher in teachers],
         checkpoints=checkpoints,

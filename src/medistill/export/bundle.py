@@ -28,7 +28,7 @@ from medistill.report.card import model_card
 from medistill.runtime.bundle import Bundle, content
 
 _TRAINING = (
-    *("role", "student", "recipe", "seed", "arch", "args", "initialisation", "teachers", "combine", "terms"),
+    *("role", "student", "recipe", "seed", "arch", "args", "initialisation", "teachers", "combine", "terms", "stages"),
     *("views", "training", "dataset_fingerprint", "fingerprint", "versions"),
 )
 """Keys of config.json about the model's training."""

@@ -37,6 +37,24 @@ class InheritedRecord(Content):
     opened: list[str]
 
 
+Terms = list[JsonObject]
+"""Losses of a recipe with their options."""
+
+
+class StageRecord(Content):
+    """A stage of a recipe.
+
+    Attributes:
+        terms: its losses.
+        epochs: how many it has; None: what the other stages leave.
+        unlabelled: whether images without labels were shown.
+    """
+
+    terms: Terms
+    epochs: int | None = None
+    unlabelled: bool
+
+
 class ModelRecord(Record):
     """config.json: what a trained model is, and how it came about.
 
@@ -45,7 +63,7 @@ class ModelRecord(Record):
         name: of its folder, stage and run.
         student, recipe: of a student: its keys in params.yaml.
         seed: initialisation, order of images, dropout.
-        teachers, combine, calibrate, terms, views, unlabelled: the recipe, where it was trained by one.
+        teachers, combine, calibrate, terms, views, unlabelled, stages: the recipe, where it was trained by one.
         network, training, augmentation: the settings with which it was built and trained.
         fingerprint: of all that decides the training.
         weights_sha256: of the file of initial weights that a user gave.
@@ -72,9 +90,10 @@ class ModelRecord(Record):
     teachers: list[str] = []
     combine: str | None = None
     calibrate: bool | None = None
-    terms: list[JsonObject] | None = None
+    terms: Terms | None = None
     views: str | None = None
     unlabelled: bool | None = None
+    stages: list[StageRecord] | None = None
     network: JsonObject
     training: JsonObject | None = None
     augmentation: JsonObject | None = None

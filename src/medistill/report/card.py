@@ -89,7 +89,8 @@ def _recipe(config: ModelRecord) -> str:
     recipe, teachers = config.recipe or config.role, config.teachers
     if not teachers:
         return f"{recipe}, without a teacher"
-    terms = " + ".join(_term(term) for term in config.terms or [])
+    stages = [stage.terms for stage in config.stages or []] or [config.terms or []]
+    terms = ", then ".join(" + ".join(map(_term, losses)) for losses in stages)
     together = f", by {config.combine}" if len(teachers) > 1 else ""
     calibrated = ", calibrated on validation" if config.calibrate else ""
     return f"{recipe}: {terms}; distilled from {', '.join(teachers)}{together}{calibrated}"

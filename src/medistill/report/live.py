@@ -85,7 +85,7 @@ class LiveCurves:
     def end(self, history: pd.DataFrame) -> None:
         """Take the last epoch's validation from history.csv."""
         self._validation = [
-            (epoch, auroc) for epoch, auroc in history[["epoch", "val_macro_auroc"]].to_numpy().tolist()
+            (epoch, auroc) for epoch, auroc in history[["epoch", "val_macro_auroc"]].dropna().to_numpy().tolist()
         ]
 
     def _continue(self, first: int) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.layout import DataFolder
 from medistill.models.classifier import pooled_map
-from medistill.training.spec import TrainingSpec
+from medistill.training.spec import TrainingSpec, TrainingStage
 from medistill.views import open_frames, read_ahead, render_views, send, view_parameters
 
 
@@ -77,11 +76,24 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
     return max(1, images // batch_size)
 
 
+def batches_per_epoch(dataset: Dataset, spec: TrainingSpec) -> int:
+    """Batches of an epoch of `spec`: of the images with labels where it has stages, in each of these.
+
+    Raises:
+        UserError: no image has a label.
+    """
+    return steps_per_epoch(len(training_rows(dataset, spec.recipe.unlabelled)), spec.training.batch_size)
+
+
 class Batches:
-    """The batches of a training, epoch by epoch; if several processes share each batch, the part of this one.
+    """The batches of a stage, epoch by epoch; if several processes share each batch, the part of this one.
 
     The order of an epoch and its views depend on seeds and the epoch alone, so a resumed training gets the same
     batches.
+
+    An epoch of a stage has as many batches as one of a baseline, whatever images the stage shows, so that students and
+    baselines train for as many steps. Where those are more images, their order goes on in the next epoch; each time
+    that all have been shown they have a new order and the next view.
 
     Attributes:
         size: images of a whole batch.
@@ -89,13 +101,21 @@ class Batches:
     """
 
     def __init__(
-        self, dataset: Dataset, spec: TrainingSpec, *, input_size: int | None, device: torch.device, part: slice
+        self,
+        dataset: Dataset,
+        spec: TrainingSpec,
+        stage: TrainingStage,
+        *,
+        input_size: int | None,
+        device: torch.device,
+        part: slice,
     ) -> None:
-        """Open the frames of the images that `spec` trains on.
+        """Open the frames of the images that a stage of `spec` trains on.
 
         Args:
             dataset: where they are.
-            spec: seeds, views, batch size, and whether images without a label train.
+            spec: seeds, views and batch size.
+            stage: whether images without a label train.
             input_size: height and width that the network sees; None: those of the frames. Views are drawn from whole
                 frames where teachers are asked live, who may see larger ones.
             device: where batches are put.
@@ -104,25 +124,32 @@ class Batches:
         Raises:
             UserError: no image has a label, or a shard is missing or damaged.
         """
-        rows = training_rows(dataset, spec.recipe.unlabelled)
+        rows = training_rows(dataset, stage.recipe.unlabelled)
         self._spec, self._device, self._part = spec, device, part
         self._frames = open_frames(dataset, rows, None if spec.recipe.views == "live" else input_size)
         self._targets = torch.from_numpy(dataset.targets(rows))
         self._image_ids = rows["image_id"].to_numpy()
         self.size = min(spec.training.batch_size, len(rows))
-        self.per_epoch = steps_per_epoch(len(rows), spec.training.batch_size)
+        self._per_pass = steps_per_epoch(len(rows), spec.training.batch_size)
+        self.per_epoch = batches_per_epoch(dataset, spec)
 
     def of_epoch(self, epoch: int) -> Iterator[Drawn]:
         """The batches of an epoch, counted from 0."""
-        order = np.random.default_rng([self._spec.seed, epoch]).permutation(len(self._image_ids))
-        view = epoch if self._spec.views is None else epoch % self._spec.views
-        chosen = [order[i * self.size : (i + 1) * self.size][self._part] for i in range(self.per_epoch)]
+        first = epoch * self.per_epoch
+        places = [divmod(step, self._per_pass) for step in range(first, first + self.per_epoch)]
+        orders = {
+            turn: np.random.default_rng([self._spec.seed, turn]).permutation(len(self._image_ids))
+            for turn in {turn for turn, _ in places}
+        }
+        views = {turn: turn if self._spec.views is None else turn % self._spec.views for turn in orders}
+        chosen = [(views[turn], orders[turn][i * self.size : (i + 1) * self.size][self._part]) for turn, i in places]
         # A GPU must not wait for the next batch; on a CPU a reader would only take a core from the network.
-        turn = read_ahead if self._device.type == "cuda" else map
-        return iter(turn(partial(self._read, view), chosen))
+        each = read_ahead if self._device.type == "cuda" else map
+        return iter(each(self._read, chosen))
 
-    def _read(self, view: int, chosen: np.ndarray) -> Drawn:
-        """Ids, targets, frames and drawn view parameters of the images at these places."""
+    def _read(self, drawn_images: tuple[int, np.ndarray]) -> Drawn:
+        """Ids, targets, frames and drawn view parameters: of a view, and of the images at these places."""
+        view, chosen = drawn_images
         ids = list(self._image_ids[chosen])
         drawn = torch.from_numpy(view_parameters(ids, view, self._spec.view_seed, self._spec.augmentation))
         targets, frames, parameters = (

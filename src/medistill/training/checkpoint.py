@@ -29,7 +29,7 @@ class TrainingState(TypedDict):
         learner, optimizer, scaler: their own `state_dict()`; scaler: None where the precision needs none.
         history: one row per epoch, as in `TrainingResult`.
         best: the epoch that is kept if no better one comes.
-        average: of the weights, None where there is none.
+        average: of the weights, None where there is none, as before the last stage.
         seconds: spent so far.
     """
 

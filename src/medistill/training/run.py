@@ -21,7 +21,7 @@ from medistill.models.build import create_classifier, start_at_prevalence
 from medistill.models.classifier import Classifier, feature_shape, map_shape
 from medistill.models.settings import Network
 from medistill.records.models import ModelRecord, TrainingMetrics
-from medistill.training.batches import steps_per_epoch, training_rows
+from medistill.training.batches import batches_per_epoch, training_rows
 from medistill.training.checkpoint import Checkpoint
 from medistill.training.outputs import write_outputs
 from medistill.training.processes import this_process
@@ -33,7 +33,7 @@ def train(
     folder: Path,
     spec: TrainingSpec,
     dataset: Dataset,
-    objective_for: Callable[[Classifier], Objective],
+    objectives_for: Callable[[Classifier], Objective | Sequence[Objective]],
     *,
     answers: Sequence[str] = (),
     inherited: Sequence[provenance.TrainIds] = (),
@@ -46,7 +46,7 @@ def train(
         folder: the model's folder, replaced as a whole at the end.
         spec: the training.
         dataset: what it trains on.
-        objective_for: builds the objective for the network that it will train.
+        objectives_for: builds the objective for the network that it will train, or one for each stage of its recipe.
         answers: checksums of the teachers' answers, part of the training's identity.
         inherited: hashes of what the teachers were trained on.
         checkpoints: folder of the states of unfinished trainings, which are resumed, and of copies of what was trained
@@ -75,7 +75,7 @@ def train(
         return done
     model = build(spec, dataset)
     with _progress(spec, dataset, on_step, shown=first) as show:
-        trainer = Trainer(model, objective_for(model), dataset, spec, checkpoint, on_step=show)
+        trainer = Trainer(model, objectives_for(model), dataset, spec, checkpoint, on_step=show)
         result = trainer.fit()
     if first:
         write_outputs(folder, model, dataset, result, facts, seen, batch_size=2 * spec.training.batch_size)
@@ -117,9 +117,10 @@ def _progress(
     spec: TrainingSpec, dataset: Dataset, on_step: Callable[[StepReport], None], *, shown: bool
 ) -> Iterator[Callable[[StepReport], None]]:
     """A progress bar of images; the yielded function advances it and calls `on_step`, if `shown`."""
-    images = len(training_rows(dataset, spec.recipe.unlabelled))
-    epochs, batch_size = spec.training.epochs, spec.training.batch_size
-    total = epochs * steps_per_epoch(images, batch_size) * min(images, batch_size)
+    epochs, total = spec.training.epochs, 0
+    for stage in spec.stages:
+        images = len(training_rows(dataset, stage.recipe.unlabelled))
+        total += stage.epochs * batches_per_epoch(dataset, spec) * min(images, spec.training.batch_size)
     with tqdm(total=total, unit="img", desc=spec.name, disable=None if shown else True) as bar:
 
         def show(report: StepReport) -> None:
@@ -127,7 +128,7 @@ def _progress(
                 on_step(report)
             if bar.n == 0:  # steps before an interruption do not count for this run's rate
                 bar.initial = bar.n = bar.last_print_n = (report["step"] - 1) * report["images"]
-            bar.update(report["step"] * report["images"] - bar.n)
+            bar.update(report["images"])
             bar.set_postfix_str(f"epoch {report['epoch']}/{epochs}, loss {report['loss']:.3f}", refresh=False)
 
         yield show

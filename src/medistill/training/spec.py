@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 
 import timm
@@ -13,6 +14,7 @@ import medistill
 from medistill.augmentation import Augmentation
 from medistill.data.dataset import Dataset
 from medistill.distillation.settings import Recipe, Teach
+from medistill.errors import UserError
 from medistill.files import sha256
 from medistill.models.settings import Network
 from medistill.records.models import Role
@@ -47,6 +49,21 @@ def _code() -> Iterator[Path]:
     for room in ROOMS_THAT_DECIDE_A_TRAINING:
         path = PACKAGE / room
         yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+@dataclass(frozen=True)
+class TrainingStage:
+    """A part of a training: a stage of its recipe, or all of it.
+
+    Attributes:
+        recipe: its losses, and which images it shows.
+        first: its first epoch, from 0.
+        epochs: how many epochs it has.
+    """
+
+    recipe: Recipe
+    first: int
+    epochs: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +114,20 @@ class TrainingSpec:
             view_seed=self.seed + OWN_VIEWS if own else teach.view_seed,
             views=teach.views if self.recipe.views == "cached" else None,
         )
+
+    @property
+    def stages(self) -> list[TrainingStage]:
+        """The parts of the training, one after the other.
+
+        Raises:
+            UserError: they do not have as many epochs as the training.
+        """
+        try:
+            epochs = self.recipe.epochs_of_parts(self.training.epochs)
+        except ValueError as error:
+            raise UserError(f"recipe: {error}") from None
+        starts = [0, *accumulate(epochs)]
+        return [TrainingStage(*stage) for stage in zip(self.recipe.parts, starts, epochs, strict=False)]
 
     def facts(self) -> dict[str, object]:
         """What config.json of the model says of its training."""

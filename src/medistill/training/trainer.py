@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,7 +36,7 @@ One that is a module with parameters, such as projections of features, is traine
 
 
 class StepReport(TypedDict):
-    """Progress of a training; `val_macro_auroc` has a pair (epoch, value) for each epoch that has ended."""
+    """Progress of a training; `val_macro_auroc` has a pair (epoch, value) for each epoch that was validated."""
 
     epoch: int
     step: int
@@ -53,7 +53,8 @@ class TrainingResult:
 
     Attributes:
         history: one row per epoch: `epoch`, `step`, `learning_rate`, `train_<term>`, `val_macro_auroc`,
-            `images_per_second`.
+            `images_per_second`; of a recipe with stages also `stage` (from 1), and the macro AUROC of the last stage
+            alone.
         best_epoch: epoch (from 1) with the highest validation macro AUROC; the earliest of equals.
         val_macro_auroc: its macro AUROC over the labels that are eligible on validation.
         seconds: time spent training and validating, earlier attempts included.
@@ -136,6 +137,12 @@ class Trainer:
     A training that was interrupted goes on after its last finished epoch, with the same result as if it had not been:
     order, views and dropout of an epoch depend on seed and epoch only.
 
+    A recipe with stages has a training per stage, one after the other: with its own losses, projections and images, its
+    own schedule of the learning rate and a new optimiser, as FitNets and those who pretrain a student by distillation
+    have. (Moments of gradients that the new losses do not have, and a learning rate near 0, would only hold the
+    classifier back.) Only the last stage is validated, as before it the classifier may not have been taught; each
+    other one hands on its last weights.
+
     Under `accelerate launch` each process trains on its part of every batch, `batch_size` being that of all together.
     Batch norm and losses that compare the images of a batch see only a part, and each process draws its own dropout;
     everything else is as with one process.
@@ -144,7 +151,7 @@ class Trainer:
     def __init__(
         self,
         model: Classifier,
-        objective: Objective,
+        objectives: Objective | Sequence[Objective],
         dataset: Dataset,
         spec: TrainingSpec,
         checkpoint: Checkpoint,
@@ -155,7 +162,7 @@ class Trainer:
 
         Args:
             model: what is trained, in place.
-            objective: loss of a batch.
+            objectives: loss of a batch; one for each stage of a recipe that has stages.
             dataset: its training split is trained on, its validation split chooses the epoch.
             spec: seeds, views, images and settings of the training; its `network` is not used here.
             checkpoint: where the state after each epoch is kept.
@@ -165,31 +172,55 @@ class Trainer:
             UserError: memory runs out, the precision is not to be had here, no image has a label, or no label has both
                 classes on validation.
         """
-        self._spec, self._training, self._model = spec, spec.training, model
+        self._spec, self._training, self._model, self._dataset = spec, spec.training, model, dataset
+        self._stages = spec.stages
+        self._objectives = objectives if isinstance(objectives, Sequence) else [objectives]
         self._checkpoint, self._on_step = checkpoint, on_step
         self._accelerator = _accelerator(spec.training)
-        device, processes = self._accelerator.device, self._accelerator.num_processes
+        processes = self._accelerator.num_processes
         if spec.training.batch_size < processes:
             size = spec.training.batch_size
             raise UserError(f"training.batch_size is {size}, but {processes} processes share each batch")
-        with explain_out_of_memory(model, dataset):
-            part = slice(self._accelerator.process_index, None, processes)
-            self._batches = Batches(dataset, spec, input_size=model.input_size, device=device, part=part)
+        self._begin(0)
         self._validation = Validation(dataset)
         lower = f"training.batch_size lower than {spec.training.batch_size}"
         self._memory = partial(explain_out_of_memory, model, dataset, lower)
-        self._learner = Learner(model, objective, self._accelerator.autocast)
-        self._learner.to(device).to(memory_format=torch.channels_last)
-        self._network = DistributedDataParallel(self._learner) if processes > 1 else self._learner
-        groups = self._learner.parameter_groups(spec.training.weight_decay)
-        # fused is a tenth faster on CPU, too
-        optimizer = torch.optim.AdamW(groups, lr=spec.training.learning_rate, fused=True)
-        self._optimizer = self._accelerator.prepare(optimizer)
-        self._average = WeightAverage(model.backbone, spec.training.ema) if spec.training.ema else None
         self._steps = spec.training.epochs * self._batches.per_epoch
         self._history: list[dict[str, float]] = []
         self._best: Best = {"epoch": 0, "auroc": -1.0, "weights": {}}
         self._seconds = 0.0
+
+    def _begin(self, stage: int) -> None:
+        """Open the images of a stage (from 0), and let its losses train the network as it is now."""
+        if stage:  # what belongs to the stage before must be gone, or its optimiser would scale the gradients, too
+            del self._batches, self._learner, self._network, self._optimizer
+            self._accelerator.free_memory()
+        device, processes = self._accelerator.device, self._accelerator.num_processes
+        self._stage, part = stage, slice(self._accelerator.process_index, None, processes)
+        now, size = self._stages[stage], self._model.input_size
+        with explain_out_of_memory(self._model, self._dataset):
+            self._batches: Batches = Batches(self._dataset, self._spec, now, input_size=size, device=device, part=part)
+        self._learner: Learner = Learner(self._model, self._objectives[stage], self._accelerator.autocast)
+        self._learner.to(device).to(memory_format=torch.channels_last)
+        self._network: nn.Module = self._learner
+        if processes > 1:
+            untaught = not now.recipe.teaches_classifier
+            self._network = DistributedDataParallel(self._learner, find_unused_parameters=untaught)
+        groups = self._learner.parameter_groups(self._training.weight_decay)
+        # fused is a tenth faster on CPU, too
+        optimizer = torch.optim.AdamW(groups, lr=self._training.learning_rate, fused=True)
+        self._optimizer: torch.optim.Optimizer = self._accelerator.prepare(optimizer)
+        averages = self._training.ema and self._is_last
+        self._average = WeightAverage(self._model.backbone, self._training.ema) if averages else None
+
+    @property
+    def _is_last(self) -> bool:
+        """Whether this is the stage that chooses the best epoch."""
+        return self._stage == len(self._stages) - 1
+
+    def _stage_of(self, epoch: int) -> int:
+        """The stage of an epoch (from 0)."""
+        return max(number for number, stage in enumerate(self._stages) if stage.first <= epoch)
 
     def fit(self) -> TrainingResult:
         """Train to the end, from the last state that the checkpoint has.
@@ -201,8 +232,10 @@ class Trainer:
             self.load_state(state)
         patience = self._training.patience
         for epoch in range(len(self._history), self._training.epochs):
-            if patience and epoch - self._best["epoch"] >= patience:
+            if patience and epoch - max(self._best["epoch"], self._stages[-1].first) >= patience:
                 break
+            if self._stage_of(epoch) != self._stage:
+                self._begin(self._stage_of(epoch))
             self.epoch(epoch)
             if self._accelerator.is_main_process:
                 self._checkpoint.save(self.state())
@@ -211,7 +244,7 @@ class Trainer:
         return TrainingResult(pd.DataFrame(self._history), self._best["epoch"], self._best["auroc"], self._seconds)
 
     def epoch(self, epoch: int) -> None:
-        """Train on each batch of an epoch (from 0) once, validate, and add the row of history."""
+        """Train on the batches of an epoch (from 0), validate it in the last stage, and add the row of history."""
         start = perf_counter()
         # each process its own dropout
         torch.manual_seed(self._spec.seed * 1_000_003 + epoch + self._accelerator.process_index * 104_729)
@@ -221,18 +254,16 @@ class Trainer:
             for name, value in self.step(drawn, step).items():
                 sums[name] = sums.get(name, 0.0) + value
         trained = perf_counter() - start
-        with self._average.applied() if self._average else contextlib.nullcontext():
-            auroc = self.validate(epoch)
-            if auroc > self._best["auroc"]:
-                self._best = {"epoch": epoch + 1, "auroc": auroc, "weights": _copy(self._model.backbone.state_dict())}
+        validated = self._validate_epoch(epoch) if self._is_last else {}
         self._seconds += perf_counter() - start
         self._history.append(
             {
                 "epoch": epoch + 1,
+                **({"stage": self._stage + 1} if len(self._stages) > 1 else {}),
                 "step": first + self._batches.per_epoch,
                 "learning_rate": self._learning_rate(first + self._batches.per_epoch - 1),
                 **{f"train_{name}": value / self._batches.per_epoch for name, value in sums.items()},
-                "val_macro_auroc": auroc,
+                **validated,
                 "images_per_second": self._batches.per_epoch * self._batches.size / trained,
             }
         )
@@ -259,9 +290,17 @@ class Trainer:
             self._optimizer.step()
             self._optimizer.zero_grad()
         if self._average:
-            self._average.follow(step)
+            self._average.follow(step - self._first_step)
         self._report(step, reported["loss"])
         return reported
+
+    def _validate_epoch(self, epoch: int) -> dict[str, float]:
+        """The column of history about an epoch (from 0), whose weights are kept if they are the best so far."""
+        with self._average.applied() if self._average else contextlib.nullcontext():
+            auroc = self.validate(epoch)
+            if auroc > self._best["auroc"]:
+                self._best = {"epoch": epoch + 1, "auroc": auroc, "weights": _copy(self._model.backbone.state_dict())}
+        return {"val_macro_auroc": auroc}
 
     def validate(self, epoch: int) -> float:
         """Macro AUROC on validation after an epoch (from 0), on which all processes agree."""
@@ -289,6 +328,9 @@ class Trainer:
 
     def load_state(self, state: TrainingState) -> None:
         """Go on from what `state` has returned."""
+        stage = self._stage_of(len(state["history"]) - 1)
+        if stage != self._stage:
+            self._begin(stage)
         self._learner.load_state_dict(state["learner"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._history, self._best, self._seconds = state["history"], state["best"], state["seconds"]
@@ -298,8 +340,14 @@ class Trainer:
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
 
+    @property
+    def _first_step(self) -> int:
+        """The first step of the stage, from 0."""
+        return self._stages[self._stage].first * self._batches.per_epoch
+
     def _learning_rate(self, step: int) -> float:
-        factor = learning_rate_factor(step, self._steps, self._training.warmup)
+        steps = self._stages[self._stage].epochs * self._batches.per_epoch
+        factor = learning_rate_factor(step - self._first_step, steps, self._training.warmup)
         return self._training.learning_rate * factor
 
     def _at(self, step: int) -> str:
@@ -316,7 +364,9 @@ class Trainer:
                 "images": self._batches.size,
                 "loss": loss,
                 "learning_rate": self._learning_rate(step),
-                "val_macro_auroc": [[row["epoch"], row["val_macro_auroc"]] for row in self._history],
+                "val_macro_auroc": [
+                    [row["epoch"], row["val_macro_auroc"]] for row in self._history if "val_macro_auroc" in row
+                ],
             }
         )
 

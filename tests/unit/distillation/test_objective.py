@@ -382,3 +382,38 @@ def test_answers_are_combined_as_the_recipe_says(tiny_dataset, classes, how):
         assert value.item() == pytest.approx(own, rel=1e-6)
         others = [other for (way, _), other in expected.items() if not way == how == "mean"]
         assert all(abs(other - own) > 1e-3 for other in others)  # not equal by chance
+
+
+STAGES = [{"terms": [{"loss": "feature_mse"}], "epochs": 1}, {"terms": [{"loss": "sigmoid_kd"}]}]
+
+
+def test_each_stage_has_its_own_terms_projections_and_questions(tiny_dataset):
+    asked = []
+
+    class Asked(Answers):
+        def answer(self, batch, needs):
+            asked.append(set(needs))
+            return super().answer(batch, needs)
+
+    teacher = Asked(np.ones((6, 2), np.float32), features=np.ones((6, 3), np.float32))
+    staged = Recipe(teachers=["a"], stages=[*STAGES[:1], {"terms": [{"loss": "focal_bce"}], "epochs": 1}, STAGES[1]])
+    stages = [RecipeObjective(staged, tiny_dataset, [teacher], stage=k, map_shape=(4, 3, 3)) for k in range(3)]
+    assert [len(list(stage.parameters())) for stage in stages] == [2, 0, 0]
+    seen = replace(batch(torch.ones(6, 2)), features=torch.ones(6, 4, 3, 3))
+    values = [stage(torch.zeros(6, 2), seen) for stage in stages]
+    assert [list(value)[1:] for value in values] == [["feature_mse"], ["focal_bce"], ["sigmoid_kd"]]
+    assert asked == [{"features"}, set()]  # nobody is asked in the stage of labels alone
+
+
+def test_what_does_not_fit_is_named_with_its_stage(tiny_dataset):
+    half = np.array([[1.0, np.nan]] * 6, np.float32)
+    teacher = Answers(half, features=np.ones((6, 3), np.float32))
+    with pytest.raises(UserError, match=r"^recipes\.stages\.1: no term trains the label 1: no teacher knows it"):
+        RecipeObjective(Recipe(teachers=["a"], stages=STAGES), tiny_dataset, [teacher], map_shape=(4, 3, 3))
+    labels = {"terms": [{"loss": "binary_cross_entropy"}]}
+    RecipeObjective(Recipe(teachers=["a"], stages=[STAGES[0], labels]), tiny_dataset, [teacher], map_shape=(4, 3, 3))
+    maps, wrong = {"terms": [{"loss": "attention_transfer"}], "epochs": 1}, {"terms": [{"loss": "softmax_kd"}]}
+    with pytest.raises(UserError, match=r"^recipes\.stages\.0: attention_transfer compares maps, but that of the st"):
+        RecipeObjective(Recipe(teachers=["a"], stages=[maps, labels]), tiny_dataset, [teacher], map_shape=(4, 1, 1))
+    with pytest.raises(UserError, match=r"^recipes\.stages\.1: softmax_kd is for exclusive classes"):
+        RecipeObjective(Recipe(teachers=["a"], stages=[maps, wrong]), tiny_dataset, [teacher], map_shape=(4, 3, 3))

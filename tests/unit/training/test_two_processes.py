@@ -61,13 +61,18 @@ training = Training(
 )
 still = Augmentation(rotation=5, translation=0.02, scale=0.05, brightness=0.05, contrast=0.1, flip=False)
 recipe = Recipe(teachers=["a"], terms=terms)
-objective = RecipeObjective(recipe, dataset, [Answers()], map_shape=(model.backbone.num_features, 2, 2))
+if sys.argv[4:] == ["stages"]:  # the first of which does not teach the classifier
+    first = {"terms": [{"loss": "feature_mse"}], "epochs": 1, "unlabelled": True}
+    recipe = Recipe(teachers=["a"], stages=[first, {"terms": terms, "epochs": 1}])
+shape = (model.backbone.num_features, 2, 2)
+stages = range(len(recipe.parts))
+objective = [RecipeObjective(recipe, dataset, [Answers()], stage=stage, map_shape=shape) for stage in stages]
 spec = TrainingSpec(name="a", network=network, training=training, augmentation=still, recipe=recipe, views=2)
 result = Trainer(model, objective, dataset, spec, Checkpoint(out, "x")).fit()
 rank = int(__import__("os").environ.get("RANK", 0))
 (out / f"val-{rank}.txt").write_text(str(result.history["val_macro_auroc"].tolist()))
 if rank == 0:
-    weights = model.backbone.state_dict() | objective.state_dict()
+    weights = model.backbone.state_dict() | objective[0].state_dict() | objective[-1].state_dict()
     torch.save({"weights": weights, "loss": result.history["train_loss"].tolist()}, out / "end.pt")
 """
 
@@ -83,15 +88,16 @@ def run(script: str, folder: Path, *arguments: Path | str, processes: int = 2) -
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def train(dataset: Dataset, folder: Path, processes: int, arch: str) -> dict:
+def train(dataset: Dataset, folder: Path, processes: int, *options: str) -> dict:
     folder.mkdir()
-    run(SCRIPT, folder, dataset.folder, folder, arch, processes=processes)
+    run(SCRIPT, folder, dataset.folder, folder, *options, processes=processes)
     return torch.load(folder / "end.pt", weights_only=True)
 
 
-def test_two_processes_train_what_one_does(tiny_dataset, tmp_path):
+@pytest.mark.parametrize("options", [(), pytest.param(("stages",), marks=pytest.mark.slow)], ids=["", "stages"])
+def test_two_processes_train_what_one_does(tiny_dataset, tmp_path, options):
     # layer norm: images do not depend on each other
-    one, two = (train(tiny_dataset, tmp_path / str(count), count, "test_convnext") for count in (1, 2))
+    one, two = (train(tiny_dataset, tmp_path / str(count), count, "test_convnext", *options) for count in (1, 2))
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
     for name, value in one["weights"].items():
         assert torch.allclose(value, two["weights"][name], atol=2e-4), name

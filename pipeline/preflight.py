@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from medistill.ancestry import ancestors_of
 from medistill.data.dataset import Dataset, label_columns
 from medistill.distillation.calibrate import uncalibrated
 from medistill.distillation.frozen import labels_of, load_frozen_teacher
@@ -15,6 +16,7 @@ from medistill.distillation.teachers import unknown_labels
 from medistill.distillation.terms import HardTerm
 from medistill.distillation.weighting import group_weights
 from medistill.errors import UserError, at_key
+from medistill.gate.rules import refused_ancestors
 from medistill.layout import Layout
 from medistill.metrics.calibration import LEAST
 from medistill.models.build import create_classifier
@@ -34,6 +36,8 @@ EXPORTED = Layout().exportable
 def require_networks(params: Params) -> None:
     """Refuse networks that could not be trained on any data, before data are read.
 
+    Students that the gate will refuse for a licence are noted on stderr.
+
     Raises:
         UserError: a network cannot be built, does not take the size or has no weights to start from, or a student
             cannot be exported.
@@ -46,6 +50,8 @@ def require_networks(params: Params) -> None:
                 raise UserError(f"{network.file}: no such file")
     _require_exportable(params, size, params.data.channels)
     _download(params, labels, size)
+    for note in _refused_licenses(params):
+        print(printable(note), file=sys.stderr)
 
 
 def require_run(params: Params, dataset: Dataset) -> None:
@@ -158,6 +164,19 @@ def _require_built(
                 require_pretrained(origin)
         shape = (feature_shape if key.section == "teachers" else map_shape)(model, size)
         return shape, has_batch_norm_behind_map(model, size)
+
+
+def _refused_licenses(params: Params) -> Iterator[str]:
+    """Notes on students that the gate will refuse for a licence, however well they are trained, one per recipe."""
+    rule = params.promote.licenses
+    for model in params.student_models():
+        if rule is None or model.seed != params.run.seeds[0]:
+            continue
+        if refused := refused_ancestors(ancestors_of(params, model.name), rule):
+            yield (
+                f"students.{model.student} by recipes.{model.recipe}: promote.licenses will refuse it: the licence of"
+                f" {refused[0].what} is {refused[0].shown} ({refused[0].way})"
+            )
 
 
 def _require_exportable(params: Params, image_size: int, channels: int) -> None:

@@ -13,6 +13,7 @@ from medistill.models.settings import Network, Origin
 from medistill.models.weights import imagenet_license, imagenet_weights
 from medistill.params import Params
 from medistill.phantom import settings as phantom
+from medistill.records.data import DatasetInfo
 from medistill.records.licenses import Ancestor, read_ancestors
 
 DAMAGED = "copy it again, or delete it and set license beside weights"
@@ -24,13 +25,13 @@ def ancestors_of(params: Params, model: str, layout: Layout = HERE) -> list[Ance
     Args:
         params: the settings.
         model: name of a teacher, assistant or student.
-        layout: of the checkout, in which the user's own weights and data lie.
+        layout: of the checkout, in which the user's own weights and data lie, ingested or not.
 
     Returns:
         Each ancestor once, by the first of its paths: those of the model itself before those of its teachers.
 
     Raises:
-        UserError: the licences beside a user's own weights are damaged.
+        UserError: the licences beside a user's own weights, or dataset.json, are damaged.
     """
     students = {student.name: student for student in params.student_models()}
     if model in students:
@@ -59,9 +60,15 @@ def _of_training(
     """The ancestors of a network that is trained here, by a recipe or from labels alone."""
     yield Ancestor(license=_of_data(params.data, layout), what=f"data {params.data.title}", path=[*path, "data"])
     yield from _of_start(network, path, layout)
-    if recipe is not None:
-        for teacher in params.recipes[recipe].teachers:
-            yield from _of_teacher(params, teacher, [*path, f"recipes.{recipe}"], layout)
+    if recipe is None:
+        return
+    path = [*path, f"recipes.{recipe}"]
+    folder = _unlabelled(layout)
+    if folder and params.recipes[recipe].unlabelled:
+        what = f"unlabelled images {folder}"
+        yield Ancestor(license=params.data.unlabelled_license, what=what, path=[*path, "data.unlabelled"])
+    for teacher in params.recipes[recipe].teachers:
+        yield from _of_teacher(params, teacher, path, layout)
 
 
 def _of_data(data: Data, layout: Layout) -> str | None:
@@ -70,6 +77,12 @@ def _of_data(data: Data, layout: Layout) -> str | None:
     root = layout.root / data.root
     is_phantom = root.resolve() == layout.phantom.resolve() or (root / phantom.MARK).is_file()
     return phantom.LICENSE if is_phantom else None
+
+
+def _unlabelled(layout: Layout) -> str:
+    """Name of the folder of unlabelled images; empty where there are none, or nothing has been ingested yet."""
+    record = layout.processed.record
+    return DatasetInfo.read(record).unlabelled.folder if record.is_file() else ""
 
 
 def _of_start(network: Network, path: list[str], layout: Layout) -> Iterator[Ancestor]:

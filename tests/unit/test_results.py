@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import attempts, results, tables
+from benchmarks import attempts, hours, results, tables
 from benchmarks.controls import derangement, shuffle
 from benchmarks.outcomes import Outcome, read_outcomes, write_outcomes
 from benchmarks.plans import OLDER, ORDER, PLANS, Job, phases, rows_of
@@ -446,3 +446,19 @@ def test_shuffled_answers_are_those_about_other_images_in_the_same_view() -> Non
     assert all(int(answer) != int(name) for (answer, _), name in zip(answers, batch.image_ids, strict=True))
     assert one.checksum == same.checksum
     assert len({one.checksum, other.checksum, "abc"}) == 3
+
+
+# Hours
+
+
+def test_hours_are_those_of_images_epochs_and_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hours, "_images", lambda job, root: 100)
+    pace = hours.Pace(None, {EEEA: 0.5})
+    epochs = PLANS["kermany"].epochs
+    student, teacher = Job("kermany", 0, EEEA, "baseline", 0), Job("kermany", 0, LITE2_224, None, 0)
+    assert pace.seconds(student) == hours.ONCE + 0.5 * 100 * epochs[EEEA]
+    assert pace.seconds(teacher) == hours.ONCE + hours.OTHERS[LITE2] * (224 / 96) ** 2 * 100 * epochs[LITE2_224]
+    table = hours.overview([[student, teacher], [student]], pace)
+    whole = (2 * pace.seconds(student) + pace.seconds(teacher)) / 3600
+    assert f"| kermany | {EEEA} | 2 | {2 * pace.seconds(student) / 3600:.1f} |" in table
+    assert table.endswith(f"| all |  | 3 | {whole:.1f} |")

@@ -134,7 +134,7 @@ def rows_of(student: str, start: str, *, exclusive: bool, large: bool = True) ->
         exclusive: whether the labels are exclusive classes.
         large: whether there is a teacher that sees 224 px.
     """
-    terms = _system_b(4.0, exclusive=exclusive)
+    terms, features = _system_b(4.0, exclusive=exclusive), [{"loss": "feature_mse"}]
 
     def by(*teachers: str, terms: list[dict] = terms, **keys: Any) -> Recipe:
         return Recipe(teachers=list(teachers), terms=terms, **keys)
@@ -149,6 +149,7 @@ def rows_of(student: str, start: str, *, exclusive: bool, large: bool = True) ->
         "smooth": Row(Recipe(terms=[{"loss": terms[0]["loss"], "smoothing": 0.1}]), start),
         "system_b": Row(by(LITE2), start),
         "calibrated": Row(by(LITE2, calibrate=True), start),
+        "two_stage": Row(Recipe(teachers=[LITE2], stages=[{"terms": features, "epochs": 2}, {"terms": terms}]), start),
         "system_b_t1": Row(by(LITE2, terms=_system_b(1.0, exclusive=exclusive)), start),
         "cam": Row(by(LITE2, terms=[*terms, {"loss": "cam_kd", "weight": 0.1}]), start),
         "by_densenet": Row(by(DENSENET), start),
@@ -369,7 +370,8 @@ def open_fold(data: str, fold: int, root: Path | None, *, unlabelled: bool = Fal
 def setting_of(data: str, fold: int, root: Path | None, *, unlabelled: bool = False) -> Setting:
     """Data and parameters of a fold's trainings; one object for all of them, as the data are hashed once."""
     plan = PLANS[data]
-    params = read_params(training={"batch_size": BATCH_SIZE}, teach={"views": plan.views, "answers": ["cams"]})
+    answers = ["cams"] if data in OLDER else ["cams", "features"]
+    params = read_params(training={"batch_size": BATCH_SIZE}, teach={"views": plan.views, "answers": answers})
     place = f"{data}/{fold if plan.folds > 1 else 'own'}"
     return Setting(place, open_fold(data, fold, root, unlabelled=unlabelled), params)
 

@@ -14,11 +14,13 @@ from medistill.metrics.strata import auroc_within
 from tests.conftest import write_dataset
 
 TERMS = [{"loss": "binary_cross_entropy", "weight": 0.1}, {"loss": "sigmoid_kd", "weight": 0.9, "temperature": 4.0}]
+FEATURES = [{"loss": "feature_mse"}]
 ROWS = {
     "baseline": Row(),
     "faster": Row(rate=2.0, training={"ema": 0.5}),
     "system_b": Row(Recipe(teachers=[LITE2], terms=TERMS)),
     "calibrated": Row(Recipe(teachers=[LITE2], terms=TERMS, calibrate=True)),
+    "two_stage": Row(Recipe(teachers=[LITE2], stages=[{"terms": FEATURES, "epochs": 1}, {"terms": TERMS}])),
     "shuffled": Row(Recipe(teachers=[LITE2], terms=TERMS), control="shuffled"),
     "self": Row(Recipe(teachers=[EEEA], terms=TERMS), control="self"),
 }
@@ -65,7 +67,7 @@ def tiny(dataset, tmp_path, monkeypatch):
 
 def test_a_run_trains_each_row_once_keeps_its_outcome_and_forgets_the_student(tiny, dataset, tmp_path, capsys):
     train_all(ORDER, None, 1)
-    assert "| all |  | 14 |" in capsys.readouterr().out  # two teachers and six students of two seeds each
+    assert "| all |  | 16 |" in capsys.readouterr().out  # two seeds of a teacher and of seven rows
     assert to_train(ORDER, None) == []
     models = sorted(folder.name.rsplit("-", 2)[0] for folder in (tmp_path / "work" / "models").glob("*/*/[!.]*"))
     assert models == [f"{EEEA}-baseline"] * 2 + [LITE2] * 2  # those that teach

@@ -132,7 +132,7 @@ def test_each_row_differs_in_one_thing_from_another(exclusive: bool) -> None:
     things = {
         name: (
             (row.recipe.teachers, row.recipe.combine, row.control),
-            row.recipe.terms,
+            (row.recipe.terms, row.recipe.stages),
             row.recipe.calibrate,
             row.recipe.views,
             row.start,

@@ -1,7 +1,7 @@
 """Checks of a run of params.yaml before anything is trained, for errors that would stop it later."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +11,9 @@ from medistill.data.dataset import Dataset, label_columns
 from medistill.distillation.calibrate import uncalibrated
 from medistill.distillation.frozen import labels_of, load_frozen_teacher
 from medistill.distillation.objective import NetworkFacts, oddities, require_fit, require_task
-from medistill.distillation.settings import Recipe, Teacher
+from medistill.distillation.onnx_teacher import OnnxModel, load_onnx, read_onnx
+from medistill.distillation.settings import OnnxTeacher, OutsideTeacher, Recipe, TableTeacher, Teacher
+from medistill.distillation.table import read_answers, read_values
 from medistill.distillation.teachers import unknown_labels
 from medistill.distillation.terms import HardTerm
 from medistill.distillation.weighting import group_weights
@@ -28,6 +30,8 @@ from medistill.text import pluralise, printable
 from medistill.training.batches import steps_per_epoch, training_rows
 from medistill.training.processes import this_process
 from medistill.training.settings import TrainedNetwork, Training
+
+SPLITS = ("train", "val", "test")
 
 EXPORTED = Layout().exportable
 """Students that are known to be exportable, so that not every stage tries."""
@@ -48,6 +52,12 @@ def require_networks(params: Params) -> None:
             _require_built(key, network, labels, size, network.training_on(params.training))
             if network.file and not network.file.is_file():
                 raise UserError(f"{network.file}: no such file")
+    for key, teacher in _outside(params).items():
+        with at_key(str(key)):
+            if isinstance(teacher, OnnxTeacher):
+                OnnxModel(read_onnx(teacher.onnx)[0], teacher, image_size=size, exclusive=False, where=teacher.onnx)
+            elif isinstance(teacher, TableTeacher):
+                read_values(teacher)
     _require_exportable(params, size, params.data.channels)
     _download(params, labels, size)
     for note in _refused_licenses(params):
@@ -69,6 +79,9 @@ def require_run(params: Params, dataset: Dataset) -> None:
     for key, network in _networks(params).items():
         with at_key(str(key)):
             facts[key] = _facts(key, network, dataset, network.training_on(params.training))
+    for key, teacher in _outside(params).items():
+        with at_key(str(key)):
+            facts[key] = _outside_facts(key, teacher, dataset)
     for name in params.run.teachers:
         for term in params.teachers[name].terms:
             require_task(term, dataset.task, f"params.yaml: teachers.{name}")
@@ -111,9 +124,16 @@ class Lesson:
 
 
 def _networks(params: Params) -> dict[NetworkKey, TrainedNetwork]:
-    """Each network of the run."""
+    """Each network of the run that timm builds."""
     teachers = {NetworkKey("teachers", name): params.teachers[name] for name in params.run.all_teachers}
-    return teachers | {NetworkKey("students", name): params.students[name] for name in params.run.students}
+    built = {key: teacher for key, teacher in teachers.items() if isinstance(teacher, TrainedNetwork)}
+    return built | {NetworkKey("students", name): params.students[name] for name in params.run.students}
+
+
+def _outside(params: Params) -> dict[NetworkKey, OutsideTeacher]:
+    """The teachers of the run that timm does not build."""
+    teachers = {NetworkKey("teachers", name): params.teachers[name] for name in params.run.all_teachers}
+    return {key: teacher for key, teacher in teachers.items() if isinstance(teacher, OutsideTeacher)}
 
 
 def _lessons(params: Params) -> list[Lesson]:
@@ -145,6 +165,17 @@ def _facts(key: NetworkKey, network: Network, dataset: Dataset, training: Traini
         create_classifier(network, labels=dataset.labels, image_size=dataset.image_size)
     columns = label_columns(labels, dataset.labels, "labels")
     return NetworkFacts(key.name, shape, mixes_images, unknown_labels(dataset, columns))
+
+
+def _outside_facts(key: NetworkKey, teacher: OutsideTeacher, dataset: Dataset) -> NetworkFacts:
+    """The facts about a teacher that timm does not build; its file is read."""
+    shape: Sequence[int] = ()
+    if isinstance(teacher, OnnxTeacher):
+        shape = load_onnx(teacher, dataset).map_shape
+    elif isinstance(teacher, TableTeacher):
+        read_answers(teacher, dataset)
+    columns = label_columns(teacher.named, dataset.labels, "labels")
+    return NetworkFacts(key.name, shape, unknown=unknown_labels(dataset, columns))
 
 
 def _require_built(
@@ -213,6 +244,7 @@ def _oddities(
     """Notes on a run that its user may not expect, one line each."""
     trainings = {key: network.training_on(params.training) for key, network in _networks(params).items()}
     yield from _untaught(params, dataset, facts)
+    yield from _unanswered(params, dataset)
     batches: dict[str, int] = {}  # the smallest that learns by a recipe
     for lesson in lessons:
         size = trainings[lesson.learner].batch_size
@@ -245,6 +277,21 @@ def _untaught(params: Params, dataset: Dataset, facts: Mapping[NetworkKey, Netwo
                 f"{key}: it teaches only {', '.join(taught)}"
                 + (f"; its labels {', '.join(own)} are not in the data set" if own else "")
             )
+
+
+def _unanswered(params: Params, dataset: Dataset) -> Iterator[str]:
+    """Notes on images about which tables have no answer."""
+    for key, teacher in _outside(params).items():
+        if not isinstance(teacher, TableTeacher):
+            continue
+        answered = read_answers(teacher, dataset).index
+        lacking = {name: int((~dataset.split(name)["image_id"].isin(answered)).sum()) for name in SPLITS}
+        if lacking["train"]:
+            images = pluralise(len(dataset.split("train")), "training image")
+            yield f"{key}: it has no answer about {lacking['train']} of {images}, which it does not teach"
+        if lacking["val"] or lacking["test"]:
+            images = f"{lacking['val']} images of val and {lacking['test']} of test"
+            yield f"{key}: it has no figures, as it has no answer about {images}"
 
 
 def _odd_recipe(recipe: Recipe, dataset: Dataset, batch_size: int, *, staged: bool) -> Iterator[str]:

@@ -5,9 +5,12 @@ from pathlib import Path
 
 from medistill.data.dataset import Dataset
 from medistill.distillation.calibrate import CalibratedTeacher
-from medistill.distillation.frozen import labels_of
+from medistill.distillation.frozen import import_teacher, labels_of
 from medistill.distillation.knowledge import Knowledge
-from medistill.distillation.settings import Recipe
+from medistill.distillation.onnx_teacher import import_onnx
+from medistill.distillation.settings import OnnxTeacher, Recipe, TableTeacher
+from medistill.distillation.settings import Teacher as TrainedTeacher
+from medistill.distillation.table import import_table
 from medistill.distillation.teachers import LiveTeacher, Teacher
 from medistill.distillation.train import train_by_recipe
 from medistill.errors import UserError
@@ -22,6 +25,7 @@ from medistill.training.spec import TrainingSpec
 def teacher_spec(params: Params, name: str) -> TrainingSpec:
     """The training of a teacher or assistant that is not frozen."""
     teacher = params.teacher_models()[name]
+    assert isinstance(teacher, TrainedTeacher)
     recipe = params.recipe_of(teacher.recipe) if teacher.recipe else Recipe(views="fresh", terms=teacher.terms)
     return TrainingSpec(
         name=name,
@@ -32,6 +36,24 @@ def teacher_spec(params: Params, name: str) -> TrainingSpec:
         recipe=recipe,
         seed=teacher.seed,
     ).with_views(params.teach)
+
+
+def import_finished(folder: Path, name: str, dataset: Dataset, params: Params) -> None:
+    """Write the folder of a teacher that is not trained: a frozen network, an ONNX file, or a table of answers.
+
+    Raises:
+        UserError: as `import_teacher`, `import_onnx` or `import_table`.
+    """
+    teacher, batch_size = (
+        params.teacher_models()[name],
+        2 * params.training.batch_size,
+    )  # as trained teachers are validated
+    if isinstance(teacher, OnnxTeacher):
+        import_onnx(folder, name, teacher, dataset, batch_size=batch_size)
+    elif isinstance(teacher, TableTeacher):
+        import_table(folder, name, teacher, dataset)
+    else:
+        import_teacher(folder, name, teacher, dataset, batch_size=batch_size)
 
 
 def student_spec(params: Params, model: StudentModel) -> TrainingSpec:
@@ -71,13 +93,13 @@ def open_teachers(recipe: Recipe, dataset: Dataset, params: Params) -> Sequence[
     teachers: list[Teacher] = []
     for name, state in zip(recipe.teachers, states, strict=True):
         folder = params.knowledge_folder(name)
-        if recipe.views == "live":
+        if recipe.views == "live" and not isinstance(params.teacher_models()[name], TableTeacher):
             teacher: Teacher = LiveTeacher.open(Layout().teacher(name).folder, dataset)
         else:
             teacher = Knowledge.open(folder, dataset, params.augmentation, params.teach)
         if recipe.calibrate:
             teacher = CalibratedTeacher.open(teacher, folder, dataset)
-        if recipe.views != "live" or recipe.calibrate:
+        if isinstance(teacher, Knowledge) or recipe.calibrate:
             _require_current(folder, name, state)
         teachers.append(teacher)
     return teachers
@@ -107,7 +129,7 @@ def require_trained(params: Params, name: str, dataset: Dataset) -> ModelRecord:
         "weights_sha256": (sha256(network.file), "weights"),
         "network": (network.model_dump(mode="json"), f"settings in teachers.{name}"),
     }
-    if not network.frozen:
+    if isinstance(network, TrainedTeacher) and not network.frozen:
         now["training"] = (network.training_on(params.training).model_dump(), "settings in training")
         now["augmentation"] = (params.augmentation.model_dump(), "settings in augmentation")
     for key, (value, what) in now.items():

@@ -1,4 +1,4 @@
-"""Train one teacher or assistant, or import a frozen one: `python -m pipeline.stages.train_teacher TEACHER`."""
+"""Train one teacher or assistant, or import a finished one: `python -m pipeline.stages.train_teacher TEACHER`."""
 
 import argparse
 
@@ -18,7 +18,6 @@ def main(argv: list[str] | None) -> int:
     require_name("run.teachers", name, params.run.all_teachers)
     dataset = Dataset.open()
 
-    from medistill.distillation.frozen import import_teacher
     from medistill.training.processes import this_process
     from pipeline import trainings
     from pipeline.preflight import require_run
@@ -29,9 +28,8 @@ def main(argv: list[str] | None) -> int:
         if not teacher.frozen:
             trainings.train(folder, trainings.teacher_spec(params, member), dataset, params)
         elif this_process().is_main_process:
-            batch_size = 2 * params.training.batch_size  # the batch size of the validation of trained teachers
             with at_key(f"teachers.{name}"):
-                import_teacher(folder, name, teacher, dataset, batch_size=batch_size)
+                trainings.import_finished(folder, member, dataset, params)
     return 0
 
 

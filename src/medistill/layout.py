@@ -62,6 +62,16 @@ class ModelFolder:
         return self.folder / "model.safetensors"
 
     @property
+    def onnx(self) -> Path:
+        """The network of a teacher in an ONNX file, as one file."""
+        return self.folder / "model.onnx"
+
+    @property
+    def answers(self) -> Path:
+        """The logits of a teacher that is a table of answers."""
+        return self.folder / "answers.parquet"
+
+    @property
     def metrics(self) -> Path:
         """Figures measured by the training."""
         return self.folder / "metrics.json"

@@ -1,12 +1,13 @@
 """params.yaml as a whole: the sections of all rooms, the checks across them, and the roster of a run."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field, ValidationError, model_validator
 
 from medistill.augmentation import Augmentation
 from medistill.data.settings import Data
-from medistill.distillation.settings import TEACH_CLASSIFIER, Recipe, Teach, Teacher
+from medistill.distillation.settings import TEACH_CLASSIFIER, AnyTeacher, Recipe, Teach
 from medistill.errors import UserError
 from medistill.evaluation.settings import Evaluate
 from medistill.explain.settings import Explain
@@ -58,7 +59,7 @@ class Params(Settings):
     data: Data
     augmentation: Augmentation
     training: Training
-    teachers: dict[Name, Teacher]
+    teachers: dict[Name, AnyTeacher]
     students: dict[Name, TrainedNetwork]
     recipes: dict[Name, Recipe]
     run: Run
@@ -158,11 +159,11 @@ class Params(Settings):
         if not self.recipes[recipe].teachers:
             raise ValueError(f"{assistant}: its recipe {recipe} has no teachers; an assistant needs at least one")
 
-    def members(self, teacher: str) -> dict[str, Teacher]:
+    def members(self, teacher: str) -> Mapping[str, AnyTeacher]:
         """Each network of a teacher with its settings, by name: of an ensemble one per seed."""
         return self.teachers[teacher].members(teacher)
 
-    def teacher_models(self) -> dict[str, Teacher]:
+    def teacher_models(self) -> dict[str, AnyTeacher]:
         """Each network that teaches, with its settings, in the order of the run."""
         return {name: one for teacher in self.run.all_teachers for name, one in self.members(teacher).items()}
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Tag, ValidationError, model_validator
 
 from medistill.text import is_name, pluralise, printable, shortened
 
@@ -99,7 +99,7 @@ def describe_errors(error: ValidationError, model: type[BaseModel], *, prefix: s
 
 def _describe(item: Any, model: type[BaseModel]) -> str:
     """One of pydantic's `ValidationError.errors()` in a few words."""
-    parts = [shortened(str(part), 60) for part in item["loc"]]
+    parts = [shortened(str(part), 60) for part in _without_tags(item["loc"], model)]
     if "terms" in parts[2:-2]:  # pydantic takes the loss for a key
         place = parts.index("terms", 2) + 1
         parts[place : place + 2] = [f"{parts[place]} ({parts[place + 1]})"]
@@ -135,11 +135,46 @@ def _describe(item: Any, model: type[BaseModel]) -> str:
     return f"{key}: {message}" if key else message
 
 
+def _without_tags(place: Sequence[str | int], model: type[BaseModel]) -> list[str | int]:
+    """A place in `model` without pydantic's names of the kinds that a value may be of, such as a teacher's `onnx`."""
+    here: Any = model
+    kept = []
+    for part in place:
+        if here is not None and _tagged(here):
+            here = _tagged(here).get(part)
+            continue
+        kept.append(part)
+        if here is None or get_origin(here) is Annotated:
+            here = None
+        elif get_origin(here) is None:
+            field = getattr(here, "model_fields", {}).get(str(part))
+            here = field and field.annotation
+        else:
+            here = (get_args(here) or (None,))[-1]
+    return kept
+
+
+def _tagged(annotation: Any) -> dict[Any, Any]:
+    """The kinds that a value may be of, by tag, where the keys in it tell them apart; else nothing."""
+    if get_origin(annotation) is not Annotated:
+        return {}
+    kinds = get_args(get_args(annotation)[0])
+    return {
+        note.tag: get_args(kind)[0]
+        for kind in kinds
+        if get_origin(kind) is Annotated
+        for note in get_args(kind)[1:]
+        if isinstance(note, Tag)
+    }
+
+
 def _keys_at(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
     """The keys that `model` knows at a place within it, such as `("recipes", "kd", "terms", 0, "sigmoid_kd")`."""
     here: Any = model
     for part in place:
-        if get_origin(here) is None:  # a section
+        if kinds := _tagged(here):
+            here = kinds[part]
+        elif get_origin(here) is None:  # a section
             here = here.model_fields[str(part)].annotation
         elif get_origin(here) is Annotated:  # terms: pydantic names the loss after the place in the list
             terms = get_args(get_args(here)[0])

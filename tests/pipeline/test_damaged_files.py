@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save
 
 from medistill.data.dataset import Dataset
 from medistill.data.ingest import ingest
-from medistill.distillation import knowledge
+from medistill.distillation import knowledge, teachers
 from medistill.errors import UserError
 from medistill.gate.facts import collect_facts
 from medistill.layout import Layout
@@ -142,12 +142,12 @@ def interrupt_teacher() -> None:
         asked.append(arguments)
         if len(asked) > 5:
             raise KeyboardInterrupt
-        return knowledge_ask(*arguments)
+        return teachers_ask(*arguments)
 
-    knowledge_ask = knowledge.ask
+    teachers_ask = teachers.ask
     write_params(Path(), teach={"batch_size": 16})
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr(knowledge, "ask", ask)
+        patch.setattr(teachers, "ask", ask)
         patch.setattr(knowledge, "EVERY", 0.0)
         teach.main([TEACHER])
 

@@ -56,6 +56,7 @@ IN_STAGES = {
         (f"src/medistill/{room}/settings.py", "validate"): "of networks the user's weights alone are asked for"
         for room in ("training", "distillation")
     },
+    **{("src/medistill/data/reading/tables.py", stage): "reads a table of text as it is" for stage in TRAINING},
     ("src/medistill/distillation/settings.py", "evaluate"): "of recipes the teachers alone are asked for",
     **{("src/medistill/augmentation.py", stage): "frames are seen as they are" for stage in ("explain", "export")},
     (PARAMS, "export"): "whether there is such a student",
@@ -97,6 +98,8 @@ def sections_of(file: str) -> set[str]:
                 continue
             kind = section.annotation if section else Params
             kind = (get_args(kind) or (kind,))[-1]  # the value type of a section that is a dict by name
+            while get_args(kind):  # of several kinds the first one; all stand in the same file
+                kind = get_args(kind)[0]
             found.add(file_of(kind.__module__))
     return found
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from medistill.data.dataset import Dataset, label_columns
-from medistill.distillation.settings import Teacher
+from medistill.distillation.settings import OutsideTeacher, Teacher
 from medistill.errors import UserError
 from medistill.files import sha256
 from medistill.models.build import create_classifier
@@ -30,7 +30,7 @@ def import_teacher(folder: Path, name: str, network: Teacher, dataset: Dataset, 
         UserError: the weights are missing, do not fit, were trained at another size or normalisation, or on images or
             groups of the val or test split; or none of the labels is the data set's.
     """
-    seen = ids_of_weights(network, dataset)
+    seen = ids_of_weights(network.file, dataset)
     model = load_frozen_teacher(network, dataset)
     facts = {"role": "teacher", "name": name, "seed": network.seed, "teachers": []}
     facts |= {"network": network.model_dump(mode="json"), "weights_sha256": sha256(network.file)}
@@ -69,8 +69,10 @@ def load_frozen_teacher(network: Teacher, dataset: Dataset) -> Classifier:
     return model
 
 
-def labels_of(network: Network, dataset: Dataset) -> list[str]:
-    """Labels of a network's outputs, in order: a frozen teacher has its own, all others have the data set's."""
+def labels_of(network: Network | OutsideTeacher, dataset: Dataset) -> list[str]:
+    """Labels of a network's outputs, in order: one that is not trained here has its own, all others the data set's."""
+    if isinstance(network, OutsideTeacher):
+        return network.named
     if not isinstance(network, Teacher) or not network.is_frozen:
         return dataset.labels
     return list(network.labels or read_beside(network.own_weights).labels or dataset.labels)

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -26,12 +27,12 @@ from medistill.data import provenance
 from medistill.data.dataset import Dataset, label_columns
 from medistill.distillation.answers import ANSWERS, answerable
 from medistill.distillation.settings import Teach
-from medistill.distillation.teachers import ask, by_label, require_finite, unknown_labels
+from medistill.distillation.teachers import Asked, TorchModel, by_label, require_finite, unknown_labels
 from medistill.errors import UserError
 from medistill.files import remove, reserve, write_array, writing
 from medistill.layout import KnowledgeFolder
-from medistill.models.classifier import Classifier, feature_shape
-from medistill.records.models import AnsweredSoFar, KnowledgeRecord
+from medistill.models.classifier import Classifier
+from medistill.records.models import AnsweredSoFar, Config, KnowledgeRecord
 from medistill.training.batches import Batch
 from medistill.training.memory import explain_out_of_memory
 from medistill.training.spec import fingerprint
@@ -42,7 +43,7 @@ EVERY = 10.0
 
 
 def write_knowledge(
-    folder: Path, teacher: Classifier, dataset: Dataset, augmentation: Augmentation, asked: Teach
+    folder: Path, teacher: Classifier | Asked, dataset: Dataset, augmentation: Augmentation, asked: Teach
 ) -> None:
     """Let `teacher` answer all training images in views 0 … `asked.views` − 1.
 
@@ -55,41 +56,28 @@ def write_knowledge(
         UserError: an answer is not finite or does not fit float16, or memory or the disk does not suffice.
     """
     views, view_seed, batch_size = asked.views, asked.view_seed, asked.batch_size
-    shape = feature_shape(teacher, dataset.image_size)
-    needs = set(answerable(asked.answers, shape))
-    device = next(teacher.parameters()).device
-    teacher.to(memory_format=torch.channels_last).eval()
+    model = TorchModel(teacher, dataset.image_size) if isinstance(teacher, Classifier) else teacher
+    needs = set(answerable(asked.answers, model.map_shape))
     rows = dataset.split("train")
     image_ids = rows["image_id"].to_numpy(str)
-    record = KnowledgeRecord(
-        teacher=teacher.config["name"],
-        labels=teacher.config["labels"],
-        views=views,
-        view_seed=view_seed,
-        answers=asked.answers,
-        map_shape=shape,
-        augmentation=augmentation.model_dump(mode="json"),
-        dataset_fingerprint=dataset.fingerprint,
-        teacher_sha256=teacher.config["model_sha256"],
-        checksum="",  # of the answers, which come now
-    )
-    progress = _Progress(folder, fingerprint(record.to_json()))
+    record = _record(model.config, dataset, augmentation, asked, model.map_shape)
+    settings = model.config.get("fingerprint", "")  # answers depend on more than weights, such as the normalisation
+    progress = _Progress(folder, fingerprint({**record.to_json(), "teacher_fingerprint": settings}))
     arrays, first = progress.read()
-    memory = partial(explain_out_of_memory, teacher, dataset, f"teach.batch_size lower than {batch_size}")
-    title = f"teach {teacher.config['name']}"
+    memory = partial(explain_out_of_memory, model, dataset, f"teach.batch_size lower than {batch_size}")
+    title = f"teach {model.config['name']}"
     with tqdm(total=views * len(rows), initial=views * first, unit="img", desc=title, disable=None) as bar:
         for start in range(first, len(rows), batch_size):
             chosen = slice(start, start + batch_size)
             names: list[str] = image_ids[chosen].tolist()
             with memory():
-                pixels = send(read_frames(dataset, rows.iloc[chosen], teacher.input_size), device)
+                pixels = send(read_frames(dataset, rows.iloc[chosen], model.input_size), model.device)
             for view in range(views):
                 parameters = torch.from_numpy(view_parameters(names, view, view_seed, augmentation))
                 with memory():
-                    images = render_views(pixels, send(parameters, device))
-                    images = images.contiguous(memory_format=torch.channels_last)
-                    answers = {name: values.half().cpu() for name, values in ask(teacher, images, needs).items()}
-                require_finite(answers, names, teacher.config["name"])
+                    images = render_views(pixels, send(parameters, model.device))
+                    answers = {name: values.half().cpu() for name, values in model.ask(images, needs).items()}
+                require_finite(answers, names, model.config)
                 if not arrays:
                     shapes = {name: (views, len(rows), *values.shape[1:]) for name, values in answers.items()}
                     arrays = _create(folder, shapes)
@@ -98,13 +86,57 @@ def write_knowledge(
                 bar.update(len(pixels))
             progress.write(arrays, start + len(pixels))
     _flush(folder, arrays)
+    _finish(folder, record, image_ids)
+    progress.remove()
+
+
+def write_table_knowledge(
+    folder: Path, config: Config, answers: pd.DataFrame, dataset: Dataset, augmentation: Augmentation, asked: Teach
+) -> None:
+    """Write what a table says about all training images: one view, which stands for all, NaN without a row.
+
+    Args:
+        folder: exists; it gets the files of `write_knowledge`.
+        config: of the table's folder.
+        answers: logits, one column per label of the table; index: image ids.
+        dataset: whose training images are asked about.
+        augmentation: of the views that students see.
+        asked: their number and seed.
+    """
+    image_ids = dataset.split("train")["image_id"].to_numpy(str)
+    logits = answers.reindex(image_ids).to_numpy(np.float16)[None]
+    with writing(KnowledgeFolder(folder).answers("logits")):
+        write_array(KnowledgeFolder(folder).answers("logits"), logits)
+    record = _record(config, dataset, augmentation, asked, ())
+    _finish(folder, record.model_copy(update={"every_view": True}), image_ids)
+
+
+def _record(
+    teacher: Config, dataset: Dataset, augmentation: Augmentation, asked: Teach, map_shape: Sequence[int]
+) -> KnowledgeRecord:
+    """What a teacher is asked, before it has answered."""
+    return KnowledgeRecord(
+        teacher=teacher["name"],
+        labels=teacher["labels"],
+        views=asked.views,
+        view_seed=asked.view_seed,
+        answers=asked.answers,
+        map_shape=list(map_shape),
+        augmentation=augmentation.model_dump(mode="json"),
+        dataset_fingerprint=dataset.fingerprint,
+        teacher_sha256=teacher["model_sha256"],
+        checksum="",  # of the answers, which come now
+    )
+
+
+def _finish(folder: Path, record: KnowledgeRecord, image_ids: np.ndarray) -> None:
+    """Write the ids and the record of all files that are there."""
     written = KnowledgeFolder(folder)
     with writing(written.image_ids):
         write_array(written.image_ids, image_ids)
     files = checksums((file for file in folder.iterdir() if file not in (written.record, written.progress)), folder)
-    checksum = _checksum(teacher.config["labels"], files)
+    checksum = _checksum(record.labels, files)
     record.model_copy(update={"checksum": checksum, "files": files}).write(written.record)
-    progress.remove()
 
 
 class _Progress:
@@ -226,6 +258,7 @@ class Knowledge:
         name: the teacher's.
         views: how many views of each image were answered.
         view_seed: the seed of the views.
+        every_view: the answers are the same in every view, as those of a table.
         checksum: of all answers and their labels.
         map_shape: K, h, w of its feature map, or less; see `Teacher`.
         unknown: the data set's labels that it does not know.
@@ -235,6 +268,7 @@ class Knowledge:
     name: str
     views: int
     view_seed: int
+    every_view: bool
     checksum: str
     map_shape: list[int]
     unknown: list[str]
@@ -273,6 +307,7 @@ class Knowledge:
             name=record.teacher,
             views=record.views,
             view_seed=record.view_seed,
+            every_view=record.every_view,
             checksum=record.checksum,
             map_shape=record.map_shape,
             unknown=unknown,
@@ -298,7 +333,8 @@ class Knowledge:
     def read(self, kind: str, image_ids: Sequence[str], view: int) -> np.ndarray:
         """The teacher's answers of one kind about images in a view, in the order of `image_ids`: float32 (N, …).
 
-        An axis of labels is in the data set's order, NaN for labels that the teacher does not know.
+        An axis of labels is in the data set's order, NaN for labels that the teacher does not know, and for images that
+        a table of answers lacks.
 
         Args:
             kind: of `ANSWERS`.
@@ -309,7 +345,7 @@ class Knowledge:
             KeyError: the teacher was not asked about an image, or not for this kind.
         """
         places = np.array([self._rows[image_id] for image_id in image_ids])
-        answers: np.ndarray = self._arrays[kind][view][places].astype(np.float32)
+        answers: np.ndarray = self._arrays[kind][0 if self.every_view else view][places].astype(np.float32)
         if not ANSWERS[kind].by_label:
             return answers
         return by_label(torch.from_numpy(answers), self._columns).numpy()

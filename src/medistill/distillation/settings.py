@@ -1,14 +1,16 @@
 """The sections `teachers`, `recipes` and `teach` of params.yaml."""
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from medistill.distillation.answers import in_order
 from medistill.distillation.terms import AnyTerm, DistillationTerm, HardTerm
+from medistill.images.limits import LARGEST_SIZE
 from medistill.layout import member_name
-from medistill.settings import Name, Seed, Settings, require_once
+from medistill.settings import AnyPath, Name, Seed, Settings, require_once
 from medistill.text import pluralise
 from medistill.training.settings import TrainedNetwork, TrainingOverrides
 
@@ -71,6 +73,138 @@ class Teacher(TrainedNetwork):
     def is_frozen(self) -> bool:
         """As `frozen` says."""
         return self.frozen
+
+
+class OutsideTeacher(Settings):
+    """Base of teachers that are no network of timm: they are asked as they are, never trained."""
+
+    frozen: ClassVar[bool] = True
+    recipe: ClassVar[None] = None
+    terms: ClassVar[tuple[AnyTerm, ...]] = ()
+
+    def members(self, name: str) -> dict[str, Self]:
+        """It alone, by its name; networks that are trained here may be several."""
+        return {name: self}
+
+    @property
+    def file(self) -> Path:
+        """The user's file."""
+        raise NotImplementedError
+
+    @property
+    def named(self) -> list[str]:
+        """The labels that it answers, in order."""
+        raise NotImplementedError
+
+
+class OnnxOutputs(Settings):
+    """Which outputs of an ONNX file are asked for, by their names in it."""
+
+    logits: str | None = None
+    """(N, L): logits."""
+    probabilities: str | None = None
+    """(N, L): probabilities, where the file gives no logits; they become logits."""
+    features: str | None = None
+    """(N, K): pooled features, for rkd, cosine_similarity and feature_mse."""
+
+    @model_validator(mode="after")
+    def _one(self) -> "OnnxOutputs":
+        if (self.logits is None) == (self.probabilities is None):
+            raise ValueError("set one of logits and probabilities, to the name of an output")
+        require_once("outputs", [name for name in (self.logits, self.probabilities, self.features) if name])
+        return self
+
+
+class OnnxTeacher(OutsideTeacher):
+    """A network in an ONNX file, whoever made it, run by ONNX Runtime."""
+
+    onnx: AnyPath
+    """The file."""
+    labels: list[str | None] = Field(min_length=1)
+    """Labels of its outputs, in order; null for an output that nobody needs. They are matched by name."""
+    input_size: int | None = Field(default=None, ge=16, le=LARGEST_SIZE)
+    """Height and width that it sees: views are resized to it. None: data.image_size."""
+    channels: Literal[1, 3] = 3
+    """Of its input; grey frames become colour, colour frames grey."""
+    mean: list[Annotated[float, Field(ge=0, le=1)]]
+    """Subtracted from intensities in 0..1, channel by channel; [0, 0, 0] where the file normalises itself."""
+    std: list[Annotated[float, Field(gt=0, le=1)]]
+    """What they are then divided by; 0.003921568627 (1 / 255) each where the file takes 0..255."""
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    """Order of the axes of its input; Keras has channels last."""
+    outputs: OnnxOutputs
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "OnnxTeacher":
+        if not any(self.labels):
+            raise ValueError("labels are all null; name at least one output that students learn from")
+        require_once("labels", [label for label in self.labels if label])
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != self.channels:
+                raise ValueError(f"{name} must have a number for each of {self.channels} channels")
+        return self
+
+    @property
+    def file(self) -> Path:
+        """The ONNX file."""
+        return self.onnx
+
+    @property
+    def named(self) -> list[str]:
+        """Those of its outputs that are not null."""
+        return [label for label in self.labels if label]
+
+
+class TableTeacher(OutsideTeacher):
+    """A table of the answers that a model has given about images, by image id; the same for every view."""
+
+    answers: AnyPath
+    """The table: CSV or Parquet, one row per image."""
+    id: str
+    """Its column of image ids, or of the names of the files without their endings."""
+    labels: dict[str, str] = Field(min_length=1)
+    """Column of each label: `{Mass: prob_Mass}`."""
+    values: Literal["probabilities", "logits"] = "probabilities"
+    """What these columns hold."""
+
+    @model_validator(mode="after")
+    def _once(self) -> "TableTeacher":
+        require_once("labels", list(self.labels.values()))
+        return self
+
+    @property
+    def file(self) -> Path:
+        """The table."""
+        return self.answers
+
+    @property
+    def named(self) -> list[str]:
+        """Those of its columns."""
+        return list(self.labels)
+
+
+def _one_kind(given: object) -> object:
+    """Refuse settings of several kinds at once."""
+    kinds = [key for key in ("arch", "onnx", "answers") if isinstance(given, dict) and key in given]
+    if len(kinds) > 1:
+        raise ValueError(f"set one of {' and '.join(kinds)}: a network of timm, an ONNX file or a table of answers")
+    return given
+
+
+def _kind(given: object) -> str:
+    """The key by which a teacher's settings are told apart."""
+    if isinstance(given, dict):
+        return next((key for key in ("onnx", "answers") if key in given), "arch")
+    kinds = {OnnxTeacher: "onnx", TableTeacher: "answers"}
+    return next((key for kind, key in kinds.items() if isinstance(given, kind)), "arch")
+
+
+AnyTeacher = Annotated[
+    Annotated[Teacher, Tag("arch")] | Annotated[OnnxTeacher, Tag("onnx")] | Annotated[TableTeacher, Tag("answers")],
+    Discriminator(_kind),
+    BeforeValidator(_one_kind),
+]
+"""One teacher: `arch`, `onnx` or `answers` says which kind."""
 
 
 def _distils(terms: Iterable[AnyTerm]) -> bool:

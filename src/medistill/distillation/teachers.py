@@ -15,7 +15,9 @@ from medistill.errors import UserError
 from medistill.layout import ModelFolder
 from medistill.models.classifier import Classifier, feature_shape
 from medistill.models.weights import load_model
+from medistill.records.models import Config
 from medistill.training.batches import Batch
+from medistill.training.processes import this_process
 
 
 class Teacher(Protocol):
@@ -54,19 +56,80 @@ class Teacher(Protocol):
         ...
 
 
+class Asked(Protocol):
+    """A model that answers about images: of torch, or of ONNX Runtime.
+
+    Attributes:
+        config: what is known of it: `name`, `labels`, `model_sha256`, `fingerprint`.
+        input_size: height and width that it sees; None: those of its images.
+        map_shape: as of `Teacher`.
+        device: where its images should lie.
+    """
+
+    @property
+    def config(self) -> Config: ...  # noqa: D102
+    @property
+    def input_size(self) -> int | None: ...  # noqa: D102
+    @property
+    def map_shape(self) -> Sequence[int]: ...  # noqa: D102
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+
+    def ask(self, images: Tensor, needs: AbstractSet[str]) -> dict[str, Tensor]:
+        """Its `logits` (N, L) of its own labels, and what `needs` names, for float images (N, C, H, W) in 0..1."""
+        ...
+
+
+class TorchModel:
+    """A classifier that is asked about images; see `Asked`."""
+
+    def __init__(self, network: Classifier, image_size: int) -> None:
+        """Put `network` into evaluation mode; frames have `image_size` pixels."""
+        self._network = network.eval().to(memory_format=torch.channels_last)
+        self.config, self.input_size = network.config, network.input_size
+        self.map_shape = feature_shape(network, image_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self._network.parameters()).device
+
+    def ask(self, images: Tensor, needs: AbstractSet[str]) -> dict[str, Tensor]:
+        """As `Asked` says; the network moves to where the images are."""
+        self._network.to(images.device)
+        return ask(self._network, images.contiguous(memory_format=torch.channels_last), needs)
+
+
+def open_model(folder: Path, dataset: Dataset) -> Asked:
+    """The model in `folder`, to be asked about images of `dataset`.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    from medistill.distillation.onnx_teacher import OnnxModel  # ONNX Runtime is for those who have such a teacher
+
+    if ModelFolder(folder).onnx.exists():
+        return OnnxModel.open(folder, dataset)
+    return TorchModel(load_model(folder).to(this_process().device), dataset.image_size)
+
+
 class LiveTeacher:
     """A teacher that runs on every batch, at the price of its forward pass."""
 
-    def __init__(self, model: Classifier, dataset: Dataset, seen: provenance.TrainIds = provenance.NOTHING) -> None:
+    def __init__(
+        self, model: Classifier | Asked, dataset: Dataset, seen: provenance.TrainIds = provenance.NOTHING
+    ) -> None:
         """Let `model`, which is not trained further and was trained on `seen`, answer about the labels of `dataset`.
 
         Raises:
             UserError: it knows none of them.
         """
         self.name, self.checksum, self.seen = model.config["name"], model.config.get("model_sha256", ""), seen
-        self._model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        if isinstance(model, Classifier):
+            model = TorchModel(model.requires_grad_(False), dataset.image_size)
+        self._model = model
         self._columns = label_columns(model.config["labels"], dataset.labels, f"teacher {self.name}")
-        self.map_shape = feature_shape(model, dataset.image_size)
+        self.map_shape = self._model.map_shape
         self.unknown = unknown_labels(dataset, self._columns)
 
     @classmethod
@@ -76,15 +139,13 @@ class LiveTeacher:
         Raises:
             UserError: a file is missing or damaged, or it knows none of the data set's labels.
         """
-        return cls(load_model(folder), dataset, provenance.read_ids(ModelFolder(folder).train_ids))
+        return cls(open_model(folder, dataset), dataset, provenance.read_ids(ModelFolder(folder).train_ids))
 
     def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:
         """As `Teacher` says."""
         assert batch.images is not None  # the view is rendered before anybody is asked
-        self._model.to(batch.images.device)
-        images = batch.images.contiguous(memory_format=torch.channels_last)
-        answers = {name: values.float() for name, values in ask(self._model, images, needs).items()}
-        require_finite(answers, batch.image_ids, self.name)
+        answers = {name: values.float() for name, values in self._model.ask(batch.images, needs).items()}
+        require_finite(answers, batch.image_ids, self._model.config)
         return {
             name: by_label(values, self._columns) if ANSWERS[name].by_label else values
             for name, values in answers.items()
@@ -109,7 +170,7 @@ def ask(teacher: Classifier, images: Tensor, needs: AbstractSet[str]) -> dict[st
         }
 
 
-def require_finite(answers: Mapping[str, Tensor], image_ids: Sequence[str], teacher: str) -> None:
+def require_finite(answers: Mapping[str, Tensor], image_ids: Sequence[str], teacher: Config) -> None:
     """Refuse answers that are not finite: a NaN would be read as a label that the teacher does not know.
 
     Raises:
@@ -119,7 +180,8 @@ def require_finite(answers: Mapping[str, Tensor], image_ids: Sequence[str], teac
         bad = ~torch.isfinite(values.flatten(1)).all(1)
         if bad.any():
             image = image_ids[int(bad.nonzero()[0])]
-            raise UserError(f"teacher {teacher}: its {name} for image {image} are not finite; train it again")
+            again = "look at mean and std, or export it again" if teacher.get("arch") == "onnx" else "train it again"
+            raise UserError(f"teacher {teacher['name']}: its {name} for image {image} are not finite; {again}")
 
 
 def by_label(values: Tensor, columns: Sequence[int | None]) -> Tensor:

@@ -8,19 +8,21 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from medistill.augmentation import Augmentation
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.distillation.calibrate import calibration_of
-from medistill.distillation.knowledge import write_knowledge
+from medistill.distillation.knowledge import write_knowledge, write_table_knowledge
 from medistill.distillation.objective import RecipeObjective
 from medistill.distillation.settings import Teach
-from medistill.distillation.teachers import Teacher
+from medistill.distillation.table import read_imported
+from medistill.distillation.teachers import Teacher, open_model
 from medistill.files import atomic, writing
 from medistill.layout import KnowledgeFolder, ModelFolder
 from medistill.models.classifier import Classifier, feature_shape, has_batch_norm_behind_map
-from medistill.models.weights import load_model
+from medistill.records.models import Config
 from medistill.training.processes import this_process
 from medistill.training.run import train
 from medistill.training.spec import TrainingSpec
@@ -92,12 +94,16 @@ def teach(
             `write_knowledge`.
     """
     seen = provenance.refuse_overlap(ModelFolder(model).train_ids, dataset)
-    teacher = load_model(model).to(this_process().device)
     ids = KnowledgeFolder(unfinished).train_ids
     with writing(ids):
         unfinished.mkdir(parents=True, exist_ok=True)
         provenance.write_ids(ids, seen)  # its students count as trained on its images, too
     calibration_of(model, dataset).write(KnowledgeFolder(unfinished).calibration)
-    write_knowledge(unfinished, teacher, dataset, augmentation, asked)
+    if ModelFolder(model).answers.exists():
+        record, answers = read_imported(model)
+        config = cast(Config, record.model_dump(mode="json"))
+        write_table_knowledge(unfinished, config, answers, dataset, augmentation, asked)
+    else:
+        write_knowledge(unfinished, open_model(model, dataset), dataset, augmentation, asked)
     with atomic(folder) as temporary:
         shutil.move(unfinished, temporary)

@@ -112,7 +112,7 @@ def bundle_content(
         ),
         normalisation={"mean": record.mean, "std": record.std},
         batch_size=batch_size,
-        costs={"params": record.params, "macs": record.macs},
+        costs=dict(zip(("params", "macs"), record.costs, strict=True)),
         training={key: value for key, value in record.to_json().items() if key in _TRAINING},
         licenses=None if ancestors is None else [ancestor.to_json() for ancestor in ancestors],
     )

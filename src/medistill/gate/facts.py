@@ -72,6 +72,7 @@ def collect_facts(candidates: Iterable[Candidate], layout: Layout) -> list[Candi
     facts = []
     for candidate in candidates:
         config = ModelRecord.read_whole(layout.student(candidate.model).config)
+        params, macs = config.costs
         export = layout.export(candidate.model)
         exported = Sealed.read_whole(export.bundle).files if export.folder.is_dir() else {}
         has_parity, again = export.parity.name in exported, what_to_run(export.bundle)
@@ -82,8 +83,8 @@ def collect_facts(candidates: Iterable[Candidate], layout: Layout) -> list[Candi
                 arch=config.arch,
                 initialisation=config.initialisation,
                 dataset_fingerprint=config.dataset_fingerprint,
-                params=config.params,
-                macs=config.macs,
+                params=params,
+                macs=macs,
                 onnx_mb=export.onnx.stat().st_size / 1e6 if export.onnx.name in exported else None,
                 parity=Parity.read(export.parity, again) if has_parity else None,
                 validation=metrics[candidate.model].val if candidate.model in metrics else {},

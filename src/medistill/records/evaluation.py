@@ -17,12 +17,12 @@ class ModelNumbers(Content):
     """A model's entry in metrics.json, whose values are numbers: what is undefined is left out.
 
     Attributes:
-        params, macs: of config.json.
+        params, macs: of config.json, where they are known.
         val, test: figures over all labels on that split.
     """
 
-    params: int
-    macs: int
+    params: int | None = None
+    macs: int | None = None
     val: Figures
     test: Figures
 

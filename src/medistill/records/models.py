@@ -67,14 +67,16 @@ class ModelRecord(Record):
         network, training, augmentation: the settings with which it was built and trained.
         fingerprint: of all that decides the training.
         weights_sha256: of the file of initial weights that a user gave.
-        arch, args: by which timm builds the network.
+        arch, args: by which timm builds the network; or what else the teacher is, such as `onnx`.
         initialisation: where its weights came from before the training.
         inherited: what it has of another network, where it started with a part of that one.
         input_size: height and width that the network sees in pixels; None: those of the frames.
         labels: in the order of the logits.
         mean, std: normalisation of images in 0..1, one number per channel of the network.
         task, image_size, channels, fit: of the data set, see `Dataset`.
-        params, macs: what the network costs where it runs, on one RGB image of `image_size`.
+        params, macs: what the network costs where it runs, on one RGB image of `image_size`; None where that is not
+            known, as of a table of answers.
+        measured: whether it has answered all images of val and test; without that it has no figures.
         params_in_training, macs_in_training: the same while it trains, where that is more.
         map_size: height and width of the last feature map; None of a network without one.
         dataset, dataset_fingerprint: name and fingerprint of the data set it was trained on.
@@ -111,8 +113,9 @@ class ModelRecord(Record):
     image_size: int
     channels: int
     fit: Fit
-    params: int
-    macs: int
+    params: int | None
+    macs: int | None
+    measured: bool = True
     params_in_training: int | None = None
     macs_in_training: int | None = None
     map_size: list[int] | None
@@ -120,6 +123,13 @@ class ModelRecord(Record):
     dataset_fingerprint: str
     versions: dict[str, str]
     model_sha256: str
+
+    @property
+    def costs(self) -> tuple[int, int]:
+        """`params` and `macs` of a model that was trained here: of those both are known."""
+        assert self.params is not None
+        assert self.macs is not None
+        return self.params, self.macs
 
     def why_unexplained(self, labels: Sequence[str]) -> str | None:
         """Why its heat maps of `labels`, the data set's, are not measured; None if they are."""
@@ -161,8 +171,8 @@ class TrainingMetrics(Plain):
         train_seconds: spent training and validating.
     """
 
-    params: int
-    macs: int
+    params: int | None
+    macs: int | None
     best_epoch: int | None = None
     val_macro_auroc: float | None = None
     train_seconds: float | None = None
@@ -195,6 +205,7 @@ class KnowledgeRecord(Record):
         teacher: its name.
         labels: in the order of its logits.
         views, view_seed: how many views of each image it answered, and the seed of the views.
+        every_view: the answers are the same for every view, and stand there once; NaN about images without an answer.
         answers: kinds of answers besides logits that it was asked for; it has given those that its `map_shape` allows.
         map_shape: channels, height and width of its last feature map; of one without a map the number of its pooled
             features alone; empty without either.
@@ -209,6 +220,7 @@ class KnowledgeRecord(Record):
     labels: list[str]
     views: int
     view_seed: int
+    every_view: bool = False
     answers: list[str]
     map_shape: list[int]
     augmentation: JsonObject

@@ -35,12 +35,12 @@ def model_card(
         batch_size: how many images the file takes at once; None: any number.
         ancestors: what the model descends from, with the licence of each; None: not recorded.
     """
-    multiclass = config.task.exclusive
+    multiclass, (params, macs) = config.task.exclusive, config.costs
     facts = {
         "Task": "multiclass, one of several classes" if multiclass else "multilabel, each label on its own",
         "Architecture": config.arch,
-        "Parameters": f"{config.params:,}{_in_training(config)}",
-        "Multiply-accumulates": f"{config.macs / 1e6:,.1f} M per image of {config.image_size} px",
+        "Parameters": f"{params:,}{_in_training(config)}",
+        "Multiply-accumulates": f"{macs / 1e6:,.1f} M per image of {config.image_size} px",
         "Initialisation": config.initialisation,
         "Recipe": _recipe(config),
         "Seed": config.seed,

@@ -2,14 +2,25 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Protocol
 
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError, is_out_of_memory
-from medistill.models.classifier import Classifier
+
+
+class SeesImages(Protocol):
+    """A network that may have a size of its own.
+
+    Attributes:
+        input_size: height and width that it sees; None: those of its images.
+    """
+
+    @property
+    def input_size(self) -> int | None: ...  # noqa: D102  (the attribute is told above)
 
 
 @contextlib.contextmanager
-def explain_out_of_memory(model: Classifier, dataset: Dataset, batch_size: str = "") -> Iterator[None]:
+def explain_out_of_memory(model: SeesImages, dataset: Dataset, batch_size: str = "") -> Iterator[None]:
     """Turn an out-of-memory error into advice on what to lower, and a batch too small for batch norm likewise.
 
     Args:

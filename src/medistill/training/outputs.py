@@ -5,6 +5,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -84,7 +85,10 @@ def predictions(model: Classifier, dataset: Dataset, *, batch_size: int = 64) ->
     The labels are those that model and data set both have.
     """
     rows = pd.concat([dataset.split("val"), dataset.split("test")], ignore_index=True)
-    logits = predict(model, dataset, rows, batch_size=batch_size)
-    theirs = model.config["labels"]
-    columns = {LOGIT_PREFIX + label: logits[:, theirs.index(label)] for label in dataset.labels if label in theirs}
+    return tabulate(rows, model.config["labels"], predict(model, dataset, rows, batch_size=batch_size), dataset)
+
+
+def tabulate(rows: pd.DataFrame, labels: Sequence[str], logits: np.ndarray, dataset: Dataset) -> pd.DataFrame:
+    """A table as of `predictions`, from logits (N, L) of a model's `labels` about `rows`."""
+    columns = {LOGIT_PREFIX + label: logits[:, labels.index(label)] for label in dataset.labels if label in labels}
     return pd.concat([rows[list(PREDICTION_COLUMNS)], pd.DataFrame(columns)], axis=1)

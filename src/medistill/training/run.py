@@ -19,7 +19,6 @@ from medistill.files import atomic, sha256
 from medistill.layout import ModelFolder
 from medistill.models.build import create_classifier, start_at_prevalence
 from medistill.models.classifier import Classifier, feature_shape, map_shape
-from medistill.models.settings import Network
 from medistill.records.models import ModelRecord, TrainingMetrics
 from medistill.training.batches import batches_per_epoch, training_rows
 from medistill.training.checkpoint import Checkpoint
@@ -60,7 +59,7 @@ def train(
         UserError: the network cannot be built, its loss is not finite, or its initial weights were trained on images
             or groups of the val or test split.
     """
-    seen = [provenance.ids_of(dataset, "train"), *inherited, *ids_of_weights(spec.network, dataset)]
+    seen = [provenance.ids_of(dataset, "train"), *inherited, *ids_of_weights(spec.network.file, dataset)]
     identity = spec.fingerprint(dataset, answers)
     facts = spec.facts() | {"fingerprint": identity, "weights_sha256": sha256(spec.network.file)}
     first = this_process().is_main_process  # only the first of several processes shows and writes
@@ -102,13 +101,13 @@ def build(spec: TrainingSpec, dataset: Dataset) -> Classifier:
     return model
 
 
-def ids_of_weights(network: Network, dataset: Dataset) -> list[provenance.TrainIds]:
+def ids_of_weights(weights: Path | None, dataset: Dataset) -> list[provenance.TrainIds]:
     """Hashes of what a user's own weights were trained on, from the file beside them, if there is one.
 
     Raises:
         UserError: images or groups of the val or test split are among them.
     """
-    file = network.file and ModelFolder(network.file.parent).train_ids
+    file = weights and ModelFolder(weights.parent).train_ids
     return [provenance.refuse_overlap(file, dataset)] if file and file.exists() else []
 
 

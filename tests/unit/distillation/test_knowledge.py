@@ -12,7 +12,7 @@ import torch
 
 from medistill.augmentation import Augmentation
 from medistill.data.dataset import Dataset
-from medistill.distillation import knowledge
+from medistill.distillation import knowledge, teachers
 from medistill.distillation.functional import binary_cross_entropy, sigmoid_kd
 from medistill.distillation.knowledge import Knowledge, write_knowledge
 from medistill.distillation.objective import RecipeObjective
@@ -217,7 +217,7 @@ def interrupt(monkeypatch, stop):
         asked.append(len(images))
         return ask(teacher, images, needs)
 
-    monkeypatch.setattr(knowledge, "ask", counting)
+    monkeypatch.setattr(teachers, "ask", counting)
     return asked
 
 

@@ -56,7 +56,7 @@ def _dots(content: Content) -> list[charts.Dot]:
     dots = []
     for line, model in zip(lines(content, lambda _: []), content.models, strict=True):
         auroc = model.figure("test", "macro_auroc")
-        if auroc.estimate is not None:
+        if auroc.estimate is not None and model.record.macs is not None:
             macs = model.record.macs / 1e6
             bounds = (auroc.lower, auroc.upper)
             dots.append(charts.Dot(line.name, macs, auroc.estimate, *bounds, line.colour, line.dashed))

@@ -29,8 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         configs[name] = ModelRecord.read_whole(model.config)
         provenance.refuse_overlap(model.train_ids, dataset)
     files = {name: model.predictions for name, model in models.items()}
-    known = {name: config.labels if config.role == "teacher" else None for name, config in configs.items()}
-    known |= {name: [] for name, config in configs.items() if not config.measured}
+    known = {name: config.measured_labels for name, config in configs.items()}
     logits = {name: read_logits(path, name, dataset.labels, known=known[name]) for name, path in files.items()}
     steps = len(run.SPLITS) * len(models) * len(dataset.labels)
     with tqdm(total=steps, desc="evaluate", unit="label", disable=None, leave=False) as bar:

@@ -70,7 +70,7 @@ class OnnxModel:
                 raise UserError(f"{where}: has no output {name}; it has {_names(theirs)}")
         noise = np.random.default_rng(0).random((2, network.channels, self.size, self.size), np.float32)
         answers = self._run(noise)
-        self.map_shape: Sequence[int] = answers["features"].shape[1:] if "features" in answers else []
+        self.map_shape: Sequence[int] = list(answers["features"].shape[1:]) if "features" in answers else []
 
     @classmethod
     def open(cls, folder: Path, dataset: Dataset) -> "OnnxModel":

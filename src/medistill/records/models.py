@@ -131,6 +131,11 @@ class ModelRecord(Record):
         assert self.macs is not None
         return self.params, self.macs
 
+    @property
+    def measured_labels(self) -> list[str] | None:
+        """Labels that it has figures for; None: all of the data set."""
+        return None if self.role != "teacher" else self.labels if self.measured else []
+
     def why_unexplained(self, labels: Sequence[str]) -> str | None:
         """Why its heat maps of `labels`, the data set's, are not measured; None if they are."""
         missing = [label for label in labels if label not in self.labels]

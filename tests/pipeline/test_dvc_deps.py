@@ -58,6 +58,7 @@ IN_STAGES = {
     },
     **{("src/medistill/data/reading/tables.py", stage): "reads a table of text as it is" for stage in TRAINING},
     ("src/medistill/distillation/settings.py", "evaluate"): "of recipes the teachers alone are asked for",
+    ("src/medistill/distillation/settings.py", "explain"): "of teachers the names alone are asked for",
     **{("src/medistill/augmentation.py", stage): "frames are seen as they are" for stage in ("explain", "export")},
     (PARAMS, "export"): "whether there is such a student",
     ("src/medistill/report/style.css", "export"): "a card is text, which has no style",
@@ -66,6 +67,9 @@ IN_STAGES = {
 
 KEYS_ONLY = {"run", "knowledge_folder"}
 """Parts of `Params` that are no settings: they decide which stages there are and where these write."""
+
+SECTIONS = {"members": "teachers", "teacher_models": "teachers", "recipe_of": "recipes"}
+"""Methods of `Params` that give the settings of a section."""
 
 
 @cache
@@ -93,7 +97,7 @@ def sections_of(file: str) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params":
-            section = Params.model_fields.get(node.attr)
+            section = Params.model_fields.get(SECTIONS.get(node.attr, node.attr))
             if node.attr in KEYS_ONLY:
                 continue
             kind = section.annotation if section else Params

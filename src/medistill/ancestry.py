@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from medistill.data.settings import Data
+from medistill.distillation.settings import OnnxTeacher, OutsideTeacher
 from medistill.layout import HERE, Layout, ModelFolder
 from medistill.models.settings import Network, Origin
 from medistill.models.weights import imagenet_license, imagenet_weights
@@ -49,6 +50,9 @@ def ancestors_of(params: Params, model: str, layout: Layout = HERE) -> list[Ance
 
 def _of_teacher(params: Params, name: str, path: list[str], layout: Layout) -> Iterator[Ancestor]:
     teacher, path = params.teachers[name], [*path, f"teachers.{name}"]
+    if isinstance(teacher, OutsideTeacher):
+        kind = "a network" if isinstance(teacher, OnnxTeacher) else "answers"
+        return _of_file(teacher.file, teacher.license, kind, path, layout)
     if teacher.is_frozen:
         return _of_start(teacher, path, layout)
     return _of_training(params, teacher, teacher.recipe, path, layout)
@@ -90,17 +94,17 @@ def _of_start(network: Network, path: list[str], layout: Layout) -> Iterator[Anc
     origin: Origin = network.init_from or network
     path = [*path, "init_from"] if network.init_from else path
     if origin.weights is not None:
-        yield from _of_file(origin.weights, origin, [*path, "weights"], layout)
+        yield from _of_file(origin.weights, origin.license, f"weights of {origin.arch}", [*path, "weights"], layout)
     elif origin.pretrained:
         what = f"weights of {origin.arch} ({imagenet_weights(origin.arch)})"
         yield Ancestor(license=origin.license or imagenet_license(origin.arch), what=what, path=[*path, "pretrained"])
 
 
-def _of_file(file: Path, origin: Origin, path: Sequence[str], layout: Layout) -> Iterator[Ancestor]:
-    """The user's own weights: by the licence that the user states, or what these descend from, where that is known."""
-    known = None if origin.license else _known(layout.root / file, layout)
+def _of_file(file: Path, license: str | None, what: str, path: Sequence[str], layout: Layout) -> Iterator[Ancestor]:
+    """A user's own file: by the licence that the user states, or what it descends from, where that is known."""
+    known = None if license else _known(layout.root / file, layout)
     if known is None:
-        yield Ancestor(license=origin.license, what=f"weights of {origin.arch} (file {file.name})", path=list(path))
+        yield Ancestor(license=license, what=f"{what} (file {file.name})", path=list(path))
     else:
         yield from (ancestor.model_copy(update={"path": [*path, *ancestor.path]}) for ancestor in known)
 

@@ -85,6 +85,16 @@ def test_a_student_descends_from_its_start_its_data_its_teachers_and_theirs(root
     ]
 
 
+def test_files_and_tables_from_elsewhere_are_ancestors_under_their_own_licence(root, tmp_path):
+    pixels = {"labels": ["Mass"], "mean": [0.5] * 3, "std": [0.5] * 3, "outputs": {"logits": "y"}}
+    theirs = {"answers": "theirs/said.csv", "id": "image", "labels": {"Mass": "mass"}, "license": "BSD-3-Clause"}
+    teachers = {"big": {"onnx": "theirs/big.onnx"} | pixels, "friend": theirs}
+    params = read(tmp_path, root, teachers=teachers)
+    assert listed(params, "big", tmp_path) == [(None, "a network (file big.onnx)", "teachers.big")]
+    assert listed(params, "friend", tmp_path) == [("BSD-3-Clause", "answers (file said.csv)", "teachers.friend")]
+    assert "license" not in params.teachers["friend"].model_dump()
+
+
 def test_each_network_of_an_ensemble_descends_from_the_same(root, tmp_path):
     big = {"arch": "swin_s3_tiny_224", "pretrained": True, "seeds": [3, 4]}
     params = read(tmp_path, root, teachers=FAMILY["teachers"] | {"big": big})

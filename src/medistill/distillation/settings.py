@@ -10,7 +10,7 @@ from medistill.distillation.answers import in_order
 from medistill.distillation.terms import AnyTerm, DistillationTerm, HardTerm
 from medistill.images.limits import LARGEST_SIZE
 from medistill.layout import member_name
-from medistill.settings import AnyPath, Name, Seed, Settings, require_once
+from medistill.settings import AnyPath, License, Name, Seed, Settings, require_once
 from medistill.text import pluralise
 from medistill.training.settings import TrainedNetwork, TrainingOverrides
 
@@ -78,6 +78,8 @@ class Teacher(TrainedNetwork):
 class OutsideTeacher(Settings):
     """Base of teachers that are no network of timm: they are asked as they are, never trained."""
 
+    license: License | None = Field(default=None, exclude=True)  # as of networks
+    """Of the file. None: what `licenses.json` beside it says; else it is unknown."""
     frozen: ClassVar[bool] = True
     recipe: ClassVar[None] = None
     terms: ClassVar[tuple[AnyTerm, ...]] = ()

@@ -68,7 +68,7 @@ def _of_training(
         return
     path = [*path, f"recipes.{recipe}"]
     folder = _unlabelled(layout)
-    if folder and params.recipes[recipe].unlabelled:
+    if folder and any(part.unlabelled for part in params.recipes[recipe].parts):
         what = f"unlabelled images {folder}"
         yield Ancestor(license=params.data.unlabelled_license, what=what, path=[*path, "data.unlabelled"])
     for teacher in params.recipes[recipe].teachers:

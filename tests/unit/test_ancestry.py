@@ -104,10 +104,18 @@ def test_each_network_of_an_ensemble_descends_from_the_same(root, tmp_path):
     assert ("MIT", SWIN, way) in listed(params, "small-kd-0", tmp_path)
 
 
-def test_unlabelled_images_are_ancestors_of_those_that_train_on_them(root, tmp_path):
-    taught = FAMILY["recipes"]["kd"] | {"unlabelled": True}
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {"terms": KD, "unlabelled": True},
+        {"stages": [{"terms": [{"loss": "rkd"}], "epochs": 1, "unlabelled": True}, {"terms": KD}]},
+    ],
+    ids=["recipe", "stage"],
+)
+def test_unlabelled_images_are_ancestors_of_those_that_train_on_them(root, tmp_path, shown):
+    taught = {"teachers": ["between"]} | shown
     data = {"unlabelled": "more", "unlabelled_license": "CC-BY-4.0"}
-    params = read(tmp_path, root, recipes={"kd": taught}, data=data)
+    params = read(tmp_path, root, recipes={"kd": taught}, data=data, teach={"answers": ["features"]})
     expected = ("CC-BY-4.0", "unlabelled images more", "students.small → recipes.kd → data.unlabelled")
     record = Layout(tmp_path).processed.record
     for images, found in ((0, False), (3, True)):  # an empty folder is nobody's ancestor

@@ -67,10 +67,11 @@ def check() -> None:
     Checks that need the data run before the first training.
       python -m pipeline check
     """
+    from medistill.layout import HERE
     from medistill.params import load_params
 
     params = load_params()
-    for key, folder in {"splits": "splits", "unlabelled": "data/unlabelled"}.items():
+    for key, folder in {"splits": "splits", "unlabelled": HERE.unlabelled}.items():
         if key not in params.data.model_fields_set or getattr(params.data, key) is None:
             raise UserError(f"params.yaml: data.{key} is missing, and dvc.yaml needs it; add `{key}: {folder}`")
 

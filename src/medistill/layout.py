@@ -308,6 +308,11 @@ class Layout:
         return self.root / "data" / "raw" / "phantom"
 
     @property
+    def unlabelled(self) -> Path:
+        """Images without labels, where `data.unlabelled` names no other folder; it need not be there."""
+        return self.root / "data" / "unlabelled"
+
+    @property
     def processed(self) -> DataFolder:
         """The ingested data set."""
         return DataFolder(self.root / "data" / "processed")

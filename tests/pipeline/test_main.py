@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fake_graph
 import pytest
+import yaml
 
 COMMANDS = ["preset", "check", "track", "ui", "promote", "history", "rollback", "retrain", "prefect", "serve"]
 
@@ -44,6 +45,19 @@ def test_every_command_has_help_with_an_example(tmp_path: Path, command: str) ->
 
     assert shown.returncode == 0
     assert f"python -m pipeline {command}" in shown.stdout.split("\n", 1)[1]
+
+
+@pytest.mark.parametrize(("key", "folder"), [("splits", "splits"), ("unlabelled", "data/unlabelled")])
+def test_a_key_that_dvc_needs_is_named_where_it_is_missing(tmp_path: Path, root: Path, key: str, folder: str) -> None:
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    del params["data"][key]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+
+    done = fake_graph.pipeline(tmp_path, "check")
+
+    assert done.returncode == 2
+    message = f"params.yaml: data.{key} is missing, and dvc.yaml needs it; add `{key}: {folder}`"
+    assert done.stderr.splitlines() == [f"error: {message}"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from medistill.data.settings import Data
 from medistill.data.splits import GROUPS_FILE, LISTED, read_groups
 from medistill.errors import UserError
 from medistill.images.frame import Framing
+from medistill.layout import HERE
 from medistill.records.data import UNLABELLED, UnlabelledFolder
 from medistill.text import pluralise, printable
 
@@ -47,11 +48,11 @@ def read_unlabelled(data: Data) -> Unlabelled:
     """The images in the folder and below it, in any arrangement; none where there is no folder or it is empty.
 
     Raises:
-        UserError: the folder is missing or cannot be read, has files but no images, has masks among them, or lies in
-            the data set's folder or around it.
+        UserError: a folder other than the usual one is missing, or the folder cannot be read, has files but no images,
+            has masks among them, or lies in the data set's folder or around it.
     """
     columns = ["image_id", "path", "patient_id"]
-    if data.unlabelled is None:
+    if data.unlabelled is None or (data.unlabelled == HERE.unlabelled and not data.unlabelled.exists()):
         return Unlabelled(pd.DataFrame(columns=columns, dtype="str"), [])
     folder = require_folder(data.unlabelled, _WANTED)
     try:

@@ -92,6 +92,11 @@ def test_no_folder_and_an_empty_one_are_the_same_byte_for_byte(nih, tmp_path):
     assert (info.unlabelled, info.notes) == (UnlabelledFolder(), [])
 
 
+def test_the_usual_folder_need_not_be_there(nih, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(nih, tmp_path, unlabelled="data/unlabelled").unlabelled == UnlabelledFolder()
+
+
 def test_two_runs_are_the_same_whatever_the_workers_and_decode_nothing_again(nih, extra, tmp_path, monkeypatch):
     run(nih, tmp_path, "one", unlabelled=extra)
     ingest(settings(nih, unlabelled=extra, workers=2), tmp_path / "two", tmp_path / "another cache")

@@ -64,6 +64,13 @@ def test_the_page_shows_each_training_and_how_it_ended(tmp_path, monkeypatch):
     assert 'http-equiv="refresh"' not in text  # no training is running any more
 
 
+def test_an_epoch_that_was_not_validated_has_no_point(tmp_path):
+    with LiveCurves("net", tmp_path) as curves:
+        curves.step(report(1))
+        curves.end(pd.DataFrame({"epoch": [1, 2, 3], "val_macro_auroc": [None, None, 0.8]}))
+    assert state(tmp_path, "net")["val_macro_auroc"] == [[3, 0.8]]
+
+
 def test_a_resumed_training_continues_its_curve(tmp_path, monkeypatch):
     monkeypatch.setattr(live, "EVERY", 0.0)
     with pytest.raises(KeyboardInterrupt):

@@ -138,10 +138,10 @@ class Trainer:
     order, views and dropout of an epoch depend on seed and epoch only.
 
     A recipe with stages has a training per stage, one after the other: with its own losses, projections and images, its
-    own schedule of the learning rate and a new optimiser, as FitNets and those who pretrain a student by distillation
-    have. (Moments of gradients that the new losses do not have, and a learning rate near 0, would only hold the
-    classifier back.) Only the last stage is validated, as before it the classifier may not have been taught; each
-    other one hands on its last weights.
+    own schedule of the learning rate and a new optimiser, as in FitNets and in pretraining by distillation. (Moments of
+    gradients that the new losses do not have, and a learning rate near 0, would only hold the classifier back.) Only
+    the last stage is validated, as before it the classifier may not have been taught; each other one hands on its last
+    weights.
 
     Under `accelerate launch` each process trains on its part of every batch, `batch_size` being that of all together.
     Batch norm and losses that compare the images of a batch see only a part, and each process draws its own dropout;
@@ -171,10 +171,13 @@ class Trainer:
         Raises:
             UserError: memory runs out, the precision is not to be had here, no image has a label, or no label has both
                 classes on validation.
+            ValueError: there is not one objective for each stage.
         """
         self._spec, self._training, self._model, self._dataset = spec, spec.training, model, dataset
         self._stages = spec.stages
         self._objectives = objectives if isinstance(objectives, Sequence) else [objectives]
+        if len(self._objectives) != len(self._stages):
+            raise ValueError(f"{len(self._stages)} stages need as many objectives, not {len(self._objectives)}")
         self._checkpoint, self._on_step = checkpoint, on_step
         self._accelerator = _accelerator(spec.training)
         processes = self._accelerator.num_processes

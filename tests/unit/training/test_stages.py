@@ -222,3 +222,9 @@ def test_one_stage_has_what_the_others_leave(sparse):
     with pytest.raises(UserError, match=r"stages: they have 5 epochs, and training\.epochs is 6; .* leave epochs out"):
         _ = other.stages
     assert short.fingerprint(sparse) != spec.fingerprint(sparse) != SPEC.fingerprint(sparse)
+
+
+def test_every_stage_needs_an_objective(sparse, tmp_path):
+    model, objectives, _ = built(sparse, tmp_path)
+    with pytest.raises(ValueError, match="2 stages need as many objectives, not 1"):
+        Trainer(model, objectives[:1], sparse, SPEC, Checkpoint(tmp_path, "x"))

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from medistill.data.settings import Data
 from medistill.distillation.settings import OnnxTeacher, OutsideTeacher
-from medistill.layout import HERE, Layout, ModelFolder
+from medistill.layout import HERE, ExportFolder, Layout, ModelFolder
 from medistill.models.settings import Network, Origin
 from medistill.models.weights import imagenet_license, imagenet_weights
 from medistill.params import Params
 from medistill.phantom import settings as phantom
 from medistill.records.data import DatasetInfo
-from medistill.records.licenses import Ancestor, read_ancestors
+from medistill.records.licenses import Ancestor, ExportedRecord, read_ancestors
 
-DAMAGED = "copy it again, or delete it and set license beside weights"
+DAMAGED = "copy it again, or delete it and set license"
 
 
 def ancestors_of(params: Params, model: str, layout: Layout = HERE) -> list[Ancestor]:
@@ -110,9 +110,12 @@ def _of_file(file: Path, license: str | None, what: str, path: Sequence[str], la
 
 
 def _known(file: Path, layout: Layout) -> list[Ancestor] | None:
-    """What weights descend from, by the file beside them, or by the other checkout in which they were trained."""
+    """What a network descends from, by the file beside it, or by the other checkout in which it was trained."""
     folder = file.resolve().parent
     known = read_ancestors(ModelFolder(folder).licenses, DAMAGED)
+    export = ExportFolder(folder)
+    if known is None and file.name == export.onnx.name and export.bundle.is_file():
+        known = ExportedRecord.read(export.bundle, DAMAGED).licenses
     # models/teachers/big, or models/teachers/big/0 where it has several seeds
     for depth, name in ((2, folder.name), (3, f"{folder.parent.name}.{folder.name}")):
         if known is None and depth < len(folder.parents):

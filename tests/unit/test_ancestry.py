@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from medistill.ancestry import ancestors_of
+from medistill.checksums import write_record
 from medistill.errors import UserError
 from medistill.layout import Layout, ModelFolder
 from medistill.params import Params, load_params
@@ -179,6 +180,24 @@ def test_weights_that_were_trained_by_medistill_pass_on_what_they_descend_from(r
     assert listed(params, "small-baseline-0", tmp_path)[1:] == [
         ("CC-BY-4.0", "weights of eeea_net_c2 (file model.safetensors)", "students.small → init_from → weights")
     ]
+
+
+def test_an_exported_student_that_teaches_passes_on_what_its_bundle_says(root, tmp_path):
+    export = Layout(tmp_path / "other").export("small-kd-0")
+    export.folder.mkdir(parents=True)
+    pixels = {"labels": ["Mass"], "mean": [0.5] * 3, "std": [0.5] * 3, "outputs": {"logits": "y"}}
+    teachers = FAMILY["teachers"] | {"big": {"onnx": str(export.onnx)} | pixels}
+    params = read(tmp_path, root, teachers=teachers)
+    assert listed(params, "big", tmp_path) == [(None, "a network (file model.onnx)", "teachers.big")]
+    for said, expected in (
+        ({}, (None, "a network (file model.onnx)", "teachers.big")),  # of before there were licences
+        (
+            {"licenses": [one.to_json() for one in theirs(tmp_path).ancestors]},
+            ("CC-BY-NC-4.0", "data padchest", "teachers.big → students.small → data"),
+        ),
+    ):
+        write_record(export.bundle, {"name": "small-kd-0"} | said)
+        assert listed(params, "big", tmp_path) == [expected]
 
 
 def test_damaged_licences_beside_weights_are_one_line(root, tmp_path):

@@ -43,6 +43,16 @@ class LicenseRecord(Record):
     ancestors: list[Ancestor]
 
 
+class ExportedRecord(Record):
+    """bundle.json of an export, as far as licences are concerned.
+
+    Attributes:
+        licenses: the model's ancestors; None where they were not recorded.
+    """
+
+    licenses: list[Ancestor] | None = None
+
+
 def read_ancestors(path: Path, again: str = LICENSES_AGAIN) -> list[Ancestor] | None:
     """The ancestors in such a file; None where there is no file.
 

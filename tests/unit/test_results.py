@@ -1,5 +1,6 @@
 """The statistics and splits of `make results`, against brute force."""
 
+import hashlib
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +13,14 @@ import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import attempts, hours, results, tables
+from benchmarks import attempts, hours, plans, results, tables
 from benchmarks.controls import derangement, shuffle
 from benchmarks.outcomes import Outcome, read_outcomes, write_outcomes
 from benchmarks.plans import OLDER, ORDER, PLANS, Job, phases, rows_of
 from benchmarks.results import to_train
 from benchmarks.sample import Sample, halves, summary
 from benchmarks.scores import Results, Scores, Truth, adjusted, lead, with_seeds
-from benchmarks.study import DENSENET, EEEA, FOLDS, LITE0, LITE2, LITE2_224, Trained, fold_splits, rarest_label
+from benchmarks.study import DENSENET, EEEA, FOLDS, LITE0, LITE2, LITE2_224, Setting, Trained, fold_splits, rarest_label
 from medistill.evaluation.answers import Split
 from medistill.metrics.bootstrap import draw
 from medistill.metrics.intervals import p_value, summarise
@@ -462,3 +463,35 @@ def test_hours_are_those_of_images_epochs_and_pace(monkeypatch: pytest.MonkeyPat
     whole = (2 * pace.seconds(student) + pace.seconds(teacher)) / 3600
     assert f"| kermany | {EEEA} | 2 | {2 * pace.seconds(student) / 3600:.1f} |" in table
     assert table.endswith(f"| all |  | 3 | {whole:.1f} |")
+
+
+# Kept outcomes
+
+
+def settings_of(monkeypatch: pytest.MonkeyPatch, data: str) -> list[str]:
+    """The settings' hashes of all students of a plan's first fold and seed, as if its images were known."""
+    plan = PLANS[data]
+    monkeypatch.setattr(plans, "open_fold", lambda *_, **__: SimpleNamespace(fingerprint="dataset"))
+    monkeypatch.setattr(plans, "_share", lambda setting: 0.25)
+    monkeypatch.setattr(Setting, "_content", "pixels, labels, groups and splits")
+    plans.setting_of.cache_clear()
+    jobs = [Job(data, 0, student, name, 0) for student, rows in plan.students.items() for name in rows]
+    found = [plans.locate(job, None).settings for job in jobs]
+    plans.setting_of.cache_clear()
+    return found
+
+
+@pytest.mark.parametrize(("data", "whole"), [("phantom", "62728f7f2f37"), ("xrays", "ae068ec796d4")])
+def test_a_new_option_does_not_make_kept_outcomes_worthless(
+    monkeypatch: pytest.MonkeyPatch, data: str, whole: str
+) -> None:
+    """The hash of a plan's hashes: where it moves, outcomes of hours are lost, and the tables with them."""
+    found = settings_of(monkeypatch, data)
+    assert hashlib.sha256(" ".join(found).encode()).hexdigest()[:12] == whole
+
+
+def test_the_rows_of_five_seeds_keep_their_outcomes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [name for rows in PLANS["kermany"].students.values() for name in rows]
+    found = dict(zip(names[: len(PLANS["kermany"].students[EEEA])], settings_of(monkeypatch, "kermany"), strict=False))
+    expected = {"baseline": "44103b32", "random": "628cce42", "system_b": "73405790", "shuffled": "a55c68af"}
+    assert {name: found[name] for name in (*expected, "self")} == expected | {"self": "3c1b01ea"}

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.sets import SETS
+from benchmarks.sets import CHEXNET, SETS, chexnet
 from benchmarks.study import (
     BCE,
     DENSENET,
@@ -40,6 +40,9 @@ STARTS: dict[str, dict[str, Any]] = {
 }
 """Where a student's weights come from: as benchmarks/params.yaml says (EEEA-Net-C2 and OFA-595: random), or a part of
 EfficientNet-Lite2's."""
+
+STORED = {CHEXNET: chexnet}
+"""Teachers whose answers are published, and where these are."""
 
 Kind = Literal["baseline", "taught", "control"]
 
@@ -230,6 +233,8 @@ def _newer_plan(
     epochs = dict(zip((LITE2, DENSENET, LITE0, student), lengths, strict=True))
     epochs |= {LITE2_224: epochs[LITE2]} if large else {}
     rows = rows_of(student, "selected", exclusive=exclusive, large=large)
+    if data == "nih":
+        rows["by_chexnet"] = Row(Recipe(teachers=[CHEXNET], terms=_system_b(4.0)), "selected")
     students = {
         student: {name: row for name, row in rows.items() if name not in without},
         LITE0: _some(rows_of(LITE0, "own", exclusive=exclusive, large=large), *SHORT),
@@ -318,13 +323,15 @@ class Job:
 
     @property
     def teachers(self) -> list["Job"]:
-        """The models that teach it, in the order of its recipe; none for a teacher."""
+        """The models that teach it and are trained here, in the order of its recipe; none for a teacher."""
         if self.recipe is None:
             return []
         if self.row.control == "self":
             return [replace(self, recipe="baseline")]
         found = []
         for name in self.row.recipe.teachers:
+            if name in STORED:
+                continue
             network, _, member = name.partition(".")
             seed = PLANS[self.data].seed_of(network, self.seed, int(member or 0))
             found.append(Job(self.data, self.fold, network, None, seed))
@@ -401,6 +408,7 @@ def locate(job: Job, root: Path | None, *, train: bool = False) -> Trained:
     row = job.row
     teachers = [replace(locate(teacher, root), shuffled=row.control == "shuffled") for teacher in job.teachers]
     setting = setting_of(job.data, job.fold, root, unlabelled=row.recipe.unlabelled)
+    teachers += [setting.stored(name, STORED[name](root)) for name in row.recipe.teachers if name in STORED]
     network = network_for(plan, setting, job.network, row)
     do = setting.train_student if train else setting.student
     # with no more epochs than views, both baselines are the same training

@@ -28,6 +28,7 @@ from benchmarks.study import (
 )
 from medistill.data.dataset import Dataset
 from medistill.data.splits import stratified
+from medistill.distillation.settings import TableTeacher
 from medistill.files import atomic
 
 Strata = NDArray[np.integer]
@@ -117,6 +118,28 @@ def _join_nih(root: Path, folder: Path) -> None:
             for file in sorted((root / name / "images").iterdir()):
                 shutil.copy2(file, temporary / "images" / file.name)
         pd.concat(tables).to_csv(temporary / "table.csv", index=False, lineterminator="\n")
+
+
+CHEXNET = "chexnet"
+"""A replica of CheXNet (J. Zech), whose answers about some of these images are published; it is no network of ours."""
+
+
+def chexnet(root: Path) -> TableTeacher:
+    """Its probabilities of 14 findings for 519 of the 1,345 images of `open_nih`, all of its own test fold."""
+    folder = WORK / "raw" / CHEXNET
+    once(folder, lambda: _join_chexnet(root / NIH[1], folder))
+    columns = {
+        name.removeprefix("prob_"): name for name in pd.read_csv(folder / "answers.csv", nrows=0) if "prob_" in name
+    }
+    return TableTeacher(answers=folder / "answers.csv", id="Image Index", labels=columns)
+
+
+def _join_chexnet(published: Path, folder: Path) -> None:
+    names = ("chexnet_predictions.csv", "chexnet_test_predictions.csv.gz")
+    with atomic(folder) as temporary:
+        temporary.mkdir(parents=True)
+        rows = pd.concat([pd.read_csv(published / name) for name in names], join="inner")
+        rows.drop_duplicates("Image Index").to_csv(temporary / "answers.csv", index=False, lineterminator="\n")
 
 
 def _open_table(name: str, root: Path, size: int, options: dict[str, Any], **keys: Any) -> Dataset:

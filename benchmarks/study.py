@@ -9,6 +9,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,16 @@ from medistill.data.ingest import ingest
 from medistill.data.settings import Data
 from medistill.distillation.calibrate import CalibratedTeacher
 from medistill.distillation.knowledge import Knowledge
-from medistill.distillation.settings import Recipe
+from medistill.distillation.settings import Recipe, TableTeacher
+from medistill.distillation.table import import_table
 from medistill.distillation.teachers import Teacher
 from medistill.distillation.train import teach, train_by_recipe
-from medistill.files import atomic, locked
+from medistill.files import atomic, locked, sha256
 from medistill.params import Params
 from medistill.phantom.settings import Phantom
 from medistill.phantom.write import write_phantom
 from medistill.training.settings import TrainedNetwork
-from medistill.training.spec import TrainingSpec
+from medistill.training.spec import TrainingSpec, fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".cache" / "results"
@@ -201,6 +203,7 @@ class Trained:
         settings: a hash of the same without the code of training.
         teachers: the models that teach it.
         shuffled: as a teacher, it gives each image its answer about another one.
+        table: somebody else's answers, which are imported instead of trained.
     """
 
     folder: Path
@@ -208,6 +211,7 @@ class Trained:
     settings: str
     teachers: tuple["Trained", ...] = ()
     shuffled: bool = False
+    table: TableTeacher | None = None
 
     @property
     def done(self) -> bool:
@@ -242,6 +246,13 @@ class Setting:
     ) -> Trained:
         """Where a student is; `name` only makes its folder readable."""
         return self._located(name, self._student(network, recipe, seed), teachers)
+
+    def stored(self, name: str, table: TableTeacher) -> Trained:
+        """Where a table of answers is; whoever asks it imports it first."""
+        content = sha256(table.answers)
+        key = fingerprint({"table": content, "dataset": self.dataset.fingerprint})
+        folder = WORK / "models" / self.place / f"{name}-{key}"
+        return Trained(folder, key, _short([content, table.id, table.labels, table.values]), table=table)
 
     def train_teacher(self, name: str, network: TrainedNetwork, seed: int) -> Trained:
         """Train a teacher, unless it is there."""
@@ -322,6 +333,10 @@ class Setting:
         about = asked.model_dump(exclude={"batch_size"}) | {"dataset": self.dataset.fingerprint}
         name = f"{teacher.folder.name}-{_short(about)}"
         folder, unfinished = (WORK / kind / self.place / name for kind in ("knowledge", "unfinished"))
+        if teacher.table is not None:
+            once(
+                teacher.folder, partial(import_table, teacher.folder, teacher.folder.name, teacher.table, self.dataset)
+            )
         once(
             folder,
             lambda: teach(folder, teacher.folder, self.dataset, augmentation, asked, unfinished=unfinished),

@@ -1,10 +1,12 @@
 """The real data sets of `benchmarks.results`: joined, divided by patient, and in strata."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks import sets, study
 from benchmarks.sets import NIH, SETS
+from medistill.distillation.settings import Recipe
 from medistill.metrics.ranking import auroc
 from medistill.metrics.strata import auroc_within, ineligibility_within
 
@@ -64,3 +66,19 @@ def test_a_set_that_is_not_there_is_left_out(real_data, tmp_path):
     assert all(about.here(real_data) for about in SETS.values())
     assert [name for name, about in SETS.items() if about.here(None)] == ["phantom", "phantom_96"]
     assert [name for name, about in SETS.items() if about.here(tmp_path)] == ["phantom", "phantom_96"]
+
+
+def test_chexnets_answers_teach_about_519_x_rays_alone(real_data, tmp_path):
+    nih = SETS["nih"].divided(real_data, 32, 0)
+    setting = study.Setting("nih/0", nih, study.read_params(teach={"views": 2}))
+    teacher = setting.stored("chexnet", sets.chexnet(real_data))
+    spec = setting._student(study.network_of(setting.params, study.EEEA, 1, 1e-3), Recipe(), 0)
+    knowledge = setting.ask(teacher, spec)
+    ids = nih.split("train")["image_id"].tolist()
+    said = ~np.isnan(knowledge.read("logits", ids, 1)).any(axis=1)
+    answers = pd.read_csv(sets.chexnet(real_data).answers, index_col="Image Index")
+    assert (
+        nih.manifest["image_id"].map(lambda name: name.removesuffix(".png") + ".png").isin(answers.index).sum() == 519
+    )
+    assert 250 < said.sum() < 519
+    assert not teacher.shuffled

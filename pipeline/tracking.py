@@ -27,14 +27,14 @@ from medistill.checksums import what_to_run
 from medistill.errors import UserError
 from medistill.files import sha256
 from medistill.gate.facts import read_metrics
-from medistill.layout import HERE, Layout
+from medistill.layout import HERE, Layout, ReportsFolder
 from medistill.params import Params
 from medistill.records.base import Sealed, read_each
 from medistill.records.data import DatasetInfo
 from medistill.records.evaluation import ModelNumbers
 from medistill.records.explain import ModelMaps
 from medistill.records.export import Latency, Parity
-from medistill.records.licenses import read_ancestors
+from medistill.records.licenses import read_recorded
 from medistill.records.models import ModelRecord, TrainingMetrics
 from medistill.text import printable
 from pipeline.graph import Ran, examine, read_lock
@@ -308,7 +308,7 @@ def _project(
         "task": record.task,
         "arch": record.arch,
         "initialisation": record.initialisation,
-        **_licenses(layout.reports.licenses(name)),
+        **_licenses(layout.reports, name),
         "dataset": dataset,
         "dataset_fingerprint": record.dataset_fingerprint,
         STAGE: stage,
@@ -331,9 +331,9 @@ def _project(
     )
 
 
-def _licenses(path: Path) -> dict[str, str]:
+def _licenses(reports: ReportsFolder, model: str) -> dict[str, str]:
     """The tag with the licences of a model's ancestors, each once; the artifact has the ancestors, too."""
-    ancestors = read_ancestors(path)
+    ancestors = read_recorded(reports, model)
     return {} if ancestors is None else {"licenses": ", ".join(sorted({ancestor.shown for ancestor in ancestors}))}
 
 

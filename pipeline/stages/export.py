@@ -24,9 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     dataset = Dataset.open()
 
     from medistill.export.bundle import export_model
-    from medistill.records.licenses import read_ancestors
+    from medistill.records.licenses import read_recorded
 
-    ancestors = read_ancestors(HERE.reports.licenses(name))
+    ancestors = read_recorded(HERE.reports, name)
     proofs = export_model(HERE.student(name).folder, dataset, HERE.export(name).folder, params.export, ancestors)
     parity, latency = proofs.parity, proofs.latency
     difference = parity.max_abs_logit_difference

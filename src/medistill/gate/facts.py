@@ -11,7 +11,7 @@ from medistill.records.base import Sealed, read_each
 from medistill.records.evaluation import ModelNumbers
 from medistill.records.export import Parity
 from medistill.records.gate import CandidateFacts, Release
-from medistill.records.licenses import read_ancestors
+from medistill.records.licenses import read_recorded
 from medistill.records.models import ModelRecord
 
 
@@ -88,7 +88,7 @@ def collect_facts(candidates: Iterable[Candidate], layout: Layout) -> list[Candi
                 onnx_mb=export.onnx.stat().st_size / 1e6 if export.onnx.name in exported else None,
                 parity=Parity.read(export.parity, again) if has_parity else None,
                 validation=metrics[candidate.model].val if candidate.model in metrics else {},
-                ancestors=read_ancestors(layout.reports.licenses(candidate.model)),
+                ancestors=read_recorded(layout.reports, candidate.model),
             )
         )
     return facts

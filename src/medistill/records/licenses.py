@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from medistill.checksums import LICENSES_AGAIN
+from medistill.layout import ReportsFolder
 from medistill.records.base import Content, Record
 
 
@@ -59,4 +60,15 @@ def read_ancestors(path: Path, again: str = LICENSES_AGAIN) -> list[Ancestor] | 
     Raises:
         UserError: it is damaged.
     """
-    return LicenseRecord.read(path, again).ancestors if path.is_file() else None
+    return LicenseRecord.read(path, again).ancestors if path.exists() else None
+
+
+def read_recorded(reports: ReportsFolder, model: str) -> list[Ancestor] | None:
+    """The ancestors of a model of the run; None where the stage has never run.
+
+    Raises:
+        UserError: the model's file is missing or damaged.
+    """
+    if not reports.all_licenses.is_dir():
+        return None
+    return LicenseRecord.read(reports.licenses(model), LICENSES_AGAIN).ancestors

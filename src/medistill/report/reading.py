@@ -15,7 +15,7 @@ from medistill.records.data import DatasetInfo
 from medistill.records.evaluation import Evaluation, ModelNumbers, read_comparisons
 from medistill.records.explain import ModelMaps
 from medistill.records.export import Latency
-from medistill.records.licenses import read_ancestors
+from medistill.records.licenses import read_recorded
 from medistill.records.models import ModelRecord
 from medistill.report.content import Content, Model
 
@@ -68,7 +68,7 @@ def _read_model(name: str, folder: ModelFolder, figures: Mapping[str, ModelNumbe
         history=read_rows(folder.history) if folder.history.is_file() else [],
         latency=Latency.read(export.latency) if is_exported else None,
         onnx_mb=export.onnx.stat().st_size / 1e6 if export.onnx.is_file() else None,
-        ancestors=read_ancestors(reports.licenses(name)),
+        ancestors=read_recorded(reports, name),
     )
 
 

@@ -27,6 +27,7 @@ def taught(fresh):
     """A clone in which students were taught in all ways."""
     write_weights(fresh.folder / "weights", seed=0)
     params = fresh.params
+    params["phantom"]["images"] = 560  # some labels have enough positives on validation to calibrate teachers by
     params["teachers"] |= {
         "friend": {
             "arch": "test_resnet",
@@ -56,12 +57,19 @@ def taught(fresh):
             "unlabelled": True,
             "terms": [hard, soft, {"loss": "attention_transfer"}],
         },
+        "staged": {
+            "teachers": ["densenet", "friend"],
+            "stages": [
+                {"terms": [{"loss": "cosine_similarity"}, {"loss": "rkd"}], "epochs": 1, "unlabelled": True},
+                {"terms": [hard | {"group_weights": "sex", "smoothing": 0.1}, soft | {"trust": True}]},
+            ],
+        },
     }
     params["run"] = {
         "teachers": ["densenet", "friend"],
         "assistants": ["assistant"],
         "students": ["small"],
-        "recipes": ["baseline", "assisted", "friendly", "live"],
+        "recipes": ["baseline", "assisted", "friendly", "live", "staged"],
         "seeds": [0],
     }
     fresh.write_params(params)
@@ -77,7 +85,7 @@ def test_every_way_to_teach_goes_through_the_whole_graph(taught):
         return json.loads((folder / path).read_text())
 
     metrics = read("reports/metrics.json")
-    students = [f"small-{recipe}-0" for recipe in ("baseline", "assisted", "friendly", "live")]
+    students = [f"small-{recipe}-0" for recipe in ("baseline", "assisted", "friendly", "live", "staged")]
     assert list(metrics) == ["densenet", "friend", "assistant.3", "assistant.4", *students]
 
     # both assistants were taught, then answered; their students' records name them
@@ -115,6 +123,18 @@ def test_every_way_to_teach_goes_through_the_whole_graph(taught):
         assert (history[f"train_{term}"] > 0).all()
         assert history["train_sigmoid_kd"].iloc[-1] < history["train_sigmoid_kd"].iloc[0]
         assert read(f"exports/small-{recipe}-0/parity.json")["passed"]
+
+    # features were taught before the classifier, in the steps of the baseline
+    staged, baseline = (
+        pd.read_csv(folder / f"models/students/small-{recipe}-0/history.csv") for recipe in ("staged", "baseline")
+    )
+    assert staged["stage"].tolist() == [1, *[2] * (len(staged) - 1)]
+    assert staged["step"].tolist() == baseline["step"].tolist()
+    for column in ("train_sigmoid_kd", "val_macro_auroc"):
+        assert (staged[column].isna() == (staged["stage"] == 1)).all()
+    assert staged["train_cosine_similarity"].notna().tolist() == (staged["stage"] == 1).tolist()
+    card = (folder / "exports/small-staged-0/MODEL_CARD.md").read_text()
+    assert "1 rkd (distance 1.0, angle 2.0), then 1 binary_cross_entropy (smoothing 0.1" in card
 
     shown = (folder / "reports/live/index.html").read_text()
     assert all(f"<h2>{name}</h2>" in shown for name in metrics if name != "friend")  # the friend was not trained

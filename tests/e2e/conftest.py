@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.params import SEVERAL
+
 EXIT_REFUSED = 3
 
 
@@ -58,6 +60,7 @@ def tiny(params: dict) -> dict:
         "eeea_net_c2": {"arch": "test_efficientnet"},
         "tf_efficientnet_lite0": {"arch": "test_resnet"},
     }
+    params["run"] |= SEVERAL
     params["teach"]["views"] = 2
     params["evaluate"]["resamples"] = 200
     params["explain"] |= {"gallery": 3, "max_images": 10}

@@ -14,6 +14,7 @@ from medistill.records.data import DatasetInfo, Origin, SplitCounts
 from medistill.records.estimate import Estimate
 from medistill.records.explain import Agreement
 from tests.filled import expectation, latency, model_maps, model_record, parity, validation
+from tests.params import with_several
 from tests.seal import seal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +40,7 @@ def write_project(
         change: sections of params.yaml to update, such as `{"run": {"seeds": [0, 1]}}`.
         task: `multilabel` or `multiclass`; for the latter, a random constant per image is added to the logits.
     """
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    raw = with_several()
     raw["evaluate"] = {"resamples": resamples, "seed": 0}
     for section, values in (change or {}).items():
         raw[section] = raw[section] | values

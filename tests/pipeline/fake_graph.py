@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from tests.params import with_several
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 NUMBERS: dict[str, Any] = {
@@ -196,7 +198,7 @@ elif stage == "export":
 def build(root: Path, numbers: dict[str, Any] = NUMBERS) -> Path:
     """Write the repository to `root` and put it under git and DVC; nothing has run yet."""
     root.mkdir(parents=True)
-    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
+    params = with_several()
     params |= {
         "teachers": {"big": {"arch": "tiny"}},
         "students": {"small": {"arch": "tiny", "training": {"epochs": 2}}},

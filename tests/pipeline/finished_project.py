@@ -14,6 +14,7 @@ from medistill.phantom.write import write_phantom
 from medistill.records.audit import Audit
 from pipeline.stages import distill, evaluate, explain, export, licenses, report, teach, train_teacher
 from tests.filled import validation
+from tests.params import with_several
 
 ROOT = Path(__file__).resolve().parents[2]
 TEACHER = "big"
@@ -22,7 +23,7 @@ STUDENTS = (["small", "baseline", "0"], ["small", "kd", "0"])
 
 def write_params(root: Path, **sections: dict) -> None:
     """Write a params.yaml with one teacher and one student that train in a second, and `sections` changed."""
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params = with_several()
     params["phantom"] |= {"images": 160, "size": 32}
     params["data"] |= {"image_size": 32, "workers": 1, "val_fraction": 0.4}  # enough images for a validation figure
     params["training"] |= {"epochs": 2, "batch_size": 16}

@@ -17,6 +17,7 @@ import yaml
 
 from medistill.data.adapters import formats
 from medistill.params import Params
+from tests.params import with_several
 from tests.pipeline import fake_graph
 from tests.source import ROOT, modules, own_imports
 
@@ -254,7 +255,7 @@ def stale(tmp_path_factory) -> dict[str, list[str]]:
         shutil.copy(ROOT / name, folder)
     for name in ("src", "pipeline", "splits", "data/unlabelled"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params = with_several()
     params["teachers"]["between"] = {"arch": "resnet18", "recipe": "kd"}
     params["run"]["assistants"] = ["between"]
     (folder / "params.yaml").write_text(yaml.safe_dump(params))

@@ -30,13 +30,14 @@ from pipeline.preflight import require_networks, require_run
 from pipeline.stages import distill
 from pipeline.trainings import require_trained, student_spec, teacher_spec
 from tests.filled import model_record, save_filled, save_weights
+from tests.params import with_several
 
 pytestmark = pytest.mark.usefixtures("exported_once")
 
 
 @pytest.fixture
 def params(root):
-    return yaml.safe_load((root / "params.yaml").read_text())
+    return with_several()
 
 
 def required(params, dataset, folder):

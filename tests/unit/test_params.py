@@ -7,6 +7,7 @@ import yaml
 
 from medistill.errors import UserError
 from medistill.params import StudentModel, load_params
+from tests.params import with_several
 
 FIRST = {"terms": [{"loss": "feature_mse"}], "epochs": 1}
 LAST = {"terms": [{"loss": "binary_cross_entropy"}, {"loss": "sigmoid_kd"}]}
@@ -14,7 +15,7 @@ LAST = {"terms": [{"loss": "binary_cross_entropy"}, {"loss": "sigmoid_kd"}]}
 
 @pytest.fixture
 def params(root):
-    return yaml.safe_load((root / "params.yaml").read_text())
+    return with_several()
 
 
 def load(params, folder):

@@ -1,0 +1,17 @@
+"""The repository's params.yaml with several teachers and students in its run, from random weights: quicker to build."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+SEVERAL = {"teachers": ["densenet", "efficientnet_lite2"], "students": ["eeea_net_c2", "tf_efficientnet_lite0"]}
+
+
+def with_several() -> dict[str, Any]:
+    """The settings; the student that starts from another network starts from nothing."""
+    params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["run"] |= SEVERAL
+    del params["students"]["eeea_net_c2"]["init_from"]
+    return params

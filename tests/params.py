@@ -1,5 +1,6 @@
 """The repository's params.yaml with several teachers and students in its run, from random weights: quicker to build."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,6 @@ SEVERAL = {"teachers": ["densenet", "efficientnet_lite2"], "students": ["eeea_ne
 def with_several() -> dict[str, Any]:
     """The settings; the student that starts from another network starts from nothing."""
     params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params["run"] |= SEVERAL
+    params["run"] |= copy.deepcopy(SEVERAL)
     del params["students"]["eeea_net_c2"]["init_from"]
     return params

@@ -6,6 +6,7 @@ import reprlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import (
@@ -177,6 +178,12 @@ def _tagged(annotation: Any) -> dict[Any, Any]:
     }
 
 
+def _without_none(annotation: Any) -> Any:
+    """The kind of a value that may be left out."""
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    return kinds[0] if get_origin(annotation) is UnionType and len(kinds) == 1 else annotation
+
+
 def _keys_at(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
     """The keys that `model` knows at a place within it, such as `("recipes", "kd", "terms", 0, "sigmoid_kd")`."""
     here: Any = model
@@ -184,7 +191,7 @@ def _keys_at(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
         if kinds := _tagged(here):
             here = kinds[part]
         elif get_origin(here) is None:  # a section
-            here = here.model_fields[str(part)].annotation
+            here = _without_none(here.model_fields[str(part)].annotation)
         elif get_origin(here) is Annotated:  # terms: pydantic names the loss after the place in the list
             terms = get_args(get_args(here)[0])
             here = next(term for term in terms if part in get_args(term.model_fields["loss"].annotation))

@@ -15,6 +15,7 @@ _OBEYED = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # control characters: escape sequences, line breaks
     "\u2028\u2029"  # line and paragraph separator
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f"  # turn the direction of writing
+    "\ufeff"  # a byte order mark is not seen
     "\ud800-\udfff]"  # lone surrogates: no text
 )
 """Characters that terminals and text layout interpret instead of showing, or that cannot be encoded."""

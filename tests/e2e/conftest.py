@@ -1,5 +1,6 @@
 """One clone of the repository, in a path with a space, in which the whole graph has run with tiny networks."""
 
+import copy
 import os
 import shutil
 import subprocess
@@ -60,7 +61,7 @@ def tiny(params: dict) -> dict:
         "eeea_net_c2": {"arch": "test_efficientnet"},
         "tf_efficientnet_lite0": {"arch": "test_resnet"},
     }
-    params["run"] |= SEVERAL
+    params["run"] |= copy.deepcopy(SEVERAL)
     params["teach"]["views"] = 2
     params["evaluate"]["resamples"] = 200
     params["explain"] |= {"gallery": 3, "max_images": 10}

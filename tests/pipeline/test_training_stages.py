@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from pipeline.stages import distill, teach, train_teacher
+from tests.params import with_several
 
 pytestmark = pytest.mark.usefixtures("exported_once")
 
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("exported_once")
 @pytest.fixture
 def project(root: Path, tiny_dataset: Dataset, tmp_path: Path) -> Path:
     shutil.copytree(tiny_dataset.folder, tmp_path / "data" / "processed")
-    params = yaml.safe_load((root / "params.yaml").read_text())
+    params = with_several()
     params["training"] |= {"epochs": 1, "batch_size": 6}
     params["teachers"] = {"big": {"arch": "test_convnext"}}  # layer norm: images do not depend on each other
     params["recipes"] = {"baseline": {}}

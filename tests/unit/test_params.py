@@ -26,14 +26,19 @@ def load(params, folder):
 
 def test_the_repository_has_valid_params(root):
     params = load_params(root / "params.yaml")
-    assert [model.name for model in params.student_models()] == [
+    assert [model.name for model in params.student_models()] == ["eeea_net_c2-baseline-0", "eeea_net_c2-kd-0"]
+
+
+def test_every_student_has_its_own_baselines(params, tmp_path):
+    read = load(params, tmp_path)
+    assert [model.name for model in read.student_models()] == [
         "eeea_net_c2-baseline-0",
         "eeea_net_c2-kd-0",
         "tf_efficientnet_lite0-baseline-0",
         "tf_efficientnet_lite0-kd-0",
     ]
-    distilled = params.student_models()[3]
-    assert [model.name for model in params.baselines_of(distilled)] == ["tf_efficientnet_lite0-baseline-0"]
+    distilled = read.student_models()[3]
+    assert [model.name for model in read.baselines_of(distilled)] == ["tf_efficientnet_lite0-baseline-0"]
 
 
 def test_a_network_overrides_single_keys_of_training(params, tmp_path):
@@ -264,6 +269,11 @@ FROZEN = {"arch": "resnet18", "weights": "w.safetensors", "frozen": True}
         ("teachers", {"arch": "resnet18", "seeds": [1, 1]}, "teachers.new: seeds names 1 more than once"),
         ("teachers", {"arch": "resnet18", "seeds": [1]}, "teachers.new.seeds: list should have at least 2 items"),
         ("teachers", FROZEN | {"seeds": [0, 1]}, "teachers.new: a frozen teacher is not trained; leave seeds out"),
+        (
+            "teachers",
+            {"arch": "resnet18", "init_from": {"arch": "resnet34", "pretraned": True}},
+            "key teachers.new.init_from.pretraned is unknown; did you mean pretrained?",
+        ),
         ("teachers", FROZEN | {"weights": None}, "teachers.new: frozen: true needs weights: FILE"),
         ("teachers", FROZEN | {"recipe": "kd"}, "teachers.new: a frozen teacher is not trained; leave recipe out"),
         ("teachers", FROZEN | {"training": {"epochs": 3}}, "a frozen teacher is not trained; leave training out"),

@@ -47,6 +47,7 @@ def require_networks(params: Params) -> None:
             cannot be exported.
     """
     labels, size = ["a label", "another"], params.data.image_size
+    _require_no_circle(params)
     for key, network in _networks(params).items():
         with at_key(str(key)):
             _require_built(key, network, labels, size, network.training_on(params.training))
@@ -75,6 +76,7 @@ def require_run(params: Params, dataset: Dataset) -> None:
         UserError: a network cannot be built, does not take the size or its weights, a loss or teacher does not fit, or
             a student cannot be exported.
     """
+    _require_no_circle(params)
     facts = {}
     for key, network in _networks(params).items():
         with at_key(str(key)):
@@ -121,6 +123,18 @@ class Lesson:
 
     recipe: str
     learner: NetworkKey
+
+
+def _require_no_circle(params: Params) -> None:
+    """Refuse to start from what the graph itself writes: DVC removes that before the stage that would read it runs."""
+    files = {key: network.file for key, network in _networks(params).items()}
+    files |= {key: teacher.file for key, teacher in _outside(params).items()}
+    for key, file in files.items():
+        if file and Layout().is_written_model(file):
+            raise UserError(
+                f"params.yaml: {key}: {file} is a model that the graph itself writes, and removes before it trains"
+                " it again; copy the file to another folder and name the copy"
+            )
 
 
 def _networks(params: Params) -> dict[NetworkKey, TrainedNetwork]:

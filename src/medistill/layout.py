@@ -329,6 +329,11 @@ class Layout:
         """A trained model: names of students have a hyphen, those of teachers cannot have one."""
         return self.student(name) if "-" in name else self.teacher(name)
 
+    def is_written_model(self, file: Path) -> bool:
+        """Whether a file lies where the graph itself writes models."""
+        folders = (self.root / "models", self.root / "exports")
+        return any(file.resolve().is_relative_to(folder.resolve()) for folder in folders)
+
     def knowledge(self, teacher: str) -> KnowledgeFolder:
         """The answers of a teacher that is no assistant."""
         return KnowledgeFolder(self.root / "data" / "knowledge" / Path(*teacher.split(".")))

@@ -275,26 +275,6 @@ def test_a_frozen_teacher_is_built_as_it_was_trained(params, tiny_dataset, tmp_p
         required(params, tiny_dataset, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("start", "message"),
-    [
-        ({"arch": "nonsense", "pretrained": True}, "arch 'nonsense' is not known to timm"),
-        ({"arch": "eeea_net_c2", "pretrained": True}, "there are no pretrained weights for eeea_net_c2"),
-        ({"arch": "test_resnet", "weights": "model.safetensors"}, "init_from: .* has nothing in common with ResNet"),
-        ({"arch": "test_resnet", "weights": "gone.safetensors"}, r"gone\.safetensors: no such file"),
-        ({"arch": "test_vit", "weights": "model.safetensors"}, "tensor .* is missing; is it another architecture"),
-    ],
-)
-def test_a_start_that_cannot_be_had_is_refused_before_anything_is_trained(
-    params, tiny_dataset, tmp_path, start, message
-):
-    save_weights(tmp_path, create_classifier(Network(arch="test_resnet"), labels=["else"]), {})
-    start = {key: str(tmp_path / value) if key == "weights" else value for key, value in start.items()}
-    params["students"]["eeea_net_c2"] = {"arch": "test_efficientnet", "init_from": start}
-    with pytest.raises(UserError, match=rf"students\.eeea_net_c2: .*{message}"):
-        required(params, tiny_dataset, tmp_path)
-
-
 def test_unusual_settings_are_noted(params, tiny_dataset, tmp_path, capsys):
     labels = [tiny_dataset.labels[0], "Pleural Effusion"]
     save_weights(tmp_path, create_classifier(Network(arch="test_resnet"), labels=labels), {})

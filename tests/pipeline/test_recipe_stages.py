@@ -10,14 +10,15 @@ import yaml
 from medistill.errors import UserError
 from medistill.params import load_params
 from pipeline.preflight import require_run
+from tests.params import with_several
 
 pytestmark = pytest.mark.usefixtures("exported_once")
 
 
 @pytest.fixture
-def params(root):
+def params():
     """params.yaml with tiny networks, and a recipe of two stages."""
-    read = yaml.safe_load((root / "params.yaml").read_text())
+    read = with_several()
     read["teachers"] = {"densenet": {"arch": "test_resnet"}, "efficientnet_lite2": {"arch": "test_efficientnet"}}
     read["students"] = {"small": {"arch": "test_resnet", "input_size": 64}}
     read["run"] |= {"students": ["small"], "recipes": ["baseline", "kd"], "seeds": [0]}

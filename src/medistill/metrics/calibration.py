@@ -49,7 +49,13 @@ def expected_calibration_error(targets: Numbers, probabilities: Numbers, bins: i
 
 
 def calibratable(targets: Numbers, logits: Numbers, task: Task) -> NDArray[np.bool]:
-    """Which labels have enough images for `fit_calibration`: boolean (L,); args as there."""
+    """Which labels have enough images for `fit_calibration`: boolean (L,); args as there.
+
+    Example:
+        >>> targets = np.array([[1.0, 1.0]] * 30 + [[0.0, 0.0]] * 29 + [[0.0, np.nan]])
+        >>> calibratable(targets, np.zeros((60, 2)), Task.MULTILABEL).tolist()
+        [True, False]
+    """
     known = ~(np.isnan(targets) | np.isnan(logits))
     if task.exclusive:
         return np.full(targets.shape[1], int(known.all(axis=1).sum()) >= LEAST)
@@ -73,6 +79,13 @@ def fit_calibration(targets: Numbers, logits: Numbers, task: Task) -> Calibratio
         targets: (N, L), 1, 0, or NaN where unknown (left out).
         logits: (N, L), NaN where the model does not know a label (left out).
         task: whether labels are exclusive.
+
+    Example:
+        >>> targets, logits = np.array([[1.0]] * 90 + [[0.0]] * 90), np.array([[5.0]] * 90 + [[-5.0]] * 90)
+        >>> targets[80:100] = 1 - targets[80:100]  # it is sure of all, and wrong about a ninth
+        >>> found = fit_calibration(targets, logits, Task.MULTILABEL)
+        >>> [round(found.slopes[0], 2), abs(round(found.intercepts[0], 2))]
+        [0.42, 0.0]
     """
     enough = calibratable(targets, logits, task)
     if not enough.any():

@@ -144,6 +144,7 @@ def test_a_report_without_licences_says_so(tmp_path):
     assert "Not recorded: reports/licenses is missing." in Layout(tmp_path).reports.page.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_mlflow_has_licences_as_a_tag_and_follows_a_correction(
     repository: Path, settings: Callable[[], Params]
 ) -> None:

@@ -14,5 +14,5 @@ def with_several() -> dict[str, Any]:
     """The settings; the student that starts from another network starts from nothing."""
     params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["run"] |= copy.deepcopy(SEVERAL)
-    del params["students"]["eeea_net_c2"]["init_from"]
+    params["students"]["eeea_net_c2"].pop("init_from", None)
     return params

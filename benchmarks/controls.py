@@ -1,21 +1,19 @@
 """A teacher that says nothing about the image: each gets the answer about another one."""
 
 import hashlib
-from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
-from medistill.data import provenance
 from medistill.data.dataset import Dataset
-from medistill.distillation.teachers import Teacher
+from medistill.distillation.teachers import ChangedTeacher, Teacher
 from medistill.training.batches import Batch
 
 
 @dataclass(frozen=True)
-class Shuffled:
+class Shuffled(ChangedTeacher):
     """The answers of a teacher, each given to another image; how they are distributed stays the same.
 
     Attributes:
@@ -27,29 +25,9 @@ class Shuffled:
     other: dict[str, str]
 
     @property
-    def name(self) -> str:
-        """The teacher's."""
-        return self.teacher.name
-
-    @property
     def checksum(self) -> str:
         """Of the answers and of who gets which."""
         return hashlib.sha256(f"{self.teacher.checksum} {self.other}".encode()).hexdigest()
-
-    @property
-    def seen(self) -> provenance.TrainIds:
-        """As the teacher."""
-        return self.teacher.seen
-
-    @property
-    def map_shape(self) -> Sequence[int]:
-        """As the teacher."""
-        return self.teacher.map_shape
-
-    @property
-    def unknown(self) -> Sequence[str]:
-        """As the teacher."""
-        return self.teacher.unknown
 
     def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:
         """The teacher's answers about other images, in the same view."""

@@ -12,7 +12,7 @@ from medistill.distillation.calibrate import uncalibrated
 from medistill.distillation.frozen import labels_of, load_frozen_teacher
 from medistill.distillation.objective import NetworkFacts, oddities, require_fit, require_task
 from medistill.distillation.onnx_teacher import OnnxModel, load_onnx, read_onnx
-from medistill.distillation.settings import OnnxTeacher, OutsideTeacher, Recipe, TableTeacher, Teacher
+from medistill.distillation.settings import AnyTeacher, OnnxTeacher, OutsideTeacher, Recipe, TableTeacher, Teacher
 from medistill.distillation.table import read_answers, read_values
 from medistill.distillation.teachers import unknown_labels
 from medistill.distillation.terms import HardTerm
@@ -139,15 +139,18 @@ def _require_no_circle(params: Params) -> None:
 
 def _networks(params: Params) -> dict[NetworkKey, TrainedNetwork]:
     """Each network of the run that timm builds."""
-    teachers = {NetworkKey("teachers", name): params.teachers[name] for name in params.run.all_teachers}
-    built = {key: teacher for key, teacher in teachers.items() if isinstance(teacher, TrainedNetwork)}
+    built = {key: teacher for key, teacher in _teachers(params).items() if isinstance(teacher, TrainedNetwork)}
     return built | {NetworkKey("students", name): params.students[name] for name in params.run.students}
 
 
 def _outside(params: Params) -> dict[NetworkKey, OutsideTeacher]:
     """The teachers of the run that timm does not build."""
-    teachers = {NetworkKey("teachers", name): params.teachers[name] for name in params.run.all_teachers}
-    return {key: teacher for key, teacher in teachers.items() if isinstance(teacher, OutsideTeacher)}
+    return {key: teacher for key, teacher in _teachers(params).items() if isinstance(teacher, OutsideTeacher)}
+
+
+def _teachers(params: Params) -> dict[NetworkKey, AnyTeacher]:
+    """Each teacher of the run."""
+    return {NetworkKey("teachers", name): params.teachers[name] for name in params.run.all_teachers}
 
 
 def _lessons(params: Params) -> list[Lesson]:

@@ -44,10 +44,8 @@ def import_finished(folder: Path, name: str, dataset: Dataset, params: Params) -
     Raises:
         UserError: as `import_teacher`, `import_onnx` or `import_table`.
     """
-    teacher, batch_size = (
-        params.teacher_models()[name],
-        2 * params.training.batch_size,
-    )  # as trained teachers are validated
+    teacher = params.teacher_models()[name]
+    batch_size = 2 * params.training.batch_size  # as trained teachers are validated
     if isinstance(teacher, OnnxTeacher):
         import_onnx(folder, name, teacher, dataset, batch_size=batch_size)
     elif isinstance(teacher, TableTeacher):

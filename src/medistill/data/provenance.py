@@ -6,7 +6,9 @@ join more images later while patients stay the same. The data set is hashed with
 patient 13 of another. `images` are hashes of ingested pixels.
 """
 
+import functools
 import hashlib
+import operator
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +41,11 @@ class TrainIds(NamedTuple):
 
 NOTHING = TrainIds(np.empty(0, np.uint64), np.empty(0, np.uint64))
 """Empty ids, for a model of unknown provenance."""
+
+
+def union(all_ids: Iterable[TrainIds]) -> TrainIds:
+    """Everything that is in any of them."""
+    return functools.reduce(operator.or_, all_ids, NOTHING)
 
 
 def ids_of(dataset: Dataset, split: str) -> TrainIds:

@@ -7,7 +7,6 @@ with and without it read the same ones.
 
 import hashlib
 import json
-from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
@@ -17,9 +16,8 @@ import torch
 from torch import Tensor
 
 from medistill.checksums import TEACH_AGAIN, reading
-from medistill.data import provenance
 from medistill.data.dataset import Dataset
-from medistill.distillation.teachers import Teacher
+from medistill.distillation.teachers import ChangedTeacher, Teacher
 from medistill.layout import KnowledgeFolder, ModelFolder
 from medistill.metrics.calibration import calibratable, fit_calibration
 from medistill.records.models import LOGIT_PREFIX, CalibrationRecord, KnowledgeRecord, LabelCalibration, ModelRecord
@@ -73,7 +71,7 @@ def uncalibrated(dataset: Dataset) -> list[str]:
     return [label for label, is_enough in zip(dataset.labels, enough, strict=True) if not is_enough]
 
 
-class CalibratedTeacher:
+class CalibratedTeacher(ChangedTeacher):
     """A teacher whose logits are calibrated before they are combined or compared; all else it says is its own."""
 
     def __init__(self, teacher: Teacher, record: CalibrationRecord, dataset: Dataset) -> None:
@@ -81,7 +79,7 @@ class CalibratedTeacher:
 
         Labels that the record lacks stay as they are.
         """
-        self._teacher = teacher
+        self.teacher = teacher
         own = [record.labels.get(label) for label in dataset.labels]
         slopes = [1.0 if label is None else label.slope for label in own]
         intercepts = [0.0 if label is None else label.intercept for label in own]
@@ -100,29 +98,9 @@ class CalibratedTeacher:
         KnowledgeRecord.read_whole(files.record, [files.calibration.name])
         return cls(teacher, CalibrationRecord.read(files.calibration, TEACH_AGAIN), dataset)
 
-    @property
-    def name(self) -> str:
-        """The teacher's."""
-        return self._teacher.name
-
-    @property
-    def seen(self) -> provenance.TrainIds:
-        """Hashes of the images and groups that the teacher was trained on."""
-        return self._teacher.seen
-
-    @property
-    def map_shape(self) -> Sequence[int]:
-        """K, h, w of the teacher's feature map."""
-        return self._teacher.map_shape
-
-    @property
-    def unknown(self) -> Sequence[str]:
-        """The data set's labels that the teacher does not know."""
-        return self._teacher.unknown
-
     def answer(self, batch: Batch, needs: AbstractSet[str]) -> dict[str, Tensor]:
         """As `Teacher` says, with calibrated logits."""
-        answers = self._teacher.answer(batch, needs)
+        answers = self.teacher.answer(batch, needs)
         logits = answers["logits"]
         slopes, intercepts = self._slopes.to(logits.device), self._intercepts.to(logits.device)
         return answers | {"logits": slopes * logits + intercepts}

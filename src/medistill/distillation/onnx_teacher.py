@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medistill.data.dataset import Dataset, label_columns
-from medistill.distillation.outside import Outside, logits_of, require_probabilities, require_unseen, write_folder
+from medistill.distillation.outside import Outside, logits_of, require_probabilities, write_folder
 from medistill.distillation.settings import OnnxTeacher
 from medistill.errors import UserError
 from medistill.layout import ModelFolder
-from medistill.models.classifier import LUMA, resize
+from medistill.models.classifier import LUMA, normalise, resize
 from medistill.records.models import Config, ModelRecord
 from medistill.text import pluralise, shortened
 from medistill.training.processes import this_process
+from medistill.training.run import ids_of_weights
 from medistill.views import read_frames, render_plain
 
 if TYPE_CHECKING:
@@ -126,11 +127,9 @@ class OnnxModel:
 
     def _normalised(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) in 0..1 as it expects them, channels first, on the CPU."""
-        images = resize(images, self.size).cpu()
-        if self._network.channels == 1 and images.shape[1] == 3:
-            images = (images * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self._network.mean, self._network.std))
-        return (images - mean) / std
+        values = (self._network.mean, self._network.std, LUMA)
+        mean, std, luma = (torch.tensor(each).view(1, -1, 1, 1) for each in values)
+        return normalise(resize(images, self.size).cpu(), mean, std, luma)
 
     def _read_input(self) -> tuple[str, type, int | None]:
         """Name and type of its only input, and the images that it takes at a time (None: any number)."""
@@ -204,7 +203,7 @@ def import_onnx(folder: Path, name: str, network: OnnxTeacher, dataset: Dataset,
     Raises:
         UserError: as `load_onnx`; an answer is not finite; or it was trained on images or groups of val or test.
     """
-    seen = require_unseen(network, dataset)
+    seen = ids_of_weights(network.file, dataset)
     content, params = read_onnx(network.onnx)
     model = load_onnx(network, dataset, content)
     parts = []

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import logit
 
@@ -17,8 +16,7 @@ from medistill.errors import UserError
 from medistill.files import atomic, sha256
 from medistill.layout import ModelFolder
 from medistill.records.models import ModelRecord, TrainingMetrics
-from medistill.training.outputs import tabulate
-from medistill.training.run import ids_of_weights
+from medistill.training.outputs import facts_of, predicted_rows, tabulate
 from medistill.training.spec import fingerprint
 
 EPSILON = 1e-7
@@ -46,13 +44,19 @@ def logits_of(probabilities: NDArray[np.floating], *, exclusive: bool) -> NDArra
     return found.astype(np.float32)
 
 
+def are_no_probabilities(values: NDArray[np.floating]) -> NDArray[np.bool]:
+    """Which numbers lie outside of 0..1, by more than rounding."""
+    outside: NDArray[np.bool] = (values < -1e-4) | (values > 1 + 1e-4)
+    return outside
+
+
 def require_probabilities(values: NDArray[np.floating], where: str, instead: str) -> None:
     """Refuse numbers (N, L) that are no probabilities.
 
     Raises:
         UserError: one lies outside of 0..1, by more than rounding; `where` says whose they are, `instead` what to set.
     """
-    bad = values[(values < -1e-4) | (values > 1 + 1e-4)]
+    bad = values[are_no_probabilities(values)]
     if len(bad):
         raise UserError(f"{where}: {bad[0]:g} is no probability; {instead}")
 
@@ -76,15 +80,6 @@ class Outside:
     params: int | None
     versions: Mapping[str, str]
     stored: tuple[str, bytes]
-
-
-def require_unseen(network: OnnxTeacher | TableTeacher, dataset: Dataset) -> list[provenance.TrainIds]:
-    """Hashes of what it was trained on, from `train_ids.npz` beside the user's file, if there is one.
-
-    Raises:
-        UserError: images or groups of the val or test split are among them.
-    """
-    return ids_of_weights(network.file, dataset)
 
 
 def write_folder(
@@ -113,8 +108,7 @@ def write_folder(
         "mean": network.mean if isinstance(network, OnnxTeacher) else [],
         "std": network.std if isinstance(network, OnnxTeacher) else [],
         **{"params": outside.params, "macs": None, "map_size": None},
-        **{"task": dataset.task, "image_size": dataset.image_size, "channels": dataset.channels, "fit": dataset.fit},
-        **{"dataset": dataset.name, "dataset_fingerprint": dataset.fingerprint},
+        **facts_of(dataset),
         "measured": bool(np.isfinite(logits).all()),
     }
     facts["fingerprint"] = fingerprint({key: str(value) for key, value in facts.items()})
@@ -124,12 +118,8 @@ def write_folder(
         name, content = outside.stored
         (temporary / name).write_bytes(content)
         TrainingMetrics(params=outside.params, macs=None).write(files.metrics)
-        rows = pd.concat([dataset.split("val"), dataset.split("test")], ignore_index=True)
-        tabulate(rows, outside.labels, logits, dataset).to_parquet(files.predictions, index=False)
-        known = provenance.NOTHING
-        for ids in seen:
-            known = known | ids
-        provenance.write_ids(files.train_ids, known)
+        tabulate(predicted_rows(dataset), outside.labels, logits, dataset).to_parquet(files.predictions, index=False)
+        provenance.write_ids(files.train_ids, provenance.union(seen))
         written = checksums(temporary.iterdir(), temporary)
         record = ModelRecord.model_validate({**facts, "model_sha256": written[name], "files": written})
         record.write(files.config)

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from medistill.checksums import TRAIN_AGAIN, reading
 from medistill.data.dataset import Dataset, label_columns
 from medistill.data.reading.tables import describe_header, identifiers, read_table
-from medistill.distillation.outside import Outside, logits_of, require_probabilities, require_unseen, write_folder
+from medistill.distillation.outside import Outside, are_no_probabilities, logits_of, require_probabilities, write_folder
 from medistill.distillation.settings import TableTeacher
 from medistill.errors import UserError
 from medistill.layout import ModelFolder
 from medistill.records.models import LOGIT_PREFIX, ModelRecord
 from medistill.text import pluralise
+from medistill.training.outputs import predicted_rows
+from medistill.training.run import ids_of_weights
 
 LARGEST = 1000.0
 """Size of a logit that a table may hold: float16, in which answers are kept, ends at 65,504, and its steps at 1,000 are
@@ -97,7 +99,7 @@ def import_table(folder: Path, name: str, network: TableTeacher, dataset: Datase
     Raises:
         UserError: as `read_answers`, or the model was trained on images or groups of val or test.
     """
-    seen = require_unseen(network, dataset)
+    seen = ids_of_weights(network.file, dataset)
     answers = read_answers(network, dataset)
     stored = io.BytesIO()
     answers.rename(columns=LOGIT_PREFIX.__add__).reset_index().to_parquet(stored, index=False)
@@ -109,7 +111,7 @@ def import_table(folder: Path, name: str, network: TableTeacher, dataset: Datase
         versions={"pandas": pd.__version__},
         stored=(ModelFolder(folder).answers.name, stored.getvalue()),
     )
-    rows = pd.concat([dataset.split("val"), dataset.split("test")])
+    rows = predicted_rows(dataset)
     write_folder(folder, outside, dataset, answers.reindex(rows["image_id"]).to_numpy(np.float32), seen)
 
 
@@ -146,8 +148,7 @@ def _read_parquet(file: Path, columns: list[str]) -> pd.DataFrame:
 
 def _require_range(network: TableTeacher, values: NDArray[np.float64], at: str, where: pd.Series) -> None:
     """Refuse values of a column that are not what the table is said to hold."""
-    low, high = (-1e-4, 1 + 1e-4) if network.values == "probabilities" else (-LARGEST, LARGEST)
-    bad = (values < low) | (values > high)
+    bad = are_no_probabilities(values) if network.values == "probabilities" else np.abs(values) > LARGEST
     if not bad.any():
         return
     at = at.format(where[bad].iloc[0])

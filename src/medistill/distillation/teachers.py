@@ -56,6 +56,36 @@ class Teacher(Protocol):
         ...
 
 
+class ChangedTeacher:
+    """Base of teachers whose answers are another one's, changed; all else that is known of it stays.
+
+    Attributes:
+        teacher: whose answers they are.
+    """
+
+    teacher: Teacher
+
+    @property
+    def name(self) -> str:
+        """The teacher's."""
+        return self.teacher.name
+
+    @property
+    def seen(self) -> provenance.TrainIds:
+        """As of the teacher."""
+        return self.teacher.seen
+
+    @property
+    def map_shape(self) -> Sequence[int]:
+        """As of the teacher."""
+        return self.teacher.map_shape
+
+    @property
+    def unknown(self) -> Sequence[str]:
+        """As of the teacher."""
+        return self.teacher.unknown
+
+
 class Asked(Protocol):
     """A model that answers about images: of torch, or of ONNX Runtime.
 

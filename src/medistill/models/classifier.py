@@ -68,11 +68,8 @@ class Classifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """The last feature map (N, K, h, w) of images as `forward` takes them."""
-        images = resize(images, self.input_size)
-        if self.mean.shape[1] == 1 and images.shape[1] == 3:
-            images = (images * self.luma).sum(1, keepdim=True)
-        # Broadcasting one channel against the three of mean and std makes the grey image a colour image.
-        features = self.backbone.forward_features((images - self.mean) / self.std)
+        images = normalise(resize(images, self.input_size), self.mean, self.std, self.luma)
+        features = self.backbone.forward_features(images)
         return features.permute(0, 3, 1, 2) if self._channels_come_last else features
 
     def classify(self, features: Tensor) -> Tensor:
@@ -116,6 +113,20 @@ class Classifier(nn.Module):
         if self.training not in self._closed:
             self._closed[self.training] = read_head(self.backbone, channels_last=self._channels_come_last)
         return self._closed[self.training]
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor, luma: Tensor) -> Tensor:
+    """Float images (N, 1 or 3, H, W) in 0..1 as a network expects them: in its channels, minus mean, over deviation.
+
+    Args:
+        images: of one channel or three.
+        mean, std: (1, C, 1, 1), C the channels of the network.
+        luma: (1, 3, 1, 1), `LUMA` on the device of the images.
+    """
+    if mean.shape[1] == 1 and images.shape[1] == 3:
+        images = (images * luma).sum(1, keepdim=True)
+    # Broadcasting one channel against the three of mean and std makes the grey image a colour image.
+    return (images - mean) / std
 
 
 def resize(images: Tensor, size: int | None) -> Tensor:

@@ -1,7 +1,5 @@
 """The folder of a trained model."""
 
-import functools
-import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -49,14 +47,9 @@ def write_outputs(
     config: dict[str, object] = {
         **facts,
         **model.config,
-        "task": dataset.task,
-        "image_size": size,
-        "channels": dataset.channels,
-        "fit": dataset.fit,
+        **facts_of(dataset),
         **spent,
         "map_size": feature_shape(model, size)[1:] or None,
-        "dataset": dataset.name,
-        "dataset_fingerprint": dataset.fingerprint,
         "versions": {"torch": torch.__version__.split("+")[0]},
     }
     measured = TrainingMetrics(
@@ -75,8 +68,25 @@ def write_outputs(
         with explain_out_of_memory(model, dataset, "training.batch_size lower"):
             predicted = predictions(model, dataset, batch_size=batch_size)
         predicted.to_parquet(files.predictions, index=False)
-        provenance.write_ids(files.train_ids, functools.reduce(operator.or_, seen, provenance.NOTHING))
+        provenance.write_ids(files.train_ids, provenance.union(seen))
         save_model(temporary, model, config)  # last, as its record has the checksums of the others
+
+
+def facts_of(dataset: Dataset) -> dict[str, object]:
+    """What config.json of a model says of its data set."""
+    return {
+        "task": dataset.task,
+        "image_size": dataset.image_size,
+        "channels": dataset.channels,
+        "fit": dataset.fit,
+        "dataset": dataset.name,
+        "dataset_fingerprint": dataset.fingerprint,
+    }
+
+
+def predicted_rows(dataset: Dataset) -> pd.DataFrame:
+    """The images of val and test, in the order in which models' predictions have them."""
+    return pd.concat([dataset.split("val"), dataset.split("test")], ignore_index=True)
 
 
 def predictions(model: Classifier, dataset: Dataset, *, batch_size: int = 64) -> pd.DataFrame:
@@ -84,7 +94,7 @@ def predictions(model: Classifier, dataset: Dataset, *, batch_size: int = 64) ->
 
     The labels are those that model and data set both have.
     """
-    rows = pd.concat([dataset.split("val"), dataset.split("test")], ignore_index=True)
+    rows = predicted_rows(dataset)
     return tabulate(rows, model.config["labels"], predict(model, dataset, rows, batch_size=batch_size), dataset)
 
 

@@ -8,9 +8,8 @@ import pytest
 import yaml
 
 from medistill.errors import UserError
-from medistill.params import load_params
 from pipeline.preflight import require_run
-from tests.params import with_several
+from tests.params import with_several, written
 
 pytestmark = pytest.mark.usefixtures("exported_once")
 
@@ -32,11 +31,6 @@ def params():
     return read
 
 
-def read(params, folder):
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    return load_params(folder / "params.yaml")
-
-
 def test_what_the_documentation_shows_is_valid(root, params, tmp_path):
     text = (root / "docs" / "distillation.md").read_text(encoding="utf-8")
     (example,) = (block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "stages:" in block)
@@ -45,13 +39,13 @@ def test_what_the_documentation_shows_is_valid(root, params, tmp_path):
     params["recipes"] = shown["recipes"]
     params["run"]["recipes"] = list(shown["recipes"])
     params["training"]["epochs"] = 24
-    recipe = read(params, tmp_path).recipes["two_stages"]
+    recipe = written(params, tmp_path).recipes["two_stages"]
     assert recipe.epochs_of_parts(24) == [8, 16]
     params["training"]["epochs"] = 8
     with pytest.raises(
         UserError, match=r"recipes\.two_stages, for students\.small: stages: they have 8 epochs, which le"
     ):
-        read(params, tmp_path)
+        written(params, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -69,13 +63,13 @@ def test_what_the_documentation_shows_is_valid(root, params, tmp_path):
 def test_what_would_fail_later_is_named_with_its_stage(params, tiny_dataset, tmp_path, stage, term, message):
     params["recipes"]["kd"]["stages"][stage]["terms"].append(term)
     with pytest.raises(UserError, match=f"^params\\.yaml: {message}"):
-        require_run(read(params, tmp_path), tiny_dataset)
+        require_run(written(params, tmp_path), tiny_dataset)
 
 
 def test_oddities_are_noted_with_their_stage(params, tiny_dataset, tmp_path, capsys):
     params["training"]["batch_size"] = 8
     params["recipes"]["kd"]["stages"][0]["terms"].append({"loss": "rkd"})
-    require_run(read(params, tmp_path), tiny_dataset)
+    require_run(written(params, tmp_path), tiny_dataset)
     said = [line for line in capsys.readouterr().err.splitlines() if "recipes" in line]
     assert [line.partition(": ")[0] for line in said] == ["recipes.kd.stages.0"] * 2
     assert "unlabelled changes nothing, as every training image has a label" in said[0]
@@ -84,5 +78,5 @@ def test_oddities_are_noted_with_their_stage(params, tiny_dataset, tmp_path, cap
     # with images without labels there is nothing odd, as the steps are a baseline's
     manifest, labels = tiny_dataset.manifest.copy(), [f"label:{label}" for label in tiny_dataset.labels]
     manifest.loc[manifest["image_id"].isin(tiny_dataset.split("train")["image_id"].iloc[:3]), labels] = np.nan
-    require_run(read(params, tmp_path), replace(tiny_dataset, manifest=manifest))
+    require_run(written(params, tmp_path), replace(tiny_dataset, manifest=manifest))
     assert "unlabelled" not in capsys.readouterr().err

@@ -30,7 +30,7 @@ from pipeline.preflight import require_networks, require_run
 from pipeline.stages import distill
 from pipeline.trainings import require_trained, student_spec, teacher_spec
 from tests.filled import model_record, save_filled, save_weights
-from tests.params import with_several
+from tests.params import with_several, written
 
 pytestmark = pytest.mark.usefixtures("exported_once")
 
@@ -41,8 +41,7 @@ def params(root):
 
 
 def required(params, dataset, folder):
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    require_run(load_params(folder / "params.yaml"), dataset)
+    require_run(written(params, folder), dataset)
 
 
 def test_the_repositorys_run_passes(params, tiny_dataset, tmp_path):

@@ -1,7 +1,6 @@
 """Where networks start: what cannot be had is refused before anything is trained."""
 
 import pytest
-import yaml
 
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
@@ -9,7 +8,7 @@ from medistill.models.settings import Network
 from medistill.params import load_params
 from pipeline.preflight import require_networks, require_run
 from tests.filled import save_weights
-from tests.params import with_several
+from tests.params import with_several, written
 
 pytestmark = pytest.mark.usefixtures("exported_once")
 
@@ -20,8 +19,7 @@ def params():
 
 
 def required(params, dataset, folder):
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    require_run(load_params(folder / "params.yaml"), dataset)
+    require_run(written(params, folder), dataset)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import yaml
 
 from medistill.errors import UserError
 from medistill.params import load_params
-from tests.params import with_several
+from tests.params import with_several, written
 
 FIRST = {"terms": [{"loss": "feature_mse"}], "epochs": 1}
 LAST = {"terms": [{"loss": "binary_cross_entropy"}, {"loss": "sigmoid_kd"}]}
@@ -18,19 +18,13 @@ def params(root):
     return with_several()
 
 
-def load(params, folder):
-    file = folder / "params.yaml"
-    file.write_text(yaml.safe_dump(params))
-    return load_params(file)
-
-
 def test_the_repository_has_valid_params(root):
     params = load_params(root / "params.yaml")
     assert [model.name for model in params.student_models()] == ["eeea_net_c2-baseline-0", "eeea_net_c2-kd-0"]
 
 
 def test_every_student_has_its_own_baselines(params, tmp_path):
-    read = load(params, tmp_path)
+    read = written(params, tmp_path)
     assert [model.name for model in read.student_models()] == [
         "eeea_net_c2-baseline-0",
         "eeea_net_c2-kd-0",
@@ -43,7 +37,7 @@ def test_every_student_has_its_own_baselines(params, tmp_path):
 
 def test_a_network_overrides_single_keys_of_training(params, tmp_path):
     params["students"]["eeea_net_c2"]["training"] = {"epochs": 99}
-    read = load(params, tmp_path)
+    read = written(params, tmp_path)
     training = read.students["eeea_net_c2"].training_on(read.training)
     assert training.epochs == 99
     assert training.batch_size == read.training.batch_size
@@ -52,12 +46,12 @@ def test_a_network_overrides_single_keys_of_training(params, tmp_path):
 def test_a_network_may_have_no_patience(params, tmp_path):
     params["training"]["patience"] = 8
     params["students"]["eeea_net_c2"]["training"] = {"patience": None}
-    read = load(params, tmp_path)
+    read = written(params, tmp_path)
     patience = [network.training_on(read.training).patience for network in read.students.values()]
     assert patience == [None, 8]
     params["students"]["eeea_net_c2"]["training"] = {"epochs": None}
     with pytest.raises(UserError, match=r"students\.eeea_net_c2\.training\.epochs: input should be a valid integer"):
-        load(params, tmp_path)
+        written(params, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +210,7 @@ def test_a_network_may_have_no_patience(params, tmp_path):
 def test_mistakes_are_named(params, tmp_path, change, message):
     change(params)
     with pytest.raises(UserError) as error:
-        load(params, tmp_path)
+        written(params, tmp_path)
     assert message in str(error.value)
     assert str(error.value).startswith(str(tmp_path / "params.yaml"))
     assert "\n" not in str(error.value)
@@ -226,7 +220,7 @@ def test_all_mistakes_are_named_at_once(params, tmp_path):
     del params["training"]["epochs"]
     params["teach"]["view"] = 3
     with pytest.raises(UserError, match=r"training\.epochs is missing; .*teach\.view is unknown"):
-        load(params, tmp_path)
+        written(params, tmp_path)
 
 
 def test_files_that_cannot_be_read(tmp_path):
@@ -272,21 +266,21 @@ def test_files_that_cannot_be_read(tmp_path):
 def test_mistakes_of_recipes_are_named(params, tmp_path, recipe, message):
     params["recipes"]["kd"] = recipe
     with pytest.raises(UserError, match=message):
-        load(params, tmp_path)
+        written(params, tmp_path)
 
 
 @pytest.mark.parametrize(("key", "value"), [("seeds", 0), ("recipes", "kd"), ("students", "eeea_net_c2")])
 def test_what_runs_twice_is_named(params, tmp_path, key, value):
     params["run"][key].append(value)
     with pytest.raises(UserError, match=f"run: {key} names {value!r} more than once"):
-        load(params, tmp_path)
+        written(params, tmp_path)
 
 
 def test_teachers_that_are_asked_live_need_no_cache_of_features(params, tmp_path):
     params["recipes"]["kd"] = {"teachers": ["densenet"], "views": "live"}
     params["recipes"]["kd"]["terms"] = [{"loss": "sigmoid_kd"}, {"loss": "feature_mse"}]
     params["recipes"]["baseline"] = {"views": "fresh"}
-    assert load(params, tmp_path).recipes["kd"].views == "live"
+    assert written(params, tmp_path).recipes["kd"].views == "live"
 
 
 def test_a_recipe_with_new_views_needs_a_baseline_with_new_views(params, tmp_path):
@@ -294,7 +288,7 @@ def test_a_recipe_with_new_views_needs_a_baseline_with_new_views(params, tmp_pat
     with pytest.raises(
         UserError, match=r"recipes\.kd shows a new view each epoch, but no baseline of run\.recipes does"
     ):
-        load(params, tmp_path)
+        written(params, tmp_path)
 
 
 def test_what_the_page_on_distillation_shows_is_valid(root, params, tmp_path):
@@ -305,7 +299,7 @@ def test_what_the_page_on_distillation_shows_is_valid(root, params, tmp_path):
         params[section] = shown[section]
     params["run"] |= shown["run"]
     assert params["run"]["recipes"] == list(shown["recipes"])
-    assert load(params, tmp_path).teachers["colleague"].labels == ["Atelectasis", "Cardiomegaly", "Edema"]
+    assert written(params, tmp_path).teachers["colleague"].labels == ["Atelectasis", "Cardiomegaly", "Edema"]
 
 
 @pytest.mark.parametrize(
@@ -336,7 +330,7 @@ def test_what_the_page_on_distillation_shows_is_valid(root, params, tmp_path):
 def test_further_mistakes_are_named(params, tmp_path, change, message):
     change(params)
     with pytest.raises(UserError, match=message):
-        load(params, tmp_path)
+        written(params, tmp_path)
 
 
 def test_a_key_that_is_there_twice_is_named_and_anchors_are_not(root, tmp_path):
@@ -371,12 +365,12 @@ def test_a_key_that_is_there_twice_is_named_and_anchors_are_not(root, tmp_path):
 def test_true_and_false_are_no_numbers(params, tmp_path, section, key, value):
     params[section][key] = value
     with pytest.raises(UserError, match=rf"{section}: {key} must be a number, not true or false"):
-        load(params, tmp_path)
+        written(params, tmp_path)
 
 
 def test_a_number_that_yaml_takes_for_text_is_one(params, tmp_path):
     params["training"]["learning_rate"] = "1e-3"
-    assert load(params, tmp_path).training.learning_rate == 1e-3
+    assert written(params, tmp_path).training.learning_rate == 1e-3
 
 
 @pytest.mark.parametrize(
@@ -404,7 +398,7 @@ def test_a_name_that_would_be_no_file_is_refused(params, tmp_path, name, message
     params["recipes"][name] = {}
     params["run"]["recipes"].append(name)
     with pytest.raises(UserError, match=message) as error:
-        load(params, tmp_path)
+        written(params, tmp_path)
     assert "\n" not in str(error.value)
     assert "^[A-Z" not in str(error.value)
 
@@ -412,10 +406,10 @@ def test_a_name_that_would_be_no_file_is_refused(params, tmp_path, name, message
 def test_a_name_that_yaml_takes_for_a_number_wants_quotes(params, tmp_path):
     params["recipes"][1] = {}
     with pytest.raises(UserError, match=r"recipes\.1: YAML reads this name as int; put it into quotes"):
-        load(params, tmp_path)
+        written(params, tmp_path)
 
 
 def test_an_option_of_a_teachers_term_is_named_as_a_recipes_is(params, tmp_path):
     params["teachers"]["densenet"]["terms"] = [{"loss": "focal_bce", "gama": 1}]
     with pytest.raises(UserError, match=r"key teachers\.densenet\.terms\.0 \(focal_bce\)\.gama is unknown; did you"):
-        load(params, tmp_path)
+        written(params, tmp_path)

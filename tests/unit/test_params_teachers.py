@@ -3,22 +3,15 @@
 import re
 
 import pytest
-import yaml
 
 from medistill.errors import UserError
-from medistill.params import StudentModel, load_params
-from tests.params import with_several
+from medistill.params import StudentModel
+from tests.params import with_several, written
 
 
 @pytest.fixture
 def params():
     return with_several()
-
-
-def load(params, folder):
-    file = folder / "params.yaml"
-    file.write_text(yaml.safe_dump(params))
-    return load_params(file)
 
 
 ASSISTANT = {"arch": "efficientnet_b0", "recipe": "kd"}
@@ -74,13 +67,13 @@ def test_mistakes_of_teachers_are_named(params, tmp_path, section, network, mess
     params["recipes"]["own"] = {"teachers": ["new"], "terms": [{"loss": "sigmoid_kd"}]}
     params["run"][section].append("new")
     with pytest.raises(UserError, match=re.escape(message)):
-        load(params, tmp_path)
+        written(params, tmp_path)
 
 
 def test_a_teacher_of_several_seeds_is_as_many_models(params, tmp_path):
     params["teachers"]["densenet"]["seeds"] = [4, 0]
     params["recipes"]["kd"] |= {"teachers": ["densenet"], "combine": "entropy"}  # needs several teachers
-    read = load(params, tmp_path)
+    read = written(params, tmp_path)
     assert list(read.teacher_models()) == ["densenet.4", "densenet.0", "efficientnet_lite2"]
     assert [(one.seed, one.seeds) for one in read.teacher_models().values()] == [(4, None), (0, None), (0, None)]
     assert read.recipe_of("kd").teachers == ["densenet.4", "densenet.0"]
@@ -98,7 +91,7 @@ def test_assistants_answer_into_a_folder_of_their_own(params, tmp_path):
     params["run"]["assistants"] = ["new"]
     params["recipes"]["by"] = {"teachers": ["new"], "terms": [{"loss": "sigmoid_kd"}]}
     params["run"]["recipes"].append("by")
-    read = load(params, tmp_path)
+    read = written(params, tmp_path)
     assert [str(read.knowledge_folder(name)) for name in read.run.all_teachers] == [
         "data/knowledge/densenet",
         "data/knowledge/efficientnet_lite2",

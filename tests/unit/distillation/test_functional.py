@@ -31,12 +31,6 @@ from medistill.distillation.functional import (
 )
 
 
-@pytest.fixture
-def logits():
-    generator = torch.Generator().manual_seed(0)
-    return tuple(3 * torch.randn(16, 5, generator=generator) for _ in range(2))
-
-
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
 def test_sigmoid_kd_is_the_divergence_of_bernoulli_distributions(logits, temperature):
     student, teacher = (value.double() for value in logits)

@@ -17,13 +17,6 @@ from medistill.distillation.functional import (
     softmax_kd,
 )
 
-
-@pytest.fixture
-def logits():
-    generator = torch.Generator().manual_seed(0)
-    return tuple(3 * torch.randn(16, 5, generator=generator) for _ in range(2))
-
-
 SMOOTHED = [
     (binary_cross_entropy, {}),
     (focal_bce, {"gamma": 1.5}),

@@ -1,8 +1,8 @@
-"""`promote`, killed before one of its calls to MLflow or the file system, and run again.
+"""`promote`, killed before one of its calls that write to MLflow or the file system, and run again.
 
 `python killed.py ROOT` prints one line of JSON per call before which it was killed, with the state after the second
-run. ROOT is a repository whose graph has run, with an empty store. Each try has a copy of it at the same path, as
-MLflow stores paths.
+run. A kill before a call that only reads leaves what one before the next call that writes does. ROOT is a repository
+whose graph has run, with an empty store. Each try has a copy of it at the same path, as MLflow stores paths.
 """
 
 import json
@@ -23,6 +23,9 @@ from pipeline.store import open_store
 from pipeline.tracking import EXPERIMENT, track
 from pipeline.versions import FILES, NAME
 
+READS = ("get_", "search_", "list_", "load_", "download_")
+"""How the names of MLflow's calls that write nothing begin."""
+
 
 def in_a_process(work: Callable[[], None]) -> bool:
     """Whether `work` came to its end in a process of its own."""
@@ -38,7 +41,7 @@ def in_a_process(work: Callable[[], None]) -> bool:
 
 
 def deadly(calls: int) -> None:
-    """Let the process be killed before its `calls`-th call of MLflow's client or of a function that writes files."""
+    """Let the process be killed before its `calls`-th call that writes, of MLflow's client or to files."""
     left = [calls]
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,7 +55,7 @@ def deadly(calls: int) -> None:
 
     for name in dir(mlflow.MlflowClient):
         call = getattr(mlflow.MlflowClient, name)
-        if not name.startswith("_") and callable(call):
+        if not name.startswith(("_", *READS)) and callable(call):
             setattr(mlflow.MlflowClient, name, counted(call))
     for module, name in ((os, "replace"), (os, "fsync"), (shutil, "copyfile")):
         setattr(module, name, counted(getattr(module, name)))

@@ -423,14 +423,14 @@ def test_a_logged_model_that_nobody_completes_any_more_is_named(
 
 
 @pytest.mark.slow
-def test_a_promote_that_was_killed_before_one_of_its_calls_is_completed_by_the_next(repository: Path) -> None:
+def test_a_promote_that_was_killed_before_it_writes_is_completed_by_the_next(repository: Path) -> None:
     script = Path(__file__).with_name("killed.py")
     command = [sys.executable, str(script), str(repository)]
     done = subprocess.run(command, env=fake_graph.environment(), capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr
     tries = [json.loads(line) for line in done.stdout.splitlines()]
 
-    assert len(tries) > 40
+    assert len(tries) > 30
     for calls, again, state in tries:
         assert again, f"killed before call {calls}, the next one failed: {done.stderr}"
         history, outcome = state.pop("history"), state.pop("outcome")

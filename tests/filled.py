@@ -115,7 +115,16 @@ def model_maps(**changes: Any) -> ModelMaps:
         **dict.fromkeys(("images", "findings", "groups", "boxes", "boxes_test"), 31),
         **{"boxes_val": 0, "flat_maps": 0, "pointing_game": figure, "energy": figure},
         **{"chance": 0.1, "difference_chance": None, "centre_prior": 0.2, "difference_centre": None},
+        **dict.fromkeys(("label_prior", "difference_label_prior", "wrong_label", "difference_wrong_label")),
+        **dict.fromkeys(("random_weights", "difference_random_weights")),
         **{"conclusive": True, "reason": "", "conclusion": "better than chance"},
-        **{"labels": {}, "map_size": [4, 4], "agreement_teacher": {}, "difference_teacher": {}},
+        **{
+            "labels": {},
+            "method": "hires_cam",
+            "layer": "stride_16",
+            "map_size": [8, 8],
+            "agreement_teacher": {},
+            "difference_teacher": {},
+        },
     }
     return ModelMaps(**filled | changes)

@@ -1,4 +1,4 @@
-"""Stage `explain`: Grad-CAM of teachers and students, measured against the boxes, and a gallery to look at."""
+"""Stage `explain`: maps of where teachers and students look, measured against the boxes, and a gallery to look at."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from medistill.data.dataset import Dataset
 from medistill.explain import figures, selection
+from medistill.explain.choice import choose_way
 from medistill.explain.explained import explain, explainable
 from medistill.files import atomic
 from medistill.layout import HERE, ExplainFolder
@@ -19,7 +20,7 @@ from pipeline.stage import run_stage
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write reports/explain/metrics.json, index.html, and record.json with their checksums."""
+    """Write reports/explain/metrics.json, choice.json, index.html, and record.json with their checksums."""
     argparse.ArgumentParser(prog="python -m pipeline.stages.explain", description=__doc__).parse_args(argv)
     params = load_params()
     dataset = Dataset.open()
@@ -27,11 +28,14 @@ def main(argv: list[str] | None = None) -> int:
     for name, reason in left_out.items():
         tqdm.write(f"explain: {name} is left out: {reason}", file=sys.stderr)
     chosen = selection.choose(dataset, params.explain, {name: files.predictions for name, files in folders.items()})
-    images, explained = chosen.images(dataset), {}
-    maps = len(folders) * len(chosen.findings)
+    wrong = selection.wrong_labels(chosen.measured, dataset) if chosen.with_boxes else []
+    maps = len(folders) * (len(chosen.deciding) + len(chosen.findings) + 2 * len(wrong))
     with tqdm(total=maps, desc="explain", unit="map", disable=None) as bar:
+        way, choice = choose_way(params.explain, chosen.deciding, folders, dataset, bar.update)
+        images, explained = selection.images_of(chosen.findings, dataset), {}
         for name, files in folders.items():
-            explained[name] = explain(load_model(files.folder), dataset, chosen.findings, images, bar.update)
+            model = load_model(files.folder)
+            explained[name] = explain(model, dataset, chosen.findings, images, way, wrong, bar.update)
     references = {
         model.name: [teacher for teacher in params.references(model) if teacher in folders]
         for model in params.student_models()
@@ -39,11 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     metrics, scores = figures.measure(chosen, explained, references, dataset.image_size)
     rows = gallery_rows(dataset, chosen, images, explained, scores)
     roles = {name: role for name, role in params.roles().items() if name in folders}
-    page = gallery.render(dataset.name, dataset.task, dataset.labels, roles, metrics, rows, left_out)
+    page = gallery.render(dataset.name, dataset.task, dataset.labels, roles, metrics, choice, rows, left_out)
     with atomic(HERE.reports.explain.folder) as temporary:
         temporary.mkdir()
         written = ExplainFolder(temporary)
         write_each(written.metrics, metrics)
+        choice.write(written.choice)
         written.page.write_text(page, encoding="utf-8")
         Sealed().write(written.record, temporary.iterdir())
     return 0

@@ -182,6 +182,11 @@ class ExplainFolder:
         return self.folder / "metrics.json"
 
     @property
+    def choice(self) -> Path:
+        """How the way to make maps was chosen."""
+        return self.folder / "choice.json"
+
+    @property
     def page(self) -> Path:
         """The gallery."""
         return self.folder / "index.html"

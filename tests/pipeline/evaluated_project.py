@@ -167,7 +167,9 @@ def write_surroundings(root: Path, params: Params) -> None:
     names = [*params.run.teachers, *(model.name for model in params.student_models())]
     explained = dict.fromkeys(names, maps)
     for model in params.student_models():
-        agreement = Agreement(estimate=0.6161, lower=0.55, upper=0.67, findings=31, zero_maps=0)
+        agreement = Agreement(
+            estimate=0.6161, lower=0.55, upper=0.67, findings=31, flat_maps=0, shuffled=0.2, difference_shuffled=None
+        )
         against = {"agreement_teacher": {params.run.teachers[0]: agreement}}
         explained[model.name] = maps.model_copy(update=against)
         export = layout.export(model.name)

@@ -19,6 +19,7 @@ from medistill.models.build import create_classifier
 from medistill.models.classifier import map_size
 from medistill.models.settings import Network
 from medistill.models.weights import load_model
+from medistill.records.explain import in_words
 from medistill.training.outputs import predictions
 from pipeline.stages.explain import main
 from tests.filled import dataset_info, save_filled
@@ -30,7 +31,7 @@ STUDENTS = ("small-baseline-0", "small-kd-0")
 NETWORK = Network(arch="resnet10t", args={"stem_width": 8, "channels": [8, 8, 8, 16]})
 
 
-def write_project(folder, root, *, size: int, boxes: bool, task: str = "multilabel") -> None:
+def write_project(folder, root, *, size: int, boxes: bool, task: str = "multilabel", val: int = 16) -> None:
     """params.yaml, data/processed (48 images of 24 patients) and four networks with random weights."""
     params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
     network = {"arch": NETWORK.arch, "args": NETWORK.args}
@@ -54,7 +55,7 @@ def write_project(folder, root, *, size: int, boxes: bool, task: str = "multilab
             "group_id": [f"p{k // 2}" for k in range(48)],
             "patient_id": [f"p{k // 2}" for k in range(48)],
             "sha256": digests(pixels),
-            "split": ["train"] * 8 + ["val"] * 16 + ["test"] * 24,
+            "split": ["train"] * (24 - val) + ["val"] * val + ["test"] * 24,
             "sex": ["F", None] * 24,
             "age": [50.0, np.nan] * 24,
             "view": ["PA", None] * 24,
@@ -66,7 +67,7 @@ def write_project(folder, root, *, size: int, boxes: bool, task: str = "multilab
         manifest[f"label:{LABELS[1]}"] = 1 - manifest[f"label:{LABELS[0]}"]
     manifest.to_parquet(processed / "manifest.parquet")
     rows = [
-        (image_id, label, 0.5, 0.25, 0.25, 0.5)
+        (image_id, label, 0.25, 0.25, 0.5, 0.5)
         for image_id, *present in manifest[["image_id", *(f"label:{label}" for label in LABELS)]].itertuples(
             index=False
         )
@@ -112,12 +113,46 @@ def test_metrics_of_every_model(project):
         assert entry["map_size"] == [4, 4]
         assert entry["images"] == 20  # params.explain.max_images
         assert entry["boxes"] == entry["boxes_val"] + entry["boxes_test"] == entry["findings"]
-        assert entry["chance"] == pytest.approx(0.125)
+        assert entry["chance"] == pytest.approx(0.25)
         assert entry["centre_prior"] == 1.0
         assert entry["conclusive"]
         assert set(entry["labels"]) == set(LABELS)
         for figure in (entry["pointing_game"], entry["energy"], *(t["energy"] for t in entry["labels"].values())):
             assert 0 <= figure["lower"] <= figure["estimate"] <= figure["upper"] <= 1
+
+
+def test_too_few_validation_images_choose_no_way(project):
+    choice = json.loads((project / "reports/explain/choice.json").read_text(encoding="utf-8"))
+    reason = "too few boxes on validation images, or none on test images; it is the first of params.yaml"
+    assert choice == {
+        **{"method": "grad_cam", "layer": "last", "findings": 0, "images": 0, "groups": 0},
+        **{"reason": reason, "tried": []},
+    }
+
+
+def test_validation_images_choose_the_way_and_test_images_are_measured(root, tmp_path):
+    write_project(tmp_path, root, size=128, boxes=True, val=20)
+    metrics = run(tmp_path)
+    choice = json.loads((tmp_path / "reports/explain/choice.json").read_text(encoding="utf-8"))
+    assert (choice["images"], choice["groups"], choice["reason"]) == (15, 10, "")  # every fourth image has no label
+    assert len(choice["tried"]) == 6
+    means = [tried["mean"] for tried in choice["tried"]]
+    assert means == sorted(means, reverse=True)
+    assert means[0] > means[-1]
+    for tried in choice["tried"]:
+        assert list(tried["models"]) == list(metrics)
+        assert tried["mean"] == pytest.approx(np.mean([model["estimate"] for model in tried["models"].values()]))
+    assert (choice["tried"][0]["method"], choice["tried"][0]["layer"]) == (choice["method"], choice["layer"])
+    cells = {"last": [4, 4], "stride_16": [8, 8]}[choice["layer"]]
+    for entry in metrics.values():
+        assert (entry["method"], entry["layer"]) == (choice["method"], choice["layer"])
+        assert entry["map_size"] == cells
+        assert entry["boxes_val"] == 0
+        assert 0 <= entry["label_prior"] <= 1
+        for null in ("wrong_label", "random_weights"):
+            assert 0 <= entry[null]["lower"] <= entry[null]["estimate"] <= entry[null]["upper"] <= 1
+    text = (tmp_path / "reports/explain/index.html").read_text(encoding="utf-8")
+    assert f"{in_words(choice['method'], choice['layer'])}</strong>, which points best at" in text
 
 
 def test_agreement_is_with_the_recipes_teachers(project):
@@ -149,8 +184,8 @@ def test_energy_against_a_computation_of_its_own(project):
         cells = torch.relu(torch.einsum("k,khw->hw", weights, features))
         frame = torch.nn.functional.interpolate(cells[None, None], size=(128, 128), mode="bilinear")[0, 0]
         total = frame.sum().item()
-        energies[image_id, label] = frame[32:96, 64:96].sum().item() / total if total else 0.0
-    chosen = boxed_findings(Dataset.open(project / "data/processed"), 20)
+        energies[image_id, label] = frame[32:96, 32:96].sum().item() / total if total else 0.0
+    chosen = boxed_findings(Dataset.open(project / "data/processed"), 20, ["val", "test"])
     expected = np.mean([energies[f.image_id, f.label] for f in chosen])
     assert metrics["other"]["energy"]["estimate"] == pytest.approx(expected, rel=1e-3)
 
@@ -167,7 +202,7 @@ def test_gallery(project):
 
 
 def test_same_bytes_when_run_again(project):
-    files = [project / "reports/explain" / name for name in ("metrics.json", "index.html")]
+    files = [project / "reports/explain" / name for name in ("metrics.json", "choice.json", "index.html")]
     before = [file.read_bytes() for file in files]
     run(project)
     assert [file.read_bytes() for file in files] == before
@@ -191,7 +226,7 @@ def test_coarse_maps_give_no_conclusion(root, tmp_path):
     write_project(tmp_path, root, size=32, boxes=True)
     metrics = run(tmp_path)
     assert not any(entry["conclusive"] for entry in metrics.values())
-    assert metrics["wide"]["reason"] == "map of 1×1 cells, smaller than 4×4"
+    assert metrics["wide"]["reason"] == "too coarse: a cell of the 1×1 map is 2.0 times as wide as a box"
     assert metrics["wide"]["flat_maps"] == metrics["wide"]["findings"]
     assert metrics["wide"]["pointing_game"]["estimate"] == 0
 
@@ -212,7 +247,7 @@ def test_without_boxes_there_is_still_a_gallery(root, tmp_path):
 def test_exclusive_classes_explain_the_true_class_and_one_that_is_named_in_its_place(root, tmp_path):
     write_project(tmp_path, root, size=128, boxes=False, task="multiclass")
     agreement = run(tmp_path)["small-kd-0"]["agreement_teacher"]["wide"]
-    assert agreement["findings"] + agreement["zero_maps"] == 20  # the true class of params.explain.max_images
+    assert agreement["findings"] + agreement["flat_maps"] == 20  # the true class of params.explain.max_images
     text = html.unescape((tmp_path / "reports/explain/index.html").read_text(encoding="utf-8")).replace("<wbr>", "")
     manifest = pd.read_parquet(tmp_path / "data/processed/manifest.parquet").set_index("image_id")
     articles = re.findall(r"<article>.*?</article>", text, re.DOTALL)

@@ -1,6 +1,7 @@
-"""One model's answers about chosen findings: its maps, and the probabilities of all labels."""
+"""One model's answers about chosen findings: its maps, those that should not point at them, and probabilities."""
 
-from collections.abc import Callable, Collection, Mapping
+import copy
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
-from medistill.explain.cam import grad_cam
+from medistill.explain.cam import FloatArray, explain_by, has_layer
 from medistill.explain.selection import Finding
+from medistill.explain.ways import Way
 from medistill.layout import ModelFolder
 from medistill.models.classifier import Classifier
 from medistill.records.models import ModelRecord
@@ -26,12 +28,19 @@ class Explained:
     """One model's answers about N findings.
 
     Attributes:
-        maps: float32 (N, h, w), Grad-CAM of each finding's label, unnormalised and ≥ 0.
+        way: how its maps are made; the layer is `last` where it has no other.
+        maps: float32 (N, h, w), of each finding's label, unnormalised and ≥ 0.
         probabilities: float64 (N, L), of all labels in the data set's order.
+        wrong_maps: float32 (M, h, w), of the first M findings: those of a label that the image does not have; NaN
+            where it has all.
+        random_maps: float32 (M, h, w): those of the same network with random weights.
     """
 
-    maps: NDArray[np.float32]
+    way: Way
+    maps: FloatArray
     probabilities: NDArray[np.float64]
+    wrong_maps: FloatArray
+    random_maps: FloatArray
 
 
 def explainable(
@@ -70,6 +79,8 @@ def explain(
     dataset: Dataset,
     findings: list[Finding],
     images: NDArray[np.uint8],
+    way: Way,
+    wrong: list[str | None],
     on_maps: Callable[[int], object] = lambda count: None,
 ) -> Explained:
     """Compute a model's maps and probabilities for findings.
@@ -79,17 +90,64 @@ def explain(
         dataset: its labels and task.
         findings: N labels on images.
         images: uint8 (N, C, S, S), the image of each finding.
+        way: how maps are made.
+        wrong: of the first M findings, a label that the image does not have, or None.
         on_maps: called with the number of new maps.
     """
+    maps, logits = _maps(model, images, [finding.label for finding in findings], [way], on_maps)
+    own = [finding.label for finding in findings[: len(wrong)]]
+    others = [label or same for label, same in zip(wrong, own, strict=True)]
+    wrong_maps = _maps(model, images[: len(own)], others, [way], on_maps)[0][way]
+    wrong_maps[[label is None for label in wrong]] = np.nan
+    random_maps = _maps(randomised(model), images[: len(own)], own, [way], on_maps)[0][way]
+    columns = [model.config["labels"].index(label) for label in dataset.labels]
+    probabilities = Calibration(dataset.task).probabilities(logits[:, columns])
+    layer = way.layer if has_layer(model, way.layer) else "last"
+    return Explained(Way(way.method, layer), maps[way], probabilities, wrong_maps, random_maps)
+
+
+def try_ways(
+    model: Classifier,
+    findings: list[Finding],
+    images: NDArray[np.uint8],
+    ways: Sequence[Way],
+    on_maps: Callable[[int], object] = lambda count: None,
+) -> dict[Way, FloatArray]:
+    """A model's maps, float32 (N, h, w), of N findings by each way; arguments as of `explain`."""
+    return _maps(model, images, [finding.label for finding in findings], ways, on_maps)[0]
+
+
+def _maps(
+    model: Classifier,
+    images: NDArray[np.uint8],
+    labels: Sequence[str],
+    ways: Sequence[Way],
+    on_maps: Callable[[int], object],
+) -> tuple[dict[Way, FloatArray], FloatArray]:
+    """Maps by way, and logits (N, L) of the model's own labels."""
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    theirs = model.config["labels"]
-    columns = [theirs.index(label) for label in dataset.labels]
-    labels = np.array([theirs.index(finding.label) for finding in findings])
-    maps, answers, calibration = [], [], Calibration(dataset.task)
-    for start in range(0, len(findings), BATCH):
+    indices = np.array([model.config["labels"].index(label) for label in labels], np.intp)
+    found: dict[Way, list[FloatArray]] = {way: [] for way in ways}
+    logits = []
+    for start in range(0, len(labels), BATCH):
         here = slice(start, start + BATCH)
-        cams, logits = grad_cam(model, render_plain(torch.from_numpy(images[here])), labels[here])
-        maps.append(cams)
-        answers.append(calibration.probabilities(logits[:, columns]))
-        on_maps(len(cams))
-    return Explained(np.concatenate(maps), np.concatenate(answers))
+        maps, answers = explain_by(model, render_plain(torch.from_numpy(images[here])), indices[here], ways)
+        logits.append(answers)
+        for way in ways:
+            found[way].append(maps[way])
+        on_maps(len(answers))
+    if not logits:
+        return {way: np.zeros((0, 1, 1), np.float32) for way in ways}, np.zeros((0, 0), np.float32)
+    return {way: np.concatenate(parts) for way, parts in found.items()}, np.concatenate(logits)
+
+
+def randomised(model: Classifier) -> Classifier:
+    """The same network with random weights, always the same ones (Adebayo et al., NeurIPS 2018: all layers)."""
+    copied = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for module in copied.cpu().modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+    return copied

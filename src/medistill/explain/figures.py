@@ -38,10 +38,18 @@ def measure(
         located = localisation.NO_BOXES
         if where:
             scores[name] = localisation.score(frames, where.masks)
-            located = localisation.localise(findings, where, scores[name], map_size)
+            wrong, random = (
+                localisation.score(upsample(np.nan_to_num(maps), size), where.masks).hits
+                for maps in (answers.wrong_maps, answers.random_maps)
+            )
+            wrong[np.isnan(answers.wrong_maps).any(axis=(1, 2))] = np.nan
+            nulls = localisation.Nulls(wrong_label=wrong, random_weights=random)
+            located = localisation.localise(findings, where, scores[name], map_size, nulls)
         teachers = references.get(name, [])
         figures[name] = ModelMaps(
             **dict(located),
+            method=answers.way.method,
+            layer=answers.way.layer,
             map_size=list(map_size),
             agreement_teacher={
                 teacher: agreement(frames, upsample(explained[teacher].maps[:count], size), groups)

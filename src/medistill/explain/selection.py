@@ -14,12 +14,10 @@ from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.evaluation.predictions import align, read_logits
 from medistill.explain.settings import Explain
+from medistill.metrics.eligibility import MIN_GROUPS
 
 Box = tuple[float, float, float, float]
 """x, y, w, h as fractions of the frame; x, y: top left."""
-
-SPLITS = ("val", "test")
-"""Boxes on images of these splits are used; networks were fitted to the images of the training split."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +46,14 @@ class Chosen:
     """The findings that are explained: those that are measured, then those that are only shown.
 
     Attributes:
+        deciding: findings of validation images by which the way to make maps is chosen; empty where there is no choice.
         measured: findings that are present.
         absent: labels that are absent, or classes that an image is taken for, each on another image.
         shown: indices of the `findings` that the gallery shows.
         with_boxes: whether the measured findings have boxes.
     """
 
+    deciding: list[Finding]
     measured: list[Finding]
     absent: list[Finding]
     shown: list[int]
@@ -64,14 +64,29 @@ class Chosen:
         """All, the measured ones first."""
         return self.measured + self.absent
 
-    def images(self, dataset: Dataset) -> NDArray[np.uint8]:
-        """The image of each of `findings`: uint8 (N, C, S, S)."""
-        rows = dataset.manifest.set_index("image_id").loc[[finding.image_id for finding in self.findings]]
-        return dataset.images(rows.reset_index())
+
+def wrong_labels(findings: list[Finding], dataset: Dataset) -> list[str | None]:
+    """For each finding a label that its image is known to lack, chosen by a hash; None where it has all others."""
+    rows = dataset.manifest.set_index("image_id").loc[[finding.image_id for finding in findings]]
+    chosen: list[str | None] = []
+    for finding, target in zip(findings, dataset.targets(rows.reset_index()), strict=True):
+        absent = [label for label, value in zip(dataset.labels, target, strict=True) if value == 0]
+        name = f"{finding.image_id}\0{finding.label}".encode()
+        chosen.append(absent[int.from_bytes(hashlib.sha256(name).digest()[:8]) % len(absent)] if absent else None)
+    return chosen
+
+
+def images_of(findings: list[Finding], dataset: Dataset) -> NDArray[np.uint8]:
+    """The image of each finding: uint8 (N, C, S, S)."""
+    rows = dataset.manifest.set_index("image_id").loc[[finding.image_id for finding in findings]]
+    return dataset.images(rows.reset_index())
 
 
 def choose(dataset: Dataset, explain: Explain, predictions: Mapping[str, Path]) -> Chosen:
-    """Choose the findings that are measured and shown.
+    """Choose the findings by which maps are chosen, and those that are measured and shown.
+
+    Boxes on validation images choose if these are of enough groups and there are some on test images; else all are
+    measured. Those on training images are of no use, since networks were fitted to these images.
 
     Args:
         dataset: the ingested data set.
@@ -81,7 +96,10 @@ def choose(dataset: Dataset, explain: Explain, predictions: Mapping[str, Path]) 
     Raises:
         UserError: there is nothing to explain, or a box has a label that the data set does not have.
     """
-    boxed = boxed_findings(dataset, explain.max_images)
+    deciding = boxed_findings(dataset, explain.max_images, ["val"])
+    boxed = boxed_findings(dataset, explain.max_images, ["test"])
+    if not boxed or not explain.undecided or len({finding.group_id for finding in deciding}) < MIN_GROUPS:
+        deciding, boxed = [], boxed_findings(dataset, explain.max_images, ["val", "test"])
     measured = boxed or positive_findings(dataset, explain.max_images)
     if not measured:
         raise UserError(f"{dataset.folder}: neither a box nor a test image with a positive label; change data.split")
@@ -93,7 +111,7 @@ def choose(dataset: Dataset, explain: Explain, predictions: Mapping[str, Path]) 
         absent = absent_findings(dataset, labels, few)
     present = spread(measured, dataset.labels, explain.gallery - len(absent))
     findings = measured + absent
-    return Chosen(measured, absent, [findings.index(finding) for finding in present + absent], bool(boxed))
+    return Chosen(deciding, measured, absent, [findings.index(finding) for finding in present + absent], bool(boxed))
 
 
 def _predicted_classes(dataset: Dataset, predictions: Mapping[str, Path]) -> dict[str, NDArray[np.intp]]:
@@ -105,12 +123,13 @@ def _predicted_classes(dataset: Dataset, predictions: Mapping[str, Path]) -> dic
     }
 
 
-def boxed_findings(dataset: Dataset, max_images: int) -> list[Finding]:
-    """Findings with boxes on validation and test images, never on training images.
+def boxed_findings(dataset: Dataset, max_images: int, splits: list[str]) -> list[Finding]:
+    """Findings with boxes on the images of some splits.
 
     Args:
         dataset: the ingested data set.
         max_images: at most so many images, chosen by a hash of their ids.
+        splits: `val`, `test`, or both.
 
     Returns:
         One finding per (image, label) that has a box, with all its boxes; sorted by image id, then label.
@@ -122,7 +141,7 @@ def boxed_findings(dataset: Dataset, max_images: int) -> list[Finding]:
     unknown = sorted(set(boxes["label"]) - set(dataset.labels))
     if unknown:
         raise UserError(f"{dataset.files.boxes}: label {unknown[0]!r} is not one of the data set's labels")
-    rows = dataset.manifest.loc[dataset.manifest["split"].isin(SPLITS), ["image_id", "group_id", "split"]]
+    rows = dataset.manifest.loc[dataset.manifest["split"].isin(splits), ["image_id", "group_id", "split"]]
     boxes = boxes.merge(rows, on="image_id")
     boxes = boxes[boxes["image_id"].isin(_by_hash(boxes["image_id"].unique())[:max_images])]
     findings = [

@@ -68,8 +68,18 @@ class Classifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """The last feature map (N, K, h, w) of images as `forward` takes them."""
-        images = normalise(resize(images, self.input_size), self.mean, self.std, self.luma)
-        features = self.backbone.forward_features(images)
+        return self.features_of(self.inputs(images))
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """What the backbone sees of images as `forward` takes them: at its size, in its channels, normalised."""
+        return normalise(resize(images, self.input_size), self.mean, self.std, self.luma)
+
+    def features_of(self, inputs: Tensor) -> Tensor:
+        """The last feature map (N, K, h, w) of `inputs`."""
+        return self.channels_first(self.backbone.forward_features(inputs))
+
+    def channels_first(self, features: Tensor) -> Tensor:
+        """A map of the backbone as (N, K, h, w)."""
         return features.permute(0, 3, 1, 2) if self._channels_come_last else features
 
     def classify(self, features: Tensor) -> Tensor:

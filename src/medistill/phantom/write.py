@@ -46,7 +46,7 @@ def write_phantom(
     """Write a phantom data set in ChestX-ray14's layout.
 
     `images/00000001_000.png` … (mode L), `Data_Entry_2017.csv`, `BBox_List_2017.csv` (boxes for about half of the
-    test images, in the 1024-px frame), `train_val_list.txt` and `test_list.txt` (30 % of the patients). It appears
+    images, in the 1024-px frame), `train_val_list.txt` and `test_list.txt` (30 % of the patients). It appears
     at `out` complete or not at all. The same arguments give the same bytes, and a larger phantom begins with the
     images of a smaller one.
 
@@ -84,7 +84,7 @@ def _write(
     (folder / "images").mkdir()
     rows = draw_rows(images, seed, prevalence)
     entries, box_lines = [_HEADER], [_BOX_HEADER]
-    boxed: set[str] = set()
+    boxed: dict[bool, set[str]] = {True: set(), False: set()}
     for row in rows if progress is None else progress(rows, len(rows)):
         anatomy = draw_patient(seed, row.patient)
         findings = [
@@ -98,11 +98,11 @@ def _write(
             f"{row.name},{'|'.join(row.labels) or 'No Finding'},{row.number},{row.patient},{row.age},{anatomy.sex},"
             f"{row.exposure.view},{width},{height},{spacing},{spacing},"
         )
-        # Half of the test images, and any that is the first with one of its labels: every label has boxes.
-        chosen = row.exposure.seed % 2 == 0 or not boxed.issuperset(row.labels)
-        if row.test and row.labels and chosen:
+        # Half of the images of either list, and any that is its first with one of its labels: every label has boxes.
+        chosen = row.exposure.seed % 2 == 0 or not boxed[row.test].issuperset(row.labels)
+        if row.labels and chosen:
             for label, box in boxes_on_film(film, findings).items():
-                boxed.add(label)
+                boxed[row.test].add(label)
                 name = "Infiltrate" if label == "Infiltration" else label
                 box_lines.append(f"{row.name},{name},{','.join(f'{v:g}' for v in box)}")
     _lines_to(folder / "Data_Entry_2017.csv", entries)

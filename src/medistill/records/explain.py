@@ -1,8 +1,40 @@
 """What `explain` writes: its metrics.json, with an entry for each model."""
 
-from medistill.records.base import Content
+from medistill.records.base import Content, Plain
 from medistill.records.estimate import Estimate
 from medistill.records.figures import Interval, Number
+
+METHODS = {
+    "grad_cam": "Grad-CAM",
+    "grad_cam_pp": "Grad-CAM++",
+    "hires_cam": "HiResCAM",
+    "layer_cam": "Layer-CAM",
+    "eigen_cam": "Eigen-CAM",
+    "score_cam": "Score-CAM",
+}
+LAYERS = {"last": "last", "stride_16": "stride-16"}
+
+
+def in_words(method: str, layer: str) -> str:
+    """A way to make maps, as it is shown.
+
+    Example:
+        >>> in_words("hires_cam", "stride_16")
+        'HiResCAM on the stride-16 map'
+    """
+    return f"{METHODS.get(method, method)} on the {LAYERS.get(layer, layer)} map"
+
+
+class _Made(Content):
+    """What was made by a way: a method on a layer."""
+
+    method: str
+    layer: str
+
+    @property
+    def way(self) -> str:
+        """In words."""
+        return in_words(self.method, self.layer)
 
 
 class Located(Content):
@@ -18,6 +50,12 @@ class Located(Content):
         difference_chance: the pointing game minus it, paired.
         centre_prior: what pointing at the centre of each image hits.
         difference_centre: the pointing game minus it, paired.
+        label_prior: what pointing at the label's usual place, that of other patients' boxes, hits.
+        difference_label_prior: the pointing game minus it, paired.
+        wrong_label: what the map of another label hits, one that the image does not have.
+        difference_wrong_label: the pointing game minus it, paired.
+        random_weights: what the map of the same network with random weights hits.
+        difference_random_weights: the pointing game minus it, paired.
         conclusive: whether the figures allow a conclusion.
         reason: why they do not; empty where they do.
         conclusion: in words.
@@ -36,6 +74,12 @@ class Located(Content):
     difference_chance: Interval
     centre_prior: float | None
     difference_centre: Interval
+    label_prior: float | None
+    difference_label_prior: Interval
+    wrong_label: Interval
+    difference_wrong_label: Interval
+    random_weights: Interval
+    difference_random_weights: Interval
     conclusive: bool
     reason: str
     conclusion: str
@@ -48,19 +92,24 @@ class LocatedByLabel(Located):
 
 
 class Agreement(Content):
-    """Mean cosine similarity of a student's and a teacher's maps.
+    """Mean correlation of a student's and a teacher's maps, cell by cell.
 
     Attributes:
         estimate, lower, upper: the mean with its 95 % interval; None where undefined.
         findings: how many were compared.
-        zero_maps: findings left out because one of the two maps is all zero.
+        flat_maps: findings left out because one of the two maps is flat.
+        shuffled: the mean correlation with the teacher's maps of other patients' findings, which any two maps of
+            chests have.
+        difference_shuffled: the mean minus it, paired.
     """
 
     estimate: float | None
     lower: float | None
     upper: float | None
     findings: int
-    zero_maps: int
+    flat_maps: int
+    shuffled: float | None
+    difference_shuffled: Interval
 
 
 class Lead(Content):
@@ -70,11 +119,12 @@ class Lead(Content):
     energy: Interval
 
 
-class ModelMaps(LocatedByLabel):
+class ModelMaps(LocatedByLabel, _Made):
     """A model's entry in metrics.json.
 
     Attributes:
-        map_size: height and width of its feature map in cells.
+        method, layer: how its maps are made; `last` also where it has no map at stride 16.
+        map_size: height and width of its maps in cells.
         agreement_teacher, difference_teacher: with each teacher that it is compared with.
     """
 
@@ -91,3 +141,33 @@ class ModelMaps(LocatedByLabel):
             elif isinstance(value, int | float) and not isinstance(value, bool):
                 found[key] = value
         return found
+
+
+class Tried(_Made):
+    """A way to make maps, on the findings that choose one.
+
+    Attributes:
+        method, layer: the way.
+        models: the pointing game of each model by it.
+        mean: the mean of these, by which ways are ranked.
+    """
+
+    models: dict[str, Interval]
+    mean: float
+
+
+class Choice(Plain, _Made):
+    """How the way to make maps was chosen: the content of reports/explain/choice.json.
+
+    Attributes:
+        method, layer: the chosen way.
+        findings, images, groups: those of validation images that chose; 0 where none did.
+        reason: why no findings chose; empty where they did.
+        tried: each way, the best first.
+    """
+
+    findings: int
+    images: int
+    groups: int
+    reason: str
+    tried: list[Tried]

@@ -12,11 +12,10 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
-from medistill.explain.localisation import MIN_MAP
 from medistill.explain.selection import Finding
 from medistill.metrics.eligibility import MIN_GROUPS
 from medistill.metrics.intervals import CONFIDENCE
-from medistill.records.explain import ModelMaps
+from medistill.records.explain import Choice, ModelMaps
 from medistill.records.models import Role
 from medistill.report.html import render_page
 from medistill.task import Task
@@ -93,6 +92,7 @@ def render(
     labels: list[str],
     roles: Mapping[str, Role],
     metrics: Mapping[str, ModelMaps],
+    choice: Choice,
     rows: list[Row],
     left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
@@ -104,6 +104,7 @@ def render(
         labels: its labels, in order.
         roles: role of each model (`teacher`, `baseline`, `distilled`), in the order of the page.
         metrics: content of metrics.json, by model.
+        choice: how the way to make maps was chosen.
         rows: the images, present findings first.
         left_out: models that are not on the page, each with the reason.
     """
@@ -119,7 +120,7 @@ def render(
         counts=first,
         has_boxes=any(entry.boxes for entry in metrics.values()),
         confidence=CONFIDENCE,
-        min_map=MIN_MAP,
+        choice=choice,
         min_groups=MIN_GROUPS,
         stops=[
             f"rgba({red}, {green}, {blue}, {alpha / 255:.2f})" for red, green, blue, alpha in _palette()[:: 255 // 15]

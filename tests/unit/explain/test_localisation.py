@@ -1,4 +1,4 @@
-"""Pointing game, energy, chance and centre prior by hand; intervals against a bootstrap that copies patients."""
+"""Pointing game, energy and priors by hand; intervals against a bootstrap that copies patients."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from torch import nn
 from medistill.explain.cam import grad_cam, upsample
 from medistill.explain.localisation import (
     NO_BOXES,
+    Nulls,
     Scores,
     box_mask,
     conclusion,
@@ -19,7 +20,7 @@ from medistill.explain.localisation import (
     targets,
 )
 from medistill.explain.selection import Finding
-from medistill.metrics.means import mean_interval
+from medistill.metrics.means import mean_interval, paired_interval
 from medistill.models.classifier import Classifier
 from medistill.records.estimate import Estimate
 from tests.filled import model_maps
@@ -31,6 +32,10 @@ MIDDLE = (0.25, 0.25, 0.5, 0.5)
 
 def finding(*boxes, image="a", label="Mass", group=None, split="test") -> Finding:
     return Finding(image, label, group or image, split, boxes)
+
+
+def nulls(count: int) -> Nulls:
+    return Nulls(np.full(count, np.nan), np.zeros(count))
 
 
 class Passing(nn.Module):
@@ -67,8 +72,8 @@ def test_network_that_looks_at_the_box_wins_and_one_that_looks_away_loses():
     where = targets(boxed, 16)
     at_it = score(upsample(known_network_maps([(0, 1), (2, 3)]), 16), where.masks)
     away = score(upsample(known_network_maps([(3, 0), (0, 0)]), 16), where.masks)
-    assert localise(boxed, where, at_it, (4, 4)).to_json()["pointing_game"]["estimate"] == 1
-    assert localise(boxed, where, away, (4, 4)).to_json()["pointing_game"]["estimate"] == 0
+    assert localise(boxed, where, at_it, (4, 4), nulls(2)).to_json()["pointing_game"]["estimate"] == 1
+    assert localise(boxed, where, away, (4, 4), nulls(2)).to_json()["pointing_game"]["estimate"] == 0
     assert at_it.energy.min() > away.energy.max()
 
 
@@ -94,7 +99,7 @@ def test_two_boxes_of_one_label_are_one_target():
         frames[:] = 0
         frames[0, row, column] = 1
         assert score(frames, where.masks).hits == [hit]
-    result = localise([overlapping], where, score(frames, where.masks), (4, 4)).to_json()
+    result = localise([overlapping], where, score(frames, where.masks), (4, 4), nulls(1)).to_json()
     assert (result["findings"], result["boxes"], result["images"], result["groups"]) == (1, 3, 1, 1)
 
 
@@ -105,7 +110,7 @@ def test_flat_maps_are_misses():
     np.testing.assert_array_equal(result.hits, [0, 0])
     np.testing.assert_array_equal(result.energy, [0, 1])
     assert result.peaks == [None, None]
-    assert localise([finding(MIDDLE)] * 2, where, result, (4, 4)).to_json()["flat_maps"] == 2
+    assert localise([finding(MIDDLE)] * 2, where, result, (4, 4), nulls(2)).to_json()["flat_maps"] == 2
 
 
 @pytest.mark.parametrize("cell", [(0, 0), (0, 3), (3, 0), (3, 3), (1, 2), (2, 0)])
@@ -154,7 +159,7 @@ def test_tables_by_label_and_split():
     ]
     where = targets(boxed, 4)
     scores = Scores(np.array([1.0, 0.0, 1.0]), np.array([0.5, 0.1, 0.3]), [(0, 0), (3, 3), (0, 0)])
-    result = localise(boxed, where, scores, (4, 4)).to_json()
+    result = localise(boxed, where, scores, (4, 4), nulls(3)).to_json()
     assert result["pointing_game"]["estimate"] == pytest.approx(2 / 3)
     assert (result["boxes"], result["boxes_val"], result["boxes_test"]) == (4, 1, 3)
     nodule = result["labels"]["Nodule"]
@@ -168,32 +173,79 @@ def test_tables_by_label_and_split():
 
 
 def test_what_is_conclusive():
-    assert inconclusive((4, 4), 10) == ""
-    assert inconclusive((3, 4), 100) == "map of 3×4 cells, smaller than 4×4"
-    assert inconclusive((7, 7), 9) == "boxes from 9 groups, fewer than 10"
+    boxes = [(0, 0, 0.5, 0.5), (0, 0, 0.25, 0.25), (0, 0, 0.8, 0.2)]  # sides 0.5, 0.25 and 0.4
+    assert inconclusive((5, 5), boxes, 10) == ""  # a cell is as wide as half of the median side
+    said = "too coarse: a cell of the 4×4 map is 0.6 times as wide as a box"
+    assert inconclusive((4, 4), boxes, 10) == inconclusive((4, 4), boxes, 2) == said
+    assert inconclusive((5, 5), boxes, 9) == "boxes from 9 groups, fewer than 10"
 
 
-def said(chance: tuple, centre: tuple, **changes) -> str:
-    """The conclusion from the intervals of the differences to chance and to the centre prior."""
-    bounds = {"difference_chance": chance, "difference_centre": centre}
+def test_the_usual_place_is_where_most_boxes_of_other_groups_are():
+    left, right = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 0.5, 1.0)
+    boxed = [
+        finding(left, image="a"),
+        finding(left, image="b"),
+        finding(right, image="c", group="c"),
+        finding(right, image="d", group="c"),
+        finding(right, image="e", group="c"),
+        finding(right, image="f", label="Nodule"),
+    ]
+    # Without its own, the left side has a box of b (of a), and the right side three of c; c is judged by a and b.
+    np.testing.assert_array_equal(targets(boxed, 8).usual, [0, 0, 0, 0, 0, np.nan])
+    np.testing.assert_array_equal(targets([*boxed[:2], finding(left, image="g"), boxed[2]], 8).usual, [1, 1, 1, 0])
+
+
+def test_every_prior_and_null_is_compared_finding_by_finding():
+    rng = np.random.default_rng(0)
+    boxed = [finding(TOP_LEFT if k % 2 else MIDDLE, image=str(k), group=str(k // 2)) for k in range(40)]
+    where, hits = targets(boxed, 16), rng.integers(0, 2, 40).astype(float)
+    wrong, random = rng.integers(0, 2, (2, 40)).astype(float)
+    wrong[:5] = np.nan
+    groups = np.array([f.group_id for f in boxed])
+
+    result = localise(boxed, where, Scores(hits, hits, [(0, 0)] * 40), (16, 16), Nulls(wrong, random))
+
+    for prior, lead, values in (
+        (result.centre_prior, result.difference_centre, where.centre),
+        (result.label_prior, result.difference_label_prior, where.usual),
+        (result.wrong_label.estimate, result.difference_wrong_label, wrong),
+        (result.random_weights.estimate, result.difference_random_weights, random),
+    ):
+        known = ~np.isnan(values)
+        assert prior == pytest.approx(values[known].mean())
+        assert lead == paired_interval(hits[known], values[known], groups[known])
+    assert result.labels["Mass"].wrong_label == result.wrong_label
+
+
+def said(chance: tuple, centre: tuple, usual: tuple = (0.1, 0.2), **changes) -> str:
+    """The conclusion from the intervals of the differences to chance, to the centre and to the usual place."""
+    bounds = {"difference_chance": chance, "difference_centre": centre, "difference_label_prior": usual}
     entry = {key: Estimate(0.0, lower, upper) for key, (lower, upper) in bounds.items()}
     return conclusion(model_maps(**{"findings": 20, "flat_maps": 10} | entry | changes))
 
 
 @pytest.mark.parametrize(
-    ("chance", "centre", "words"),
+    ("chance", "centre", "usual", "words"),
     [
-        ((-0.09, -0.01), (-0.3, -0.1), "worse than chance, worse than pointing at the centre"),
-        ((-0.05, 0.30), (-0.2, -0.1), "not shown to differ from chance, worse than pointing at the centre"),
-        ((0.01, 0.12), (-0.14, -0.02), "better than chance, worse than pointing at the centre"),
-        ((0.05, 0.30), (0, 0.15), "better than chance, not shown to differ from pointing at the centre"),
-        ((0.20, 0.40), (0.05, 0.25), "better than chance, better than pointing at the centre"),
-        ((None, None), (0.05, 0.25), "none: too few findings for an interval"),
+        ((-0.09, -0.01), (-0.3, -0.1), (-0.5, -0.4), ("worse than", "worse than", "worse than")),
+        (
+            (-0.05, 0.30),
+            (-0.2, -0.1),
+            (-0.5, 0.1),
+            ("not shown to differ from", "worse than", "not shown to differ from"),
+        ),
+        ((0.01, 0.12), (-0.14, -0.02), (0.1, 0.2), ("better than", "worse than", "better than")),
+        ((0.05, 0.30), (0, 0.15), (-0.1, 0), ("better than", "not shown to differ from", "not shown to differ from")),
     ],
 )
-def test_the_conclusion_follows_from_the_paired_intervals(chance, centre, words):
-    assert said(chance, centre) == words
-    assert said(chance, centre, conclusive=False, reason="map of 2×2 cells") == "none: map of 2×2 cells"
+def test_the_conclusion_follows_from_the_paired_intervals(chance, centre, usual, words):
+    names = ("chance", "pointing at the centre", "pointing at the label's usual place")
+    assert said(chance, centre, usual) == ", ".join(f"{word} {name}" for word, name in zip(words, names, strict=True))
+    assert said(chance, centre, usual, conclusive=False, reason="map of 2×2 cells") == "none: map of 2×2 cells"
+
+
+def test_without_an_interval_there_is_no_conclusion():
+    assert said((None, None), (0.05, 0.25)) == "none: too few findings for an interval"
 
 
 def test_conclusions_compare_finding_by_finding():
@@ -202,7 +254,7 @@ def test_conclusions_compare_finding_by_finding():
     boxed = [finding(large if k < 16 else small, image=str(k)) for k in range(40)]
     where = targets(boxed, 16)
     hits = np.array([1.0] * 18 + [0.0] * 22)  # every large box, and two of 24 small ones
-    result = localise(boxed, where, Scores(hits, hits, [(0, 0)] * 40), (4, 4)).to_json()
+    result = localise(boxed, where, Scores(hits, hits, [(0, 0)] * 40), (16, 16), nulls(40)).to_json()
     assert mean_interval(hits, np.arange(40)).lower < result["chance"]  # against the mean chance nothing is shown
     assert result["difference_chance"]["lower"] > 0.05
     assert result["conclusion"].startswith("better than chance")

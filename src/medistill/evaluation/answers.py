@@ -12,6 +12,8 @@ from medistill.metrics.bootstrap import draw
 from medistill.metrics.classification import measure_accuracy, metrics_at_half
 from medistill.metrics.eligibility import fewer_groups, ineligibility
 from medistill.metrics.intervals import Codes, FloatArray, Numbers
+from medistill.metrics.probabilities import FIGURES as PROBABILITIES
+from medistill.metrics.probabilities import measure_probabilities
 from medistill.metrics.ranking import measure_ranking
 from medistill.task import Task
 
@@ -118,6 +120,15 @@ class Answers:
         if np.isnan(self.logits).any():
             return np.full((2, self.split.counts.shape[1]), np.nan)
         return measure_accuracy(self.split.targets, self.logits, self.split.groups, self.split.counts)
+
+    @cached_property
+    def judged(self) -> dict[str, FloatArray]:
+        """Each figure of `metrics.probabilities` of each label, (1 + R, L)."""
+        split = self.split
+        values = self.by_label(lambda truth, given: measure_probabilities(truth, given, split.groups, split.counts))
+        if not values:
+            return dict.fromkeys(PROBABILITIES, np.empty((split.counts.shape[1], 0)))
+        return dict(zip(PROBABILITIES, np.stack(values, axis=-1), strict=True))
 
     @cached_property
     def at_half(self) -> FloatArray:

@@ -128,7 +128,7 @@ def difference(model: Measured, reference: Measured, name: str) -> tuple[Estimat
 
 
 def compare(model: Measured, reference: Measured) -> list[Difference]:
-    """Paired differences model − reference: every resampled figure over all labels, then AUROC of each eligible label.
+    """Paired differences model − reference: every figure that is compared, over all labels, then AUROC label by label.
 
     p-values of labels are adjusted for testing all eligible labels (Holm); the rows before get their `p_holm` from
     `adjust`, once all pairs of models are compared.
@@ -139,7 +139,7 @@ def compare(model: Measured, reference: Measured) -> list[Difference]:
     split = model.split
     rows = []
     for figure in figures_of(split.task):
-        if figure.resampled and (split.eligible or not figure.of_labels):
+        if figure.compared and (split.eligible or not figure.of_labels):
             compared = compare_values(model.overall(figure), reference.overall(figure))
             rows.append(_row(split, figure.key, *compared, None))
     own, other = model.values[LEAD], reference.values[LEAD]

@@ -26,7 +26,9 @@ class Figure:
             classes at once; row 0 is on the data themselves, the others are resamples, and NaN is undefined.
         task: the task it applies to; None: both.
         of_labels: whether each label has one.
-        resampled: whether it has an interval, and is compared between models.
+        resampled: whether it has an interval.
+        compared: whether it is compared between models, which needs an interval; not where neither more nor less of it
+            is better.
         reflected: how the interval of its mean over labels is made, see `intervals.summarise`.
         summary: whether metrics.json has it, and so the report's table of models, MLflow and the card; a figure that is
             only for comparison with papers is in reports/evaluation/<model>.json alone.
@@ -41,6 +43,7 @@ class Figure:
     task: Task | None = None
     of_labels: bool = True
     resampled: bool = True
+    compared: bool = True
     reflected: bool = False
     summary: bool = True
     columns: tuple[str, ...] = ("test",)
@@ -69,10 +72,39 @@ _MULTILABEL, _CLASSES = Task.MULTILABEL, Task.MULTICLASS
 FIGURES: tuple[Figure, ...] = (
     Figure(LEAD, "AUROC", lambda a: a.ranking[0], columns=("val", "test"), tables=("test", "val"), plotted=True),
     Figure("auprc", "AUPRC", lambda a: a.ranking[1], reflected=True, tables=("test",)),
-    Figure("ece", "ECE", _ece, resampled=False),
-    Figure("accuracy", "accuracy", lambda a: a.at_half[:1], _MULTILABEL, resampled=False, summary=False),
-    Figure("f1", "F1", lambda a: a.at_half[1:2], _MULTILABEL, resampled=False, summary=False),
-    Figure("f1_weighted", "weighted F1", lambda a: a.at_half[2:], _MULTILABEL, resampled=False, summary=False),
+    Figure("brier", "Brier score", lambda a: a.judged["brier"], tables=("test",)),
+    Figure("log_loss", "log loss", lambda a: a.judged["log_loss"], columns=()),
+    Figure(
+        "calibration_slope",
+        "calibration slope",
+        lambda a: a.judged["calibration_slope"],
+        compared=False,
+        columns=(),
+        tables=("test",),
+    ),
+    Figure(
+        "calibration_intercept",
+        "calibration intercept",
+        lambda a: a.judged["calibration_intercept"],
+        compared=False,
+        columns=(),
+        tables=("test",),
+    ),
+    Figure("observed_expected", "O/E", lambda a: a.judged["observed_expected"], compared=False, columns=()),
+    Figure("ece", "ECE", _ece, resampled=False, compared=False),
+    Figure(
+        "accuracy", "accuracy", lambda a: a.at_half[:1], _MULTILABEL, resampled=False, compared=False, summary=False
+    ),
+    Figure("f1", "F1", lambda a: a.at_half[1:2], _MULTILABEL, resampled=False, compared=False, summary=False),
+    Figure(
+        "f1_weighted",
+        "weighted F1",
+        lambda a: a.at_half[2:],
+        _MULTILABEL,
+        resampled=False,
+        compared=False,
+        summary=False,
+    ),
     Figure("accuracy", "accuracy", lambda a: a.accuracies[0], _CLASSES, of_labels=False, plotted=True),
     Figure(
         "balanced_accuracy", "balanced accuracy", lambda a: a.accuracies[1], _CLASSES, of_labels=False, plotted=True

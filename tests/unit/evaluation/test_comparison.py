@@ -25,7 +25,7 @@ def problem(images: int = 240, seed: int = 0) -> tuple[np.ndarray, np.ndarray, n
 
 def compared(task: Task) -> list[str]:
     """Keys of the figures over all labels in which models of this task are compared."""
-    return [figure.key for figure in figures_of(task) if figure.resampled]
+    return [figure.key for figure in figures_of(task) if figure.compared]
 
 
 def measure(targets, patients, logits, task: str = "multiclass", resamples: int = 200) -> Measured:

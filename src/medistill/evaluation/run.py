@@ -10,6 +10,7 @@ from medistill.data.dataset import Dataset
 from medistill.evaluation.answers import Split
 from medistill.evaluation.comparison import Measured, adjust, best, compare, difference
 from medistill.evaluation.figures import FIGURES, LEAD
+from medistill.evaluation.operating import operating_points
 from medistill.evaluation.predictions import Studies, align
 from medistill.evaluation.settings import Evaluate
 from medistill.files import atomic
@@ -87,6 +88,7 @@ def describe_all(
             study=study,
             val=measured["val"][name].describe(),
             test=measured["test"][name].describe(),
+            operating=operating_points(measured["val"][name].answers, measured["test"][name].answers),
         )
         for name, role in roles.items()
     }

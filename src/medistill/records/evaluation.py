@@ -9,7 +9,7 @@ from pydantic import ConfigDict
 from medistill.files import atomic
 from medistill.records.base import Content, Plain
 from medistill.records.estimate import Estimate
-from medistill.records.figures import Figures, Measures, WithFigures
+from medistill.records.figures import Figures, Interval, Measures, WithFigures
 from medistill.records.models import Role
 
 
@@ -77,6 +77,29 @@ class SplitFigures(WithFigures):
     per_label: dict[str, LabelFigures]
 
 
+class OperatingPoint(Content):
+    """A threshold of one label, what validation promises of it, and what test shows.
+
+    Attributes:
+        kind: `sensitivity` or `specificity`, of which something is promised.
+        promised: its mean over patients is at least this.
+        groups: patients or groups of validation with the label, or without it for a specificity.
+        threshold: a probability; the label is called from here on. None where nothing can be promised.
+        observed: on test, the mean over patients of the share of their images that are called rightly.
+        sensitivity, specificity, ppv, npv: shares of test images.
+    """
+
+    kind: str
+    promised: float
+    groups: int
+    threshold: float | None
+    observed: Interval
+    sensitivity: Interval
+    specificity: Interval
+    ppv: Interval
+    npv: Interval
+
+
 class Evaluation(Plain):
     """evaluation/<model>.json: all figures of one model.
 
@@ -86,6 +109,7 @@ class Evaluation(Plain):
         seed: of the bootstrap.
         study: how the images of a study became one; None where each image counts for itself.
         val, test: the figures on that split.
+        operating: the thresholds of each label.
     """
 
     model: str
@@ -94,6 +118,7 @@ class Evaluation(Plain):
     study: str | None = None
     val: SplitFigures
     test: SplitFigures
+    operating: dict[str, list[OperatingPoint]]
 
     def on(self, split: str) -> SplitFigures:
         """The figures on a split."""

@@ -16,6 +16,7 @@ from medistill.report.sections import (
     localisation,
     method,
     models,
+    operating,
     roc,
     summary,
 )
@@ -25,6 +26,7 @@ SECTIONS = {
     "Models": models,
     "Differences": differences,
     "Labels": labels,
+    "Operating points": operating,
     "ROC curves": roc,
     "Learning curves": learning,
     "Localisation": localisation,

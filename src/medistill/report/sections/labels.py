@@ -60,7 +60,8 @@ def build(content: Content) -> Labels:
         shown = [figure for figure in figures_of(content.dataset.task) if figure.of_labels and split in figure.tables]
         for figure in shown:
             eligible = Eligible.of(content, split) if figure is shown[0] else None
-            tables.append(Table(f"{figure.title} on {SPLITS[split]}", _rows(content, split, figure.name), eligible))
+            title = figure.title[0].upper() + figure.title[1:]
+            tables.append(Table(f"{title} on {SPLITS[split]}", _rows(content, split, figure.name), eligible))
     return Labels([model.name for model in content.models], tables)
 
 

@@ -23,8 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     from medistill.evaluation import run
     from medistill.evaluation.predictions import read_logits
 
-    models = params.model_folders()
-    configs = {}
+    models, configs = params.model_folders(), {}
     for name, model in models.items():
         configs[name] = ModelRecord.read_whole(model.config)
         provenance.refuse_overlap(model.train_ids, dataset)
@@ -45,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
         for model in students
     }
     references = run.References(baselines, list(params.teacher_models()))
-    described = run.describe_all(measured, {name: config.role for name, config in configs.items()}, params.evaluate)
+    rows, roles = run.test_rows(dataset, params.evaluate), {name: config.role for name, config in configs.items()}
+    described = run.describe_all(rows, measured, roles, references, params.evaluate)
     curves = {name: model.roc() for name, model in measured["test"].items()}
     written = run.write_tables(reports, described, curves, run.compare_all(measured, references))
     figures = run.numbers(described, measured, references)

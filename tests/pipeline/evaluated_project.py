@@ -81,6 +81,10 @@ def write_dataset(root: Path, images: int, random: np.random.Generator, task: st
             "group_id": patients,
             "patient_id": patients,
             "split": split,
+            "sex": np.where(np.arange(2 * images) // 2 % 2, "F", "M"),
+            "age": 20.0 + np.arange(2 * images) // 2 % 60,
+            "view": None,
+            "source": None,
             "sha256": [f"{k:064x}" for k in range(2 * images)],
         }
     )

@@ -128,6 +128,37 @@ def test_page_shows_the_figures_of_every_model(project, page):
         assert text in page.text
 
 
+def test_page_shows_what_thresholds_promise_and_what_test_makes_of_it(project, page):
+    for model in numbers(project):
+        evaluation = json.loads((project / "reports" / "evaluation" / f"{model}.json").read_text())
+        for point in (point for points in evaluation["operating"].values() for point in points):
+            if point["threshold"] is None:
+                assert f"–cannot be promised by {point['groups']}" in page.text
+            else:
+                seen, other = point["observed"], {"sensitivity": "specificity"}.get(point["kind"], "sensitivity")
+                bounds = f"[{seen['lower']:.2f}, {seen['upper']:.2f}]"
+                assert f"{seen['estimate']:.2f}{bounds}{other} {point[other]['estimate']:.2f}" in page.text
+    assert "cannot be promised by 3" in page.text  # the rare label
+
+
+def test_page_holds_each_group_against_the_rest(project, page):
+    for model in numbers(project):
+        evaluation = json.loads((project / "reports" / "evaluation" / f"{model}.json").read_text())
+        groups = {f"{group['attribute']}: {group['group']}": group for group in evaluation["subgroups"]}
+        assert list(groups) == ["sex: F", "sex: M", "age: 0–39", "age: 40–59", "age: 60 and over"]
+        assert groups["sex: M"]["gap"] is None
+        for name, group in groups.items():
+            assert name in page.text
+            for key, gap in (("auroc", "gap"), ("missed", "missed_gap")):
+                for figure, sign in ((group[key], ""), (group[gap], "+")):
+                    if figure:
+                        bounds = f"[{shown(figure['lower'], sign)}, {shown(figure['upper'], sign)}]"
+                        assert f"{shown(figure['estimate'], sign)}{' ' if sign else ''}{bounds}" in page.text
+            for change in group["changes"].values():
+                assert shown(change["change"]["estimate"], "+") in page.text
+    assert "diagnos" not in page.text.lower()
+
+
 def test_page_names_the_best_teacher_and_the_first_in_rank(project, page):
     entries = numbers(project)
     best = max(("densenet", "efficientnet_lite2"), key=lambda name: entries[name]["val"]["macro_auroc"])

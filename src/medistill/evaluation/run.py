@@ -13,6 +13,7 @@ from medistill.evaluation.figures import FIGURES, LEAD
 from medistill.evaluation.operating import operating_points
 from medistill.evaluation.predictions import Studies, align
 from medistill.evaluation.settings import Evaluate
+from medistill.evaluation.subgroups import measure_subgroups, parts_of
 from medistill.files import atomic
 from medistill.layout import ReportsFolder
 from medistill.metrics.intervals import FloatArray
@@ -69,17 +70,32 @@ def measure_split(
     return {name: Measured.of(split, scores, on_label=on_label) for name, scores in aligned.items()}
 
 
+def test_rows(dataset: Dataset, settings: Evaluate) -> pd.DataFrame:
+    """The manifest's rows of what is measured on test: its images, or the first image of each study."""
+    rows = dataset.split("test")
+    return rows if settings.study == "none" else rows.iloc[Studies.of(rows).first]
+
+
 def describe_all(
-    measured: Mapping[str, Mapping[str, Measured]], roles: Mapping[str, Role], settings: Evaluate
+    rows: pd.DataFrame,
+    measured: Mapping[str, Mapping[str, Measured]],
+    roles: Mapping[str, Role],
+    references: References,
+    settings: Evaluate,
 ) -> dict[str, Evaluation]:
     """All figures of each model, for reports/evaluation/<model>.json.
 
     Args:
+        rows: of the test split, from `test_rows`.
         measured: by split, then by model.
         roles: of each model.
+        references: of the students.
         settings: of the evaluation.
     """
     study = None if settings.study == "none" else settings.study
+    val, test = ({name: one.answers for name, one in measured[split].items()} for split in SPLITS)
+    operating = {name: operating_points(val[name], test[name]) for name in roles}
+    subgroups = measure_subgroups(parts_of(rows), test, operating, references.baselines)
     return {
         name: Evaluation(
             model=name,
@@ -88,7 +104,8 @@ def describe_all(
             study=study,
             val=measured["val"][name].describe(),
             test=measured["test"][name].describe(),
-            operating=operating_points(measured["val"][name].answers, measured["test"][name].answers),
+            operating=operating[name],
+            subgroups=subgroups[name],
         )
         for name, role in roles.items()
     }

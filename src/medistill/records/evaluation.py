@@ -100,6 +100,46 @@ class OperatingPoint(Content):
     npv: Interval
 
 
+class GapChange(Content):
+    """A student's gap minus its baseline's, paired.
+
+    Attributes:
+        change: with its interval.
+        p, p_holm: two-sided, and adjusted for all groups and baselines of the student; None where undefined.
+    """
+
+    change: Interval
+    p: float | None
+    p_holm: float | None
+
+
+class Subgroup(Content):
+    """A group of test images, held against the rest.
+
+    Attributes:
+        attribute: `sex`, `age`, `view` or `source`.
+        group: its value.
+        images, groups: how many images it has, of how many patients or groups.
+        labels: those with enough positives and negatives in the group and in the rest; without one, no AUROC.
+        auroc: the mean over these labels within the group.
+        gap: minus that of the rest; None for the second of two groups, whose gap is the first one's with another sign.
+        missed: share of its images with a label of which none is called.
+        missed_gap: minus that of the rest.
+        changes: of a distilled student, its gap minus that of each baseline, by name.
+    """
+
+    attribute: str
+    group: str
+    images: int
+    groups: int
+    labels: list[str]
+    auroc: Interval
+    gap: Interval
+    missed: Interval
+    missed_gap: Interval
+    changes: dict[str, GapChange]
+
+
 class Evaluation(Plain):
     """evaluation/<model>.json: all figures of one model.
 
@@ -110,6 +150,7 @@ class Evaluation(Plain):
         study: how the images of a study became one; None where each image counts for itself.
         val, test: the figures on that split.
         operating: the thresholds of each label.
+        subgroups: of the test images.
     """
 
     model: str
@@ -119,6 +160,7 @@ class Evaluation(Plain):
     val: SplitFigures
     test: SplitFigures
     operating: dict[str, list[OperatingPoint]]
+    subgroups: list[Subgroup]
 
     def on(self, split: str) -> SplitFigures:
         """The figures on a split."""

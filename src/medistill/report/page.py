@@ -18,6 +18,7 @@ from medistill.report.sections import (
     models,
     operating,
     roc,
+    subgroups,
     summary,
 )
 
@@ -27,6 +28,7 @@ SECTIONS = {
     "Differences": differences,
     "Labels": labels,
     "Operating points": operating,
+    "Subgroups": subgroups,
     "ROC curves": roc,
     "Learning curves": learning,
     "Localisation": localisation,

@@ -1,6 +1,7 @@
 """A new figure needs only a row of `FIGURES`; files and pages show it."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from medistill.evaluation import figures
@@ -9,6 +10,7 @@ from medistill.evaluation.comparison import Measured, compare
 from medistill.evaluation.figures import FIGURES, Figure
 from medistill.evaluation.run import References, describe_all, numbers
 from medistill.evaluation.settings import Evaluate
+from medistill.evaluation.subgroups import ATTRIBUTES
 from medistill.report.figures import columns
 from medistill.task import Task
 
@@ -32,14 +34,16 @@ def measured(monkeypatch) -> dict[str, dict[str, Measured]]:
 def test_a_new_figure_is_described_compared_and_counted(measured):
     small = measured["val"]["small"]
     above = share(small.answers)[0]
-    found = describe_all(measured, {"small": "distilled", "teacher": "teacher"}, Evaluate(resamples=100))
+    roles, references = {"small": "distilled", "teacher": "teacher"}, References({"small": []}, ["teacher"])
+    rows = pd.DataFrame(dict.fromkeys(ATTRIBUTES, [None] * 80)).astype({"age": float})
+    found = describe_all(rows, measured, roles, references, Evaluate(resamples=100))
     assert found["small"].val.figure("macro_share").estimate == pytest.approx(above.mean(), abs=1e-12)
     per_label = found["small"].test.per_label
     assert [per_label[label].figure("share").estimate for label in "ab"] == above.tolist()
     rows = {row.metric: row.estimate for row in compare(small, measured["val"]["teacher"])}
     other = share(measured["val"]["teacher"].answers)[0]
     assert rows["macro_share"] == pytest.approx((above - other).mean(), abs=1e-12)
-    summary = numbers(found, measured, References({"small": []}, ["teacher"]))
+    summary = numbers(found, measured, references)
     assert summary["small"]["test"]["macro_share"] == pytest.approx(above.mean(), abs=1e-12)
     assert {"macro_share_lower", "macro_share_upper"} <= set(summary["small"]["test"])
     assert [column.title for column in columns(Task.MULTILABEL)][-1] == "Test share"

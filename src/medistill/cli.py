@@ -280,6 +280,50 @@ def provenance(
     print(printable(f"wrote {out}" + ("" if out.name == FILE else f"; it is read as {FILE}")))
 
 
+@app.command(
+    epilog="Examples:\n\n"
+    "\b\n"
+    "  medistill compare mine.csv --truth test.csv --group patient_id\n"
+    "  medistill compare old.csv new.csv --truth test.csv --group patient_id --by sex,view --json > figures.json\n\n"
+    "Each table has a column of image ids and one of probabilities for each label, named as in the truth, whose labels"
+    " are 1, 0, or empty where unknown. Other files are compared with the first. docs/figures.md says what the figures"
+    " are."
+)
+def compare(
+    predictions: Annotated[list[Path], typer.Argument(metavar="FILE", help="Tables of predictions, one per model.")],
+    truth: Annotated[Path, typer.Option(metavar="FILE", help="The table of the truth.")],
+    id: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Image ids, in all tables; by default the truth's first column."),
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Patients, in the truth: their images are drawn together.")
+    ] = None,
+    by: Annotated[
+        str, typer.Option(metavar="COLUMNS", help="Groups to compare, in the truth: sex, age, view, source.")
+    ] = "",
+    exclusive: Annotated[bool, typer.Option("--exclusive", help="An image has exactly one of the labels.")] = False,
+    logits: Annotated[bool, typer.Option("--logits", help="The tables hold logits, not probabilities.")] = False,
+    resamples: Annotated[int, typer.Option(min=100, max=100_000, help="Of the bootstrap over patients.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Measure anybody's predictions, and compare them.
+
+    With intervals over patients, in the same resamples for every model, and p adjusted for what is compared (Holm).
+    Neither a checkout nor a network is needed.
+    """
+    try:
+        from medistill.evaluation import command
+    except ModuleNotFoundError as error:
+        raise UserError(f"compare needs {error.name}: pip install 'medistill[train]'") from None
+
+    names = [name.strip() for name in by.split(",") if name.strip()]
+    request = command.Request(predictions, truth, id, group, names, exclusive, logits, resamples, seed)
+    compared = command.compare_tables(request)
+    print(to_json(compared.to_json()) if as_json else command.as_text(compared))
+
+
 @contextlib.contextmanager
 def _time_limit(seconds: float, message: str) -> Iterator[None]:
     """End the process with one line and exit code 2 where the block takes longer: native code cannot be interrupted.

@@ -36,6 +36,7 @@ ELSEWHERE = {
     "python -m pipeline track": ("tests/e2e/conftest.py", '"track"'),
     "medistill predict IMAGE… --model exports/<student>": ("tests/e2e/test_graph.py", '"predict"'),
     "medistill provenance LIST --format chestxray14 --out train_ids.npz": ("tests/unit/test_cli.py", '"provenance"'),
+    "medistill compare old.csv new.csv --truth test.csv --group patient_id": ("tests/unit/test_cli.py", '"compare"'),
     "python -m pipeline promote --dry-run": ("tests/pipeline/test_main.py", '"--dry-run"'),
     "dvc push": ("tests/e2e/test_graph.py", '"push"'),
     "dvc pull": ("tests/e2e/test_graph.py", '"pull"'),

@@ -35,11 +35,11 @@ def test_help_names_the_commands(flag):
     done = run(flag)
     assert done.returncode == 0
     assert "not a medical device" in done.stdout
-    for command in ("phantom", "check", "models", "predict", "provenance"):
+    for command in ("phantom", "check", "models", "predict", "provenance", "compare"):
         assert f"  {command} " in done.stdout
 
 
-@pytest.mark.parametrize("command", ["phantom", "check", "models", "predict", "provenance"])
+@pytest.mark.parametrize("command", ["phantom", "check", "models", "predict", "provenance", "compare"])
 def test_help_of_a_command_has_examples(command):
     done = run(command, "--help")
     assert done.returncode == 0
@@ -61,6 +61,10 @@ def test_help_of_a_command_has_examples(command):
         (["provenance", "list.csv", "--out", "ids.npz"], "--format"),
         (["provenance", "list.csv", "--format", "csv", "--out", "ids.npz"], "known are chestxray14, chexpert"),
         (["provenance", "list.csv", "--format", "mimic", "--out", "ids.npz"], "list.csv: no such file"),
+        (["compare", "a.csv"], "--truth"),
+        (["compare", "--truth", "t.csv"], "FILE"),
+        (["compare", "a.csv", "--truth", "t.csv", "--resamples", "7"], "--resamples"),
+        (["compare", "a.csv", "--truth", "t.csv"], "t.csv: no such file"),
         (["models", "--size", "1000000000"], "--size"),
         (["models", "--labels", "1000000000"], "--labels"),
         (["phantom", "out", "--prevalence", "rare"], "--prevalence"),
@@ -109,6 +113,20 @@ def test_phantom_does_not_overwrite_a_users_folder(tmp_path):
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {tmp_path}: ")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_compare_prints_figures_or_json(tmp_path):
+    rows = "".join(f"i{k},{k % 3 == 0:d}\n" for k in range(60))
+    (tmp_path / "truth.csv").write_text(f"id,Mass\n{rows}")
+    rows = "".join(f"i{k};{0.1 + 0.01 * (k % 50)}\n" for k in range(60))
+    (tmp_path / "mine.csv").write_text(f"id;Mass\n{rows}")
+    given = ["compare", tmp_path / "mine.csv", "--truth", tmp_path / "truth.csv", "--resamples", "100"]
+    shown = run(*given)
+    assert shown.returncode == 0
+    assert shown.stdout.startswith("60 images of 60 patients or groups, 1 of 1 label eligible\n")
+    found = json.loads(run(*given, "--json").stdout)
+    auroc = found["models"]["mine"]["macro_auroc"]["estimate"]
+    assert f"{auroc:.3f} [" in shown.stdout
 
 
 def test_provenance_says_what_it_has_read(tmp_path):

@@ -103,12 +103,12 @@ def measure_subgroups(
     Args:
         parts: of the test images.
         answers: of each model on them.
-        operating: each model's thresholds by label.
+        operating: each model's thresholds by label; without them nothing is said of what is missed.
         baselines: of each distilled student, those with whose gaps its own are compared; p is adjusted for all parts
             and baselines of a student (Holm).
     """
     measured = {
-        name: [_measure(own, part, _thresholds(operating[name])) for part in parts] for name, own in answers.items()
+        name: [_measure(own, part, _thresholds(operating.get(name))) for part in parts] for name, own in answers.items()
     }
     found = {}
     for name, own in answers.items():
@@ -120,8 +120,10 @@ def measure_subgroups(
     return found
 
 
-def _thresholds(points: Mapping[str, Sequence[OperatingPoint]]) -> FloatArray:
-    """(L,), above every probability where there is none."""
+def _thresholds(points: Mapping[str, Sequence[OperatingPoint]] | None) -> FloatArray | None:
+    """(L,), above every probability where there is none; None without any points."""
+    if points is None:
+        return None
     chosen = [next(p for p in own if (p.kind, p.promised) == CALLED_AT) for own in points.values()]
     return np.array([np.inf if point.threshold is None else point.threshold for point in chosen])
 
@@ -136,19 +138,18 @@ def eligible(answers: Answers, part: Part) -> list[int]:
     ]
 
 
-def _measure(answers: Answers, part: Part, thresholds: FloatArray) -> _Measured:
+def _measure(answers: Answers, part: Part, thresholds: FloatArray | None) -> _Measured:
     columns, counts = eligible(answers, part), answers.split.counts[:, : 1 + RESAMPLES]
     undefined = np.full(counts.shape[1], np.nan)
     auroc, missed = [undefined] * 2, [undefined] * 2
     targets, groups = answers.split.targets, answers.split.groups
     scores = answers.scores[:, columns]
-    none_called = _missed(answers, thresholds)
     for place, rows in enumerate((part.inside, part.rest)):
         if columns and not np.isnan(scores).any():
             values, _ = measure_ranking(targets[rows][:, columns], scores[rows], groups[rows], counts)
             auroc[place] = values.mean(axis=1)
-        if _enough(answers, part):
-            mean = GroupedMean.of(np.where(rows, none_called, np.nan), groups, len(counts))
+        if thresholds is not None and _enough(answers, part):
+            mean = GroupedMean.of(np.where(rows, _missed(answers, thresholds), np.nan), groups, len(counts))
             missed[place] = resample(mean.measure, counts)
     return _Measured((auroc[0], auroc[1]), (missed[0], missed[1]))
 

@@ -1,0 +1,301 @@
+"""The command `medistill compare`: anybody's predictions in tables, measured and compared like a run's models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import logit
+from tqdm import tqdm
+
+from medistill.data.reading.tables import describe_header, identifiers, read_header, read_table
+from medistill.errors import UserError
+from medistill.evaluation.answers import Split
+from medistill.evaluation.comparison import Measured, adjust, compare
+from medistill.evaluation.subgroups import ATTRIBUTES, measure_subgroups, parts_of
+from medistill.records.base import JsonObject
+from medistill.records.estimate import Estimate
+from medistill.records.evaluation import Comparison, Subgroup
+from medistill.task import Task
+from medistill.text import pluralise, printable
+
+_INNERMOST = 1e-15
+"""Probabilities closer to 0 or 1 count as this close, since their logit must be finite."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compare.
+
+    Attributes:
+        predictions: tables, one of each model; the others are compared with the first.
+        truth: the table of the truth.
+        id: the column of image ids, in all tables; None: the first of the truth's.
+        group: the truth's column of patients, which are drawn together; None: each image is one of its own.
+        by: columns of the truth, of `ATTRIBUTES`, whose groups are compared.
+        exclusive: whether an image has exactly one of the labels.
+        logits: whether the tables hold logits in place of probabilities.
+        resamples, seed: of the bootstrap.
+    """
+
+    predictions: Sequence[Path]
+    truth: Path
+    id: str | None = None
+    group: str | None = None
+    by: Sequence[str] = ()
+    exclusive: bool = False
+    logits: bool = False
+    resamples: int = 2000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What was measured.
+
+    Attributes:
+        models: by the name of each file without its ending.
+        comparisons: of the others with the first.
+        subgroups: of each model.
+        notes: what a user should know, a line each.
+    """
+
+    models: dict[str, Measured]
+    comparisons: list[Comparison]
+    subgroups: dict[str, list[Subgroup]]
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> JsonObject:
+        """For `--json`."""
+        return {
+            "models": {
+                name: own.describe().to_json() | {"subgroups": [group.to_json() for group in self.subgroups[name]]}
+                for name, own in self.models.items()
+            },
+            "comparisons": [row.to_json() for row in self.comparisons],
+            "notes": list(self.notes),
+        }
+
+
+def compare_tables(request: Request) -> Compared:
+    """Read the tables, and measure and compare the models in the same resamples.
+
+    Args:
+        request: what to compare.
+
+    Raises:
+        UserError: a table is missing or no such table, lacks a column or an image, or has a value that it may not have;
+            the message names file, line and column.
+    """
+    names = _names(request.predictions)
+    truth = _read_truth(request)
+    answers = {name: _read_answers(path, truth, request) for name, path in names.items()}
+    groups = truth.ids if request.group is None else truth.groups
+    task = Task.MULTICLASS if request.exclusive else Task.MULTILABEL
+    split = Split.of(truth.labels, truth.targets, groups.to_numpy(str), request.resamples, request.seed, task)
+    steps = len(answers) * len(truth.labels)
+    with tqdm(total=steps, desc="compare", unit="label", disable=None, leave=False) as bar:
+        models = {name: Measured.of(split, logits, on_label=bar.update) for name, logits in answers.items()}
+    first, *others = models
+    rows = [
+        Comparison(split="test", model=name, reference=first, relation="baseline", **dict(row))
+        for name in others
+        for row in compare(models[name], models[first])
+    ]
+    subgroups = measure_subgroups(
+        parts_of(truth.about),
+        {name: own.answers for name, own in models.items()},
+        {},
+        {name: [first] for name in others},
+    )
+    notes = list(truth.notes)
+    if request.group is None:
+        notes.append("no --group: each image counts as a patient of its own, and intervals are too narrow if it is not")
+    return Compared(models, adjust(rows), subgroups, notes)
+
+
+def _names(paths: Sequence[Path]) -> dict[str, Path]:
+    names = {path.name.partition(".")[0]: path for path in paths}
+    if len(names) < len(paths):
+        raise UserError("two predictions have the same file name, by which models are told apart; rename one")
+    return names
+
+
+# The truth
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """The truth of N images.
+
+    Attributes:
+        ids: (N,) of str.
+        groups: (N,) of str; those of `ids` where none are named.
+        labels: L names.
+        targets: float64 (N, L), 1, 0 or NaN.
+        about: (N rows), the columns of `ATTRIBUTES`.
+        notes: for the user.
+    """
+
+    ids: pd.Series
+    groups: pd.Series
+    labels: list[str]
+    targets: NDArray[np.float64]
+    about: pd.DataFrame
+    notes: list[str]
+
+
+def _read_truth(request: Request) -> _Truth:
+    path = request.truth
+    unknown = [name for name in request.by if name not in ATTRIBUTES]
+    if unknown:
+        raise UserError(f"--by {unknown[0]}: known are {', '.join(ATTRIBUTES)}")
+    header = read_header(path)
+    id_ = request.id or header[0]
+    apart = [name for name in (id_, request.group, *request.by) if name is not None]
+    for name in apart:
+        if name not in header:
+            raise UserError(f"{path}: has no column {name!r}; it has {describe_header(header)}")
+    predicted = [read_header(file) for file in request.predictions]
+    labels = [name for name in header if name not in apart and any(name in other for other in predicted)]
+    if not labels:
+        raise UserError(
+            f"{path}: no column but {', '.join(apart)} is in {request.predictions[0]}, so no label is known"
+        )
+    left = [name for name in header if name not in (*apart, *labels)]
+    table = read_table(path, {name: () for name in [*apart, *labels]})
+    ids = _unique_ids(table, path, id_)
+    groups = ids
+    if request.group is not None:
+        groups = identifiers(table[request.group], path, request.group)
+        _refuse(table, path, request.group, groups.isna(), "is empty")
+    about = pd.DataFrame({name: table[name] if name in request.by else None for name in ATTRIBUTES}, index=table.index)
+    about["age"] = pd.to_numeric(about["age"], errors="coerce")
+    targets = np.stack([_targets(table, path, name) for name in labels], axis=1)
+    if request.exclusive:
+        known = ~np.isnan(targets).any(axis=1)
+        one = np.where(known, np.nan_to_num(targets).sum(axis=1), 1) == 1
+        _refuse(table, path, labels[0], pd.Series(~one), "and the other labels: an image has exactly one class")
+    notes = [f"{path}: {pluralise(len(left), 'column')} in no prediction: {', '.join(left)}"] if left else []
+    return _Truth(ids, groups, labels, targets, about, notes)
+
+
+def _targets(table: pd.DataFrame, path: Path, label: str) -> NDArray[np.float64]:
+    values = pd.to_numeric(table[label].replace("", np.nan), errors="coerce")
+    wrong = ~(values.isin([0, 1]) | (table[label] == ""))
+    _refuse(table, path, label, wrong, "is neither 1, 0 nor empty (unknown)")
+    return values.to_numpy(np.float64)
+
+
+def _unique_ids(table: pd.DataFrame, path: Path, column: str) -> pd.Series:
+    ids = identifiers(table[column], path, column)
+    _refuse(table, path, column, ids.isna(), "is empty")
+    _refuse(table, path, column, ids.duplicated(), "is there a second time")
+    return ids
+
+
+def _refuse(table: pd.DataFrame, path: Path, column: str, wrong: pd.Series, why: str) -> None:
+    """Refuse the first row that is wrong."""
+    if wrong.any():
+        place = int(wrong.to_numpy(bool).argmax())
+        value = table[column].iloc[place]
+        shown = f" {value!r}" if value else ""
+        raise UserError(f"{path}: line {table['line'].iloc[place]}: column {column!r}{shown} {why}")
+
+
+# Predictions
+
+
+def _read_answers(path: Path, truth: _Truth, request: Request) -> NDArray[np.float64]:
+    """Logits (N, L) in the truth's order; NaN for labels that the table does not have."""
+    header = read_header(path)
+    id_ = str(truth.ids.name)
+    known = [label for label in truth.labels if label in header]
+    if id_ not in header:
+        raise UserError(f"{path}: has no column {id_!r}; it has {describe_header(header)}")
+    if not known:
+        raise UserError(f"{path}: has none of the labels {', '.join(truth.labels)}")
+    table = read_table(path, {name: () for name in [id_, *known]})
+    ids = _unique_ids(table, path, id_)
+    places = pd.Index(ids).get_indexer(pd.Index(truth.ids))
+    if (places < 0).any():
+        missing = truth.ids[places < 0]
+        raise UserError(f"{path}: lacks {pluralise(len(missing), 'image')} of {request.truth}, first {missing.iloc[0]}")
+    found = np.full((len(places), len(truth.labels)), np.nan)
+    for label in known:
+        values = pd.to_numeric(table[label], errors="coerce")
+        _refuse(table, path, label, ~np.isfinite(values), "is no finite number")
+        if not request.logits:
+            _refuse(table, path, label, (values < 0) | (values > 1), "is no probability; logits need --logits")
+        found[:, truth.labels.index(label)] = values.to_numpy(np.float64)[places]
+    if request.logits:
+        return found
+    if request.exclusive:
+        logarithms: NDArray[np.float64] = np.log(np.clip(found, _INNERMOST, 1))
+        return logarithms
+    logits: NDArray[np.float64] = logit(np.clip(found, _INNERMOST, 1 - _INNERMOST))
+    return logits
+
+
+# Text
+
+
+def as_text(compared: Compared) -> str:
+    """What the command prints."""
+    first = next(iter(compared.models.values())).describe()
+    shown = {name: own.describe() for name, own in compared.models.items()}
+    labels = f"{len(first.labels)} of {pluralise(len(first.per_label), 'label')} eligible"
+    blocks = [[f"{pluralise(first.images, 'image')} of {first.groups:,} patients or groups, {labels}"]]
+    blocks[0] += [f"  left out of the means: {label} ({reason})" for label, reason in first.skipped.items()]
+    keys = [
+        ("macro_auroc", "AUROC"),
+        ("macro_auprc", "AUPRC"),
+        ("macro_brier", "Brier score"),
+        ("macro_calibration_slope", "slope"),
+        ("macro_calibration_intercept", "intercept"),
+        ("accuracy", "accuracy"),
+    ]
+    keys = [(key, title) for key, title in keys if key in first.figures]
+    rows = [["", *(title for _, title in keys)]]
+    rows += [[name, *(_interval(own.figure(key)) for key, _ in keys)] for name, own in shown.items()]
+    blocks.append(_columns(rows))
+    if compared.comparisons:
+        rows = [["", "figure", "difference", "p", "p, Holm"]]
+        for row in compared.comparisons:
+            what = f"AUROC of {row.label}" if row.label else row.metric.removeprefix("macro_")
+            numbers = [_interval(row.interval, signed=True), _p(row.p), _p(row.p_holm)]
+            rows.append([f"{row.model} − {row.reference}", what, *numbers])
+        blocks.append(_columns(rows))
+    groups = next(iter(compared.subgroups.values()))
+    if groups:
+        rows = [["AUROC by group", "images", "labels", *compared.subgroups]]
+        for k, group in enumerate(groups):
+            own = [_interval(found[k].auroc) for found in compared.subgroups.values()]
+            rows.append([f"{group.attribute}: {group.group}", str(group.images), str(len(group.labels)), *own])
+        blocks.append(_columns(rows))
+    if compared.notes:
+        blocks.append([f"note: {note}" for note in compared.notes])
+    return "\n\n".join("\n".join(printable(line) for line in block) for block in blocks)
+
+
+def _columns(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _interval(value: Estimate, *, signed: bool = False) -> str:
+    def number(given: Any) -> str:
+        return f"{given:{'+' if signed else ''}.3f}".replace("-", "−")
+
+    if value.estimate is None:
+        return "–"
+    if value.lower is None:
+        return number(value.estimate)
+    return f"{number(value.estimate)} [{number(value.lower)}, {number(value.upper)}]"
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -9,18 +9,19 @@ from medistill.data.dataset import Dataset
 from medistill.explain import figures, selection
 from medistill.explain.choice import choose_way
 from medistill.explain.explained import explain, explainable
+from medistill.explain.second_look import find_doubts, write_doubts
 from medistill.files import atomic
 from medistill.layout import HERE, ExplainFolder
 from medistill.models.weights import load_model
 from medistill.params import load_params
 from medistill.records.base import Sealed, write_each
 from medistill.report import gallery
-from medistill.report.explanations import gallery_rows
+from medistill.report.explanations import doubt_rows, gallery_rows
 from pipeline.stage import run_stage
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write reports/explain/metrics.json, choice.json, index.html, and record.json with their checksums."""
+    """Write reports/explain/: metrics.json, choice.json, second_look.csv and index.html, and their checksums."""
     argparse.ArgumentParser(prog="python -m pipeline.stages.explain", description=__doc__).parse_args(argv)
     params = load_params()
     dataset = Dataset.open()
@@ -36,19 +37,20 @@ def main(argv: list[str] | None = None) -> int:
         for name, files in folders.items():
             model = load_model(files.folder)
             explained[name] = explain(model, dataset, chosen.findings, images, way, wrong, bar.update)
-    references = {
-        model.name: [teacher for teacher in params.references(model) if teacher in folders]
-        for model in params.student_models()
-    }
+    references = {m.name: [t for t in params.references(m) if t in folders] for m in params.student_models()}
     metrics, scores = figures.measure(chosen, explained, references, dataset.image_size)
-    rows = gallery_rows(dataset, chosen, images, explained, scores)
     roles = {name: role for name, role in params.roles().items() if name in folders}
-    page = gallery.render(dataset.name, dataset.task, dataset.labels, roles, metrics, choice, rows, left_out)
+    doubts = find_doubts(
+        dataset, {name: folders[name].predictions for name, role in roles.items() if role == "teacher"}
+    )
+    rows = gallery_rows(dataset, chosen, images, explained, scores), doubt_rows(dataset, doubts)
+    page = gallery.render(dataset, roles, metrics, choice, *rows, left_out)
     with atomic(HERE.reports.explain.folder) as temporary:
         temporary.mkdir()
         written = ExplainFolder(temporary)
         write_each(written.metrics, metrics)
         choice.write(written.choice)
+        write_doubts(written.second_look, doubts)
         written.page.write_text(page, encoding="utf-8")
         Sealed().write(written.record, temporary.iterdir())
     return 0

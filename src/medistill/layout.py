@@ -187,6 +187,11 @@ class ExplainFolder:
         return self.folder / "choice.json"
 
     @property
+    def second_look(self) -> Path:
+        """Labels that the teachers contradict."""
+        return self.folder / "second_look.csv"
+
+    @property
     def page(self) -> Path:
         """The gallery."""
         return self.folder / "index.html"

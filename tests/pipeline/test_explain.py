@@ -84,8 +84,7 @@ def write_project(folder, root, *, size: int, boxes: bool, task: str = "multilab
         (folder / "models" / name).mkdir(parents=True)
         nothing = np.array([], np.uint64)
         provenance.write_ids(folder / "models" / name / provenance.FILE, provenance.TrainIds(nothing, nothing))
-        if task == "multiclass":
-            predictions(model, Dataset.open(processed)).to_parquet(folder / "models" / name / "predictions.parquet")
+        predictions(model, Dataset.open(processed)).to_parquet(folder / "models" / name / "predictions.parquet")
         about = facts | {"map_size": map_size(model, size), "name": name.split("/")[1]}
         save_filled(folder / "models" / name, model, **about)
 
@@ -201,8 +200,25 @@ def test_gallery(project):
     assert len(text) < 10e6
 
 
+def test_labels_that_the_teachers_contradict_are_listed_and_shown(project):
+    table = pd.read_csv(project / "reports/explain/second_look.csv")
+    manifest = pd.read_parquet(project / "data/processed/manifest.parquet").set_index("image_id")
+    teachers = [pd.read_parquet(project / "models/teachers" / name / "predictions.parquet") for name in TEACHERS]
+    chances = [1 / (1 + np.exp(-own.set_index("image_id").filter(like="logit:"))) for own in teachers]
+    assert len(table) > 12
+    for row in table.itertuples():
+        assert manifest.at[row.image_id, "split"] == row.split != "train"
+        assert manifest.at[row.image_id, f"label:{row.label}"] == row.present
+        mean = np.mean([own.at[row.image_id, f"logit:{row.label}"] for own in chances])
+        assert row.probability == pytest.approx(mean, rel=1e-4)
+    text = (project / "reports/explain/index.html").read_text(encoding="utf-8")
+    assert text.partition("Labels worth a second look")[2].count("<img ") == 12
+
+
 def test_same_bytes_when_run_again(project):
-    files = [project / "reports/explain" / name for name in ("metrics.json", "choice.json", "index.html")]
+    files = [
+        project / "reports/explain" / name for name in ("metrics.json", "choice.json", "second_look.csv", "index.html")
+    ]
     before = [file.read_bytes() for file in files]
     run(project)
     assert [file.read_bytes() for file in files] == before

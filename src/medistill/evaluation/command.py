@@ -1,9 +1,8 @@
 """The command `medistill compare`: anybody's predictions in tables, measured and compared like a run's models."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +15,8 @@ from medistill.errors import UserError
 from medistill.evaluation.answers import Split
 from medistill.evaluation.comparison import Measured, adjust, compare
 from medistill.evaluation.subgroups import ATTRIBUTES, measure_subgroups, parts_of
-from medistill.records.base import JsonObject
 from medistill.records.estimate import Estimate
-from medistill.records.evaluation import Comparison, Subgroup
+from medistill.records.evaluation import Compared, Comparison
 from medistill.task import Task
 from medistill.text import pluralise, printable
 
@@ -50,34 +48,6 @@ class Request:
     logits: bool = False
     resamples: int = 2000
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Compared:
-    """What was measured.
-
-    Attributes:
-        models: by the name of each file without its ending.
-        comparisons: of the others with the first.
-        subgroups: of each model.
-        notes: what a user should know, a line each.
-    """
-
-    models: dict[str, Measured]
-    comparisons: list[Comparison]
-    subgroups: dict[str, list[Subgroup]]
-    notes: list[str] = field(default_factory=list)
-
-    def to_json(self) -> JsonObject:
-        """For `--json`."""
-        return {
-            "models": {
-                name: own.describe().to_json() | {"subgroups": [group.to_json() for group in self.subgroups[name]]}
-                for name, own in self.models.items()
-            },
-            "comparisons": [row.to_json() for row in self.comparisons],
-            "notes": list(self.notes),
-        }
 
 
 def compare_tables(request: Request) -> Compared:
@@ -114,7 +84,8 @@ def compare_tables(request: Request) -> Compared:
     notes = list(truth.notes)
     if request.group is None:
         notes.append("no --group: each image counts as a patient of its own, and intervals are too narrow if it is not")
-    return Compared(models, adjust(rows), subgroups, notes)
+    described = {name: own.describe() for name, own in models.items()}
+    return Compared(models=described, comparisons=adjust(rows), subgroups=subgroups, notes=notes)
 
 
 def _names(paths: Sequence[Path]) -> dict[str, Path]:
@@ -245,8 +216,7 @@ def _read_answers(path: Path, truth: _Truth, request: Request) -> NDArray[np.flo
 
 def as_text(compared: Compared) -> str:
     """What the command prints."""
-    first = next(iter(compared.models.values())).describe()
-    shown = {name: own.describe() for name, own in compared.models.items()}
+    first = next(iter(compared.models.values()))
     labels = f"{len(first.labels)} of {pluralise(len(first.per_label), 'label')} eligible"
     blocks = [[f"{pluralise(first.images, 'image')} of {first.groups:,} patients or groups, {labels}"]]
     blocks[0] += [f"  left out of the means: {label} ({reason})" for label, reason in first.skipped.items()]
@@ -260,7 +230,7 @@ def as_text(compared: Compared) -> str:
     ]
     keys = [(key, title) for key, title in keys if key in first.figures]
     rows = [["", *(title for _, title in keys)]]
-    rows += [[name, *(_interval(own.figure(key)) for key, _ in keys)] for name, own in shown.items()]
+    rows += [[name, *(_interval(own.figure(key)) for key, _ in keys)] for name, own in compared.models.items()]
     blocks.append(_columns(rows))
     if compared.comparisons:
         rows = [["", "figure", "difference", "p", "p, Holm"]]
@@ -287,7 +257,7 @@ def _columns(rows: list[list[str]]) -> list[str]:
 
 
 def _interval(value: Estimate, *, signed: bool = False) -> str:
-    def number(given: Any) -> str:
+    def number(given: float | None) -> str:
         return f"{given:{'+' if signed else ''}.3f}".replace("-", "−")
 
     if value.estimate is None:

@@ -216,6 +216,22 @@ COMPARISON_COLUMNS = ("split", "model", "reference", "relation", *Difference.mod
 """Of comparisons.csv."""
 
 
+class Compared(Content):
+    """What `medistill compare --json` prints.
+
+    Attributes:
+        models: the figures of each.
+        comparisons: of the others with the first.
+        subgroups: of each model.
+        notes: what a user should know, a line each.
+    """
+
+    models: dict[str, SplitFigures]
+    comparisons: list[Comparison]
+    subgroups: dict[str, list[Subgroup]]
+    notes: list[str]
+
+
 def write_comparisons(path: Path, rows: Iterable[Comparison]) -> None:
     """Write comparisons.csv, whole or not at all; cells of None are empty."""
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:

@@ -1,6 +1,6 @@
 """From explained findings to the rows of the gallery."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,10 @@ from medistill.data.dataset import Dataset
 from medistill.explain import localisation
 from medistill.explain.cam import upsample
 from medistill.explain.explained import Explained
+from medistill.explain.second_look import SHOWN, Doubt
 from medistill.explain.selection import Chosen
 from medistill.records.data import LABEL_PREFIX
-from medistill.report.gallery import Overlay, Row
+from medistill.report.gallery import DoubtRow, Overlay, Row
 
 
 def gallery_rows(
@@ -59,3 +60,14 @@ def gallery_rows(
 def _facts(person: Any) -> list[str]:
     age = f"{person['age']:.0f} years" if person["age"] == person["age"] else None
     return [fact for fact in (person["sex"], age, person["view"]) if isinstance(fact, str)]
+
+
+def doubt_rows(dataset: Dataset, doubts: Sequence[Doubt]) -> list[DoubtRow]:
+    """The first doubts with their images."""
+    shown = list(doubts[:SHOWN])
+    people = dataset.manifest.set_index("image_id")
+    rows = people.loc[[doubt.image_id for doubt in shown]].reset_index()
+    return [
+        DoubtRow(doubt, pixels, ", ".join(_facts(people.loc[doubt.image_id])))
+        for doubt, pixels in zip(shown, dataset.images(rows), strict=True)
+    ]

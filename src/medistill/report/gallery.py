@@ -12,13 +12,14 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
+from medistill.data.dataset import Dataset
+from medistill.explain.second_look import Doubt
 from medistill.explain.selection import Finding
 from medistill.metrics.eligibility import MIN_GROUPS
 from medistill.metrics.intervals import CONFIDENCE
 from medistill.records.explain import Choice, ModelMaps
 from medistill.records.models import Role
 from medistill.report.html import render_page
-from medistill.task import Task
 
 COLOURS = "inferno"
 OPACITY = 0.75
@@ -81,40 +82,57 @@ class Row:
 
     @property
     def picture(self) -> str:
-        """The image as the data URI of a picture, grey or RGB."""
-        grey = len(self.pixels) == 1
-        return _png(Image.fromarray(self.pixels[0] if grey else np.ascontiguousarray(self.pixels.transpose(1, 2, 0))))
+        """The image as the data URI of a picture."""
+        return _image(self.pixels)
+
+
+@dataclass(frozen=True)
+class DoubtRow:
+    """A label that the teachers contradict, with its image.
+
+    Attributes:
+        doubt: the label.
+        pixels: uint8 (C, S, S).
+        facts: further facts about the image.
+    """
+
+    doubt: Doubt
+    pixels: NDArray[np.uint8]
+    facts: str
+
+    @property
+    def picture(self) -> str:
+        """The image as the data URI of a picture."""
+        return _image(self.pixels)
 
 
 def render(
-    dataset: str,
-    task: Task,
-    labels: list[str],
+    dataset: Dataset,
     roles: Mapping[str, Role],
     metrics: Mapping[str, ModelMaps],
     choice: Choice,
     rows: list[Row],
+    doubts: list[DoubtRow],
     left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """The page as one self-contained HTML text; everything that comes from data is escaped.
 
     Args:
-        dataset: the data set's name.
-        task: of the data set.
-        labels: its labels, in order.
+        dataset: its name, task and labels.
         roles: role of each model (`teacher`, `baseline`, `distilled`), in the order of the page.
         metrics: content of metrics.json, by model.
         choice: how the way to make maps was chosen.
         rows: the images, present findings first.
+        doubts: labels that the teachers contradict, the worst first.
         left_out: models that are not on the page, each with the reason.
     """
     first = metrics[next(iter(roles))]
     return render_page(
         "gallery",
-        title=f"Where the models look: {dataset}",
-        dataset=dataset,
-        exclusive=task.exclusive,
-        labels=[label for label in labels if label in first.labels],
+        title=f"Where the models look: {dataset.name}",
+        dataset=dataset.name,
+        exclusive=dataset.task.exclusive,
+        labels=[label for label in dataset.labels if label in first.labels],
         roles=roles,
         metrics=metrics,
         counts=first,
@@ -127,6 +145,7 @@ def render(
         ],
         present=[row for row in rows if row.finding.present],
         absent=[row for row in rows if not row.finding.present],
+        doubts=doubts,
         left_out=left_out,
     )
 
@@ -137,6 +156,11 @@ def _palette() -> NDArray[np.uint8]:
     colours = colormaps[COLOURS](0.3 + 0.7 * value)  # the darkest colours would look like shadow
     colours[:, 3] = OPACITY * np.sqrt(value)
     return np.round(colours * 255).astype(np.uint8)
+
+
+def _image(pixels: NDArray[np.uint8]) -> str:
+    """An image (C, S, S), grey or RGB, as a data URI."""
+    return _png(Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))))
 
 
 def _png(picture: Image.Image, **options: Any) -> str:

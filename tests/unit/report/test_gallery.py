@@ -3,15 +3,19 @@ import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
+from medistill.data.dataset import Dataset
 from medistill.explain.localisation import NO_BOXES
+from medistill.explain.second_look import Doubt
 from medistill.explain.selection import Finding
 from medistill.records.explain import Choice, ModelMaps, Tried
-from medistill.report.gallery import OPACITY, Overlay, Row, render
+from medistill.report.gallery import OPACITY, DoubtRow, Overlay, Row, render
 from medistill.task import Task
 
 EVIL = "<script>alert('x')</script>"
@@ -49,12 +53,13 @@ def row(*, present=True, heat=None, pixels=None, hit=True) -> Row:
     return Row(finding, pixels, "F, 50 years", overlays)
 
 
-def page(rows, task=Task.MULTILABEL, choice=None, **changes) -> str:
+def page(rows, task=Task.MULTILABEL, choice=None, doubts=(), **changes) -> str:
     lead = {"pointing_game": {"estimate": -0.125, "lower": -0.25, "upper": 0.0625}, "energy": None}
     against = {"agreement_teacher": {"teacher&1": agreed()}, "difference_teacher": {"teacher&1": lead}}
     roles = {"teacher&1": "teacher", "a-kd-0": "distilled"}
     metrics = {"teacher&1": entry(**changes), "a-kd-0": entry(**against, **changes)}
-    return render(EVIL, task, [EVIL], roles, metrics, choice or CHOICE, rows)
+    dataset = Dataset(Path(), EVIL, "csv", task, [EVIL], SIZE, 1, "pad", "", pd.DataFrame())
+    return render(dataset, roles, metrics, choice or CHOICE, rows, list(doubts))
 
 
 CHOICE = Choice(
@@ -114,7 +119,7 @@ def test_tags_are_balanced():
             self.open: list[str] = []
 
         def handle_starttag(self, tag, attrs):
-            if tag not in {"meta", "br", "wbr", "input"}:
+            if tag not in {"meta", "br", "wbr", "input", "img"}:
                 self.open.append(tag)
 
         def handle_endtag(self, tag):
@@ -180,6 +185,19 @@ def test_a_way_that_nothing_chose_and_a_layer_that_a_network_lacks_are_said():
     text = page([row()], choice=unchosen, layer="last")
     assert "HiResCAM on the stride-16 map</strong>, which no findings have chosen: too few &lt;boxes&gt;." in text
     assert text.count("8×8<small>HiResCAM on the last map</small>") == 2
+
+
+def test_labels_worth_a_second_look_have_their_image_and_both_opinions():
+    pixels = np.full((1, SIZE, SIZE), 90, np.uint8)
+    doubt = Doubt(f"{EVIL}.png", "test", EVIL, present=True, probability=0.03125, instead=None, loss=3.0)
+    text = page([row()], doubts=[DoubtRow(doubt, pixels, "F, 50 years")])
+    assert "&lt;/script&gt;: present, says the label" in text
+    assert "teachers: probability 0.03" in text
+    assert '<img src="data:image/png;base64,' in text
+    assert "<script" not in text
+    named = replace(doubt, present=False, instead=f"class {EVIL}")
+    assert "instead" in page([row()], doubts=[DoubtRow(named, pixels, "")])
+    assert "second look" not in page([row()])
 
 
 def test_no_evidence_leaves_the_xray_as_it_is_and_the_most_covers_it_most():

@@ -99,7 +99,7 @@ def _forward(model: Classifier, inputs: Tensor, *, finer: bool) -> tuple[Tensor,
     tapped: dict[Layer, Tensor] = {}
 
     def tap(module: nn.Module, args: object, output: Tensor) -> Tensor | None:
-        if output.dim() != 4:  # tokens
+        if not isinstance(output, Tensor) or output.dim() != 4:  # tokens
             return None
         torch.set_grad_enabled(True)  # until the end of the block below: nothing before this map is differentiated
         tapped["stride_16"] = output.detach().requires_grad_()

@@ -11,7 +11,7 @@ from pytorch_grad_cam.score_cam import ScoreCAM
 from medistill.explain.cam import explain_by, grad_cam, score_cam
 from medistill.explain.methods import METHODS
 from medistill.explain.ways import Layer, Method, Way
-from medistill.models import ofa  # noqa: F401  (timm knows its networks then)
+from medistill.models import ofa, systems  # noqa: F401  (timm knows the networks of `ofa` then)
 from medistill.models.classifier import Classifier
 from medistill.models.stages import stage_at
 from medistill.records import explain as records
@@ -94,6 +94,20 @@ def test_each_is_pytorch_grad_cams(model, images, method, layer):
     np.testing.assert_allclose(ours, theirs, atol=1e-5 * max(theirs.max(), terms))
     with torch.no_grad():
         np.testing.assert_allclose(logits, model(images).numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [network.arch for network in systems.NETWORKS])
+def test_every_network_of_the_list_has_a_map_at_stride_16(arch):
+    torch.manual_seed(0)
+    backbone = timm.create_model(arch, num_classes=3).eval()
+    model = Classifier(backbone, {"arch": arch, "mean": [0.5] * 3, "std": [0.25] * 3})
+    images = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    way = Way("layer_cam", "stride_16")
+    ours = explain_by(model, images, np.array([1]), [way])[0][way]
+    theirs = library_maps_of("LayerCAM", model, model.inputs(images), np.array([1]), stage_at(model, 16))
+    assert ours.shape[1:] == (14, 14)
+    np.testing.assert_allclose(ours, np.maximum(theirs, 0), atol=1e-4 * theirs.max())
 
 
 @pytest.mark.parametrize("layer", ["last", "stride_16"])

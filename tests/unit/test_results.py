@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import attempts, hours, plans, results, tables
+from benchmarks import hours, plans, results, tables
 from benchmarks.controls import derangement, shuffle
 from benchmarks.outcomes import Outcome, read_outcomes, write_outcomes
 from benchmarks.plans import OLDER, ORDER, PLANS, STORED, Job, phases, rows_of
@@ -201,12 +201,6 @@ def test_kept_models_are_not_trained_again_but_missing_teachers_are(
     assert to_train(order, None) == [[Job("phantom", 0, LITE2, None, 0)], [missing]]
     (tmp_path / f"{LITE2}-None-0").mkdir()
     assert to_train(order, None) == [[missing]]
-
-
-def test_the_published_attempts_are_those_that_are_kept(root):
-    text = (root / "docs" / "results.md").read_text()
-    published = text.partition("<!-- attempts: begin -->\n")[2].partition("\n<!-- attempts: end -->")[0]
-    assert published == attempts.table(attempts.read_rows())
 
 
 # Sentences on the figures

@@ -266,6 +266,26 @@ def page(results: Results) -> str | None:
     return "\n".join([*lines, "", *says, facts(results, students)])
 
 
+def short(results: Results) -> str | None:
+    """One line for the first student: what its start gains, and what its teacher; None where `page` is."""
+    claims = Claims(results, next(iter(results.plan.students)))
+    if not set(FIRST_ROWS) <= set(claims.rows):
+        return None
+    about, split, chosen, base = claims.about, results.truth.split, claims.chosen, claims.baseline(claims.start)
+    random = claims.baseline("own")
+    assert chosen is not None
+    assert base is not None
+    assert random is not None
+    gain = claims.gains[chosen]
+    figure = f"AUROC within {about.within}" if about.judged == "within" else "macro AUROC"
+    return (
+        f"- {about.title}, {len(split.targets):,} images of {len(split.counts):,} patients to test, {figure} of "
+        f"{claims.student}: a start from a part of EfficientNet-Lite2's weights minus one from nothing "
+        f"{claims.minus(base, random).text()}; taught (`{chosen}`) minus not taught, from the same start, "
+        f"{gain.text()}, {shows(gain)}."
+    )
+
+
 def facts(results: Results, students: Sequence[Claims]) -> str:
     """The tested images, the labels that enter the means, the budget, and the missing rows."""
     plan, truth, about = results.plan, results.truth, SETS[results.plan.data]

@@ -109,6 +109,8 @@ def pages(results: dict[str, Results], root: Path | None) -> Blocks:
     """The texts for the documentation: a table per data set and, once the older ones are complete, what they show."""
     texts = {data: (tables if data in OLDER else claims).page(own) for data, own in results.items()}
     blocks = {("docs/results.md", data): text for data, text in texts.items() if text}
+    lines = {data: claims.short(own) for data, own in results.items() if data not in OLDER}
+    blocks |= {("README.md", data): text for data, text in lines.items() if text}
     every = [(results[data], student) for data in OLDER if data in results for student in PLANS[data].students]
     if not all(data in results for data in OLDER) or not all(
         student in own.students and BOTH in own.taught(student) for own, student in every

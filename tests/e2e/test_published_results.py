@@ -46,4 +46,6 @@ def test_a_table_of_five_seeds_is_computed_from_the_kept_outcomes(published, rea
     stands = published("docs/results.md", data)
     if stands == "Not trained yet.":
         pytest.skip(f"no table of {data} is published yet")
-    assert results.pages({data: results_of(data, real_data)}, real_data)["docs/results.md", data] == stands
+    blocks = results.pages({data: results_of(data, real_data)}, real_data)
+    assert blocks == {(page, data): published(page, data) for page in ("docs/results.md", "README.md")}
+    assert blocks["docs/results.md", data] == stands

@@ -18,7 +18,7 @@ import typer
 from medistill import __version__, front_door
 from medistill.errors import UserError
 from medistill.images.limits import LARGEST_SIZE
-from medistill.runtime.bundle import DISCLAIMER
+from medistill.runtime.bundle import DISCLAIMER, CalledAt
 from medistill.text import pluralise, printable, to_json
 
 if TYPE_CHECKING:
@@ -91,12 +91,17 @@ def phantom(
     epilog="Examples:\n\n"
     "\b\n"
     "  medistill predict chest.png --model exports/eeea_net_c2-kd-0\n"
-    "  medistill predict films/*.png --model exports/eeea_net_c2-kd-0 --json > answers.json\n\n"
+    "  medistill predict films/*.png --model exports/eeea_net_c2-kd-0 --json > answers.json\n"
+    "  medistill predict chest.png --model exports/eeea_net_c2-kd-0 --at sensitivity:0.9\n\n"
     "Exit code 2 if an image could not be read or the model gave no number for it; the others are still predicted."
 )
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files (PNG, JPEG, TIFF, ...).")],
     model: Annotated[Path, typer.Option(help="Folder of an exported model, exports/NAME.")],
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="KIND:PROMISED", help="Mark what is called at these thresholds, such as sensitivity:0.9."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object per image.")] = False,
     timeout: Annotated[
         int,
@@ -115,8 +120,11 @@ def predict(
     with _time_limit(timeout, limit):
         predictor = Predictor(model)
     name = predictor.bundle.name
+    point = None if at is None else predictor.bundle.point(at)
     if not as_json:
         print(f"{name}: {DISCLAIMER}")
+    if point is not None and not as_json:
+        print(f"*: called; in the mean over patients like those of validation, {point}; ?: no threshold")
     failed = False
     answers = []
     predictions = predictor.predict(images)
@@ -129,9 +137,9 @@ def predict(
             failed = True
             print(f"error: {printable(f'{prediction.image}: {prediction.error}')}", file=sys.stderr)
         if as_json:
-            answers.append(_as_json(prediction, name))
+            answers.append(_as_json(prediction, name, point))
         elif prediction.probabilities is not None:
-            _show(prediction.image, prediction.probabilities)
+            _show(prediction.image, prediction.probabilities, point)
     if as_json:
         print(to_json(answers))
     raise typer.Exit(2 if failed else 0)
@@ -348,19 +356,24 @@ def _time_limit(seconds: float, message: str) -> Iterator[None]:
         timer.cancel()
 
 
-def _as_json(prediction: "Prediction", model: str) -> dict[str, object]:
+def _as_json(prediction: "Prediction", model: str, point: CalledAt | None) -> dict[str, object]:
     answer: dict[str, object] = {"image": str(prediction.image), "model": model, "disclaimer": DISCLAIMER}
     if prediction.error is not None:
         return {**answer, "error": prediction.error}
-    return {**answer, "probabilities": prediction.probabilities}
+    answer["probabilities"] = prediction.probabilities
+    if point is not None and prediction.probabilities is not None:
+        called = {label: point.calls(label, value) for label, value in prediction.probabilities.items()}
+        answer |= {"at": {"kind": point.kind, "promised": point.promised}, "called": called}
+    return answer
 
 
-def _show(image: Path, probabilities: dict[str, float]) -> None:
-    """Print one image's labels, the most probable first."""
+def _show(image: Path, probabilities: dict[str, float], point: CalledAt | None) -> None:
+    """Print one image's labels, the most probable first, and whether they are called."""
     print(printable(str(image)))
     width = max(len(label) for label in probabilities)
     for label, probability in sorted(probabilities.items(), key=lambda item: -item[1]):
-        print(f"  {label:<{width}}  {probability:.3f}")
+        mark = "" if point is None else {True: "  *", False: "", None: "  ?"}[point.calls(label, probability)]
+        print(f"  {label:<{width}}  {probability:.3f}{mark}")
 
 
 def _bar(items: Iterable[Item], total: int) -> Iterator[Item]:

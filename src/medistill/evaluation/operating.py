@@ -18,7 +18,9 @@ from medistill.metrics.means import mean_interval, share_interval
 from medistill.records.estimate import Estimate
 from medistill.records.evaluation import OperatingPoint
 
-POINTS: tuple[tuple[Literal["sensitivity", "specificity"], float], ...] = (
+Kind = Literal["sensitivity", "specificity"]
+
+POINTS: tuple[tuple[Kind, float], ...] = (
     ("sensitivity", 0.90),
     ("sensitivity", 0.80),
     ("sensitivity", 0.95),
@@ -91,6 +93,12 @@ _ROUNDING = 1e-9
 """Sums of shares, and 1 − 0.9, are not exact in binary."""
 
 
+def thresholds_of(val: Answers) -> dict[tuple[Kind, float], dict[str, float | None]]:
+    """The threshold of each label of a model for each of `POINTS`: what a device needs of them."""
+    known = {label: Known.of(val, "val", k) for k, label in enumerate(val.split.labels)}
+    return {point: {label: threshold(own, *point) for label, own in known.items()} for point in POINTS}
+
+
 def operating_points(val: Answers, test: Answers) -> dict[str, list[OperatingPoint]]:
     """All points of each label of one model, fitted on `val` and seen on `test`."""
     return {
@@ -99,7 +107,7 @@ def operating_points(val: Answers, test: Answers) -> dict[str, list[OperatingPoi
     }
 
 
-def _point(val: Known, test: Known, kind: Literal["sensitivity", "specificity"], promised: float) -> OperatingPoint:
+def _point(val: Known, test: Known, kind: Kind, promised: float) -> OperatingPoint:
     wanted = val.present if kind == "sensitivity" else ~val.present
     found = threshold(val, kind, promised)
     groups = len(np.unique(val.groups[wanted]))

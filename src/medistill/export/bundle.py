@@ -12,6 +12,7 @@ from medistill.errors import UserError
 from medistill.evaluation.answers import Split
 from medistill.evaluation.comparison import Measured
 from medistill.evaluation.figures import figures_of
+from medistill.evaluation.operating import thresholds_of
 from medistill.evaluation.predictions import align, read_logits
 from medistill.export.latency import measure_latency
 from medistill.export.onnx import export_onnx
@@ -25,7 +26,7 @@ from medistill.records.export import Latency, Parity
 from medistill.records.licenses import Ancestor
 from medistill.records.models import ModelRecord, TrainingMetrics
 from medistill.report.card import model_card
-from medistill.runtime.bundle import Bundle, content
+from medistill.runtime.bundle import Bundle, CalledAt, content
 
 _TRAINING = (
     *("role", "student", "recipe", "seed", "arch", "args", "initialisation", "teachers", "combine", "terms", "stages"),
@@ -72,7 +73,9 @@ def export_model(
                 " repro)"
             )
     images = _spread(dataset, settings.parity_images)
-    figures = _figures(trained, dataset) | TrainingMetrics.read(trained.metrics, what_to_run(trained.config)).to_json()
+    measured = _on_validation(trained, dataset)
+    points = [CalledAt(*point, at) for point, at in thresholds_of(measured.answers).items()]
+    figures = _figures(measured, dataset) | TrainingMetrics.read(trained.metrics, what_to_run(trained.config)).to_json()
     with atomic(target) as folder:
         folder.mkdir()
         files = ExportFolder(folder)
@@ -80,8 +83,8 @@ def export_model(
         parity = measure_parity(classifier, files.onnx, images)
         latency = measure_latency(files.onnx, images[0], runs=settings.latency_runs, threads=settings.threads)
         parity.write(files.parity)
-        files.card.write_text(model_card(record, figures, dataset, batch_size, ancestors), encoding="utf-8")
-        bundle = bundle_content(record, files.onnx, batch_size, ancestors)
+        files.card.write_text(model_card(record, figures, dataset, points, batch_size, ancestors), encoding="utf-8")
+        bundle = bundle_content(record, files.onnx, batch_size, ancestors, points)
         bundle |= {"files": checksums(folder.iterdir(), folder)}
         write_record(files.bundle, bundle)
         latency.write(files.latency)  # in a file of its own, as it varies from run to run
@@ -89,7 +92,11 @@ def export_model(
 
 
 def bundle_content(
-    record: ModelRecord, model: Path, batch_size: int | None = None, ancestors: Sequence[Ancestor] | None = None
+    record: ModelRecord,
+    model: Path,
+    batch_size: int | None = None,
+    ancestors: Sequence[Ancestor] | None = None,
+    points: Sequence[CalledAt] = (),
 ) -> dict[str, object]:
     """The content of bundle.json for a model and its ONNX file.
 
@@ -98,6 +105,7 @@ def bundle_content(
         model: the ONNX file.
         batch_size: how many images it takes at once; None: any number.
         ancestors: what the model descends from; None: not recorded.
+        points: its operating points.
     """
     return content(
         Bundle(
@@ -109,6 +117,7 @@ def bundle_content(
             fit=record.fit,
             model=model,
             sha256=digest(model),
+            points=tuple(points),
         ),
         normalisation={"mean": record.mean, "std": record.std},
         batch_size=batch_size,
@@ -118,13 +127,17 @@ def bundle_content(
     )
 
 
-def _figures(trained: ModelFolder, dataset: Dataset) -> dict[str, float]:
-    """Figures of the model's predictions on validation, one number each; undefined ones are left out."""
+def _on_validation(trained: ModelFolder, dataset: Dataset) -> Measured:
+    """The model's predictions on validation."""
     path, name, rows = trained.predictions, trained.folder.name, dataset.split("val")
     logits = align(read_logits(path, name, dataset.labels), "val", rows["image_id"], path, name)
     groups = rows["group_id"].to_numpy()
     split = Split.of(dataset.labels, dataset.targets(rows), groups, resamples=0, seed=0, task=dataset.task)
-    measured = Measured.of(split, logits)
+    return Measured.of(split, logits)
+
+
+def _figures(measured: Measured, dataset: Dataset) -> dict[str, float]:
+    """Figures on validation, one number each; undefined ones are left out."""
     values = {figure.key: measured.overall(figure)[0] for figure in figures_of(dataset.task) if figure.summary}
     return {f"val_{key}": float(value) for key, value in values.items() if not np.isnan(value)}
 

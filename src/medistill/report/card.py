@@ -9,7 +9,7 @@ from medistill.data.dataset import Dataset
 from medistill.records.licenses import Ancestor
 from medistill.records.models import ModelRecord
 from medistill.report.html import render_card
-from medistill.runtime.bundle import DISCLAIMER
+from medistill.runtime.bundle import DISCLAIMER, CalledAt
 from medistill.text import printable
 
 _FITS = {
@@ -23,6 +23,7 @@ def model_card(
     config: ModelRecord,
     metrics: Mapping[str, object],
     dataset: Dataset,
+    points: Sequence[CalledAt] = (),
     batch_size: int | None = None,
     ancestors: Sequence[Ancestor] | None = None,
 ) -> str:
@@ -32,6 +33,7 @@ def model_card(
         config: of the model.
         metrics: its metrics.json, with what else was measured on validation.
         dataset: the ingested data.
+        points: its operating points.
         batch_size: how many images the file takes at once; None: any number.
         ancestors: what the model descends from, with the licence of each; None: not recorded.
     """
@@ -62,6 +64,7 @@ def model_card(
         command=Markup(printable(f"medistill predict IMAGE… --model exports/{config.name}")),  # in a block of code
         single=batch_size == 1,
         ancestors=ancestors or [],
+        points=points,
     )
 
 

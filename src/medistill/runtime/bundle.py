@@ -25,6 +25,38 @@ INPUT, OUTPUT = "image", "logits"
 """Names in the graph: uint8 (batch, C, S, S) in, float32 (batch, L) out."""
 
 
+MOST_POINTS = 16
+"""Most operating points of a bundle."""
+
+
+@dataclass(frozen=True)
+class CalledAt:
+    """An operating point: a promise, and the thresholds that keep it.
+
+    Attributes:
+        kind: `sensitivity` or `specificity`.
+        promised: its mean over new patients like those of validation is at least this.
+        thresholds: of each label, the probability from which on it is called; None where nothing can be promised.
+    """
+
+    kind: Literal["sensitivity", "specificity"]
+    promised: float
+    thresholds: Mapping[str, float | None]
+
+    def __str__(self) -> str:
+        """The promise in words."""
+        return f"{self.kind} {self.promised:g}"
+
+    def calls(self, label: str, probability: float) -> bool | None:
+        """Whether a label is called; None where it has no threshold."""
+        at = self.thresholds[label]
+        return None if at is None else probability >= at
+
+    def to_json(self) -> dict[str, object]:
+        """An entry of `operating_points` in bundle.json."""
+        return {"kind": self.kind, "promised": self.promised, "thresholds": dict(self.thresholds)}
+
+
 @dataclass(frozen=True)
 class Bundle:
     """An exported model's description.
@@ -38,6 +70,7 @@ class Bundle:
         fit: how an image that is not square becomes square (`pad`, `squash`, `crop`).
         model: path of the ONNX file.
         sha256: its checksum, hex.
+        points: its operating points; none in a bundle that an older medistill wrote.
     """
 
     name: str
@@ -48,6 +81,23 @@ class Bundle:
     fit: Literal["pad", "squash", "crop"]
     model: Path
     sha256: str
+    points: tuple[CalledAt, ...] = ()
+
+    def point(self, asked: str) -> CalledAt:
+        """The operating point that a user asks for, as `sensitivity:0.9`.
+
+        Raises:
+            UserError: there is no such point; the message names those there are.
+        """
+        kind, _, promised = asked.partition(":")
+        for point in self.points:
+            try:
+                if point.kind == kind and float(promised) == point.promised:
+                    return point
+            except ValueError:
+                break
+        known = ", ".join(f"{point.kind}:{point.promised:g}" for point in self.points)
+        raise UserError(f"{self.name} has no thresholds for {asked}; {f'it has {known}' if known else EXPORT_AGAIN}")
 
 
 def content(
@@ -84,6 +134,7 @@ def content(
         "file": bundle.model.name,
         "sha256": bundle.sha256,
         "batch_size": batch_size,
+        "operating_points": [point.to_json() for point in bundle.points],
         **costs,
         "training": dict(training),
         **({} if licenses is None else {"licenses": list(licenses)}),
@@ -115,12 +166,16 @@ def read_bundle(folder: Path) -> Bundle:
     preprocessing = raw.get("preprocessing")
     # Any: whatever the file says, until `_CHECKS` have passed it
     flat: dict[str, Any] = {**(preprocessing if isinstance(preprocessing, dict) else {}), **raw}
+    flat.setdefault("operating_points", [])
     for key, valid in _CHECKS.items():
         if key not in flat:
             raise UserError(f"{path}: key {key} is missing; {EXPORT_AGAIN}")
         if not valid(flat[key]):
             value = shortened(repr(flat[key]), 200)
             raise UserError(f"{path}: {key} has the invalid value {value}; {EXPORT_AGAIN}")
+    for point in flat["operating_points"]:
+        if set(point["thresholds"]) != set(flat["labels"]):
+            raise UserError(f"{path}: operating_points have thresholds of other labels; {EXPORT_AGAIN}")
     return Bundle(
         name=flat["name"],
         task=Task(flat["task"]),
@@ -130,6 +185,7 @@ def read_bundle(folder: Path) -> Bundle:
         fit=flat["fit"],
         model=folder / flat["file"],
         sha256=flat["sha256"],
+        points=tuple(CalledAt(**point) for point in flat["operating_points"]),
     )
 
 
@@ -142,6 +198,29 @@ def _are_labels(value: Any) -> bool:
     )
 
 
+def _are_points(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= MOST_POINTS and all(map(_is_point, value))
+
+
+def _is_point(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"kind", "promised", "thresholds"}
+        and value["kind"] in ("sensitivity", "specificity")
+        and _is_share(value["promised"])
+        and isinstance(value["thresholds"], dict)
+        and all(at is None or _is_threshold(at) for at in value["thresholds"].values())
+    )
+
+
+def _is_share(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < 1
+
+
+def _is_threshold(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < 2  # above 1: never called
+
+
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     "name": lambda value: isinstance(value, str) and is_name(value),
     "task": lambda value: value in (*Task,),
@@ -152,5 +231,6 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     # A plain name: the file cannot be outside of the folder.
     "file": lambda value: isinstance(value, str) and is_name(value) and value == Path(value).name and value != "..",
     "sha256": lambda value: isinstance(value, str),
+    "operating_points": _are_points,
 }
 """Key of bundle.json that is needed here -> whether a value is valid."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +15,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
+from medistill.evaluation.operating import POINTS, Known, threshold
 from medistill.export.bundle import export_model
 from medistill.export.settings import Export
 from medistill.files import read_json, write_json
@@ -55,6 +57,25 @@ def test_the_bundle_tells_a_device_what_it_must_know(exported, source):
     for key in ("student", "recipe", "seed", "teachers", "combine", "terms", "initialisation", "fingerprint"):
         assert bundle["training"][key] == config[key]
     assert "not a medical device" in bundle["disclaimer"]
+
+
+def test_the_bundle_has_the_thresholds_that_validation_gives(exported, source, dataset):
+    rows = dataset.split("val")
+    logits = pd.read_parquet(source / "predictions.parquet").set_index("image_id").loc[rows["image_id"]]
+    points = read_json(exported / "bundle.json")["operating_points"]
+    assert [(point["kind"], point["promised"]) for point in points] == list(POINTS)
+    card = (exported / "MODEL_CARD.md").read_text(encoding="utf-8")
+    promised = set()
+    for point in points:
+        for k, label in enumerate(dataset.labels):
+            chances = 1 / (1 + np.exp(-logits[f"logit:{label}"].to_numpy(np.float64)))
+            known = Known("val", dataset.targets(rows)[:, k] == 1, chances, rows["group_id"].to_numpy())
+            expected = threshold(known, point["kind"], point["promised"])
+            assert point["thresholds"][label] == (None if expected is None else pytest.approx(expected))
+            promised.add(expected is None)
+            if expected is not None:
+                assert f" {expected:.4f} |" in card
+    assert promised == {True, False}  # six patients promise 0.8 and not 0.95
 
 
 def test_the_card_tells_a_person(exported):

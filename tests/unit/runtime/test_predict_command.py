@@ -53,6 +53,34 @@ def test_probabilities_of_exclusive_classes_sum_to_one(make_bundle, grey):
     assert shown == [[label, f"{value:.3f}"] for label, value in by_hand]
 
 
+POINTS = [
+    {"kind": "sensitivity", "promised": 0.9, "thresholds": {"Effusion": 0.9, "Mass": 0.01, "Nodule": None}},
+    {"kind": "specificity", "promised": 0.9, "thresholds": {"Effusion": 0.5, "Mass": 0.99, "Nodule": 0.6}},
+]
+
+
+def test_what_is_called_is_marked(make_bundle, grey):
+    image, folder = grey(255), make_bundle(operating_points=POINTS)
+    done = predict(image, "--model", folder, "--at", "sensitivity:0.9")
+    assert (done.returncode, done.stderr) == (0, "")
+    _, said, _, *lines = done.stdout.splitlines()
+    assert said == "*: called; in the mean over patients like those of validation, sensitivity 0.9; ?: no threshold"
+    # By hand 0.881, 0.622 and 0.047.
+    assert [line.split() for line in lines] == [["Effusion", "0.881"], ["Nodule", "0.622", "?"], ["Mass", "0.047", "*"]]
+    (answer,) = json.loads(predict(image, "--model", folder, "--at", "specificity:0.90", "--json").stdout)
+    assert answer["at"] == {"kind": "specificity", "promised": 0.9}
+    assert answer["called"] == {"Effusion": True, "Mass": False, "Nodule": True}
+
+
+@pytest.mark.parametrize("asked", ["sensitivity:0.8", "sensitivity", "0.9", "sensitivity:high", "luck:0.9"])
+def test_a_promise_that_the_model_does_not_make(make_bundle, grey, asked):
+    done = predict(grey(255), "--model", make_bundle(operating_points=POINTS), "--at", asked)
+    said = f"linear-kd-0 has no thresholds for {asked}; it has sensitivity:0.9, specificity:0.9"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {said}\n")
+    older = predict(grey(255), "--model", make_bundle("older-kd-0"), "--at", asked)
+    assert older.stderr == f"error: older-kd-0 has no thresholds for {asked}; export the model again\n"
+
+
 def test_a_program_reads_json(make_bundle, grey):
     image = grey(255)
     done = predict(image, "--model", make_bundle(), "--json")

@@ -13,6 +13,12 @@ from medistill.runtime.session import open_session
 from tests.unit.runtime.conftest import graph_model
 
 
+def point(**changes) -> dict:
+    """An operating point as bundle.json has it; `Mass` has no threshold."""
+    thresholds = {"Effusion": 0.5, "Mass": None, "Nodule": 0.25}
+    return {"kind": "sensitivity", "promised": 0.9, "thresholds": thresholds} | changes
+
+
 def sigmoid(logit: float) -> float:
     return 1 / (1 + math.exp(-logit))
 
@@ -178,11 +184,41 @@ def test_a_missing_key_of_the_preprocessing(make_bundle, key):
         ("image_size", 0),
         ("channels", 4),
         ("fit", "stretch"),
+        *(
+            ("operating_points", value)
+            for value in (
+                {},
+                [3],
+                [{"kind": "sensitivity"}],
+                [point(kind="luck")],
+                [point(promised=1)],
+                [point(promised=True)],
+                [point(promised="0.9")],
+                [point(thresholds=[0.5])],
+                [point(thresholds={"Effusion": "0.5", "Mass": 0.5, "Nodule": 0.5})],
+                [point(thresholds={"Effusion": -0.5, "Mass": 0.5, "Nodule": 0.5})],
+                [point(thresholds={"Effusion": True, "Mass": 0.5, "Nodule": 0.5})],
+                [point()] * 17,
+            )
+        ),
     ],
 )
 def test_a_value_that_makes_no_sense(make_bundle, key, value):
     with pytest.raises(UserError, match=rf"bundle\.json: {key} has the invalid value"):
         Predictor(make_bundle(**{key: value}))
+
+
+def test_thresholds_must_be_of_the_labels(make_bundle):
+    with pytest.raises(UserError, match=r"bundle\.json: operating_points have thresholds of other labels"):
+        Predictor(make_bundle(operating_points=[point(thresholds={"Effusion": 0.5})]))
+
+
+def test_thresholds_are_there_to_be_used_and_an_older_bundle_has_none(make_bundle):
+    (at,) = Predictor(make_bundle(operating_points=[point()])).bundle.points
+    assert [at.calls("Effusion", value) for value in (0.49, 0.5, 1.0)] == [False, True, True]
+    assert [at.calls("Mass", value) for value in (0.0, 1.0)] == [None, None]
+    assert str(at) == "sensitivity 0.9"
+    assert Predictor(make_bundle("old-kd-0")).bundle.points == ()
 
 
 def test_a_damaged_model(make_bundle):

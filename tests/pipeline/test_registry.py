@@ -168,6 +168,7 @@ def test_a_better_one_replaces_the_champion(champion: Path, settings: Callable[[
     assert [line.action for line in read_history(champion)] == ["promoted", "promoted"]
 
 
+@pytest.mark.slow
 def test_a_champion_of_other_data_is_not_compared(champion: Path, settings: Callable[[], Params]) -> None:
     fake_graph.set_numbers(champion, fingerprint="e" * 64)
     auroc(champion, kd=0.7, baseline=0.6)
@@ -179,6 +180,7 @@ def test_a_champion_of_other_data_is_not_compared(champion: Path, settings: Call
     assert "other data" in reasons[0]
 
 
+@pytest.mark.slow
 def test_a_champion_that_now_fails_the_gate_does_not_block_candidates(
     champion: Path, settings: Callable[[], Params]
 ) -> None:
@@ -249,6 +251,7 @@ def test_a_lost_registry_gets_its_champion_back(champion: Path, empty_store: Pat
     assert [line.action for line in read_history(moved)] == ["promoted", "restored"]
 
 
+@pytest.mark.slow
 def test_a_champion_that_is_lost_for_good_still_sets_the_limit(champion: Path, empty_store: Path) -> None:
     auroc(champion, kd=0.82, baseline=0.81)
     moved = lose_registry(champion, empty_store)
@@ -327,6 +330,7 @@ def test_track_brings_the_champions_files_back_as_well(champion: Path) -> None:
     assert (folder / "model.onnx").is_file()
 
 
+@pytest.mark.slow
 def test_a_champion_whose_files_are_lost_for_good_is_named(champion: Path, settings: Callable[[], Params]) -> None:
     auroc(champion, kd=0.82, baseline=0.81)  # trained anew: no export has the champion's bytes any more
     shutil.rmtree(files_of(champion, "champion"))
@@ -341,6 +345,7 @@ def test_a_champion_whose_files_are_lost_for_good_is_named(champion: Path, setti
     assert mend_champion(champion).startswith(lost)
 
 
+@pytest.mark.slow
 def test_rollback_refuses_a_champion_that_cannot_be_loaded(champion: Path, settings: Callable[[], Params]) -> None:
     auroc(champion, kd=0.82, baseline=0.86)
     first = files_of(champion, "champion")

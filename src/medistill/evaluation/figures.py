@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medistill.evaluation.answers import Answers
-from medistill.metrics.calibration import expected_calibration_error
+from medistill.metrics.calibration import expected_calibration_error, null_calibration_error
 from medistill.metrics.intervals import FloatArray
 from medistill.task import Task
 
@@ -35,6 +35,7 @@ class Figure:
         columns: splits for which the report's table of models shows it.
         tables: splits for which the report shows it label by label.
         plotted: whether the report draws its differences.
+        beside: name of another figure that the report's table of models shows below it; empty: none.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Figure:
     columns: tuple[str, ...] = ("test",)
     tables: tuple[str, ...] = ()
     plotted: bool = False
+    beside: str = ""
 
     @property
     def key(self) -> str:
@@ -62,6 +64,10 @@ class Figure:
 
 def _ece(answers: Answers) -> FloatArray:
     return np.array([answers.by_label(expected_calibration_error)], dtype=np.float64)
+
+
+def _null_ece(answers: Answers) -> FloatArray:
+    return np.array([answers.by_label(null_calibration_error)], dtype=np.float64)
 
 
 LEAD = "auroc"
@@ -91,7 +97,8 @@ FIGURES: tuple[Figure, ...] = (
         tables=("test",),
     ),
     Figure("observed_expected", "O/E", lambda a: a.judged["observed_expected"], compared=False, columns=()),
-    Figure("ece", "ECE", _ece, resampled=False, compared=False),
+    Figure("ece", "ECE", _ece, resampled=False, compared=False, beside="ece_null"),
+    Figure("ece_null", "ECE if calibrated", _null_ece, resampled=False, compared=False, columns=()),
     Figure(
         "accuracy", "accuracy", lambda a: a.at_half[:1], _MULTILABEL, resampled=False, compared=False, summary=False
     ),

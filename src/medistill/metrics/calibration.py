@@ -48,6 +48,35 @@ def expected_calibration_error(targets: Numbers, probabilities: Numbers, bins: i
     return float(np.abs(gap).sum() / len(targets))
 
 
+def null_calibration_error(targets: Numbers, probabilities: Numbers, bins: int = BINS, draws: int = 100) -> float:
+    """The expected calibration error that a model with these probabilities shows where each of them is right.
+
+    Of few images that is not 0, since the rate in a bin varies. So the error itself ranks sample sizes before it ranks
+    models, and stands beside this.
+
+    Args:
+        targets: (N,), NaN where unknown (left out).
+        probabilities: (N,), 0..1.
+        bins: their number, as of `expected_calibration_error`.
+        draws: of the truth, each image's by its own probability; the mean over them is returned.
+
+    Returns:
+        0..1, NaN without a known image. The same arguments give the same number.
+
+    Example:
+        >>> few, many = (np.linspace(0.01, 0.99, count) for count in (50, 5000))
+        >>> round(null_calibration_error(few, few), 2), round(null_calibration_error(many, many), 2)
+        (0.17, 0.02)
+    """
+    known = ~np.isnan(targets)
+    if not known.any():
+        return float("nan")
+    given = np.asarray(probabilities, np.float64)[known]
+    random = np.random.default_rng(0)
+    drawn = ((random.random(len(given)) < given).astype(np.float64) for _ in range(draws))
+    return float(np.mean([expected_calibration_error(truth, given, bins) for truth in drawn]))
+
+
 def calibratable(targets: Numbers, logits: Numbers, task: Task) -> NDArray[np.bool]:
     """Which labels have enough images for `fit_calibration`: boolean (L,); args as there.
 

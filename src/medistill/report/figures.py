@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from medistill.evaluation.figures import LEAD, Figure, figures_of
+from medistill.evaluation.figures import FIGURES, LEAD, Figure, figures_of
 from medistill.task import Task
 
 SPLITS = {"val": "validation", "test": "test"}
@@ -20,6 +20,7 @@ class Column:
         title: head of the column.
         interval: whether it has one.
         signed: whether it is a difference.
+        beside: key and title of a figure that stands below it; None: none does.
     """
 
     split: str
@@ -27,6 +28,7 @@ class Column:
     title: str
     interval: bool = True
     signed: bool = False
+    beside: tuple[str, str] | None = None
 
 
 def columns(task: Task) -> list[Column]:
@@ -35,8 +37,10 @@ def columns(task: Task) -> list[Column]:
 
 
 def _columns(figure: Figure) -> Iterator[Column]:
+    below = next(((other.key, other.title) for other in FIGURES if other.name == figure.beside), None)
     for split in figure.columns:
-        yield Column(split, figure.key, f"{SPLITS[split].capitalize()} {figure.title}", interval=figure.resampled)
+        title = f"{SPLITS[split].capitalize()} {figure.title}"
+        yield Column(split, figure.key, title, interval=figure.resampled, beside=below)
     if figure.name == LEAD:
         yield Column("test", "difference_baseline", f"Test {figure.title} − baseline", signed=True)
         yield Column("test", "difference_teacher", f"Test {figure.title} − best teacher", signed=True)

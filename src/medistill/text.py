@@ -30,6 +30,12 @@ def printable(text: str, *, keep: str = "") -> str:
     return _OBEYED.sub(lambda sign: sign[0] if sign[0] in keep else sign[0].encode("unicode_escape").decode(), text)
 
 
+def as_cell(path: str) -> str:
+    """A path without control characters, which no spreadsheet takes for a formula: `./=x` is the same file as `=x`."""
+    shown = printable(path)
+    return f"./{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
+
+
 def error_line(error: BaseException, limit: int | None = None) -> str:
     """The message of an exception in one line of at most `limit` characters; its type's name if it has no message."""
     line = " ".join(str(error).split()) or type(error).__name__

@@ -9,7 +9,7 @@ from medistill.errors import UserError
 from medistill.files import atomic
 from medistill.layout import DataFolder
 from medistill.records.data import QUARANTINE_COLUMNS, UNLABELLED
-from medistill.text import printable
+from medistill.text import as_cell, printable
 
 
 def require_few(quarantined: list[tuple[str, str]], entries: int, extra: int, data: Data, cache: Path) -> None:
@@ -41,11 +41,5 @@ def list_left_out(quarantined: list[tuple[str, str]], cache: Path) -> str:
 def write_quarantine(path: Path, quarantined: list[tuple[str, str]]) -> None:
     """Write quarantine.csv, sorted by path."""
     with atomic(path) as temporary:
-        rows = [(_as_cell(path), printable(reason)) for path, reason in sorted(quarantined)]
+        rows = [(as_cell(path), printable(reason)) for path, reason in sorted(quarantined)]
         pd.DataFrame(rows, columns=list(QUARANTINE_COLUMNS)).to_csv(temporary, index=False, lineterminator="\n")
-
-
-def _as_cell(path: str) -> str:
-    """A path without control characters, which no spreadsheet takes for a formula: `./=x` is the same file as `=x`."""
-    shown = printable(path)
-    return f"./{shown}" if shown.startswith(("=", "+", "-", "@")) else shown

@@ -20,6 +20,7 @@ from medistill.metrics.means import GroupedMean
 from medistill.metrics.ranking import measure_ranking
 from medistill.records.estimate import Estimate
 from medistill.records.evaluation import GapChange, OperatingPoint, Subgroup
+from medistill.text import printable
 
 ATTRIBUTES = ("sex", "age", "view", "source")
 """Columns of the manifest."""
@@ -75,7 +76,7 @@ def parts_of(rows: pd.DataFrame) -> list[Part]:
         for name in names:
             inside = (values == name).fillna(False).to_numpy(bool)
             mirrored = len(names) == 2 and name == names[1]
-            found.append(Part(attribute, str(name), inside, known & ~inside, mirrored))
+            found.append(Part(attribute, printable(str(name)), inside, known & ~inside, mirrored))
     return found
 
 

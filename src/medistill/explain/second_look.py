@@ -16,6 +16,7 @@ from medistill.data.dataset import Dataset
 from medistill.evaluation.predictions import align, read_logits
 from medistill.metrics.intervals import FloatArray
 from medistill.task import Calibration
+from medistill.text import as_cell
 
 SPLITS = ("val", "test")
 LISTED = 200
@@ -98,4 +99,5 @@ def write_doubts(path: Path, doubts: list[Doubt]) -> None:
     columns = ["image_id", "split", "label", "present", "probability", "instead", "loss"]
     table = pd.DataFrame([[getattr(doubt, name) for name in columns] for doubt in doubts], columns=columns)
     table["present"] = table["present"].astype(int)
+    table["image_id"] = [as_cell(doubt.image_id) for doubt in doubts]
     table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")

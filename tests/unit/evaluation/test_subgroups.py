@@ -52,6 +52,12 @@ def test_an_attribute_with_one_value_makes_no_groups_and_of_many_values_the_freq
     assert all((p.inside | p.rest).all() for p in found)  # the others are still among the rest
 
 
+def test_a_value_that_a_terminal_would_obey_is_named_escaped():
+    found = parts_of(rows(source=["a\x1b[2J", "b\u202e", "b\u202e"]))
+    assert [p.group for p in found] == [r"b\u202e", r"a\x1b[2J"]
+    assert found[0].inside.tolist() == [False, True, True]
+
+
 def truth(seed: int = 0):
     random = np.random.default_rng(seed)
     groups = np.repeat(np.arange(IMAGES // 2), 2)

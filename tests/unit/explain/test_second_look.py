@@ -1,5 +1,6 @@
 """Planted wrong labels come first; what is unknown, or likelier right than wrong, is never in the list."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,5 +97,7 @@ def test_the_list_can_be_read_by_anybody(tmp_path):
     table = pd.read_csv(tmp_path / "list.csv")
     assert table["image_id"].tolist() == [doubt.image_id for doubt in found]
     assert table["loss"].tolist() == pytest.approx([doubt.loss for doubt in found], rel=1e-5)
+    write_doubts(tmp_path / "odd.csv", [replace(found[0], image_id="a\x1b[2J\nb")])
+    assert pd.read_csv(tmp_path / "odd.csv")["image_id"].tolist() == [r"a\x1b[2J\nb"]
     write_doubts(tmp_path / "none.csv", [])
     assert pd.read_csv(tmp_path / "none.csv").empty

@@ -15,6 +15,7 @@ import pandas as pd
 from medistill.data.dataset import Dataset
 from medistill.evaluation.predictions import align, read_logits
 from medistill.metrics.intervals import FloatArray
+from medistill.records.data import LABEL_PREFIX
 from medistill.task import Calibration
 from medistill.text import as_cell
 
@@ -100,4 +101,10 @@ def write_doubts(path: Path, doubts: list[Doubt]) -> None:
     table = pd.DataFrame([[getattr(doubt, name) for name in columns] for doubt in doubts], columns=columns)
     table["present"] = table["present"].astype(int)
     table["image_id"] = [as_cell(doubt.image_id) for doubt in doubts]
+    table["label"], table["instead"] = table["label"].map(_named), table["instead"].map(_named, na_action="ignore")
     table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def _named(label: str) -> str:
+    """A label as in the manifest's columns where a spreadsheet would take it for a formula."""
+    return LABEL_PREFIX + label if label.startswith(("=", "+", "-", "@")) else label

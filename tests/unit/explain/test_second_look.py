@@ -97,7 +97,9 @@ def test_the_list_can_be_read_by_anybody(tmp_path):
     table = pd.read_csv(tmp_path / "list.csv")
     assert table["image_id"].tolist() == [doubt.image_id for doubt in found]
     assert table["loss"].tolist() == pytest.approx([doubt.loss for doubt in found], rel=1e-5)
-    write_doubts(tmp_path / "odd.csv", [replace(found[0], image_id="a\x1b[2J\nb")])
-    assert pd.read_csv(tmp_path / "odd.csv")["image_id"].tolist() == [r"a\x1b[2J\nb"]
+    odd = replace(found[0], image_id="a\x1b[2J\nb", label="=SUM(1+1)", instead="-1")
+    write_doubts(tmp_path / "odd.csv", [odd])
+    (row,) = pd.read_csv(tmp_path / "odd.csv").itertuples()
+    assert (row.image_id, row.label, row.instead) == (r"a\x1b[2J\nb", "label:=SUM(1+1)", "label:-1")
     write_doubts(tmp_path / "none.csv", [])
     assert pd.read_csv(tmp_path / "none.csv").empty

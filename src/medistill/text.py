@@ -30,10 +30,15 @@ def printable(text: str, *, keep: str = "") -> str:
     return _OBEYED.sub(lambda sign: sign[0] if sign[0] in keep else sign[0].encode("unicode_escape").decode(), text)
 
 
-def as_cell(path: str) -> str:
-    """A path without control characters, which no spreadsheet takes for a formula: `./=x` is the same file as `=x`."""
-    shown = printable(path)
-    return f"./{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
+def as_cell(text: str, *, before: str = "./") -> str:
+    """Text without control characters, which no spreadsheet takes for a formula.
+
+    Args:
+        text: a path or a name.
+        before: what stands before a formula; of a path `./=x` is the same file as `=x`.
+    """
+    shown = printable(text)
+    return f"{before}{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
 
 
 def error_line(error: BaseException, limit: int | None = None) -> str:

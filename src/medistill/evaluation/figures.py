@@ -6,12 +6,13 @@ card, because it is in `FIGURES`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from medistill.evaluation.answers import Answers
 from medistill.metrics.calibration import expected_calibration_error, null_calibration_error
-from medistill.metrics.intervals import FloatArray
+from medistill.metrics.intervals import FloatArray, Numbers
 from medistill.task import Task
 
 
@@ -62,12 +63,14 @@ class Figure:
         return self.task in (None, task)
 
 
-def _ece(answers: Answers) -> FloatArray:
-    return np.array([answers.by_label(expected_calibration_error)], dtype=np.float64)
+def _by_label(measure: Callable[[Numbers, Numbers], float]) -> Callable[[Answers], FloatArray]:
+    """A figure without resamples, (1, L), by one of targets (N,) and probabilities (N,)."""
+    return lambda answers: np.array([answers.by_label(measure)], dtype=np.float64)
 
 
-def _null_ece(answers: Answers) -> FloatArray:
-    return np.array([answers.by_label(null_calibration_error)], dtype=np.float64)
+def _judged(name: str, title: str, **keys: Any) -> Figure:
+    """A figure of `metrics.probabilities`."""
+    return Figure(name, title, lambda answers: answers.judged[name], **keys)
 
 
 LEAD = "auroc"
@@ -78,27 +81,20 @@ _MULTILABEL, _CLASSES = Task.MULTILABEL, Task.MULTICLASS
 FIGURES: tuple[Figure, ...] = (
     Figure(LEAD, "AUROC", lambda a: a.ranking[0], columns=("val", "test"), tables=("test", "val"), plotted=True),
     Figure("auprc", "AUPRC", lambda a: a.ranking[1], reflected=True, tables=("test",)),
-    Figure("brier", "Brier score", lambda a: a.judged["brier"], tables=("test",)),
-    Figure("log_loss", "log loss", lambda a: a.judged["log_loss"], columns=()),
+    _judged("brier", "Brier score", tables=("test",)),
+    _judged("log_loss", "log loss", columns=()),
+    _judged("calibration_slope", "calibration slope", compared=False, columns=(), tables=("test",)),
+    _judged("calibration_intercept", "calibration intercept", compared=False, columns=(), tables=("test",)),
+    _judged("observed_expected", "O/E", compared=False, columns=()),
+    Figure("ece", "ECE", _by_label(expected_calibration_error), resampled=False, compared=False, beside="ece_null"),
     Figure(
-        "calibration_slope",
-        "calibration slope",
-        lambda a: a.judged["calibration_slope"],
+        "ece_null",
+        "ECE if calibrated",
+        _by_label(null_calibration_error),
+        resampled=False,
         compared=False,
         columns=(),
-        tables=("test",),
     ),
-    Figure(
-        "calibration_intercept",
-        "calibration intercept",
-        lambda a: a.judged["calibration_intercept"],
-        compared=False,
-        columns=(),
-        tables=("test",),
-    ),
-    Figure("observed_expected", "O/E", lambda a: a.judged["observed_expected"], compared=False, columns=()),
-    Figure("ece", "ECE", _ece, resampled=False, compared=False, beside="ece_null"),
-    Figure("ece_null", "ECE if calibrated", _null_ece, resampled=False, compared=False, columns=()),
     Figure(
         "accuracy", "accuracy", lambda a: a.at_half[:1], _MULTILABEL, resampled=False, compared=False, summary=False
     ),

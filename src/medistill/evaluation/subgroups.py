@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medistill.evaluation.answers import Answers
+from medistill.evaluation.answers import Answers, Split
 from medistill.metrics.bootstrap import resample
 from medistill.metrics.eligibility import ineligibility
 from medistill.metrics.intervals import FloatArray, compare, holm, summarise
@@ -33,6 +33,9 @@ MAX_GROUPS = 8
 
 RESAMPLES = 1000
 """At most so many are used: every group costs as much as the split."""
+
+_LEAST_ILL = 30
+"""Fewest patients with a label in a group whose misses are counted: of ten, one miss is a tenth."""
 
 CALLED_AT = ("specificity", 0.90)
 """The operating point whose thresholds call a label."""
@@ -108,15 +111,21 @@ def measure_subgroups(
         baselines: of each distilled student, those with whose gaps its own are compared; p is adjusted for all parts
             and baselines of a student (Holm).
     """
+    split = next(iter(answers.values())).split  # the truth is the same for all models
+    known = [_Eligible.of(split, part) for part in parts]
     measured = {
-        name: [_measure(own, part, _thresholds(operating.get(name))) for part in parts] for name, own in answers.items()
+        name: [
+            _measure(own, part, eligible, _thresholds(operating.get(name)))
+            for part, eligible in zip(parts, known, strict=True)
+        ]
+        for name, own in answers.items()
     }
     found = {}
-    for name, own in answers.items():
+    for name in answers:
         changes = _changes(parts, measured, name, baselines.get(name, ()))
         found[name] = [
-            _described(own, part, values, change)
-            for part, values, change in zip(parts, measured[name], changes, strict=True)
+            _described(split, part, eligible, values, change)
+            for part, eligible, values, change in zip(parts, known, measured[name], changes, strict=True)
         ]
     return found
 
@@ -129,28 +138,45 @@ def _thresholds(points: Mapping[str, Sequence[OperatingPoint]] | None) -> FloatA
     return np.array([np.inf if point.threshold is None else point.threshold for point in chosen])
 
 
-def eligible(answers: Answers, part: Part) -> list[int]:
-    """Indices of the labels with enough positives and negatives in the group and in the rest."""
-    split = answers.split
-    return [
-        k
-        for k in range(len(split.labels))
-        if not any(ineligibility(split.targets[rows, k], split.groups[rows]) for rows in (part.inside, part.rest))
-    ]
+@dataclass(frozen=True)
+class _Eligible:
+    """What can be measured on a part, by its truth.
+
+    Attributes:
+        columns: indices of the labels with enough positives and negatives in the group and in the rest.
+        missed: whether what is missed is: of labels that do not exclude each other, in both parts often enough.
+    """
+
+    columns: list[int]
+    missed: bool
+
+    @classmethod
+    def of(cls, split: Split, part: Part) -> "_Eligible":
+        """Of the truth of a split."""
+        both = (part.inside, part.rest)
+        columns = [
+            k
+            for k in range(len(split.labels))
+            if not any(ineligibility(split.targets[rows, k], split.groups[rows]) for rows in both)
+        ]
+        ill = (split.targets == 1).any(axis=1)
+        enough = all(len(np.unique(split.groups[ill & rows])) >= _LEAST_ILL for rows in both)
+        return cls(columns, not split.task.exclusive and enough)
 
 
-def _measure(answers: Answers, part: Part, thresholds: FloatArray | None) -> _Measured:
-    columns, counts = eligible(answers, part), answers.split.counts[:, : 1 + RESAMPLES]
+def _measure(answers: Answers, part: Part, known: _Eligible, thresholds: FloatArray | None) -> _Measured:
+    columns, counts = known.columns, answers.split.counts[:, : 1 + RESAMPLES]
     undefined = np.full(counts.shape[1], np.nan)
     auroc, missed = [undefined] * 2, [undefined] * 2
     targets, groups = answers.split.targets, answers.split.groups
     scores = answers.scores[:, columns]
+    none_called = _missed(answers, thresholds) if thresholds is not None and known.missed else None
     for place, rows in enumerate((part.inside, part.rest)):
         if columns and not np.isnan(scores).any():
             values, _ = measure_ranking(targets[rows][:, columns], scores[rows], groups[rows], counts)
             auroc[place] = values.mean(axis=1)
-        if thresholds is not None and _enough(answers, part):
-            mean = GroupedMean.of(np.where(rows, _missed(answers, thresholds), np.nan), groups, len(counts))
+        if none_called is not None:
+            mean = GroupedMean.of(np.where(rows, none_called, np.nan), groups, len(counts))
             missed[place] = resample(mean.measure, counts)
     return _Measured((auroc[0], auroc[1]), (missed[0], missed[1]))
 
@@ -159,19 +185,6 @@ def _missed(answers: Answers, thresholds: FloatArray) -> FloatArray:
     """(N,), 1 where an image has a label and none is called, 0 where one is; NaN for images without a label."""
     called = (np.nan_to_num(answers.probabilities) >= thresholds).any(axis=1)
     return np.where((answers.split.targets == 1).any(axis=1), ~called, np.nan)
-
-
-def _enough(answers: Answers, part: Part) -> bool:
-    """Whether what is missed is measured: of labels that do not exclude each other, in both parts often enough."""
-    ill = (answers.split.targets == 1).any(axis=1)
-    both = (ill & part.inside, ill & part.rest)
-    return not answers.split.task.exclusive and all(
-        len(np.unique(answers.split.groups[rows])) >= _LEAST_ILL for rows in both
-    )
-
-
-_LEAST_ILL = 30
-"""Fewest patients with a label in a group whose misses are counted: of ten, one miss is a tenth."""
 
 
 def _changes(
@@ -191,15 +204,16 @@ def _gap(values: tuple[FloatArray, FloatArray]) -> FloatArray:
     return values[0] - values[1]
 
 
-def _described(answers: Answers, part: Part, values: _Measured, changes: dict[str, GapChange]) -> Subgroup:
-    split, columns = answers.split, eligible(answers, part)
+def _described(
+    split: Split, part: Part, known: _Eligible, values: _Measured, changes: dict[str, GapChange]
+) -> Subgroup:
     nothing = Estimate(None)
     return Subgroup(
         attribute=part.attribute,
         group=part.group,
         images=int(part.inside.sum()),
         groups=len(np.unique(split.groups[part.inside])),
-        labels=[split.labels[k] for k in columns],
+        labels=[split.labels[k] for k in known.columns],
         auroc=summarise(values.auroc[0]),
         gap=nothing if part.mirrored else compare(*values.auroc)[0],
         missed=summarise(values.missed[0]),

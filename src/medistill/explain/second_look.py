@@ -72,15 +72,13 @@ def find_doubts(dataset: Dataset, predictions: Mapping[str, Path], most: int = L
 
 def _doubts_of(dataset: Dataset, rows: pd.DataFrame, answers: FloatArray, split: str) -> list[Doubt]:
     """All doubts of a split by answers (T, N, L)."""
-    targets = dataset.targets(rows)
+    targets, means = dataset.targets(rows), answers.mean(axis=0)
     claimed = np.where(targets == 1, answers, 1 - answers)
     losses = -np.log(np.maximum(claimed, np.finfo(np.float64).tiny)).mean(axis=0)
-    doubtful = losses > np.log(2)
-    if dataset.task.exclusive:
-        doubtful = targets == 1  # of each image one class, which is doubted where another is more likely
-        doubtful &= answers.mean(axis=0) < answers.mean(axis=0).max(axis=1, keepdims=True)
-    doubtful &= ~np.isnan(targets)
-    means = answers.mean(axis=0)
+    if dataset.task.exclusive:  # of each image one class, which is doubted where another is more likely
+        doubtful = (targets == 1) & (means < means.max(axis=1, keepdims=True))
+    else:
+        doubtful = ~np.isnan(targets) & (losses > np.log(2))
     return [
         Doubt(
             image_id=str(rows["image_id"].iloc[n]),
@@ -101,10 +99,6 @@ def write_doubts(path: Path, doubts: list[Doubt]) -> None:
     table = pd.DataFrame([[getattr(doubt, name) for name in columns] for doubt in doubts], columns=columns)
     table["present"] = table["present"].astype(int)
     table["image_id"] = [as_cell(doubt.image_id) for doubt in doubts]
-    table["label"], table["instead"] = table["label"].map(_named), table["instead"].map(_named, na_action="ignore")
+    for column in ("label", "instead"):  # as in the manifest's columns where it would be a formula
+        table[column] = table[column].map(lambda label: as_cell(label, before=LABEL_PREFIX), na_action="ignore")
     table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
-
-
-def _named(label: str) -> str:
-    """A label as in the manifest's columns where a spreadsheet would take it for a formula."""
-    return LABEL_PREFIX + label if label.startswith(("=", "+", "-", "@")) else label

@@ -1,5 +1,6 @@
 """bundle.json: what a device must know about the exported model beside it."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,13 +90,14 @@ class Bundle:
         Raises:
             UserError: there is no such point; the message names those there are.
         """
-        kind, _, promised = asked.partition(":")
+        kind, _, number = asked.partition(":")
+        try:
+            promised = float(number)
+        except ValueError:
+            promised = math.nan  # which no point promises
         for point in self.points:
-            try:
-                if point.kind == kind and float(promised) == point.promised:
-                    return point
-            except ValueError:
-                break
+            if (point.kind, point.promised) == (kind, promised):
+                return point
         known = ", ".join(f"{point.kind}:{point.promised:g}" for point in self.points)
         raise UserError(f"{self.name} has no thresholds for {asked}; {f'it has {known}' if known else EXPORT_AGAIN}")
 

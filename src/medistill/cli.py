@@ -323,13 +323,14 @@ def compare(
     """
     try:
         from medistill.evaluation import command
+        from medistill.report.compared import as_text
     except ModuleNotFoundError as error:
         raise UserError(f"compare needs {error.name}: pip install 'medistill[train]'") from None
 
     names = [name.strip() for name in by.split(",") if name.strip()]
     request = command.Request(predictions, truth, id, group, names, exclusive, logits, resamples, seed)
     compared = command.compare_tables(request)
-    print(to_json(compared.to_json()) if as_json else command.as_text(compared))
+    print(to_json(compared.to_json()) if as_json else as_text(compared))
 
 
 @contextlib.contextmanager

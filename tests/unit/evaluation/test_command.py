@@ -9,10 +9,11 @@ import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from medistill.errors import UserError
-from medistill.evaluation.command import Request, as_text, compare_tables
+from medistill.evaluation.command import Request, compare_tables
 from medistill.metrics.bootstrap import draw
 from medistill.metrics.intervals import compare
 from medistill.metrics.ranking import measure_ranking
+from medistill.report.compared import as_text
 
 LABELS = ["Mass", "Nodule", "Hernia"]
 IMAGES = 240

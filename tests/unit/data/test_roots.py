@@ -56,10 +56,13 @@ def test_a_root_too_high_or_too_low_says_which_would_do(format, tmp_path):
 @pytest.mark.parametrize("name", ["archive.zip", "release.tar.gz", "SET.RAR"])
 @pytest.mark.parametrize("format", formats())
 def test_a_release_that_is_still_packed_is_told_to_be_unpacked(format, name, tmp_path):
-    (tmp_path / name).touch()
+    LAYOUTS[format][0](tmp_path / "another")  # which the folder above has, and is no reason to advise that one
+    root = tmp_path / "release"
+    root.mkdir()
+    (root / name).touch()
     options = {"path": "file", "label": "label"} if format == "csv" else {}
     with pytest.raises(UserError, match=f"; {name} is there: unpack it$"):
-        read_source(format, tmp_path, options)
+        read_source(format, root, options)
 
 
 def test_the_nearest_folders_are_suggested_and_nothing_behind_links(tmp_path):

@@ -132,9 +132,11 @@ def suggest_root(root: Path, would_do: Callable[[Path], object], *, above: bool 
         if level <= nearest and would_do(folder):
             found.append(folder)
             nearest = level
+    if not found and (packed := _describe_packed(root)):
+        return packed  # before the folders above, where another download may lie
     if above and not found:
         found = [folder for folder in root.resolve().parents[:2] if would_do(folder)][:1]
-    return f"; set data.root to {' or to '.join(map(str, found[:3]))}" if found else _describe_packed(root)
+    return f"; set data.root to {' or to '.join(map(str, found[:3]))}" if found else ""
 
 
 def _describe_packed(root: Path) -> str:

@@ -97,10 +97,10 @@ def _framed(
     parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">']
     for at, value in x_ticks:
         parts.append(f'<path class="grid" d="M{at:.1f} {_TOP}V{height - _BOTTOM}"/>')
-        parts.append(f'<text x="{at:.1f}" y="{height - _BOTTOM + 16}" text-anchor="middle">{_tick(value)}</text>')
+        parts.append(f'<text x="{at:.1f}" y="{height - _BOTTOM + 16}" text-anchor="middle">{tick_text(value)}</text>')
     for at, value in y_ticks:
         parts.append(f'<path class="grid" d="M{_LEFT} {at:.1f}H{WIDTH - _RIGHT}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{_tick(value)}</text>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{tick_text(value)}</text>')
     middle = (_TOP + height - _BOTTOM) / 2
     parts.append(
         f'{marks}<text class="axis" x="{(_LEFT + WIDTH - _RIGHT) / 2:.0f}" y="{height - 6}" text-anchor="middle">'
@@ -193,7 +193,7 @@ def forest_axis(scale: Sequence[float]) -> Markup:
     zero = min(range(len(scale)), key=lambda k: abs(scale[k]))
     step = 1 if len(scale) <= _FOREST_TEXTS else 2
     texts = "".join(
-        f'<text x="{_fx(x, scale):.1f}" y="13" text-anchor="middle">{_tick(x, sign=True)}</text>'
+        f'<text x="{_fx(x, scale):.1f}" y="13" text-anchor="middle">{tick_text(x, sign=True)}</text>'
         for k, x in enumerate(scale)
         if (k - zero) % step == 0
     )
@@ -219,7 +219,7 @@ def _fx(x: float, scale: Sequence[float]) -> float:
     return 24 + (x - scale[0]) / (scale[-1] - scale[0]) * (FOREST_WIDTH - 48)
 
 
-def _tick(value: float, sign: bool = False) -> str:
+def tick_text(value: float, sign: bool = False) -> str:
     """A tick as short as it can be, with a true minus sign."""
     text = f"{value:+g}" if sign and value else f"{value:g}"
     return text.replace("-", "−")

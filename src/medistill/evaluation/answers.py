@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from medistill.metrics.abstention import measure_abstention
 from medistill.metrics.bootstrap import draw
 from medistill.metrics.classification import measure_accuracy, metrics_at_half
 from medistill.metrics.eligibility import fewer_groups, ineligibility
@@ -129,6 +130,30 @@ class Answers:
         if not values:
             return dict.fromkeys(PROBABILITIES, np.empty((split.counts.shape[1], 0)))
         return dict(zip(PROBABILITIES, np.stack(values, axis=-1), strict=True))
+
+    @cached_property
+    def calls(self) -> tuple[FloatArray, FloatArray]:
+        """Whether calls are wrong, and how sure the model is of them, (N, L) each; of classes (N, 1), the image's.
+
+        A label is called where its probability exceeds one half, and the surer, the farther it is from there; of
+        classes the most probable one is. Wrong: 1 or 0, NaN where the truth or the answer is unknown.
+        """
+        given, truth = np.nan_to_num(self.probabilities), self.split.targets
+        unknown = np.isnan(truth) | np.isnan(self.probabilities)
+        if not self.split.task.exclusive:
+            return np.where(unknown, np.nan, (given > 0.5) != (truth == 1)), np.abs(given - 0.5)
+        wrong = np.where(unknown.any(axis=1), np.nan, given.argmax(axis=1) != np.nan_to_num(truth).argmax(axis=1))
+        return wrong[:, None], given.max(axis=1, keepdims=True)
+
+    @cached_property
+    def abstention(self) -> FloatArray:
+        """Area under the risk–coverage curve of each column of `calls`, (1 + R, L) or (1 + R, 1)."""
+        if not self.split.labels:
+            return np.empty((self.split.counts.shape[1], 0))
+        groups, counts = self.split.groups, self.split.counts
+        columns = zip(*(each.T for each in self.calls), strict=True)
+        areas = [measure_abstention(wrong, sure, groups, counts) for wrong, sure in columns]
+        return np.stack(areas, axis=1)
 
     @cached_property
     def at_half(self) -> FloatArray:

@@ -108,10 +108,12 @@ FIGURES: tuple[Figure, ...] = (
         compared=False,
         summary=False,
     ),
+    Figure("aurc", "AURC", lambda a: a.abstention, _MULTILABEL, tables=("test",)),
     Figure("accuracy", "accuracy", lambda a: a.accuracies[0], _CLASSES, of_labels=False, plotted=True),
     Figure(
         "balanced_accuracy", "balanced accuracy", lambda a: a.accuracies[1], _CLASSES, of_labels=False, plotted=True
     ),
+    Figure("aurc", "AURC", lambda a: a.abstention[:, 0], _CLASSES, of_labels=False),
 )
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from medistill.data.dataset import Dataset
 from medistill.evaluation.answers import Split
 from medistill.evaluation.comparison import Measured, adjust, best, compare, difference
+from medistill.evaluation.curves import curves_of
 from medistill.evaluation.figures import FIGURES, LEAD
 from medistill.evaluation.operating import operating_points
 from medistill.evaluation.predictions import Studies, align
@@ -96,6 +97,8 @@ def describe_all(
     val, test = ({name: one.answers for name, one in measured[split].items()} for split in SPLITS)
     operating = {name: operating_points(val[name], test[name]) for name in roles}
     subgroups = measure_subgroups(parts_of(rows), test, operating, references.baselines)
+    teacher, students = best(measured["val"], references.teachers), list(references.baselines)
+    curves = curves_of(val, test, teacher, students, settings.net_benefit)
     return {
         name: Evaluation(
             model=name,
@@ -106,6 +109,7 @@ def describe_all(
             test=measured["test"][name].describe(),
             operating=operating[name],
             subgroups=subgroups[name],
+            curves=curves[name],
         )
         for name, role in roles.items()
     }

@@ -17,6 +17,8 @@ from medistill.metrics.intervals import Codes, FloatArray, Numbers
 
 ROC_GRID = np.linspace(0.0, 1.0, 201)
 """False positive rates at which ROC curves of several labels are averaged."""
+RECALLS = 100
+"""Recalls at which precision–recall curves of several labels are averaged: 1 %, 2 %, …, 100 %."""
 
 
 @dataclass(frozen=True)
@@ -189,15 +191,10 @@ def roc_curve(targets: Numbers, scores: Numbers) -> tuple[FloatArray, FloatArray
         >>> [values.tolist() for values in roc_curve(np.array([1, 0, 1]), np.array([0.9, 0.8, 0.3]))]
         [[0.0, 0.0, 1.0, 1.0], [0.0, 0.5, 0.5, 1.0]]
     """
-    known = ~np.isnan(targets)
-    targets, scores = targets[known], scores[known]
-    order = np.argsort(np.negative(scores), kind="stable")
-    is_positive, scores = targets[order] == 1, scores[order]
-    ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1) if len(scores) else np.array([], int)
-    hits, alarms = np.cumsum(is_positive)[ends], np.cumsum(~is_positive)[ends]
+    hits, alarms = _counts_by_threshold(targets, scores)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.append(0, alarms) / np.float64((~is_positive).sum()), np.append(0, hits) / np.float64(
-            is_positive.sum()
+        return np.append(0, alarms) / np.float64((targets == 0).sum()), np.append(0, hits) / np.float64(
+            (targets == 1).sum()
         )
 
 
@@ -226,3 +223,41 @@ def macro_roc(targets: Numbers, scores: Numbers) -> tuple[FloatArray, FloatArray
         # Where a curve rises straight up, np.interp takes the upper end: the last of equal abscissae.
         curves.append(np.interp(ROC_GRID, fpr, tpr))
     return np.append(0, ROC_GRID), np.append(0, np.mean(curves, axis=0))
+
+
+def macro_precision_recall(targets: Numbers, scores: Numbers) -> tuple[FloatArray, FloatArray]:
+    """Macro-average precision–recall curve: the mean over labels of the precision at equal recall.
+
+    The precision of a label at a recall is that of the highest threshold that reaches it, as in average precision.
+
+    Args:
+        targets: (N, L), 1, 0, or NaN; each label with a positive and a negative.
+        scores: (N, L).
+
+    Returns:
+        Recalls (100,) and precisions (100,); without labels both are empty.
+
+    Example:
+        >>> targets, scores = np.array([[1.0], [0.0], [1.0]]), np.array([[0.9], [0.8], [0.3]])
+        >>> recall, precision = macro_precision_recall(targets, scores)
+        >>> precision[recall <= 0.5].min().item(), round(precision[-1].item(), 3)
+        (1.0, 0.667)
+    """
+    if not targets.shape[1]:
+        return np.empty(0), np.empty(0)
+    curves = []
+    for label in range(targets.shape[1]):
+        hits, alarms = _counts_by_threshold(targets[:, label], scores[:, label])
+        reached = np.searchsorted(RECALLS * hits, np.arange(1, RECALLS + 1) * hits[-1])  # whole numbers: no rounding
+        curves.append((hits / (hits + alarms))[reached])
+    return np.arange(1, RECALLS + 1) / RECALLS, np.mean(curves, axis=0)
+
+
+def _counts_by_threshold(targets: Numbers, scores: Numbers) -> tuple[Codes, Codes]:
+    """Positives and negatives at or above each distinct score, from the highest down: (K,) each."""
+    known = ~np.isnan(targets)
+    targets, scores = targets[known], scores[known]
+    order = np.argsort(np.negative(scores), kind="stable")
+    is_positive, scores = targets[order] == 1, scores[order]
+    ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1) if len(scores) else np.array([], int)
+    return np.cumsum(is_positive)[ends], np.cumsum(~is_positive)[ends]

@@ -8,6 +8,7 @@ from pydantic import ConfigDict
 
 from medistill.files import atomic
 from medistill.records.base import Content, Plain
+from medistill.records.curves import Curves
 from medistill.records.estimate import Estimate
 from medistill.records.figures import Figures, Interval, Measures, WithFigures
 from medistill.records.models import Role
@@ -151,6 +152,7 @@ class Evaluation(Plain):
         val, test: the figures on that split.
         operating: the thresholds of each label.
         subgroups: of the test images.
+        curves: on test.
     """
 
     model: str
@@ -161,6 +163,7 @@ class Evaluation(Plain):
     test: SplitFigures
     operating: dict[str, list[OperatingPoint]]
     subgroups: list[Subgroup]
+    curves: Curves = Curves()
 
     def on(self, split: str) -> SplitFigures:
         """The figures on a split."""

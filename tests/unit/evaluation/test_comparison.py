@@ -176,7 +176,7 @@ def test_accuracy_is_compared_where_no_class_is_eligible():
     _, targets, patients, logits = problem(images=18)  # nine patients
     model = measure(targets, patients, logits)
     assert model.split.eligible == []
-    assert [row.metric for row in compare(model, model)] == ["accuracy", "balanced_accuracy"]
+    assert [row.metric for row in compare(model, model)] == ["accuracy", "balanced_accuracy", "aurc"]
     assert compare(*[measure(targets, patients, logits, "multilabel")] * 2) == []
 
 

@@ -41,7 +41,7 @@ def write_project(
         task: `multilabel` or `multiclass`; for the latter, a random constant per image is added to the logits.
     """
     raw = with_several()
-    raw["evaluate"] = {"resamples": resamples, "seed": 0}
+    raw["evaluate"] = {"resamples": resamples, "seed": 0, "net_benefit": [0.1, 0.5]}
     for section, values in (change or {}).items():
         raw[section] = raw[section] | values
     (root / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")

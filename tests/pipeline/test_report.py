@@ -159,6 +159,43 @@ def test_page_holds_each_group_against_the_rest(project, page):
     assert "diagnos" not in page.text.lower()
 
 
+def test_page_writes_out_what_curves_show(project, page, source):
+    drawn = re.findall(r'<polygon class="band" points="([^"]*)"', source)
+    for model, points in zip(numbers(project), drawn, strict=True):
+        curves = json.loads((project / "reports" / "evaluation" / f"{model}.json").read_text())["curves"]
+        bins = curves["reliability"]
+        assert len(points.split()) == 2 * len(bins)
+        outside = sum(not one["lower"] <= one["rate"] <= one["upper"] for one in bins)
+        assert f"{model} {outside} of {len(bins)}" in page.text
+        risks, area = dict(curves["risk_coverage"]), numbers(project)[model]["test"]
+        bounds = f"[{area['macro_aurc_lower']:.4f}, {area['macro_aurc_upper']:.4f}]"
+        shares = f"{100 * risks[1.0]:.1f} %{100 * risks[0.5]:.1f} %"
+        assert f"{model}{area['macro_aurc']:.4f}{bounds}{shares}" in page.text
+        differences = [at["difference"] for at in curves["decisions"][::5]]
+        assert all((difference is None) == (model in ("densenet", "efficientnet_lite2")) for difference in differences)
+        known = [one for one in differences if one]
+        cells = [f"{one['estimate']:+.4f}[{one['lower']:+.4f}, {one['upper']:+.4f}]" for one in known]
+        assert "".join(cells).replace("-", "−") in page.text
+    assert source.count('aria-label="Net benefit of ') == 3  # eligible labels
+
+
+def test_labels_that_differ_after_adjustment_are_filled_in_the_forest_plot(project, source):
+    rows = [row for row in read_rows(project / "reports" / "comparisons.csv") if row["split"] == "test"]
+    rows = [row for row in rows if row["metric"].startswith("label:")]
+    taught = {row["model"] for row in rows if row["relation"] == "baseline"}
+    expected = sum(float(row["p_holm"]) < 0.05 for row in rows if row["model"] in taught)
+    plots = re.findall(r'aria-label="AUROC of [^"]* minus its references.*?</svg>', source)
+    points = [kind for plot in plots for kind in re.findall(r'<circle class="mark s\d( hollow)?"', plot)]
+    assert (len(plots), points.count("")) == (len(taught), expected)
+    assert 0 < expected < len(points)
+
+
+def test_no_student_that_another_beats_in_both_is_called_unbeaten(project, page):
+    students = [name for name in numbers(project) if "-" in name]
+    best = max(students, key=lambda name: numbers(project)[name]["test"]["macro_auroc"])
+    assert f"No other student is both faster and better on test than {best}, by these" in page.text
+
+
 def test_page_names_the_best_teacher_and_the_first_in_rank(project, page):
     entries = numbers(project)
     best = max(("densenet", "efficientnet_lite2"), key=lambda name: entries[name]["val"]["macro_auroc"])
@@ -175,7 +212,7 @@ def test_a_rule_that_does_not_apply_is_shown_as_neither_passed_nor_failed(projec
 
 
 def test_page_of_exclusive_classes_names_the_task_and_shows_accuracy(tmp_path, page):
-    make(tmp_path, task="multiclass")
+    make(tmp_path, task="multiclass", change={"evaluate": {"net_benefit": None}})
     other = Page((tmp_path / "reports" / "index.html").read_text(encoding="utf-8"))
     assert "4 classes, one per image (multiclass)" in other.text
     assert "probabilities are the softmax of the logits" in other.text
@@ -188,6 +225,7 @@ def test_page_of_exclusive_classes_names_the_task_and_shows_accuracy(tmp_path, p
     for head in ("Test accuracy", "Test balanced accuracy", "Accuracy on test"):
         assert head in other.text
         assert head not in page.text
+    assert "Not measured: from which probability on somebody would act" in other.text
     assert "4 labels (multilabel)" in page.text
     assert "probabilities are sigmoids of the logits" in page.text
 

@@ -18,12 +18,28 @@ COLOURS = 6
 
 @dataclass(frozen=True)
 class Series:
-    """One line: `colour` 0..5 is a class of the page; a dashed line tells baselines from distilled students."""
+    """One line.
+
+    Attributes:
+        name: in the key.
+        points: (x, y), from left to right.
+        colour: 0..5, a class of the page; None: grey, as it is of no model.
+        dashed: tells baselines from distilled students.
+        marked: whether each point has a mark.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
-    colour: int
+    colour: int | None
     dashed: bool = False
+    marked: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Its classes."""
+        if self.colour is None:
+            return "without dashed" if self.dashed else "without"
+        return f"line s{self.colour}{' dashed' if self.dashed else ''}"
 
 
 def ticks(low: float, high: float, whole: bool = False) -> list[float]:
@@ -50,7 +66,13 @@ class Axis:
 
 
 def line_chart(
-    series: Sequence[Series], title: str, x: Axis, y: Axis, height: int = 320, diagonal: bool = False
+    series: Sequence[Series],
+    title: str,
+    x: Axis,
+    y: Axis,
+    height: int = 320,
+    diagonal: str = "",
+    band: Sequence[tuple[float, float, float]] = (),
 ) -> Markup:
     """A line chart; its title is for screen readers, its key is `legend`.
 
@@ -59,7 +81,8 @@ def line_chart(
         title: the content in words.
         x, y: the axes.
         height: of the chart; its width is `WIDTH`.
-        diagonal: draw the line y = x, chance in a ROC chart.
+        diagonal: what the line y = x is, chance in a ROC chart; empty: it is not drawn.
+        band: (x, lower, upper) from left to right, shaded behind the lines.
     """
     points = [point for line in series for point in line.points]
     xs, ys = x.ticks([at for at, _ in points]), y.ticks([at for _, at in points])
@@ -73,13 +96,19 @@ def line_chart(
     parts = []
     if diagonal:
         ends = f"M{px(xs[0]):.1f} {py(ys[0]):.1f}L{px(xs[-1]):.1f} {py(ys[-1]):.1f}"
-        parts.append(f'<path class="chance" d="{ends}"><title>chance</title></path>')
+        parts.append(f'<path class="chance" d="{ends}"><title>{escape(diagonal)}</title></path>')
+    if band:
+        edge = [(at, lower) for at, lower, _ in band] + [(at, upper) for at, _, upper in reversed(band)]
+        parts.append(f'<polygon class="band" points="{" ".join(f"{px(at):.1f},{py(up):.1f}" for at, up in edge)}"/>')
     for line in series:
         if line.points:
             path = "L".join(f"{px(across):.1f} {py(up):.1f}" for across, up in line.points)
-            dash = " dashed" if line.dashed else ""
-            name = escape(line.name)
-            parts.append(f'<path class="line s{line.colour}{dash}" d="M{path}"><title>{name}</title></path>')
+            parts.append(f'<path class="{line.kind}" d="M{path}"><title>{escape(line.name)}</title></path>')
+        if line.marked:
+            parts += [
+                f'<circle class="mark s{line.colour}" cx="{px(across):.1f}" cy="{py(up):.1f}" r="2.5"/>'
+                for across, up in line.points
+            ]
     x_ticks, y_ticks = [(px(at), at) for at in xs], [(py(at), at) for at in ys]
     return _framed("".join(parts), x_ticks, y_ticks, title, x.label, y.label, height)
 
@@ -176,8 +205,8 @@ def dot_legend(dots: Sequence[Dot]) -> Markup:
 def legend(series: Sequence[Series]) -> Markup:
     """The key of one or several line charts."""
     items = "".join(
-        f'<li><svg class="key" viewBox="0 0 28 10" aria-hidden="true"><path class="line s{line.colour}'
-        f'{" dashed" if line.dashed else ""}" d="M1 5H27"/></svg>{escape(line.name)}</li>'
+        f'<li><svg class="key" viewBox="0 0 28 10" aria-hidden="true"><path class="{line.kind}" d="M1 5H27"/></svg>'
+        f"{escape(line.name)}</li>"
         for line in series
     )
     return Markup(f'<ul class="legend">{items}</ul>')

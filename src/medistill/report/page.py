@@ -7,7 +7,10 @@ from typing import Any
 from medistill.report.content import Content
 from medistill.report.html import render_page
 from medistill.report.sections import (
+    abstention,
+    calibration,
     data,
+    decisions,
     differences,
     gate,
     labels,
@@ -29,7 +32,10 @@ SECTIONS = {
     "Labels": labels,
     "Operating points": operating,
     "Subgroups": subgroups,
-    "ROC curves": roc,
+    "ROC and precision–recall": roc,
+    "Calibration": calibration,
+    "Net benefit": decisions,
+    "Abstention": abstention,
     "Learning curves": learning,
     "Localisation": localisation,
     "Data": data,

@@ -52,6 +52,21 @@ def test_without_an_interval_the_point_is_hollow():
     assert 'class="interval"' not in svg
 
 
+def test_a_band_lies_between_its_bounds_and_lines_of_no_model_are_grey():
+    grey = charts.Series("all", [(0, 0), (1, 1)], colour=None)
+    axis, band = charts.Axis("x", (0, 1)), [(0, 0.0, 0.5), (1, 0.5, 1.0)]
+    svg = charts.line_chart([grey], "t", axis, axis, diagonal="<right>", band=band)
+    assert '<polygon class="band" points="48.0,278.0 422.0,145.0 422.0,12.0 48.0,145.0"/>' in svg
+    assert '<path class="without" d="M48.0 278.0L422.0 12.0"><title>all</title></path>' in svg
+    assert "<title>&lt;right&gt;</title>" in svg
+
+
+def test_marked_lines_have_a_mark_at_each_point():
+    line = charts.Series("a", [(0, 0), (1, 1)], colour=0, marked=True)
+    svg = charts.line_chart([line], "t", charts.Axis("x", (0, 1)), charts.Axis("y", (0, 1)))
+    assert re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg) == [("48.0", "278.0"), ("422.0", "12.0")]
+
+
 def test_line_chart_spans_its_frame_and_escapes_names():
     line = charts.Series("<b>", [(0, 0), (1, 1)], colour=2, dashed=True)
     svg = charts.line_chart([line], "t", charts.Axis("x", (0, 1)), charts.Axis("y", (0, 1)))

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from medistill.evaluation.figures import LEAD, figures_of
 from medistill.records.estimate import Estimate
 from medistill.records.evaluation import Comparison
-from medistill.report import charts
+from medistill.report import charts, forest
 from medistill.report.content import Content
 
 
@@ -38,9 +38,21 @@ class Forest:
 
 @dataclass(frozen=True)
 class Differences:
-    """Macro AUROC on test first, then the folded tables; `labels` are rows of one label each."""
+    """Macro AUROC on test first, then the folded tables.
+
+    Attributes:
+        forests: the tables.
+        plots: a chart for each student that has a baseline, its AUROC label by label, by name.
+        legend: of these charts.
+        first: the student whose chart is not folded: the first in rank, else the first; None without a chart.
+        labels: rows of one label each.
+        alpha: level of significance.
+    """
 
     forests: list[Forest]
+    plots: dict[str, Markup]
+    legend: Markup
+    first: str | None
     labels: list[Row]
     alpha: float
 
@@ -52,7 +64,7 @@ ALPHA = 0.05
 def build(content: Content) -> Differences:
     """The differences of a run; no forests where there is nothing to compare."""
     if not content.comparisons:
-        return Differences([], [], ALPHA)
+        return Differences([], {}, Markup(), None, [], ALPHA)
     plotted = [figure for figure in figures_of(content.dataset.task) if figure.plotted]
     forests = [_forest(content, "Test", "test", f"macro_{LEAD}")]
     forests.append(_forest(content, "Validation, which the gate reads", "val", f"macro_{LEAD}"))
@@ -60,8 +72,31 @@ def build(content: Content) -> Differences:
         if figure.name != LEAD:
             title = f"{figure.title[0].upper()}{figure.title[1:]} on test"
             forests.append(_forest(content, title, "test", figure.key))
-    labels = [_row(row, None) for row in content.comparisons if row.split == "test" and row.label is not None]
-    return Differences(forests, labels, ALPHA)
+    labels = [row for row in content.comparisons if row.split == "test" and row.label is not None]
+    plots, legend = _plots(labels)
+    first = next((name for name in [*content.ranking, *plots] if name in plots), None)
+    return Differences(forests, plots, legend, first, [_row(row, None) for row in labels], ALPHA)
+
+
+def _plots(rows: list[Comparison]) -> tuple[dict[str, Markup], Markup]:
+    """A forest plot of each student that is compared with a baseline, and the key of all."""
+    taught = list(dict.fromkeys(row.model for row in rows if row.relation == "baseline"))
+    rows = [row for row in rows if row.model in taught and row.estimate is not None]
+    references = list(dict.fromkeys((row.relation, row.reference) for row in rows))
+    plots = {}
+    for model in taught:
+        labels: dict[str, list[forest.Mark]] = {}
+        for row in (row for row in rows if row.model == model):
+            name, is_clear = f"− {row.reference}", row.p_holm is not None and row.p_holm < ALPHA
+            colour = references.index((row.relation, row.reference)) % charts.COLOURS
+            labels.setdefault(row.label or "", []).append(forest.Mark(name, row.interval, colour, hollow=not is_clear))
+        if labels:
+            drawn = [forest.Row(label, marks) for label, marks in labels.items()]
+            title = f"AUROC of {model} minus its references on test, label by label"
+            plots[model] = forest.forest(drawn, title, "difference in AUROC")
+    named = [(name, colour % charts.COLOURS) for colour, (_, name) in enumerate(references)]
+    dots = [charts.Dot(f"minus {name}", 1.0, 0.0, None, None, colour) for name, colour in named]
+    return plots, charts.dot_legend(dots)
 
 
 def _forest(content: Content, title: str, split: str, metric: str) -> Forest:

@@ -1,6 +1,6 @@
 """Quality, size and cost of every model, and quality against cost as a chart."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -22,7 +22,9 @@ class Models:
         best_teacher: on validation; None where no label is eligible there.
         eligible: labels in the macro means on test.
         latency: of any exported model, which says how it was measured; None if there is none.
-        chart, legend: test macro AUROC by MACs; empty where no label is eligible.
+        charts: test macro AUROC by latency and by MACs, by what they show; empty where no label is eligible.
+        legend: of these.
+        front: students than which no other is both faster and better.
     """
 
     models: Sequence[Model]
@@ -30,34 +32,58 @@ class Models:
     best_teacher: str | None
     eligible: Eligible
     latency: Latency | None
-    chart: Markup
+    charts: dict[str, Markup]
     legend: Markup
+    front: Sequence[str]
 
 
 def build(content: Content) -> Models:
     """The models of a run."""
     teachers = [model for model in content.models if model.role == "teacher" and "macro_auroc" in model.numbers.val]
     best = max(teachers, key=lambda model: model.numbers.val["macro_auroc"], default=None)
-    dots = _dots(content)
-    axes = ("million MACs per image (log scale)", "test macro AUROC")
+    drawn, y = {}, "test macro AUROC"
+    timed, counted = _dots(content, _latency), _dots(content, _macs)
+    if timed:
+        title, x = "Test macro AUROC by latency", "milliseconds per image (log scale)"
+        drawn[title] = charts.dot_chart(timed, title, x, y)
+    if counted:
+        title, x = "Test macro AUROC by arithmetic", "million MACs per image (log scale)"
+        drawn[title] = charts.dot_chart(counted, title, x, y)
     return Models(
         models=content.models,
         figures=columns(content.dataset.task),
         best_teacher=best.name if best else None,
         eligible=Eligible.of(content, "test"),
         latency=next((model.latency for model in content.models if model.latency), None),
-        chart=charts.dot_chart(dots, "Test macro AUROC by MACs", *axes) if dots else Markup(),
-        legend=charts.dot_legend(dots),
+        charts=drawn,
+        legend=charts.dot_legend(counted or timed),
+        front=_front(timed),
     )
 
 
-def _dots(content: Content) -> list[charts.Dot]:
-    """One dot per model that has the figure."""
+def _latency(model: Model) -> float | None:
+    return model.latency.p50_ms if model.latency else None
+
+
+def _macs(model: Model) -> float | None:
+    return None if model.record.macs is None else model.record.macs / 1e6
+
+
+def _front(dots: Sequence[charts.Dot]) -> list[str]:
+    """Names of the dots that no other beats in one coordinate and equals at least in the other."""
+
+    def is_beaten(dot: charts.Dot) -> bool:
+        return any(one.x <= dot.x and one.y >= dot.y and (one.x, one.y) != (dot.x, dot.y) for one in dots)
+
+    return [dot.name for dot in dots if not is_beaten(dot)]
+
+
+def _dots(content: Content, cost: Callable[[Model], float | None]) -> list[charts.Dot]:
+    """One dot per model that has the figure and the cost."""
     dots = []
     for line, model in zip(lines(content, lambda _: []), content.models, strict=True):
-        auroc = model.figure("test", "macro_auroc")
-        if auroc.estimate is not None and model.record.macs is not None:
-            macs = model.record.macs / 1e6
+        auroc, x = model.figure("test", "macro_auroc"), cost(model)
+        if auroc.estimate is not None and x:
             bounds = (auroc.lower, auroc.upper)
-            dots.append(charts.Dot(line.name, macs, auroc.estimate, *bounds, line.colour, line.dashed))
+            dots.append(charts.Dot(line.name, x, auroc.estimate, *bounds, line.colour or 0, line.dashed))
     return dots

@@ -1,14 +1,7 @@
 """Records with a value in every field, so that a test gives only the fields that it is about."""
 
-from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
-from medistill.checksums import checksums, write_record
-from medistill.layout import ModelFolder
-from medistill.models.classifier import Classifier
-from medistill.models.weights import save_model
 from medistill.records.audit import Expectation, Validation, ValidationCounts
 from medistill.records.data import DatasetInfo, Origin, SplitCounts
 from medistill.records.explain import ModelMaps
@@ -66,19 +59,6 @@ def model_record(**changes: Any) -> ModelRecord:
         "model_sha256": "",
     }
     return ModelRecord(**filled | changes)
-
-
-def save_filled(folder: Path, model: Classifier, **changes: Any) -> None:
-    """Write a model's folder with a record of `model_record`."""
-    record = model_record(**{**model.config, **changes})
-    save_model(folder, model, record.model_dump(exclude={"model_sha256", "files"}))
-
-
-def save_weights(folder: Path, model: Classifier, beside: dict[str, Any]) -> None:
-    """Write a user's own weights, with `beside` as the config.json next to them."""
-    files = ModelFolder(folder)
-    save_file({name: value.contiguous() for name, value in model.backbone.state_dict().items()}, files.weights)
-    write_record(files.config, {**beside, "files": checksums([files.weights], folder)})
 
 
 def parity(**changes: Any) -> Parity:

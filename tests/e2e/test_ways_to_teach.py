@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from medistill.models.build import create_classifier
 from medistill.models.settings import Network
-from tests.filled import save_weights
+from tests.saved import save_weights
 
 THEIRS = ["Mass", "Something else", "Effusion"]
 

@@ -22,7 +22,8 @@ from medistill.models.weights import load_model
 from medistill.records.explain import in_words
 from medistill.training.outputs import predictions
 from pipeline.stages.explain import main
-from tests.filled import dataset_info, save_filled
+from tests.filled import dataset_info
+from tests.saved import save_filled
 from tests.seal import digests, seal
 
 LABELS = ["Mass", "<script>Nodule"]

@@ -20,7 +20,8 @@ from medistill.models.settings import Network
 from medistill.records.models import TrainingMetrics
 from medistill.runtime.predictor import Predictor
 from pipeline.stages.export import main
-from tests.filled import dataset_info, save_filled
+from tests.filled import dataset_info
+from tests.saved import save_filled
 from tests.seal import digests, seal
 
 NAME = "eeea_net_c2-kd-0"

@@ -16,7 +16,7 @@ from medistill.models.build import create_classifier
 from medistill.models.settings import Network
 from medistill.params import load_params
 from pipeline.stages import distill, evaluate, explain, teach, train_teacher
-from tests.filled import save_filled
+from tests.saved import save_filled
 from tests.seal import seal
 
 pytestmark = pytest.mark.usefixtures("exported_once")

@@ -29,8 +29,9 @@ from pipeline import trainings
 from pipeline.preflight import require_networks, require_run
 from pipeline.stages import distill
 from pipeline.trainings import require_trained, student_spec, teacher_spec
-from tests.filled import model_record, save_filled, save_weights
+from tests.filled import model_record
 from tests.params import with_several, written
+from tests.saved import save_filled, save_weights
 
 pytestmark = pytest.mark.usefixtures("exported_once")
 

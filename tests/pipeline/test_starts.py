@@ -7,8 +7,8 @@ from medistill.models.build import create_classifier
 from medistill.models.settings import Network
 from medistill.params import load_params
 from pipeline.preflight import require_networks, require_run
-from tests.filled import save_weights
 from tests.params import with_several, written
+from tests.saved import save_weights
 
 pytestmark = pytest.mark.usefixtures("exported_once")
 

@@ -14,7 +14,7 @@ from medistill.distillation.settings import Teacher
 from medistill.errors import UserError
 from medistill.models.build import create_classifier
 from medistill.training.validation import predict
-from tests.filled import save_weights
+from tests.saved import save_weights
 from tests.seal import seal
 
 

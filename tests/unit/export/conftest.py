@@ -18,7 +18,8 @@ from medistill.models.costs import count_macs, count_params
 from medistill.models.settings import Network
 from medistill.models.weights import load_model
 from medistill.records.models import TrainingMetrics
-from tests.filled import dataset_info, save_filled
+from tests.filled import dataset_info
+from tests.saved import save_filled
 from tests.seal import digests, seal
 
 LABELS = ["Effusion", "Nodule", "Épanchement | <b>"]

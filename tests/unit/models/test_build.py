@@ -12,7 +12,7 @@ from medistill.models.build import create_classifier, start_at_prevalence
 from medistill.models.classifier import Classifier, map_size
 from medistill.models.settings import Network
 from medistill.models.weights import load_model
-from tests.filled import save_filled
+from tests.saved import save_filled
 
 # Heads: linear; linear behind a hidden layer; a 1x1 convolution; a batch norm and a linear layer, twice, averaged.
 HEADS = ["resnet10t", "eeea_net_c2", "dla46_c", "repvit_m0_9"]

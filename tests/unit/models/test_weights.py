@@ -13,7 +13,7 @@ from medistill.errors import UserError
 from medistill.models.build import create_classifier
 from medistill.models.settings import Network
 from medistill.models.weights import imagenet_license, load_model, load_weights
-from tests.filled import save_filled
+from tests.saved import save_filled
 
 
 def test_saved_models_come_back(tmp_path):

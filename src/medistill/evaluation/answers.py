@@ -33,6 +33,7 @@ class Split:
         skipped: why a label is not eligible, by name.
         rests_on: of each label, the number of groups with a positive, or with a negative where these are fewer.
         task: whether the labels exclude each other.
+        name: `val`, `test`, or empty where there is but one.
     """
 
     labels: list[str]
@@ -42,6 +43,7 @@ class Split:
     skipped: dict[str, str]
     rests_on: list[int]
     task: Task
+    name: str = ""
 
     @classmethod
     def of(
@@ -52,6 +54,7 @@ class Split:
         resamples: int,
         seed: int,
         task: Task = Task.MULTILABEL,
+        name: str = "",
     ) -> "Split":
         """Draw the resamples of a split and find its eligible labels.
 
@@ -62,6 +65,7 @@ class Split:
             resamples: R.
             seed: of the draws.
             task: whether the labels exclude each other.
+            name: of the split.
         """
         if task.exclusive:
             targets = np.where(np.isnan(targets).any(axis=1, keepdims=True), np.nan, targets)
@@ -69,7 +73,7 @@ class Split:
         reasons = {label: ineligibility(targets[:, k], groups) for k, label in enumerate(labels)}
         skipped = {label: reason for label, reason in reasons.items() if reason}
         rests_on = [fewer_groups(targets[:, k], groups) for k in range(len(labels))]
-        return cls(labels, targets, groups, draw(len(names), resamples, seed), skipped, rests_on, task)
+        return cls(labels, targets, groups, draw(len(names), resamples, seed), skipped, rests_on, task, name)
 
     @property
     def eligible(self) -> list[str]:
@@ -166,3 +170,28 @@ class Answers:
             measure(np.where(np.isnan(probability), np.nan, targets), np.nan_to_num(probability))
             for targets, probability in zip(self.split.targets.T, self.probabilities.T, strict=True)
         ]
+
+
+VALIDATION = "val"
+"""The split on which thresholds and calibrations are fitted."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A model's answers on validation: all that thresholds and calibrations are fitted on.
+
+    What fits takes this type, and answers on another split cannot be made into one, so no test label gets there.
+
+    Attributes:
+        answers: on validation.
+
+    Raises:
+        ValueError: the answers are on another split.
+    """
+
+    answers: Answers
+
+    def __post_init__(self) -> None:
+        """Look at the split's name, which it has from the data set."""
+        if self.answers.split.name != VALIDATION:
+            raise ValueError(f"fitted on {VALIDATION} alone, never on {self.answers.split.name or 'an unnamed split'}")

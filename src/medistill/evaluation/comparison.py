@@ -1,6 +1,6 @@
 """Every model on every split, and every student against its baselines and the teachers, from the same resamples."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,7 @@ class Measured:
         logits: NDArray[np.floating],
         calibration: Calibration | None = None,
         on_label: Callable[[], object] | None = None,
+        names: Collection[str] | None = None,
     ) -> "Measured":
         """Measure one model.
 
@@ -46,15 +47,22 @@ class Measured:
                 its figures are undefined, and so are means over labels that it is among; of exclusive classes all are.
             calibration: of the model; None: the logits are not calibrated.
             on_label: called L times while the work goes on.
+            names: of the figures to measure; None: all.
         """
         probabilities = (calibration or Calibration(split.task)).probabilities(logits)
         answers = Answers(split, logits, probabilities, on_label)
-        return cls(answers, {figure.name: figure.measure(answers) for figure in figures_of(split.task)})
+        chosen = [figure for figure in figures_of(split.task) if names is None or figure.name in names]
+        return cls(answers, {figure.name: figure.measure(answers) for figure in chosen})
 
     @property
     def split(self) -> Split:
         """The truth."""
         return self.answers.split
+
+    @property
+    def figures(self) -> list[Figure]:
+        """The figures that were measured, in order."""
+        return [figure for figure in figures_of(self.split.task) if figure.name in self.values]
 
     def macro(self, name: str) -> FloatArray:
         """Mean of a figure of labels over the eligible ones, (1 + R,); NaN where one is undefined or there is none."""
@@ -69,7 +77,7 @@ class Measured:
         """All figures, for `reports/evaluation/<model>.json`: macro, which labels they hold, and per label."""
         split = self.split
         found: Measures = {}
-        for figure in figures_of(split.task):
+        for figure in self.figures:
             values = self.overall(figure)
             found[figure.key] = (
                 summarise(values, reflected=figure.reflected) if figure.resampled else _number(values[0])
@@ -93,7 +101,7 @@ class Measured:
             figure.name: summarise(self.values[figure.name][:, k], groups=split.rests_on[k])
             if figure.resampled
             else _number(self.values[figure.name][0, k])
-            for figure in figures_of(split.task)
+            for figure in self.figures
             if figure.of_labels
         }
         return LabelFigures(
@@ -138,7 +146,7 @@ def compare(model: Measured, reference: Measured) -> list[Difference]:
     """
     split = model.split
     rows = []
-    for figure in figures_of(split.task):
+    for figure in model.figures:
         if figure.compared and (split.eligible or not figure.of_labels):
             compared = compare_values(model.overall(figure), reference.overall(figure))
             rows.append(_row(split, figure.key, *compared, None))

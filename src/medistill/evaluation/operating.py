@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from medistill.evaluation.answers import Answers
+from medistill.evaluation.answers import VALIDATION, Answers, Validation
 from medistill.metrics.intervals import Codes, FloatArray
 from medistill.metrics.means import mean_interval, share_interval
 from medistill.records.estimate import Estimate
@@ -27,8 +27,6 @@ POINTS: tuple[tuple[Kind, float], ...] = (
     ("specificity", 0.90),
 )
 """What is promised, in the order of the page."""
-
-_FITTED_ON = "val"
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,11 @@ class Known:
     groups: Codes
 
     @classmethod
-    def of(cls, answers: Answers, split: str, label: int) -> "Known":
+    def of(cls, answers: Answers, label: int) -> "Known":
         """A label by its index; no image where the model does not know it."""
         targets, given = answers.split.targets[:, label], answers.probabilities[:, label]
         known = ~(np.isnan(targets) | np.isnan(given))
-        return cls(split, targets[known] == 1, given[known], answers.split.groups[known])
+        return cls(answers.split.name, targets[known] == 1, given[known], answers.split.groups[known])
 
 
 def threshold(val: Known, kind: str, promised: float) -> float | None:
@@ -66,8 +64,8 @@ def threshold(val: Known, kind: str, promised: float) -> float | None:
     Raises:
         ValueError: the images are of another split than validation.
     """
-    if val.split != _FITTED_ON:
-        raise ValueError(f"thresholds are fitted on {_FITTED_ON}, never on {val.split}")
+    if val.split != VALIDATION:
+        raise ValueError(f"thresholds are fitted on {VALIDATION}, never on {val.split}")
     if kind == "sensitivity":
         return _highest(val.probabilities[val.present], val.groups[val.present], 1 - promised)
     # The lowest at which few images without the label are called: they are called down to, and not at, the last one.
@@ -93,17 +91,17 @@ _ROUNDING = 1e-9
 """Sums of shares, and 1 − 0.9, are not exact in binary."""
 
 
-def thresholds_of(val: Answers) -> dict[tuple[Kind, float], dict[str, float | None]]:
+def thresholds_of(val: Validation) -> dict[tuple[Kind, float], dict[str, float | None]]:
     """The threshold of each label of a model for each of `POINTS`: what a device needs of them."""
-    known = {label: Known.of(val, "val", k) for k, label in enumerate(val.split.labels)}
+    known = {label: Known.of(val.answers, k) for k, label in enumerate(val.answers.split.labels)}
     return {point: {label: threshold(own, *point) for label, own in known.items()} for point in POINTS}
 
 
-def operating_points(val: Answers, test: Answers) -> dict[str, list[OperatingPoint]]:
+def operating_points(val: Validation, test: Answers) -> dict[str, list[OperatingPoint]]:
     """All points of each label of one model, fitted on `val` and seen on `test`."""
     return {
-        label: [_point(Known.of(val, "val", k), Known.of(test, "test", k), *point) for point in POINTS]
-        for k, label in enumerate(val.split.labels)
+        label: [_point(Known.of(val.answers, k), Known.of(test, k), *point) for point in POINTS]
+        for k, label in enumerate(test.split.labels)
     }
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from medistill.data.dataset import Dataset
-from medistill.evaluation.answers import Split
+from medistill.evaluation.answers import Split, Validation
+from medistill.evaluation.calibration import calibrate
 from medistill.evaluation.comparison import Measured, adjust, best, compare, difference
 from medistill.evaluation.curves import curves_of
 from medistill.evaluation.figures import FIGURES, LEAD
@@ -67,7 +68,7 @@ def measure_split(
         studies = Studies.of(rows)
         targets, groups = studies.targets(targets), groups[studies.first]
         aligned = {name: studies.combine(scores, settings.study, dataset.task) for name, scores in aligned.items()}
-    split = Split.of(dataset.labels, targets, groups, settings.resamples, settings.seed, dataset.task)
+    split = Split.of(dataset.labels, targets, groups, settings.resamples, settings.seed, dataset.task, split_name)
     return {name: Measured.of(split, scores, on_label=on_label) for name, scores in aligned.items()}
 
 
@@ -95,7 +96,8 @@ def describe_all(
     """
     study = None if settings.study == "none" else settings.study
     val, test = ({name: one.answers for name, one in measured[split].items()} for split in SPLITS)
-    operating = {name: operating_points(val[name], test[name]) for name in roles}
+    fitted_on = {name: Validation(val[name]) for name in roles}
+    operating = {name: operating_points(fitted_on[name], test[name]) for name in roles}
     subgroups = measure_subgroups(parts_of(rows), test, operating, references.baselines)
     teacher, students = best(measured["val"], references.teachers), list(references.baselines)
     curves = curves_of(val, test, teacher, students, settings.net_benefit)
@@ -107,6 +109,7 @@ def describe_all(
             study=study,
             val=measured["val"][name].describe(),
             test=measured["test"][name].describe(),
+            calibration=calibrate(fitted_on[name], test[name]),
             operating=operating[name],
             subgroups=subgroups[name],
             curves=curves[name],

@@ -9,9 +9,9 @@ import numpy as np
 from medistill.checksums import TRAIN_AGAIN, checksums, what_to_run, write_record
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
-from medistill.evaluation.answers import Split
+from medistill.evaluation.answers import Split, Validation
+from medistill.evaluation.calibration import fit
 from medistill.evaluation.comparison import Measured
-from medistill.evaluation.figures import figures_of
 from medistill.evaluation.operating import thresholds_of
 from medistill.evaluation.predictions import align, read_logits
 from medistill.export.latency import measure_latency
@@ -27,6 +27,7 @@ from medistill.records.licenses import Ancestor
 from medistill.records.models import ModelRecord, TrainingMetrics
 from medistill.report.card import model_card
 from medistill.runtime.bundle import Bundle, CalledAt, content
+from medistill.task import Calibration
 
 _TRAINING = (
     *("role", "student", "recipe", "seed", "arch", "args", "initialisation", "teachers", "combine", "terms", "stages"),
@@ -74,8 +75,9 @@ def export_model(
             )
     images = _spread(dataset, settings.parity_images)
     measured = _on_validation(trained, dataset)
-    points = [CalledAt(*point, at) for point, at in thresholds_of(measured.answers).items()]
-    figures = _figures(measured, dataset) | TrainingMetrics.read(trained.metrics, what_to_run(trained.config)).to_json()
+    validation = Validation(measured.answers)
+    points = [CalledAt(*point, at) for point, at in thresholds_of(validation).items()]
+    figures = _figures(measured) | TrainingMetrics.read(trained.metrics, what_to_run(trained.config)).to_json()
     with atomic(target) as folder:
         folder.mkdir()
         files = ExportFolder(folder)
@@ -84,7 +86,7 @@ def export_model(
         latency = measure_latency(files.onnx, images[0], runs=settings.latency_runs, threads=settings.threads)
         parity.write(files.parity)
         files.card.write_text(model_card(record, figures, dataset, points, batch_size, ancestors), encoding="utf-8")
-        bundle = bundle_content(record, files.onnx, batch_size, ancestors, points)
+        bundle = bundle_content(record, files.onnx, batch_size, ancestors, points, fit(validation))
         bundle |= {"files": checksums(folder.iterdir(), folder)}
         write_record(files.bundle, bundle)
         latency.write(files.latency)  # in a file of its own, as it varies from run to run
@@ -97,6 +99,7 @@ def bundle_content(
     batch_size: int | None = None,
     ancestors: Sequence[Ancestor] | None = None,
     points: Sequence[CalledAt] = (),
+    calibration: Calibration | None = None,
 ) -> dict[str, object]:
     """The content of bundle.json for a model and its ONNX file.
 
@@ -106,6 +109,7 @@ def bundle_content(
         batch_size: how many images it takes at once; None: any number.
         ancestors: what the model descends from; None: not recorded.
         points: its operating points.
+        calibration: fitted on validation; None: there is none.
     """
     return content(
         Bundle(
@@ -118,6 +122,7 @@ def bundle_content(
             model=model,
             sha256=digest(model),
             points=tuple(points),
+            calibration=calibration,
         ),
         normalisation={"mean": record.mean, "std": record.std},
         batch_size=batch_size,
@@ -132,13 +137,13 @@ def _on_validation(trained: ModelFolder, dataset: Dataset) -> Measured:
     path, name, rows = trained.predictions, trained.folder.name, dataset.split("val")
     logits = align(read_logits(path, name, dataset.labels), "val", rows["image_id"], path, name)
     groups = rows["group_id"].to_numpy()
-    split = Split.of(dataset.labels, dataset.targets(rows), groups, resamples=0, seed=0, task=dataset.task)
+    split = Split.of(dataset.labels, dataset.targets(rows), groups, resamples=0, seed=0, task=dataset.task, name="val")
     return Measured.of(split, logits)
 
 
-def _figures(measured: Measured, dataset: Dataset) -> dict[str, float]:
+def _figures(measured: Measured) -> dict[str, float]:
     """Figures on validation, one number each; undefined ones are left out."""
-    values = {figure.key: measured.overall(figure)[0] for figure in figures_of(dataset.task) if figure.summary}
+    values = {figure.key: measured.overall(figure)[0] for figure in measured.figures if figure.summary}
     return {f"val_{key}": float(value) for key, value in values.items() if not np.isnan(value)}
 
 

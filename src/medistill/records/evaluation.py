@@ -101,6 +101,24 @@ class OperatingPoint(Content):
     npv: Interval
 
 
+class Calibrated(Content):
+    """What a calibration that validation fits makes of a model's probabilities.
+
+    A logit z becomes slope × z + intercept, and then a probability as before. The figures before are those of the
+    split itself.
+
+    Attributes:
+        slopes, intercepts: of each label; 1 and 0 where validation has too few images.
+        val: figures on validation, each patient's answers calibrated by a fit to the other patients.
+        test: figures on test, by the fit to all of validation.
+    """
+
+    slopes: dict[str, float]
+    intercepts: dict[str, float]
+    val: SplitFigures
+    test: SplitFigures
+
+
 class GapChange(Content):
     """A student's gap minus its baseline's, paired.
 
@@ -150,6 +168,7 @@ class Evaluation(Plain):
         seed: of the bootstrap.
         study: how the images of a study became one; None where each image counts for itself.
         val, test: the figures on that split.
+        calibration: fitted on validation, and the figures after it.
         operating: the thresholds of each label.
         subgroups: of the test images.
         curves: on test.
@@ -161,6 +180,7 @@ class Evaluation(Plain):
     study: str | None = None
     val: SplitFigures
     test: SplitFigures
+    calibration: Calibrated
     operating: dict[str, list[OperatingPoint]]
     subgroups: list[Subgroup]
     curves: Curves = Curves()

@@ -11,7 +11,7 @@ from medistill.errors import UserError
 from medistill.files import read_json
 from medistill.images.limits import LARGEST_SIZE
 from medistill.layout import ExportFolder
-from medistill.task import Task
+from medistill.task import Calibration, Task
 from medistill.text import is_name, shortened
 
 BUNDLE_VERSION = 1
@@ -72,6 +72,8 @@ class Bundle:
         model: path of the ONNX file.
         sha256: its checksum, hex.
         points: its operating points; none in a bundle that an older medistill wrote.
+        calibration: of its logits, fitted on validation; None in a bundle that an older medistill wrote. `predict` does
+            not apply it: thresholds are on the probabilities as they are.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Bundle:
     model: Path
     sha256: str
     points: tuple[CalledAt, ...] = ()
+    calibration: Calibration | None = None
 
     def point(self, asked: str) -> CalledAt:
         """The operating point that a user asks for, as `sensitivity:0.9`.
@@ -137,10 +140,20 @@ def content(
         "sha256": bundle.sha256,
         "batch_size": batch_size,
         "operating_points": [point.to_json() for point in bundle.points],
+        "calibration": _calibration(bundle),
         **costs,
         "training": dict(training),
         **({} if licenses is None else {"licenses": list(licenses)}),
     }
+
+
+def _calibration(bundle: Bundle) -> dict[str, list[float]] | None:
+    """Slopes and intercepts in the order of the labels; null without a calibration."""
+    if bundle.calibration is None:
+        return None
+    count = len(bundle.labels)
+    slopes, intercepts = bundle.calibration.slopes or [1.0] * count, bundle.calibration.intercepts or [0.0] * count
+    return {"slopes": list(slopes), "intercepts": list(intercepts)}
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -168,7 +181,7 @@ def read_bundle(folder: Path) -> Bundle:
     preprocessing = raw.get("preprocessing")
     # Any: whatever the file says, until `_CHECKS` have passed it
     flat: dict[str, Any] = {**(preprocessing if isinstance(preprocessing, dict) else {}), **raw}
-    flat.setdefault("operating_points", [])
+    flat = {"operating_points": [], "calibration": None} | flat  # an older medistill wrote neither
     for key, valid in _CHECKS.items():
         if key not in flat:
             raise UserError(f"{path}: key {key} is missing; {EXPORT_AGAIN}")
@@ -178,9 +191,12 @@ def read_bundle(folder: Path) -> Bundle:
     for point in flat["operating_points"]:
         if set(point["thresholds"]) != set(flat["labels"]):
             raise UserError(f"{path}: operating_points have thresholds of other labels; {EXPORT_AGAIN}")
+    task, calibration = Task(flat["task"]), flat["calibration"]
+    if calibration is not None and len(calibration["slopes"]) != len(flat["labels"]):
+        raise UserError(f"{path}: calibration has another number of labels; {EXPORT_AGAIN}")
     return Bundle(
         name=flat["name"],
-        task=Task(flat["task"]),
+        task=task,
         labels=tuple(flat["labels"]),
         image_size=flat["image_size"],
         channels=flat["channels"],
@@ -188,6 +204,7 @@ def read_bundle(folder: Path) -> Bundle:
         model=folder / flat["file"],
         sha256=flat["sha256"],
         points=tuple(CalledAt(**point) for point in flat["operating_points"]),
+        calibration=None if calibration is None else Calibration(task, **calibration),
     )
 
 
@@ -223,6 +240,20 @@ def _is_threshold(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < 2  # above 1: never called
 
 
+def _is_calibration(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, dict)
+        and value.keys() == {"slopes", "intercepts"}
+        and all(isinstance(given, list) and all(map(_is_finite, given)) for given in value.values())
+        and len(value["slopes"]) == len(value["intercepts"])
+        and all(slope > 0 for slope in value["slopes"])
+    )
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     "name": lambda value: isinstance(value, str) and is_name(value),
     "task": lambda value: value in (*Task,),
@@ -234,5 +265,6 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "file": lambda value: isinstance(value, str) and is_name(value) and value == Path(value).name and value != "..",
     "sha256": lambda value: isinstance(value, str),
     "operating_points": _are_points,
+    "calibration": _is_calibration,
 }
 """Key of bundle.json that is needed here -> whether a value is valid."""

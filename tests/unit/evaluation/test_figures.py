@@ -26,7 +26,8 @@ def measured(monkeypatch) -> dict[str, dict[str, Measured]]:
     monkeypatch.setattr(figures, "FIGURES", (*FIGURES, Figure("share", "share", share)))
     monkeypatch.setattr("medistill.evaluation.run.FIGURES", figures.FIGURES)
     random = np.random.default_rng(0)
-    split = Split.of(["a", "b"], (random.random((80, 2)) < 0.4).astype(float), np.arange(80), 2, 0)
+    targets = (random.random((80, 2)) < 0.4).astype(float)
+    split = Split.of(["a", "b"], targets, np.arange(80), 2, 0, name="val")
     models = {name: Measured.of(split, random.normal(size=(80, 2))) for name in ("small", "teacher")}
     return {"val": models, "test": models}
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import precision_score, recall_score
 
-from medistill.evaluation.answers import Answers, Split
+from medistill.evaluation.answers import Answers, Split, Validation
 from medistill.evaluation.operating import POINTS, Known, operating_points, threshold
 from medistill.metrics.means import share_interval
 from medistill.task import Calibration, Task
@@ -88,25 +88,28 @@ def test_promises_are_kept(kind):
 def test_thresholds_are_fitted_on_validation_alone():
     with pytest.raises(ValueError, match="never on test"):
         threshold(known([1, 0], [0.5, 0.2], split="test"), "sensitivity", 0.9)
+    for name in ("test", "train", ""):
+        with pytest.raises(ValueError, match="on val alone"):
+            Validation(answers(0, name))
 
 
-def answers(seed: int, patients: int = 60) -> Answers:
+def answers(seed: int, name: str, patients: int = 60) -> Answers:
     random = np.random.default_rng(seed)
     groups = np.repeat(np.arange(patients), 2)
     targets = (random.random((2 * patients, 3)) < [0.5, 0.3, 0.02]).astype(float)
     logits = 2 * targets - 1 + random.normal(size=targets.shape)
     targets[::9, 0] = np.nan
-    split = Split.of(["a", "b", "rare"], targets, groups, 50, 0, Task.MULTILABEL)
+    split = Split.of(["a", "b", "rare"], targets, groups, 50, 0, Task.MULTILABEL, name)
     return Answers(split, logits, Calibration(Task.MULTILABEL).probabilities(logits))
 
 
 def test_what_test_shows_is_counted_on_test():
-    val, test = answers(0), answers(1)
-    found = operating_points(val, test)
+    val, test = answers(0, "val"), answers(1, "test")
+    found = operating_points(Validation(val), test)
     assert [(point.kind, point.promised) for point in found["a"]] == list(POINTS)
     for k, label in enumerate(("a", "b")):
         for point in found[label]:
-            assert point.threshold == threshold(Known.of(val, "val", k), point.kind, point.promised)
+            assert point.threshold == threshold(Known.of(val, k), point.kind, point.promised)
             truth = test.split.targets[:, k]
             rows = ~np.isnan(truth)
             truth, called = truth[rows], test.probabilities[rows, k] >= point.threshold
@@ -129,9 +132,9 @@ def test_what_test_shows_is_counted_on_test():
 
 
 def test_a_label_that_a_model_does_not_know_has_no_point():
-    val, test = answers(0), answers(1)
+    val, test = answers(0, "val"), answers(1, "test")
     for each in (val, test):
         each.logits[:, 1] = np.nan
         each.probabilities[:, 1] = np.nan
-    for point in operating_points(val, test)["b"]:
+    for point in operating_points(Validation(val), test)["b"]:
         assert (point.threshold, point.groups, point.observed.estimate) == (None, 0, None)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from medistill.evaluation.answers import Answers, Split
+from medistill.evaluation.answers import Answers, Split, Validation
 from medistill.evaluation.operating import operating_points
 from medistill.evaluation.subgroups import Part, measure_subgroups, parts_of
 from medistill.metrics.intervals import compare, holm
@@ -75,14 +75,14 @@ def answers(strength: float, seed: int, task: Task = Task.MULTILABEL) -> Answers
     if task.exclusive:
         targets = np.eye(3)[np.random.default_rng(5).integers(0, 3, IMAGES)]
     logits = strength * np.nan_to_num(targets) - 1 + np.random.default_rng(seed).normal(size=targets.shape)
-    split = Split.of(LABELS, targets, groups, 200, 0, task)
+    split = Split.of(LABELS, targets, groups, 200, 0, task, "val")
     return Answers(split, logits, Calibration(task).probabilities(logits))
 
 
 @pytest.fixture(scope="module")
 def found():
     models = {"base": answers(1.0, 1), "kd": answers(2.0, 2)}
-    operating = {name: operating_points(answers(2.0, 9), own) for name, own in models.items()}
+    operating = {name: operating_points(Validation(answers(2.0, 9)), own) for name, own in models.items()}
     parts = parts_of(truth()[2])
     return models, parts, operating, measure_subgroups(parts, models, operating, {"kd": ["base"], "base": []})
 
@@ -152,14 +152,14 @@ def test_small_groups_are_named_and_not_scored():
     targets, _, _ = truth()
     about = rows(sex=["F"] * 12 + ["M"] * (len(targets) - 12))
     own = answers(2.0, 2)
-    (_, few) = measure_subgroups(parts_of(about), {"m": own}, {"m": operating_points(own, own)}, {})["m"]
+    (_, few) = measure_subgroups(parts_of(about), {"m": own}, {"m": operating_points(Validation(own), own)}, {})["m"]
     assert (few.group, few.images, few.labels) == ("F", 12, [])
     assert few.auroc.estimate is few.gap.estimate is few.missed.estimate is None
 
 
 def test_exclusive_classes_have_ranks_and_no_misses():
     own = answers(2.0, 2, Task.MULTICLASS)
-    groups = measure_subgroups(parts_of(truth()[2]), {"m": own}, {"m": operating_points(own, own)}, {})["m"]
+    groups = measure_subgroups(parts_of(truth()[2]), {"m": own}, {"m": operating_points(Validation(own), own)}, {})["m"]
     assert groups[0].labels == LABELS
     assert groups[0].auroc.estimate > 0.7
     assert groups[0].missed.estimate is None
@@ -168,6 +168,8 @@ def test_exclusive_classes_have_ranks_and_no_misses():
 def test_a_model_that_lacks_a_label_has_no_mean_over_it():
     own = answers(2.0, 2)
     own.logits[:, 1] = own.probabilities[:, 1] = np.nan
-    group = measure_subgroups(parts_of(truth()[2]), {"m": own}, {"m": operating_points(own, own)}, {})["m"][0]
+    group = measure_subgroups(parts_of(truth()[2]), {"m": own}, {"m": operating_points(Validation(own), own)}, {})["m"][
+        0
+    ]
     assert group.labels == ["a", "b"]
     assert group.auroc.estimate is None

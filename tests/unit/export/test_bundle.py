@@ -20,8 +20,10 @@ from medistill.export.bundle import export_model
 from medistill.export.settings import Export
 from medistill.files import read_json, write_json
 from medistill.images.decode import decode
+from medistill.metrics.calibration import fit_calibration
 from medistill.models.weights import load_model
 from medistill.records.export import Latency, Parity
+from medistill.runtime.bundle import read_bundle
 from medistill.runtime.predictor import Predictor
 from medistill.task import Task
 from tests.seal import digests, seal
@@ -76,6 +78,19 @@ def test_the_bundle_has_the_thresholds_that_validation_gives(exported, source, d
             if expected is not None:
                 assert f" {expected:.4f} |" in card
     assert promised == {True, False}  # six patients promise 0.8 and not 0.95
+
+
+def test_the_bundle_has_the_calibration_that_validation_gives(source, dataset, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("medistill.metrics.calibration.LEAST", 2)  # validation has twelve images
+    rows = dataset.split("val")
+    logits = pd.read_parquet(source / "predictions.parquet").set_index("image_id").loc[rows["image_id"]]
+    given = logits[[f"logit:{label}" for label in dataset.labels]].to_numpy(np.float64)
+    expected = fit_calibration(dataset.targets(rows), given, dataset.task)
+    export_model(source, dataset, tmp_path / "export", settings)
+    found = read_bundle(tmp_path / "export").calibration
+    assert found.slopes == pytest.approx(expected.slopes)
+    assert found.intercepts == pytest.approx(expected.intercepts)
+    assert expected.slopes != [1, 1, 1]
 
 
 def test_the_card_tells_a_person(exported):

@@ -201,6 +201,18 @@ def test_a_missing_key_of_the_preprocessing(make_bundle, key):
                 [point()] * 17,
             )
         ),
+        *(
+            ("calibration", value)
+            for value in (
+                [1, 2],
+                {"slopes": [1.0, 1.0, 1.0]},
+                {"slopes": [1.0, 1.0, 0.0], "intercepts": [0.0, 0.0, 0.0]},
+                {"slopes": [1.0, 1.0, "1"], "intercepts": [0.0, 0.0, 0.0]},
+                {"slopes": [1.0, 1.0, 1.0], "intercepts": [0.0, 0.0, True]},
+                {"slopes": [1.0, 1.0, 1.0], "intercepts": [0.0]},
+                {"slopes": "123", "intercepts": "123"},
+            )
+        ),
     ],
 )
 def test_a_value_that_makes_no_sense(make_bundle, key, value):
@@ -219,6 +231,18 @@ def test_thresholds_are_there_to_be_used_and_an_older_bundle_has_none(make_bundl
     assert [at.calls("Mass", value) for value in (0.0, 1.0)] == [None, None]
     assert str(at) == "sensitivity 0.9"
     assert Predictor(make_bundle("old-kd-0")).bundle.points == ()
+
+
+def test_a_calibration_is_there_to_be_used_and_changes_no_prediction(make_bundle, grey):
+    plain, given = Predictor(make_bundle("old-kd-0")), {"slopes": [0.5, 1.0, 2.0], "intercepts": [0.0, -1.0, 1.0]}
+    calibrated = Predictor(make_bundle(calibration=given))
+    assert plain.bundle.calibration is None
+    calibration = calibrated.bundle.calibration
+    assert (calibration.slopes, calibration.intercepts) == (given["slopes"], given["intercepts"])
+    (before,), (after,) = (list(each.predict([grey(255)])) for each in (plain, calibrated))
+    assert before.probabilities == after.probabilities
+    with pytest.raises(UserError, match=r"bundle\.json: calibration has another number of labels"):
+        Predictor(make_bundle("other-kd-0", calibration={"slopes": [1.0], "intercepts": [0.0]}))
 
 
 def test_a_damaged_model(make_bundle):

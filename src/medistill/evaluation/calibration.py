@@ -5,6 +5,7 @@ import numpy as np
 from medistill.evaluation.answers import Answers, Validation
 from medistill.evaluation.comparison import Measured
 from medistill.metrics.calibration import fit_calibration
+from medistill.metrics.eligibility import MIN_IMAGES
 from medistill.metrics.intervals import FloatArray
 from medistill.metrics.probabilities import FIGURES
 from medistill.records.evaluation import Calibrated
@@ -18,9 +19,12 @@ FIGURES_AFTER = (*FIGURES, "ece", "ece_null")
 
 
 def fit(validation: Validation) -> Calibration:
-    """The calibration of a model, see `metrics.calibration.fit_calibration`."""
+    """The calibration of a model, see `metrics.calibration.fit_calibration`; labels of `MIN_IMAGES` have one.
+
+    These are as few as an eligible label has: the prior holds what they do not.
+    """
     answers = validation.answers
-    return fit_calibration(answers.split.targets, answers.logits, answers.split.task)
+    return fit_calibration(answers.split.targets, answers.logits, answers.split.task, MIN_IMAGES)
 
 
 def cross_fit(validation: Validation) -> FloatArray:
@@ -34,7 +38,7 @@ def cross_fit(validation: Validation) -> FloatArray:
     calibrated = np.array(answers.logits, np.float64)
     for fold in range(FOLDS):
         own = fold_of[split.groups] == fold
-        calibration = fit_calibration(split.targets[~own], answers.logits[~own], split.task)
+        calibration = fit_calibration(split.targets[~own], answers.logits[~own], split.task, MIN_IMAGES)
         calibrated[own] = calibration.logits(answers.logits[own])
     return calibrated
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from medistill.evaluation.answers import Answers
+from medistill.evaluation.answers import Answers, Validation
+from medistill.evaluation.calibration import fit
 from medistill.metrics.abstention import LEVELS, risk_coverage
-from medistill.metrics.calibration import fit_calibration
 from medistill.metrics.decisions import net_benefit
 from medistill.metrics.intervals import FloatArray
 from medistill.metrics.intervals import compare as compare_values
@@ -20,7 +20,7 @@ STEPS = 20
 
 
 def curves_of(
-    val: Mapping[str, Answers],
+    val: Mapping[str, Validation],
     test: Mapping[str, Answers],
     teacher: str | None,
     students: list[str],
@@ -40,7 +40,7 @@ def curves_of(
     columns = split.columns()
     able = [name for name, own in test.items() if columns and not np.isnan(own.logits[:, columns]).any()]
     at = [] if thresholds is None else np.linspace(*thresholds, STEPS + 1).round(6).tolist()
-    calibrated = {name: _calibrated(val[name], test[name])[:, columns] for name in able}
+    calibrated = {name: fit(val[name]).probabilities(test[name].logits)[:, columns] for name in able}
     targets, groups, counts = split.targets[:, columns], split.groups, split.counts
     names = [split.labels[k] for k in columns]
 
@@ -75,12 +75,6 @@ def curves_of(
 
 def _named(names: list[str], values: FloatArray) -> dict[str, float]:
     return dict(zip(names, values.tolist(), strict=True))
-
-
-def _calibrated(val: Answers, test: Answers) -> FloatArray:
-    """Probabilities on test, (N, L), by the calibration that validation gives the model."""
-    task = test.split.task
-    return fit_calibration(val.split.targets, val.logits, task).probabilities(test.logits)
 
 
 def _of_one(answers: Answers, columns: list[int], calibrated: FloatArray, decisions: list[Decision]) -> Curves:

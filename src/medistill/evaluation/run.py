@@ -95,9 +95,9 @@ def describe_all(
         settings: of the evaluation.
     """
     study = None if settings.study == "none" else settings.study
-    val, test = ({name: one.answers for name, one in measured[split].items()} for split in SPLITS)
-    fitted_on = {name: Validation(val[name]) for name in roles}
-    operating = {name: operating_points(fitted_on[name], test[name]) for name in roles}
+    test = {name: one.answers for name, one in measured["test"].items()}
+    val = {name: Validation(one.answers) for name, one in measured["val"].items()}
+    operating = {name: operating_points(val[name], test[name]) for name in roles}
     subgroups = measure_subgroups(parts_of(rows), test, operating, references.baselines)
     teacher, students = best(measured["val"], references.teachers), list(references.baselines)
     curves = curves_of(val, test, teacher, students, settings.net_benefit)
@@ -109,7 +109,7 @@ def describe_all(
             study=study,
             val=measured["val"][name].describe(),
             test=measured["test"][name].describe(),
-            calibration=calibrate(fitted_on[name], test[name]),
+            calibration=calibrate(val[name], test[name]),
             operating=operating[name],
             subgroups=subgroups[name],
             curves=curves[name],

@@ -11,7 +11,7 @@ from medistill.task import Calibration, Task
 BINS = 15
 """Number of bins of equal width, in which probabilities are compared with rates."""
 LEAST = 30
-"""Positives, and negatives, below which a label is not calibrated; of exclusive classes images, for all together."""
+"""Positives, and negatives, below which a teacher's label is not calibrated; of exclusive classes images of all."""
 OWN_SLOPE = 100
 """Positives, and negatives, from which a label has a slope of its own."""
 _PRIOR = 0.5
@@ -77,7 +77,7 @@ def null_calibration_error(targets: Numbers, probabilities: Numbers, bins: int =
     return float(np.mean([expected_calibration_error(truth, given, bins) for truth in drawn]))
 
 
-def calibratable(targets: Numbers, logits: Numbers, task: Task) -> NDArray[np.bool]:
+def calibratable(targets: Numbers, logits: Numbers, task: Task, least: int = LEAST) -> NDArray[np.bool]:
     """Which labels have enough images for `fit_calibration`: boolean (L,); args as there.
 
     Example:
@@ -87,18 +87,18 @@ def calibratable(targets: Numbers, logits: Numbers, task: Task) -> NDArray[np.bo
     """
     known = ~(np.isnan(targets) | np.isnan(logits))
     if task.exclusive:
-        return np.full(targets.shape[1], int(known.all(axis=1).sum()) >= LEAST)
+        return np.full(targets.shape[1], int(known.all(axis=1).sum()) >= least)
     positives, negatives = (((targets == value) & known).sum(axis=0) for value in (1, 0))
-    enough: NDArray[np.bool] = np.minimum(positives, negatives) >= LEAST
+    enough: NDArray[np.bool] = np.minimum(positives, negatives) >= least
     return enough
 
 
-def fit_calibration(targets: Numbers, logits: Numbers, task: Task) -> Calibration:
+def fit_calibration(targets: Numbers, logits: Numbers, task: Task, least: int = LEAST) -> Calibration:
     """Fit a slope and an intercept per label on data that the model has not learnt from.
 
     The most probable slopes a and intercepts b under sigmoid(a·z + b), with a − 1 and b from a normal distribution of
     mean 0 and standard deviation 0.5 beforehand, so that few images change little. Labels with fewer than `OWN_SLOPE`
-    positives or negatives share one slope; those with fewer than `LEAST` stay as they are. Exclusive classes have one
+    positives or negatives share one slope; those with fewer than `least` stay as they are. Exclusive classes have one
     temperature: softmax(a·z), the same slope for all.
 
     Sources: Platt, "Probabilistic outputs for support vector machines", 1999; Guo et al., "On Calibration of Modern
@@ -108,6 +108,7 @@ def fit_calibration(targets: Numbers, logits: Numbers, task: Task) -> Calibratio
         targets: (N, L), 1, 0, or NaN where unknown (left out).
         logits: (N, L), NaN where the model does not know a label (left out).
         task: whether labels are exclusive.
+        least: positives, and negatives, of a label that is calibrated; of exclusive classes images.
 
     Example:
         >>> targets, logits = np.array([[1.0]] * 90 + [[0.0]] * 90), np.array([[5.0]] * 90 + [[-5.0]] * 90)
@@ -116,7 +117,7 @@ def fit_calibration(targets: Numbers, logits: Numbers, task: Task) -> Calibratio
         >>> [round(found.slopes[0], 2), abs(round(found.intercepts[0], 2))]
         [0.42, 0.0]
     """
-    enough = calibratable(targets, logits, task)
+    enough = calibratable(targets, logits, task, least)
     if not enough.any():
         return Calibration(task)
     known = ~(np.isnan(targets) | np.isnan(logits))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
-from medistill.evaluation.answers import Split
+from medistill.evaluation.answers import Split, Validation
 from medistill.evaluation.comparison import Measured
 from medistill.evaluation.curves import curves_of
 from medistill.evaluation.settings import Evaluate
@@ -23,7 +23,7 @@ def measured() -> dict[str, dict[str, Measured]]:
         signal = random.normal(size=(200, 3))
         targets = (random.random((200, 3)) < expit(signal)).astype(float)
         targets[3:, 2] = np.nan
-        split = Split.of(["a", "b", "c"], targets, np.arange(200) // 2, 200, 0)
+        split = Split.of(["a", "b", "c"], targets, np.arange(200) // 2, 200, 0, name=split_name)
         student = 3 * (signal + random.normal(size=(200, 3)))
         found[split_name] = {"teacher": Measured.of(split, signal), "student": Measured.of(split, student)}
     return found
@@ -31,15 +31,16 @@ def measured() -> dict[str, dict[str, Measured]]:
 
 @pytest.fixture(scope="module")
 def curves(measured) -> dict[str, Curves]:
-    answers = [{name: one.answers for name, one in models.items()} for models in measured.values()]
-    return curves_of(*answers, "teacher", ["student"], (0.1, 0.5))
+    val = {name: Validation(one.answers) for name, one in measured["val"].items()}
+    test = {name: one.answers for name, one in measured["test"].items()}
+    return curves_of(val, test, "teacher", ["student"], (0.1, 0.5))
 
 
 def test_net_benefit_is_of_calibrated_probabilities_and_paired_with_the_teacher(measured, curves):
     benefit = {}
     for name in ("teacher", "student"):
         val, test = (measured[split][name].answers for split in ("val", "test"))
-        fitted = fit_calibration(val.split.targets, val.logits, Task.MULTILABEL)
+        fitted = fit_calibration(val.split.targets, val.logits, Task.MULTILABEL, least=10)
         given = fitted.probabilities(test.logits)
         split = test.split
         labels = [net_benefit(split.targets[:, k], given[:, k], [0.3], split.groups, split.counts) for k in (0, 1)]
@@ -76,10 +77,10 @@ def test_of_classes_the_most_probable_one_is_called():
     random = np.random.default_rng(1)
     logits, truth = random.normal(size=(90, 3)), np.eye(3)[np.arange(90) % 3]
     truth[0] = np.nan
-    split = Split.of(["a", "b", "c"], truth, np.arange(90), 100, 0, Task.MULTICLASS)
+    split = Split.of(["a", "b", "c"], truth, np.arange(90), 100, 0, Task.MULTICLASS, "val")
     measured = Measured.of(split, logits)
     right = softmax(logits, axis=1).argmax(axis=1)[1:] == np.arange(1, 90) % 3
-    found = curves_of({"m": measured.answers}, {"m": measured.answers}, None, [], None)["m"]
+    found = curves_of({"m": Validation(measured.answers)}, {"m": measured.answers}, None, [], None)["m"]
     assert found.risk_coverage[-1][1] == pytest.approx(1 - right.mean(), abs=1e-6)
     assert found.decisions == []
     order = np.argsort(-softmax(logits, axis=1).max(axis=1)[1:])
@@ -89,12 +90,12 @@ def test_of_classes_the_most_probable_one_is_called():
 
 def test_without_an_eligible_label_and_without_an_answer_curves_are_empty():
     targets = np.zeros((6, 1))
-    split = Split.of(["a"], targets, np.arange(6), 10, 0)
+    split = Split.of(["a"], targets, np.arange(6), 10, 0, name="val")
     answers = {"m": Measured.of(split, np.zeros((6, 1))).answers}
-    assert curves_of(answers, answers, None, [], (0.1, 0.5)) == {"m": Curves()}
-    split = Split.of(["a"], np.arange(80)[:, None] % 2.0, np.arange(80), 10, 0)
+    assert curves_of({"m": Validation(answers["m"])}, answers, None, [], (0.1, 0.5)) == {"m": Curves()}
+    split = Split.of(["a"], np.arange(80)[:, None] % 2.0, np.arange(80), 10, 0, name="val")
     answers = {"m": Measured.of(split, np.full((80, 1), np.nan)).answers}
-    assert curves_of(answers, answers, None, [], (0.1, 0.5)) == {"m": Curves()}
+    assert curves_of({"m": Validation(answers["m"])}, answers, None, [], (0.1, 0.5)) == {"m": Curves()}
 
 
 def test_thresholds_rise():

@@ -81,11 +81,11 @@ def test_the_bundle_has_the_thresholds_that_validation_gives(exported, source, d
 
 
 def test_the_bundle_has_the_calibration_that_validation_gives(source, dataset, settings, tmp_path, monkeypatch):
-    monkeypatch.setattr("medistill.metrics.calibration.LEAST", 2)  # validation has twelve images
+    monkeypatch.setattr("medistill.evaluation.calibration.MIN_IMAGES", 2)  # validation has twelve images
     rows = dataset.split("val")
     logits = pd.read_parquet(source / "predictions.parquet").set_index("image_id").loc[rows["image_id"]]
     given = logits[[f"logit:{label}" for label in dataset.labels]].to_numpy(np.float64)
-    expected = fit_calibration(dataset.targets(rows), given, dataset.task)
+    expected = fit_calibration(dataset.targets(rows), given, dataset.task, least=2)
     export_model(source, dataset, tmp_path / "export", settings)
     found = read_bundle(tmp_path / "export").calibration
     assert found.slopes == pytest.approx(expected.slopes)

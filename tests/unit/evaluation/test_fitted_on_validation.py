@@ -17,7 +17,7 @@ LABELS = ["a", "b", "rare"]
 def answers(seed: int, name: str, patients: int = 300) -> Answers:
     """Answers that are twice too sure and, about the second label, too high; two images a patient."""
     random = np.random.default_rng(seed)
-    true = random.normal(-0.5, 1.2, (2 * patients, 3)) - [0, 0, 4]
+    true = random.normal(-0.5, 1.2, (2 * patients, 3)) - [0, 0, 7]
     targets = (random.random(true.shape) < expit(true)).astype(float)
     targets[::9, 0] = np.nan
     split = Split.of(LABELS, targets, np.arange(2 * patients) // 2, 100, 0, name=name)

@@ -4,7 +4,7 @@ from typing import Any
 
 from medistill.records.audit import Expectation, Validation, ValidationCounts
 from medistill.records.data import DatasetInfo, Origin, SplitCounts
-from medistill.records.explain import ModelMaps
+from medistill.records.explain import Agreement, ModelMaps
 from medistill.records.export import Latency, Parity
 from medistill.records.models import ModelRecord
 
@@ -93,7 +93,9 @@ def model_maps(**changes: Any) -> ModelMaps:
     figure = {"estimate": 0.5, "lower": 0.4, "upper": 0.6}
     filled = {
         **dict.fromkeys(("images", "findings", "groups", "boxes", "boxes_test"), 31),
-        **{"boxes_val": 0, "flat_maps": 0, "pointing_game": figure, "energy": figure},
+        **{"boxes_val": 0, "masks": 0, "flat_maps": 0, "pointing_game": figure, "energy": figure},
+        **{"energy_ratio": None, "overlap": figure, "energy_beside": {}, "overlap_beside": {}},
+        **{"detected_findings": 0, "missed_findings": 0, "detected": None, "missed": None},
         **{"chance": 0.1, "difference_chance": None, "centre_prior": 0.2, "difference_centre": None},
         **dict.fromkeys(("label_prior", "difference_label_prior", "wrong_label", "difference_wrong_label")),
         **dict.fromkeys(("random_weights", "difference_random_weights")),
@@ -108,3 +110,11 @@ def model_maps(**changes: Any) -> ModelMaps:
         },
     }
     return ModelMaps(**filled | changes)
+
+
+def agreed(**changes: Any) -> Agreement:
+    """How alike the maps of two models that a test has made are."""
+    filled = {"estimate": 0.9, "lower": 0.8, "upper": 0.95, "findings": 12, "flat_maps": 0}
+    filled |= {"shuffled": 0.1, "difference_shuffled": None}
+    other = {"value": {"estimate": 0.7, "lower": None, "upper": None}, "shuffled": 0.1, "difference": None}
+    return Agreement(**filled | dict.fromkeys(("cosine", "spearman", "top_fifth"), other) | changes)

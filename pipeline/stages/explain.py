@@ -1,4 +1,4 @@
-"""Stage `explain`: maps of where teachers and students look, measured against the boxes, and a gallery to look at."""
+"""Stage `explain`: maps of where teachers and students look, against boxes or masks, and a gallery to look at."""
 
 import argparse
 import sys
@@ -8,11 +8,11 @@ from tqdm import tqdm
 from medistill.data.dataset import Dataset
 from medistill.explain import figures, selection
 from medistill.explain.choice import choose_way
-from medistill.explain.explained import explain, explainable
+from medistill.explain.detection import call_each
+from medistill.explain.explained import explain_each, explainable
 from medistill.explain.second_look import find_doubts, write_doubts
 from medistill.files import atomic
 from medistill.layout import HERE, ExplainFolder
-from medistill.models.weights import load_model
 from medistill.params import load_params
 from medistill.records.base import Sealed, write_each
 from medistill.report import gallery
@@ -29,16 +29,15 @@ def main(argv: list[str] | None = None) -> int:
     for name, reason in left_out.items():
         tqdm.write(f"explain: {name} is left out: {reason}", file=sys.stderr)
     chosen = selection.choose(dataset, params.explain, {name: files.predictions for name, files in folders.items()})
-    wrong = selection.wrong_labels(chosen.measured, dataset) if chosen.with_boxes else []
+    wrong = selection.wrong_labels(chosen.measured, dataset) if chosen.located else []
     maps = len(folders) * (len(chosen.deciding) + len(chosen.findings) + 2 * len(wrong))
     with tqdm(total=maps, desc="explain", unit="map", disable=None) as bar:
         way, choice = choose_way(params.explain, chosen.deciding, folders, dataset, bar.update)
-        images, explained = selection.images_of(chosen.findings, dataset), {}
-        for name, files in folders.items():
-            model = load_model(files.folder)
-            explained[name] = explain(model, dataset, chosen.findings, images, way, wrong, bar.update)
+        images = selection.images_of(chosen.findings, dataset)
+        explained = explain_each(folders, dataset, chosen.findings, images, way, wrong, bar.update)
     references = {m.name: [t for t in params.references(m) if t in folders] for m in params.student_models()}
-    metrics, scores = figures.measure(chosen, explained, references, dataset.image_size)
+    called = call_each(folders, dataset, chosen.findings, explained)
+    metrics, scores = figures.measure(chosen, explained, called, references, dataset.image_size)
     roles = {name: role for name, role in params.roles().items() if name in folders}
     doubts = find_doubts(
         dataset, {name: folders[name].predictions for name, role in roles.items() if role == "teacher"}

@@ -12,8 +12,7 @@ from medistill.params import Params, load_params
 from medistill.records.base import write_each
 from medistill.records.data import DatasetInfo, Origin, SplitCounts
 from medistill.records.estimate import Estimate
-from medistill.records.explain import Agreement
-from tests.filled import expectation, latency, model_maps, model_record, parity, validation
+from tests.filled import agreed, expectation, latency, model_maps, model_record, parity, validation
 from tests.params import with_several
 from tests.seal import seal
 
@@ -171,9 +170,7 @@ def write_surroundings(root: Path, params: Params) -> None:
     names = [*params.run.teachers, *(model.name for model in params.student_models())]
     explained = dict.fromkeys(names, maps)
     for model in params.student_models():
-        agreement = Agreement(
-            estimate=0.6161, lower=0.55, upper=0.67, findings=31, flat_maps=0, shuffled=0.2, difference_shuffled=None
-        )
+        agreement = agreed(estimate=0.6161, lower=0.55, upper=0.67, findings=31, shuffled=0.2)
         against = {"agreement_teacher": {params.run.teachers[0]: agreement}}
         explained[model.name] = maps.model_copy(update=against)
         export = layout.export(model.name)

@@ -123,7 +123,7 @@ def test_metrics_of_every_model(project):
 
 def test_too_few_validation_images_choose_no_way(project):
     choice = json.loads((project / "reports/explain/choice.json").read_text(encoding="utf-8"))
-    reason = "too few boxes on validation images, or none on test images; it is the first of params.yaml"
+    reason = "too few boxes or masks on validation images, or none on test images; it is the first of params.yaml"
     assert choice == {
         **{"method": "grad_cam", "layer": "last", "findings": 0, "images": 0, "groups": 0},
         **{"reason": reason, "tried": []},
@@ -243,9 +243,37 @@ def test_coarse_maps_give_no_conclusion(root, tmp_path):
     write_project(tmp_path, root, size=32, boxes=True)
     metrics = run(tmp_path)
     assert not any(entry["conclusive"] for entry in metrics.values())
-    assert metrics["wide"]["reason"] == "too coarse: a cell of the 1×1 map is 2.0 times as wide as a box"
+    assert metrics["wide"]["reason"] == "too coarse: a cell of the 1×1 map is 2.0 times as wide as a finding"
     assert metrics["wide"]["flat_maps"] == metrics["wide"]["findings"]
     assert metrics["wide"]["pointing_game"]["estimate"] == 0
+
+
+def test_masks_are_a_truth_where_there_are_no_boxes(root, tmp_path):
+    found = {}
+    for name in ("boxes", "masks"):
+        (tmp_path / name).mkdir()
+        write_project(tmp_path / name, root, size=128, boxes=name == "boxes", task="multiclass", val=20)
+        if name == "masks":
+            processed = tmp_path / name / "data/processed"
+            manifest = pd.read_parquet(processed / "manifest.parquet")
+            manifest.assign(mask_row=np.arange(48, dtype=np.int32)).to_parquet(processed / "manifest.parquet")
+            masks = np.zeros((48, 128, 128), np.uint8)
+            masks[:, 32:96, 32:96] = 1
+            np.save(processed / "masks-00000.npy", masks)
+            facts = {"task": "multiclass", "labels": LABELS, "image_size": 128, "channels": 1, "fit": "pad"}
+            seal(processed / "dataset.json", dataset_info(name="made <up>", fingerprint="0", **facts))
+        found[name] = run(tmp_path / name)
+    choices = [(tmp_path / name / "reports/explain/choice.json").read_text(encoding="utf-8") for name in found]
+    assert choices[0] == choices[1]
+    assert json.loads(choices[0])["images"] == 20
+    for name, entry in found["masks"].items():
+        boxed = found["boxes"][name]
+        assert (entry["masks"], boxed["masks"]) == (20, 0)
+        assert entry["pointing_game"] == boxed["pointing_game"]
+        assert entry["overlap_beside"] == boxed["overlap_beside"]
+        assert entry["detected_findings"] + entry["missed_findings"] == 20
+    text = (tmp_path / "masks/reports/explain/index.html").read_text(encoding="utf-8")
+    assert text.count('-mask" d="M32 32h64M32 96h64M32 32v64M96 32v64"/>') == 5  # of the gallery's 6, one is no finding
 
 
 def test_without_boxes_there_is_still_a_gallery(root, tmp_path):
@@ -253,7 +281,7 @@ def test_without_boxes_there_is_still_a_gallery(root, tmp_path):
     metrics = run(tmp_path)
     assert metrics["wide"]["pointing_game"] is None
     assert metrics["wide"]["boxes"] == 0
-    assert metrics["wide"]["reason"] == "no boxes on validation or test images"
+    assert metrics["wide"]["reason"] == "no boxes or masks on validation or test images"
     assert metrics["small-kd-0"]["agreement_teacher"]["wide"]["estimate"] == pytest.approx(1)
     text = (tmp_path / "reports/explain/index.html").read_text(encoding="utf-8")
     assert "Localisation is absent" in text

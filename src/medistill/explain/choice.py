@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from medistill.data.dataset import Dataset
 from medistill.explain.cam import upsample
 from medistill.explain.explained import try_ways
-from medistill.explain.localisation import score, targets
+from medistill.explain.scores import score
 from medistill.explain.selection import Finding, images_of
 from medistill.explain.settings import Explain
+from medistill.explain.targets import targets
 from medistill.explain.ways import Way
 from medistill.layout import ModelFolder
 from medistill.metrics.means import share_interval
@@ -29,7 +30,7 @@ def choose_way(
 
     Args:
         settings: the ways that are tried.
-        findings: of validation images, with boxes; none: the first way is taken.
+        findings: of validation images, with boxes or masks; none: the first way is taken.
         folders: of the models.
         dataset: the images.
         on_maps: called with the number of new maps.
@@ -37,7 +38,9 @@ def choose_way(
     if not findings:
         reason = "it is the only one of params.yaml"
         if settings.undecided:
-            reason = "too few boxes on validation images, or none on test images; it is the first of params.yaml"
+            reason = (
+                "too few boxes or masks on validation images, or none on test images; it is the first of params.yaml"
+            )
         return settings.ways[0], _choice(settings.ways[0], reason=reason)
     images, masks = images_of(findings, dataset), targets(findings, dataset.image_size).masks
     hits = {}
@@ -52,7 +55,7 @@ def decide(findings: list[Finding], hits: Mapping[str, Mapping[Way, NDArray[np.f
 
     Args:
         findings: N findings of validation images.
-        hits: float64 (N,), 1 where a map's peak is inside a box, by model and way.
+        hits: float64 (N,), 1 where a map's peak is inside the truth, by model and way.
     """
     groups = np.array([finding.group_id for finding in findings])
     means = {way: float(np.mean([own[way].mean() for own in hits.values()])) for way in next(iter(hits.values()))}

@@ -16,6 +16,7 @@ from medistill.explain.selection import Finding
 from medistill.explain.ways import Way
 from medistill.layout import ModelFolder
 from medistill.models.classifier import Classifier
+from medistill.models.weights import load_model
 from medistill.records.models import ModelRecord
 from medistill.task import Calibration
 from medistill.views import render_plain
@@ -72,6 +73,22 @@ def explainable(
         else:
             found[name] = files
     return found, left_out
+
+
+def explain_each(
+    folders: Mapping[str, ModelFolder],
+    dataset: Dataset,
+    findings: list[Finding],
+    images: NDArray[np.uint8],
+    way: Way,
+    wrong: list[str | None],
+    on_maps: Callable[[int], object] = lambda count: None,
+) -> dict[str, Explained]:
+    """What `explain` says of the model of each folder, one after the other."""
+    return {
+        name: explain(load_model(files.folder), dataset, findings, images, way, wrong, on_maps)
+        for name, files in folders.items()
+    }
 
 
 def explain(

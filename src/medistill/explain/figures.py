@@ -3,48 +3,59 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medistill.explain import localisation
 from medistill.explain.agreement import agreement
 from medistill.explain.cam import upsample
 from medistill.explain.explained import Explained
+from medistill.explain.scores import Scores, score
 from medistill.explain.selection import Chosen
-from medistill.records.explain import ModelMaps
+from medistill.explain.targets import targets
+from medistill.records.explain import Agreement, ModelMaps
+
+COMPARED_SIZE = 64
+"""Maps of two networks are compared in frames of at most this many pixels, finer than any map."""
 
 
 def measure(
-    chosen: Chosen, explained: Mapping[str, Explained], references: Mapping[str, Sequence[str]], size: int
-) -> tuple[dict[str, ModelMaps], dict[str, localisation.Scores]]:
-    """Hold each model's maps against the boxes, chance and its teachers.
+    chosen: Chosen,
+    explained: Mapping[str, Explained],
+    called: Mapping[str, NDArray[np.float64]],
+    references: Mapping[str, Sequence[str]],
+    size: int,
+) -> tuple[dict[str, ModelMaps], dict[str, Scores]]:
+    """Hold each model's maps against the boxes or masks, chance and its teachers.
 
     Args:
         chosen: the findings.
         explained: each model's maps of them, teachers first.
+        called: float64 (N,) for each model, see `localisation.Maps`.
         references: the teachers that a model is compared with.
         size: height and width of the frames in pixels.
 
     Returns:
-        The figures of each model, and its scores of each measured finding where there are boxes.
+        The figures of each model, and its scores of each measured finding where there are boxes or masks.
     """
     findings = chosen.measured
     count = len(findings)
-    groups = np.array([finding.group_id for finding in findings])
-    where = localisation.targets(findings, size) if chosen.with_boxes else None
+    where = targets(findings, size) if chosen.located else None
     figures: dict[str, ModelMaps] = {}
-    scores: dict[str, localisation.Scores] = {}
+    scores: dict[str, Scores] = {}
     for name, answers in explained.items():
-        frames = upsample(answers.maps[:count], size)
         map_size = answers.maps.shape[1:]
-        located = localisation.NO_BOXES
+        located = localisation.NO_TRUTH
         if where:
-            scores[name] = localisation.score(frames, where.masks)
-            wrong, random = (
-                localisation.score(upsample(np.nan_to_num(maps), size), where.masks).hits
-                for maps in (answers.wrong_maps, answers.random_maps)
+            own, wrong, random = (
+                score(upsample(np.nan_to_num(maps), size), where.masks)
+                for maps in (answers.maps[:count], answers.wrong_maps, answers.random_maps)
             )
-            wrong[np.isnan(answers.wrong_maps).any(axis=(1, 2))] = np.nan
-            nulls = localisation.Nulls(wrong_label=wrong, random_weights=random)
-            located = localisation.localise(findings, where, scores[name], map_size, nulls)
+            missing = np.isnan(answers.wrong_maps)[:, 0, 0]
+            wrong = wrong.unknown_where(missing)
+            scores[name] = own
+            located = localisation.localise(
+                findings, where, localisation.Maps(own, wrong, random, map_size, called[name][:count])
+            )
         teachers = references.get(name, [])
         figures[name] = ModelMaps(
             **dict(located),
@@ -52,7 +63,7 @@ def measure(
             layer=answers.way.layer,
             map_size=list(map_size),
             agreement_teacher={
-                teacher: agreement(frames, upsample(explained[teacher].maps[:count], size), groups)
+                teacher: _agreement(chosen, answers, explained[teacher], min(size, COMPARED_SIZE))
                 for teacher in teachers
             },
             difference_teacher={
@@ -62,3 +73,9 @@ def measure(
             },
         )
     return figures, scores
+
+
+def _agreement(chosen: Chosen, student: Explained, teacher: Explained, size: int) -> Agreement:
+    count = len(chosen.measured)
+    groups = np.array([finding.group_id for finding in chosen.measured])
+    return agreement(upsample(student.maps[:count], size), upsample(teacher.maps[:count], size), groups)

@@ -1,37 +1,41 @@
-"""Whether a map points at the finding: pointing game and energy inside the box, beside what needs no such map.
+"""Whether a map points at the finding: pointing game, energy and overlap, beside what needs no such map.
 
 That is chance, pointing at the centre, pointing where other patients have the finding, the map of a label that is not
 there, and that of the same network with random weights.
 
-The unit is a finding, one label on one image; all its boxes together are its target. A model is compared finding by
-finding, with another one or with a baseline that needs no model; `metrics.means` has the intervals.
+The unit is a finding, one label on one image; all its boxes together, or its mask, are its target. A model is compared
+finding by finding, with another one or with a baseline that needs no model; `metrics.means` has the intervals.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medistill.explain.selection import Box, Finding
+from medistill.explain.scores import Scores
+from medistill.explain.selection import Finding
+from medistill.explain.targets import Targets, sides
 from medistill.metrics.eligibility import MIN_GROUPS
 from medistill.metrics.means import mean_interval, paired_interval, share_interval
 from medistill.records.estimate import Estimate
-from medistill.records.explain import Lead, Located, LocatedByLabel
+from medistill.records.explain import Beside, Lead, Located, LocatedByLabel
 
 MAX_CELL = 0.5
-"""Widest cell of a map, as a share of the median side of the boxes, of which anything can be concluded."""
+"""Widest cell of a map, as a share of the median side of the findings, of which anything can be concluded."""
 
-NO_BOXES = LocatedByLabel(
+NO_TRUTH = LocatedByLabel(
     images=0,
     findings=0,
     groups=0,
     boxes=0,
     boxes_val=0,
     boxes_test=0,
+    masks=0,
     flat_maps=0,
     pointing_game=Estimate(None),
     energy=Estimate(None),
+    energy_ratio=Estimate(None),
+    overlap=Estimate(None),
     chance=None,
     difference_chance=Estimate(None),
     centre_prior=None,
@@ -42,139 +46,66 @@ NO_BOXES = LocatedByLabel(
     difference_wrong_label=Estimate(None),
     random_weights=Estimate(None),
     difference_random_weights=Estimate(None),
+    energy_beside={},
+    overlap_beside={},
+    detected_findings=0,
+    missed_findings=0,
+    detected=Estimate(None),
+    missed=Estimate(None),
     conclusive=False,
-    reason="no boxes on validation or test images",
-    conclusion="none: no boxes on validation or test images",
+    reason="no boxes or masks on validation or test images",
+    conclusion="none: no boxes or masks on validation or test images",
     labels={},
 )
-"""What `localise` would say of a data set without boxes."""
+"""What `localise` would say of a data set without boxes and masks."""
 
 
 @dataclass(frozen=True)
-class Targets:
-    """Where the findings are, and what is hit without any model.
+class Maps:
+    """How well one model's maps meet N findings.
 
     Attributes:
-        masks: bool (N, S, S), the union of each finding's boxes.
-        chance: float64 (N,), share of the frame that the boxes cover: the chance that a random point hits, and the
-            energy of a uniform map.
-        centre: float64 (N,), 1 where the frame's centre is inside a box, else 0.
-        usual: float64 (N,), 1 where the label's usual place is inside a box, else 0: the point that lies in most boxes
-            of the label in other groups; NaN where no other group has one.
-    """
-
-    masks: NDArray[np.bool_]
-    chance: NDArray[np.float64]
-    centre: NDArray[np.float64]
-    usual: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How well one model's maps meet the boxes.
-
-    Attributes:
-        hits: float64 (N,), 1 where the map's peak is inside a box, else 0; 0 for a flat map, which points nowhere.
-        energy: float64 (N,), share of the map's sum inside the boxes; 0 for an all-zero map.
-        peaks: (row, column) in pixels of each map's peak, None for a flat map.
-    """
-
-    hits: NDArray[np.float64]
-    energy: NDArray[np.float64]
-    peaks: list[tuple[int, int] | None]
-
-
-@dataclass(frozen=True)
-class Nulls:
-    """Hits of maps that know nothing of the finding, each float64 (N,).
-
-    Attributes:
+        own: of the finding's label.
         wrong_label: of the map of a label that the image does not have; NaN where it has all.
         random_weights: of the map of the same network with random weights.
+        size: height and width of the maps in cells.
+        called: float64 (N,), 1 where the model calls the label at the threshold that it ships with, else 0; NaN where
+            it has none.
     """
 
-    wrong_label: NDArray[np.float64]
-    random_weights: NDArray[np.float64]
+    own: Scores
+    wrong_label: Scores
+    random_weights: Scores
+    size: tuple[int, int]
+    called: NDArray[np.float64]
+
+    def at(self, rows: NDArray[np.bool_]) -> "Maps":
+        """Those of some findings."""
+        own, wrong, random = self.own.at(rows), self.wrong_label.at(rows), self.random_weights.at(rows)
+        return Maps(own, wrong, random, self.size, self.called[rows])
 
 
-def targets(findings: list[Finding], size: int) -> Targets:
-    """Draw the boxes of N findings into frames of `size` pixels."""
-    masks = np.stack([box_mask(finding.boxes, size) for finding in findings])
-    centre = [any(x <= 0.5 < x + w and y <= 0.5 < y + h for x, y, w, h in finding.boxes) for finding in findings]
-    return Targets(masks, masks.mean(axis=(1, 2)), np.array(centre, np.float64), usual_places(findings, masks))
-
-
-def usual_places(findings: list[Finding], masks: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Whether pointing where other groups have the label hits: float64 (N,), see `Targets.usual`."""
-    labels, groups = (np.array([getattr(f, name) for f in findings]) for name in ("label", "group_id"))
-    hits = np.full(len(findings), np.nan)
-    for label in np.unique(labels):
-        same = labels == label
-        every = masks[same].sum(axis=0, dtype=np.int64)
-        for group in np.unique(groups[same]):
-            own = same & (groups == group)
-            place = peak((every - masks[own].sum(axis=0)).astype(np.float32))
-            if place is not None:
-                hits[own] = masks[own][:, *place]
-    return hits
-
-
-def box_mask(boxes: tuple[Box, ...], size: int) -> NDArray[np.bool_]:
-    """Pixels, bool (size, size), whose centre is inside one of the boxes; at least the pixel of a box's own centre."""
-    centres = (np.arange(size) + 0.5) / size
-    mask = np.zeros((size, size), bool)
-    for x, y, w, h in boxes:
-        rows, columns = (centres >= y) & (centres < y + h), (centres >= x) & (centres < x + w)
-        mask |= rows[:, None] & columns[None, :]
-        row, column = (min(size - 1, max(0, int(middle * size))) for middle in (y + h / 2, x + w / 2))
-        mask[row, column] = True
-    return mask
-
-
-def peak(frame: NDArray[np.float32]) -> tuple[int, int] | None:
-    """Row and column of the largest value of a map (S, S); None for a flat map.
-
-    Interpolation leaves the largest value on several pixels (a plateau along the borders, a pair between cells). Of
-    these the one closest to their centre of mass is the peak: the first one would pull every tie to the top left.
-    """
-    top = float(frame.max())
-    if top - float(frame.min()) <= 1e-6 * top:
-        return None
-    tied = np.argwhere(frame >= top * (1 - 1e-6))
-    nearest = np.square(tied - tied.mean(axis=0)).sum(axis=1).argmin()
-    row, column = tied[nearest]
-    return int(row), int(column)
-
-
-def score(frames: NDArray[np.float32], masks: NDArray[np.bool_]) -> Scores:
-    """Compare maps at the frame's resolution, float32 (N, S, S) ≥ 0, with targets, bool (N, S, S)."""
-    peaks = [peak(frame) for frame in frames]
-    hits = [0.0 if at is None else float(mask[at]) for at, mask in zip(peaks, masks, strict=True)]
-    total = frames.sum(axis=(1, 2), dtype=np.float64)
-    inside = np.where(masks, frames, 0).sum(axis=(1, 2), dtype=np.float64)
-    energy = np.divide(inside, total, out=np.zeros_like(total), where=total > 0)
-    return Scores(np.array(hits), energy, peaks)
-
-
-def localise(
-    findings: list[Finding], where: Targets, scores: Scores, map_size: tuple[int, int], nulls: Nulls
-) -> LocatedByLabel:
+def localise(findings: list[Finding], where: Targets, maps: Maps) -> LocatedByLabel:
     """One model's table: overall and per label, means over findings, with intervals, beside what needs no such map.
 
     Args:
-        findings: N findings with boxes.
+        findings: N findings with boxes or masks.
         where: their targets.
-        scores: the model's scores on them.
-        map_size: height and width of the model's maps.
-        nulls: hits of its maps that should not point at them.
+        maps: the model's scores on them, and those of maps that should not point at them.
     """
     names = np.array([finding.label for finding in findings])
-    labels = {
-        label: _table(findings, where, scores, map_size, nulls, names == label)
-        for label in dict.fromkeys(sorted(names))
+    labels = {label: _table(findings, where, maps, names == label) for label in dict.fromkeys(sorted(names))}
+    everything = np.ones(len(findings), bool)
+    overall = _table(findings, where, maps, everything)
+    groups = np.array([finding.group_id for finding in findings])
+    beside = {
+        f"{figure}_beside": {
+            name: _beside(getattr(maps.own, figure), getattr(other, figure), groups)
+            for name, other in _references(where, maps).items()
+        }
+        for figure in ("energy", "overlap")
     }
-    overall = _table(findings, where, scores, map_size, nulls, np.ones(len(findings), bool))
-    return LocatedByLabel(**dict(overall), labels=labels)
+    return LocatedByLabel(**dict(overall) | beside, labels=labels)
 
 
 def difference(findings: list[Finding], student: Scores, teacher: Scores) -> Lead:
@@ -183,17 +114,26 @@ def difference(findings: list[Finding], student: Scores, teacher: Scores) -> Lea
     return Lead(
         pointing_game=paired_interval(student.hits, teacher.hits, groups),
         energy=mean_interval(student.energy - teacher.energy, groups, difference=True),
+        overlap=mean_interval(student.overlap - teacher.overlap, groups, difference=True),
     )
 
 
-def inconclusive(map_size: tuple[int, int], boxes: list[Box], groups: int) -> str:
-    """Why nothing can be concluded from a figure; empty if a conclusion is possible."""
+def inconclusive(map_size: tuple[int, int], sizes: list[float], groups: int) -> str:
+    """Why nothing can be concluded from a figure; empty if a conclusion is possible.
+
+    Args:
+        map_size: height and width of the maps in cells.
+        sizes: side of each box or mask, as a share of the frame.
+        groups: that have findings.
+    """
     cell = 1 / min(map_size)
-    side = float(np.median([math.sqrt(w * h) for _, _, w, h in boxes]))
+    side = float(np.median(sizes))
     if cell > MAX_CELL * side:
-        return f"too coarse: a cell of the {map_size[0]}×{map_size[1]} map is {cell / side:.1f} times as wide as a box"
+        return (
+            f"too coarse: a cell of the {map_size[0]}×{map_size[1]} map is {cell / side:.1f} times as wide as a finding"
+        )
     if groups < MIN_GROUPS:
-        return f"boxes from {groups} groups, fewer than {MIN_GROUPS}"
+        return f"findings from {groups} groups, fewer than {MIN_GROUPS}"
     return ""
 
 
@@ -219,21 +159,35 @@ def _shown(difference: Estimate) -> str:
     return "worse than" if difference.upper is not None and difference.upper < 0 else "not shown to differ from"
 
 
-def _table(
-    findings: list[Finding],
-    where: Targets,
-    scores: Scores,
-    map_size: tuple[int, int],
-    nulls: Nulls,
-    chosen: NDArray[np.bool_],
-) -> Located:
+def _references(where: Targets, maps: Maps) -> dict[str, Scores]:
+    """What a model's maps are held against, by the names of `records.explain.REFERENCES`."""
+    return {
+        "chance": where.chance,
+        "centre": where.centre,
+        "usual_place": where.usual,
+        "another_label": maps.wrong_label,
+        "random_weights": maps.random_weights,
+    }
+
+
+def _beside(own: NDArray[np.float64], other: NDArray[np.float64], groups: NDArray[np.generic]) -> Beside:
+    """The mean of what a share is held against, where that is known, and the paired difference."""
+    known = ~np.isnan(other)
+    value = float(other[known].mean()) if known.any() else None
+    return Beside(value=value, difference=mean_interval((own - other)[known], groups[known], difference=True))
+
+
+def _table(findings: list[Finding], where: Targets, maps: Maps, chosen: NDArray[np.bool_]) -> Located:
     rows = [finding for finding, wanted in zip(findings, chosen, strict=True) if wanted]
     groups = np.array([finding.group_id for finding in rows])
-    hits, chance, centre = scores.hits[chosen], where.chance[chosen], where.centre[chosen]
-    usual, wrong, random = where.usual[chosen], nulls.wrong_label[chosen], nulls.random_weights[chosen]
+    maps = maps.at(chosen)
+    own, hits, chance = maps.own, maps.own.hits, where.chance.hits[chosen]
+    centre, usual = where.centre.hits[chosen], where.usual.hits[chosen]
+    wrong, random = maps.wrong_label.hits, maps.random_weights.hits
     elsewhere, known = ~np.isnan(usual), ~np.isnan(wrong)
     boxes = {split: sum(len(f.boxes) for f in rows if f.split == split) for split in ("val", "test")}
-    reason = inconclusive(map_size, [box for finding in rows for box in finding.boxes], len(set(groups)))
+    called, missed = maps.called == 1, maps.called == 0
+    reason = inconclusive(maps.size, [side for finding in rows for side in sides(finding)], len(set(groups)))
     table = Located(
         images=len({finding.image_id for finding in rows}),
         findings=len(rows),
@@ -241,9 +195,12 @@ def _table(
         boxes=sum(boxes.values()),
         boxes_val=boxes["val"],
         boxes_test=boxes["test"],
-        flat_maps=sum(at is None for at, wanted in zip(scores.peaks, chosen, strict=True) if wanted),
+        masks=sum(finding.mask is not None for finding in rows),
+        flat_maps=sum(at is None for at in own.peaks),
         pointing_game=share_interval(hits, groups),
-        energy=mean_interval(scores.energy[chosen], groups),
+        energy=mean_interval(own.energy, groups),
+        energy_ratio=mean_interval(own.energy / where.chance.energy[chosen], groups, difference=True),
+        overlap=mean_interval(own.overlap, groups),
         chance=float(chance.mean()),
         difference_chance=paired_interval(hits, chance, groups),
         centre_prior=float(centre.mean()),
@@ -254,6 +211,12 @@ def _table(
         difference_wrong_label=paired_interval(hits[known], wrong[known], groups[known]),
         random_weights=share_interval(random, groups),
         difference_random_weights=paired_interval(hits, random, groups),
+        energy_beside={},
+        overlap_beside={},
+        detected_findings=int(called.sum()),
+        missed_findings=int(missed.sum()),
+        detected=share_interval(hits[called], groups[called]),
+        missed=share_interval(hits[missed], groups[missed]),
         conclusive=not reason,
         reason=reason,
         conclusion="",

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 
@@ -20,6 +20,9 @@ Box = tuple[float, float, float, float]
 """x, y, w, h as fractions of the frame; x, y: top left."""
 
 
+_MASKS_AT_ONCE = 256
+
+
 @dataclass(frozen=True)
 class Finding:
     """One label on one image.
@@ -30,6 +33,7 @@ class Finding:
         group_id: the image's group; the unit of the bootstrap.
         split: `val` or `test`.
         boxes: where the finding is; empty without boxes.
+        mask: bool (S, S), where it is in a data set with masks; None without one.
         present: False where the label is known to be absent, or another class is the true one.
     """
 
@@ -39,6 +43,12 @@ class Finding:
     split: str
     boxes: tuple[Box, ...] = ()
     present: bool = True
+    mask: NDArray[np.bool_] | None = field(default=None, compare=False)
+
+    @property
+    def located(self) -> bool:
+        """Whether it is known where the finding is."""
+        return bool(self.boxes) or self.mask is not None
 
 
 @dataclass(frozen=True)
@@ -50,14 +60,14 @@ class Chosen:
         measured: findings that are present.
         absent: labels that are absent, or classes that an image is taken for, each on another image.
         shown: indices of the `findings` that the gallery shows.
-        with_boxes: whether the measured findings have boxes.
+        located: whether the measured findings have boxes or masks.
     """
 
     deciding: list[Finding]
     measured: list[Finding]
     absent: list[Finding]
     shown: list[int]
-    with_boxes: bool
+    located: bool
 
     @property
     def findings(self) -> list[Finding]:
@@ -85,8 +95,8 @@ def images_of(findings: list[Finding], dataset: Dataset) -> NDArray[np.uint8]:
 def choose(dataset: Dataset, explain: Explain, predictions: Mapping[str, Path]) -> Chosen:
     """Choose the findings by which maps are chosen, and those that are measured and shown.
 
-    Boxes on validation images choose if these are of enough groups and there are some on test images; else all are
-    measured. Those on training images are of no use, since networks were fitted to these images.
+    Boxes or masks on validation images choose if these are of enough groups and there are some on test images; else
+    all are measured. Those on training images are of no use, since networks were fitted to these images.
 
     Args:
         dataset: the ingested data set.
@@ -96,13 +106,15 @@ def choose(dataset: Dataset, explain: Explain, predictions: Mapping[str, Path]) 
     Raises:
         UserError: there is nothing to explain, or a box has a label that the data set does not have.
     """
-    deciding = boxed_findings(dataset, explain.max_images, ["val"])
-    boxed = boxed_findings(dataset, explain.max_images, ["test"])
-    if not boxed or not explain.undecided or len({finding.group_id for finding in deciding}) < MIN_GROUPS:
-        deciding, boxed = [], boxed_findings(dataset, explain.max_images, ["val", "test"])
-    measured = boxed or positive_findings(dataset, explain.max_images)
+    deciding = located_findings(dataset, explain.max_images, ["val"])
+    located = located_findings(dataset, explain.max_images, ["test"])
+    if not located or not explain.undecided or len({finding.group_id for finding in deciding}) < MIN_GROUPS:
+        deciding, located = [], located_findings(dataset, explain.max_images, ["val", "test"])
+    measured = located or positive_findings(dataset, explain.max_images)
     if not measured:
-        raise UserError(f"{dataset.folder}: neither a box nor a test image with a positive label; change data.split")
+        raise UserError(
+            f"{dataset.folder}: neither a box nor a mask nor a test image with a positive label; change data.split"
+        )
     labels = [label for label in dataset.labels if any(finding.label == label for finding in measured)]
     few = explain.gallery // 4
     if dataset.task.exclusive:  # no image lacks all classes, but it may be taken for a wrong one
@@ -111,7 +123,7 @@ def choose(dataset: Dataset, explain: Explain, predictions: Mapping[str, Path]) 
         absent = absent_findings(dataset, labels, few)
     present = spread(measured, dataset.labels, explain.gallery - len(absent))
     findings = measured + absent
-    return Chosen(deciding, measured, absent, [findings.index(finding) for finding in present + absent], bool(boxed))
+    return Chosen(deciding, measured, absent, [findings.index(finding) for finding in present + absent], bool(located))
 
 
 def _predicted_classes(dataset: Dataset, predictions: Mapping[str, Path]) -> dict[str, NDArray[np.intp]]:
@@ -121,6 +133,39 @@ def _predicted_classes(dataset: Dataset, predictions: Mapping[str, Path]) -> dic
         name: align(read_logits(path, name, dataset.labels), "test", image_ids, path, name).argmax(axis=1)
         for name, path in predictions.items()
     }
+
+
+def located_findings(dataset: Dataset, max_images: int, splits: list[str]) -> list[Finding]:
+    """Findings with boxes on the images of some splits; if there are none, those with masks.
+
+    Arguments, order and errors as of `boxed_findings`.
+    """
+    return boxed_findings(dataset, max_images, splits) or masked_findings(dataset, max_images, splits)
+
+
+def masked_findings(dataset: Dataset, max_images: int, splits: list[str]) -> list[Finding]:
+    """Images with a mask, which is not empty, and with exactly one positive label, whose finding the mask then shows.
+
+    Arguments and order as of `boxed_findings`.
+    """
+    if "mask_row" not in dataset.manifest:
+        return []
+    rows = dataset.manifest[dataset.manifest["split"].isin(splits) & (dataset.manifest["mask_row"] >= 0)]
+    rows = rows[(dataset.targets(rows) == 1).sum(axis=1) == 1].set_index("image_id")
+    findings: list[Finding] = []
+    waiting = _by_hash(rows.index)
+    while waiting and len(findings) < max_images:
+        some = rows.loc[waiting[:_MASKS_AT_ONCE]].reset_index()
+        waiting = waiting[_MASKS_AT_ONCE:]
+        labels = np.nanargmax(dataset.targets(some), axis=1)
+        findings += [
+            Finding(image_id, dataset.labels[label], group_id, split, mask=mask)
+            for image_id, group_id, split, label, mask in zip(
+                some["image_id"], some["group_id"], some["split"], labels, dataset.masks(some), strict=True
+            )
+            if mask.any()
+        ]
+    return sorted(findings[:max_images], key=lambda finding: finding.image_id)
 
 
 def boxed_findings(dataset: Dataset, max_images: int, splits: list[str]) -> list[Finding]:

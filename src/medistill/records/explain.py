@@ -12,6 +12,15 @@ METHODS = {
     "eigen_cam": "Eigen-CAM",
     "score_cam": "Score-CAM",
 }
+REFERENCES = {
+    "chance": "Chance",
+    "centre": "Centre",
+    "usual_place": "Usual place",
+    "another_label": "Another label's map",
+    "random_weights": "Random weights",
+}
+"""What needs no map of the finding, and its title."""
+
 LAYERS = {"last": "last", "stride_16": "stride-16"}
 
 
@@ -37,15 +46,30 @@ class _Made(Content):
         return in_words(self.method, self.layer)
 
 
+class Beside(Content):
+    """What a figure is held against.
+
+    Attributes:
+        value: the mean of the same figure without a map of the finding; None where undefined.
+        difference: the model's minus it, paired finding by finding.
+    """
+
+    value: float | None
+    difference: Interval
+
+
 class Located(Content):
-    """How well maps of findings meet the boxes; without boxes 0, None, and no conclusion.
+    """How well maps of findings meet their boxes or masks; without any 0, None, and no conclusion.
 
     Attributes:
         images, findings, groups: how many there are.
         boxes, boxes_val, boxes_test: how many, in all and by split.
+        masks: findings that have a mask, and no boxes.
         flat_maps: maps that point nowhere.
-        pointing_game: share of the findings whose map has its peak inside a box.
-        energy: mean share of the map inside the boxes.
+        pointing_game: share of the findings whose map has its peak inside the truth, a box or the mask.
+        energy: mean share of the map inside the truth.
+        energy_ratio: mean over findings of that share divided by the truth's share of the frame; 1 is chance.
+        overlap: mean area-matched IoU: of the truth and as many of the map's strongest pixels.
         chance: what a random point hits.
         difference_chance: the pointing game minus it, paired.
         centre_prior: what pointing at the centre of each image hits.
@@ -56,6 +80,9 @@ class Located(Content):
         difference_wrong_label: the pointing game minus it, paired.
         random_weights: what the map of the same network with random weights hits.
         difference_random_weights: the pointing game minus it, paired.
+        energy_beside, overlap_beside: the same of energy and overlap, by the names of `REFERENCES`; empty of one label.
+        detected_findings, missed_findings: findings whose label the model calls at its shipped threshold, and others.
+        detected, missed: the pointing game of each.
         conclusive: whether the figures allow a conclusion.
         reason: why they do not; empty where they do.
         conclusion: in words.
@@ -67,9 +94,12 @@ class Located(Content):
     boxes: int
     boxes_val: int
     boxes_test: int
+    masks: int
     flat_maps: int
     pointing_game: Interval
     energy: Interval
+    energy_ratio: Interval
+    overlap: Interval
     chance: float | None
     difference_chance: Interval
     centre_prior: float | None
@@ -80,6 +110,12 @@ class Located(Content):
     difference_wrong_label: Interval
     random_weights: Interval
     difference_random_weights: Interval
+    energy_beside: dict[str, Beside]
+    overlap_beside: dict[str, Beside]
+    detected_findings: int
+    missed_findings: int
+    detected: Interval
+    missed: Interval
     conclusive: bool
     reason: str
     conclusion: str
@@ -91,8 +127,22 @@ class LocatedByLabel(Located):
     labels: dict[str, Located]
 
 
+class Alike(Content):
+    """How alike a student's and a teacher's maps are by one measure.
+
+    Attributes:
+        value: the mean over findings.
+        shuffled: the mean with the teacher's maps of other patients' findings.
+        difference: the mean minus it, paired.
+    """
+
+    value: Interval
+    shuffled: float | None
+    difference: Interval
+
+
 class Agreement(Content):
-    """Mean correlation of a student's and a teacher's maps, cell by cell.
+    """Mean correlation of a student's and a teacher's maps, pixel by pixel, and other measures of the same.
 
     Attributes:
         estimate, lower, upper: the mean with its 95 % interval; None where undefined.
@@ -101,6 +151,9 @@ class Agreement(Content):
         shuffled: the mean correlation with the teacher's maps of other patients' findings, which any two maps of
             chests have.
         difference_shuffled: the mean minus it, paired.
+        cosine: the cosine of the maps, whose zero is no evidence.
+        spearman: the correlation of their ranks.
+        top_fifth: the IoU of the strongest fifth of each.
     """
 
     estimate: float | None
@@ -110,6 +163,9 @@ class Agreement(Content):
     flat_maps: int
     shuffled: float | None
     difference_shuffled: Interval
+    cosine: Alike
+    spearman: Alike
+    top_fifth: Alike
 
 
 class Lead(Content):
@@ -117,6 +173,7 @@ class Lead(Content):
 
     pointing_game: Interval
     energy: Interval
+    overlap: Interval
 
 
 class ModelMaps(LocatedByLabel, _Made):

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medistill.data.dataset import Dataset
-from medistill.explain import localisation
 from medistill.explain.cam import upsample
 from medistill.explain.explained import Explained
+from medistill.explain.scores import Scores, peak
 from medistill.explain.second_look import SHOWN, Doubt
 from medistill.explain.selection import Chosen
 from medistill.records.data import LABEL_PREFIX
@@ -21,7 +21,7 @@ def gallery_rows(
     chosen: Chosen,
     images: NDArray[np.uint8],
     explained: Mapping[str, Explained],
-    scores: Mapping[str, localisation.Scores],
+    scores: Mapping[str, Scores],
 ) -> list[Row]:
     """The rows of the gallery; a model's scale for a label is its largest value on the findings that are present.
 
@@ -30,7 +30,7 @@ def gallery_rows(
         chosen: the findings.
         images: uint8 (N, C, S, S), the image of each finding.
         explained: each model's answers about them.
-        scores: each model's scores of the measured findings; empty without boxes.
+        scores: each model's scores of the measured findings; empty without boxes and masks.
     """
     people, exclusive = dataset.manifest.set_index("image_id"), dataset.task.exclusive
     rows = []
@@ -46,8 +46,8 @@ def gallery_rows(
                     model=name,
                     probability=float(answers.probabilities[at, dataset.labels.index(finding.label)]),
                     heat=frame / top if top > 0 else frame,
-                    peak=localisation.peak(frame),
-                    hit=bool(scores[name].hits[at]) if finding.boxes else None,
+                    peak=peak(frame),
+                    hit=bool(scores[name].hits[at]) if finding.located else None,
                     predicted=dataset.labels[answers.probabilities[at].argmax()] if exclusive else None,
                 )
             )

@@ -17,7 +17,7 @@ from medistill.explain.second_look import Doubt
 from medistill.explain.selection import Finding
 from medistill.metrics.eligibility import MIN_GROUPS
 from medistill.metrics.intervals import CONFIDENCE
-from medistill.records.explain import Choice, ModelMaps
+from medistill.records.explain import REFERENCES, Choice, ModelMaps
 from medistill.records.models import Role
 from medistill.report.html import render_page
 
@@ -35,7 +35,7 @@ class Overlay:
         probability: of the label, 0..1.
         heat: float32 (S, S), the map in the frame; 0 is no evidence and 1 the top of the model's scale for this label.
         peak: row and column in pixels; None for a flat map.
-        hit: whether the peak is inside a box; None if the finding has no boxes.
+        hit: whether the peak is inside the truth; None if the finding has neither boxes nor a mask.
         predicted: the class that the model predicts, for exclusive classes; else None.
     """
 
@@ -84,6 +84,11 @@ class Row:
     def picture(self) -> str:
         """The image as the data URI of a picture."""
         return _image(self.pixels)
+
+    @property
+    def outline(self) -> str:
+        """The border of the finding's mask as the path of an SVG, in pixels; empty without a mask."""
+        return "" if self.finding.mask is None else outline(self.finding.mask)
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,9 @@ def render(
         roles=roles,
         metrics=metrics,
         counts=first,
-        has_boxes=any(entry.boxes for entry in metrics.values()),
+        located=any(entry.boxes or entry.masks for entry in metrics.values()),
+        references=REFERENCES,
+        agreements=any(entry.agreement_teacher for entry in metrics.values()),
         confidence=CONFIDENCE,
         choice=choice,
         min_groups=MIN_GROUPS,
@@ -148,6 +155,29 @@ def render(
         doubts=doubts,
         left_out=left_out,
     )
+
+
+def outline(mask: NDArray[np.bool_]) -> str:
+    """Where a mask (S, S) ends, as the path of an SVG: lines along the edges of pixels.
+
+    Example:
+        >>> outline(np.array([[False, False], [True, True]]))
+        'M0 1h2M0 2h2M0 1v1M2 1v1'
+    """
+    lines = []
+    for step, edges in (("h", _edges(mask)), ("v", _edges(mask.T))):
+        for at, start, length in edges:
+            lines.append(f"M{start} {at}h{length}" if step == "h" else f"M{at} {start}v{length}")
+    return "".join(lines)
+
+
+def _edges(mask: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
+    """Row, first column and length of each line between a row of pixels and the one above where only one is inside."""
+    framed = np.pad(mask, 1)
+    changes = (framed[1:] != framed[:-1]).astype(np.int8)  # of rows; the outermost columns never change
+    steps = np.diff(changes, axis=1)
+    starts, ends = np.argwhere(steps == 1), np.argwhere(steps == -1)
+    return [(int(row), int(first), int(last - first)) for (row, first), (_, last) in zip(starts, ends, strict=True)]
 
 
 def _palette() -> NDArray[np.uint8]:

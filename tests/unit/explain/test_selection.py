@@ -9,6 +9,8 @@ from medistill.explain.selection import (
     absent_findings,
     boxed_findings,
     choose,
+    located_findings,
+    masked_findings,
     mistaken_findings,
     positive_findings,
     spread,
@@ -52,6 +54,43 @@ def test_boxes_of_training_images_are_never_used(tmp_path):
     assert {f.split for f in boxed_findings(data, 100, ["val"])} == {"val"}
 
 
+def with_masks(folder, empty: list[int] = ()) -> Dataset:
+    """The same data set, where every second image has a mask: as many pixels as its number, from the first on."""
+    data = dataset(folder)
+    masked = np.arange(40) % 2 == 0
+    masks = np.zeros((20, 32, 32), np.uint8)
+    for row, image in enumerate(np.flatnonzero(masked)):
+        masks[row].flat[: 0 if image in empty else image] = 1
+    np.save(folder / "processed" / "masks-00000.npy", masks)
+    seal(folder / "processed" / "dataset.json", dataset_info(labels=LABELS))
+    data.manifest["mask_row"] = np.where(masked, np.cumsum(masked) - 1, -1)
+    return data
+
+
+def test_masks_are_of_the_only_label_of_an_image(tmp_path):
+    data = with_masks(tmp_path, empty=[24, 26])
+    data.manifest.loc[28, "label:Nodule"] = 1  # two labels, and the mask does not say of which it is
+    findings = masked_findings(data, 100, BOTH)
+    splits = dict(zip(data.manifest["image_id"], data.manifest["split"], strict=True))
+    expected = [k for k in range(40) if k % 2 == 0 and splits[f"i{k:02d}"] != "train" and k not in (24, 26, 28)]
+    assert [f.image_id for f in findings] == [f"i{k:02d}" for k in expected]
+    assert [f.mask.sum() for f in findings] == expected
+    assert [(f.label, f.split, f.located) for f in findings] == [
+        (LABELS[k % 4], splits[f"i{k:02d}"], True) for k in expected
+    ]
+    few = masked_findings(data, 3, BOTH)
+    assert len(few) == 3
+    assert {f.image_id for f in few} < {f.image_id for f in findings}
+    assert located_findings(data, 100, BOTH) == findings
+
+
+def test_boxes_go_before_masks(tmp_path):
+    data = with_masks(tmp_path)
+    pd.DataFrame([box(6, "Hernia")], columns=["image_id", "label", "x", "y", "w", "h"]).to_parquet(data.files.boxes)
+    seal(tmp_path / "processed" / "dataset.json", dataset_info(labels=LABELS))
+    assert [(f.image_id, f.mask) for f in located_findings(data, 100, BOTH)] == [("i06", None)]
+
+
 def chosen(data: Dataset, **settings) -> Chosen:
     return choose(data, Explain(**settings), {})
 
@@ -62,7 +101,7 @@ def test_validation_images_choose_and_test_images_are_measured(tmp_path):
     assert {f.split for f in both.deciding} == {"val"}
     assert len({f.group_id for f in both.deciding}) >= 10
     assert {f.split for f in both.measured} == {"test"}
-    assert both.with_boxes
+    assert both.located
 
     one_way = chosen(data, methods=["hires_cam"], layers=["last"])
     assert one_way.deciding == []

@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 
 from medistill.data.dataset import Dataset
-from medistill.explain.localisation import NO_BOXES
+from medistill.explain.localisation import NO_TRUTH
 from medistill.explain.second_look import Doubt
 from medistill.explain.selection import Finding
 from medistill.records.explain import Choice, ModelMaps, Tried
 from medistill.report.gallery import OPACITY, DoubtRow, Overlay, Row, render
 from medistill.task import Task
+from tests.filled import agreed
 
 EVIL = "<script>alert('x')</script>"
 OBEYED = "\x1b[31m\n\u202e\x9b2J"
@@ -27,7 +28,10 @@ def entry(**changes) -> ModelMaps:
     figure = {"estimate": 0.5, "lower": 0.25, "upper": 0.75}
     table = {
         **{key: 12 for key in ("images", "findings", "groups", "boxes", "boxes_test")},
-        **{"boxes_val": 0, "flat_maps": 0, "pointing_game": figure, "energy": figure},
+        **{"boxes_val": 0, "masks": 0, "flat_maps": 0, "pointing_game": figure, "energy": figure, "overlap": figure},
+        **{"energy_ratio": {"estimate": 3.25, "lower": 2.0, "upper": 4.0}, "energy_beside": {}},
+        **{"overlap_beside": {"centre": {"value": 0.25, "difference": {"estimate": 0.25, "lower": 0.0, "upper": 0.4}}}},
+        **{"detected_findings": 9, "missed_findings": 3, "detected": figure, "missed": None},
         **{"chance": 0.125, "difference_chance": {"estimate": 0.375, "lower": 0.125, "upper": 0.625}},
         **{"centre_prior": 0.0, "difference_centre": {"estimate": 0.5, "lower": -0.03, "upper": 0.75}},
         **{"label_prior": 0.375, "difference_label_prior": {"estimate": 0.125, "lower": -0.125, "upper": 0.375}},
@@ -54,7 +58,7 @@ def row(*, present=True, heat=None, pixels=None, hit=True) -> Row:
 
 
 def page(rows, task=Task.MULTILABEL, choice=None, doubts=(), **changes) -> str:
-    lead = {"pointing_game": {"estimate": -0.125, "lower": -0.25, "upper": 0.0625}, "energy": None}
+    lead = {"pointing_game": {"estimate": -0.125, "lower": -0.25, "upper": 0.0625}, "energy": None, "overlap": None}
     against = {"agreement_teacher": {"teacher&1": agreed()}, "difference_teacher": {"teacher&1": lead}}
     roles = {"teacher&1": "teacher", "a-kd-0": "distilled"}
     metrics = {"teacher&1": entry(**changes), "a-kd-0": entry(**against, **changes)}
@@ -71,18 +75,6 @@ CHOICE = Choice(
     reason="",
     tried=[Tried(method="hires_cam", layer="stride_16", models=dict.fromkeys(("teacher&1", "a-kd-0"), None), mean=0.5)],
 )
-
-
-def agreed() -> dict:
-    return {
-        "estimate": 0.9,
-        "lower": 0.8,
-        "upper": 0.95,
-        "findings": 12,
-        "flat_maps": 0,
-        "shuffled": 0.1,
-        "difference_shuffled": None,
-    }
 
 
 def pictures(text: str) -> list[Image.Image]:
@@ -154,7 +146,26 @@ def test_figures_and_marks():
     assert "8×8" in text
     assert "0.38<small>+0.12 [−0.12, +0.38]</small>" in text  # the usual place, and the lead over it
     assert "0.50<small>+0.25 [−0.06, +0.50]</small>" in text  # random weights
+    assert "0.25<small>+0.25 [+0.00, +0.40]</small>" in text  # the overlap of the centre
+    assert "3.2 times chance" in text
     assert "HiResCAM on the stride-16 map</strong>, which points best at 40 findings" in text
+
+
+def test_a_mask_is_outlined_along_its_pixels_on_every_picture():
+    shown, mask = row(), np.zeros((SIZE, SIZE), bool)
+    mask[3:6, 8:], mask[4, 10] = True, False
+    shown = replace(shown, finding=replace(shown.finding, boxes=(), mask=mask))
+    text = page([shown])
+    (path,) = re.findall(r'<path class="target" id="([^"]*)" d="([^"]*)"', text)
+    assert text.count(f'<use href="#{path[0]}"/>') == 2  # over the map of each model
+    steps = re.findall(r"M(\d+) (\d+)([hv])(\d+)", path[1])
+    drawn = {
+        (int(x) + k * (way == "h"), int(y) + k * (way == "v"), way) for x, y, way, n in steps for k in range(int(n))
+    }
+    inside = lambda y, x: 0 <= y < SIZE and 0 <= x < SIZE and mask[y, x]  # noqa: E731
+    places = [(y, x) for y in range(SIZE + 1) for x in range(SIZE + 1)]
+    expected = {(x, y, "h") for y, x in places if inside(y, x) != inside(y - 1, x)}
+    assert drawn == expected | {(x, y, "v") for y, x in places if inside(y, x) != inside(y, x - 1)}
 
 
 def test_exclusive_classes_show_what_each_model_predicts():
@@ -176,7 +187,7 @@ def test_inconclusive_figures_say_why():
 
 
 def test_without_boxes_localisation_is_said_to_be_absent():
-    assert "Localisation is absent" in page([row(present=False)], **NO_BOXES.to_json())
+    assert "Localisation is absent" in page([row(present=False)], **NO_TRUTH.to_json())
     assert "Localisation is absent" not in page([row()])
 
 

@@ -281,6 +281,11 @@ class ReportsFolder:
         return self.folder / "index.html"
 
     @property
+    def checklists(self) -> Path:
+        """What a publication must report, filled where the run knows it."""
+        return self.folder / "tripod-ai.md"
+
+    @property
     def live(self) -> Path:
         """Folder of the curves of the trainings that are at work."""
         return self.folder / "live"

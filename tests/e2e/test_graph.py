@@ -48,6 +48,7 @@ def test_every_file_is_at_its_path(project):
         "reports/explain/index.html",
         "reports/gate.json",
         "reports/index.html",
+        "reports/tripod-ai.md",
         "reports/promotion.json",
         "registry/history.jsonl",
     ]

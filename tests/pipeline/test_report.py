@@ -16,10 +16,14 @@ from medistill.errors import UserError
 from medistill.files import sha256
 from medistill.gate.facts import collect_facts
 from medistill.layout import Layout
-from medistill.report.reading import read_rows
+from medistill.params import load_params
+from medistill.report.items import CLAIM, TRIPOD_AI
+from medistill.report.reading import read_content, read_rows
+from medistill.report.reporting import facts
 from pipeline.stages import evaluate, report
 from tests.seal import seal
 
+ITEMS = [item for checklist in (TRIPOD_AI, CLAIM) for items in checklist.values() for item in items]
 VOID = {"meta", "link", "br", "img", "wbr", "input", "hr"}
 
 
@@ -194,6 +198,36 @@ def test_no_student_that_another_beats_in_both_is_called_unbeaten(project, page)
     students = [name for name in numbers(project) if "-" in name]
     best = max(students, key=lambda name: numbers(project)[name]["test"]["macro_auroc"])
     assert f"No other student is both faster and better on test than {best}, by these" in page.text
+
+
+def test_checklists_have_every_item_once_and_the_numbers_of_metrics_json(project):
+    text = (project / "reports" / "tripod-ai.md").read_text(encoding="utf-8")
+    _, tripod, claim = re.split(r"^## ", text, flags=re.MULTILINE)
+    found = [re.findall(r"^\*\*(\w+)\. ", part, flags=re.MULTILINE) for part in (tripod, claim)]
+    expected = [[item.number for items in one.values() for item in items] for one in (TRIPOD_AI, CLAIM)]
+    assert found == expected
+    for part in (tripod, claim):
+        for model, splits in numbers(project).items():
+            figures = splits["test"]
+            (line,) = set(re.findall(rf"^- {model}, test: .*$", part, flags=re.MULTILINE))
+            for title, key in (("AUROC", "macro_auroc"), ("Brier score", "macro_brier"), ("AURC", "macro_aurc")):
+                bounds = f"{shown(figures[f'{key}_lower'])}, {shown(figures[f'{key}_upper'])}"
+                assert f"{title} {shown(figures[key])} \\[{bounds}\\]" in line
+            if "difference_teacher" in figures:
+                assert (
+                    f"- {model}, test AUROC minus the best teacher: {shown(figures['difference_teacher'], '+')} "
+                    in part
+                )
+    assert "- test: 240 images of 120 groups (patients)" in tripod
+    assert text.count("*You must write this:*") == sum(bool(item.write) for item in ITEMS)
+    assert "<script" not in text.replace("\\<", "")
+
+
+def test_every_fact_answers_an_item_and_every_item_has_its_facts(project, monkeypatch):
+    monkeypatch.chdir(project)
+    known = facts(read_content(load_params().model_folders(), [], Layout()))
+    assert set(known) == {fact for item in ITEMS for fact in item.facts}
+    assert all(known.values())
 
 
 def test_page_names_the_best_teacher_and_the_first_in_rank(project, page):

@@ -164,6 +164,11 @@ class ExportFolder:
         """The model card."""
         return self.folder / "MODEL_CARD.md"
 
+    @property
+    def applied_card(self) -> Path:
+        """The same for programs, by CHAI's schema."""
+        return self.folder / "model_card.xml"
+
 
 @dataclass(frozen=True)
 class ExplainFolder:

@@ -79,7 +79,7 @@ def test_a_student_becomes_a_folder_that_predicts(project, monkeypatch, capsys):
     folder = project / "exports" / NAME
     assert list(folder.parent.iterdir()) == [folder]
     assert {path.name for path in folder.iterdir()} == {
-        *("model.onnx", "bundle.json", "parity.json", "latency.json", "MODEL_CARD.md"),
+        *("model.onnx", "bundle.json", "parity.json", "latency.json", "MODEL_CARD.md", "model_card.xml"),
     }
     assert read_json(folder / "parity.json")["passed"] is True
     assert read_json(folder / "latency.json")["runs"] == 5

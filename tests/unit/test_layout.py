@@ -18,6 +18,7 @@ FILES = (
     *("evaluation.json", "gate.json", "history.csv", "history.jsonl", "image_ids.npy", "knowledge.json"),
     *("latency.json", "manifest.parquet", "metrics.json", "MODEL_CARD.md", "model.onnx", "model.safetensors"),
     *("parity.json", "predictions.parquet", "progress.json", "promotion.json", "quarantine.csv", "record.json"),
+    *("model_card.xml", "tripod-ai.md"),
     *("train_ids.npz", "validation.json", "dvc.lock", "mlflow.db", "mlruns", "params.yaml.before"),
 )
 FOLDERS = (

@@ -25,6 +25,7 @@ from medistill.models.weights import load_model
 from medistill.records.export import Latency, Parity
 from medistill.records.licenses import Ancestor
 from medistill.records.models import ModelRecord, TrainingMetrics
+from medistill.report.applied_card import applied_model_card
 from medistill.report.card import model_card
 from medistill.runtime.bundle import Bundle, CalledAt, content
 from medistill.task import Calibration
@@ -47,7 +48,8 @@ class Proofs:
 def export_model(
     source: Path, dataset: Dataset, target: Path, settings: Export, ancestors: Sequence[Ancestor] | None = None
 ) -> Proofs:
-    """Export a trained model: `model.onnx`, `bundle.json`, `parity.json`, `latency.json`, `MODEL_CARD.md`.
+    """Export a trained model: `model.onnx`, `bundle.json`, `parity.json`, `latency.json`, `MODEL_CARD.md`,
+    `model_card.xml`.
 
     The folder appears complete or not at all. A failed parity is written down, not raised: the gate refuses it.
 
@@ -86,6 +88,7 @@ def export_model(
         latency = measure_latency(files.onnx, images[0], runs=settings.latency_runs, threads=settings.threads)
         parity.write(files.parity)
         files.card.write_text(model_card(record, figures, dataset, points, batch_size, ancestors), encoding="utf-8")
+        files.applied_card.write_text(applied_model_card(record, figures, dataset, ancestors), encoding="utf-8")
         bundle = bundle_content(record, files.onnx, batch_size, ancestors, points, fit(validation))
         bundle |= {"files": checksums(folder.iterdir(), folder)}
         write_record(files.bundle, bundle)

@@ -12,11 +12,12 @@ from medistill.report.html import render_card
 from medistill.runtime.bundle import DISCLAIMER, CalledAt
 from medistill.text import printable
 
-_FITS = {
+FITS = {
     "pad": "padded with black to a square, then resized",
     "squash": "resized to a square, whatever their shape",
     "crop": "cropped to the middle square, then resized",
 }
+"""How an image becomes a frame, by `data.fit`."""
 
 
 def model_card(
@@ -44,7 +45,7 @@ def model_card(
         "Parameters": f"{params:,}{_in_training(config)}",
         "Multiply-accumulates": f"{macs / 1e6:,.1f} M per image of {config.image_size} px",
         "Initialisation": config.initialisation,
-        "Recipe": _recipe(config),
+        "Recipe": recipe_in_words(config),
         "Seed": config.seed,
         "Fingerprint": config.fingerprint,
     }
@@ -52,14 +53,15 @@ def model_card(
     return render_card(
         "card",
         config=config,
+        front_matter=Markup(front_matter(config, metrics, dataset)),  # YAML has an escape of its own
         disclaimer=DISCLAIMER,
         multiclass=multiclass,
         colour="grey" if config.channels == 1 else "RGB",
         facts={key: value for key, value in facts.items() if value is not None},
         dataset=dataset,
-        train=_Split.of(dataset, "train"),
-        val=_Split.of(dataset, "val"),
-        fit=_FITS[config.fit],
+        train=Side.of(dataset, "train"),
+        val=Side.of(dataset, "val"),
+        fit=FITS[config.fit],
         figures={key: _number(value) for key, value in figures.items()},
         command=Markup(printable(f"medistill predict IMAGE… --model exports/{config.name}")),  # in a block of code
         single=batch_size == 1,
@@ -68,15 +70,51 @@ def model_card(
     )
 
 
+METRIC_TYPES = {"val_macro_auroc": "roc_auc", "val_macro_auprc": "average_precision", "val_accuracy": "accuracy"}
+"""The Hub's own names of figures; others are known by ours."""
+
+
+def front_matter(config: ModelRecord, metrics: Mapping[str, object], dataset: Dataset) -> str:
+    """What Hugging Face's Hub reads at the top of a card, as YAML: tags, and figures as a `model-index`.
+
+    Args:
+        config: of the model.
+        metrics: as for `model_card`.
+        dataset: the ingested data.
+    """
+    import yaml
+
+    figures = [
+        {"type": METRIC_TYPES.get(key, key.removeprefix("val_")), "value": value, "name": key}
+        for key, value in metrics.items()
+        if key.startswith("val_") and isinstance(value, int | float)
+    ]
+    result = {
+        "task": {"type": "image-classification"},
+        "dataset": {"name": dataset.name, "type": dataset.name, "split": "validation", "revision": dataset.fingerprint},
+        "metrics": figures,
+    }
+    content = {
+        "library_name": "onnx",
+        "pipeline_tag": "image-classification",
+        "license": "other",  # that of its data and weights, below
+        "tags": ["medical-imaging", "knowledge-distillation", "research-only"],
+        "model-index": [{"name": config.name, "results": [result] if figures else []}],
+    }
+    written: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=False)
+    return written
+
+
 @dataclass(frozen=True)
-class _Split:
+class Side:
     """Numbers of images, and of patients or other groups."""
 
     images: int
     groups: int
 
     @classmethod
-    def of(cls, dataset: Dataset, split: str) -> "_Split":
+    def of(cls, dataset: Dataset, split: str) -> "Side":
+        """Count a split."""
         rows = dataset.split(split)
         return cls(len(rows), rows["group_id"].nunique())
 
@@ -87,7 +125,7 @@ def _in_training(config: ModelRecord) -> str:
     return "" if before is None else f" ({before:,} in training, then merged)"
 
 
-def _recipe(config: ModelRecord) -> str:
+def recipe_in_words(config: ModelRecord) -> str:
     """The recipe, its teachers and its settings in one line."""
     recipe, teachers = config.recipe or config.role, config.teachers
     if not teachers:

@@ -8,7 +8,6 @@ from medistill.report.content import Content
 from medistill.report.html import render_page
 from medistill.report.sections import (
     abstention,
-    calibration,
     data,
     decisions,
     differences,
@@ -21,6 +20,7 @@ from medistill.report.sections import (
     models,
     operating,
     recalibration,
+    reliability,
     roc,
     subgroups,
     summary,
@@ -34,7 +34,7 @@ SECTIONS = {
     "Operating points": operating,
     "Subgroups": subgroups,
     "ROC and precision–recall": roc,
-    "Calibration": calibration,
+    "Reliability": reliability,
     "Calibration by validation": recalibration,
     "Net benefit": decisions,
     "Abstention": abstention,

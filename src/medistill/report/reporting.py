@@ -62,7 +62,8 @@ _ALWAYS = {
         "those of the images' own prevalence."
     ),
     "updating": (
-        "None: no model is changed after its evaluation. Calibrations and thresholds are fitted on validation."
+        "No model is changed after its evaluation. A calibration is fitted on validation; reports/index.html has "
+        "figures with and without it."
     ),
     "fairness": (
         "Groups by sex, age, view and source are held against the rest, with what distillation changed; nothing is "

@@ -14,7 +14,7 @@ OPEN = 6
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Reliability:
     """Charts by model.
 
     Attributes:
@@ -31,7 +31,7 @@ class Calibration:
     outside: dict[str, tuple[int, int]]
 
 
-def build(content: Content) -> Calibration:
+def build(content: Content) -> Reliability:
     """A chart of each model that has bins."""
     drawn, outside = {}, {}
     keys: dict[str, charts.Series] = {}
@@ -53,7 +53,7 @@ def build(content: Content) -> Calibration:
         drawn[line.name] = charts.line_chart(series, title, x, y, 424, "each probability is right", band)
         outside[model.name] = (sum(not one.lower <= one.rate <= one.upper for one in bins), len(bins))
     names = list(drawn)
-    return Calibration(
+    return Reliability(
         shown={name: drawn[name] for name in names[:OPEN]},
         folded={name: drawn[name] for name in names[OPEN:]},
         legend=charts.legend(list(keys.values())),

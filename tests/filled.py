@@ -4,7 +4,7 @@ from typing import Any
 
 from medistill.records.audit import Expectation, Validation, ValidationCounts
 from medistill.records.data import DatasetInfo, Origin, SplitCounts
-from medistill.records.explain import Agreement, ModelMaps
+from medistill.records.explain import Agreement, ModelMaps, Removal
 from medistill.records.export import Latency, Parity
 from medistill.records.models import ModelRecord
 
@@ -105,11 +105,20 @@ def model_maps(**changes: Any) -> ModelMaps:
             "method": "hires_cam",
             "layer": "stride_16",
             "map_size": [8, 8],
+            "removal": removal(),
             "agreement_teacher": {},
             "difference_teacher": {},
         },
     }
     return ModelMaps(**filled | changes)
+
+
+def removal(**changes: Any) -> Removal:
+    """What removed pixels do to the answers of a model that a test has made."""
+    figure = {"estimate": 0.25, "lower": 0.125, "upper": 0.375}
+    names = ("most", "least", "random", "most_minus_random", "random_minus_least")
+    filled = {"images": 16, "by_share": {"20%": [0.125, 0.0, 0.0625]}} | dict.fromkeys(names, figure)
+    return Removal(**filled | changes)
 
 
 def agreed(**changes: Any) -> Agreement:

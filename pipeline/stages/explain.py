@@ -10,6 +10,7 @@ from medistill.explain import figures, selection
 from medistill.explain.choice import choose_way
 from medistill.explain.detection import call_each
 from medistill.explain.explained import explain_each, explainable
+from medistill.explain.road import Removed
 from medistill.explain.second_look import find_doubts, write_doubts
 from medistill.files import atomic
 from medistill.layout import HERE, ExplainFolder
@@ -34,14 +35,14 @@ def main(argv: list[str] | None = None) -> int:
     with tqdm(total=maps, desc="explain", unit="map", disable=None) as bar:
         way, choice = choose_way(params.explain, chosen.deciding, folders, dataset, bar.update)
         images = selection.images_of(chosen.findings, dataset)
-        explained = explain_each(folders, dataset, chosen.findings, images, way, wrong, bar.update)
+        removed = Removed(chosen.findings, images, chosen.removed)
+        explained = explain_each(folders, dataset, chosen.findings, images, way, wrong, removed, bar.update)
     references = {m.name: [t for t in params.references(m) if t in folders] for m in params.student_models()}
     called = call_each(folders, dataset, chosen.findings, explained)
     metrics, scores = figures.measure(chosen, explained, called, references, dataset.image_size)
     roles = {name: role for name, role in params.roles().items() if name in folders}
-    doubts = find_doubts(
-        dataset, {name: folders[name].predictions for name, role in roles.items() if role == "teacher"}
-    )
+    teachers = {name: folders[name].predictions for name, role in roles.items() if role == "teacher"}
+    doubts = find_doubts(dataset, teachers)
     rows = gallery_rows(dataset, chosen, images, explained, scores), doubt_rows(dataset, doubts)
     page = gallery.render(dataset, roles, metrics, choice, *rows, left_out)
     with atomic(HERE.reports.explain.folder) as temporary:

@@ -39,7 +39,7 @@ def write_project(folder, root, *, size: int, boxes: bool, task: str = "multilab
     params |= {"teachers": dict.fromkeys(TEACHERS, network), "students": {"small": network}}
     params["recipes"] = {"baseline": {}, "kd": {"teachers": ["wide"], "terms": [{"loss": "sigmoid_kd"}]}}
     params["run"] |= {"teachers": [*TEACHERS], "students": ["small"], "recipes": ["baseline", "kd"]}
-    params["explain"] = {"gallery": 6, "max_images": 20}
+    params["explain"] = {"gallery": 6, "max_images": 20, "images": 5}
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
 
     processed = folder / "data" / "processed"
@@ -117,6 +117,8 @@ def test_metrics_of_every_model(project):
         assert entry["centre_prior"] == 1.0
         assert entry["conclusive"]
         assert set(entry["labels"]) == set(LABELS)
+        assert entry["removal"]["images"] == 5  # params.explain.images
+        assert list(entry["removal"]["by_share"]) == ["20%", "40%", "60%", "80%"]
         for figure in (entry["pointing_game"], entry["energy"], *(t["energy"] for t in entry["labels"].values())):
             assert 0 <= figure["lower"] <= figure["estimate"] <= figure["upper"] <= 1
 
@@ -252,15 +254,15 @@ def test_masks_are_a_truth_where_there_are_no_boxes(root, tmp_path):
     found = {}
     for name in ("boxes", "masks"):
         (tmp_path / name).mkdir()
-        write_project(tmp_path / name, root, size=128, boxes=name == "boxes", task="multiclass", val=20)
+        write_project(tmp_path / name, root, size=64, boxes=name == "boxes", task="multiclass", val=20)
         if name == "masks":
             processed = tmp_path / name / "data/processed"
             manifest = pd.read_parquet(processed / "manifest.parquet")
             manifest.assign(mask_row=np.arange(48, dtype=np.int32)).to_parquet(processed / "manifest.parquet")
-            masks = np.zeros((48, 128, 128), np.uint8)
-            masks[:, 32:96, 32:96] = 1
+            masks = np.zeros((48, 64, 64), np.uint8)
+            masks[:, 16:48, 16:48] = 1
             np.save(processed / "masks-00000.npy", masks)
-            facts = {"task": "multiclass", "labels": LABELS, "image_size": 128, "channels": 1, "fit": "pad"}
+            facts = {"task": "multiclass", "labels": LABELS, "image_size": 64, "channels": 1, "fit": "pad"}
             seal(processed / "dataset.json", dataset_info(name="made <up>", fingerprint="0", **facts))
         found[name] = run(tmp_path / name)
     choices = [(tmp_path / name / "reports/explain/choice.json").read_text(encoding="utf-8") for name in found]
@@ -273,7 +275,7 @@ def test_masks_are_a_truth_where_there_are_no_boxes(root, tmp_path):
         assert entry["overlap_beside"] == boxed["overlap_beside"]
         assert entry["detected_findings"] + entry["missed_findings"] == 20
     text = (tmp_path / "masks/reports/explain/index.html").read_text(encoding="utf-8")
-    assert text.count('-mask" d="M32 32h64M32 96h64M32 32v64M96 32v64"/>') == 5  # of the gallery's 6, one is no finding
+    assert text.count('-mask" d="M16 16h32M16 48h32M16 16v32M48 16v32"/>') == 5  # of the gallery's 6, one is no finding
 
 
 def test_without_boxes_there_is_still_a_gallery(root, tmp_path):

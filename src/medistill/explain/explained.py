@@ -12,6 +12,7 @@ from medistill.data import provenance
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.explain.cam import FloatArray, explain_by, has_layer
+from medistill.explain.road import Drops, Removed, measure_drops
 from medistill.explain.selection import Finding
 from medistill.explain.ways import Way
 from medistill.layout import ModelFolder
@@ -35,6 +36,7 @@ class Explained:
         wrong_maps: float32 (M, h, w), of the first M findings: those of a label that the image does not have; NaN
             where it has all.
         random_maps: float32 (M, h, w): those of the same network with random weights.
+        drops: of the probability where pixels are removed, of some of the findings.
     """
 
     way: Way
@@ -42,6 +44,7 @@ class Explained:
     probabilities: NDArray[np.float64]
     wrong_maps: FloatArray
     random_maps: FloatArray
+    drops: Drops
 
 
 def explainable(
@@ -82,11 +85,12 @@ def explain_each(
     images: NDArray[np.uint8],
     way: Way,
     wrong: list[str | None],
+    removed: Removed,
     on_maps: Callable[[int], object] = lambda count: None,
 ) -> dict[str, Explained]:
     """What `explain` says of the model of each folder, one after the other."""
     return {
-        name: explain(load_model(files.folder), dataset, findings, images, way, wrong, on_maps)
+        name: explain(load_model(files.folder), dataset, findings, images, way, wrong, removed, on_maps)
         for name, files in folders.items()
     }
 
@@ -98,6 +102,7 @@ def explain(
     images: NDArray[np.uint8],
     way: Way,
     wrong: list[str | None],
+    removed: Removed,
     on_maps: Callable[[int], object] = lambda count: None,
 ) -> Explained:
     """Compute a model's maps and probabilities for findings.
@@ -109,6 +114,7 @@ def explain(
         images: uint8 (N, C, S, S), the image of each finding.
         way: how maps are made.
         wrong: of the first M findings, a label that the image does not have, or None.
+        removed: findings from whose images pixels are removed.
         on_maps: called with the number of new maps.
     """
     maps, logits = _maps(model, images, [finding.label for finding in findings], [way], on_maps)
@@ -120,7 +126,8 @@ def explain(
     columns = [model.config["labels"].index(label) for label in dataset.labels]
     probabilities = Calibration(dataset.task).probabilities(logits[:, columns])
     layer = way.layer if has_layer(model, way.layer) else "last"
-    return Explained(Way(way.method, layer), maps[way], probabilities, wrong_maps, random_maps)
+    drops = measure_drops(model, dataset.task, dataset.labels, removed, maps[way][removed.rows])
+    return Explained(Way(way.method, layer), maps[way], probabilities, wrong_maps, random_maps, drops)
 
 
 def try_ways(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from medistill.explain import localisation
+from medistill.explain import localisation, road
 from medistill.explain.agreement import agreement
 from medistill.explain.cam import upsample
 from medistill.explain.explained import Explained
@@ -62,6 +62,7 @@ def measure(
             method=answers.way.method,
             layer=answers.way.layer,
             map_size=list(map_size),
+            removal=road.summarise(answers.drops, np.array([findings[k].group_id for k in chosen.removed])),
             agreement_teacher={
                 teacher: _agreement(chosen, answers, explained[teacher], min(size, COMPARED_SIZE))
                 for teacher in teachers

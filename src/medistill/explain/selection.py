@@ -60,6 +60,7 @@ class Chosen:
         measured: findings that are present.
         absent: labels that are absent, or classes that an image is taken for, each on another image.
         shown: indices of the `findings` that the gallery shows.
+        removed: indices of the measured findings from whose images pixels are removed, one of each image.
         located: whether the measured findings have boxes or masks.
     """
 
@@ -67,6 +68,7 @@ class Chosen:
     measured: list[Finding]
     absent: list[Finding]
     shown: list[int]
+    removed: list[int]
     located: bool
 
     @property
@@ -123,7 +125,8 @@ def choose(dataset: Dataset, explain: Explain, predictions: Mapping[str, Path]) 
         absent = absent_findings(dataset, labels, few)
     present = spread(measured, dataset.labels, explain.gallery - len(absent))
     findings = measured + absent
-    return Chosen(deciding, measured, absent, [findings.index(finding) for finding in present + absent], bool(located))
+    shown, removed = [findings.index(f) for f in present + absent], spread(measured, dataset.labels, explain.images)
+    return Chosen(deciding, measured, absent, shown, [measured.index(f) for f in removed], bool(located))
 
 
 def _predicted_classes(dataset: Dataset, predictions: Mapping[str, Path]) -> dict[str, NDArray[np.intp]]:

@@ -19,6 +19,9 @@ class Explain(Settings):
     max_images: int = Field(default=1000, ge=1)
     """Most images with boxes or masks that are measured, and most that choose."""
 
+    images: int = Field(default=64, ge=1)
+    """Images of which pixels are removed, one finding each, spread over the labels: twelve times for each model."""
+
     @property
     def ways(self) -> list[Way]:
         """Every method on every layer, in their order."""

@@ -176,16 +176,39 @@ class Lead(Content):
     overlap: Interval
 
 
+class Removal(Content):
+    """By how much the probability of a label falls when pixels are removed (ROAD), one finding of each image.
+
+    Attributes:
+        images: how many.
+        most: the mean drop over 20, 40, 60 and 80 % of the pixels, the most relevant ones first.
+        least: the least relevant ones first.
+        random: those first that a random map of as many cells shows.
+        most_minus_random, random_minus_least: paired.
+        by_share: the mean drops of each share of the pixels: most, least, random.
+    """
+
+    images: int
+    most: Interval
+    least: Interval
+    random: Interval
+    most_minus_random: Interval
+    random_minus_least: Interval
+    by_share: dict[str, list[float]]
+
+
 class ModelMaps(LocatedByLabel, _Made):
     """A model's entry in metrics.json.
 
     Attributes:
         method, layer: how its maps are made; `last` also where it has no map at stride 16.
         map_size: height and width of its maps in cells.
+        removal: what its answers rest on.
         agreement_teacher, difference_teacher: with each teacher that it is compared with.
     """
 
     map_size: list[int]
+    removal: Removal
     agreement_teacher: dict[str, Agreement]
     difference_teacher: dict[str, Lead]
 

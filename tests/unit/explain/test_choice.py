@@ -10,6 +10,7 @@ import torch
 from medistill.data.dataset import Dataset
 from medistill.explain.choice import decide
 from medistill.explain.explained import explain, randomised
+from medistill.explain.road import Removed
 from medistill.explain.selection import Finding
 from medistill.explain.ways import Way
 from medistill.metrics.means import share_interval
@@ -46,14 +47,16 @@ def test_the_nulls_are_the_maps_of_another_label_and_of_random_weights():
     model = create_classifier(network, labels=["Mass", "Nodule"]).eval()
     images = np.random.default_rng(0).integers(0, 256, (8, 1, 64, 64), dtype=np.uint8)
     data = Dataset(Path(), "made up", "csv", Task.MULTILABEL, ["Mass", "Nodule"], 64, 1, "pad", "", pd.DataFrame())
-    own = explain(model, data, FINDINGS, images, SECOND, ["Nodule", None])
+    some = Removed(FINDINGS, images, [1])
+    own = explain(model, data, FINDINGS, images, SECOND, ["Nodule", None], some)
     assert own.maps.shape == (8, 4, 4)
     assert own.way == SECOND
+    assert own.drops.most.shape == own.drops.random.shape == (1, 4)
     assert own.random_maps.shape == own.wrong_maps.shape == (2, 4, 4)
     others = [Finding(f.image_id, "Nodule", f.group_id, "val", f.boxes) for f in FINDINGS]
-    np.testing.assert_array_equal(own.wrong_maps[0], explain(model, data, others, images, SECOND, []).maps[0])
+    np.testing.assert_array_equal(own.wrong_maps[0], explain(model, data, others, images, SECOND, [], some).maps[0])
     assert np.isnan(own.wrong_maps[1]).all()
-    untrained = explain(randomised(model), data, FINDINGS, images, SECOND, [])
+    untrained = explain(randomised(model), data, FINDINGS, images, SECOND, [], some)
     np.testing.assert_allclose(own.random_maps, untrained.maps[:2], rtol=1e-4, atol=1e-7)
     assert np.abs(own.random_maps - own.maps[:2]).max() > 1e-3 * own.maps.max()
 

@@ -17,7 +17,7 @@ from medistill.explain.selection import Finding
 from medistill.records.explain import Choice, ModelMaps, Tried
 from medistill.report.gallery import OPACITY, DoubtRow, Overlay, Row, render
 from medistill.task import Task
-from tests.filled import agreed
+from tests.filled import agreed, removal
 
 EVIL = "<script>alert('x')</script>"
 OBEYED = "\x1b[31m\n\u202e\x9b2J"
@@ -40,7 +40,7 @@ def entry(**changes) -> ModelMaps:
         **{"conclusive": True, "reason": "", "conclusion": "better than chance"},
     }
     filled = {
-        **{"method": "hires_cam", "layer": "stride_16", "map_size": [8, 8]},
+        **{"method": "hires_cam", "layer": "stride_16", "map_size": [8, 8], "removal": removal()},
         **table,
         "labels": {EVIL: table},
         "agreement_teacher": {},

@@ -77,6 +77,7 @@ def require_run(params: Params, dataset: Dataset) -> None:
             a student cannot be exported.
     """
     _require_no_circle(params)
+    params.evaluate.require_classes(dataset.labels, dataset.task)
     facts = {}
     for key, network in _networks(params).items():
         with at_key(str(key)):

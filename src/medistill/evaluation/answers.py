@@ -1,7 +1,7 @@
 """The truth of one split, and one model's answers on it, from which figures are measured."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -10,15 +10,32 @@ from numpy.typing import NDArray
 
 from medistill.metrics.abstention import measure_abstention
 from medistill.metrics.bootstrap import draw
-from medistill.metrics.classification import measure_accuracy, metrics_at_half
+from medistill.metrics.classification import FIGURES as DECISIONS
+from medistill.metrics.classification import CountedClasses, measure_classes, metrics_at_half
 from medistill.metrics.eligibility import fewer_groups, ineligibility
 from medistill.metrics.intervals import Codes, FloatArray, Numbers
 from medistill.metrics.probabilities import FIGURES as PROBABILITIES
 from medistill.metrics.probabilities import measure_probabilities
 from medistill.metrics.ranking import measure_ranking
+from medistill.metrics.strata import ineligibility_within, measure_within
 from medistill.task import Task
 
 Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Strata:
+    """What images of a split are told apart by, so that a model is asked about pairs of like images.
+
+    Attributes:
+        attribute: its name.
+        codes: (N,) int, the stratum of each image, or `NO_STRATUM`.
+        skipped: why a label is not eligible within strata, by name.
+    """
+
+    attribute: str
+    codes: Codes
+    skipped: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,8 @@ class Split:
         rests_on: of each label, the number of groups with a positive, or with a negative where these are fewer.
         task: whether the labels exclude each other.
         name: `val`, `test`, or empty where there is but one.
+        places: (L,), the place of each class where they are ordered; None where they are not.
+        strata: None where images are not told apart.
     """
 
     labels: list[str]
@@ -44,6 +63,8 @@ class Split:
     rests_on: list[int]
     task: Task
     name: str = ""
+    places: FloatArray | None = None
+    strata: Strata | None = None
 
     @classmethod
     def of(
@@ -75,6 +96,16 @@ class Split:
         rests_on = [fewer_groups(targets[:, k], groups) for k in range(len(labels))]
         return cls(labels, targets, groups, draw(len(names), resamples, seed), skipped, rests_on, task, name)
 
+    def ordered(self, names: list[str]) -> "Split":
+        """The same split, whose classes are in this order; names are all labels."""
+        return replace(self, places=np.array([names.index(label) for label in self.labels], np.float64))
+
+    def within(self, attribute: str, codes: Codes) -> "Split":
+        """The same split, whose images (N,) are of these strata, or of `NO_STRATUM`."""
+        reasons = [ineligibility_within(targets, self.groups, codes) for targets in self.targets.T]
+        skipped = {label: reason for label, reason in zip(self.labels, reasons, strict=True) if reason}
+        return replace(self, strata=Strata(attribute, codes, skipped))
+
     @property
     def eligible(self) -> list[str]:
         """Labels with enough positives and negatives from enough groups, in order."""
@@ -83,6 +114,11 @@ class Split:
     def columns(self) -> list[int]:
         """Indices of the eligible labels."""
         return [k for k, label in enumerate(self.labels) if label not in self.skipped]
+
+    def columns_within(self) -> list[int]:
+        """Indices of the labels that are eligible within strata."""
+        skipped = self.strata.skipped if self.strata else self.labels
+        return [k for k, label in enumerate(self.labels) if label not in skipped]
 
     @property
     def resamples(self) -> int:
@@ -120,11 +156,36 @@ class Answers:
         return measure_ranking(targets, np.nan_to_num(self.scores), split.groups, split.counts, self.on_label)
 
     @cached_property
-    def accuracies(self) -> FloatArray:
-        """Accuracy and balanced accuracy of exclusive classes, (2, 1 + R); NaN for a model that lacks a class."""
+    def ranking_within(self) -> FloatArray:
+        """AUROC of each label over pairs of one stratum, (1 + R, L); NaN for labels that are not eligible there."""
+        split, strata = self.split, self.split.strata
+        found = np.full((split.counts.shape[1], len(split.labels)), np.nan)
+        columns = split.columns_within()
+        if strata is None or not columns:
+            return found
+        scores = self.scores[:, columns]
+        targets = np.where(np.isnan(scores), np.nan, split.targets[:, columns])
+        found[:, columns] = measure_within(targets, np.nan_to_num(scores), split.groups, strata.codes, split.counts)
+        return found
+
+    @cached_property
+    def decided(self) -> dict[str, FloatArray]:
+        """Each figure of `metrics.classification`, (1 + R,); NaN for a model that lacks a class."""
+        split = self.split
         if np.isnan(self.logits).any():
-            return np.full((2, self.split.counts.shape[1]), np.nan)
-        return measure_accuracy(self.split.targets, self.logits, self.split.groups, self.split.counts)
+            return dict.fromkeys(DECISIONS, np.full(split.counts.shape[1], np.nan))
+        values = measure_classes(split.targets, self.logits, split.groups, split.counts, split.places)
+        return dict(zip(DECISIONS, values, strict=True))
+
+    @property
+    def confusion(self) -> list[list[int]] | None:
+        """Numbers of images by class (rows) and answer (columns); None where there are none of exclusive classes."""
+        if not self.split.task.exclusive or np.isnan(self.logits).any():
+            return None
+        split = self.split
+        counted = CountedClasses.of(split.targets, self.logits, split.groups, len(split.counts))
+        cells: list[list[int]] = counted.confusion.astype(int).tolist()
+        return cells
 
     @cached_property
     def judged(self) -> dict[str, FloatArray]:

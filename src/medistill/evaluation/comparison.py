@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from medistill.data.dataset import count_labels
 from medistill.evaluation.answers import Answers, Split
-from medistill.evaluation.figures import LEAD, Figure, figures_of
+from medistill.evaluation.figures import LEAD, WITHIN, Figure, figures_of
 from medistill.metrics.intervals import FloatArray, holm, summarise
 from medistill.metrics.intervals import compare as compare_values
 from medistill.metrics.ranking import macro_roc
 from medistill.records.estimate import Estimate
-from medistill.records.evaluation import LABEL, Comparison, Difference, LabelFigures, SplitFigures
+from medistill.records.evaluation import LABEL, Comparison, Difference, LabelFigures, SplitFigures, Within
 from medistill.records.figures import Measures
 from medistill.task import Calibration
 
@@ -51,7 +51,8 @@ class Measured:
         """
         probabilities = (calibration or Calibration(split.task)).probabilities(logits)
         answers = Answers(split, logits, probabilities, on_label)
-        chosen = [figure for figure in figures_of(split.task) if names is None or figure.name in names]
+        figures = [figure for figure in figures_of(split.task) if figure.measurable(split)]
+        chosen = [figure for figure in figures if names is None or figure.name in names]
         return cls(answers, {figure.name: figure.measure(answers) for figure in chosen})
 
     @property
@@ -66,7 +67,8 @@ class Measured:
 
     def macro(self, name: str) -> FloatArray:
         """Mean of a figure of labels over the eligible ones, (1 + R,); NaN where one is undefined or there is none."""
-        values = self.values[name][:, self.split.columns()]
+        columns = self.split.columns_within() if name == WITHIN else self.split.columns()
+        values = self.values[name][:, columns]
         return values.mean(axis=1) if values.shape[1] else np.full(len(values), np.nan)
 
     def overall(self, figure: Figure) -> FloatArray:
@@ -82,6 +84,7 @@ class Measured:
             found[figure.key] = (
                 summarise(values, reflected=figure.reflected) if figure.resampled else _number(values[0])
             )
+        within = [split.labels[k] for k in split.columns_within()]
         return SplitFigures(
             images=len(split.targets),
             groups=len(split.counts),
@@ -90,6 +93,8 @@ class Measured:
             skipped=split.skipped,
             figures=found,
             per_label={label: self._describe_label(k) for k, label in enumerate(split.labels)},
+            confusion=self.answers.confusion,
+            within=None if split.strata is None else Within(attribute=split.strata.attribute, labels=within),
         )
 
     def _describe_label(self, k: int) -> LabelFigures:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from medistill.evaluation.answers import Answers
-from medistill.metrics.calibration import expected_calibration_error, null_calibration_error
+from medistill.evaluation.answers import Answers, Split
 from medistill.metrics.intervals import FloatArray, Numbers
+from medistill.metrics.reliability import expected_calibration_error, null_calibration_error
 from medistill.task import Task
 
 
@@ -37,6 +37,7 @@ class Figure:
         tables: splits for which the report shows it label by label.
         plotted: whether the report draws its differences.
         beside: name of another figure that the report's table of models shows below it; empty: none.
+        needs: what a split must have, `strata` or `places`; empty: nothing more. What it lacks is not measured.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Figure:
     tables: tuple[str, ...] = ()
     plotted: bool = False
     beside: str = ""
+    needs: str = ""
 
     @property
     def key(self) -> str:
@@ -61,6 +63,10 @@ class Figure:
     def applies(self, task: Task) -> bool:
         """Whether models of this task have it."""
         return self.task in (None, task)
+
+    def measurable(self, split: Split) -> bool:
+        """Whether a split has what it needs."""
+        return self.applies(split.task) and (not self.needs or getattr(split, self.needs) is not None)
 
 
 def _by_label(measure: Callable[[Numbers, Numbers], float]) -> Callable[[Answers], FloatArray]:
@@ -73,13 +79,29 @@ def _judged(name: str, title: str, **keys: Any) -> Figure:
     return Figure(name, title, lambda answers: answers.judged[name], **keys)
 
 
+def _decided(name: str, title: str, **keys: Any) -> Figure:
+    """A figure of `metrics.classification`."""
+    return Figure(name, title, lambda answers: answers.decided[name], Task.MULTICLASS, of_labels=False, **keys)
+
+
 LEAD = "auroc"
 """The figure that chooses references and is compared label by label."""
+
+WITHIN = "auroc_within"
+"""The figure whose mean is over the labels that are eligible within strata."""
 
 _MULTILABEL, _CLASSES = Task.MULTILABEL, Task.MULTICLASS
 
 FIGURES: tuple[Figure, ...] = (
     Figure(LEAD, "AUROC", lambda a: a.ranking[0], columns=("val", "test"), tables=("test", "val"), plotted=True),
+    Figure(
+        WITHIN,
+        "AUROC within strata",
+        lambda a: a.ranking_within,
+        columns=("val", "test"),
+        tables=("test",),
+        needs="strata",
+    ),
     Figure("auprc", "AUPRC", lambda a: a.ranking[1], reflected=True, tables=("test",)),
     _judged("brier", "Brier score", tables=("test",)),
     _judged("log_loss", "log loss", columns=()),
@@ -109,10 +131,11 @@ FIGURES: tuple[Figure, ...] = (
         summary=False,
     ),
     Figure("aurc", "AURC", lambda a: a.abstention, _MULTILABEL, tables=("test",)),
-    Figure("accuracy", "accuracy", lambda a: a.accuracies[0], _CLASSES, of_labels=False, plotted=True),
-    Figure(
-        "balanced_accuracy", "balanced accuracy", lambda a: a.accuracies[1], _CLASSES, of_labels=False, plotted=True
-    ),
+    _decided("accuracy", "accuracy", plotted=True),
+    _decided("balanced_accuracy", "balanced accuracy", plotted=True),
+    _decided("macro_f1", "macro F1"),
+    _decided("mcc", "MCC"),
+    _decided("quadratic_kappa", "quadratic kappa", needs="places"),
     Figure("aurc", "AURC", lambda a: a.abstention[:, 0], _CLASSES, of_labels=False),
 )
 

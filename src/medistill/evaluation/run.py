@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from medistill.data.dataset import Dataset
+from medistill.errors import UserError
 from medistill.evaluation.answers import Split, Validation
 from medistill.evaluation.calibration import calibrate
 from medistill.evaluation.comparison import Measured, adjust, best, compare, difference
@@ -18,7 +19,7 @@ from medistill.evaluation.settings import Evaluate
 from medistill.evaluation.subgroups import measure_subgroups, parts_of
 from medistill.files import atomic
 from medistill.layout import ReportsFolder
-from medistill.metrics.intervals import FloatArray
+from medistill.metrics.intervals import Codes, FloatArray
 from medistill.records.evaluation import Comparison, Evaluation, SplitFigures, write_comparisons
 from medistill.records.figures import Figures
 from medistill.records.models import Role
@@ -59,17 +60,31 @@ def measure_split(
         on_label: called once per model and label while the work goes on.
 
     Raises:
-        UserError: a model predicted other images than the split has, or studies cannot be formed.
+        UserError: a model predicted other images than the split has, studies or strata cannot be formed, or the
+            order is of other classes.
     """
+    settings.require_classes(dataset.labels, dataset.task)
     rows = dataset.split(split_name)
     targets, groups = dataset.targets(rows), rows["group_id"].to_numpy()
     aligned = {name: align(table, split_name, rows["image_id"], files[name], name) for name, table in logits.items()}
     if settings.study != "none":
         studies = Studies.of(rows)
-        targets, groups = studies.targets(targets), groups[studies.first]
+        targets, groups, rows = studies.targets(targets), groups[studies.first], rows.iloc[studies.first]
         aligned = {name: studies.combine(scores, settings.study, dataset.task) for name, scores in aligned.items()}
     split = Split.of(dataset.labels, targets, groups, settings.resamples, settings.seed, dataset.task, split_name)
+    if settings.ordered:
+        split = split.ordered(settings.ordered)
+    if settings.strata != "none":
+        split = split.within(settings.strata, _strata(rows[settings.strata], settings.strata))
     return {name: Measured.of(split, scores, on_label=on_label) for name, scores in aligned.items()}
+
+
+def _strata(values: pd.Series, attribute: str) -> Codes:
+    """The stratum of each image, from 0; -1 (`NO_STRATUM`) where the value is missing."""
+    codes, names = pd.factorize(values.replace("", None))
+    if not len(names):
+        raise UserError(f"evaluate.strata: no image of data/processed has a {attribute}; set it to none")
+    return codes
 
 
 def test_rows(dataset: Dataset, settings: Evaluate) -> pd.DataFrame:

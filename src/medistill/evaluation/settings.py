@@ -1,10 +1,13 @@
 """The section `evaluate` of params.yaml."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from medistill.errors import UserError
 from medistill.settings import Seed, Settings
+from medistill.task import Task
 
 Threshold = Annotated[float, Field(gt=0, lt=1)]
 """A probability at which somebody acts."""
@@ -19,6 +22,10 @@ class Evaluate(Settings):
     study: Literal["none", "max", "mean"] = "none"
     """The unit of evaluation: `none`: images; `max`, `mean`: studies, by the highest or mean probability of their
     images, for data with labels per study, such as CheXpert and MIMIC-CXR."""
+    ordered: list[str] = []
+    """Exclusive classes in their order, where they have one, as grades have: quadratic kappa is then measured."""
+    strata: Literal["none", "sex", "view", "source"] = "none"
+    """A column of the manifest: AUROC is then also measured over pairs of images that have the same value there."""
     net_benefit: tuple[Threshold, Threshold] | None = None
     """The lowest and the highest probability from which on somebody would act on a label: net benefit is measured
     between them. An answer to this is the user's, so that there is no default."""
@@ -28,3 +35,16 @@ class Evaluate(Settings):
         if self.net_benefit is not None and not self.net_benefit[0] < self.net_benefit[1]:
             raise ValueError(f"net_benefit: the second probability must be above the first, not {self.net_benefit}")
         return self
+
+    def require_classes(self, labels: Sequence[str], task: Task) -> None:
+        """Refuse an order of other classes than a data set has.
+
+        Raises:
+            UserError: `ordered` is not each of the labels once, or these do not exclude each other.
+        """
+        if not self.ordered:
+            return
+        if not task.exclusive:
+            raise UserError("params.yaml: evaluate.ordered: only exclusive classes have an order; leave it out")
+        if sorted(self.ordered) != sorted(labels):
+            raise UserError(f"params.yaml: evaluate.ordered: name each class once, in its order: {', '.join(labels)}")

@@ -1,4 +1,4 @@
-"""Calibration error of probabilities, and the fit of a calibration on held-out data."""
+"""The fit of a calibration on held-out data."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,8 +8,6 @@ from scipy.special import expit, log_softmax, softmax
 from medistill.metrics.intervals import FloatArray, Numbers
 from medistill.task import Calibration, Task
 
-BINS = 15
-"""Number of bins of equal width, in which probabilities are compared with rates."""
 LEAST = 30
 """Positives, and negatives, below which a teacher's label is not calibrated; of exclusive classes images of all."""
 OWN_SLOPE = 100
@@ -18,63 +16,6 @@ _PRIOR = 0.5
 """Standard deviation of slopes around 1 and of intercepts around 0."""
 _STEEPEST = (0.01, 100.0)
 """Bounds of slopes: a calibration never turns a ranking round."""
-
-
-def expected_calibration_error(targets: Numbers, probabilities: Numbers, bins: int = BINS) -> float:
-    """Expected calibration error of one label: the mean over images of |observed rate − mean probability| of their bin.
-
-    Binary form with equal-width bins [k/bins, (k+1)/bins), the last one closed (Naeini et al., AAAI 2015).
-
-    Args:
-        targets: (N,), 1, 0, or NaN where unknown (left out).
-        probabilities: (N,), 0..1.
-        bins: their number.
-
-    Returns:
-        0..1, NaN without a known image.
-
-    Example:
-        >>> round(expected_calibration_error(np.array([1, 0, 1, 1]), np.array([0.9, 0.1, 0.9, 0.1])), 3)
-        0.25
-    """
-    known = ~np.isnan(targets)
-    if not known.any():
-        return float("nan")
-    targets = np.asarray(targets, np.float64)[known]
-    probabilities = np.asarray(probabilities, np.float64)[known]
-    which = np.minimum((probabilities * bins).astype(int), bins - 1)
-    # n_b/N × |rate − mean| is |Σ targets − Σ probabilities| / N of the bin: empty bins need no special case.
-    gap = np.bincount(which, weights=targets - probabilities, minlength=bins)
-    return float(np.abs(gap).sum() / len(targets))
-
-
-def null_calibration_error(targets: Numbers, probabilities: Numbers, bins: int = BINS, draws: int = 100) -> float:
-    """The expected calibration error that a model with these probabilities shows where each of them is right.
-
-    Of few images that is not 0, since the rate in a bin varies. So the error itself ranks sample sizes before it ranks
-    models, and stands beside this.
-
-    Args:
-        targets: (N,), NaN where unknown (left out).
-        probabilities: (N,), 0..1.
-        bins: their number, as of `expected_calibration_error`.
-        draws: of the truth, each image's by its own probability; the mean over them is returned.
-
-    Returns:
-        0..1, NaN without a known image. The same arguments give the same number.
-
-    Example:
-        >>> few, many = (np.linspace(0.01, 0.99, count) for count in (50, 5000))
-        >>> round(null_calibration_error(few, few), 2), round(null_calibration_error(many, many), 2)
-        (0.17, 0.02)
-    """
-    known = ~np.isnan(targets)
-    if not known.any():
-        return float("nan")
-    given = np.asarray(probabilities, np.float64)[known]
-    random = np.random.default_rng(0)
-    drawn = ((random.random(len(given)) < given).astype(np.float64) for _ in range(draws))
-    return float(np.mean([expected_calibration_error(truth, given, bins) for truth in drawn]))
 
 
 def calibratable(targets: Numbers, logits: Numbers, task: Task, least: int = LEAST) -> NDArray[np.bool]:

@@ -1,6 +1,7 @@
-"""Figures of decisions: accuracy of exclusive classes, and accuracy and F1 of labels that are called at one half.
+"""Figures of decisions: of exclusive classes by their confusion, and of labels that are called at one half.
 
-Definitions are those of scikit-learn's `accuracy_score`, `balanced_accuracy_score` and `f1_score`.
+Definitions are those of scikit-learn's `accuracy_score`, `balanced_accuracy_score`, `f1_score`, `matthews_corrcoef` and
+`cohen_kappa_score`.
 """
 
 from dataclasses import dataclass
@@ -12,92 +13,114 @@ from scipy import sparse
 from medistill.metrics.bootstrap import count_by_group, resample
 from medistill.metrics.intervals import Codes, FloatArray, Numbers
 
+FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "quadratic_kappa")
+"""What `measure_classes` measures, in its order."""
+
 
 @dataclass(frozen=True)
 class CountedClasses:
-    """Exclusive classes of one model, reduced to what accuracy needs, ready for many weightings at once.
+    """Exclusive classes of one model, reduced to their confusion by group, ready for many weightings at once.
 
     Attributes:
-        right: (L, G), the number of images of class l in group g that the model classifies correctly.
-        images: (L, G), the number of images of class l in group g.
+        cells: (L × L, G), the number of images of group g of class l for which the model says m, at row l L + m.
+        places: (L,), the place of each class where they are ordered; None where they are not.
     """
 
-    right: sparse.csr_array
-    images: sparse.csr_array
+    cells: sparse.csr_array
+    places: FloatArray | None = None
 
     @classmethod
-    def of(cls, targets: Numbers, scores: Numbers, groups: Codes, group_count: int) -> "CountedClasses":
-        """Count right answers; the answer is the class of the highest score, the first of equals.
+    def of(
+        cls, targets: Numbers, scores: Numbers, groups: Codes, group_count: int, places: FloatArray | None = None
+    ) -> "CountedClasses":
+        """Count answers; the answer is the class of the highest score, the first of equals.
 
         Args:
             targets: (N, L), 1 for the true class and 0 for the others; an image with a NaN is left out.
             scores: (N, L), finite.
             groups: (N,) int, the group of each image, 0..G-1.
             group_count: G.
+            places: (L,), see the class.
         """
-        known = ~np.isnan(targets).any(axis=1)
-        truth, groups = targets[known].argmax(axis=1), groups[known]
-        right = truth == scores[known].argmax(axis=1)
-        shape = (targets.shape[1], group_count)
-        return cls(count_by_group(truth[right], groups[right], shape), count_by_group(truth, groups, shape))
+        known, count = ~np.isnan(targets).any(axis=1), targets.shape[1]
+        truth, answers = targets[known].argmax(axis=1), scores[known].argmax(axis=1)
+        return cls(count_by_group(truth * count + answers, groups[known], (count**2, group_count)), places)
+
+    @property
+    def confusion(self) -> FloatArray:
+        """Numbers of images by class (rows) and answer (columns): (L, L)."""
+        cells: FloatArray = self.cells.sum(axis=1)
+        return cells.reshape(2 * [int(np.sqrt(len(cells)))])
 
     def measure(self, weights: FloatArray) -> FloatArray:
-        """Accuracy and balanced accuracy under each weighting, a `Statistic`.
+        """The figures of `FIGURES` under each weighting, a `Statistic`.
 
         Args:
             weights: (G, R) float64, the weight of each group.
 
         Returns:
-            (2, R): accuracy, the share of right answers, and balanced accuracy, its mean over the classes that occur
-            in the data, 0..1; NaN where no image, or for the latter none of one of these classes, has a weight.
+            (5, R), NaN where undefined, see `measure_classes`.
         """
-        right, images = self.right @ weights, self.images @ weights  # (L, R)
-        occurring = self.images.sum(axis=1) > 0
-        with np.errstate(invalid="ignore"):
-            accuracy = right.sum(axis=0) / images.sum(axis=0)
+        count = len(self.confusion)
+        cells = (self.cells @ weights).reshape(count, count, -1)
+        right, images, answers = np.einsum("llr->lr", cells), cells.sum(axis=1), cells.sum(axis=0)  # (L, R) each
+        whole = images.sum(axis=0)
+        occurring = self.confusion.sum(axis=1) > 0
+        with np.errstate(invalid="ignore", divide="ignore"):
+            accuracy = right.sum(axis=0) / whole
             recall = right[occurring] / images[occurring]
-            return np.stack([accuracy, recall.sum(axis=0) / occurring.sum()])
+            balanced = recall.sum(axis=0) / occurring.sum()
+            f1 = np.nansum(2 * right / (images + answers), axis=0) / ((images + answers) > 0).sum(axis=0)
+            together = right.sum(axis=0) * whole - (images * answers).sum(axis=0)
+            spread = (whole**2 - (images**2).sum(axis=0)) * (whole**2 - (answers**2).sum(axis=0))
+            mcc = np.where(spread > 0, together / np.sqrt(spread), np.where(whole > 0, 0, np.nan))
+        kappa = np.full_like(accuracy, np.nan) if self.places is None else _kappa(cells, self.places)
+        return np.stack([accuracy, balanced, f1, mcc, kappa])
 
 
-def measure_accuracy(targets: Numbers, scores: Numbers, groups: Codes, counts: Codes) -> FloatArray:
-    """Accuracy and balanced accuracy of exclusive classes in every resample.
+def _kappa(cells: FloatArray, places: FloatArray) -> FloatArray:
+    """Quadratic weighted kappa of confusions (L, L, R): (R,), NaN where truth and answers are one class."""
+    weights = np.square(places[:, None] - places[None])
+    found = np.einsum("lm,lmr->r", weights, cells)
+    expected = np.einsum("lm,lr,mr->r", weights, cells.sum(axis=1), cells.sum(axis=0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        kappa: FloatArray = np.where(expected > 0, 1 - found * cells.sum(axis=(0, 1)) / expected, np.nan)
+    return kappa
+
+
+def measure_classes(
+    targets: Numbers, scores: Numbers, groups: Codes, counts: Codes, places: FloatArray | None = None
+) -> FloatArray:
+    """Accuracy, balanced accuracy, macro F1, Matthews' correlation and quadratic kappa of exclusive classes.
+
+    - Accuracy: share of right answers; balanced accuracy: its mean over the classes that occur in the data.
+    - Macro F1: mean F1 of the classes that occur or are answered.
+    - Matthews' correlation coefficient of several classes (Gorodkin, Comput. Biol. Chem. 2004), -1..1; 0 where all
+      images are of one class or all answers are.
+    - Quadratic weighted kappa (Cohen, Psychol. Bull. 1968) of ordered classes, -1..1: agreement beyond chance, where a
+      wrong answer counts by the square of its distance.
+
+    All are those of scikit-learn, for weights too.
 
     Args:
         targets: (N, L), 1 for the true class and 0 for the others; an image with a NaN is left out.
-        scores: (N, L), finite; the highest is the answer.
+        scores: (N, L), finite; the highest is the answer, the first of equals.
         groups: (N,) int, 0..G-1.
         counts: (G, 1 + R), from `bootstrap.draw`.
+        places: (L,), the place of each class where they are ordered; None: there is no kappa.
 
     Returns:
-        (2, 1 + R), accuracy and balanced accuracy, the first of each on the data themselves; NaN where undefined: a
-        resample without one of the classes that occur in the data has no balanced accuracy.
+        (5, 1 + R), in the order of `FIGURES`, the first of each on the data themselves; NaN where undefined: a resample
+        without one of the classes that occur in the data has no balanced accuracy.
 
     Example:
         >>> targets, scores = np.eye(2)[[0, 1, 1]], np.array([[2.0, 1.0], [0.0, 1.0], [3.0, 1.0]])
         >>> once = np.ones((3, 1), int)  # each image is a group, and drawn once
-        >>> measure_accuracy(targets, scores, np.arange(3), once).round(3).tolist()
-        [[0.667], [0.75]]
+        >>> measure_classes(targets, scores, np.arange(3), once, np.arange(2.0)).round(3).tolist()
+        [[0.667], [0.75], [0.667], [0.5], [0.4]]
     """
-    return resample(CountedClasses.of(targets, scores, groups, len(counts)).measure, counts)
-
-
-def accuracy(targets: Numbers, scores: Numbers) -> tuple[float, float]:
-    """Accuracy and balanced accuracy (mean recall of the classes that occur) of exclusive classes.
-
-    Args:
-        targets: (N, L), 1 for the true class and 0 for the others; an image with a NaN is left out.
-        scores: (N, L), logits or probabilities.
-
-    Returns:
-        0..1 each, NaN without a known image.
-
-    Example:
-        >>> accuracy(np.eye(2)[[0, 0, 0, 1]], np.array([[2.0, 1.0], [2.0, 1.0], [0.0, 1.0], [0.0, 1.0]]))[0]
-        0.75
-    """
-    counted = CountedClasses.of(np.asarray(targets), np.asarray(scores), np.zeros(len(targets), int), 1)
-    share, balanced = counted.measure(np.ones((1, 1)))
-    return float(share[0]), float(balanced[0])
+    counted = CountedClasses.of(targets, scores, groups, len(counts), places)
+    return resample(counted.measure, counts, rows=counted.cells.shape[0])
 
 
 def metrics_at_half(targets: Numbers, probabilities: Numbers) -> tuple[float, float, float]:

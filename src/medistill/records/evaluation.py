@@ -57,6 +57,18 @@ class LabelFigures(WithFigures):
     figures: Measures
 
 
+class Within(Content):
+    """Of figures within strata.
+
+    Attributes:
+        attribute: what strata are told apart by.
+        labels: those that macro means within strata hold.
+    """
+
+    attribute: str
+    labels: list[str]
+
+
 class SplitFigures(WithFigures):
     """All figures of a model on one split.
 
@@ -67,6 +79,8 @@ class SplitFigures(WithFigures):
         skipped: why the others are left out, by label.
         figures: over all labels.
         per_label: of each label.
+        confusion: of exclusive classes, numbers of images by class (rows) and answer (columns), in the labels' order.
+        within: of figures within strata; None where there are none.
     """
 
     images: int
@@ -76,6 +90,8 @@ class SplitFigures(WithFigures):
     skipped: dict[str, str]
     figures: Measures
     per_label: dict[str, LabelFigures]
+    confusion: list[list[int]] | None = None
+    within: Within | None = None
 
 
 class OperatingPoint(Content):

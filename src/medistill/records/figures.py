@@ -65,7 +65,8 @@ class WithFigures(Content):
     def _spread(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
         found: dict[str, object] = {}
         for key, value in handler(self).items():
-            found |= value if key == "figures" else {key: value}
+            needed = value is not None or type(self).model_fields[key].is_required()
+            found |= value if key == "figures" else {key: value} if needed else {}
         return found
 
     def figure(self, key: str) -> Estimate:

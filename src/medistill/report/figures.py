@@ -21,6 +21,7 @@ class Column:
         interval: whether it has one.
         signed: whether it is a difference.
         beside: key and title of a figure that stands below it; None: none does.
+        optional: whether only some runs have it.
     """
 
     split: str
@@ -29,6 +30,7 @@ class Column:
     interval: bool = True
     signed: bool = False
     beside: tuple[str, str] | None = None
+    optional: bool = False
 
 
 def columns(task: Task) -> list[Column]:
@@ -40,7 +42,7 @@ def _columns(figure: Figure) -> Iterator[Column]:
     below = next(((other.key, other.title) for other in FIGURES if other.name == figure.beside), None)
     for split in figure.columns:
         title = f"{SPLITS[split].capitalize()} {figure.title}"
-        yield Column(split, figure.key, title, interval=figure.resampled, beside=below)
+        yield Column(split, figure.key, title, interval=figure.resampled, beside=below, optional=bool(figure.needs))
     if figure.name == LEAD:
         yield Column("test", "difference_baseline", f"Test {figure.title} − baseline", signed=True)
         yield Column("test", "difference_teacher", f"Test {figure.title} − best teacher", signed=True)

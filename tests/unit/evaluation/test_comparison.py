@@ -1,14 +1,28 @@
 """Exclusive classes: one against the rest on the softmax, accuracy, and no effect of a constant per image."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy import stats
 from scipy.special import softmax
-from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    cohen_kappa_score,
+    confusion_matrix,
+    f1_score,
+    matthews_corrcoef,
+    roc_auc_score,
+)
 
 from medistill.evaluation.answers import Split
 from medistill.evaluation.comparison import Measured, best, compare, difference
 from medistill.evaluation.figures import figures_of
+from medistill.metrics.reliability import expected_calibration_error
+from medistill.metrics.strata import NO_STRATUM
+from medistill.records.evaluation import SplitFigures
 from medistill.task import Task
 
 LABELS = ["a", "b", "c"]
@@ -25,7 +39,7 @@ def problem(images: int = 240, seed: int = 0) -> tuple[np.ndarray, np.ndarray, n
 
 def compared(task: Task) -> list[str]:
     """Keys of the figures over all labels in which models of this task are compared."""
-    return [figure.key for figure in figures_of(task) if figure.compared]
+    return [figure.key for figure in figures_of(task) if figure.compared and not figure.needs]
 
 
 def measure(targets, patients, logits, task: str = "multiclass", resamples: int = 200) -> Measured:
@@ -46,7 +60,7 @@ def test_figures_are_those_of_scikit_learn():
         entry = report["per_label"][label]
         assert entry["auroc"]["estimate"] == pytest.approx(roc_auc_score(targets[:, k], chances[:, k]), abs=1e-12)
         assert entry["prevalence"] == pytest.approx((truth == k).mean())
-        assert entry["ece"] == pytest.approx(calibration_error(targets[:, k], chances[:, k]), abs=1e-12)
+        assert entry["ece"] == pytest.approx(expected_calibration_error(targets[:, k], chances[:, k]), abs=1e-12)
     assert report["macro_ece"] == pytest.approx(np.mean([entry["ece"] for entry in report["per_label"].values()]))
 
 
@@ -65,15 +79,6 @@ def test_labels_that_are_not_exclusive_have_thresholded_figures():
             expected.append(score)
         assert report[f"macro_{name}"] == pytest.approx(np.mean(expected), abs=1e-12)
     assert not {"f1", "accuracy"} & set(measure(targets, patients, logits).describe().to_json()["per_label"]["a"])
-
-
-def calibration_error(targets: np.ndarray, chances: np.ndarray) -> float:
-    """Bin by bin, as the definition reads."""
-    error, bins = 0.0, np.minimum((chances * 15).astype(int), 14)
-    for b in np.unique(bins):
-        inside = bins == b
-        error += inside.mean() * abs(targets[inside].mean(dtype=np.float64) - chances[inside].mean())
-    return error
 
 
 def test_a_constant_added_to_an_image_changes_no_figure():
@@ -176,7 +181,7 @@ def test_accuracy_is_compared_where_no_class_is_eligible():
     _, targets, patients, logits = problem(images=18)  # nine patients
     model = measure(targets, patients, logits)
     assert model.split.eligible == []
-    assert [row.metric for row in compare(model, model)] == ["accuracy", "balanced_accuracy", "aurc"]
+    assert [row.metric for row in compare(model, model)] == ["accuracy", "balanced_accuracy", "macro_f1", "mcc", "aurc"]
     assert compare(*[measure(targets, patients, logits, "multilabel")] * 2) == []
 
 
@@ -191,8 +196,58 @@ def test_labels_that_are_not_exclusive_have_no_accuracy():
     assert not {"accuracy", "balanced_accuracy"} & set(found)
     chances = 1 / (1 + np.exp(-logits.astype(np.float64)))
     assert model.describe().to_json()["per_label"]["a"]["ece"] == pytest.approx(
-        calibration_error(targets[:, 0], chances[:, 0])
+        expected_calibration_error(targets[:, 0], chances[:, 0])
     )
+
+
+def test_classes_have_their_confusion_and_where_they_are_ordered_a_kappa():
+    truth, targets, patients, logits = problem()
+    split = Split.of(LABELS, targets, patients, 100, 0, Task.MULTICLASS)
+    names, predicted = np.array(LABELS), logits.argmax(axis=1)
+    plain, ordered = (Measured.of(one, logits).describe() for one in (split, split.ordered(["c", "a", "b"])))
+    assert plain.confusion == confusion_matrix(truth, predicted).tolist()
+    assert "quadratic_kappa" not in plain.figures
+    expected = cohen_kappa_score(names[truth], names[predicted], labels=["c", "a", "b"], weights="quadratic")
+    kappa = ordered.figure("quadratic_kappa")
+    assert kappa.estimate == pytest.approx(expected, abs=1e-12)
+    assert kappa.lower < expected < kappa.upper
+    assert ordered.figure("mcc").estimate == pytest.approx(matthews_corrcoef(truth, predicted), abs=1e-12)
+    assert ordered.figure("macro_f1").estimate == pytest.approx(f1_score(truth, predicted, average="macro"), abs=1e-12)
+    assert measure(targets, patients, logits, "multilabel").describe().confusion is None
+    again = SplitFigures.model_validate(json.loads(json.dumps(ordered.to_json())))
+    assert again.confusion == ordered.confusion
+    assert "confusion" not in measure(targets, patients, logits, "multilabel").describe().to_json()
+
+
+def test_pairs_within_strata_are_counted_where_a_label_is_eligible_there():
+    """The second hospital's scores are higher; a label that it never has, and the first always, has no pair."""
+    random = np.random.default_rng(4)
+    hospital = random.integers(0, 2, 300)
+    targets = (random.random((300, 3)) < [0.3, 0.4, 0.5]).astype(float)
+    targets[:, 2] = hospital == 0
+    logits = targets + random.normal(size=(300, 3)) + 5 * hospital[:, None]
+    unknown = random.random(300) < 0.1
+    codes = np.where(unknown, NO_STRATUM, hospital)
+    split = Split.of(LABELS, targets, np.arange(300) // 2, 100, 0)
+    model = Measured.of(split.within("source", codes), logits)
+    found = model.describe()
+    assert (found.within.attribute, found.within.labels, found.labels) == ("source", ["a", "b"], LABELS)
+    of_labels = []
+    for k in (0, 1):
+        right = pairs = 0
+        for one in (0, 1):
+            rows = codes == one
+            positive, negative = (logits[rows & (targets[:, k] == value), k] for value in (1, 0))
+            right += (positive[:, None] > negative).sum()
+            pairs += len(positive) * len(negative)
+        of_labels.append(right / pairs)
+        assert found.per_label[LABELS[k]].figure("auroc_within").estimate == pytest.approx(right / pairs, abs=1e-12)
+    assert found.per_label["c"].figure("auroc_within").estimate is None
+    within = found.figure("macro_auroc_within")
+    assert within.estimate == pytest.approx(np.mean(of_labels), abs=1e-12)
+    assert within.lower < within.estimate < within.upper
+    assert "macro_auroc_within" in [row.metric for row in compare(model, model)]
+    assert "macro_auroc_within" not in Measured.of(split, logits).describe().figures
 
 
 @pytest.mark.parametrize("task", ["multilabel", "multiclass"])

@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, average_precision_score, recall_score, roc_auc_score
 
 from medistill.metrics import bootstrap
-from medistill.metrics.classification import measure_accuracy
+from medistill.metrics.classification import measure_classes
 from medistill.metrics.eligibility import fewer_groups, ineligibility
 from medistill.metrics.intervals import holm, p_value, summarise, wilson
 from medistill.metrics.ranking import measure_ranking
@@ -44,7 +44,7 @@ def test_accuracies_of_every_resample_are_those_of_the_images_drawn():
     unknown = random.random(60) < 0.1
     targets[unknown] = np.nan
     counts = bootstrap.draw(20, 40, seed=2)
-    accuracy, balanced = measure_accuracy(targets, scores, groups, counts)
+    accuracy, balanced, *_ = measure_classes(targets, scores, groups, counts)
     undefined = 0
     for row in range(41):
         drawn = np.repeat(np.arange(60), counts[groups, row])
@@ -74,11 +74,11 @@ def test_a_chunk_is_an_implementation_detail(monkeypatch):
     targets, scores, groups = problem()
     counts = bootstrap.draw(30, 64, seed=0)
     whole = measure_ranking(targets, scores, groups, counts)
-    whole_accuracies = measure_accuracy(targets, scores, groups, counts)
+    whole_accuracies = measure_classes(targets, scores, groups, counts)
     monkeypatch.setattr(bootstrap, "_CHUNK_BYTES", 8 * 181 * 7)
     calls = []
     parts = measure_ranking(targets, scores, groups, counts, on_label=lambda: calls.append(1))
-    accuracies = measure_accuracy(targets, scores, groups, counts)
+    accuracies = measure_classes(targets, scores, groups, counts)
     np.testing.assert_allclose(parts[0], whole[0], atol=1e-14)
     np.testing.assert_allclose(parts[1], whole[1], atol=1e-14)
     np.testing.assert_allclose(accuracies, whole_accuracies, atol=1e-14)

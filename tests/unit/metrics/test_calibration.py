@@ -9,9 +9,7 @@ from medistill.metrics.calibration import (
     LEAST,
     OWN_SLOPE,
     calibratable,
-    expected_calibration_error,
     fit_calibration,
-    null_calibration_error,
 )
 from medistill.metrics.ranking import auroc
 from medistill.task import Task
@@ -112,21 +110,3 @@ def test_few_images_change_little_and_none_change_nothing(logits):
     untaught = np.where(np.arange(3) == 1, np.nan, logits)
     assert calibratable(targets, untaught, Task.MULTILABEL).tolist() == [True, False, True]
     assert not calibratable(targets, untaught, Task.MULTICLASS).any()
-
-
-@pytest.mark.parametrize("images", [40, 400])
-def test_the_null_is_what_right_probabilities_show_on_average(images):
-    random = np.random.default_rng(1)
-    given = random.beta(0.5, 2, images)
-    errors = [expected_calibration_error(random.random(images) < given, given) for _ in range(400)]
-    null = null_calibration_error(np.zeros(images), given)
-    assert null == pytest.approx(np.mean(errors), abs=4 * np.std(errors) / 10)  # of 100 draws
-    assert null > 0.02
-    assert null == null_calibration_error(np.ones(images), given)  # whatever the truth
-
-
-def test_the_null_leaves_out_what_is_unknown():
-    given = np.linspace(0.05, 0.95, 100)
-    some = np.where(np.arange(100) < 50, 1.0, np.nan)
-    assert null_calibration_error(some, given) == null_calibration_error(np.ones(50), given[:50])
-    assert np.isnan(null_calibration_error(np.full(100, np.nan), given))

@@ -4,11 +4,19 @@ import warnings
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    cohen_kappa_score,
+    confusion_matrix,
+    f1_score,
+    matthews_corrcoef,
+    roc_auc_score,
+)
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from medistill.metrics.calibration import expected_calibration_error
-from medistill.metrics.classification import CountedClasses, accuracy, metrics_at_half
+from medistill.metrics.classification import CountedClasses, measure_classes, metrics_at_half
 from medistill.metrics.ranking import RankedLabel, auroc, average_precision, macro_roc, roc_curve
 
 
@@ -80,9 +88,6 @@ def test_unknown_targets_are_left_out():
     assert auroc(masked, scores) == pytest.approx(roc_auc_score(targets[~unknown], scores[~unknown]), abs=1e-13)
     expected = average_precision_score(targets[~unknown], scores[~unknown])
     assert average_precision(masked, scores) == pytest.approx(expected, abs=1e-13)
-    probabilities = 1 / (1 + np.exp(-scores))
-    known = expected_calibration_error(targets[~unknown], probabilities[~unknown])
-    assert expected_calibration_error(masked, probabilities) == known
 
 
 @pytest.mark.parametrize("targets", [[0.0, 0.0], [1.0, 1.0], [np.nan, np.nan], []])
@@ -95,22 +100,6 @@ def test_without_positives_or_negatives_there_is_no_figure_and_no_warning(target
 
 def test_weights_that_leave_no_positive_make_it_undefined():
     assert np.isnan(auroc(np.array([1.0, 0.0, 0.0]), np.arange(3), np.array([0, 1, 1])))
-
-
-def test_calibration_error_by_hand():
-    # Bin [2/15, 3/15) holds 0.15 (0) and 0.18 (1): rate 0.5, mean 0.165. The last bin holds 1.0 (1) and 0.95 (0).
-    targets, probabilities = np.array([0.0, 1.0, 1.0, 0.0]), np.array([0.15, 0.18, 1.0, 0.95])
-    expected = 0.5 * abs(0.5 - 0.165) + 0.5 * abs(0.5 - 0.975)
-    assert expected_calibration_error(targets, probabilities) == pytest.approx(expected)
-
-
-def test_calibration_error_is_small_where_probabilities_are_true_and_large_where_they_are_not():
-    random = np.random.default_rng(0)
-    probabilities = random.random(50_000)
-    targets = (random.random(50_000) < probabilities).astype(float)
-    assert expected_calibration_error(targets, probabilities) < 0.01
-    # p² is off by p − p², whose mean over 0..1 is 1/6.
-    assert expected_calibration_error(targets, probabilities**2) == pytest.approx(1 / 6, abs=0.01)
 
 
 @pytest.mark.parametrize("prevalence", [0.0, 0.02, 0.5, 1.0])
@@ -153,57 +142,94 @@ def classes(seed: int, count: int = 150) -> tuple[np.ndarray, np.ndarray, np.nda
     return truth, one_hot, np.round(one_hot + random.normal(size=(count, 4)), 1)
 
 
+def figures_of(truth: np.ndarray, answers: np.ndarray, weights: np.ndarray | None = None) -> list[float]:
+    """The figures of exclusive classes by scikit-learn; classes are ordered 2, 0, 1, 3."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return [
+            accuracy_score(truth, answers, sample_weight=weights),
+            balanced_accuracy_score(truth, answers, sample_weight=weights),
+            f1_score(truth, answers, average="macro", sample_weight=weights),
+            matthews_corrcoef(truth, answers, sample_weight=weights),
+            cohen_kappa_score(truth, answers, labels=[2, 0, 1, 3], weights="quadratic", sample_weight=weights),
+        ]
+
+
+PLACES = np.array([1.0, 2.0, 0.0, 3.0])
+
+
 @pytest.mark.parametrize("seed", range(5))
-def test_accuracies_of_many_weightings_are_those_of_scikit_learn(seed):
+def test_figures_of_classes_under_many_weightings_are_those_of_scikit_learn(seed):
     truth, targets, scores = classes(seed)
     predicted = scores.argmax(axis=1)
-    assert accuracy(targets, scores) == pytest.approx(
-        (accuracy_score(truth, predicted), balanced_accuracy_score(truth, predicted)), abs=1e-13
-    )
     groups = np.random.default_rng(seed).integers(0, 30, len(truth))
     weights = np.random.default_rng(9).integers(0, 4, (30, 20)).astype(np.float64) + 0.5
-    share, balanced = CountedClasses.of(targets, scores, groups, 30).measure(weights)
+    counted = CountedClasses.of(targets, scores, groups, 30, PLACES)
+    np.testing.assert_array_equal(counted.confusion, confusion_matrix(truth, predicted))
+    found = counted.measure(weights)
     for column in range(20):
-        spread = weights[groups, column]
-        assert share[column] == pytest.approx(accuracy_score(truth, predicted, sample_weight=spread), abs=1e-13)
-        expected = balanced_accuracy_score(truth, predicted, sample_weight=spread)
-        assert balanced[column] == pytest.approx(expected, abs=1e-13)
+        expected = figures_of(truth, predicted, weights[groups, column])
+        np.testing.assert_allclose(found[:, column], expected, atol=1e-12)
 
 
-def test_accuracies_by_hand():
+def once(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """The figures of four classes on the data themselves."""
+    alone = np.ones((len(truth), 1), int)
+    return measure_classes(np.eye(4)[truth], np.eye(4)[predicted], np.arange(len(truth)), alone, PLACES)[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("truth", "predicted"),
+    [
+        ([0, 1, 2, 3], [0, 1, 2, 3]),
+        ([0, 1, 2, 3], [1, 2, 3, 0]),
+        ([0, 0, 1, 1], [0, 0, 0, 0]),  # one answer
+        ([0, 0, 0, 0], [0, 1, 0, 0]),  # one class
+        ([0, 0, 0, 0], [1, 1, 1, 1]),
+        ([2, 2, 2, 2], [2, 2, 2, 2]),  # both: kappa is undefined
+        ([0, 0, 1, 1], [2, 2, 3, 3]),  # answers that no image has
+        ([3], [3]),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_figures_of_degenerate_classes_are_those_of_scikit_learn(truth, predicted):
+    truth, predicted = np.array(truth), np.array(predicted)
+    np.testing.assert_allclose(once(truth, predicted), figures_of(truth, predicted), atol=1e-12)
+
+
+def test_figures_of_classes_by_hand():
     # Class 0: right, wrong; class 1: right (of two equal scores the first is the answer); class 2 does not occur.
     targets = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0]], float)
     scores = np.array([[3, 1, 2], [0, 0, 5], [1, 4, 4]], float)
-    assert accuracy(targets, scores) == pytest.approx((2 / 3, (1 / 2 + 1) / 2))
+    found = measure_classes(targets, scores, np.arange(3), np.ones((3, 1), int))[:, 0]
+    # F1: 2/3, 1, 0. Correlation: (2 · 3 − 3) / √((9 − 5) (9 − 3)).
+    np.testing.assert_allclose(found, [2 / 3, (1 / 2 + 1) / 2, 5 / 9, 3 / np.sqrt(24), np.nan])
 
 
-def test_images_of_unknown_class_are_left_out_of_accuracies():
+def test_images_of_unknown_class_are_left_out_of_figures_of_classes():
     truth, targets, scores = classes(7)
     unknown = np.random.default_rng(0).random(len(truth)) < 0.3
     targets[unknown, 2] = np.nan  # one class unknown is enough
-    predicted = scores.argmax(axis=1)
-    assert accuracy(targets, scores) == pytest.approx(
-        (
-            accuracy_score(truth[~unknown], predicted[~unknown]),
-            balanced_accuracy_score(truth[~unknown], predicted[~unknown]),
-        ),
-        abs=1e-13,
-    )
+    found = measure_classes(targets, scores, np.arange(len(truth)), np.ones((len(truth), 1), int), PLACES)[:, 0]
+    np.testing.assert_allclose(found, figures_of(truth[~unknown], scores[~unknown].argmax(axis=1)), atol=1e-12)
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("count", [0, 3])
-def test_without_a_known_class_there_is_no_accuracy_and_no_warning(count):
-    assert np.isnan(accuracy(np.full((count, 3), np.nan), np.zeros((count, 3)))).all()
+def test_without_a_known_class_there_is_no_figure_and_no_warning(count):
+    found = measure_classes(np.full((count, 3), np.nan), np.zeros((count, 3)), np.arange(count), np.ones((count, 2)))
+    assert np.isnan(found).all()
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_weighting_without_a_class_that_occurs_has_no_balanced_accuracy():
     targets, scores = np.eye(2), np.array([[1.0, 0.0], [1.0, 0.0]])
     counted = CountedClasses.of(targets, scores, np.arange(2), 2)
-    share, balanced = counted.measure(np.array([[1.0, 2.0], [1.0, 0.0]]))
+    share, balanced, f1, mcc, _ = counted.measure(np.array([[1.0, 2.0], [1.0, 0.0]]))
     np.testing.assert_allclose(share, [0.5, 1])
     np.testing.assert_allclose(balanced, [0.5, np.nan])
+    np.testing.assert_allclose(f1, [1 / 3, 1])
+    np.testing.assert_allclose(mcc, [0, 0])
 
 
 @pytest.mark.parametrize("tied", [False, True])

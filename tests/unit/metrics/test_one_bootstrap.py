@@ -37,7 +37,7 @@ def test_statistics_are_those_of_the_rows_drawn(seed, tied):
 
     label = RankedLabel.of(target, score, groups, GROUPS)
     auroc, precision = resample(label.measure, counts, rows=label.rows)
-    accuracy, balanced = resample(CountedClasses.of(np.eye(3)[truth], answers, groups, GROUPS).measure, counts)
+    accuracy, balanced, *_ = resample(CountedClasses.of(np.eye(3)[truth], answers, groups, GROUPS).measure, counts)
     mean = resample(GroupedMean.of(hits, groups, GROUPS).measure, counts)
     for column, rows in enumerate(rows_drawn(groups, counts)):
         assert auroc[column] == pytest.approx(roc_auc_score(target[rows], score[rows]), abs=1e-12)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from medistill.evaluation.figures import figures_of
 from medistill.records.estimate import Estimate
+from medistill.records.evaluation import Within
 from medistill.report.content import Content
 from medistill.report.figures import SPLITS
 
@@ -47,10 +48,21 @@ class Table:
 
 @dataclass(frozen=True)
 class Labels:
-    """Tables, the first of them open; `models` are the columns."""
+    """Tables, the first of them open.
+
+    Attributes:
+        models: the columns.
+        tables: the figures.
+        within: what strata are told apart by, and the labels in means within them; None where there are none.
+        classes: names of exclusive classes.
+        confusions: of each model on test, numbers of images by class (rows) and answer; none of labels.
+    """
 
     models: list[str]
     tables: list[Table]
+    within: Within | None
+    classes: list[str]
+    confusions: dict[str, list[list[int]]]
 
 
 def build(content: Content) -> Labels:
@@ -58,11 +70,20 @@ def build(content: Content) -> Labels:
     tables = []
     for split in ("test", "val"):
         shown = [figure for figure in figures_of(content.dataset.task) if figure.of_labels and split in figure.tables]
+        measured = next(iter(content.models[0].evaluation.on(split).per_label.values())).figures
+        shown = [figure for figure in shown if figure.name in measured]
         for figure in shown:
             eligible = Eligible.of(content, split) if figure is shown[0] else None
             title = figure.title[0].upper() + figure.title[1:]
             tables.append(Table(f"{title} on {SPLITS[split]}", _rows(content, split, figure.name), eligible))
-    return Labels([model.name for model in content.models], tables)
+    test = {model.name: model.evaluation.test for model in content.models}
+    return Labels(
+        models=list(test),
+        tables=tables,
+        within=content.models[0].evaluation.test.within,
+        classes=content.dataset.labels,
+        confusions={name: found.confusion for name, found in test.items() if found.confusion},
+    )
 
 
 def _rows(content: Content, split: str, metric: str) -> list[Row]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from medistill.metrics import calibration, eligibility, intervals
+from medistill.metrics import eligibility, intervals, reliability
 from medistill.report.content import Content
 from medistill.report.sections.differences import ALPHA
 
@@ -28,7 +28,7 @@ class Method:
     max_dropped: float = intervals.MAX_DROPPED
     min_images: int = eligibility.MIN_IMAGES
     min_groups: int = eligibility.MIN_GROUPS
-    bins: int = calibration.BINS
+    bins: int = reliability.BINS
     alpha: float = ALPHA
 
 

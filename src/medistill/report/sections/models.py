@@ -51,7 +51,7 @@ def build(content: Content) -> Models:
         drawn[title] = charts.dot_chart(counted, title, x, y)
     return Models(
         models=content.models,
-        figures=columns(content.dataset.task),
+        figures=[column for column in columns(content.dataset.task) if not column.optional or _has(content, column)],
         best_teacher=best.name if best else None,
         eligible=Eligible.of(content, "test"),
         latency=next((model.latency for model in content.models if model.latency), None),
@@ -76,6 +76,11 @@ def _front(dots: Sequence[charts.Dot]) -> list[str]:
         return any(one.x <= dot.x and one.y >= dot.y and (one.x, one.y) != (dot.x, dot.y) for one in dots)
 
     return [dot.name for dot in dots if not is_beaten(dot)]
+
+
+def _has(content: Content, column: Column) -> bool:
+    """Whether any model has the figure of a column."""
+    return any(column.key in model.numbers.on(column.split) for model in content.models)
 
 
 def _dots(content: Content, cost: Callable[[Model], float | None]) -> list[charts.Dot]:

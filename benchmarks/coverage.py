@@ -24,11 +24,15 @@ from tqdm import tqdm
 
 from benchmarks.page import write_between
 from benchmarks.study import open_phantom, open_xrays
-from medistill.metrics.bootstrap import draw, resample
+from medistill.metrics.bootstrap import draw, leave_out, resample
+from medistill.metrics.classification import measure_classes
 from medistill.metrics.eligibility import fewer_groups, ineligibility
-from medistill.metrics.intervals import summarise
+from medistill.metrics.intervals import centred, summarise
 from medistill.metrics.means import GroupedMean, paired_interval, share_interval
+from medistill.metrics.probabilities import FIGURES as PROBABILITIES
+from medistill.metrics.probabilities import measure_probabilities
 from medistill.metrics.ranking import measure_ranking
+from medistill.metrics.strata import ineligibility_within, measure_within
 from medistill.records.estimate import Estimate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,13 +54,37 @@ BINS = {"10–14": 10, "15–29": 15, "30–99": 30, "100 or more": 100}
 FIGURES = {
     "macro AUROC": "percentile",
     "macro AUROC, difference": "percentile",
-    "macro AUPRC": "reflected (percentile)",
     "macro AUPRC, difference": "percentile",
     "label AUROC": "expanded (percentile)",
     "label AUROC, difference": "expanded (percentile)",
     "label AUPRC": "expanded (reflected)",
 }
 """Figures and their interval; in brackets another interval, which the table shows beside it."""
+
+JUDGED = {
+    "Brier score": "brier",
+    "log loss": "log_loss",
+    "slope": "calibration_slope",
+    "intercept": "calibration_intercept",
+    "O/E": "observed_expected",
+}
+"""Figures of probabilities, by their name in `metrics.probabilities`."""
+MORE = {
+    "macro AUPRC": "jackknife (reflected)",
+    **{f"macro {name}": "percentile" for name in ("AUROC within strata", *JUDGED)},
+    **{f"{name} of a label": "expanded (percentile)" for name in ("AUROC within strata", *JUDGED)},
+}
+"""The same of macro AUPRC, of figures of probabilities and of pairs within strata."""
+HIGHER = 1.5
+"""By how many standard deviations of a score all scores of the second stratum are higher."""
+
+CLASSES = (0.55, 0.25, 0.15, 0.05)
+"""Shares of exclusive classes."""
+CLASS_FIGURES = {"accuracy": 0, "balanced accuracy": 1, "macro F1": 2, "MCC": 3, "quadratic kappa": 4}
+"""Their figures, by the place in `metrics.classification.FIGURES`."""
+CLASS_PATIENTS = (60, 200, 600)
+TRUTH_PATIENTS = 1_000_000
+"""Patients whose figures are taken for the truth."""
 
 COUNTS, RATES = (10, 20, 42), (0.03, 0.1, 0.3)
 """Numbers of patients with findings, and shares of findings that are hit."""
@@ -165,22 +193,124 @@ def label_rows(population: Population, run: int, seed: int) -> Iterator[Noted]:
     first, second = ({"AUROC": area, "AUPRC": mean} for area, mean in both)
     for name, true in {"AUROC": auroc[:, chosen], "AUPRC": precision[:, chosen]}.items():
         values, lead = first[name].mean(axis=1), (first[name] - second[name]).mean(axis=1)
-        yield _noted(f"macro {name}", run, true[0].mean(), values, {"reflected": name == "AUPRC"}, {})
-        yield _noted(f"macro {name}, difference", run, (true[0] - true[1]).mean(), lead, {"difference": True}, {})
+        if name == "AUROC":
+            yield _noted(f"macro {name}", run, true[0].mean(), summarise(values), summarise(values))
+        paired = summarise(lead, difference=True)
+        yield _noted(f"macro {name}, difference", run, (true[0] - true[1]).mean(), paired, paired)
     bins = population.bins()
     for j, k in enumerate(chosen):
         if bins[k] is None:
             continue
-        few, of = {"groups": fewer_groups(targets[:, k], groups)}, f" ({bins[k]} positives)"
-        lead = first["AUROC"][:, j] - second["AUROC"][:, j]
-        yield _noted("label AUROC" + of, run, auroc[0, k], first["AUROC"][:, j], few, {})
-        yield _noted("label AUROC, difference" + of, run, LEAD, lead, few | {"difference": True}, {})
-        yield _noted("label AUPRC" + of, run, precision[0, k], first["AUPRC"][:, j], few, {"reflected": True})
+        few, of = fewer_groups(targets[:, k], groups), f" ({bins[k]} positives)"
+        own, mean = first["AUROC"][:, j], first["AUPRC"][:, j]
+        lead = own - second["AUROC"][:, j]
+        yield _noted("label AUROC" + of, run, auroc[0, k], summarise(own, groups=few), summarise(own))
+        expanded = summarise(lead, groups=few, difference=True)
+        yield _noted("label AUROC, difference" + of, run, LEAD, expanded, summarise(lead, difference=True))
+        yield _noted("label AUPRC" + of, run, precision[0, k], summarise(mean, groups=few), _reflected(mean))
 
 
-def _noted(row: str, run: int, true: float, values: NDArray, used: dict, beside: dict) -> Noted:
-    intervals = [summarise(values, **options) for options in (used, beside)]
-    return row, run, *(bool(found.lower <= true <= found.upper) for found in intervals)
+def _noted(row: str, run: int, true: float, used: Estimate, beside: Estimate) -> Noted:
+    return row, run, *(bool(found.lower <= true <= found.upper) for found in (used, beside))
+
+
+def _reflected(values: NDArray) -> Estimate:
+    """The percentile interval mirrored about the estimate (the basic bootstrap)."""
+    plain = summarise(values)
+    return replace(plain, lower=2 * values[0] - plain.upper, upper=2 * values[0] - plain.lower)
+
+
+# Probabilities, strata, macro AUPRC
+
+
+def true_losses(rate: float, separation: float) -> tuple[float, float]:
+    """Brier score and log loss of the true probabilities of infinitely many images, scored as in `true_precision`."""
+    scores = np.linspace(-10, 10 + separation, 40_001)
+    given = probability(scores, rate, separation)
+    present, absent = (
+        density * np.exp(-((scores - at) ** 2) / 2) / np.sqrt(2 * np.pi)
+        for density, at in ((rate, separation), (1 - rate, 0))
+    )
+    brier = np.trapezoid(present * (1 - given) ** 2 + absent * given**2, scores)
+    return float(brier), float(np.trapezoid(-present * np.log(given) - absent * np.log1p(-given), scores))
+
+
+def probability(scores: NDArray, rate: NDArray | float, separation: NDArray | float) -> NDArray:
+    """The probability of a positive at a score, where positives score N(separation, 1) and negatives N(0, 1)."""
+    return special.expit(separation * scores - separation**2 / 2 + special.logit(rate))
+
+
+def more_rows(population: Population, run: int, seed: int) -> Iterator[Noted]:
+    """Draw a data set with the true probabilities; whether the intervals of `MORE` contain the true values."""
+    labels, rates = population.targets.shape[1], population.targets.mean(axis=0)
+    auroc = np.linspace(*AUROCS, labels)
+    separations = np.sqrt(2) * special.ndtri(auroc)
+    generator = np.random.default_rng([seed, run])
+    targets, groups = population.draw(generator)
+    chosen = [k for k in range(labels) if not ineligibility(targets[:, k], groups)]
+    if not chosen:
+        return
+    counts = draw(population.patients, RESAMPLES, run)
+    scores = scores_of(targets, groups, np.stack([separations, separations]), generator)[0]
+    few, bins = [fewer_groups(column, groups) for column in targets.T], population.bins()
+    precision = np.mean([true_precision(rates[k], separations[k]) for k in chosen])
+    wanted = targets[:, chosen], scores[:, chosen], groups
+    left_out = measure_ranking(*wanted, leave_out(population.patients))[1].mean(axis=1)
+    used = centred(left_out, min(few[k] for k in chosen))
+    yield _noted("macro AUPRC", run, precision, used, _reflected(measure_ranking(*wanted, counts)[1].mean(axis=1)))
+
+    true = {k: (*true_losses(rates[k], separations[k]), 1, 0, 1) for k in chosen}
+    given = {k: probability(scores[:, k], rates[k], separations[k]) for k in chosen}
+    judged = {k: measure_probabilities(targets[:, k], given[k], groups, counts) for k in chosen}
+    places = {name: PROBABILITIES.index(key) for name, key in JUDGED.items()}
+    found = {name: {k: (true[k][at], judged[k][at]) for k in chosen} for name, at in places.items()}
+
+    strata = generator.integers(0, 2, population.patients)[groups]
+    paired = [k for k in chosen if not ineligibility_within(targets[:, k], groups, strata)]
+    if paired:
+        moved = scores[:, paired] + HIGHER * strata[:, None]
+        within = measure_within(targets[:, paired], moved, groups, strata, counts)
+        found["AUROC within strata"] = {k: (auroc[k], within[:, j]) for j, k in enumerate(paired)}
+    for name, by_label in found.items():
+        means = [np.mean(each, axis=0) for each in zip(*by_label.values(), strict=True)]
+        interval = summarise(means[1])
+        if interval.lower is not None:
+            yield _noted(f"macro {name}", run, means[0], interval, interval)
+        for k, (expected, values) in by_label.items():
+            used = summarise(values, groups=few[k])
+            if bins[k] is not None and used.lower is not None:
+                yield _noted(f"{name} of a label ({bins[k]} positives)", run, expected, used, summarise(values))
+
+
+# Exclusive classes
+
+
+def draw_classes(patients: int, generator: np.random.Generator) -> tuple[NDArray, NDArray, NDArray]:
+    """One-hot classes (n, L), scores (n, L) and patients (n,), who have one to several images of any class."""
+    groups = np.repeat(np.arange(patients), 1 + generator.poisson(1.0, patients))
+    truth = generator.choice(len(CLASSES), len(groups), p=CLASSES)
+    targets = np.eye(len(CLASSES))[truth]
+    own = generator.normal(size=(patients, len(CLASSES)))[groups]
+    noise = np.sqrt(OWN) * own + np.sqrt(1 - OWN) * generator.normal(size=targets.shape)
+    return targets, 1.5 * targets + np.log(CLASSES) / 2 + noise, groups
+
+
+@cache
+def true_figures() -> NDArray:
+    """The figures of `CLASS_FIGURES` of very many patients."""
+    targets, scores, groups = draw_classes(TRUTH_PATIENTS, np.random.default_rng(0))
+    everyone = np.ones((len(np.unique(groups)), 1), int)
+    return measure_classes(targets, scores, groups, everyone, np.arange(len(CLASSES)))[:, 0]
+
+
+def class_rows(patients: int, run: int, seed: int) -> Iterator[Noted]:
+    """Draw patients; whether the intervals of `CLASS_FIGURES` contain the true values."""
+    targets, scores, groups = draw_classes(patients, np.random.default_rng([seed, run]))
+    values = measure_classes(targets, scores, groups, draw(patients, RESAMPLES, run), np.arange(len(CLASSES)))
+    for name, place in CLASS_FIGURES.items():
+        interval = summarise(values[place])
+        if interval.lower is not None:
+            yield _noted(name, run, true_figures()[place], interval, interval)
 
 
 # Hits
@@ -249,7 +379,8 @@ def table(head: str, columns: dict[str, pd.DataFrame], beside: Callable[[str], s
 def _order(name: str) -> tuple[int, int]:
     """Means over labels first, then figures of a label from rare to frequent."""
     figure, _, rest = name.partition(" (")
-    return list(FIGURES).index(figure) if figure in FIGURES else 0, [*map(rest.startswith, BINS), True].index(True)
+    known = [*FIGURES, *MORE, *CLASS_FIGURES]
+    return known.index(figure) if figure in known else 0, [*map(rest.startswith, BINS), True].index(True)
 
 
 def _cell(found: pd.DataFrame, with_other: bool) -> str:
@@ -270,28 +401,41 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=default, help="folder with nih1000_256 and nih_label_files")
     parser.add_argument("--runs", type=int, default=1000, help="data sets of each column")
     parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--table", choices=["labels", "hits", "more", "classes"], help="write this one alone")
     arguments = parser.parse_args()
-    seeds = iter(range(len(populations(arguments.data)) + len(COUNTS)))
-    jobs = {one.name: partial(label_rows, one, seed=next(seeds)) for one in populations(arguments.data)}
-    jobs |= {f"{count} patients": partial(hit_rows, count, seed=next(seeds)) for count in COUNTS}
-    starts = range(0, arguments.runs, BLOCK)
+    people = populations(arguments.data)
+    seeds = iter(range(100))
+    jobs = {"labels": {one.name: partial(label_rows, one, seed=next(seeds)) for one in people}}
+    jobs["hits"] = {f"{count} patients": partial(hit_rows, count, seed=next(seeds)) for count in COUNTS}
+    jobs["more"] = {one.name: partial(more_rows, one, seed=next(seeds)) for one in people}
+    jobs["classes"] = {f"{count} patients": partial(class_rows, count, seed=next(seeds)) for count in CLASS_PATIENTS}
+    for name in [arguments.table] if arguments.table else jobs:
+        found = simulate(jobs[name], arguments.runs, arguments.workers)
+        runs = -(-arguments.runs // BLOCK) * BLOCK
+        note = f"{runs:,} data sets a column, {RESAMPLES:,} resamples each."
+        text = f"{table('figure', found, KINDS[name])}\n\n{note}"
+        write_between("docs/intervals.md", f"coverage of {name}", text)
+        print(text)
+
+
+KINDS: dict[str, Callable[[str], str]] = {
+    "labels": lambda name: FIGURES[name.partition(" (")[0]],
+    "hits": lambda name: "paired (against a constant)" if "−" in name else "Wilson (percentile)",
+    "more": lambda name: MORE[name.partition(" (")[0]],
+    "classes": lambda name: "percentile",
+}
+"""The interval of a row, and in brackets the one beside it, by table."""
+
+
+def simulate(jobs: dict[str, Callable[[int], Iterator[Noted]]], runs: int, workers: int) -> dict[str, pd.DataFrame]:
+    """The notes on all data sets of each column."""
     noted: dict[str, list[Noted]] = {name: [] for name in jobs}
-    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        starts = range(0, runs, BLOCK)
         todo = [(name, pool.submit(block, rows, start)) for name, rows in jobs.items() for start in starts]
         for name, future in tqdm(todo, unit="block", disable=None):
             noted[name] += future.result()
-    frames = {name: pd.DataFrame(rows, columns=["row", "run", "used", "beside"]) for name, rows in noted.items()}
-    split = len(populations(arguments.data))
-    labels, hits = dict(list(frames.items())[:split]), dict(list(frames.items())[split:])
-    text = "\n\n".join(
-        [
-            table("figure", labels, lambda name: FIGURES[name.partition(" (")[0]]),
-            table("figure", hits, lambda name: "paired (against a constant)" if "−" in name else "Wilson (percentile)"),
-            f"{len(starts) * BLOCK:,} data sets a column, {RESAMPLES:,} resamples each.",
-        ]
-    )
-    write_between("docs/intervals.md", "coverage", text)
-    print(text)
+    return {name: pd.DataFrame(rows, columns=["row", "run", "used", "beside"]) for name, rows in noted.items()}
 
 
 if __name__ == "__main__":

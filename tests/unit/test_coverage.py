@@ -3,9 +3,27 @@
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, matthews_corrcoef, roc_auc_score
 
-from benchmarks.coverage import FIGURES, LIKE, OWN, Population, hit_rows, hits_of, label_rows, scores_of, true_precision
+from benchmarks import coverage
+from benchmarks.coverage import (
+    CLASS_FIGURES,
+    FIGURES,
+    LIKE,
+    MORE,
+    OWN,
+    Population,
+    class_rows,
+    draw_classes,
+    hit_rows,
+    hits_of,
+    label_rows,
+    more_rows,
+    probability,
+    scores_of,
+    true_losses,
+    true_precision,
+)
 from medistill.metrics.intervals import CONFIDENCE
 
 
@@ -64,12 +82,32 @@ def test_every_figure_is_looked_at(generator, monkeypatch):
     rows = {row.partition(" (")[0] for row, *_ in label_rows(many, run=0, seed=0)}
     assert rows == set(FIGURES)
     assert len(list(hit_rows(12, run=0, seed=0))) == 4
+    rows = {row.partition(" (")[0] for row, *_ in more_rows(many, run=0, seed=0)}
+    assert rows == set(MORE)
+
+
+def test_true_losses_and_figures_of_classes_are_those_of_much_data(generator, monkeypatch):
+    targets = (generator.random((400_000, 1)) < 0.1).astype(float)
+    scores, _ = scores_of(targets, np.arange(400_000), np.full((2, 1), 1.2), generator)
+    given = probability(scores[:, 0], 0.1, 1.2)
+    brier, loss = true_losses(0.1, 1.2)
+    assert brier == pytest.approx(brier_score_loss(targets[:, 0], given), abs=0.002)
+    assert loss == pytest.approx(log_loss(targets[:, 0], given), abs=0.004)
+    assert given.mean() == pytest.approx(0.1, abs=0.002)
+    monkeypatch.setattr("benchmarks.coverage.TRUTH_PATIENTS", 20_000)
+    monkeypatch.setattr("benchmarks.coverage.RESAMPLES", 50)
+    coverage.true_figures.cache_clear()
+    assert {row for row, *_ in class_rows(60, run=0, seed=0)} == set(CLASS_FIGURES)
+    targets, scores, _ = draw_classes(50_000, generator)
+    mcc = matthews_corrcoef(targets.argmax(axis=1), scores.argmax(axis=1))
+    assert coverage.true_figures()[CLASS_FIGURES["MCC"]] == pytest.approx(mcc, abs=0.01)
+    coverage.true_figures.cache_clear()
 
 
 def test_the_published_intervals_of_labels_hold_the_truth(root):
     """For each kind of label in docs/intervals.md the coverage is at most two standard errors below 93 %."""
     text = (root / "docs" / "intervals.md").read_text(encoding="utf-8")
-    text = text.partition("<!-- coverage: begin -->")[2].partition("<!-- coverage: end -->")[0]
+    text = text.partition("<!-- coverage of labels: begin -->")[2].partition("<!-- coverage of labels: end -->")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "label" in line]
     assert {row[0].partition(" (")[0] for row in rows} == {name for name in FIGURES if "label" in name}
     cells = [cell.split() for row in rows for cell in row[2:] if cell]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medistill.metrics.abstention import measure_abstention
-from medistill.metrics.bootstrap import draw
+from medistill.metrics.bootstrap import draw, leave_out
 from medistill.metrics.classification import FIGURES as DECISIONS
 from medistill.metrics.classification import CountedClasses, measure_classes, metrics_at_half
 from medistill.metrics.eligibility import fewer_groups, ineligibility
@@ -154,6 +154,12 @@ class Answers:
         targets = np.where(np.isnan(self.scores), np.nan, self.split.targets)
         split = self.split
         return measure_ranking(targets, np.nan_to_num(self.scores), split.groups, split.counts, self.on_label)
+
+    @cached_property
+    def precision_left_out(self) -> FloatArray:
+        """Average precision of each label without each block of groups, (1 + B, L), row 0 on the data themselves."""
+        targets, split = np.where(np.isnan(self.scores), np.nan, self.split.targets), self.split
+        return measure_ranking(targets, np.nan_to_num(self.scores), split.groups, leave_out(len(split.counts)))[1]
 
     @cached_property
     def ranking_within(self) -> FloatArray:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from medistill.data.dataset import count_labels
 from medistill.evaluation.answers import Answers, Split
 from medistill.evaluation.figures import LEAD, WITHIN, Figure, figures_of
-from medistill.metrics.intervals import FloatArray, holm, summarise
+from medistill.metrics.intervals import FloatArray, centred, holm, summarise
 from medistill.metrics.intervals import compare as compare_values
 from medistill.metrics.ranking import macro_roc
 from medistill.records.estimate import Estimate
@@ -80,10 +80,7 @@ class Measured:
         split = self.split
         found: Measures = {}
         for figure in self.figures:
-            values = self.overall(figure)
-            found[figure.key] = (
-                summarise(values, reflected=figure.reflected) if figure.resampled else _number(values[0])
-            )
+            found[figure.key] = self._describe_overall(figure)
         within = [split.labels[k] for k in split.columns_within()]
         return SplitFigures(
             images=len(split.targets),
@@ -96,6 +93,14 @@ class Measured:
             confusion=self.answers.confusion,
             within=None if split.strata is None else Within(attribute=split.strata.attribute, labels=within),
         )
+
+    def _describe_overall(self, figure: Figure) -> Estimate | float | None:
+        columns = self.split.columns()
+        if figure.left_out and columns:
+            means = figure.left_out(self.answers)[:, columns].mean(axis=1)
+            return centred(means, min(self.split.rests_on[k] for k in columns))
+        values = self.overall(figure)
+        return summarise(values) if figure.resampled else _number(values[0])
 
     def _describe_label(self, k: int) -> LabelFigures:
         split, targets = self.split, self.split.targets[:, k]

@@ -30,7 +30,8 @@ class Figure:
         resampled: whether it has an interval.
         compared: whether it is compared between models, which needs an interval; not where neither more nor less of it
             is better.
-        reflected: how the interval of its mean over labels is made, see `intervals.summarise`.
+        left_out: from a model's answers to (1 + B, L), the figure without each block of groups, where the interval of
+            its mean over labels is by a jackknife, see `intervals.centred`; None: it is by the resamples.
         summary: whether metrics.json has it, and so the report's table of models, MLflow and the card; a figure that is
             only for comparison with papers is in reports/evaluation/<model>.json alone.
         columns: splits for which the report's table of models shows it.
@@ -47,7 +48,7 @@ class Figure:
     of_labels: bool = True
     resampled: bool = True
     compared: bool = True
-    reflected: bool = False
+    left_out: Callable[[Answers], FloatArray] | None = None
     summary: bool = True
     columns: tuple[str, ...] = ("test",)
     tables: tuple[str, ...] = ()
@@ -102,7 +103,7 @@ FIGURES: tuple[Figure, ...] = (
         tables=("test",),
         needs="strata",
     ),
-    Figure("auprc", "AUPRC", lambda a: a.ranking[1], reflected=True, tables=("test",)),
+    Figure("auprc", "AUPRC", lambda a: a.ranking[1], left_out=lambda a: a.precision_left_out, tables=("test",)),
     _judged("brier", "Brier score", tables=("test",)),
     _judged("log_loss", "log loss", columns=()),
     _judged("calibration_slope", "calibration slope", compared=False, columns=(), tables=("test",)),

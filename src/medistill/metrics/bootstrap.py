@@ -17,6 +17,9 @@ from medistill.records.estimate import Estimate
 RESAMPLES = 2000
 """Resamples for figures without a setting of their own."""
 
+BLOCKS = 200
+"""Most blocks of groups that a jackknife leaves out."""
+
 Statistic = Callable[[FloatArray], FloatArray]
 """A figure under many weightings of the groups at once: group weights (G, R) to (R,), NaN where it is undefined.
 
@@ -44,6 +47,25 @@ def draw(group_count: int, resamples: int = RESAMPLES, seed: int = 0) -> NDArray
     for resample in range(1, 1 + resamples):
         drawn = generator.integers(group_count, size=group_count)
         counts[:, resample] = np.bincount(drawn, minlength=group_count)
+    counts.setflags(write=False)
+    return counts
+
+
+@lru_cache(maxsize=32)
+def leave_out(group_count: int, blocks: int = BLOCKS) -> NDArray[np.uint16]:
+    """Each group once, but for those of one block, for a jackknife: (G, 1 + B), column 0 the data themselves.
+
+    There are as many blocks as groups, and `blocks` at most, of equally many groups drawn at random. The array is kept,
+    and cannot be written to.
+
+    Example:
+        >>> leave_out(3)[:, 1:].sum(axis=0).tolist()
+        [2, 2, 2]
+    """
+    count = min(group_count, blocks)
+    counts = np.ones((group_count, 1 + count), np.uint16)
+    block_of = np.random.default_rng(0).permutation(group_count) % max(count, 1)
+    counts[np.arange(group_count), 1 + block_of] = 0
     counts.setflags(write=False)
     return counts
 

@@ -22,6 +22,7 @@ from medistill.runtime.bundle import DISCLAIMER, CalledAt
 from medistill.text import pluralise, printable, to_json
 
 if TYPE_CHECKING:
+    from medistill.records.evaluation import Compared
     from medistill.runtime.predictor import Prediction
 
 Item = TypeVar("Item")
@@ -201,7 +202,7 @@ def check(
     request = command.Request(
         root,
         format,
-        cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medistill",
+        _cache_of(cache),
         options=command.parse_options(settings or []),
         split=split,
         splits=splits,
@@ -315,6 +316,7 @@ def compare(
     resamples: Annotated[int, typer.Option(min=100, max=100_000, help="Of the bootstrap over patients.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page as well.")] = None,
 ) -> None:
     """Measure anybody's predictions, and compare them.
 
@@ -323,14 +325,94 @@ def compare(
     """
     try:
         from medistill.evaluation import command
-        from medistill.report.compared import as_text
     except ModuleNotFoundError as error:
         raise UserError(f"compare needs {error.name}: pip install 'medistill[train]'") from None
 
+    _require_writable(html)
     names = [name.strip() for name in by.split(",") if name.strip()]
     request = command.Request(predictions, truth, id, group, names, exclusive, logits, resamples, seed)
     compared = command.compare_tables(request)
-    print(to_json(compared.to_json()) if as_json else as_text(compared))
+    _show_compared(compared, as_json, html)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "\b\n"
+    "  medistill evaluate exports/eeea_net_c2-kd-0 /data/PadChest --format padchest\n"
+    "  medistill evaluate exports/new /data/site --format csv --set labels=[fluid] --map Effusion=fluid\n"
+    "  medistill evaluate exports/new /data/CheXpert --format chexpert --against exports/old --html found.html\n\n"
+    "All images of the data set are measured but those that a model was trained on. Nothing is fitted: thresholds are"
+    " those of the export. docs/external.md says more. Decoded images are kept in --cache, which may be deleted."
+)
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="EXPORT", help="Folder of an exported model, exports/NAME.")],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The data set's folder.")],
+    format: Annotated[str, typer.Option(help="Its format, as data.format in params.yaml.")],
+    renamed: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="OURS=THEIRS", help="What the data set calls a label; may be repeated."),
+    ] = None,
+    against: Annotated[
+        list[Path] | None, typer.Option(metavar="EXPORT", help="An export to compare it with; may be repeated.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the format; may be repeated.")
+    ] = None,
+    splits: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of your own groups.csv: what is of one patient.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=100, max=100_000, help="Of the bootstrap over patients.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = os.cpu_count() or 1,
+    cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Keeps decoded images.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page as well.")] = None,
+) -> None:
+    """Evaluate an exported model on a data set from elsewhere.
+
+    With ONNX Runtime alone, by the labels that both know, with intervals over patients, the thresholds of the export,
+    and a plain verdict. Research use only, not a medical device.
+    """
+    _require_writable(html)
+    names = {}
+    for pair in renamed or []:
+        ours, equals, theirs = pair.partition("=")
+        if not equals or not ours or not theirs or ours in names:
+            raise UserError(f"--map {pair}: must be OURS=THEIRS, once for each label of the model")
+        names[ours] = theirs
+    try:
+        from medistill.audit.command import parse_options
+        from medistill.evaluation import external
+        from medistill.evaluation.foreign import Place
+    except ModuleNotFoundError as error:
+        raise UserError(f"evaluate needs {error.name}: pip install 'medistill[train]'") from None
+
+    options = parse_options(settings or [])
+    place = Place(root, format, _cache_of(cache), options, splits, workers)
+    found = external.evaluate(external.Request(model, place, names, against or [], resamples, seed))
+    _show_compared(found, as_json, html)
+
+
+def _cache_of(given: Path | None) -> Path:
+    """Where decoded images are kept."""
+    return given or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medistill"
+
+
+def _require_writable(html: Path | None) -> None:
+    """Refuse a page that cannot be written, before minutes of work."""
+    if html is not None and (html.is_dir() or not html.parent.is_dir()):
+        raise UserError(f"--html {html}: {'is a folder' if html.is_dir() else f'{html.parent} is no folder'}")
+
+
+def _show_compared(found: "Compared", as_json: bool, html: Path | None) -> None:
+    """Print what was found, and write the page."""
+    from medistill.report.compared import as_text
+
+    if html is not None:
+        from medistill.report.compared_page import write_page
+
+        write_page(html, found)
+    print(to_json(found.to_json()) if as_json else as_text(found))
 
 
 @contextlib.contextmanager

@@ -155,6 +155,11 @@ class ExportFolder:
         return self.folder / "parity.json"
 
     @property
+    def train_ids(self) -> Path:
+        """Hashes of what the model was trained on."""
+        return self.folder / "train_ids.npz"
+
+    @property
     def latency(self) -> Path:
         """How long a prediction takes."""
         return self.folder / "latency.json"

@@ -65,7 +65,15 @@ def test_every_file_is_at_its_path(project):
         expected.append(f"reports/evaluation/{Path(model).name}.json")
         expected.append(f"reports/licenses/{Path(model).name}.json")
     for model in STUDENTS:
-        for file in ("model.onnx", "bundle.json", "parity.json", "latency.json", "MODEL_CARD.md", "model_card.xml"):
+        for file in (
+            "model.onnx",
+            "bundle.json",
+            "parity.json",
+            "latency.json",
+            "MODEL_CARD.md",
+            "model_card.xml",
+            "train_ids.npz",
+        ):
             expected.append(f"exports/{model}/{file}")
     assert [name for name in expected if not (project.folder / name).is_file()] == []
 

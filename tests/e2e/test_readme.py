@@ -37,6 +37,7 @@ ELSEWHERE = {
     "medistill predict IMAGE… --model exports/<student>": ("tests/e2e/test_graph.py", '"predict"'),
     "medistill provenance LIST --format chestxray14 --out train_ids.npz": ("tests/unit/test_cli.py", '"provenance"'),
     "medistill compare old.csv new.csv --truth test.csv --group patient_id": ("tests/unit/test_cli.py", '"compare"'),
+    "medistill evaluate exports/<student> ROOT --format csv": ("tests/unit/evaluation/test_external.py", '"evaluate"'),
     "python -m pipeline promote --dry-run": ("tests/pipeline/test_main.py", '"--dry-run"'),
     "dvc push": ("tests/e2e/test_graph.py", '"push"'),
     "dvc pull": ("tests/e2e/test_graph.py", '"pull"'),

@@ -11,6 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from medistill.data.provenance import NOTHING, write_ids
 from medistill.errors import UserError
 from medistill.files import read_json
 from medistill.layout import ModelFolder
@@ -61,6 +62,7 @@ def project(root, tmp_path_factory) -> Path:
     }
     folder = project / "models" / "students" / NAME
     folder.mkdir(parents=True)
+    write_ids(ModelFolder(folder).train_ids, NOTHING)
     counts = {"params": count_params(model), "macs": count_macs(model, 32)}
     TrainingMetrics(**counts, val_macro_auroc=0.5).write(ModelFolder(folder).metrics)
     logits = {f"logit:{label}": np.float32(range(6)) for label in shape["labels"]}
@@ -79,7 +81,15 @@ def test_a_student_becomes_a_folder_that_predicts(project, monkeypatch, capsys):
     folder = project / "exports" / NAME
     assert list(folder.parent.iterdir()) == [folder]
     assert {path.name for path in folder.iterdir()} == {
-        *("model.onnx", "bundle.json", "parity.json", "latency.json", "MODEL_CARD.md", "model_card.xml"),
+        *(
+            "model.onnx",
+            "bundle.json",
+            "parity.json",
+            "latency.json",
+            "MODEL_CARD.md",
+            "model_card.xml",
+            "train_ids.npz",
+        ),
     }
     assert read_json(folder / "parity.json")["passed"] is True
     assert read_json(folder / "latency.json")["runs"] == 5

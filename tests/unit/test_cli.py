@@ -35,11 +35,11 @@ def test_help_names_the_commands(flag):
     done = run(flag)
     assert done.returncode == 0
     assert "not a medical device" in done.stdout
-    for command in ("phantom", "check", "models", "predict", "provenance", "compare"):
+    for command in ("phantom", "check", "models", "predict", "provenance", "compare", "evaluate"):
         assert f"  {command} " in done.stdout
 
 
-@pytest.mark.parametrize("command", ["phantom", "check", "models", "predict", "provenance", "compare"])
+@pytest.mark.parametrize("command", ["phantom", "check", "models", "predict", "provenance", "compare", "evaluate"])
 def test_help_of_a_command_has_examples(command):
     done = run(command, "--help")
     assert done.returncode == 0
@@ -65,6 +65,8 @@ def test_help_of_a_command_has_examples(command):
         (["compare", "--truth", "t.csv"], "FILE"),
         (["compare", "a.csv", "--truth", "t.csv", "--resamples", "7"], "--resamples"),
         (["compare", "a.csv", "--truth", "t.csv"], "t.csv: no such file"),
+        (["evaluate", "exports/x"], "ROOT"),
+        (["evaluate", "exports/x", "data", "--format", "csv"], "exports/x: no such folder"),
         (["models", "--size", "1000000000"], "--size"),
         (["models", "--labels", "1000000000"], "--labels"),
         (["phantom", "out", "--prevalence", "rare"], "--prevalence"),
@@ -127,6 +129,11 @@ def test_compare_prints_figures_or_json(tmp_path):
     found = json.loads(run(*given, "--json").stdout)
     auroc = found["models"]["mine"]["macro_auroc"]["estimate"]
     assert f"{auroc:.3f} [" in shown.stdout
+    assert run(*given, "--html", tmp_path / "page.html").stdout == shown.stdout
+    page = (tmp_path / "page.html").read_text()
+    assert f"{auroc:.3f}" in page
+    assert "AUROC by label" in page
+    assert "Differences" not in page  # there is but one model
 
 
 def test_provenance_says_what_it_has_read(tmp_path):

@@ -1,7 +1,6 @@
 """The command `medistill check`: from a folder to a report on the data set, without a params.yaml."""
 
 import dataclasses
-import hashlib
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from medistill.audit.quality import tables_of
 from medistill.audit.rules import LEFT_OUT, judge, rules_of
 from medistill.data import splits
 from medistill.data.adapters import formats, read_source
+from medistill.data.cache import folder_of
 from medistill.data.dataset import Dataset, count_labels
 from medistill.data.ingest import ingest
 from medistill.data.reading.arrays import read_picture
@@ -187,8 +187,7 @@ def check(request: Request) -> Report:
     with tempfile.TemporaryDirectory(prefix="medistill-check-") as folder:
         # unknown groups are found below, from the images that ingest decodes
         known = dataclasses.replace(source, copies=source.copies and not look)
-        # one folder per data set: in a common one, each would remove the other's decoded images
-        own_cache = request.cache / hashlib.sha256(str(request.root.resolve()).encode()).hexdigest()[:16]
+        own_cache = folder_of(request.cache, request.root)
         info = ingest(data, Layout(Path(folder)).processed.folder, own_cache, source=known, allow_empty_splits=True)
         dataset = Dataset.open(Layout(Path(folder)).processed.folder)
         quarantined = pd.read_csv(dataset.files.quarantine, keep_default_na=False, dtype=str)

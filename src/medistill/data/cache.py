@@ -70,6 +70,11 @@ class DecodedFrames:
         return frames
 
 
+def folder_of(cache: Path, root: Path) -> Path:
+    """The cache of one data set among those of many: in a common one, each would remove the other's decoded images."""
+    return Path(cache) / hashlib.sha256(str(Path(root).resolve()).encode()).hexdigest()[:16]
+
+
 def decode_all(
     root: Path,
     paths: Sequence[str],

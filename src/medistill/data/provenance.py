@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from medistill.checksums import TRAIN_AGAIN, reading
 from medistill.data.dataset import Dataset
@@ -113,11 +114,27 @@ def overlaps(ids: TrainIds, dataset: Dataset) -> list[Overlap]:
     found = []
     for split in ("val", "test"):
         rows = dataset.split(split)
-        seen = np.asarray(np.isin(_groups(dataset, rows), ids.groups).any(axis=1))
+        seen = of_groups(ids, dataset, rows)
         groups, images = rows["group_id"][seen].nunique(), len(np.intersect1d(_images(rows), ids.images))
         if groups or images:
             found.append(Overlap(split, groups, images))
     return found
+
+
+def of_groups(ids: TrainIds, dataset: Dataset, rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which images are of a group or patient among `ids`: bool (N,).
+
+    Args:
+        ids: of a model.
+        dataset: the data set.
+        rows: N rows of its manifest.
+    """
+    return np.asarray(np.isin(_groups(dataset, rows), ids.groups).any(axis=1))
+
+
+def of_pixels(ids: TrainIds, rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which images have the pixels of an image among `ids`: bool (N,); args as of `of_groups`."""
+    return np.asarray(np.isin(_images(rows), ids.images))
 
 
 def describe_overlaps(found: list[Overlap]) -> str:

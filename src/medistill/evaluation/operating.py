@@ -107,8 +107,18 @@ def operating_points(val: Validation, test: Answers) -> dict[str, list[Operating
 
 def _point(val: Known, test: Known, kind: Kind, promised: float) -> OperatingPoint:
     wanted = val.present if kind == "sensitivity" else ~val.present
-    found = threshold(val, kind, promised)
-    groups = len(np.unique(val.groups[wanted]))
+    return observe(test, kind, promised, threshold(val, kind, promised), len(np.unique(val.groups[wanted])))
+
+
+def observe(test: Known, kind: Kind, promised: float, found: float | None, groups: int | None) -> OperatingPoint:
+    """What images that a threshold was not fitted on show of it.
+
+    Args:
+        test: a label on these images.
+        kind, promised: what is promised of it.
+        found: the threshold; None where there is none.
+        groups: what the promise rests on; None: not known.
+    """
     nothing = Estimate(None)
     if found is None:
         return OperatingPoint(

@@ -1,6 +1,7 @@
 """The folder of an exported model: everything a device and its user need, with the proofs of parity and latency."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from medistill.errors import UserError
 from medistill.evaluation.answers import Split, Validation
 from medistill.evaluation.calibration import fit
 from medistill.evaluation.comparison import Measured
+from medistill.evaluation.figures import LEAD
 from medistill.evaluation.operating import thresholds_of
 from medistill.evaluation.predictions import align, read_logits
 from medistill.export.latency import measure_latency
@@ -49,7 +51,7 @@ def export_model(
     source: Path, dataset: Dataset, target: Path, settings: Export, ancestors: Sequence[Ancestor] | None = None
 ) -> Proofs:
     """Export a trained model: `model.onnx`, `bundle.json`, `parity.json`, `latency.json`, `MODEL_CARD.md`,
-    `model_card.xml`.
+    `model_card.xml`, and the model's `train_ids.npz`, by which it is not evaluated on what it was trained on.
 
     The folder appears complete or not at all. A failed parity is written down, not raised: the gate refuses it.
 
@@ -76,7 +78,7 @@ def export_model(
                 " repro)"
             )
     images = _spread(dataset, settings.parity_images)
-    measured = _on_validation(trained, dataset)
+    measured = _measured(trained, dataset, "val")
     validation = Validation(measured.answers)
     points = [CalledAt(*point, at) for point, at in thresholds_of(validation).items()]
     figures = _figures(measured) | TrainingMetrics.read(trained.metrics, what_to_run(trained.config)).to_json()
@@ -87,9 +89,11 @@ def export_model(
         parity = measure_parity(classifier, files.onnx, images)
         latency = measure_latency(files.onnx, images[0], runs=settings.latency_runs, threads=settings.threads)
         parity.write(files.parity)
+        shutil.copyfile(trained.train_ids, files.train_ids)
         files.card.write_text(model_card(record, figures, dataset, points, batch_size, ancestors), encoding="utf-8")
         files.applied_card.write_text(applied_model_card(record, figures, dataset, ancestors), encoding="utf-8")
-        bundle = bundle_content(record, files.onnx, batch_size, ancestors, points, fit(validation))
+        own = _test_auroc(trained, dataset)
+        bundle = bundle_content(record, files.onnx, batch_size, ancestors, points, fit(validation), own)
         bundle |= {"files": checksums(folder.iterdir(), folder)}
         write_record(files.bundle, bundle)
         latency.write(files.latency)  # in a file of its own, as it varies from run to run
@@ -103,6 +107,7 @@ def bundle_content(
     ancestors: Sequence[Ancestor] | None = None,
     points: Sequence[CalledAt] = (),
     calibration: Calibration | None = None,
+    test_auroc: Mapping[str, float] | None = None,
 ) -> dict[str, object]:
     """The content of bundle.json for a model and its ONNX file.
 
@@ -113,6 +118,7 @@ def bundle_content(
         ancestors: what the model descends from; None: not recorded.
         points: its operating points.
         calibration: fitted on validation; None: there is none.
+        test_auroc: of each eligible label on its own test images.
     """
     return content(
         Bundle(
@@ -126,6 +132,7 @@ def bundle_content(
             sha256=digest(model),
             points=tuple(points),
             calibration=calibration,
+            test_auroc=test_auroc or {},
         ),
         normalisation={"mean": record.mean, "std": record.std},
         batch_size=batch_size,
@@ -135,13 +142,21 @@ def bundle_content(
     )
 
 
-def _on_validation(trained: ModelFolder, dataset: Dataset) -> Measured:
-    """The model's predictions on validation."""
-    path, name, rows = trained.predictions, trained.folder.name, dataset.split("val")
-    logits = align(read_logits(path, name, dataset.labels), "val", rows["image_id"], path, name)
+def _measured(trained: ModelFolder, dataset: Dataset, split_name: str) -> Measured:
+    """The model's predictions on a split, without resamples."""
+    path, name, rows = trained.predictions, trained.folder.name, dataset.split(split_name)
+    logits = align(read_logits(path, name, dataset.labels), split_name, rows["image_id"], path, name)
     groups = rows["group_id"].to_numpy()
-    split = Split.of(dataset.labels, dataset.targets(rows), groups, resamples=0, seed=0, task=dataset.task, name="val")
+    split = Split.of(dataset.labels, dataset.targets(rows), groups, 0, 0, dataset.task, split_name)
     return Measured.of(split, logits)
+
+
+def _test_auroc(trained: ModelFolder, dataset: Dataset) -> dict[str, float]:
+    """AUROC of each eligible label on test: what `medistill evaluate` holds those on foreign images against."""
+    if not (dataset.manifest["split"] == "test").any():
+        return {}
+    measured = _measured(trained, dataset, "test")
+    return {measured.split.labels[k]: float(measured.values[LEAD][0, k]) for k in measured.split.columns()}
 
 
 def _figures(measured: Measured) -> dict[str, float]:

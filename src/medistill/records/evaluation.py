@@ -100,7 +100,7 @@ class OperatingPoint(Content):
     Attributes:
         kind: `sensitivity` or `specificity`, of which something is promised.
         promised: its mean over patients is at least this.
-        groups: patients or groups of validation with the label, or without it for a specificity.
+        groups: patients or groups of validation with the label, or without it for a specificity; None: not known.
         threshold: a probability; the label is called from here on. None where nothing can be promised.
         observed: on test, the mean over patients of the share of their images that are called rightly.
         sensitivity, specificity, ppv, npv: shares of test images.
@@ -108,7 +108,7 @@ class OperatingPoint(Content):
 
     kind: str
     promised: float
-    groups: int
+    groups: int | None
     threshold: float | None
     observed: Interval
     sensitivity: Interval

@@ -11,10 +11,10 @@ from medistill.report.html import escape
 from medistill.report.numbers import number
 from medistill.text import shortened
 
-_NAMES, _RIGHT, _TOP, _BOTTOM = 132, 18, 6, 42
+_NAMES, _RIGHT, _TOP, _BOTTOM = 140, 18, 6, 42
 _LINE, _GAP = 15, 9
 """Height of an interval, and of the space between rows."""
-_NAME = 20
+_NAME = 19
 """Longest name in characters; a longer one is in the title alone."""
 
 

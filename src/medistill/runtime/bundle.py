@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +74,7 @@ class Bundle:
         points: its operating points; none in a bundle that an older medistill wrote.
         calibration: of its logits, fitted on validation; None in a bundle that an older medistill wrote. `predict` does
             not apply it: thresholds are on the probabilities as they are.
+        test_auroc: AUROC of each eligible label on the model's own test images; empty in an older bundle.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Bundle:
     sha256: str
     points: tuple[CalledAt, ...] = ()
     calibration: Calibration | None = None
+    test_auroc: Mapping[str, float] = field(default_factory=dict)
 
     def point(self, asked: str) -> CalledAt:
         """The operating point that a user asks for, as `sensitivity:0.9`.
@@ -141,6 +143,7 @@ def content(
         "batch_size": batch_size,
         "operating_points": [point.to_json() for point in bundle.points],
         "calibration": _calibration(bundle),
+        "test_auroc": dict(bundle.test_auroc),
         **costs,
         "training": dict(training),
         **({} if licenses is None else {"licenses": list(licenses)}),
@@ -181,7 +184,7 @@ def read_bundle(folder: Path) -> Bundle:
     preprocessing = raw.get("preprocessing")
     # Any: whatever the file says, until `_CHECKS` have passed it
     flat: dict[str, Any] = {**(preprocessing if isinstance(preprocessing, dict) else {}), **raw}
-    flat = {"operating_points": [], "calibration": None} | flat  # an older medistill wrote neither
+    flat = {"operating_points": [], "calibration": None, "test_auroc": {}} | flat  # an older medistill wrote none
     for key, valid in _CHECKS.items():
         if key not in flat:
             raise UserError(f"{path}: key {key} is missing; {EXPORT_AGAIN}")
@@ -205,6 +208,7 @@ def read_bundle(folder: Path) -> Bundle:
         sha256=flat["sha256"],
         points=tuple(CalledAt(**point) for point in flat["operating_points"]),
         calibration=None if calibration is None else Calibration(task, **calibration),
+        test_auroc=flat["test_auroc"],
     )
 
 
@@ -234,6 +238,10 @@ def _is_point(value: Any) -> bool:
 
 def _is_share(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < 1
+
+
+def _are_aurocs(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(auroc) in (int, float) and 0 <= auroc <= 1 for auroc in value.values())
 
 
 def _is_threshold(value: Any) -> bool:
@@ -266,5 +274,6 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "sha256": lambda value: isinstance(value, str),
     "operating_points": _are_points,
     "calibration": _is_calibration,
+    "test_auroc": _are_aurocs,
 }
 """Key of bundle.json that is needed here -> whether a value is valid."""

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from medistill.data.dataset import Dataset
+from medistill.data.provenance import NOTHING, write_ids
 from medistill.export.bundle import export_model
 from medistill.export.settings import Export
 from medistill.layout import ModelFolder
@@ -81,6 +82,7 @@ def save_network(dataset):
         TrainingMetrics(**costs, **measured).write(ModelFolder(folder).metrics)
         logits = {f"logit:{label}": np.float32(np.arange(24)) for label in LABELS}
         dataset.manifest[["image_id", "split"]].assign(**logits).to_parquet(ModelFolder(folder).predictions)
+        write_ids(ModelFolder(folder).train_ids, NOTHING)
         save_filled(folder, model, **config)
         return folder
 

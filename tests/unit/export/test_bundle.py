@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
@@ -28,7 +28,7 @@ from medistill.runtime.predictor import Predictor
 from medistill.task import Task
 from tests.seal import digests, seal
 
-FILES = ["MODEL_CARD.md", "bundle.json", "latency.json", "model.onnx", "model_card.xml", "parity.json"]
+FILES = ["MODEL_CARD.md", "bundle.json", "latency.json", "model.onnx", "model_card.xml", "parity.json", "train_ids.npz"]
 
 
 def test_the_folder_is_complete(exported):
@@ -91,6 +91,28 @@ def test_the_bundle_has_the_calibration_that_validation_gives(source, dataset, s
     assert found.slopes == pytest.approx(expected.slopes)
     assert found.intercepts == pytest.approx(expected.intercepts)
     assert expected.slopes != [1, 1, 1]
+
+
+def test_what_it_was_trained_on_and_how_it_ranked_on_test_travel_with_it(source, dataset, settings, tmp_path):
+    random = np.random.default_rng(1)
+    test = dataset.manifest.sample(60, replace=True, random_state=0).reset_index(drop=True)
+    test = test.assign(
+        split="test", image_id=[f"test{k}" for k in range(60)], group_id=[f"other{k}" for k in range(60)]
+    )
+    for label in dataset.labels[:2]:
+        test[f"label:{label}"] = np.float32(random.integers(0, 2, 60))
+    test[f"label:{dataset.labels[2]}"] = np.float32(0)  # not eligible
+    manifest = pd.concat([dataset.manifest, test], ignore_index=True)
+    model = shutil.copytree(source, tmp_path / source.name)
+    logits = {f"logit:{label}": np.float32(random.normal(size=len(manifest))) for label in dataset.labels}
+    manifest[["image_id", "split"]].assign(**logits).to_parquet(model / "predictions.parquet")
+    seal(model / "config.json")
+    export_model(model, dataclasses.replace(dataset, manifest=manifest), tmp_path / "out", settings)
+    assert (tmp_path / "out" / "train_ids.npz").read_bytes() == (source / "train_ids.npz").read_bytes()
+    expected = {
+        label: roc_auc_score(test[f"label:{label}"], logits[f"logit:{label}"][-60:]) for label in dataset.labels[:2]
+    }
+    assert read_json(tmp_path / "out" / "bundle.json")["test_auroc"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_card_tells_a_person(exported):

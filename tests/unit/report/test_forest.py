@@ -54,7 +54,7 @@ def test_the_line_of_chance_is_within_the_axis_though_no_figure_is_near():
     svg = shapes([Row("Mass", [Mark("", Estimate(0.9, 0.85, 0.95))])], reference=0.5, signed=False)
     (line,) = [path for path in svg.iter("path") if path.get("class") == "zero"]
     (circle,) = svg.iter("circle")
-    assert 132 <= float(re.match(r"M(\S+)", line.get("d"))[1]) < float(circle.get("cx"))
+    assert 140 <= float(re.match(r"M(\S+)", line.get("d"))[1]) < float(circle.get("cx"))
     assert not [t.text for t in svg.iter("text") if t.text and t.text.startswith("+")]
 
 
@@ -63,7 +63,7 @@ def test_names_from_data_are_text_and_long_ones_are_whole_in_the_title():
     svg = shapes([Row(name, [Mark("m", Estimate(0.1, 0.0, 0.2))])])
     (shown,) = [t for t in svg.iter("text") if t.get("text-anchor") == "end"]
     assert shown.find("title").text == name
-    assert len(shown.find("title").tail) == 20
+    assert len(shown.find("title").tail) == 19
     assert not list(svg.iter("script"))
 
 

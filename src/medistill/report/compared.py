@@ -1,7 +1,8 @@
 """What `medistill compare` and `medistill evaluate` print."""
 
+from medistill.evaluation.figures import FIGURES
 from medistill.records.estimate import Estimate
-from medistill.records.evaluation import Compared, SplitFigures
+from medistill.records.evaluation import Compared, Comparison, SplitFigures
 from medistill.records.external import External
 from medistill.report.numbers import number, p_value
 from medistill.runtime.bundle import DISCLAIMER
@@ -22,7 +23,7 @@ OVERALL = (
 def as_text(compared: Compared) -> str:
     """What the commands print."""
     foreign = compared if isinstance(compared, External) else None
-    blocks = [*(_about(foreign) if foreign else []), _size(compared), _models(compared)]
+    blocks = [*(_about(foreign) if foreign else []), _size(compared), _models(compared), _labels(compared)]
     blocks += _differences(compared)
     if foreign:
         blocks += [_operating(foreign), _recalibration(foreign)]
@@ -75,12 +76,29 @@ def _models(compared: Compared) -> list[str]:
     return _columns(rows)
 
 
+def _labels(compared: Compared) -> list[str]:
+    """AUROC of each label and model."""
+    rows = [["AUROC by label", "positives", "negatives", *compared.models]]
+    for label, about in next(iter(compared.models.values())).per_label.items():
+        own = [_interval(figures.per_label[label].figure("auroc")) for figures in compared.models.values()]
+        rows.append([label, str(about.positives), str(about.negatives), *own])
+    return _columns(rows)
+
+
+def figure_of(row: Comparison) -> str:
+    """What a difference is of: `AUROC of Mass`, `mean Brier score`, `accuracy`."""
+    if row.label:
+        return f"AUROC of {row.label}"
+    titles = {figure.key: f"mean {figure.title}" if figure.of_labels else figure.title for figure in FIGURES}
+    return titles.get(row.metric, row.metric)
+
+
 def _differences(compared: Compared) -> list[list[str]]:
     if not compared.comparisons:
         return []
     rows = [["", "figure", "difference", "p", "p, Holm"]]
     for row in compared.comparisons:
-        what = f"AUROC of {row.label}" if row.label else row.metric.removeprefix("macro_")
+        what = figure_of(row)
         numbers = [_interval(row.interval, signed=True), p_value(row.p), p_value(row.p_holm)]
         rows.append([f"{row.model} − {row.reference}", what, *numbers])
     return [_columns(rows)]

@@ -9,7 +9,7 @@ from medistill.files import atomic
 from medistill.records.evaluation import Compared, Comparison, OperatingPoint, SplitFigures
 from medistill.records.external import External
 from medistill.report import charts
-from medistill.report.compared import measured, overall
+from medistill.report.compared import figure_of, measured, overall
 from medistill.report.forest import Mark, Row, forest
 from medistill.report.html import render_page
 
@@ -55,6 +55,7 @@ def as_page(compared: Compared) -> str:
         first=next(iter(compared.models.values())),
         overall=overall(compared),
         measured=measured(compared),
+        figure_of=figure_of,
         label_figures=LABEL_FIGURES,
         forests=[drawn for drawn in (_figures(compared), _differences(compared)) if drawn],
         promises=_promises(foreign) if foreign else {},
@@ -94,19 +95,18 @@ def _differences(compared: Compared) -> Drawn | None:
     labels = dict.fromkeys(row.label for row in compared.comparisons if row.label)
     rows = [Row("mean", marks(means), summary=True)]
     rows += [Row(label, marks([row for row in compared.comparisons if row.label == label])) for label in labels]
-    of = " − ".join(pairs[0]) if len(pairs) == 1 else "difference"
-    return _drawn("Differences in AUROC by label", rows, f"AUROC: {of}")
+    return _drawn("Differences in AUROC by label", rows, "difference in AUROC", keyed=True)
 
 
-def _drawn(title: str, rows: list[Row], x_label: str, reference: float = 0.0) -> Drawn | None:
-    """The plot with its key where there are several marks; None where no figure is defined."""
+def _drawn(title: str, rows: list[Row], x_label: str, reference: float = 0.0, *, keyed: bool = False) -> Drawn | None:
+    """The plot, with its key where there are several marks or it is asked for; None where no figure is defined."""
     marks = [mark for row in rows for mark in row.marks]
     if all(mark.value.estimate is None for mark in marks):
         return None
     names = dict.fromkeys((mark.name, mark.colour) for mark in marks)
     dots = [charts.Dot(name, 1, 0, None, None, colour) for name, colour in names]
     plot = forest(rows, title, x_label, reference=reference, signed=reference == 0)
-    return Drawn(title, plot, charts.dot_legend(dots) if len(dots) > 1 else Markup())
+    return Drawn(title, plot, charts.dot_legend(dots) if keyed or len(dots) > 1 else Markup())
 
 
 def _promises(foreign: External) -> dict[str, dict[str, list[OperatingPoint | None]]]:

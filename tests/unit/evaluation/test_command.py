@@ -131,7 +131,7 @@ def test_the_text_says_what_was_measured(tables):
     assert text.startswith(
         "240 images of 120 patients or groups, 2 of 3 labels eligible\n  left out of the means: Hernia ("
     )
-    assert "new − old  auroc" in text
+    assert "new − old  mean AUROC" in text
     assert "new − old  AUROC of Mass" in text
     assert "sex: F" in text
 

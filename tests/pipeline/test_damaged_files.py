@@ -405,7 +405,7 @@ def test_a_student_with_any_damaged_file_is_not_judged(finished, tmp_path):
     with inside(tmp_path / "project"):
         files = [file for file in Path().glob("*/*/*") if file.parts[0] == "exports" and file.name != "latency.json"]
         files += Path().glob("models/students/*/*")
-        assert len(files) == 4 + 2 * 6
+        assert len(files) == 6 + 2 * 6
         for file in files:
             whole = file.read_bytes()
             for content in (flip(file, np.random.default_rng(0)), None):

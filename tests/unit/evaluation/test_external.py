@@ -29,19 +29,19 @@ SLOPE, OFFSET = [20.0, -20.0, 1.0], [-10.0, 9.0, 0.0]
 SIZE, IMAGES = 32, 120
 
 
-def write_export(folder, labels=LABELS, slope=SLOPE, offset=OFFSET, trained_on=None, task="multilabel", **keys):
+def write_export(folder, labels=LABELS, slope=SLOPE, offset=OFFSET, trained_on=None, size=SIZE, **keys):
     """An exported model: each logit is slope · mean brightness (0..1) + offset."""
     folder.mkdir(parents=True)
-    model = linear_model(slope, offset, size=SIZE, batch="batch")
+    model = linear_model(slope, offset, size=size, batch="batch")
     (folder / "model.onnx").write_bytes(model)
     if trained_on is not None:
         write_ids(folder / "train_ids.npz", trained_on)
     bundle = {
         "bundle_version": 1,
         "name": folder.name,
-        "task": task,
+        "task": "multilabel",
         "labels": labels,
-        "preprocessing": {"image_size": SIZE, "channels": 1, "fit": "squash", "mean": [0] * 3, "std": [1] * 3},
+        "preprocessing": {"image_size": size, "channels": 1, "fit": "squash", "mean": [0] * 3, "std": [1] * 3},
         "file": "model.onnx",
         "sha256": hashlib.sha256(model).hexdigest(),
         **keys,
@@ -176,6 +176,14 @@ def test_another_export_is_compared_label_by_label_whatever_its_order(found, hos
     assert row.estimate == pytest.approx(first - second, abs=1e-12)
     assert row.p_holm is not None
     assert row.p_holm >= row.p
+
+
+def test_exports_with_frames_of_another_size_answer_the_same_images(found, hospital, tmp_path):
+    model, larger = write_export(tmp_path / "model"), write_export(tmp_path / "larger", size=2 * SIZE)
+    asked = Request(model, place(hospital, tmp_path / "cache"), against=[larger], resamples=100)
+    both = [own.per_label["Mass"].figure("auroc").estimate for own in evaluate(asked).models.values()]
+    assert both[0] == found.models["model"].per_label["Mass"].figure("auroc").estimate
+    assert both[1] == pytest.approx(both[0], abs=0.002)  # enlarged images have nearly the same mean
 
 
 def test_json_comes_back_as_it_was(found):

@@ -80,12 +80,13 @@ def _figures(compared: Compared) -> Drawn | None:
 
 def _differences(compared: Compared) -> Drawn | None:
     """Differences in AUROC of each label and each pair of models, the mean first."""
-    pairs = list(dict.fromkeys((row.model, row.reference) for row in compared.comparisons))
-    if not pairs:
+    if not compared.comparisons:
         return None
+    names = list(compared.models)
 
     def marks(rows: list[Comparison]) -> list[Mark]:
-        places = [(pairs.index((row.model, row.reference)), row) for row in rows]
+        # one of the two is the first model: a pair has the colour of the other
+        places = [(max(names.index(row.model), names.index(row.reference)), row) for row in rows]
         return [
             Mark(f"{row.model} − {row.reference}", row.interval, k % charts.COLOURS)
             for k, row in sorted(places, key=lambda p: p[0])

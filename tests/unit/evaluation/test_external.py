@@ -402,5 +402,7 @@ def test_the_page_shows_the_figures_and_runs_nothing(found):
     plots = [ET.fromstring(f"<svg{part.partition('</svg>')[0]}</svg>") for part in page.split("<svg")[1:]]
     forests = [plot for plot in plots if plot.get("role") == "img"]
     assert [plot.get("aria-label") for plot in forests] == ["AUROC by label", "Differences in AUROC by label"]
+    (circle, *_) = [mark for mark in forests[1].iter("circle")]
+    assert "s1" in circle.get("class")  # a difference has the colour of the model that varies
     names = [text.find("title").text for text in forests[0].iter("text") if text.find("title") is not None]
     assert names == ["mean", "Mass", "Nodule"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from markupsafe import Markup
 
@@ -56,7 +57,7 @@ def _decisions(model: Model) -> Sequence[Decision]:
 
 
 def _chart(content: Content, everyone: Sequence[Decision], title: str, label: str | None) -> tuple[Markup, Markup]:
-    """A chart and its key, of one label or of the mean. What is far below 0 is cut off: nobody would do it."""
+    """A chart and its key, of one label or of the mean. Calling all is cut off far below 0: nobody would do it."""
 
     def benefits(model: Model) -> list[tuple[float, float]]:
         decisions = _decisions(model)
@@ -64,15 +65,12 @@ def _chart(content: Content, everyone: Sequence[Decision], title: str, label: st
 
     of_all = [(at.threshold, at.all if label is None else at.all_labels[label]) for at in everyone]
     series = lines(content, benefits)
+    floor = -max([0.0, *(up for line in series for _, up in line.points)]) / 5
+    of_all = list(takewhile(lambda point: point[1] >= floor, of_all))
     without = [
         charts.Series("every image is called", of_all, None),
         charts.Series("none is", [(at.threshold, 0.0) for at in everyone], None, dashed=True),
     ]
     drawn = [line for line in [*series, *without] if line.points]
-    floor = -max(up for line in drawn for _, up in line.points) / 5
-    cut = [
-        charts.Series(line.name, [point for point in line.points if point[1] >= floor], line.colour, line.dashed)
-        for line in drawn
-    ]
     x, y = Axis("probability from which on a label is called"), Axis("net benefit")
-    return charts.line_chart(cut, title, x, y), charts.legend(drawn)
+    return charts.line_chart(drawn, title, x, y), charts.legend(drawn)

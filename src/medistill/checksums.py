@@ -37,6 +37,7 @@ _AGAIN = {
     HERE.knowledge("any").record.name: TEACH_AGAIN,
     _REPORTS.evaluation_record.name: "run the evaluate stage again",
     _REPORTS.explain.record.name: "run the explain stage again",
+    _REPORTS.stress.record.name: "run the stress stage again",
     _EXPORT.bundle.name: EXPORT_AGAIN,
     _EXPORT.latency.name: EXPORT_AGAIN,
 }

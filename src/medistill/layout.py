@@ -208,6 +208,27 @@ class ExplainFolder:
 
 
 @dataclass(frozen=True)
+class StressFolder:
+    """What `stress` writes."""
+
+    folder: Path
+
+    @property
+    def record(self) -> Path:
+        """The checksums of the other files."""
+        return self.folder / "stress.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Each model under shifts and before images of other kinds."""
+        return self.folder / "metrics.json"
+
+    def unlike(self, student: str) -> Path:
+        """What a student's features of training images are like, by which others are told from them."""
+        return self.folder / f"{student}.safetensors"
+
+
+@dataclass(frozen=True)
 class ReportsFolder:
     """Reports on data and models."""
 
@@ -274,6 +295,11 @@ class ReportsFolder:
     def explain(self) -> ExplainFolder:
         """Where the models look."""
         return ExplainFolder(self.folder / "explain")
+
+    @property
+    def stress(self) -> StressFolder:
+        """How the models answer when images change."""
+        return StressFolder(self.folder / "stress")
 
     @property
     def gate(self) -> Path:

@@ -19,6 +19,7 @@ from medistill.phantom.settings import Phantom
 from medistill.plain_yaml import load_yaml
 from medistill.records.models import Role
 from medistill.settings import Name, Seed, Settings, describe_errors, require_once
+from medistill.stress.settings import Stress
 from medistill.training.settings import TrainedNetwork, Training
 
 MOST_STUDENTS = 10_000
@@ -66,6 +67,7 @@ class Params(Settings):
     teach: Teach
     evaluate: Evaluate
     explain: Explain
+    stress: Stress
     export: Export
     promote: Promote
 

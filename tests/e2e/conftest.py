@@ -65,6 +65,7 @@ def tiny(params: dict) -> dict:
     params["teach"]["views"] = 2
     params["evaluate"]["resamples"] = 200
     params["explain"] |= {"gallery": 3, "max_images": 10}
+    params["stress"] = {"images": 10}
     params["export"] |= {"parity_images": 4, "latency_runs": 5}
     # Tiny networks learn nothing in two epochs; the gate's refusals have tests of their own.
     params["promote"] |= {"margin_teacher": 1.0, "max_ece": 1.0, "require_baseline": False}

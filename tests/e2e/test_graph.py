@@ -28,6 +28,7 @@ STAGES = {
     "licenses",
     "evaluate",
     "explain",
+    "stress",
     *(f"export@{name}" for name in STUDENTS),
     "report",
 }
@@ -46,6 +47,7 @@ def test_every_file_is_at_its_path(project):
         "reports/comparisons.csv",
         "reports/explain/metrics.json",
         "reports/explain/index.html",
+        "reports/stress/metrics.json",
         "reports/gate.json",
         "reports/index.html",
         "reports/tripod-ai.md",

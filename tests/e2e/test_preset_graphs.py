@@ -50,6 +50,7 @@ def shrink(params: dict, name: str) -> dict:
     params["teach"]["views"] = 1 if whole else 2
     params["evaluate"]["resamples"] = 100
     params["explain"] |= {"gallery": 2, "max_images": 4}
+    params["stress"] = {"images": 8}
     params["export"] |= {"parity_images": 4, "latency_runs": 5}
     params["promote"] |= {"margin_teacher": 1.0, "max_ece": 1.0, "require_baseline": False}
     if not whole:

@@ -12,7 +12,7 @@ from medistill.layout import HERE
 from medistill.params import load_params
 from medistill.phantom.write import write_phantom
 from medistill.records.audit import Audit
-from pipeline.stages import distill, evaluate, explain, export, licenses, report, teach, train_teacher
+from pipeline.stages import distill, evaluate, explain, export, licenses, report, stress, teach, train_teacher
 from tests.filled import validation
 from tests.params import with_several
 
@@ -34,6 +34,7 @@ def write_params(root: Path, **sections: dict) -> None:
     params["teach"]["views"] = 2
     params["evaluate"]["resamples"] = 100
     params["explain"] |= {"gallery": 3, "max_images": 4}
+    params["stress"] = {"images": 200}
     params["export"] |= {"parity_images": 2, "latency_runs": 5}
     for section, values in sections.items():
         params[section] |= values
@@ -61,6 +62,7 @@ def build(root: Path) -> None:
         licenses.main([])
         evaluate.main([])
         explain.main([])
+        stress.main([])
         export.main(STUDENTS[1])
         report.main([])
 

@@ -192,6 +192,9 @@ def without(file: Path) -> str:
     return live.page(Path("others"))
 
 
+FOLDERS = ("evaluation", "roc", "explain", "stress")
+"""Of the reports that the page is made of."""
+
 KINDS = {
     "data set": Kind(("data/processed/[!q]*",), read_data),
     "masks": Kind(("masked/masks-*",), read_masks, before=ingest_masks),
@@ -206,7 +209,8 @@ KINDS = {
     "answers": Kind(("data/knowledge/*/*",), train_again),
     "reports to judge": Kind(("reports/*.json", "reports/*.csv", "reports/evaluation/*", "reports/roc/*"), judge),
     "reports": Kind(
-        ("reports/*.json", "reports/*.csv", "reports/evaluation/*", "reports/roc/*", "reports/explain/*"), read_reports
+        ("reports/*.json", "reports/*.csv", *(f"reports/{name}/*" for name in FOLDERS)),
+        read_reports,
     ),
     "validation": Kind(("reports/validation/validation.json",), read_reports),
     "audit": Kind(("reports/validation/audit.json",), validate_again),

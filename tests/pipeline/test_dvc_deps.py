@@ -59,8 +59,14 @@ IN_STAGES = {
     },
     **{("src/medistill/data/reading/tables.py", stage): "reads a table of text as it is" for stage in TRAINING},
     ("src/medistill/distillation/settings.py", "evaluate"): "of recipes the teachers alone are asked for",
-    ("src/medistill/distillation/settings.py", "explain"): "of teachers the names alone are asked for",
-    **{("src/medistill/augmentation.py", stage): "frames are seen as they are" for stage in ("explain", "export")},
+    **{
+        ("src/medistill/distillation/settings.py", stage): "of teachers the names alone are asked for"
+        for stage in ("explain", "stress")
+    },
+    **{
+        ("src/medistill/augmentation.py", stage): "frames are seen as they are"
+        for stage in ("explain", "stress", "export")
+    },
     (PARAMS, "export"): "whether there is such a student",
     ("src/medistill/report/style.css", "export"): "a card is text, which has no style",
 }
@@ -180,7 +186,7 @@ def test_trainings_and_their_fingerprints_follow_the_same_code():
 
 
 def test_no_training_depends_on_code_of_later_stages():
-    later = [f"src/medistill/{room}" for room in ("evaluation", "explain", "export", "gate", "report")]
+    later = [f"src/medistill/{room}" for room in ("evaluation", "explain", "stress", "export", "gate", "report")]
     assert not [dep for stage in TRAINING for dep in deps_of(stage) if within(dep, later)]
     assert not [dep for dep in deps_of("export") if within(dep, ["src/medistill/gate"])]
 
@@ -217,9 +223,10 @@ RUNS_AGAIN = {
     "src/medistill/augmentation.py": TRAINS,
     "src/medistill/training/settings.py": TRAINS | {"licenses"},
     "src/medistill/distillation/settings.py": TRAINS | {"licenses"},
-    "src/medistill/models/settings.py": TRAINS | {"licenses", "explain", "export"},
-    "src/medistill/evaluation/settings.py": {"evaluate"},
+    "src/medistill/models/settings.py": TRAINS | {"licenses", "explain", "stress", "export"},
+    "src/medistill/evaluation/settings.py": {"evaluate", "stress"},
     "src/medistill/explain/settings.py": {"explain"},
+    "src/medistill/stress/settings.py": {"stress"},
     "src/medistill/export/settings.py": {"export"},
     "src/medistill/gate/settings.py": {"report"},
     "src/medistill/report/page.py": {"report"},

@@ -396,6 +396,7 @@ def test_missing_latency_explanations_and_exports_are_shown_as_such(tmp_path, mo
     page = Page((tmp_path / "reports" / "index.html").read_text(encoding="utf-8"))
     assert "Latency was not measured." in page.text
     assert "Not measured: reports/explain/metrics.json is missing." in page.text
+    assert "Not measured: reports/stress/metrics.json is missing." in page.text
     assert "None of 4 students passes the gate" in page.text
     assert "parity.json is missing: export the model" in page.text
     assert "No history.csv was found." in page.text

@@ -18,8 +18,12 @@ FILES = (
     *("evaluation.json", "gate.json", "history.csv", "history.jsonl", "image_ids.npy", "knowledge.json"),
     *("latency.json", "manifest.parquet", "metrics.json", "MODEL_CARD.md", "model.onnx", "model.safetensors"),
     *("parity.json", "predictions.parquet", "progress.json", "promotion.json", "quarantine.csv", "record.json"),
+<<<<<<< HEAD
     *("model_card.xml", "tripod-ai.md"),
     *("train_ids.npz", "validation.json", "dvc.lock", "mlflow.db", "mlruns", "params.yaml.before"),
+=======
+    *("train_ids.npz", "validation.json", "stress.json", "dvc.lock", "mlflow.db", "mlruns", "params.yaml.before"),
+>>>>>>> b0bdfda (Stage stress: shifted test images, and images of other kinds)
 )
 FOLDERS = (
     *("assistants", "data/assistants", "data/knowledge", "data/processed", "data/raw/phantom", "exports", "models"),
@@ -119,7 +123,7 @@ def test_what_dvc_writes_is_where_layout_says(root):
         *(HERE.teacher("x-y-0").folder, HERE.student("x-y-0-x-y-0-x-y-0").folder, HERE.reports.metrics),
         *(HERE.reports.audit, HERE.reports.validation, HERE.reports.data_docs, HERE.reports.evaluations),
         *(HERE.reports.evaluation_record, HERE.reports.comparisons, HERE.reports.rocs, HERE.reports.explain.folder),
-        *(HERE.export("x-y-0-x-y-0-x-y-0").folder, HERE.reports.gate, HERE.reports.page),
+        *(HERE.export("x-y-0-x-y-0-x-y-0").folder, HERE.reports.stress.folder, HERE.reports.gate, HERE.reports.page),
         *(HERE.reports.all_licenses, HERE.reports.licenses("x-y-0-x-y-0-x-y-0")),
     ):
         assert re.search(rf'[\s\["]{re.escape(path.as_posix())}[\s\],"/]', text), path

@@ -14,7 +14,7 @@ GROUND_FLOOR = (
 ROOMS = (
     *(*GROUND_FLOOR, "images", "runtime", "metrics", "data", "phantom", "audit", "models", "augmentation", "views"),
     *("training", "distillation"),  # training takes any loss; distillation builds trainings by a recipe on it
-    *("evaluation", "explain", "export", "gate", "report", "params", "ancestry", "cli", "pipeline"),
+    *("evaluation", "explain", "stress", "export", "gate", "report", "params", "ancestry", "cli", "pipeline"),
 )
 """Rooms from the bottom up: a module imports from its own room and from those before it."""
 

@@ -12,6 +12,7 @@ from medistill.records.explain import ModelMaps
 from medistill.records.export import Latency
 from medistill.records.licenses import Ancestor
 from medistill.records.models import ModelRecord, Role
+from medistill.records.stress import ModelStress
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Content:
         models: teachers, then students.
         comparisons: rows of comparisons.csv.
         explain: reports/explain/metrics.json by model, or None.
+        stress: reports/stress/metrics.json by model, or None.
         verdicts: the gate's.
         ranking: names of those that passed, best first.
     """
@@ -84,6 +86,7 @@ class Content:
     models: Sequence[Model]
     comparisons: Sequence[Comparison]
     explain: Mapping[str, ModelMaps] | None
+    stress: Mapping[str, ModelStress] | None
     verdicts: Sequence[Verdict]
     ranking: Sequence[str]
 

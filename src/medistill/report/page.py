@@ -22,6 +22,7 @@ from medistill.report.sections import (
     recalibration,
     reliability,
     roc,
+    stress,
     subgroups,
     summary,
 )
@@ -38,6 +39,7 @@ SECTIONS = {
     "Calibration by validation": recalibration,
     "Net benefit": decisions,
     "Abstention": abstention,
+    "Shifts": stress,
     "Learning curves": learning,
     "Localisation": localisation,
     "Data": data,

@@ -8,15 +8,16 @@ from medistill.checksums import what_to_run
 from medistill.errors import UserError
 from medistill.gate.facts import read_metrics
 from medistill.gate.rules import Verdict, rank
-from medistill.layout import Layout, ModelFolder
+from medistill.layout import ExplainFolder, Layout, ModelFolder, StressFolder
 from medistill.records.audit import Validation
-from medistill.records.base import Sealed, read_each
+from medistill.records.base import Kind, Sealed, read_each
 from medistill.records.data import DatasetInfo
 from medistill.records.evaluation import Evaluation, ModelNumbers, read_comparisons
 from medistill.records.explain import ModelMaps
 from medistill.records.export import Latency
 from medistill.records.licenses import read_recorded
 from medistill.records.models import ModelRecord
+from medistill.records.stress import ModelStress
 from medistill.report.content import Content, Model
 
 
@@ -26,7 +27,7 @@ def read_content(folders: Mapping[str, ModelFolder], verdicts: Sequence[Verdict]
     Args:
         folders: of the run's models, teachers first.
         verdicts: the gate's, on the students.
-        layout: of the checkout; explanations and exports may be missing.
+        layout: of the checkout; explanations, shifts and exports may be missing.
 
     Raises:
         UserError: another file is missing or damaged.
@@ -35,20 +36,25 @@ def read_content(folders: Mapping[str, ModelFolder], verdicts: Sequence[Verdict]
     figures = read_metrics(reports)
     dataset = DatasetInfo.read_whole(processed.record, [processed.quarantine.name])
     models = [_read_model(name, folder, figures, layout) for name, folder in folders.items()]
-    explained = reports.explain
-    if explained.folder.is_dir():
-        Sealed.read_whole(explained.record)
-    again = what_to_run(explained.record)
     return Content(
         dataset=dataset,
         quarantine=[(row["path"], row["reason"]) for row in read_rows(processed.quarantine)],
         validation=Validation.read(reports.validation),
         models=models,
         comparisons=read_comparisons(reports.comparisons),
-        explain=read_each(explained.metrics, ModelMaps, again) if explained.folder.is_dir() else None,
+        explain=_read_sealed(reports.explain, ModelMaps),
+        stress=_read_sealed(reports.stress, ModelStress),
         verdicts=verdicts,
         ranking=[verdict.model for verdict in rank(verdict for verdict in verdicts if verdict.passed)],
     )
+
+
+def _read_sealed(folder: ExplainFolder | StressFolder, kind: type[Kind]) -> dict[str, Kind] | None:
+    """What metrics.json in a folder says of each model; None where the folder is missing."""
+    if not folder.folder.is_dir():
+        return None
+    Sealed.read_whole(folder.record)
+    return read_each(folder.metrics, kind, what_to_run(folder.record))
 
 
 def _read_model(name: str, folder: ModelFolder, figures: Mapping[str, ModelNumbers], layout: Layout) -> Model:

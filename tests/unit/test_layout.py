@@ -18,12 +18,8 @@ FILES = (
     *("evaluation.json", "gate.json", "history.csv", "history.jsonl", "image_ids.npy", "knowledge.json"),
     *("latency.json", "manifest.parquet", "metrics.json", "MODEL_CARD.md", "model.onnx", "model.safetensors"),
     *("parity.json", "predictions.parquet", "progress.json", "promotion.json", "quarantine.csv", "record.json"),
-<<<<<<< HEAD
-    *("model_card.xml", "tripod-ai.md"),
+    *("model_card.xml", "tripod-ai.md", "stress.json"),
     *("train_ids.npz", "validation.json", "dvc.lock", "mlflow.db", "mlruns", "params.yaml.before"),
-=======
-    *("train_ids.npz", "validation.json", "stress.json", "dvc.lock", "mlflow.db", "mlruns", "params.yaml.before"),
->>>>>>> b0bdfda (Stage stress: shifted test images, and images of other kinds)
 )
 FOLDERS = (
     *("assistants", "data/assistants", "data/knowledge", "data/processed", "data/raw/phantom", "exports", "models"),

@@ -18,8 +18,9 @@ from sklearn.metrics import (
 )
 
 from medistill.evaluation.answers import Split
-from medistill.evaluation.comparison import Measured, best, compare, difference
+from medistill.evaluation.comparison import Measured, best, compare, difference, paired_cluster_bootstrap
 from medistill.evaluation.figures import figures_of
+from medistill.metrics.bootstrap import draw
 from medistill.metrics.reliability import expected_calibration_error
 from medistill.metrics.strata import NO_STRATUM
 from medistill.records.evaluation import SplitFigures
@@ -291,3 +292,34 @@ def test_a_label_that_a_model_does_not_know_has_no_figure(task):
     assert rows["macro_auroc"].p is None
     assert best({"part": part, "whole": whole}, ["part", "whole"]) == "whole"
     assert best({"part": part}, ["part"]) is None
+
+
+def test_anybodys_arrays_are_compared_as_a_loop_over_resamples_would():
+    generator = np.random.default_rng(3)
+    groups = np.repeat(generator.permutation(60), 2)
+    targets = generator.integers(0, 2, (120, 2)).astype(float)
+    first = targets + generator.normal(0, 1, targets.shape).round(1)  # with ties
+    second = targets + generator.normal(0, 2, targets.shape).round(1)
+    targets[generator.random(targets.shape) < 0.1] = np.nan
+
+    own, other, rows = paired_cluster_bootstrap(targets, first, second, groups, resamples=200, seed=5)
+
+    weights = draw(60, 200, 5)[groups]
+    looped = np.empty((2, 2, 201))  # model, label, resample
+    for label, known in enumerate(~np.isnan(targets).T):
+        for model, scores in enumerate((first, second)):
+            looped[model, label] = [
+                roc_auc_score(targets[known, label], scores[known, label], sample_weight=weights[known, column])
+                for column in range(201)
+            ]
+    for found, macro in zip((own, other), looped.mean(axis=1), strict=True):
+        interval = found.figure("macro_auroc")
+        expected = [macro[0], *np.quantile(macro[1:], [0.025, 0.975])]
+        assert [interval.estimate, interval.lower, interval.upper] == pytest.approx(expected, abs=1e-12)
+    (row,) = (row for row in rows if row.metric == "macro_auroc")
+    gains = looped[0].mean(axis=0) - looped[1].mean(axis=0)
+    expected = [gains[0], *np.quantile(gains[1:], [0.025, 0.975])]
+    assert [row.estimate, row.lower, row.upper] == pytest.approx(expected, abs=1e-12)
+    gains = looped[0, 1] - looped[1, 1]
+    assert next(row.estimate for row in rows if row.metric == "label:1") == pytest.approx(gains[0], abs=1e-12)
+    assert own.per_label["0"].figures.keys() == {"auroc", "auprc"}

@@ -18,7 +18,7 @@ _STEEPEST = (0.01, 100.0)
 """Bounds of slopes: a calibration never turns a ranking round."""
 
 
-def calibratable(targets: Numbers, logits: Numbers, task: Task, least: int = LEAST) -> NDArray[np.bool]:
+def calibratable(targets: Numbers, logits: Numbers, task: Task, least: int | None = None) -> NDArray[np.bool]:
     """Which labels have enough images for `fit_calibration`: boolean (L,); args as there.
 
     Example:
@@ -26,6 +26,7 @@ def calibratable(targets: Numbers, logits: Numbers, task: Task, least: int = LEA
         >>> calibratable(targets, np.zeros((60, 2)), Task.MULTILABEL).tolist()
         [True, False]
     """
+    least = LEAST if least is None else least
     known = ~(np.isnan(targets) | np.isnan(logits))
     if task.exclusive:
         return np.full(targets.shape[1], int(known.all(axis=1).sum()) >= least)
@@ -34,7 +35,7 @@ def calibratable(targets: Numbers, logits: Numbers, task: Task, least: int = LEA
     return enough
 
 
-def fit_calibration(targets: Numbers, logits: Numbers, task: Task, least: int = LEAST) -> Calibration:
+def fit_calibration(targets: Numbers, logits: Numbers, task: Task, least: int | None = None) -> Calibration:
     """Fit a slope and an intercept per label on data that the model has not learnt from.
 
     The most probable slopes a and intercepts b under sigmoid(a·z + b), with a − 1 and b from a normal distribution of
@@ -49,7 +50,7 @@ def fit_calibration(targets: Numbers, logits: Numbers, task: Task, least: int = 
         targets: (N, L), 1, 0, or NaN where unknown (left out).
         logits: (N, L), NaN where the model does not know a label (left out).
         task: whether labels are exclusive.
-        least: positives, and negatives, of a label that is calibrated; of exclusive classes images.
+        least: positives, and negatives, of a label that is calibrated; of exclusive classes images. None: `LEAST`.
 
     Example:
         >>> targets, logits = np.array([[1.0]] * 90 + [[0.0]] * 90), np.array([[5.0]] * 90 + [[-5.0]] * 90)

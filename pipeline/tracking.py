@@ -318,7 +318,8 @@ def _project(
         *((file, "model") for file in (model.config, model.metrics, model.history)),
         *((file, "evaluation") for file in (layout.reports.evaluation(name), layout.reports.roc(name))),
         (layout.reports.licenses(name), "licenses"),
-        *((file, "export") for file in (export.card, export.bundle, export.parity, export.latency)),
+        *((file, "export") for file in (export.card, export.applied_card, export.bundle)),
+        *((file, "export") for file in (export.parity, export.latency)),
     ]
     return Projection(
         model=name,

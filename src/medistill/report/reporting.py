@@ -71,14 +71,22 @@ _ALWAYS = {
     ),
     "refusals": (
         "medistill predict refuses files that it cannot read or that are too large, a line each, and says nothing of "
-        "whether an image is a good one. It answers for any image, even for one unlike all training images."
+        "whether an image is a good one. It answers for any image, even for one unlike all training images; how well "
+        "such images could be told is measured in reports/stress."
     ),
     "clusters": (
         "Images of a patient are a cluster: patients are resampled as a whole. The source is among the subgroups "
         "where the data set names it."
     ),
-    "robustness": ("Several seeds of run.seeds show the randomness of training; intervals show that of the patients."),
-    "external": "None in this run; medistill compare measures predictions on any other data set.",
+    "robustness": (
+        "The report has the fall in AUROC on brighter, darker, noisy, compressed, blurred, collimated, rotated and "
+        "inverted images, paired with teacher and baseline. Several seeds of run.seeds show the randomness of "
+        "training; intervals show that of the patients."
+    ),
+    "external": (
+        "None in this run; medistill evaluate measures an export on a data set from elsewhere, medistill compare "
+        "anybody's predictions."
+    ),
     "files": (
         "exports/<model>/ has the network as ONNX with its preprocessing, labels and thresholds, checksums of all "
         "files, a model card, and proofs of parity and latency. Weights, settings and every number are in the run's "

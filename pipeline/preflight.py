@@ -78,6 +78,9 @@ def require_run(params: Params, dataset: Dataset) -> None:
     """
     _require_no_circle(params)
     params.evaluate.require_classes(dataset.labels, dataset.task)
+    if params.evaluate.strata != "none":
+        for split in ("val", "test"):
+            params.evaluate.require_strata(dataset.split(split)[params.evaluate.strata], split)
     facts = {}
     for key, network in _networks(params).items():
         with at_key(str(key)):

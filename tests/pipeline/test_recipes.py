@@ -167,6 +167,12 @@ def test_labels_that_a_calibration_leaves_alone_are_named(params, tiny_dataset, 
     assert line.startswith(f"recipes.kd: calibrate: teachers' logits of {kept} stay as they are")
 
 
+def test_an_evaluation_that_the_data_do_not_allow_is_refused_before_training(params, tiny_dataset, tmp_path):
+    params["evaluate"]["ordered"] = ["Left", "Right"]
+    with pytest.raises(UserError, match=r"evaluate\.ordered: only exclusive classes have an order; leave it out$"):
+        required(params, tiny_dataset, tmp_path)
+
+
 def test_answers_of_a_teacher_that_has_changed_since_are_refused(params, tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     params["teach"] = {"views": 1, "view_seed": 0}

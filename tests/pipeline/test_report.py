@@ -194,6 +194,22 @@ def test_labels_that_differ_after_adjustment_are_filled_in_the_forest_plot(proje
     assert 0 < expected < len(points)
 
 
+def test_labels_that_distillation_changed_are_named(project, page):
+    rows = [row for row in read_rows(project / "reports" / "comparisons.csv") if row["split"] == "test"]
+    rows = [row for row in rows if row["metric"].startswith("label:")]
+    for model, relation, reference in dict.fromkeys((r["model"], r["relation"], r["reference"]) for r in rows):
+        own = [row for row in rows if (row["model"], row["reference"]) == (model, reference)]
+        clear = [row for row in own if float(row["p_holm"]) < 0.05]
+        named = {
+            sign: [r["metric"].removeprefix("label:") for r in clear if (float(r["estimate"]) > 0) == sign]
+            for sign in (True, False)
+        }
+        words = [
+            f"{word} in {', '.join(named[sign])}" for sign, word in ((True, "better"), (False, "worse")) if named[sign]
+        ]
+        assert f"{model} minus {relation} {reference}: {'; '.join(words) or 'no label differs'} (AUROC" in page.text
+
+
 def test_no_student_that_another_beats_in_both_is_called_unbeaten(project, page):
     students = [name for name in numbers(project) if "-" in name]
     best = max(students, key=lambda name: numbers(project)[name]["test"]["macro_auroc"])

@@ -7,7 +7,6 @@ from pathlib import Path
 import pandas as pd
 
 from medistill.data.dataset import Dataset
-from medistill.errors import UserError
 from medistill.evaluation.answers import Split, Validation
 from medistill.evaluation.calibration import calibrate
 from medistill.evaluation.comparison import Measured, adjust, best, compare, difference
@@ -75,15 +74,14 @@ def measure_split(
     if settings.ordered:
         split = split.ordered(settings.ordered)
     if settings.strata != "none":
-        split = split.within(settings.strata, _strata(rows[settings.strata], settings.strata))
+        settings.require_strata(rows[settings.strata], split_name)
+        split = split.within(settings.strata, _strata(rows[settings.strata]))
     return {name: Measured.of(split, scores, on_label=on_label) for name, scores in aligned.items()}
 
 
-def _strata(values: pd.Series, attribute: str) -> Codes:
+def _strata(values: pd.Series) -> Codes:
     """The stratum of each image, from 0; -1 (`NO_STRATUM`) where the value is missing."""
-    codes, names = pd.factorize(values.replace("", None))
-    if not len(names):
-        raise UserError(f"evaluate.strata: no image of data/processed has a {attribute}; set it to none")
+    codes, _ = pd.factorize(values.replace("", None))
     return codes
 
 

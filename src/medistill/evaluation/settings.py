@@ -1,6 +1,6 @@
 """The section `evaluate` of params.yaml."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -48,3 +48,19 @@ class Evaluate(Settings):
             raise UserError("params.yaml: evaluate.ordered: only exclusive classes have an order; leave it out")
         if sorted(self.ordered) != sorted(labels):
             raise UserError(f"params.yaml: evaluate.ordered: name each class once, in its order: {', '.join(labels)}")
+
+    def require_strata(self, values: Iterable[object], split: str) -> None:
+        """Refuse strata of a column that says nothing.
+
+        Args:
+            values: of the column `strata`, of the images of a split.
+            split: its name.
+
+        Raises:
+            UserError: no image has a value.
+        """
+        if not any(isinstance(value, str) and value for value in values):
+            raise UserError(
+                f"params.yaml: evaluate.strata: no image of {split} in data/processed has a {self.strata};"
+                " set it to none"
+            )

@@ -37,6 +37,17 @@ class Forest:
 
 
 @dataclass(frozen=True)
+class Changed:
+    """The labels of a student that differ from a reference once p is adjusted for all labels."""
+
+    model: str
+    relation: str
+    reference: str
+    better: list[str]
+    worse: list[str]
+
+
+@dataclass(frozen=True)
 class Differences:
     """Macro AUROC on test first, then the folded tables.
 
@@ -46,6 +57,7 @@ class Differences:
         legend: of these charts.
         first: the student whose chart is not folded: the first in rank, else the first; None without a chart.
         labels: rows of one label each.
+        changed: in words, which of these differ.
         alpha: level of significance.
     """
 
@@ -54,6 +66,7 @@ class Differences:
     legend: Markup
     first: str | None
     labels: list[Row]
+    changed: list[Changed]
     alpha: float
 
 
@@ -64,7 +77,7 @@ ALPHA = 0.05
 def build(content: Content) -> Differences:
     """The differences of a run; no forests where there is nothing to compare."""
     if not content.comparisons:
-        return Differences([], {}, Markup(), None, [], ALPHA)
+        return Differences([], {}, Markup(), None, [], [], ALPHA)
     plotted = [figure for figure in figures_of(content.dataset.task) if figure.plotted]
     forests = [_forest(content, "Test", "test", f"macro_{LEAD}")]
     forests.append(_forest(content, "Validation, which the gate reads", "val", f"macro_{LEAD}"))
@@ -75,7 +88,19 @@ def build(content: Content) -> Differences:
     labels = [row for row in content.comparisons if row.split == "test" and row.label is not None]
     plots, legend = _plots(labels)
     first = next((name for name in [*content.ranking, *plots] if name in plots), None)
-    return Differences(forests, plots, legend, first, [_row(row, None) for row in labels], ALPHA)
+    rows = [_row(row, None) for row in labels]
+    return Differences(forests, plots, legend, first, rows, _changed(rows), ALPHA)
+
+
+def _changed(rows: list[Row]) -> list[Changed]:
+    """Which labels each student has changed, of its references; `rows` are of one label each."""
+    found: dict[tuple[str, str, str], Changed] = {}
+    for row in rows:
+        pair = (row.model, row.relation, row.reference)
+        own = found.setdefault(pair, Changed(*pair, [], []))
+        if row.words in ("better", "worse"):
+            {"better": own.better, "worse": own.worse}[row.words].append(row.label)
+    return sorted(found.values(), key=lambda pair: pair.relation)  # baselines first: what distillation changed
 
 
 def _plots(rows: list[Comparison]) -> tuple[dict[str, Markup], Markup]:

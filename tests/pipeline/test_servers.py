@@ -79,7 +79,7 @@ def running(root: Path, environment: dict[str, str], *command: str) -> Iterator[
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
+            process.wait(120)  # on a busy machine a server takes a while to end, and stays if its parent is killed
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.stdout.close()

@@ -131,6 +131,12 @@ class Population:
         rows = [np.arange(self.starts[k], self.starts[k + 1]) for k in drawn]
         return self.targets[np.concatenate(rows)], np.repeat(np.arange(self.patients), [len(own) for own in rows])
 
+    def draw_eligible(self, run: int, seed: int) -> tuple[np.random.Generator, NDArray, NDArray, list[int]]:
+        """The generator, labels (n, L), patients (n,) and indices of eligible labels of a data set."""
+        generator = np.random.default_rng([seed, run])
+        targets, groups = self.draw(generator)
+        return generator, targets, groups, [k for k, own in enumerate(targets.T) if not ineligibility(own, groups)]
+
     def bins(self) -> list[str | None]:
         """The bin of `BINS` of each label; None below the first."""
         expected = self.targets.sum(axis=0) * self.patients / (len(self.starts) - 1)
@@ -180,9 +186,7 @@ def label_rows(population: Population, run: int, seed: int) -> Iterator[Noted]:
     rates = population.targets.mean(axis=0)
     precision = np.array([[true_precision(*pair) for pair in zip(rates, row, strict=True)] for row in separations])
 
-    generator = np.random.default_rng([seed, run])
-    targets, groups = population.draw(generator)
-    chosen = [k for k in range(labels) if not ineligibility(targets[:, k], groups)]
+    generator, targets, groups, chosen = population.draw_eligible(run, seed)
     if not chosen:
         return
     counts = draw(population.patients, RESAMPLES, run)
@@ -245,9 +249,7 @@ def more_rows(population: Population, run: int, seed: int) -> Iterator[Noted]:
     labels, rates = population.targets.shape[1], population.targets.mean(axis=0)
     auroc = np.linspace(*AUROCS, labels)
     separations = np.sqrt(2) * special.ndtri(auroc)
-    generator = np.random.default_rng([seed, run])
-    targets, groups = population.draw(generator)
-    chosen = [k for k in range(labels) if not ineligibility(targets[:, k], groups)]
+    generator, targets, groups, chosen = population.draw_eligible(run, seed)
     if not chosen:
         return
     counts = draw(population.patients, RESAMPLES, run)

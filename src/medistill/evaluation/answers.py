@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 
 from medistill.metrics.abstention import measure_abstention
 from medistill.metrics.bootstrap import draw, leave_out
+from medistill.metrics.calibration import fit_calibration
 from medistill.metrics.classification import FIGURES as DECISIONS
 from medistill.metrics.classification import CountedClasses, measure_classes, metrics_at_half
-from medistill.metrics.eligibility import fewer_groups, ineligibility
+from medistill.metrics.eligibility import MIN_IMAGES, fewer_groups, ineligibility
 from medistill.metrics.intervals import Codes, FloatArray, Numbers
 from medistill.metrics.probabilities import FIGURES as PROBABILITIES
 from medistill.metrics.probabilities import measure_probabilities
 from medistill.metrics.ranking import measure_ranking
 from medistill.metrics.strata import ineligibility_within, measure_within
-from medistill.task import Task
+from medistill.task import Calibration, Task
 
 Value = TypeVar("Value")
 
@@ -149,17 +150,19 @@ class Answers:
         return self.probabilities if self.split.task.exclusive else self.logits
 
     @cached_property
+    def _rankable(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Targets (N, L), NaN also where the model does not know a label, and finite scores (N, L)."""
+        return np.where(np.isnan(self.scores), np.nan, self.split.targets), np.nan_to_num(self.scores)
+
+    @cached_property
     def ranking(self) -> tuple[FloatArray, FloatArray]:
         """AUROC and average precision of each label, (1 + R, L), row 0 on the data themselves."""
-        targets = np.where(np.isnan(self.scores), np.nan, self.split.targets)
-        split = self.split
-        return measure_ranking(targets, np.nan_to_num(self.scores), split.groups, split.counts, self.on_label)
+        return measure_ranking(*self._rankable, self.split.groups, self.split.counts, self.on_label)
 
     @cached_property
     def precision_left_out(self) -> FloatArray:
         """Average precision of each label without each block of groups, (1 + B, L), row 0 on the data themselves."""
-        targets, split = np.where(np.isnan(self.scores), np.nan, self.split.targets), self.split
-        return measure_ranking(targets, np.nan_to_num(self.scores), split.groups, leave_out(len(split.counts)))[1]
+        return measure_ranking(*self._rankable, self.split.groups, leave_out(len(self.split.counts)))[1]
 
     @cached_property
     def ranking_within(self) -> FloatArray:
@@ -169,9 +172,8 @@ class Answers:
         columns = split.columns_within()
         if strata is None or not columns:
             return found
-        scores = self.scores[:, columns]
-        targets = np.where(np.isnan(scores), np.nan, split.targets[:, columns])
-        found[:, columns] = measure_within(targets, np.nan_to_num(scores), split.groups, strata.codes, split.counts)
+        targets, scores = (each[:, columns] for each in self._rankable)
+        found[:, columns] = measure_within(targets, scores, split.groups, strata.codes, split.counts)
         return found
 
     @cached_property
@@ -262,3 +264,11 @@ class Validation:
         """Look at the split's name, which it has from the data set."""
         if self.answers.split.name != VALIDATION:
             raise ValueError(f"fitted on {VALIDATION} alone, never on {self.answers.split.name or 'an unnamed split'}")
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The model's calibration, see `metrics.calibration.fit_calibration`; labels of `MIN_IMAGES` have one.
+
+        These are as few as an eligible label has: the prior holds what they do not.
+        """
+        return fit_calibration(self.answers.split.targets, self.answers.logits, self.answers.split.task, MIN_IMAGES)

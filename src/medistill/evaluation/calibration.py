@@ -9,22 +9,12 @@ from medistill.metrics.eligibility import MIN_IMAGES
 from medistill.metrics.intervals import FloatArray
 from medistill.metrics.probabilities import FIGURES
 from medistill.records.evaluation import Calibrated
-from medistill.task import Calibration
 
 FOLDS = 5
 """Parts of validation's patients, each of which is calibrated by a fit to the others."""
 
 FIGURES_AFTER = (*FIGURES, "ece", "ece_null")
 """What a calibration changes: it keeps the order of a label's images, and so AUROC."""
-
-
-def fit(validation: Validation) -> Calibration:
-    """The calibration of a model, see `metrics.calibration.fit_calibration`; labels of `MIN_IMAGES` have one.
-
-    These are as few as an eligible label has: the prior holds what they do not.
-    """
-    answers = validation.answers
-    return fit_calibration(answers.split.targets, answers.logits, answers.split.task, MIN_IMAGES)
 
 
 def cross_fit(validation: Validation) -> FloatArray:
@@ -45,7 +35,7 @@ def cross_fit(validation: Validation) -> FloatArray:
 
 def calibrate(validation: Validation, test: Answers) -> Calibrated:
     """Fit a model's calibration, and measure validation (cross-fitted) and test after it."""
-    fitted, count = fit(validation), len(test.split.labels)
+    fitted, count = validation.calibration, len(test.split.labels)
     slopes, intercepts = fitted.slopes or [1.0] * count, fitted.intercepts or [0.0] * count
     val = validation.answers.split
     return Calibrated(

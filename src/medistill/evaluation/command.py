@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import logit
-from tqdm import tqdm
 
 from medistill.data.reading.tables import describe_header, identifiers, read_header, read_table
 from medistill.errors import UserError
 from medistill.evaluation.answers import Split
-from medistill.evaluation.comparison import Measured, adjust, compare
+from medistill.evaluation.comparison import adjust, compare_pair, measure_each
 from medistill.evaluation.subgroups import ATTRIBUTES, measure_subgroups, parts_of
-from medistill.records.evaluation import Compared, Comparison
+from medistill.records.evaluation import Compared
 from medistill.task import Task
 from medistill.text import pluralise
 
@@ -65,15 +64,9 @@ def compare_tables(request: Request) -> Compared:
     groups = truth.ids if request.group is None else truth.groups
     task = Task.MULTICLASS if request.exclusive else Task.MULTILABEL
     split = Split.of(truth.labels, truth.targets, groups.to_numpy(str), request.resamples, request.seed, task)
-    steps = len(answers) * len(truth.labels)
-    with tqdm(total=steps, desc="compare", unit="label", disable=None, leave=False) as bar:
-        models = {name: Measured.of(split, logits, on_label=bar.update) for name, logits in answers.items()}
+    models = measure_each(split, answers, "compare")
     first, *others = models
-    rows = [
-        Comparison(split="test", model=name, reference=first, relation="baseline", **dict(row))
-        for name in others
-        for row in compare(models[name], models[first])
-    ]
+    rows = [row for name in others for row in compare_pair(models, "test", name, first, "baseline")]
     subgroups = measure_subgroups(
         parts_of(truth.about),
         {name: own.answers for name, own in models.items()},

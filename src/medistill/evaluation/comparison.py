@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from medistill.data.dataset import count_labels
 from medistill.evaluation.answers import Answers, Split
@@ -170,6 +171,22 @@ def compare(model: Measured, reference: Measured) -> list[Difference]:
     for label, (estimate, p), p_holm in zip(split.eligible, per_label, adjusted, strict=True):
         rows.append(_row(split, LABEL + label, estimate, p, p_holm))
     return rows
+
+
+def measure_each(split: Split, logits: Mapping[str, NDArray[np.floating]], what: str) -> dict[str, Measured]:
+    """Measure models by name, with a progress bar that says `what` is done."""
+    with tqdm(total=len(logits) * len(split.labels), desc=what, unit="label", disable=None, leave=False) as bar:
+        return {name: Measured.of(split, own, on_label=bar.update) for name, own in logits.items()}
+
+
+def compare_pair(
+    models: Mapping[str, Measured], split_name: str, model: str, reference: str, relation: str
+) -> list[Comparison]:
+    """The rows of `compare` of two models by name; `relation`: what the reference is to the model."""
+    return [
+        Comparison(split=split_name, model=model, reference=reference, relation=relation, **dict(row))
+        for row in compare(models[model], models[reference])
+    ]
 
 
 def paired_cluster_bootstrap(

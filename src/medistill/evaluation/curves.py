@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from medistill.evaluation.answers import Answers, Validation
-from medistill.evaluation.calibration import fit
 from medistill.metrics.abstention import LEVELS, risk_coverage
 from medistill.metrics.decisions import net_benefit
 from medistill.metrics.intervals import FloatArray
@@ -40,7 +39,7 @@ def curves_of(
     columns = split.columns()
     able = [name for name, own in test.items() if columns and not np.isnan(own.logits[:, columns]).any()]
     at = [] if thresholds is None else np.linspace(*thresholds, STEPS + 1).round(6).tolist()
-    calibrated = {name: fit(val[name]).probabilities(test[name].logits)[:, columns] for name in able}
+    calibrated = {name: val[name].calibration.probabilities(test[name].logits)[:, columns] for name in able}
     targets, groups, counts = split.targets[:, columns], split.groups, split.counts
     names = [split.labels[k] for k in columns]
 
@@ -49,7 +48,8 @@ def curves_of(
         labels = zip(targets.T, probabilities.T, strict=True)
         return np.stack([net_benefit(truth, given, at, groups, counted) for truth, given in labels], axis=1)
 
-    macro = {name: benefits(given, counts).mean(axis=1) for name, given in calibrated.items()} if at else {}
+    worth = {name: benefits(given, counts) for name, given in calibrated.items()} if at else {}
+    macro = {name: own.mean(axis=1) for name, own in worth.items()}
     found = {name: Curves() for name in test}
     once = np.ones((len(counts), 1), int)
     everyone = benefits(np.ones_like(targets), once)[..., 0] if at and columns else None
@@ -57,7 +57,7 @@ def curves_of(
         decisions = []
         if everyone is not None:
             reference = macro[teacher] if name in students and teacher in macro else None
-            own = benefits(calibrated[name], once)[..., 0]
+            own = worth[name][..., 0]
             decisions = [
                 Decision(
                     threshold=threshold,

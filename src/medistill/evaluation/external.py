@@ -6,19 +6,18 @@ from pathlib import Path
 
 import numpy as np
 from scipy.special import logsumexp
-from tqdm import tqdm
 
 from medistill.errors import UserError
 from medistill.evaluation.answers import Answers, Split
 from medistill.evaluation.calibration import FIGURES_AFTER
-from medistill.evaluation.comparison import Measured, adjust, compare
+from medistill.evaluation.comparison import Measured, adjust, compare_pair, measure_each
 from medistill.evaluation.foreign import Foreign, Place, read_foreign
 from medistill.evaluation.operating import Known, observe
 from medistill.evaluation.subgroups import CALLED_AT, measure_subgroups, parts_of
 from medistill.evaluation.verdict import judge
 from medistill.metrics.intervals import FloatArray, Numbers
 from medistill.records.estimate import Estimate
-from medistill.records.evaluation import Comparison, OperatingPoint, SplitFigures
+from medistill.records.evaluation import OperatingPoint, SplitFigures
 from medistill.records.external import External, Recalibration, Shift
 from medistill.runtime.bundle import Bundle
 from medistill.runtime.predictor import Predictor
@@ -64,13 +63,8 @@ def evaluate(request: Request) -> External:
     bundles = {name: predictor.bundle for name, predictor in predictors.items()}
     task, groups = bundles[first].task, read.rows["group_id"].to_numpy(str)
     split = Split.of(read.labels, read.targets, groups, request.resamples, request.seed, task, _NAME)
-    with tqdm(total=len(bundles) * len(read.labels), desc="measure", unit="label", disable=None, leave=False) as bar:
-        models = {name: Measured.of(split, own, on_label=bar.update) for name, own in read.logits.items()}
-    rows = [
-        Comparison(split=_NAME, model=first, reference=name, relation="baseline", **dict(row))
-        for name in others
-        for row in compare(models[first], models[name])
-    ]
+    models = measure_each(split, read.logits, "measure")
+    rows = [row for name in others for row in compare_pair(models, _NAME, first, name, "baseline")]
     answers = {name: own.answers for name, own in models.items()}
     operating = {name: _operating(bundle, answers[name]) for name, bundle in bundles.items()}
     described = {name: own.describe() for name, own in models.items()}

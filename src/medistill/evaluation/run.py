@@ -9,7 +9,7 @@ import pandas as pd
 from medistill.data.dataset import Dataset
 from medistill.evaluation.answers import Split, Validation
 from medistill.evaluation.calibration import calibrate
-from medistill.evaluation.comparison import Measured, adjust, best, compare, difference
+from medistill.evaluation.comparison import Measured, adjust, best, compare_pair, difference
 from medistill.evaluation.curves import curves_of
 from medistill.evaluation.figures import FIGURES, LEAD
 from medistill.evaluation.operating import operating_points
@@ -144,10 +144,7 @@ def compare_all(measured: Mapping[str, Mapping[str, Measured]], references: Refe
         for student, baselines in references.baselines.items():
             pairs = [(name, "baseline") for name in baselines] + [(name, "teacher") for name in references.teachers]
             for reference, relation in pairs:
-                here += [
-                    Comparison(split=split, model=student, reference=reference, relation=relation, **dict(row))
-                    for row in compare(models[student], models[reference])
-                ]
+                here += compare_pair(models, split, student, reference, relation)
         rows += adjust(here)
     return rows
 

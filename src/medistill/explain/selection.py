@@ -1,7 +1,7 @@
 """The findings that are explained: chosen by a hash of the image id, never by a model's result."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
@@ -15,6 +15,7 @@ from medistill.errors import UserError
 from medistill.evaluation.predictions import align, read_logits
 from medistill.explain.settings import Explain
 from medistill.metrics.eligibility import MIN_GROUPS
+from medistill.text import by_hash
 
 Box = tuple[float, float, float, float]
 """x, y, w, h as fractions of the frame; x, y: top left."""
@@ -156,7 +157,7 @@ def masked_findings(dataset: Dataset, max_images: int, splits: list[str]) -> lis
     rows = dataset.manifest[dataset.manifest["split"].isin(splits) & (dataset.manifest["mask_row"] >= 0)]
     rows = rows[(dataset.targets(rows) == 1).sum(axis=1) == 1].set_index("image_id")
     findings: list[Finding] = []
-    waiting = _by_hash(rows.index)
+    waiting = by_hash(rows.index)
     while waiting and len(findings) < max_images:
         some = rows.loc[waiting[:_MASKS_AT_ONCE]].reset_index()
         waiting = waiting[_MASKS_AT_ONCE:]
@@ -191,7 +192,7 @@ def boxed_findings(dataset: Dataset, max_images: int, splits: list[str]) -> list
         raise UserError(f"{dataset.files.boxes}: label {unknown[0]!r} is not one of the data set's labels")
     rows = dataset.manifest.loc[dataset.manifest["split"].isin(splits), ["image_id", "group_id", "split"]]
     boxes = boxes.merge(rows, on="image_id")
-    boxes = boxes[boxes["image_id"].isin(_by_hash(boxes["image_id"].unique())[:max_images])]
+    boxes = boxes[boxes["image_id"].isin(by_hash(boxes["image_id"].unique())[:max_images])]
     findings = [
         Finding(str(image_id), str(label), rows["group_id"].iloc[0], rows["split"].iloc[0], tuple(_boxes(rows)))
         for (image_id, label), rows in boxes.groupby(["image_id", "label"])
@@ -202,7 +203,7 @@ def boxed_findings(dataset: Dataset, max_images: int, splits: list[str]) -> list
 def positive_findings(dataset: Dataset, max_images: int) -> list[Finding]:
     """Positive labels of test images, for data sets without boxes; chosen and sorted as `boxed_findings`."""
     rows, targets = _test_rows(dataset)
-    chosen = set(_by_hash(rows["image_id"][(targets == 1).any(axis=1)])[:max_images])
+    chosen = set(by_hash(rows["image_id"][(targets == 1).any(axis=1)])[:max_images])
     return [
         Finding(image_id, dataset.labels[k], group_id, split)
         for image_id, group_id, split, target in zip(
@@ -219,7 +220,7 @@ def absent_findings(dataset: Dataset, labels: list[str], count: int) -> list[Fin
     free = rows[(targets == 0).all(axis=1)].set_index("image_id")
     return [
         Finding(image_id, label, free.at[image_id, "group_id"], "test", present=False)
-        for image_id, label in zip(_by_hash(free.index)[:count], cycle(labels), strict=False)
+        for image_id, label in zip(by_hash(free.index)[:count], cycle(labels), strict=False)
     ]
 
 
@@ -252,7 +253,7 @@ def mistaken_findings(
 
 def spread(findings: list[Finding], labels: list[str], count: int) -> list[Finding]:
     """At most `count` findings on different images: one of each label in turn, in the order of the images' hashes."""
-    order = {image_id: place for place, image_id in enumerate(_by_hash({f.image_id for f in findings}))}
+    order = {image_id: place for place, image_id in enumerate(by_hash({f.image_id for f in findings}))}
     waiting = {
         label: sorted((f for f in findings if f.label == label), key=lambda f: order[f.image_id]) for label in labels
     }
@@ -265,10 +266,6 @@ def spread(findings: list[Finding], labels: list[str], count: int) -> list[Findi
                 chosen.append(waiting[label].pop(0))
                 seen.add(chosen[-1].image_id)
     return sorted(chosen, key=lambda f: (labels.index(f.label), order[f.image_id]))
-
-
-def _by_hash(image_ids: Iterable[str]) -> list[str]:
-    return sorted(image_ids, key=lambda image_id: hashlib.sha256(image_id.encode()).digest())
 
 
 def _boxes(rows: pd.DataFrame) -> list[Box]:

@@ -1,7 +1,7 @@
 """The folder of an exported model: everything a device and its user need, with the proofs of parity and latency."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from medistill.checksums import TRAIN_AGAIN, checksums, what_to_run, write_recor
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.evaluation.answers import Split, Validation
-from medistill.evaluation.calibration import fit
 from medistill.evaluation.comparison import Measured
 from medistill.evaluation.figures import LEAD
 from medistill.evaluation.operating import thresholds_of
@@ -93,7 +92,7 @@ def export_model(
         files.card.write_text(model_card(record, figures, dataset, points, batch_size, ancestors), encoding="utf-8")
         files.applied_card.write_text(applied_model_card(record, figures, dataset, ancestors), encoding="utf-8")
         own = _test_auroc(trained, dataset)
-        bundle = bundle_content(record, files.onnx, batch_size, ancestors, points, fit(validation), own)
+        bundle = bundle_content(record, files.onnx, batch_size, ancestors, points, validation.calibration, own)
         bundle |= {"files": checksums(folder.iterdir(), folder)}
         write_record(files.bundle, bundle)
         latency.write(files.latency)  # in a file of its own, as it varies from run to run
@@ -142,20 +141,22 @@ def bundle_content(
     )
 
 
-def _measured(trained: ModelFolder, dataset: Dataset, split_name: str) -> Measured:
-    """The model's predictions on a split, without resamples."""
+def _measured(
+    trained: ModelFolder, dataset: Dataset, split_name: str, names: Collection[str] | None = None
+) -> Measured:
+    """The model's predictions on a split, without resamples; all figures, or those of these names."""
     path, name, rows = trained.predictions, trained.folder.name, dataset.split(split_name)
     logits = align(read_logits(path, name, dataset.labels), split_name, rows["image_id"], path, name)
     groups = rows["group_id"].to_numpy()
     split = Split.of(dataset.labels, dataset.targets(rows), groups, 0, 0, dataset.task, split_name)
-    return Measured.of(split, logits)
+    return Measured.of(split, logits, names=names)
 
 
 def _test_auroc(trained: ModelFolder, dataset: Dataset) -> dict[str, float]:
     """AUROC of each eligible label on test: what `medistill evaluate` holds those on foreign images against."""
     if not (dataset.manifest["split"] == "test").any():
         return {}
-    measured = _measured(trained, dataset, "test")
+    measured = _measured(trained, dataset, "test", [LEAD])
     return {measured.split.labels[k]: float(measured.values[LEAD][0, k]) for k in measured.split.columns()}
 
 

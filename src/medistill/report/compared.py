@@ -1,10 +1,9 @@
 """What `medistill compare` and `medistill evaluate` print."""
 
 from medistill.evaluation.figures import FIGURES
-from medistill.records.estimate import Estimate
 from medistill.records.evaluation import Compared, Comparison, SplitFigures
 from medistill.records.external import External
-from medistill.report.numbers import number, p_value
+from medistill.report.numbers import interval, number, p_value
 from medistill.runtime.bundle import DISCLAIMER
 from medistill.text import pluralise, printable
 
@@ -72,7 +71,7 @@ def measured(compared: Compared) -> dict[str, SplitFigures]:
 def _models(compared: Compared) -> list[str]:
     keys = overall(compared)
     rows = [["", *(title for _, title in keys)]]
-    rows += [[name, *(_interval(own.figure(key)) for key, _ in keys)] for name, own in measured(compared).items()]
+    rows += [[name, *(interval(own.figure(key)) for key, _ in keys)] for name, own in measured(compared).items()]
     return _columns(rows)
 
 
@@ -80,7 +79,7 @@ def _labels(compared: Compared) -> list[str]:
     """AUROC of each label and model."""
     rows = [["AUROC by label", "positives", "negatives", *compared.models]]
     for label, about in next(iter(compared.models.values())).per_label.items():
-        own = [_interval(figures.per_label[label].figure("auroc")) for figures in compared.models.values()]
+        own = [interval(figures.per_label[label].figure("auroc")) for figures in compared.models.values()]
         rows.append([label, str(about.positives), str(about.negatives), *own])
     return _columns(rows)
 
@@ -99,7 +98,7 @@ def _differences(compared: Compared) -> list[list[str]]:
     rows = [["", "figure", "difference", "p", "p, Holm"]]
     for row in compared.comparisons:
         what = figure_of(row)
-        numbers = [_interval(row.interval, signed=True), p_value(row.p), p_value(row.p_holm)]
+        numbers = [interval(row.interval, signed=True), p_value(row.p), p_value(row.p_holm)]
         rows.append([f"{row.model} − {row.reference}", what, *numbers])
     return [_columns(rows)]
 
@@ -110,7 +109,7 @@ def _operating(foreign: External) -> list[str]:
     promises = list(dict.fromkeys((p.kind, p.promised) for own in points.values() for p in own))
     rows = [["thresholds of the bundle", *(f"{kind} {promised:g}" for kind, promised in promises)]]
     for label, own in points.items():
-        cells = [_interval(point.observed) if point.threshold is not None else "none" for point in own]
+        cells = [interval(point.observed) if point.threshold is not None else "none" for point in own]
         rows.append([label, *cells])
     return _columns(rows) if promises else []
 
@@ -123,7 +122,7 @@ def _recalibration(foreign: External) -> list[str]:
             f"{number(before)} to {number(after)}"
             for before, after in ((shift.brier, shift.brier_after), (shift.log_loss, shift.log_loss_after))
         ]
-        rows.append([name, _interval(shift.intercept, signed=True), *scores])
+        rows.append([name, interval(shift.intercept, signed=True), *scores])
     return _columns(rows)
 
 
@@ -133,7 +132,7 @@ def _subgroups(compared: Compared) -> list[list[str]]:
         return []
     rows = [["AUROC by group", "images", "labels", *compared.subgroups]]
     for k, group in enumerate(groups):
-        own = [_interval(found[k].auroc) for found in compared.subgroups.values()]
+        own = [interval(found[k].auroc) for found in compared.subgroups.values()]
         rows.append([f"{group.attribute}: {group.group}", str(group.images), str(len(group.labels)), *own])
     return [_columns(rows)]
 
@@ -141,10 +140,3 @@ def _subgroups(compared: Compared) -> list[list[str]]:
 def _columns(rows: list[list[str]]) -> list[str]:
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _interval(value: Estimate, *, signed: bool = False) -> str:
-    shown = number(value.estimate, signed=signed)
-    if value.lower is None:
-        return shown
-    return f"{shown} [{number(value.lower, signed=signed)}, {number(value.upper, signed=signed)}]"

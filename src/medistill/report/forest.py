@@ -8,7 +8,7 @@ from markupsafe import Markup
 from medistill.records.estimate import Estimate
 from medistill.report.charts import WIDTH, tick_text, ticks
 from medistill.report.html import escape
-from medistill.report.numbers import number
+from medistill.report.numbers import interval
 from medistill.text import shortened
 
 _NAMES, _RIGHT, _TOP, _BOTTOM = 140, 18, 6, 42
@@ -97,11 +97,7 @@ def forest(rows: Sequence[Row], title: str, x_label: str, *, reference: float = 
 
 def _words(row: Row, mark: Mark, signed: bool) -> str:
     """`Mass, student: +0.020 [−0.010, +0.050]`."""
-    value = mark.value
-    shown = number(value.estimate, signed=signed)
-    if value.lower is not None:
-        shown += f" [{number(value.lower, signed=signed)}, {number(value.upper, signed=signed)}]"
-    return f"{row.name}{f', {mark.name}' if mark.name else ''}: {shown}"
+    return f"{row.name}{f', {mark.name}' if mark.name else ''}: {interval(mark.value, signed)}"
 
 
 def _point(x: float, y: float, kind: str, *, diamond: bool) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from medistill.records.estimate import Estimate
+
 MISSING = "–"
 
 
@@ -11,6 +13,14 @@ def number(value: Any, digits: int = 3, signed: bool = False) -> str:
     if not isinstance(value, int | float):
         return MISSING
     return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+
+
+def interval(value: Estimate, signed: bool = False) -> str:
+    """`0.812 [0.790, 0.833]`; without bounds the estimate alone."""
+    shown = number(value.estimate, signed=signed)
+    if value.lower is None or value.upper is None:
+        return shown
+    return f"{shown} [{number(value.lower, signed=signed)}, {number(value.upper, signed=signed)}]"
 
 
 def millions(value: float) -> str:

@@ -4,12 +4,11 @@ from collections.abc import Iterable
 
 from medistill.evaluation.figures import figures_of
 from medistill.metrics import eligibility
-from medistill.records.estimate import Estimate
 from medistill.records.models import ModelRecord
 from medistill.report.content import Content
 from medistill.report.html import render_card
 from medistill.report.items import CLAIM, TRIPOD_AI
-from medistill.report.numbers import number, percent
+from medistill.report.numbers import interval, number, percent
 from medistill.text import pluralise
 
 
@@ -218,26 +217,26 @@ def _of_results(content: Content) -> dict[str, list[str]]:
         ],
         "performance": [
             f"{model.name}, test: "
-            + ", ".join(f"{one.title} {_shown(model.figure('test', one.key))}" for one in columns)
+            + ", ".join(f"{one.title} {interval(model.figure('test', one.key))}" for one in columns)
             for model in measured
         ],
         "differences": [
-            f"{model.name}, test AUROC minus {words}: {_shown(model.figure('test', key), signed=True)}"
+            f"{model.name}, test AUROC minus {words}: {interval(model.figure('test', key), signed=True)}"
             for model in measured
             for key, words in (("difference_baseline", "its baseline"), ("difference_teacher", "the best teacher"))
             if key in model.numbers.test
         ]
         or ["No label is eligible on test."],
         "subgroups": [
-            f"{model.name}, {group.attribute} {group.group}: AUROC {_shown(group.auroc)}"
-            + (f", gap {_shown(group.gap, signed=True)}" if group.gap.estimate is not None else "")
+            f"{model.name}, {group.attribute} {group.group}: AUROC {interval(group.auroc)}"
+            + (f", gap {interval(group.gap, signed=True)}" if group.gap.estimate is not None else "")
             for model in measured
             for group in model.evaluation.subgroups
         ]
         or ["Sex, age, view and source are not known."],
         "thresholds": [
             f"{model.name}, {label}, promised {point.kind} {point.promised:.2f}: "
-            f"sensitivity {_shown(point.sensitivity)}, specificity {_shown(point.specificity)}"
+            f"sensitivity {interval(point.sensitivity)}, specificity {interval(point.specificity)}"
             for model in measured
             if model.role == "distilled"
             for label, points in model.evaluation.operating.items()
@@ -246,7 +245,7 @@ def _of_results(content: Content) -> dict[str, list[str]]:
         ]
         or ["No threshold can be promised."],
         "explanations": [
-            f"{name}: the peak of the map is inside the box for {_shown(maps.pointing_game)}, by chance "
+            f"{name}: the peak of the map is inside the box for {interval(maps.pointing_game)}, by chance "
             f"{number(maps.chance)}"
             for name, maps in explained.items()
         ]
@@ -262,11 +261,3 @@ def _of_results(content: Content) -> dict[str, list[str]]:
             "Intervals do not hold the randomness of training unless several seeds are run.",
         ],
     }
-
-
-def _shown(value: Estimate, signed: bool = False) -> str:
-    """`0.812 [0.790, 0.833]`."""
-    shown = number(value.estimate, signed=signed)
-    if value.lower is None or value.upper is None:
-        return shown
-    return f"{shown} [{number(value.lower, signed=signed)}, {number(value.upper, signed=signed)}]"

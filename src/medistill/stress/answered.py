@@ -1,6 +1,5 @@
 """What a network says of images, changed or not: its logits and its pooled features."""
 
-import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from medistill.layout import ModelFolder
 from medistill.models.classifier import Classifier
 from medistill.records.models import ModelRecord
 from medistill.stress.shifts import MADE, SHIFTS, Change, Frames
+from medistill.text import by_hash
 from medistill.views import render_plain
 
 BATCH = 8  # faster than larger ones on a CPU, and every network that could be trained fits
@@ -65,8 +65,7 @@ def some(rows: pd.DataFrame, images: int) -> pd.DataFrame:
     The first group is taken in any case.
     """
     sizes = rows.groupby("group_id").size()
-    order = sorted(sizes.index, key=lambda group: hashlib.sha256(str(group).encode()).digest())
-    fits = sizes[order].cumsum() <= images
+    fits = sizes[by_hash(sizes.index)].cumsum() <= images
     fits.iloc[0] = True
     return rows[rows["group_id"].isin(fits.index[fits])].reset_index(drop=True)
 

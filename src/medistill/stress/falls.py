@@ -6,47 +6,36 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medistill.evaluation.answers import Answers, Split
+from medistill.evaluation.answers import Split
+from medistill.evaluation.comparison import Measured
+from medistill.evaluation.figures import LEAD
 from medistill.metrics.intervals import FloatArray, compare, holm, summarise
 from medistill.records.estimate import Estimate
 from medistill.records.stress import FallDifference, LabelFall, Shifted
 from medistill.stress.shifts import SHIFTS
-from medistill.task import Calibration
-
-
-def measure_aurocs(split: Split, logits: NDArray[np.floating]) -> FloatArray:
-    """AUROC of each label, (1 + R, L), row 0 on the data themselves, of logits (N, L)."""
-    return Answers(split, logits, Calibration(split.task).probabilities(logits)).ranking[0]
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """One model's AUROCs on the same test images, each (1 + R, L).
+    """One model on the same test images, of which AUROC alone is measured.
 
     Attributes:
-        split: the truth of these images.
         plain: on the images as they are.
         shifted: by the name of the shift.
     """
 
-    split: Split
-    plain: FloatArray
-    shifted: Mapping[str, FloatArray]
+    plain: Measured
+    shifted: Mapping[str, Measured]
 
     @classmethod
     def of(cls, split: Split, plain: NDArray[np.floating], shifted: Mapping[str, NDArray[np.floating]]) -> "Ranked":
         """Rank by logits (N, L)."""
-        found = {shift.name: measure_aurocs(split, shifted[shift.name]) for shift in SHIFTS}
-        return cls(split, measure_aurocs(split, plain), found)
-
-    def macro(self, values: FloatArray) -> FloatArray:
-        """Mean over the eligible labels, (1 + R,); NaN where there is none."""
-        columns = self.split.columns()
-        return values[:, columns].mean(axis=1) if columns else np.full(len(values), np.nan)
+        found = {shift.name: Measured.of(split, shifted[shift.name], names=[LEAD]) for shift in SHIFTS}
+        return cls(Measured.of(split, plain, names=[LEAD]), found)
 
     def fall(self, shift: str) -> FloatArray:
         """Mean AUROC on the images as they are minus that on shifted ones, (1 + R,)."""
-        return self.macro(self.plain) - self.macro(self.shifted[shift])
+        return self.plain.macro(LEAD) - self.shifted[shift].macro(LEAD)
 
 
 def describe_shifts(
@@ -69,23 +58,23 @@ def describe_shifts(
     return {
         shift.name: Shifted(
             what=shift.what,
-            auroc=summarise(own.macro(own.shifted[shift.name])),
+            auroc=summarise(own.shifted[shift.name].macro(LEAD)),
             fall=summarise(own.fall(shift.name), difference=True),
             marked=marked.get(shift.name, Estimate(None)),
-            labels=_labels(own, own.shifted[shift.name]),
+            labels=_labels(own.plain, own.shifted[shift.name]),
             against=against[shift.name],
         )
         for shift in SHIFTS
     }
 
 
-def _labels(own: Ranked, shifted: FloatArray) -> dict[str, LabelFall]:
-    split = own.split
+def _labels(plain: Measured, shifted: Measured) -> dict[str, LabelFall]:
+    split, before, after = plain.split, plain.values[LEAD], shifted.values[LEAD]
     return {
         split.labels[k]: LabelFall(
-            plain=summarise(own.plain[:, k], groups=split.rests_on[k]),
-            shifted=summarise(shifted[:, k], groups=split.rests_on[k]),
-            fall=compare(own.plain[:, k], shifted[:, k], groups=split.rests_on[k])[0],
+            plain=summarise(before[:, k], groups=split.rests_on[k]),
+            shifted=summarise(after[:, k], groups=split.rests_on[k]),
+            fall=compare(before[:, k], after[:, k], groups=split.rests_on[k])[0],
         )
         for k in split.columns()
     }

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medistill.evaluation.answers import Split
+from medistill.evaluation.comparison import Measured
+from medistill.evaluation.figures import LEAD
 from medistill.metrics.bootstrap import draw
 from medistill.metrics.eligibility import fewer_groups, ineligibility
 from medistill.metrics.intervals import Codes, FloatArray, compare, summarise
@@ -14,7 +16,6 @@ from medistill.metrics.ranking import measure_ranking
 from medistill.records.estimate import Estimate
 from medistill.records.stress import Kind, Known
 from medistill.stress.answered import ModelAnswers
-from medistill.stress.falls import measure_aurocs
 from medistill.stress.shifts import INVERSION, MADE
 from medistill.stress.unlike import Unlike
 
@@ -99,6 +100,6 @@ def _kept(split: Split, answers: ModelAnswers, marks: NDArray[np.bool_]) -> tupl
     if not columns:
         return Estimate(None), Estimate(None)
     without = Split(split.labels, kept, split.groups, split.counts, split.skipped, split.rests_on, split.task)
-    logits = answers.plain.logits
-    own, all_ = (measure_aurocs(truth, logits)[:, columns].mean(axis=1) for truth in (without, split))
+    both = (Measured.of(truth, answers.plain.logits, names=[LEAD]) for truth in (without, split))
+    own, all_ = (measured.values[LEAD][:, columns].mean(axis=1) for measured in both)
     return summarise(own), compare(own, all_)[0] if marks.any() else Estimate(0.0)

@@ -1,6 +1,5 @@
 """Images of other kinds: drawn ones, and those of folders that the user names."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from medistill.images.decode import decode
 from medistill.images.errors import ImageError
 from medistill.images.frame import Framing
 from medistill.stress.shifts import Frames, generator_of
+from medistill.text import by_hash
 
 DRAWN_IMAGES = 50
 """Images of each kind that is drawn."""
@@ -90,7 +90,7 @@ def read_folder(folder: Path, key: str, framing: Framing, most: int) -> Frames:
     wanted = f"set {key} to a folder of images"
     images, _ = list_images(find_files(require_folder(folder, wanted), ["."], recursive=True))
     frames = []
-    for path in sorted(images.values(), key=lambda path: hashlib.sha256(path.encode()).digest()):
+    for path in by_hash(images.values()):
         try:
             frames.append(decode(folder / path, size=framing.size, channels=framing.channels, fit=framing.fit))
         except ImageError:

@@ -9,13 +9,13 @@ import numpy as np
 from medistill.data.dataset import Dataset
 from medistill.errors import UserError
 from medistill.evaluation.answers import Split
+from medistill.evaluation.comparison import Measured, best
+from medistill.evaluation.figures import LEAD
 from medistill.evaluation.predictions import align, read_logits
 from medistill.evaluation.settings import Evaluate
 from medistill.images.frame import Fit, Framing
 from medistill.layout import ModelFolder
-from medistill.metrics.eligibility import ineligibility
 from medistill.metrics.intervals import Codes, summarise
-from medistill.metrics.ranking import auroc
 from medistill.records.stress import ModelStress
 from medistill.stress.answered import Material, ModelAnswers
 from medistill.stress.falls import Ranked, describe_shifts
@@ -24,7 +24,6 @@ from medistill.stress.pictures import DRAWN, draw_pictures, read_folder
 from medistill.stress.settings import Stress
 from medistill.stress.shifts import SHIFTS, Frames
 from medistill.stress.unlike import Unlike
-from medistill.task import Calibration
 
 
 def read_others(dataset: Dataset, settings: Stress) -> tuple[dict[str, Frames], dict[str, str]]:
@@ -48,14 +47,13 @@ def best_teacher(dataset: Dataset, folders: Mapping[str, ModelFolder], teachers:
     """The teacher of highest mean AUROC on validation, by its predictions; the first of equals, None of none."""
     rows = dataset.split("val")
     targets, groups = dataset.targets(rows), rows["group_id"].to_numpy()
-    columns = [k for k in range(targets.shape[1]) if not ineligibility(targets[:, k], groups)]
-    found: dict[str, float] = {}
+    split = Split.of(dataset.labels, targets, groups, 0, 0, dataset.task, "val")
+    measured = {}
     for name in teachers:
         path = folders[name].predictions
         logits = align(read_logits(path, name, dataset.labels), "val", rows["image_id"], path, name)
-        scores = Calibration(dataset.task).probabilities(logits) if dataset.task.exclusive else logits
-        found[name] = float(np.mean([auroc(targets[:, k], scores[:, k]) for k in columns])) if columns else 0.0
-    return max(found, key=lambda name: found[name]) if found else None
+        measured[name] = Measured.of(split, logits, names=[LEAD])
+    return best(measured, teachers) or next(iter(teachers), None)  # where no label is eligible, all are equal
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def measure_all(
             images=len(test),
             groups=len(split.counts),
             labels=split.eligible,
-            auroc=summarise(ranked[name].macro(ranked[name].plain)),
+            auroc=summarise(ranked[name].plain.macro(LEAD)),
             shifts=describe_shifts(
                 ranked[name], {other: (relation, ranked[other]) for other, relation in relations.items()}, marked
             ),

@@ -81,7 +81,7 @@ def test_the_bundle_has_the_thresholds_that_validation_gives(exported, source, d
 
 
 def test_the_bundle_has_the_calibration_that_validation_gives(source, dataset, settings, tmp_path, monkeypatch):
-    monkeypatch.setattr("medistill.evaluation.calibration.MIN_IMAGES", 2)  # validation has twelve images
+    monkeypatch.setattr("medistill.evaluation.answers.MIN_IMAGES", 2)  # validation has twelve images
     rows = dataset.split("val")
     logits = pd.read_parquet(source / "predictions.parquet").set_index("image_id").loc[rows["image_id"]]
     given = logits[[f"logit:{label}" for label in dataset.labels]].to_numpy(np.float64)

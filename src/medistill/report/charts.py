@@ -25,6 +25,7 @@ class Series:
         points: (x, y), from left to right.
         colour: 0..5, a class of the page; None: grey, as it is of no model.
         dashed: tells baselines from distilled students.
+        dotted: tells two lines of one colour apart, where there are more lines than colours.
         marked: whether each point has a mark.
     """
 
@@ -32,6 +33,7 @@ class Series:
     points: Sequence[tuple[float, float]]
     colour: int | None
     dashed: bool = False
+    dotted: bool = False
     marked: bool = False
 
     @property
@@ -39,12 +41,18 @@ class Series:
         """Its classes."""
         if self.colour is None:
             return "without dashed" if self.dashed else "without"
-        return f"line s{self.colour}{' dashed' if self.dashed else ''}"
+        dashes = " dashed" if self.dashed else " dotted" if self.dotted else ""
+        return f"line s{self.colour}{dashes}"
 
 
 def ticks(low: float, high: float, whole: bool = False) -> list[float]:
-    """Some five round numbers that enclose low..high; steps of 1, 2 or 5 times a power of ten, whole if `whole`."""
-    span = (high - low) or abs(high) or 1.0
+    """Some five round numbers that enclose low..high; steps of 1, 2 or 5 times a power of ten, whole if `whole`.
+
+    A single value is the end that is farther from zero: no axis of an AUROC of 1 goes beyond it.
+    """
+    if low == high:
+        low, high = min(0.9 * low, low), max(0.9 * high, high)
+    span = (high - low) or 1.0
     raw = max(span / 5, 1.0 if whole else 0.0)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))

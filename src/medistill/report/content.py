@@ -54,11 +54,6 @@ class Model:
         """Its role in the run."""
         return self.record.role
 
-    @property
-    def family(self) -> str:
-        """The key of its network: the student's name, or the teacher's own."""
-        return self.record.student or self.name
-
     def figure(self, split: str, key: str) -> Estimate:
         """A figure of metrics.json on a split."""
         return self.numbers.figure(split, key)

@@ -27,6 +27,11 @@ def test_ticks_of_a_single_value_enclose_it(value):
     assert len(marks) > 1
 
 
+@pytest.mark.parametrize(("value", "end"), [(1.0, -1), (0.5, -1), (-3, 0)])
+def test_a_single_value_is_the_end_of_its_axis_that_is_farther_from_zero(value, end):
+    assert charts.ticks(value, value)[end] == value
+
+
 @pytest.mark.parametrize("last", [1, 2, 3, 10, 47])
 def test_whole_ticks_are_whole(last):
     marks = charts.ticks(1, last, whole=True)

@@ -6,6 +6,7 @@ from medistill.records.audit import Expectation, Validation, ValidationCounts
 from medistill.records.data import DatasetInfo, Origin, SplitCounts
 from medistill.records.explain import Agreement, ModelMaps, Removal
 from medistill.records.export import Latency, Parity
+from medistill.records.gallery import Gallery, ShownFinding, ShownKind, ShownMap
 from medistill.records.models import ModelRecord
 
 
@@ -127,3 +128,19 @@ def agreed(**changes: Any) -> Agreement:
     filled |= {"shuffled": 0.1, "difference_shuffled": None}
     other = {"value": {"estimate": 0.7, "lower": None, "upper": None}, "shuffled": 0.1, "difference": None}
     return Agreement(**filled | dict.fromkeys(("cosine", "spearman", "top_fifth"), other) | changes)
+
+
+def gallery(student: str, teacher: str) -> Gallery:
+    """What gallery.json says where a student calls three findings, points at one of them, and one of each is shown."""
+    pixel = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAAC"
+    answer = {"probability": 0.5, "picture": pixel, "top": 1.0, "peak": [0, 0], "called": True, "predicted": None}
+    finding = {"split": "test", "label": "Mass", "present": True, "facts": "F", "size": 1, "picture": pixel}
+    kinds = []
+    for hit, count in ((True, 1), (False, 2)):
+        maps = [
+            ShownMap(model=name, role=role, hit=hit, **answer)
+            for name, role in ((teacher, "teacher"), ("other", "teacher"), (student, "distilled"))
+        ]
+        shown = ShownFinding(image_id=f"hit {hit}", boxes=[[0.25, 0.25, 0.5, 0.5]], outline="", maps=maps, **finding)
+        kinds.append(ShownKind(called=True, hit=hit, findings=count, shown=[shown]))
+    return Gallery(student=student, beside=[teacher, student], kinds=kinds, absent=[])

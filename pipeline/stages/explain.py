@@ -11,18 +11,17 @@ from medistill.explain.choice import choose_way
 from medistill.explain.detection import call_each
 from medistill.explain.explained import explain_each, explainable
 from medistill.explain.road import Removed
-from medistill.explain.second_look import find_doubts, write_doubts
-from medistill.files import atomic
-from medistill.layout import HERE, ExplainFolder
+from medistill.explain.second_look import find_doubts
+from medistill.explain.shown import student_of
+from medistill.layout import HERE
 from medistill.params import load_params
-from medistill.records.base import Sealed, write_each
 from medistill.report import gallery
-from medistill.report.explanations import doubt_rows, gallery_rows
+from medistill.report.explanations import Explanations, doubt_rows, fill_gallery, write_explanations
 from pipeline.stage import run_stage
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write reports/explain/: metrics.json, choice.json, second_look.csv and index.html, and their checksums."""
+    """Write reports/explain/: figures, the choice of a way, what the gallery shows, doubtful labels, and the page."""
     argparse.ArgumentParser(prog="python -m pipeline.stages.explain", description=__doc__).parse_args(argv)
     params = load_params()
     dataset = Dataset.open()
@@ -42,17 +41,12 @@ def main(argv: list[str] | None = None) -> int:
     metrics, scores = figures.measure(chosen, explained, called, references, dataset.image_size)
     roles = {name: role for name, role in params.roles().items() if name in folders}
     teachers = {name: folders[name].predictions for name, role in roles.items() if role == "teacher"}
-    doubts = find_doubts(dataset, teachers)
-    rows = gallery_rows(dataset, chosen, images, explained, scores), doubt_rows(dataset, doubts)
-    page = gallery.render(dataset, roles, metrics, choice, *rows, left_out)
-    with atomic(HERE.reports.explain.folder) as temporary:
-        temporary.mkdir()
-        written = ExplainFolder(temporary)
-        write_each(written.metrics, metrics)
-        choice.write(written.choice)
-        write_doubts(written.second_look, doubts)
-        written.page.write_text(page, encoding="utf-8")
-        Sealed().write(written.record, temporary.iterdir())
+    doubts, student = find_doubts(dataset, teachers), student_of(roles, folders)
+    beside = [name for name in params.beside(student) if name in folders]
+    everything = Explanations(chosen, images, explained, scores, called, roles)
+    shown = fill_gallery(dataset, everything, student, beside, params.explain.gallery)
+    page = gallery.render(dataset, roles, metrics, choice, shown, doubt_rows(dataset, doubts), left_out)
+    write_explanations(HERE.reports.explain.folder, metrics, choice, shown, doubts, page)
     return 0
 
 

@@ -197,6 +197,11 @@ class ExplainFolder:
         return self.folder / "choice.json"
 
     @property
+    def gallery(self) -> Path:
+        """The findings that pages show, with their pictures."""
+        return self.folder / "gallery.json"
+
+    @property
     def second_look(self) -> Path:
         """Labels that the teachers contradict."""
         return self.folder / "second_look.csv"

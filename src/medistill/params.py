@@ -211,6 +211,12 @@ class Params(Settings):
         others = [StudentModel(student=model.student, recipe=r, seed=model.seed) for r in self.run.recipes]
         return [other for other in others if other != model and not self.is_distilled(other)]
 
+    def beside(self, name: str) -> list[str]:
+        """What a student is shown beside: its teachers and baselines, and itself at the end; a teacher stands alone."""
+        model = next((model for model in self.student_models() if model.name == name), None)
+        others = [*self.references(model), *(other.name for other in self.baselines_of(model))] if model else []
+        return [*others, name]
+
     def candidates(self) -> list[Candidate]:
         """The students of the run as the gate asks for them, in the order of the matrix."""
         return [

@@ -63,7 +63,7 @@ def test_tiles_go_through_the_whole_graph(tiles):
     assert "3 classes, one per image (multiclass)" in page
     assert "Test accuracy" in page
     gallery = (folder / "reports/explain/index.html").read_text()
-    assert "<h2>The true class</h2>" in gallery
+    assert "<h3>Called <span" in gallery
 
     tracked = tiles.run("python", "-c", TRACKED).stdout
     assert json.loads(tracked) == {model: metrics[model]["test"]["accuracy"] for model in metrics}

@@ -12,7 +12,7 @@ from medistill.params import Params, load_params
 from medistill.records.base import write_each
 from medistill.records.data import DatasetInfo, Origin, SplitCounts
 from medistill.records.estimate import Estimate
-from tests.filled import agreed, expectation, latency, model_maps, model_record, parity, validation
+from tests.filled import agreed, expectation, gallery, latency, model_maps, model_record, parity, validation
 from tests.params import with_several
 from tests.seal import seal
 
@@ -180,4 +180,5 @@ def write_surroundings(root: Path, params: Params) -> None:
         seal(export.bundle, {"name": model.name})
         latency(cpu="test <cpu>", p50_ms=4.5678, p95_ms=5.4321).write(export.latency)
     write_each(layout.reports.explain.metrics, explained)
+    gallery(params.student_models()[-1].name, params.run.teachers[0]).write(layout.reports.explain.gallery)
     seal(layout.reports.explain.record, {})

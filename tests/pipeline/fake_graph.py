@@ -91,7 +91,7 @@ import yaml
 from medistill.layout import HERE
 from medistill.records.base import Sealed, write_each
 from medistill.records.models import ModelRecord, TrainingMetrics
-from tests.filled import dataset_info, latency, model_maps, model_record, parity
+from tests.filled import dataset_info, gallery, latency, model_maps, model_record, parity
 from tests.seal import seal
 
 stage, model = sys.argv[1], sys.argv[-1]
@@ -162,6 +162,7 @@ elif stage == "evaluate":
     Sealed().write(reports.evaluation_record, files)
 elif stage == "explain":
     write_each(HERE.reports.explain.metrics, {folder.name: model_maps(conclusive=False) for folder in trained()})
+    gallery("student", "teacher").write(HERE.reports.explain.gallery)
     seal(HERE.reports.explain.record, {})
 elif stage == "export":
     from onnx import TensorProto, helper, save

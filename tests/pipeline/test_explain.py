@@ -20,6 +20,8 @@ from medistill.models.classifier import map_size
 from medistill.models.settings import Network
 from medistill.models.weights import load_model
 from medistill.records.explain import in_words
+from medistill.records.gallery import Gallery
+from medistill.records.models import TrainingMetrics
 from medistill.training.outputs import predictions
 from pipeline.stages.explain import main
 from tests.filled import dataset_info
@@ -88,6 +90,7 @@ def write_project(folder, root, *, size: int, boxes: bool, task: str = "multilab
         predictions(model, Dataset.open(processed)).to_parquet(folder / "models" / name / "predictions.parquet")
         about = facts | {"map_size": map_size(model, size), "name": name.split("/")[1]}
         save_filled(folder / "models" / name, model, **about)
+        TrainingMetrics(params=1, macs=1, val_macro_auroc=0.5).write(folder / "models" / name / "metrics.json")
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +199,17 @@ def test_gallery(project):
     text = (project / "reports/explain/index.html").read_text(encoding="utf-8")
     assert text.count("<article>") == 6  # params.explain.gallery
     assert text.count("(absent)") == 1
+    shown = Gallery.read(project / "reports/explain/gallery.json", "run explain")
+    metrics = json.loads((project / "reports/explain/metrics.json").read_text(encoding="utf-8"))["small-kd-0"]
+    assert (shown.student, shown.beside) == ("small-kd-0", ["wide", "small-baseline-0", "small-kd-0"])
+    assert sum(kind.findings for kind in shown.kinds if kind.called) == metrics["detected_findings"]
+    hits = sum(kind.findings for kind in shown.kinds if kind.hit)
+    assert hits / metrics["findings"] == pytest.approx(metrics["pointing_game"]["estimate"])
+    assert all(kind.shown for kind in shown.kinds)  # of each kind that there is
+    for kind in shown.kinds:
+        for one in kind.shown:
+            (own,) = [answer for answer in one.maps if answer.model == shown.student]
+            assert (own.called, own.hit) == (kind.called, kind.hit)
     assert not re.search(r"https?:", text)
     assert "<script" not in text
     assert "made &lt;up&gt;" in text
@@ -302,7 +316,7 @@ def test_exclusive_classes_explain_the_true_class_and_one_that_is_named_in_its_p
     wrong = 0
     for article in articles:
         head = (
-            r'<h3>(.*?)( \(absent\))? <span class="soft">image (i\d\d) · test · true class ([^,]*?)(, .*)?</span></h3>'
+            r'<h4>(.*?)( \(absent\))? <span class="soft">image (i\d\d) · test · true class ([^,]*?)(, .*)?</span></h4>'
         )
         label, absent, image_id, truth, _ = re.search(head, article).groups()
         assert manifest.at[image_id, f"label:{truth}"] == 1
@@ -310,7 +324,7 @@ def test_exclusive_classes_explain_the_true_class_and_one_that_is_named_in_its_p
         wrong += absent is not None
         named = {}
         for caption in article.split("<figcaption>")[2:]:  # the first caption is the image's own
-            figures = r"(\S+)<br>probability (\d\.\d\d), peak \d+%, predicts (.*)"
+            figures = r"(\S+) <span.*?probability (\d\.\d\d), peak \d+%, predicts (.*)"
             model, chance, rest = re.match(figures, caption).groups()
             named[model] = next(name for name in LABELS if rest.startswith(name))
             folder = tmp_path / "models" / ("teachers" if model in TEACHERS else "students") / model

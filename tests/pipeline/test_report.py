@@ -305,6 +305,18 @@ def test_page_says_prevalence_where_the_label_is_known(project, page):
     assert f"{positives}{100 * positives / (positives + negatives):.1f} %" in page.text
 
 
+def test_page_shows_a_hit_and_a_miss_beside_the_students_teachers(source):
+    section = source.partition('id="localisation"')[2].partition("</section>")[0].replace("<wbr>", "")
+    assert re.findall(r"<h4>(Called[^<]*) <span class=\"soft\">([^<]*)", section) == [
+        ("Called, the map hits", "1 of 1"),
+        ("Called, the map misses", "1 of 2"),
+    ]
+    for article, word in zip(section.split("<article>")[1:], ("✓ hit", "✗ missed"), strict=True):
+        captions = re.findall(r"<figcaption>([^<]*)", article)
+        assert [caption.strip() for caption in captions] == ["Image", "Truth", "densenet", "tf_efficientnet_lite0-kd-0"]
+        assert article.count(word) == 2
+
+
 def test_page_escapes_what_comes_from_data(source, page):
     assert HOSTILE in page.text
     assert "toy <b>set</b>" in page.text

@@ -60,7 +60,6 @@ class Chosen:
         deciding: findings of validation images by which the way to make maps is chosen; empty where there is no choice.
         measured: findings that are present.
         absent: labels that are absent, or classes that an image is taken for, each on another image.
-        shown: indices of the `findings` that the gallery shows.
         removed: indices of the measured findings from whose images pixels are removed, one of each image.
         located: whether the measured findings have boxes or masks.
     """
@@ -68,7 +67,6 @@ class Chosen:
     deciding: list[Finding]
     measured: list[Finding]
     absent: list[Finding]
-    shown: list[int]
     removed: list[int]
     located: bool
 
@@ -96,7 +94,7 @@ def images_of(findings: list[Finding], dataset: Dataset) -> NDArray[np.uint8]:
 
 
 def choose(dataset: Dataset, explain: Explain, predictions: Mapping[str, Path]) -> Chosen:
-    """Choose the findings by which maps are chosen, and those that are measured and shown.
+    """Choose the findings by which maps are chosen, those that are measured, and those that are absent.
 
     Boxes or masks on validation images choose if these are of enough groups and there are some on test images; else
     all are measured. Those on training images are of no use, since networks were fitted to these images.
@@ -124,10 +122,8 @@ def choose(dataset: Dataset, explain: Explain, predictions: Mapping[str, Path]) 
         absent = mistaken_findings(dataset, _predicted_classes(dataset, predictions), labels, few)
     else:
         absent = absent_findings(dataset, labels, few)
-    present = spread(measured, dataset.labels, explain.gallery - len(absent))
-    findings = measured + absent
-    shown, removed = [findings.index(f) for f in present + absent], spread(measured, dataset.labels, explain.images)
-    return Chosen(deciding, measured, absent, shown, [measured.index(f) for f in removed], bool(located))
+    removed = [measured.index(finding) for finding in spread(measured, dataset.labels, explain.images)]
+    return Chosen(deciding, measured, absent, removed, bool(located))
 
 
 def _predicted_classes(dataset: Dataset, predictions: Mapping[str, Path]) -> dict[str, NDArray[np.intp]]:
@@ -252,20 +248,25 @@ def mistaken_findings(
 
 
 def spread(findings: list[Finding], labels: list[str], count: int) -> list[Finding]:
-    """At most `count` findings on different images: one of each label in turn, in the order of the images' hashes."""
+    """The first `count` of `in_turn`, in the order of their labels."""
+    return sorted(in_turn(findings, labels)[:count], key=lambda finding: labels.index(finding.label))
+
+
+def in_turn(findings: list[Finding], labels: list[str]) -> list[Finding]:
+    """Findings on different images: one of each label in turn, in the order of the images' hashes."""
     order = {image_id: place for place, image_id in enumerate(by_hash({f.image_id for f in findings}))}
     waiting = {
         label: sorted((f for f in findings if f.label == label), key=lambda f: order[f.image_id]) for label in labels
     }
     chosen: list[Finding] = []
     seen: set[str] = set()
-    while len(chosen) < count and any(waiting.values()):
+    while any(waiting.values()):
         for label in labels:
             waiting[label] = [f for f in waiting[label] if f.image_id not in seen]
-            if waiting[label] and len(chosen) < count:
+            if waiting[label]:
                 chosen.append(waiting[label].pop(0))
                 seen.add(chosen[-1].image_id)
-    return sorted(chosen, key=lambda f: (labels.index(f.label), order[f.image_id]))
+    return chosen
 
 
 def _boxes(rows: pd.DataFrame) -> list[Box]:

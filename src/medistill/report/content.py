@@ -10,6 +10,7 @@ from medistill.records.estimate import Estimate
 from medistill.records.evaluation import Comparison, Evaluation, ModelNumbers
 from medistill.records.explain import ModelMaps
 from medistill.records.export import Latency
+from medistill.records.gallery import Gallery
 from medistill.records.licenses import Ancestor
 from medistill.records.models import ModelRecord, Role
 from medistill.records.stress import ModelStress
@@ -70,6 +71,7 @@ class Content:
         models: teachers, then students.
         comparisons: rows of comparisons.csv.
         explain: reports/explain/metrics.json by model, or None.
+        gallery: reports/explain/gallery.json, or None.
         stress: reports/stress/metrics.json by model, or None.
         verdicts: the gate's.
         ranking: names of those that passed, best first.
@@ -81,6 +83,7 @@ class Content:
     models: Sequence[Model]
     comparisons: Sequence[Comparison]
     explain: Mapping[str, ModelMaps] | None
+    gallery: Gallery | None
     stress: Mapping[str, ModelStress] | None
     verdicts: Sequence[Verdict]
     ranking: Sequence[str]

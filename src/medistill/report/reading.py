@@ -15,6 +15,7 @@ from medistill.records.data import DatasetInfo
 from medistill.records.evaluation import Evaluation, ModelNumbers, read_comparisons
 from medistill.records.explain import ModelMaps
 from medistill.records.export import Latency
+from medistill.records.gallery import Gallery
 from medistill.records.licenses import read_recorded
 from medistill.records.models import ModelRecord
 from medistill.records.stress import ModelStress
@@ -43,6 +44,7 @@ def read_content(folders: Mapping[str, ModelFolder], verdicts: Sequence[Verdict]
         models=models,
         comparisons=read_comparisons(reports.comparisons),
         explain=_read_sealed(reports.explain, ModelMaps),
+        gallery=_read_gallery(reports.explain),
         stress=_read_sealed(reports.stress, ModelStress),
         verdicts=verdicts,
         ranking=[verdict.model for verdict in rank(verdict for verdict in verdicts if verdict.passed)],
@@ -55,6 +57,11 @@ def _read_sealed(folder: ExplainFolder | StressFolder, kind: type[Kind]) -> dict
         return None
     Sealed.read_whole(folder.record)
     return read_each(folder.metrics, kind, what_to_run(folder.record))
+
+
+def _read_gallery(folder: ExplainFolder) -> Gallery | None:
+    """The findings that are shown; None where the folder is missing."""
+    return Gallery.read(folder.gallery, what_to_run(folder.record)) if folder.folder.is_dir() else None
 
 
 def _read_model(name: str, folder: ModelFolder, figures: Mapping[str, ModelNumbers], layout: Layout) -> Model:

@@ -13,9 +13,10 @@ from PIL import Image
 from medistill.data.dataset import Dataset
 from medistill.explain.localisation import NO_TRUTH
 from medistill.explain.second_look import Doubt
-from medistill.explain.selection import Finding
 from medistill.records.explain import Choice, ModelMaps, Tried
-from medistill.report.gallery import OPACITY, DoubtRow, Overlay, Row, render
+from medistill.records.gallery import Gallery, ShownFinding, ShownKind, ShownMap
+from medistill.report.gallery import DoubtRow, render
+from medistill.report.pictures import OPACITY, heat_uri, image_uri, outline
 from medistill.task import Task
 from tests.filled import agreed, removal
 
@@ -49,12 +50,26 @@ def entry(**changes) -> ModelMaps:
     return ModelMaps(**filled | changes)
 
 
-def row(*, present=True, heat=None, pixels=None, hit=True) -> Row:
-    finding = Finding(f"{EVIL}.png", EVIL, "p", "test", ((0.25, 0.5, 0.25, 0.25),) if present else (), present)
+def row(*, present=True, heat=None, pixels=None, hit=True, mask=None) -> ShownFinding:
     heat = np.zeros((SIZE, SIZE), np.float32) if heat is None else heat
     pixels = np.full((1, SIZE, SIZE), 90, np.uint8) if pixels is None else pixels
-    overlays = [Overlay(name, 0.625, heat, (3, 4), hit if present else None) for name in ("teacher&1", "a-kd-0")]
-    return Row(finding, pixels, "F, 50 years", overlays)
+    answer = {"probability": 0.625, "picture": heat_uri(heat), "top": float(heat.max()), "peak": [3, 4]}
+    answer |= {"hit": hit if present else None, "called": False, "predicted": None}
+    where = {"boxes": [[0.25, 0.5, 0.25, 0.25]] if present and mask is None else [], "outline": ""}
+    return ShownFinding(
+        **{"image_id": f"{EVIL}.png", "split": "test", "label": EVIL, "present": present, "facts": "F, 50 years"},
+        **where | ({} if mask is None else {"outline": outline(mask)}),
+        size=SIZE,
+        picture=image_uri(pixels),
+        maps=[
+            ShownMap(model=model, role=role, **answer)
+            for model, role in (("teacher&1", "teacher"), ("a-kd-0", "distilled"))
+        ],
+    )
+
+
+def with_maps(shown: ShownFinding, **changes) -> ShownFinding:
+    return shown.model_copy(update={"maps": [one.model_copy(update=changes) for one in shown.maps]})
 
 
 def page(rows, task=Task.MULTILABEL, choice=None, doubts=(), **changes) -> str:
@@ -63,7 +78,11 @@ def page(rows, task=Task.MULTILABEL, choice=None, doubts=(), **changes) -> str:
     roles = {"teacher&1": "teacher", "a-kd-0": "distilled"}
     metrics = {"teacher&1": entry(**changes), "a-kd-0": entry(**against, **changes)}
     dataset = Dataset(Path(), EVIL, "csv", task, [EVIL], SIZE, 1, "pad", "", pd.DataFrame())
-    return render(dataset, roles, metrics, choice or CHOICE, rows, list(doubts))
+    present = [one for one in rows if one.present]
+    kinds = [ShownKind(called=False, hit=True, findings=41, shown=present)]
+    absent = [one for one in rows if not one.present]
+    shown = Gallery(student="a-kd-0", beside=["a-kd-0"], kinds=kinds, absent=absent)
+    return render(dataset, roles, metrics, choice or CHOICE, shown, list(doubts))
 
 
 CHOICE = Choice(
@@ -96,10 +115,9 @@ def test_everything_from_data_is_escaped():
 
 
 def test_nothing_from_data_is_obeyed():
-    shown = row(present=False)
-    finding = replace(shown.finding, image_id=OBEYED, label=OBEYED)
-    overlays = [replace(overlay, model=OBEYED, predicted=OBEYED) for overlay in shown.overlays]
-    text = page([replace(shown, finding=finding, overlays=overlays, facts=OBEYED)], conclusion=OBEYED)
+    shown = with_maps(row(present=False), model=OBEYED, predicted=OBEYED)
+    shown = shown.model_copy(update={"image_id": OBEYED, "label": OBEYED, "facts": OBEYED})
+    text = page([shown], conclusion=OBEYED)
     assert text.replace("\n", "").isprintable()
     assert text.count(r"\x1b[31m\n\u202e\x9b2J") > 8
 
@@ -139,7 +157,12 @@ def test_figures_and_marks():
     assert text.count("probability 0.62, peak 0%") == 2
     assert "−0.12<small>[−0.25, +0.06]</small>" in text
     assert text.count("✓ hit") == 2
-    assert "✗ miss" in page([row(hit=False)])
+    assert "✗ missed" in page([row(hit=False)])
+    assert text.count("✗ not called") == 2
+    assert page([row(present=False)]).count("✓ not called") == 2
+    assert "✗ called" in page([with_maps(row(present=False), called=True)])
+    assert "Not called, the map hits</th><td>41</td><td>1</td>" in text
+    assert "the distilled student that is best on validation" in text
     assert "✓ hit" not in page([row(present=False)])
     assert "0.50<small>[0.25, 0.75]</small>" in text
     assert "0.90<small>[0.80, 0.95]</small>" in text
@@ -152,10 +175,9 @@ def test_figures_and_marks():
 
 
 def test_a_mask_is_outlined_along_its_pixels_on_every_picture():
-    shown, mask = row(), np.zeros((SIZE, SIZE), bool)
+    mask = np.zeros((SIZE, SIZE), bool)
     mask[3:6, 8:], mask[4, 10] = True, False
-    shown = replace(shown, finding=replace(shown.finding, boxes=(), mask=mask))
-    text = page([shown])
+    text = page([row(mask=mask)])
     (path,) = re.findall(r'<path class="target" id="([^"]*)" d="([^"]*)"', text)
     assert text.count(f'<use href="#{path[0]}"/>') == 2  # over the map of each model
     steps = re.findall(r"M(\d+) (\d+)([hv])(\d+)", path[1])
@@ -169,10 +191,8 @@ def test_a_mask_is_outlined_along_its_pixels_on_every_picture():
 
 
 def test_exclusive_classes_show_what_each_model_predicts():
-    shown = row(present=False)
-    overlays = [replace(overlay, predicted=f"class {EVIL}") for overlay in shown.overlays]
-    text = page([row(), replace(shown, overlays=overlays)], task=Task.MULTICLASS)
-    assert "<h2>The true class</h2>" in text
+    shown = with_maps(row(present=False), predicted=f"class {EVIL}")
+    text = page([row(), shown], task=Task.MULTICLASS)
     assert "<h2>A class predicted instead of the true one</h2>" in text
     assert text.count("predicts class &lt;script&gt;") == 2
     assert "Findings that are" not in text

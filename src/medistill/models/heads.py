@@ -9,98 +9,19 @@ global average pooling it equals HiResCAM (Draelos & Carin, arXiv 2011.08891), a
 activation map of Zhou et al. 2016 divided by the number of cells.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import timm.layers
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from medistill.models.vector_layers import ACTIVATIONS, BatchNorm, Layer, LayerNorm, Linear, activation_of
+
 if TYPE_CHECKING:
     from medistill.models.timm_facts import Backbone
-
-
-class _Layer(Protocol):
-    """A layer behind the pooling."""
-
-    def __call__(self, vectors: Tensor) -> Tensor:
-        """Its output (N, K') for `vectors` (N, K)."""
-        ...
-
-    def pull_back(self, gradients: Tensor, vectors: Tensor) -> Tensor:
-        """Gradients (N or 1, M, K) by its input, of M gradients (N or 1, M, K') by its output at `vectors` (N, K)."""
-        ...
-
-
-@dataclass(frozen=True)
-class _Linear:
-    """A linear layer, or a 1×1 convolution of a map of one cell."""
-
-    module: nn.Linear | nn.Conv2d
-
-    @property
-    def weight(self) -> Tensor:
-        """(K', K)."""
-        return self.module.weight.flatten(1)
-
-    def __call__(self, vectors: Tensor) -> Tensor:
-        return F.linear(vectors, self.weight, self.module.bias)
-
-    def pull_back(self, gradients: Tensor, vectors: Tensor) -> Tensor:
-        return gradients @ self.weight
-
-
-@dataclass(frozen=True)
-class _BatchNorm:
-    """Batch norm by its running statistics."""
-
-    module: nn.BatchNorm1d | nn.BatchNorm2d
-
-    def __call__(self, vectors: Tensor) -> Tensor:
-        norm = self.module
-        return F.batch_norm(vectors, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-
-    def pull_back(self, gradients: Tensor, vectors: Tensor) -> Tensor:
-        variance = self.module.running_var
-        assert variance is not None  # `_layer` sees that there is one
-        scale = (variance + self.module.eps).rsqrt()
-        return gradients * (scale if self.module.weight is None else scale * self.module.weight)
-
-
-@dataclass(frozen=True)
-class _LayerNorm:
-    """Layer norm over the channels."""
-
-    module: nn.LayerNorm
-
-    def __call__(self, vectors: Tensor) -> Tensor:
-        return F.layer_norm(vectors, vectors.shape[1:], self.module.weight, self.module.bias, self.module.eps)
-
-    def pull_back(self, gradients: Tensor, vectors: Tensor) -> Tensor:
-        if self.module.weight is not None:
-            gradients = gradients * self.module.weight
-        scale = (vectors.var(1, correction=0, keepdim=True) + self.module.eps).rsqrt()
-        normalised = ((vectors - vectors.mean(1, keepdim=True)) * scale)[:, None]
-        along = normalised * (gradients * normalised).mean(2, keepdim=True)
-        return (gradients - gradients.mean(2, keepdim=True) - along) * scale[:, None]
-
-
-@dataclass(frozen=True)
-class _Activation:
-    """A function of each number."""
-
-    function: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
-
-    def __call__(self, vectors: Tensor) -> Tensor:
-        return self.function(vectors)
-
-    def pull_back(self, gradients: Tensor, vectors: Tensor) -> Tensor:
-        return gradients * self.slope(vectors)[:, None]
 
 
 @dataclass(frozen=True)
@@ -110,8 +31,8 @@ class PooledHead:
     It refers to the network's own modules, and so follows their weights.
     """
 
-    hidden: tuple[_Layer, ...]
-    classifier: _Linear
+    hidden: tuple[Layer, ...]
+    classifier: Linear
 
     def jacobian(self, pooled: Tensor, labels: Tensor | None = None) -> Tensor:
         """∂logit/∂pooled, float32 (N, M, K), at `pooled` (N, K); (1, M, K) where it is the same for every image.
@@ -202,7 +123,7 @@ def read_head(backbone: "Backbone", *, channels_last: bool = False) -> PooledHea
             return None
         form = step[1]
         layers += step[0]
-    if nodes[-1].args != (nodes[-2],) or form != _VECTOR or not layers or type(layers[-1]) is not _Linear:
+    if nodes[-1].args != (nodes[-2],) or form != _VECTOR or not layers or type(layers[-1]) is not Linear:
         return None
     return PooledHead(tuple(layers[:-1]), layers[-1])
 
@@ -225,14 +146,14 @@ class _Tracer(fx.Tracer):
         tensors = any(True for _ in module.parameters(recurse=False)) or any(
             True for _ in module.buffers(recurse=False)
         )
-        return tensors or type(module) in _ACTIVATIONS or super().is_leaf_module(module, name)
+        return tensors or type(module) in ACTIVATIONS or super().is_leaf_module(module, name)
 
 
 # How the numbers are arranged: a map before pooling; then one vector per image, with or without the map's two axes.
 _MAP_FIRST, _MAP_LAST = "(N, K, h, w)", "(N, h, w, K)"
 _CELL_FIRST, _CELL_LAST, _VECTOR = "(N, K, 1, 1)", "(N, 1, 1, K)", "(N, K)"
 _POOLED = {_CELL_FIRST, _CELL_LAST, _VECTOR}
-_Step = tuple[list[_Layer], str] | None
+_Step = tuple[list[Layer], str] | None
 """The layers of a step, and the arrangement after it; None for a step without a known derivative."""
 
 
@@ -248,36 +169,36 @@ def _module_step(module: nn.Module, form: str) -> _Step:
         return None
     if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
         return [], _VECTOR
-    if kind in _ACTIVATIONS:
-        return [_activation(module)], form
+    if kind in ACTIVATIONS:
+        return [activation_of(module)], form
     layer = _layer(module, form)
     return (layer, form) if layer else None
 
 
-def _layer(module: nn.Module, form: str) -> list[_Layer] | None:
+def _layer(module: nn.Module, form: str) -> list[Layer] | None:
     """The layers of a module with tensors of its own."""
     kind, first = type(module), form == _CELL_FIRST
     if isinstance(module, nn.Linear) and kind in (nn.Linear, timm.layers.Linear) and not first:
-        return [_Linear(module)]
+        return [Linear(module)]
     if type(module) is nn.Conv2d and first and module.kernel_size == module.stride == (1, 1) and module.groups == 1:
-        return [_Linear(module)] if module.padding in (0, (0, 0)) else None
+        return [Linear(module)] if module.padding in (0, (0, 0)) else None
     if (
         isinstance(module, nn.LayerNorm)
         and kind in (nn.LayerNorm, timm.layers.LayerNorm)
         and not first
         and len(module.normalized_shape) == 1
     ):
-        return [_LayerNorm(module)]
+        return [LayerNorm(module)]
     if type(module) is timm.layers.LayerNorm2d and first:
-        return [_LayerNorm(module)]
+        return [LayerNorm(module)]
     if module.training or getattr(module, "running_mean", None) is None:
         return None  # but for batch norm none is left
     if (type(module) is nn.BatchNorm2d and first) or (type(module) is nn.BatchNorm1d and form == _VECTOR):
-        return [_BatchNorm(module)]
+        return [BatchNorm(module)]
     if type(module) is timm.layers.BatchNormAct2d and first and type(module.drop) is nn.Identity:
         if type(module.act) is nn.Identity:
-            return [_BatchNorm(module)]
-        return [_BatchNorm(module), _activation(module.act)] if type(module.act) in _ACTIVATIONS else None
+            return [BatchNorm(module)]
+        return [BatchNorm(module), activation_of(module.act)] if type(module.act) in ACTIVATIONS else None
     return None
 
 
@@ -299,56 +220,3 @@ def _mean_step(form: str, dim: object = None, keepdim: object = False, **more: o
     if more or not isinstance(dim, tuple | list) or tuple(axis % 4 for axis in dim) != axes:
         return None
     return [], cell if keepdim else _VECTOR
-
-
-def _relu_slope(x: Tensor) -> Tensor:
-    return (x > 0).to(x.dtype)
-
-
-def _relu6_slope(x: Tensor) -> Tensor:
-    return ((x > 0) & (x < 6)).to(x.dtype)
-
-
-def _hardswish_slope(x: Tensor) -> Tensor:
-    return torch.where(x < -3, 0, torch.where(x <= 3, x / 3 + 0.5, 1))
-
-
-def _silu_slope(x: Tensor) -> Tensor:
-    gate = torch.sigmoid(x)
-    return gate * (1 + x * (1 - gate))
-
-
-def _gelu_slope(x: Tensor) -> Tensor:
-    return 0.5 * (1 + torch.erf(x / math.sqrt(2))) + x * torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-
-
-def _gelu_tanh_slope(x: Tensor) -> Tensor:
-    scale = math.sqrt(2 / math.pi)
-    bend = torch.tanh(scale * (x + 0.044715 * x**3))
-    return 0.5 * (1 + bend) + 0.5 * x * (1 - bend * bend) * scale * (1 + 3 * 0.044715 * x * x)
-
-
-def _tanh_slope(x: Tensor) -> Tensor:
-    return 1 - torch.tanh(x) ** 2
-
-
-_GELU = _Activation(F.gelu, _gelu_slope)
-_GELU_TANH = _Activation(lambda x: F.gelu(x, approximate="tanh"), _gelu_tanh_slope)
-_TANH = _Activation(torch.tanh, _tanh_slope)
-_ACTIVATIONS = {
-    nn.ReLU: _Activation(F.relu, _relu_slope),
-    nn.ReLU6: _Activation(F.relu6, _relu6_slope),
-    nn.Hardswish: _Activation(F.hardswish, _hardswish_slope),
-    nn.SiLU: _Activation(F.silu, _silu_slope),
-    nn.GELU: _GELU,
-    timm.layers.activations.GELU: _GELU,
-    timm.layers.activations.GELUTanh: _GELU_TANH,
-    nn.Tanh: _TANH,
-    timm.layers.activations.Tanh: _TANH,
-}
-
-
-def _activation(module: nn.Module) -> _Activation:
-    if type(module) is nn.GELU and module.approximate == "tanh":
-        return _GELU_TANH
-    return _ACTIVATIONS[type(module)]

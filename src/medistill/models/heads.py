@@ -34,6 +34,12 @@ class PooledHead:
     hidden: tuple[Layer, ...]
     classifier: Linear
 
+    def logits(self, pooled: Tensor) -> Tensor:
+        """Logits (N, L) of the pooled vectors (N, K)."""
+        for layer in self.hidden:
+            pooled = layer(pooled)
+        return self.classifier(pooled)
+
     def jacobian(self, pooled: Tensor, labels: Tensor | None = None) -> Tensor:
         """∂logit/∂pooled, float32 (N, M, K), at `pooled` (N, K); (1, M, K) where it is the same for every image.
 

@@ -107,7 +107,8 @@ def _relu6_slope(x: Tensor) -> Tensor:
 
 
 def _hardswish_slope(x: Tensor) -> Tensor:
-    return torch.where(x < -3, 0, torch.where(x <= 3, x / 3 + 0.5, 1))
+    # By products of numbers, which runtimes do several times as fast as a choice between two.
+    return F.hardsigmoid(x) + x * _hardsigmoid_slope(x)
 
 
 def _silu_slope(x: Tensor) -> Tensor:
@@ -135,7 +136,7 @@ def _sigmoid_slope(x: Tensor) -> Tensor:
 
 
 def _hardsigmoid_slope(x: Tensor) -> Tensor:
-    return ((x > -3) & (x < 3)).to(x.dtype) / 6
+    return (x.abs() < 3).to(x.dtype) / 6
 
 
 _GELU = Activation(F.gelu, _gelu_slope)

@@ -67,9 +67,9 @@ class Known(Content):
     """How a student tells images that are unlike those that it knows.
 
     Attributes:
-        features, components: of the network, and how many principal components of them.
+        features, components: numbers that describe an image, and how many principal components of them.
         training_images, validation_images, validation_groups: what it was fitted to.
-        threshold: scores above it are marked; 1 is the mean over validation images.
+        usual: mean score of the validation images; those above 1 are marked.
         marked: share of the test images that are marked, falsely.
         marked_groups: share of their patients with an image that is marked.
         auroc_kept: mean AUROC on the test images that are not marked.
@@ -82,7 +82,7 @@ class Known(Content):
     training_images: int
     validation_images: int
     validation_groups: int
-    threshold: float
+    usual: float
     marked: Interval
     marked_groups: Interval
     auroc_kept: Interval

@@ -1,4 +1,4 @@
-"""What a network says of images, changed or not: its logits and its pooled features."""
+"""What a network says of images, changed or not: its logits, and the features by which unlike images are told."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from medistill.layout import ModelFolder
 from medistill.models.classifier import Classifier
 from medistill.records.models import ModelRecord
 from medistill.stress.shifts import MADE, SHIFTS, Change, Frames
+from medistill.stress.tap import forward_tapped
 from medistill.text import by_hash
 from medistill.views import render_plain
 
@@ -53,7 +54,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Answered:
-    """A network's answers about N images: logits (N, L) and pooled features (N, K), both float32."""
+    """A network's answers about N images: logits (N, L) and features (N, D) as `Unlike` takes them, both float32."""
 
     logits: NDArray[np.float32]
     features: NDArray[np.float32]
@@ -107,7 +108,7 @@ def answer(
     batches: Iterable[Frames],
     on_images: Callable[[int], object],
     *,
-    pooled: bool,
+    tapped: bool,
 ) -> Answered:
     """A network's answers about images.
 
@@ -116,16 +117,20 @@ def answer(
         dataset: its labels are the columns of the logits.
         batches: uint8 (n, C, S, S) each.
         on_images: called with the number of new answers.
-        pooled: whether features are wanted; otherwise there are none, (N, 0).
+        tapped: whether features are wanted; otherwise there are none, (N, 0).
     """
     device = next(model.parameters()).device
     columns = [model.config["labels"].index(label) for label in dataset.labels]
     logits, features = [], []
     for frames in batches:
         images = render_plain(torch.from_numpy(np.ascontiguousarray(frames)).to(device))
-        given, last = model(images.contiguous(memory_format=torch.channels_last), with_map=True)
+        images = images.contiguous(memory_format=torch.channels_last)
+        if tapped:
+            given, _, own = forward_tapped(model, images)
+        else:
+            given, own = model(images), torch.empty(len(images), 0)
         logits.append(given[:, columns].float().cpu().numpy())
-        features.append(model.pooled(last).cpu().numpy() if pooled else np.empty((len(frames), 0), np.float32))
+        features.append(own.cpu().numpy())
         on_images(len(frames))
     return Answered(np.concatenate(logits), np.concatenate(features))
 
@@ -176,7 +181,7 @@ def ask(
     dataset = material.dataset
 
     def about(batches: Iterable[Frames]) -> Answered:
-        return answer(model, dataset, batches, on_images, pooled=student)
+        return answer(model, dataset, batches, on_images, tapped=student)
 
     changes = (*SHIFTS, *MADE) if student else SHIFTS
     plain = about(frames_of(dataset, material.test))

@@ -51,6 +51,7 @@ def describe_known(
         what: in words, of each kind of `answers.others`.
     """
     assert answers.training is not None
+    assert answers.validation is not None
     assert answers.others is not None
     scores, marks = unlike.scores(answers.plain.features), unlike.marks(answers.plain.features)
     kinds = {}
@@ -67,7 +68,7 @@ def describe_known(
         training_images=len(answers.training.features),
         validation_images=len(validation_groups),
         validation_groups=len(np.unique(validation_groups)),
-        threshold=unlike.threshold,
+        usual=float(unlike.scores(answers.validation.features).mean()),
         marked=share_interval(marks.astype(np.float64), split.groups),
         marked_groups=share_interval(by_group.astype(np.float64), np.arange(len(by_group))),
         auroc_kept=kept,

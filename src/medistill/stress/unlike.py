@@ -1,9 +1,17 @@
-"""How unlike the training images an image is, by the pooled features that a network makes of it.
+"""How unlike the training images an image is, by an early map that a network makes of it: torch-free.
 
-In the directions in which the training images' features vary most (their first 64 principal components), the squared
-Mahalanobis distance from their mean; and what is left of the squared distance outside of these directions. Each is
-divided by its mean over validation images, and the mean of both is the score: 1 is usual. Sources: Lee et al., NeurIPS
-2018 (Mahalanobis distances of features); Ndiour et al., arXiv 2012.04250 (the rest outside of principal components).
+**Features.** The map (K, h, w) after the network's last stage with a cell for each 8 x 8 pixels (`stage_at(model,
+STRIDE)`), the last map where it has no such stage: the mean of each of its K channels over each quarter of the map, top
+left, top right, bottom left, bottom right; D = 4K. Halves of an odd number of cells share the middle one. Of a network
+without maps they are its K pooled features. `tap.py` has them in torch.
+
+**Score.** With c = features - `mean` and t = `components` c: the sum of `scales[i]` t[i]² over the k components, plus
+`scales[k]` times what is left of the squared distance, |c - componentsᵀ t|². Above 1.0 an image is marked.
+
+It is the squared Mahalanobis distance under the shrunk covariance of Ledoit and Wolf (J. Multivar. Anal. 88, 2004), of
+which all but the first 64 principal components have their mean variance (Tipping and Bishop, J. R. Stat. Soc. B 61,
+1999), divided by the threshold. Sources: Lee et al., NeurIPS 2018 (Mahalanobis distances of features of all stages);
+Rippel et al., ICPR 2020 (of networks that were trained for another task).
 """
 
 from collections.abc import Mapping
@@ -12,9 +20,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from medistill.metrics.intervals import Codes, FloatArray, Numbers
+
+STRIDE = 8
+"""Pixels of the network's input, in each direction, for a cell of the map."""
 
 COMPONENTS = 64
 """Principal components at most."""
@@ -22,81 +33,92 @@ COMPONENTS = 64
 PERCENTILE = 0.99
 """Share of validation patients none of whose images is marked."""
 
-_LEAST = 1e-6
-"""Variances below this share of the largest are rounding, or directions that the training images do not fill."""
+_ROUNDING = 1e-6
+"""Deviations below this share of the largest feature are rounding."""
 
-_LEAST_REST = 1e-3
-"""Shares of the variance outside of the components below which that is not counted: in float32 it would be rounding."""
+_ABOVE = 1e-6
+"""By how much of itself the threshold lies above the patient who sets it, so that float32 does not mark that one."""
 
 Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Unlike:
-    """What a network's features of training and validation images were, fitted once; a score is one matrix product.
+    """What a network's features of training and validation images were, fitted once; a score is two matrix products.
 
     Attributes:
-        mean: float32 (K,), of the training images' features.
-        components: float32 (k, K), orthonormal, k ≤ 64.
+        mean: float32 (D,), of the training images' features.
+        components: float32 (k, D), orthonormal, k ≤ 64.
         scales: float32 (k + 1,), what the squared coordinates along the components, and the squared rest, are
             multiplied by before they are added.
-        threshold: scores above it are marked.
     """
 
     mean: Float32
     components: Float32
     scales: Float32
-    threshold: float
 
     @classmethod
     def fit(cls, training: Numbers, validation: Numbers, groups: Codes) -> "Unlike":
-        """Fit to pooled features.
+        """Fit to features.
 
         The threshold is the score that at most 1 % of new patients like those of validation exceed with any image: of n
         patients' largest scores the one at place ⌈0.99 (n + 1)⌉, or the largest of all where n < 99.
 
         Args:
-            training: (N, K).
-            validation: (M, K).
+            training: (N, D).
+            validation: (M, D).
             groups: (M,), the patient or other group of each validation image.
         """
         mean = training.mean(axis=0, dtype=np.float64)
-        _, singular, rows = np.linalg.svd(training - mean, full_matrices=False)
-        variances = singular**2 / max(1, len(training) - 1)
-        count = min(COMPONENTS, int((variances > _LEAST * variances[0]).sum()))
-        fitted = cls(
-            mean.astype(np.float32),
-            rows[:count].astype(np.float32),
-            np.concatenate([1 / variances[:count], [1.0]]).astype(np.float32),
-            np.inf,
-        )
-        inside, outside = fitted._parts(validation)
-        rest = outside.mean() > _LEAST_REST * variances.sum()
-        scales = np.concatenate([fitted.scales[:count] / inside.mean(), [1 / outside.mean() if rest else 0]])
-        scales = (scales / (2 if rest else 1)).astype(np.float32)
-        scores = cls(fitted.mean, fitted.components, scales, np.inf).scores(validation)
+        centred = training - mean
+        _, singular, rows = np.linalg.svd(centred, full_matrices=False)
+        variances = np.zeros(centred.shape[1])
+        variances[: len(singular)] = np.square(singular) / len(centred)
+        shrinkage = _shrinkage(centred, variances)
+        variances = (1 - shrinkage) * variances + shrinkage * variances.mean()
+        variances = np.maximum(variances, max(_ROUNDING * np.abs(training).max(), _ROUNDING**2) ** 2)
+        count = min(COMPONENTS, len(rows))
+        rest = variances[count:].mean() if count < len(variances) else np.inf
+        scales = 1 / np.append(variances[:count], rest)
+        components = rows[:count].astype(np.float32)
+        scores = cls(mean.astype(np.float32), components, scales.astype(np.float32)).scores(validation)
         largest = np.sort([scores[groups == group].max() for group in np.unique(groups)])
-        place = int(np.ceil(PERCENTILE * (len(largest) + 1)))
-        return cls(fitted.mean, fitted.components, scales, float(largest[min(place, len(largest)) - 1]))
-
-    def _parts(self, features: Numbers) -> tuple[FloatArray, FloatArray]:
-        """What lies along the components, scaled, and the rest, each (N,)."""
-        centred = features - self.mean.astype(np.float64)
-        along = centred @ self.components.T.astype(np.float64)
-        rest = np.maximum(np.square(centred).sum(axis=1) - np.square(along).sum(axis=1), 0)
-        return np.square(along) @ self.scales[:-1].astype(np.float64), self.scales[-1] * rest
+        place = min(int(np.ceil(PERCENTILE * (len(largest) + 1))), len(largest))
+        threshold = (1 + _ABOVE) * largest[place - 1] or 1.0
+        return cls(mean.astype(np.float32), components, (scales / threshold).astype(np.float32))
 
     def scores(self, features: Numbers) -> FloatArray:
-        """The score of each image: (N,) of features (N, K); 1 on average over validation images."""
-        inside, outside = self._parts(features)
-        return inside + outside
+        """The score of each image: (N,) of features (N, D); 1 is the threshold."""
+        components = self.components.astype(np.float64)
+        centred = features - self.mean.astype(np.float64)
+        along = centred @ components.T
+        rest = np.square(centred - along @ components).sum(axis=1)
+        scores: FloatArray = np.square(along) @ self.scales[:-1].astype(np.float64) + self.scales[-1] * rest
+        return scores
 
     def marks(self, features: Numbers) -> NDArray[np.bool_]:
-        """Whether each image is marked as unlike those that the network knows: (N,) of features (N, K)."""
-        return self.scores(features) > self.threshold
+        """Whether each image is marked as unlike those that the network knows: (N,) of features (N, D)."""
+        return self.scores(features) > 1
 
     def write(self, path: Path, metadata: Mapping[str, str]) -> None:
-        """Write a safetensors file of `mean`, `components`, `scales` and `threshold` (1,)."""
-        threshold = np.array([self.threshold], np.float32)
-        tensors = {"mean": self.mean, "components": self.components, "scales": self.scales, "threshold": threshold}
+        """Write a safetensors file of `mean`, `components` and `scales`."""
+        tensors = {"mean": self.mean, "components": self.components, "scales": self.scales}
         save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path, dict(metadata))
+
+    @classmethod
+    def read(cls, path: Path) -> "Unlike":
+        """What `write` wrote."""
+        return cls(**load_file(path))
+
+
+def _shrinkage(centred: FloatArray, variances: FloatArray) -> float:
+    """How much of each principal variance is replaced by their mean: Ledoit and Wolf (2004), §3.3, b²/d².
+
+    Args:
+        centred: (N, D), features minus their mean.
+        variances: (D,), their principal variances.
+    """
+    squared = np.square(variances).sum()
+    apart = squared - np.square(variances.sum()) / len(variances)  # D d²: of the covariance from a multiple of unity
+    error = (np.square(np.square(centred).sum(axis=1)).mean() - squared) / len(centred)  # D b²
+    return float(min(error, apart) / apart) if apart > 0 else 1.0

@@ -1,9 +1,9 @@
-"""How unlike features are: against scikit-learn's principal components, and what is marked."""
+"""How unlike features are: against scikit-learn's shrunk covariance and one written out, and what is marked."""
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from sklearn.decomposition import PCA
+from sklearn.covariance import LedoitWolf
 
 from medistill.stress.unlike import Unlike
 
@@ -19,20 +19,28 @@ TRAINING, VALIDATION = features(300, 90, 0), features(120, 90, 1)
 GROUPS = np.arange(120) // 2
 
 
-def test_scores_are_those_of_principal_components():
-    unlike = Unlike.fit(TRAINING, VALIDATION, GROUPS)
-    pca = PCA(n_components=64, svd_solver="full").fit(TRAINING.astype(np.float64))
+@pytest.mark.parametrize("images", [40, 70, 500])
+def test_of_few_features_it_is_the_distance_of_scikit_learns_shrunk_covariance(images):
+    training, validation, new = features(images, 30, 0), features(60, 30, 1), features(50, 30, 2)
+    fitted = LedoitWolf().fit(training.astype(np.float64))
+    patients = np.arange(60) // 2
+    expected = fitted.mahalanobis(new) / fitted.mahalanobis(validation).max()  # of 30 patients the largest
+    np.testing.assert_allclose(Unlike.fit(training, validation, patients).scores(new), expected, rtol=1e-3)
 
-    def parts(values):
-        along = pca.transform(values)
-        rest = ((values - pca.inverse_transform(along)) ** 2).sum(axis=1)
-        return (along**2 / pca.explained_variance_).sum(axis=1), rest
 
-    inside, outside = parts(VALIDATION)
+def test_of_many_features_all_but_64_components_have_their_mean_variance():
+    shrunk = LedoitWolf().fit(TRAINING.astype(np.float64)).covariance_
+    variances, directions = np.linalg.eigh(shrunk)
+    variances[:-64] = variances[:-64].mean()
+    inverse = np.linalg.inv(directions * variances @ directions.T)
+    centre = TRAINING.mean(axis=0, dtype=np.float64)
+
+    def distances(values):
+        return np.array([(value - centre) @ inverse @ (value - centre) for value in values.astype(np.float64)])
+
     new = features(50, 90, 2)
-    expected = (parts(new)[0] / inside.mean() + parts(new)[1] / outside.mean()) / 2
-    np.testing.assert_allclose(unlike.scores(new), expected, rtol=2e-3)
-    assert unlike.scores(VALIDATION).mean() == pytest.approx(1, rel=1e-4)
+    expected = distances(new) / distances(VALIDATION).max()
+    np.testing.assert_allclose(Unlike.fit(TRAINING, VALIDATION, GROUPS).scores(new), expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("patients", "above"), [(60, 0), (99, 0), (200, 1), (400, 3)])
@@ -42,37 +50,46 @@ def test_one_percent_of_new_patients_may_be_marked_and_a_patient_counts_once(pat
     unlike = Unlike.fit(features(100, 20, 0), validation, groups)
     marked = np.unique(groups[unlike.marks(validation)])
     assert len(marked) == above  # (above + 1) / (patients + 1) ≤ 0.01, or none
+    largest = np.sort(unlike.scores(validation).reshape(patients, 3).max(axis=1))
+    assert largest[patients - above - 1] == pytest.approx(1, abs=1e-5)  # the patient who sets the threshold
     if above:
         assert (above + 1) / (patients + 1) <= 0.01 < (above + 2) / (patients + 1)
 
 
-@pytest.mark.parametrize(("images", "width"), [(300, 10), (20, 90), (3, 90)])
+@pytest.mark.parametrize(("images", "width"), [(300, 10), (20, 90), (3, 90), (1, 90)])
 def test_few_features_and_few_images_have_fewer_components(images, width):
     training, validation = features(images, width, 4), features(40, width, 5)
     unlike = Unlike.fit(training, validation, np.arange(40))
-    assert len(unlike.components) == min(width, images - 1)
+    assert len(unlike.components) == min(width, images)
     assert np.isfinite(unlike.scores(validation)).all()
-    assert unlike.scores(validation).mean() == pytest.approx(1, rel=1e-4)
+    assert not unlike.marks(validation).any()
     assert unlike.marks(validation + 100).all()
+
+
+def test_short_features_are_marked_where_usual_ones_are_long():
+    """An image in which a network finds nothing has features near 0: far from the mean, though nothing is large."""
+    usual = np.abs(features(420, 80, 6)) + 5
+    unlike = Unlike.fit(usual[:300], usual[300:], np.arange(120))
+    assert unlike.marks(0.3 * usual[:20]).all()
 
 
 def test_what_lies_outside_of_all_components_is_marked():
     plane = np.zeros((300, 80), np.float32)
     plane[:, :10] = features(300, 10, 6)
-    unlike = Unlike.fit(plane[:200], plane[200:], np.arange(100))
-    inside = plane[:5].copy()
-    assert not unlike.marks(inside).any()
-    outside = inside + np.eye(80, dtype=np.float32)[70]  # where neither training nor validation images ever were
-    assert not unlike.scales[-1]  # so nothing is known of how much is usual there
     noisy = plane + np.random.default_rng(0).normal(0, 0.01, plane.shape).astype(np.float32)
-    assert Unlike.fit(noisy[:200], noisy[200:], np.arange(100)).marks(outside).all()
+    outside = plane[:5] + np.eye(80, dtype=np.float32)[70]  # where neither training nor validation images ever were
+    for usual in (plane, noisy):
+        unlike = Unlike.fit(usual[:200], usual[200:], np.arange(100))
+        assert not unlike.marks(usual[200:]).any()
+        assert unlike.marks(outside).all()
 
 
-def test_features_that_are_all_the_same_mark_nothing():
-    same = np.ones((30, 8), np.float32)
-    unlike = Unlike.fit(same, same[:10], np.arange(10))
-    assert unlike.scores(same).tolist() == [0] * 30
-    assert not unlike.marks(same).any()
+def test_features_that_are_all_the_same_mark_only_others():
+    for value in (0.0, 0.1, 1.0):
+        same = np.full((30, 8), value, np.float32)
+        unlike = Unlike.fit(same, same[:10], np.arange(10))
+        assert not unlike.marks(same).any()
+        assert unlike.marks(same + 0.1).all()
 
 
 def test_the_file_scores_as_the_page_says(tmp_path):
@@ -84,5 +101,5 @@ def test_the_file_scores_as_the_page_says(tmp_path):
     rest = (centred**2).sum(axis=1) - (along**2).sum(axis=1)
     scores = (file["scales"][:-1] * along**2).sum(axis=1) + file["scales"][-1] * rest
     np.testing.assert_allclose(scores, unlike.scores(VALIDATION), rtol=1e-3)
-    assert file["threshold"].tolist() == [pytest.approx(unlike.threshold)]
+    assert (Unlike.read(tmp_path / "a.safetensors").scores(VALIDATION) == unlike.scores(VALIDATION)).all()
     assert (tmp_path / "a.safetensors").stat().st_size < 60_000

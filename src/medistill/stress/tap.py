@@ -1,0 +1,67 @@
+"""What `unlike` measures, in torch: the features of an image from the network's own forward pass, and their score."""
+
+import contextlib
+
+import torch
+from torch import Tensor, nn
+
+from medistill.models.classifier import Classifier
+from medistill.models.stages import stage_at
+from medistill.stress.unlike import STRIDE, Unlike
+
+
+def quarters(features: Tensor) -> Tensor:
+    """The mean of a map (N, K, h, w) over each of its quarters: float32 (N, 4K), top left, top right, bottom left, …
+
+    Halves of an odd number of cells share the middle one, as in `torch.nn.functional.adaptive_avg_pool2d`; these are
+    slices and means, which every version of ONNX has.
+    """
+    height, width = features.shape[2:]
+    rows = (slice(0, (height + 1) // 2), slice(height // 2, height))
+    columns = (slice(0, (width + 1) // 2), slice(width // 2, width))
+    return torch.cat([features[:, :, row, column].float().mean((2, 3)) for row in rows for column in columns], dim=1)
+
+
+def forward_tapped(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (N, L), the last feature map (N, K, h, w), and features (N, D) as `Unlike` takes them, of one pass.
+
+    Args:
+        model: in evaluation mode.
+        images: as the model's `forward` takes them.
+    """
+    tapped: list[Tensor] = []
+
+    def tap(module: nn.Module, args: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.dim() == 4:  # others are tokens
+            tapped.append(quarters(model.channels_first(output)))  # at once: later layers may work in place
+
+    stage = stage_at(model, STRIDE)
+    with contextlib.ExitStack() as stack:
+        if stage is not None:
+            stack.callback(stage.register_forward_hook(tap).remove)
+        logits, last = model(images, with_map=True)
+    if tapped:
+        return logits, last, tapped[-1]
+    is_map = isinstance(last, Tensor) and last.dim() == 4
+    return logits, last, quarters(last) if is_map else model.pooled(last)
+
+
+class UnlikeScore(nn.Module):
+    """The score of features: `Unlike.scores` in float32, for a graph."""
+
+    mean: Tensor
+    components: Tensor
+    scales: Tensor
+
+    def __init__(self, unlike: Unlike) -> None:
+        """Take over the numbers of a fitted `Unlike`."""
+        super().__init__()
+        for name in ("mean", "components", "scales"):
+            self.register_buffer(name, torch.from_numpy(getattr(unlike, name)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The score (N,) of features (N, D), which `forward_tapped` gives; above 1.0 an image is marked."""
+        centred = features - self.mean
+        along = centred @ self.components.T
+        rest = centred - along @ self.components
+        return along.square() @ self.scales[:-1] + self.scales[-1] * rest.square().sum(1)

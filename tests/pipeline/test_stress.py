@@ -66,7 +66,7 @@ def test_students_keep_what_they_tell_other_images_by(finished):
     for name in STUDENTS:
         known, file = metrics[name]["known"], load_file(finished / f"reports/stress/{name}.safetensors")
         assert file["components"].shape == (known["components"], known["features"])
-        assert known["threshold"] == pytest.approx(float(file["threshold"][0]))
+        assert 0 < known["usual"] < 1  # 1 is the threshold, the largest of few patients
         assert known["kinds"]["static"]["images"] == 50
         assert {"inversion", "mirrored", "turned", "static", "tile", "photograph"} == set(known["kinds"])
         assert known["kinds"]["inversion"]["marked"] == metrics[name]["shifts"]["inversion"]["marked"]

@@ -46,7 +46,7 @@ def write_page(path: Path, compared: Compared) -> None:
 def as_page(compared: Compared) -> str:
     """The page as HTML text."""
     foreign = compared if isinstance(compared, External) else None
-    title = f"{foreign.evaluated} on {foreign.dataset}" if foreign else " and ".join(compared.models)
+    title = f"{foreign.evaluated} on {foreign.dataset}" if foreign else ", ".join(compared.models)
     return render_page(
         "compared",
         title=title,

@@ -3,7 +3,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 PYTHON ?= python3
 
-.PHONY: help setup repro test test-slow coverage lint format results
+.PHONY: help setup repro test test-slow coverage lint format results web
 
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -53,3 +53,9 @@ format: setup  ## put the code into its form
 
 results: setup  ## the tables of docs/results.md (a day on two cores); DATA=FOLDER: of real images, too
 	python -m benchmarks.results --workers 2 $(if $(DATA),--data $(DATA))
+
+web: setup  ## the web pages of all exports, or of MODEL=NAME; needs npm
+	@ls $(if $(MODEL),exports/$(MODEL),exports/*)/bundle.json >/dev/null
+	@mkdir -p .cache/web && cp src/medistill/web/package.json .cache/web
+	npm install --prefix .cache/web --ignore-scripts --no-package-lock --no-audit --no-fund --loglevel=error
+	python -m medistill.web.build .cache/web/node_modules $(if $(MODEL),exports/$(MODEL),exports/*)

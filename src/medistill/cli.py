@@ -393,6 +393,17 @@ def evaluate(
     _show_compared(found, as_json, html)
 
 
+@app.command(epilog="Example:\n\n\b\n  medistill web exports/eeea_net_c2-kd-0\n")
+def web(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of an exported model, exports/NAME.")],
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on 127.0.0.1; 0: any that is free.")] = 8765,
+) -> None:
+    """Serve a model's web page, which `make web` builds, to browsers of this machine."""
+    from medistill.web.serve import serve
+
+    serve(model, port)
+
+
 def _cache_of(given: Path | None) -> Path:
     """Where decoded images are kept."""
     return given or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medistill"

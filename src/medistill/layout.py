@@ -174,6 +174,11 @@ class ExportFolder:
         """The same for programs, by CHAI's schema."""
         return self.folder / "model_card.xml"
 
+    @property
+    def web(self) -> Path:
+        """Folder of its web page, where `make web` has built one; no stage reads it."""
+        return self.folder / "web"
+
 
 @dataclass(frozen=True)
 class ExplainFolder:

@@ -53,6 +53,7 @@ ELSEWHERE = {
     "make test-slow": ("Makefile", "\ntest-slow:"),
     "source .venv/bin/activate": ("tests/e2e/conftest.py", '"PATH"'),
     "make results": ("Makefile", "\nresults:"),
+    "make web": ("Makefile", "\nweb:"),
 }
 """A command that is not typed here, a file that runs or explains it, and a text in that file."""
 

@@ -33,6 +33,7 @@ READS_JSON = {
     "files.py": "the reader itself",
     "checksums.py": "holds records against their checksums",
     "records/base.py": "makes objects of what was read",
+    "web/build.py": "package.json of a library has what npm says",
     "runtime/bundle.py": "runs where pydantic is not installed, and checks each key by hand",
     "models/weights.py": "config.json beside weights may be anybody's; of what it says `Beside` is made",
     "pipeline/history.py": "history.jsonl has a record in each line",

@@ -12,7 +12,19 @@ GROUND_FLOOR = (
 """Modules outside rooms: every module may import them, and each imports only those before it."""
 
 ROOMS = (
-    *(*GROUND_FLOOR, "images", "runtime", "metrics", "data", "phantom", "audit", "models", "augmentation", "views"),
+    *(
+        *GROUND_FLOOR,
+        "images",
+        "runtime",
+        "web",
+        "metrics",
+        "data",
+        "phantom",
+        "audit",
+        "models",
+        "augmentation",
+        "views",
+    ),
     *("training", "distillation"),  # training takes any loss; distillation builds trainings by a recipe on it
     *("evaluation", "explain", "stress", "export", "gate", "report", "params", "ancestry", "cli", "pipeline"),
 )

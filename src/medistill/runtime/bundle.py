@@ -75,6 +75,7 @@ class Bundle:
         calibration: of its logits, fitted on validation; None in a bundle that an older medistill wrote. `predict` does
             not apply it: thresholds are on the probabilities as they are.
         test_auroc: AUROC of each eligible label on the model's own test images; empty in an older bundle.
+        data: titles of the data sets that it descends from; empty where they are not recorded.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Bundle:
     points: tuple[CalledAt, ...] = ()
     calibration: Calibration | None = None
     test_auroc: Mapping[str, float] = field(default_factory=dict)
+    data: tuple[str, ...] = ()
 
     def point(self, asked: str) -> CalledAt:
         """The operating point that a user asks for, as `sensitivity:0.9`.
@@ -184,7 +186,12 @@ def read_bundle(folder: Path) -> Bundle:
     preprocessing = raw.get("preprocessing")
     # Any: whatever the file says, until `_CHECKS` have passed it
     flat: dict[str, Any] = {**(preprocessing if isinstance(preprocessing, dict) else {}), **raw}
-    flat = {"operating_points": [], "calibration": None, "test_auroc": {}} | flat  # an older medistill wrote none
+    flat = {
+        "operating_points": [],
+        "calibration": None,
+        "test_auroc": {},
+        "licenses": [],
+    } | flat  # an older medistill wrote none
     for key, valid in _CHECKS.items():
         if key not in flat:
             raise UserError(f"{path}: key {key} is missing; {EXPORT_AGAIN}")
@@ -209,6 +216,7 @@ def read_bundle(folder: Path) -> Bundle:
         points=tuple(CalledAt(**point) for point in flat["operating_points"]),
         calibration=None if calibration is None else Calibration(task, **calibration),
         test_auroc=flat["test_auroc"],
+        data=tuple(dict.fromkeys(a["what"][5:] for a in flat["licenses"] if a["what"].startswith("data "))),
     )
 
 
@@ -248,6 +256,10 @@ def _is_threshold(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < 2  # above 1: never called
 
 
+def _are_ancestors(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(a, dict) and isinstance(a.get("what"), str) for a in value)
+
+
 def _is_calibration(value: Any) -> bool:
     return value is None or (
         isinstance(value, dict)
@@ -275,5 +287,6 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "operating_points": _are_points,
     "calibration": _is_calibration,
     "test_auroc": _are_aurocs,
+    "licenses": _are_ancestors,
 }
 """Key of bundle.json that is needed here -> whether a value is valid."""

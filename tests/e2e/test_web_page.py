@@ -1,0 +1,316 @@
+"""The web page in Chromium answers as Python's runtime does, and tells nobody."""
+
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+from medistill.runtime.predictor import Predictor
+from medistill.web.build import build
+from medistill.web.serve import open_server
+from tests.browser import Tab, open_tab
+from tests.source import ROOT
+from tests.unit.runtime.conftest import graph_model
+from tests.unit.web.conftest import make_bundle  # noqa: F401  # a fixture
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium"),
+    pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm"),
+]
+SIZE = 96
+LABELS = ["Effusion", "Mass", "Pleural_Thickening"]
+THRESHOLDS = {"Effusion": 0.3, "Mass": 0.5, "Pleural_Thickening": None}
+DONE = "document.getElementById('status').textContent.includes(' done')"
+READY = "!document.getElementById('files').disabled"
+
+
+@pytest.fixture(scope="session")
+def packages(tmp_path_factory) -> Path:
+    """The libraries of package.json: those that `make web` has installed, or else a copy of its own."""
+    kept = ROOT / ".cache" / "web" / "node_modules"
+    if kept.is_dir():
+        return kept
+    folder = tmp_path_factory.mktemp("npm")
+    shutil.copy(ROOT / "src" / "medistill" / "web" / "package.json", folder)
+    command = ["npm", "install", "--ignore-scripts", "--no-package-lock", "--no-audit", "--no-fund"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        pytest.skip(f"npm cannot install the page's libraries: {done.stderr.splitlines()[-1:]}")
+    return folder / "node_modules"
+
+
+def pixel_model(channels: int) -> bytes:
+    """Logits in which each pixel has a weight of its own, so that no shift or blur of the frame goes unseen."""
+    random = np.random.default_rng(0)
+    weights = random.normal(size=(channels * SIZE * SIZE, len(LABELS))).astype(np.float32) / SIZE
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["float", "scale"], ["scaled"]),
+        helper.make_node("Flatten", ["scaled"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
+    ]
+    image = ("image", TensorProto.UINT8, ["batch", channels, SIZE, SIZE])
+    constants = {"scale": np.array([4 / 255], np.float32), "weights": weights}
+    return graph_model(nodes, [image], [("logits", TensorProto.FLOAT, ["batch", len(LABELS)])], constants)
+
+
+@pytest.fixture
+def export(make_bundle, packages):  # noqa: F811
+    """A function that writes a model with its page."""
+
+    def write(channels: int = 1, fit: str = "pad") -> Path:
+        point = {"kind": "sensitivity", "promised": 0.9, "thresholds": THRESHOLDS}
+        shape = {"image_size": SIZE, "channels": channels, "fit": fit, "mean": [0] * 3, "std": [1] * 3}
+        model = make_bundle(
+            f"pixels-{fit}-{channels}",
+            content=pixel_model(channels),
+            labels=LABELS,
+            preprocessing=shape,
+            operating_points=[point],
+        )
+        build(model, packages)
+        return model
+
+    return write
+
+
+class Visit:
+    """A model's page in a browser."""
+
+    def __init__(self, tab: Tab, model: Path):
+        self.tab, self.model = tab, model
+        self.server = open_server(model, 0)
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self.thread.start()
+        self.address = f"http://127.0.0.1:{self.server.server_address[1]}/"
+        tab.events.clear()
+        tab.go(self.address)
+        tab.until(READY)
+
+    def leave(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def answer(self, files: list[Path]) -> None:
+        """Choose files and wait for all answers."""
+        self.tab.run("document.getElementById('clear').click()")
+        self.tab.choose("#files", files)
+        self.tab.until(DONE)
+
+    def probabilities(self) -> list[dict[str, float] | str]:
+        """Of each line of the list the probabilities, or the text of an error."""
+        code = """JSON.stringify([...document.querySelectorAll('#images li')].map((line) => {
+          const choice = line.querySelector('input');
+          if (!choice) return line.innerText.split('\\n').at(-1);
+          choice.click();
+          const rows = [...document.querySelectorAll('#bars tr')];
+          return Object.fromEntries(rows.map((row) =>
+            [row.querySelector('th').textContent, Number(row.querySelector('data').value)]));
+        }))"""
+        return json.loads(self.tab.run(code))
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory) -> Iterator[Tab]:
+    with open_tab(tmp_path_factory.mktemp("browser") / "profile") as opened:
+        yield opened
+
+
+@pytest.fixture
+def visit(tab):
+    """A function that opens a model's page."""
+    visits = []
+
+    def open_page(model: Path) -> Visit:
+        visits.append(Visit(tab, model))
+        return visits[-1]
+
+    yield open_page
+    for each in visits:
+        each.leave()
+
+
+def film(width: int, height: int, seed: int = 0) -> np.ndarray:
+    """A smooth picture with fine grain, float64 (height, width), 0..1."""
+    random = np.random.default_rng(seed)
+    x, y = np.meshgrid(np.linspace(0, 3, width), np.linspace(0, 3, height))
+    smooth = 0.5 + 0.4 * np.sin(x * (1 + seed)) * np.cos(y * 2 - seed)
+    return np.clip(smooth + random.normal(scale=0.05, size=(height, width)), 0, 1)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> dict[str, list[Path]]:
+    """PNG and JPEG of many kinds and shapes, by how they are coded."""
+    folder = tmp_path_factory.mktemp("pictures")
+    grey = Image.fromarray((film(640, 500) * 255).astype(np.uint8))
+    colour = Image.merge("RGB", [Image.fromarray((film(301, 403, k) * 255).astype(np.uint8)) for k in range(3)])
+    alpha = Image.fromarray((film(301, 403, 5) * 255).astype(np.uint8))
+    coded = {
+        "grey.png": grey,
+        "small.png": grey.resize((40, 23)),
+        "same.png": grey.resize((SIZE, SIZE)),
+        "large.png": grey.resize((2311, 1703)),
+        "thin.png": grey.resize((900, 7)),
+        "sixteen.png": Image.fromarray((film(433, 640) * 4095 + 300).astype(np.uint16)),
+        "bits.png": grey.convert("1"),
+        "palette.png": colour.quantize(60),
+        "few.png": colour.quantize(4),
+        "colour.png": colour,
+        "alpha.png": Image.merge("RGBA", [*colour.split(), alpha]),
+        "grey-alpha.png": Image.merge("LA", [colour.getchannel("R"), alpha]),
+    }
+    for name, image in coded.items():
+        image.save(folder / name)
+    grey.save(folder / "black.png", transparency=128)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    grey.save(folder / "grey.jpg", quality=90)
+    colour.save(folder / "colour.jpg", quality=85)
+    colour.save(folder / "turned.jpg", quality=85, exif=exif)
+    grey.save(folder / "progressive.jpg", progressive=True)
+    return {kind: sorted(folder.glob(f"*.{kind}")) for kind in ("png", "jpg")}
+
+
+def worst(found: list, model: Path, files: list[Path]) -> float:
+    """Largest distance of probabilities from those of Python's runtime."""
+    expected = [prediction.probabilities for prediction in Predictor(model, threads=1).predict(files)]
+    assert len(found) == len(expected)
+    return max(abs(page[label] - ours[label]) for page, ours in zip(found, expected, strict=True) for label in ours)
+
+
+@pytest.mark.parametrize(("channels", "fit"), [(1, "pad"), (3, "crop"), (1, "squash")])
+def test_the_page_answers_as_the_runtime_does(export, visit, pictures, channels, fit):
+    model = export(channels, fit)
+    page = visit(model)
+    for kind, limit in (("png", 1e-3), ("jpg", 2e-2)):
+        page.answer(pictures[kind])
+        found = page.probabilities()
+        assert worst(found, model, pictures[kind]) <= limit, (kind, found)
+    spread = [answer[label] for answer in found for label in LABELS]
+    assert max(spread) - min(spread) > 0.3  # or else any answers would agree
+
+
+def test_the_page_agrees_on_real_xrays(export, visit, real_data):
+    files = sorted((real_data / "nih1000_256" / "images").glob("*.png"))[:12]
+    files += sorted((real_data / "kermany_224").rglob("*.jpeg"))[:6]
+    model = export()
+    page = visit(model)
+    page.answer(files)
+    assert worst(page.probabilities(), model, files) <= 1e-3
+
+
+def test_a_bad_file_is_a_line_and_the_rest_goes_on(export, visit, pictures, tmp_path):
+    good = next(path for path in pictures["png"] if path.name == "grey.png")
+    grey, jpeg = good.read_bytes(), good.with_suffix(".jpg").read_bytes()
+    bad = {
+        "text.png": (b"this is no picture", "not an image, or in a format that is not read; PNG, JPEG and DICOM are"),
+        "empty.png": (b"", "the file is empty"),
+        "cut.png": (grey[:3000], "cannot be decoded: "),
+        "flipped.png": (grey[:200] + bytes([grey[200] ^ 255]) + grey[201:], "cannot be decoded: "),
+        "huge.png": (
+            grey[:16] + b"\0\1\0\0\0\1\0\0" + grey[24:],
+            "65536x65536 pixels exceeds the limit of 100 million",
+        ),
+        "cut.jpg": (jpeg[: len(jpeg) // 2], "the image is truncated"),
+        "scan.tif": (b"II*\0" + bytes(40), "TIFF is not read by this page; PNG, JPEG and DICOM are"),
+        "scan.jp2": (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000 is not read by this page; PNG, JPEG and DICOM are"),
+    }
+    files = []
+    for name, (content, _) in bad.items():
+        files += [tmp_path / name, good]
+        files[-2].write_bytes(content)
+    page = visit(export())
+    page.answer(files)
+    found = page.probabilities()
+    for line, (_, reason) in zip(found[::2], bad.values(), strict=True):
+        assert line.startswith(reason)
+    assert all(answer == found[1] != "" for answer in found[1::2])
+    assert page.tab.run("document.getElementById('status').textContent") == "16 of 16 done, 8 not read."
+
+
+def test_nothing_leaves_the_page_and_the_policy_is_kept(export, visit, pictures):
+    page = visit(export())
+    page.answer(pictures["png"][:2])
+    addresses = {event["request"]["url"] for event in page.tab.said("Network.requestWillBeSent")}
+    assert addresses
+    assert [address for address in addresses if not address.startswith(page.address)] == []
+    assert page.tab.said("Runtime.exceptionThrown") == []
+    assert [event["entry"]["text"] for event in page.tab.said("Log.entryAdded")] == []
+    # the policy is at work: neither an address elsewhere nor code in a string is let through
+    assert page.tab.run("fetch('http://127.0.0.1:9/').then(() => 'sent', (error) => error.name)") == "TypeError"
+    assert any("Content Security Policy" in event["entry"]["text"] for event in page.tab.said("Log.entryAdded"))
+    assert page.tab.run("try { new Function('return 1')() } catch (error) { error.name }") == "EvalError"
+
+
+def test_two_hundred_images_leave_memory_flat(export, visit, tmp_path):
+    large = tmp_path / "large.png"
+    Image.fromarray((film(700, 700) * 255).astype(np.uint8)).save(large, compress_level=1)
+    files = [tmp_path / f"{i:03}.png" for i in range(200)]
+    for file in files:
+        file.hardlink_to(large)
+    page = visit(export())
+    page.answer(files[:20])
+    before = page.tab.memory()
+    page.answer(files)
+    grown = page.tab.memory() - before
+    found = page.probabilities()
+    assert len(found) == 200
+    assert all(answer == found[0] for answer in found)
+    assert grown < 50e6  # all pictures have 98 MB, and as many once more while they are decoded
+
+
+def test_the_page_works_without_its_server_after_the_first_visit(export, visit, pictures):
+    page = visit(export())
+    page.tab.until("navigator.serviceWorker.ready.then((worker) => worker.active.state === 'activated')")
+    (cache,) = json.loads(page.tab.run("caches.keys().then((keys) => JSON.stringify(keys))"))
+    card = json.loads((page.model / "web" / "model.json").read_text())
+    assert cache.startswith(card["sha256"])
+    page.leave()
+    page.tab.go("about:blank")
+    page.tab.go(page.address)
+    page.tab.until(READY)
+    page.answer(files := pictures["png"][:3])
+    assert worst(page.probabilities(), page.model, files) <= 1e-3
+
+
+def test_the_page_can_be_used_by_keys_alone(export, visit, pictures):
+    page = visit(export())
+    page.answer(pictures["png"][:3])
+    tab = page.tab
+    tab.run("document.getElementById('files').focus()")
+    walked = []
+    for _ in range(4):
+        walked.append(tab.run("document.activeElement.id || document.activeElement.name"))
+        tab.press("Tab", 9)
+    assert walked == ["files", "clear", "image", "point"]
+    tab.run("document.querySelector('#images input').focus()")
+    first = tab.run("document.getElementById('shown').textContent")
+    tab.press("ArrowDown", 40)
+    assert tab.run("document.getElementById('shown').textContent") != first
+    names = """JSON.stringify([...document.querySelectorAll('input, button, select, progress, canvas')]
+      .filter((node) => node.checkVisibility())
+      .map((node) => node.labels?.[0]?.innerText || node.ariaLabel || node.innerText))"""
+    assert all(json.loads(tab.run(names)))
+    live = tab.run("document.getElementById('status').getAttribute('aria-live')")
+    assert live == "polite"
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_page_fits_its_window_and_says_what_it_is_not(export, visit, pictures, tmp_path, width):
+    page = visit(export())
+    page.answer(pictures["png"][:3])
+    for dark in (False, True):
+        page.tab.look(tmp_path / "look.png", width, 800, dark=dark)
+        assert page.tab.run("document.documentElement.scrollWidth") <= width
+        page.tab.run("scrollTo(0, document.body.scrollHeight)")
+        place = json.loads(page.tab.run("JSON.stringify(document.querySelector('.notice').getBoundingClientRect())"))
+        assert (place["top"], place["height"] > 10) == (0, True)
+    assert page.tab.run("document.querySelector('.notice').textContent") == "Research use only, not a medical device"

@@ -7,15 +7,18 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 from PIL import Image
+from pydicom import Dataset, uid
 
 from medistill.runtime.predictor import Predictor
 from medistill.web.build import build
 from medistill.web.serve import open_server
 from tests.browser import Tab, open_tab
+from tests.dicoms import dataset, save
 from tests.source import ROOT
 from tests.unit.runtime.conftest import graph_model
 from tests.unit.web.conftest import make_bundle  # noqa: F401  # a fixture
@@ -201,10 +204,77 @@ def test_the_page_answers_as_the_runtime_does(export, visit, pictures, channels,
 def test_the_page_agrees_on_real_xrays(export, visit, real_data):
     files = sorted((real_data / "nih1000_256" / "images").glob("*.png"))[:12]
     files += sorted((real_data / "kermany_224").rglob("*.jpeg"))[:6]
+    files += [file for file in (real_data / "dicom").glob("*.dcm") if "html" not in file.name]
     model = export()
     page = visit(model)
     page.answer(files)
     assert worst(page.probabilities(), model, files) <= 1e-3
+
+
+def scans(folder: Path) -> tuple[list[Path], dict[Path, str]]:
+    """DICOM files that the page reads, and those that it does not, with what it says of them."""
+    grey, colour = (film(260, 300) * 255).astype(np.uint8), (film(90, 80) * 255).astype(np.uint8)
+    twelve, signed = (film(260, 300) * 3000 + 400).astype(np.uint16), (film(260, 300) * 3000 - 1500).astype(np.int16)
+    colour = np.stack([colour, colour[::-1], 255 - colour], axis=-1)
+    window = {"WindowCenter": "1800", "WindowWidth": "2000"}
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [4096, 0, 8], bytes(np.sqrt(np.linspace(0, 255**2, 4096)).astype(np.uint8))
+    table["LUTDescriptor"].VR, table["LUTData"].VR = "US", "OW"
+    lossless = [imagecodecs.ljpeg_encode(pixels, bitspersample=bits) for pixels, bits in ((grey, 8), (twelve, 12))]
+    runs = [dataset(grey), dataset(twelve, bits=12, **window), dataset(colour)]
+    for made in runs:
+        made.compress(uid.RLELossless)
+    read = [
+        dataset(grey),
+        dataset(twelve, bits=12),
+        dataset(twelve, uid.ImplicitVRLittleEndian, bits=12, **window),
+        dataset(twelve, uid.ExplicitVRBigEndian, bits=12, **window),
+        dataset(twelve, uid.DeflatedExplicitVRLittleEndian, bits=12, **window),
+        dataset(twelve << 2, bits=12, HighBit=13, **window),
+        dataset(twelve, bits=12, photometric="MONOCHROME1", **window),
+        dataset(twelve, bits=12, VOILUTFunction="SIGMOID", **window),
+        dataset(twelve, bits=12, VOILUTFunction="LINEAR_EXACT", **window),
+        dataset(twelve, bits=12, VOILUTSequence=[table]),
+        dataset(twelve, bits=12, ModalityLUTSequence=[table]),
+        dataset(twelve, bits=12, PixelPaddingValue=int(twelve.max())),
+        dataset(signed, RescaleSlope="2", RescaleIntercept="-10"),
+        dataset(colour),
+        *runs,
+        dataset(grey, uid.JPEGBaseline8Bit, frame=imagecodecs.jpeg8_encode(grey, level=95)),
+        dataset(
+            colour, uid.JPEGBaseline8Bit, frame=imagecodecs.jpeg8_encode(colour, level=95), photometric="YBR_FULL_422"
+        ),
+        dataset(grey, uid.JPEGLosslessSV1, frame=lossless[0]),
+        dataset(twelve, uid.JPEGLossless, frame=lossless[1], bits=12),
+    ]
+    jpeg12 = imagecodecs.jpeg8_encode(twelve, level=95, bitspersample=12)
+    refused = {
+        "DICOM with JPEG of 12 bits is not read": dataset(twelve, uid.JPEGExtended12Bit, frame=jpeg12, bits=12),
+        "DICOM in JPEG 2000 is not read": dataset(grey, uid.JPEG2000Lossless, frame=b"none"),
+        "DICOM in JPEG-LS is not read": dataset(grey, uid.JPEGLSLossless, frame=b"none"),
+        "DICOM with 3 frames; only single ones are read": dataset(grey, NumberOfFrames=3),
+        "DICOM photometric interpretation PALETTE COLOR": dataset(grey, photometric="PALETTE COLOR"),
+        "DICOM with a RescaleSlope of 0": dataset(grey, RescaleSlope="0"),
+        "DICOM that is MONOCHROME1 with": dataset(grey, photometric="MONOCHROME1", PresentationLUTShape="IDENTITY"),
+    }
+    for number, made in enumerate(read):
+        save(folder / f"{number:02}.dcm", made)
+    why = {save(folder / f"refused{number}.dcm", made): text for number, (text, made) in enumerate(refused.items())}
+    cut = folder / "cut.dcm"
+    cut.write_bytes((folder / "01.dcm").read_bytes()[:40_000])
+    return sorted(folder.glob("[0-9]*.dcm")), {**why, cut: "cannot be decoded: "}
+
+
+def test_dicom_is_shown_as_by_the_runtime_or_refused_by_name(export, visit, tmp_path):
+    read, refused = scans(tmp_path)
+    model = export()
+    page = visit(model)
+    page.answer([*read, *refused])
+    found = page.probabilities()
+    assert worst(found[: len(read)], model, read) <= 1e-3
+    for line, why in zip(found[len(read) :], refused.values(), strict=True):
+        assert line.startswith(why)
+        assert "object" not in line
 
 
 def test_a_bad_file_is_a_line_and_the_rest_goes_on(export, visit, pictures, tmp_path):

@@ -34,8 +34,13 @@ LIBRARIES = {
     "fast-png": ("lib", ("png_decoder.js", "internal_types.js", "helpers/*.js"), "fast-png"),
     "fflate": ("esm", ("browser.js",), "fflate"),
     "iobuffer": ("lib", ("iobuffer.js", "text.js"), "iobuffer"),
+    "dicom-parser": ("dist", ("dicomParser.min.js",), ""),
+    "jpeg-lossless-decoder-js": ("release", ("lossless-min.js",), ""),
 }
 """Package -> its folder, the files that are needed of it, and where they go below `vendor`."""
+
+COMMONJS = "dicomParser.min.js"
+"""The one file that is no module of its own: it gives its exports to `module`."""
 
 PLACES = {"fflate": "fflate/browser.js", "iobuffer": "iobuffer/iobuffer.js"}
 """Packages that other packages import by name -> their module below `vendor`."""
@@ -117,7 +122,8 @@ def _vendor(packages: Path, folder: Path) -> None:
                 shutil.copyfile(file, copy)
             else:
                 depth = "../" * (len(copy.relative_to(folder).parts) - 1) or "./"
-                _write(copy, _turned(file.read_text(encoding="utf-8"), depth))
+                code = _turned(file.read_text(encoding="utf-8"), depth)
+                _write(copy, _as_module(code) if file.name == COMMONJS else code)
     _write(folder / "LICENSES.txt", "\n\n".join(licences))
 
 
@@ -134,6 +140,13 @@ def _turned(code: str, depth: str) -> str:
     code = re.sub(r"^//# sourceMappingURL=.*$", "", code, flags=re.MULTILINE)
     names = "|".join(PLACES)
     return re.sub(rf"""(\bfrom\s*)['"]({names})['"]""", lambda found: f'{found[1]}"{depth}{PLACES[found[2]]}"', code)
+
+
+def _as_module(code: str) -> str:
+    return (
+        "const module = { exports: {} }, exports = module.exports, require = () => ({});\n"
+        f"{code}\nexport default module.exports;\n"
+    )
 
 
 def _licence(source: Path) -> str:

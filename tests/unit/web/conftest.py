@@ -23,12 +23,14 @@ def packages(tmp_path) -> Path:
         "fflate/esm/browser.js": "export const Unzlib = 1;\n",
         "iobuffer/lib/iobuffer.js": "import { C } from './text.js';\n",
         "iobuffer/lib/text.js": "export const C = 1;\n",
+        "dicom-parser/dist/dicomParser.min.js": "module.exports = { parseDicom: 1 };\n",
+        "jpeg-lossless-decoder-js/release/lossless-min.js": "export const Decoder = 1;\n",
         "fflate/LICENSE": "as is",
     }
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    for package in ("onnxruntime-web", "fast-png", "fflate", "iobuffer"):
+    for package in ("onnxruntime-web", "fast-png", "fflate", "iobuffer", "dicom-parser", "jpeg-lossless-decoder-js"):
         about = {"name": package, "version": "1.2.3", "license": "MIT"}
         (folder / package / "package.json").write_text(json.dumps(about))
     return folder

@@ -1,5 +1,6 @@
 /** A file as a picture, by its content and not by its name. */
 
+import { decodeDicom } from "./dicom.js";
 import { decodeJpeg } from "./jpeg.js";
 import { decodePng } from "./png.js";
 import { Refused } from "./refused.js";
@@ -33,9 +34,10 @@ export async function decode(file) {
   try {
     if (begins(bytes, "89504e470d0a1a0a")) return decodePng(bytes);
     if (begins(bytes, "ffd8ff")) return await decodeJpeg(bytes);
+    if (begins(bytes.subarray(128), "4449434d")) return await decodeDicom(bytes);
   } catch (error) {
     if (error instanceof Refused) throw error;
-    throw new Refused(`cannot be decoded: ${error.message}`);
+    throw new Refused(`cannot be decoded: ${error.message ?? error.exception ?? error}`);
   }
   const known = OTHERS.find(([, start]) => begins(bytes, start));
   throw new Refused(

@@ -49,7 +49,7 @@ export async function decodeJpeg(bytes) {
 }
 
 /** Whether the end marker is there. */
-function isWhole(bytes) {
+export function isWhole(bytes) {
   for (let at = bytes.length - 2; at > 2; at--) if (bytes[at] === 0xff && bytes[at + 1] === 0xd9) return true;
   return false;
 }

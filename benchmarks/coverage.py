@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from benchmarks.page import write_between
 from benchmarks.study import open_phantom, open_xrays
+from medistill.metrics.abstention import LEVELS, measure_abstention
 from medistill.metrics.bootstrap import draw, leave_out, resample
 from medistill.metrics.classification import measure_classes
 from medistill.metrics.eligibility import fewer_groups, ineligibility
@@ -52,9 +53,9 @@ BINS = {"10–14": 10, "15–29": 15, "30–99": 30, "100 or more": 100}
 """Bins of labels by a data set's mean number of positives: the lower bound of each."""
 
 FIGURES = {
-    "macro AUROC": "percentile",
-    "macro AUROC, difference": "percentile",
-    "macro AUPRC, difference": "percentile",
+    "macro AUROC": "expanded (percentile)",
+    "macro AUROC, difference": "expanded (percentile)",
+    "macro AUPRC, difference": "expanded (percentile)",
     "label AUROC": "expanded (percentile)",
     "label AUROC, difference": "expanded (percentile)",
     "label AUPRC": "expanded (reflected)",
@@ -71,8 +72,8 @@ JUDGED = {
 """Figures of probabilities, by their name in `metrics.probabilities`."""
 MORE = {
     "macro AUPRC": "jackknife (reflected)",
-    **{f"macro {name}": "percentile" for name in ("AUROC within strata", *JUDGED)},
-    **{f"{name} of a label": "expanded (percentile)" for name in ("AUROC within strata", *JUDGED)},
+    **{f"macro {name}": "expanded (percentile)" for name in ("AUROC within strata", *JUDGED, "AURC")},
+    **{f"{name} of a label": "expanded (percentile)" for name in ("AUROC within strata", *JUDGED, "AURC")},
 }
 """The same of macro AUPRC, of figures of probabilities and of pairs within strata."""
 HIGHER = 1.5
@@ -94,8 +95,8 @@ LIKE = 0.3
 MIN_RUNS = 100
 """A cell of a table stays empty with fewer data sets than these."""
 
-Noted = tuple[str, int, bool, bool]
-"""A row of the table, a data set, and whether the interval and the one beside it contain the true value."""
+Noted = tuple[str, int, bool, bool, float, float]
+"""A row of the table, a data set, whether the interval and the one beside it contain the true value, their widths."""
 
 
 # Labels
@@ -157,6 +158,7 @@ def populations(data: Path) -> list[Population]:
     ]
 
 
+@cache
 def true_precision(prevalence: float, separation: float) -> float:
     """Average precision of infinitely many images, where positives score N(separation, 1) and negatives N(0, 1)."""
     thresholds = np.linspace(10, -10, 20_001)
@@ -198,9 +200,9 @@ def label_rows(population: Population, run: int, seed: int) -> Iterator[Noted]:
     for name, true in {"AUROC": auroc[:, chosen], "AUPRC": precision[:, chosen]}.items():
         values, lead = first[name].mean(axis=1), (first[name] - second[name]).mean(axis=1)
         if name == "AUROC":
-            yield _noted(f"macro {name}", run, true[0].mean(), summarise(values), summarise(values))
-        paired = summarise(lead, difference=True)
-        yield _noted(f"macro {name}, difference", run, (true[0] - true[1]).mean(), paired, paired)
+            yield _noted(f"macro {name}", run, true[0].mean(), summarise(values, counts), summarise(values))
+        paired, plain = (summarise(lead, drawn, difference=True) for drawn in (counts, None))
+        yield _noted(f"macro {name}, difference", run, (true[0] - true[1]).mean(), paired, plain)
     bins = population.bins()
     for j, k in enumerate(chosen):
         if bins[k] is None:
@@ -208,14 +210,15 @@ def label_rows(population: Population, run: int, seed: int) -> Iterator[Noted]:
         few, of = fewer_groups(targets[:, k], groups), f" ({bins[k]} positives)"
         own, mean = first["AUROC"][:, j], first["AUPRC"][:, j]
         lead = own - second["AUROC"][:, j]
-        yield _noted("label AUROC" + of, run, auroc[0, k], summarise(own, groups=few), summarise(own))
-        expanded = summarise(lead, groups=few, difference=True)
+        yield _noted("label AUROC" + of, run, auroc[0, k], summarise(own, counts, groups=few), summarise(own))
+        expanded = summarise(lead, counts, groups=few, difference=True)
         yield _noted("label AUROC, difference" + of, run, LEAD, expanded, summarise(lead, difference=True))
-        yield _noted("label AUPRC" + of, run, precision[0, k], summarise(mean, groups=few), _reflected(mean))
+        yield _noted("label AUPRC" + of, run, precision[0, k], summarise(mean, counts, groups=few), _reflected(mean))
 
 
 def _noted(row: str, run: int, true: float, used: Estimate, beside: Estimate) -> Noted:
-    return row, run, *(bool(found.lower <= true <= found.upper) for found in (used, beside))
+    held = (bool(found.lower <= true <= found.upper) for found in (used, beside))
+    return row, run, *held, *(found.upper - found.lower for found in (used, beside))
 
 
 def _reflected(values: NDArray) -> Estimate:
@@ -227,6 +230,7 @@ def _reflected(values: NDArray) -> Estimate:
 # Probabilities, strata, macro AUPRC
 
 
+@cache
 def true_losses(rate: float, separation: float) -> tuple[float, float]:
     """Brier score and log loss of the true probabilities of infinitely many images, scored as in `true_precision`."""
     scores = np.linspace(-10, 10 + separation, 40_001)
@@ -237,6 +241,18 @@ def true_losses(rate: float, separation: float) -> tuple[float, float]:
     )
     brier = np.trapezoid(present * (1 - given) ** 2 + absent * given**2, scores)
     return float(brier), float(np.trapezoid(-present * np.log(given) - absent * np.log1p(-given), scores))
+
+
+@cache
+def true_abstention(rate: float, separation: float) -> float:
+    """Area under the risk–coverage curve of the true probabilities of infinitely many images, called at one half."""
+    scores = np.linspace(-10, 10 + separation, 40_001)
+    given = probability(scores, rate, separation)
+    density = rate * np.exp(-((scores - separation) ** 2) / 2) + (1 - rate) * np.exp(-(scores**2) / 2)
+    surest = np.argsort(-np.abs(given - 0.5), kind="stable")
+    kept = np.cumsum(density[surest])
+    risks = np.cumsum((density * np.minimum(given, 1 - given))[surest]) / kept
+    return float(np.interp(np.arange(1, LEVELS + 1) / LEVELS, kept / kept[-1], risks).mean())
 
 
 def probability(scores: NDArray, rate: NDArray | float, separation: NDArray | float) -> NDArray:
@@ -266,6 +282,12 @@ def more_rows(population: Population, run: int, seed: int) -> Iterator[Noted]:
     judged = {k: measure_probabilities(targets[:, k], given[k], groups, counts) for k in chosen}
     places = {name: PROBABILITIES.index(key) for name, key in JUDGED.items()}
     found = {name: {k: (true[k][at], judged[k][at]) for k in chosen} for name, at in places.items()}
+    sure = {k: np.abs(given[k] - 0.5) for k in chosen}
+    wrong = {k: ((given[k] > 0.5) != (targets[:, k] == 1)).astype(float) for k in chosen}
+    found["AURC"] = {
+        k: (true_abstention(rates[k], separations[k]), measure_abstention(wrong[k], sure[k], groups, counts))
+        for k in chosen
+    }
 
     strata = generator.integers(0, 2, population.patients)[groups]
     paired = [k for k in chosen if not ineligibility_within(targets[:, k], groups, strata)]
@@ -275,11 +297,11 @@ def more_rows(population: Population, run: int, seed: int) -> Iterator[Noted]:
         found["AUROC within strata"] = {k: (auroc[k], within[:, j]) for j, k in enumerate(paired)}
     for name, by_label in found.items():
         means = [np.mean(each, axis=0) for each in zip(*by_label.values(), strict=True)]
-        interval = summarise(means[1])
+        interval = summarise(means[1], counts)
         if interval.lower is not None:
-            yield _noted(f"macro {name}", run, means[0], interval, interval)
+            yield _noted(f"macro {name}", run, means[0], interval, summarise(means[1]))
         for k, (expected, values) in by_label.items():
-            used = summarise(values, groups=few[k])
+            used = summarise(values, counts, groups=few[k])
             if bins[k] is not None and used.lower is not None:
                 yield _noted(f"{name} of a label ({bins[k]} positives)", run, expected, used, summarise(values))
 
@@ -308,11 +330,12 @@ def true_figures() -> NDArray:
 def class_rows(patients: int, run: int, seed: int) -> Iterator[Noted]:
     """Draw patients; whether the intervals of `CLASS_FIGURES` contain the true values."""
     targets, scores, groups = draw_classes(patients, np.random.default_rng([seed, run]))
-    values = measure_classes(targets, scores, groups, draw(patients, RESAMPLES, run), np.arange(len(CLASSES)))
+    counts = draw(patients, RESAMPLES, run)
+    values = measure_classes(targets, scores, groups, counts, np.arange(len(CLASSES)))
     for name, place in CLASS_FIGURES.items():
-        interval = summarise(values[place])
+        interval = summarise(values[place], counts)
         if interval.lower is not None:
-            yield _noted(name, run, true_figures()[place], interval, interval)
+            yield _noted(name, run, true_figures()[place], interval, summarise(values[place]))
 
 
 # Hits
@@ -339,18 +362,14 @@ def hit_rows(patients: int, run: int, seed: int) -> Iterator[Noted]:
     generator = np.random.default_rng([seed, run])
     for rate in RATES:
         hits, _, groups = hits_of(patients, rate, generator)
-        yield _held(
+        yield _noted(
             f"share of hits ({100 * rate:.0f} %)", run, rate, share_interval(hits, groups), _plain(hits, groups)
         )
     hits, chance, groups = hits_of(patients, None, generator)
     used, plain = paired_interval(hits, chance, groups), _plain(hits, groups)
     # the former interval: that of the hits, minus the mean chance as if it were known exactly
     shifted = replace(plain, lower=plain.lower - chance.mean(), upper=plain.upper - chance.mean())
-    yield _held("share of hits − chance (0)", run, 0, used, shifted)
-
-
-def _held(row: str, run: int, true: float, used: Estimate, beside: Estimate) -> Noted:
-    return row, run, *(bool(found.lower <= true <= found.upper) for found in (used, beside))
+    yield _noted("share of hits − chance (0)", run, 0, used, shifted)
 
 
 def _plain(values: NDArray, groups: NDArray) -> Estimate:
@@ -369,12 +388,20 @@ def block(rows: Callable[[int], Iterator[Noted]], start: int) -> list[Noted]:
 
 
 def table(head: str, columns: dict[str, pd.DataFrame], beside: Callable[[str], str]) -> str:
-    """Coverage in % ± its Monte Carlo error, and of the interval beside: figures in rows, populations in columns."""
+    """Coverage in % ± its Monte Carlo error, and of the interval beside: figures in rows, populations in columns.
+
+    The last column is the mean width over that of the interval beside, from the least to the most of the populations.
+    """
     names = list(dict.fromkeys(row for frame in columns.values() for row in frame["row"]))
-    lines = [f"| {head} | interval | {' | '.join(columns)} |", f"|---|---|{'---|' * len(columns)}"]
+    lines = [f"| {head} | interval | {' | '.join(columns)} | width |", f"|---|---|{'---|' * len(columns)}---|"]
     for name in sorted(names, key=_order):
-        cells = [_cell(frame[frame["row"] == name], "(" in beside(name)) for frame in columns.values()]
-        lines.append(f"| {name} | {beside(name)} | {' | '.join(cells)} |")
+        rows = [frame[frame["row"] == name] for frame in columns.values()]
+        shown = [frame for frame in rows if frame["run"].nunique() >= MIN_RUNS]
+        wider = [frame["width"].mean() / frame["width beside"].mean() for frame in shown]
+        if not shown:
+            continue
+        cells = [_cell(frame) for frame in rows]
+        lines.append(f"| {name} | {beside(name)} | {' | '.join(cells)} | {min(wider):.2f}–{max(wider):.2f} |")
     return "\n".join(lines)
 
 
@@ -385,15 +412,14 @@ def _order(name: str) -> tuple[int, int]:
     return known.index(figure) if figure in known else 0, [*map(rest.startswith, BINS), True].index(True)
 
 
-def _cell(found: pd.DataFrame, with_other: bool) -> str:
+def _cell(found: pd.DataFrame) -> str:
     if found["run"].nunique() < MIN_RUNS:
         return ""
     by_run = found.groupby("run")["used"].agg(["sum", "size"])
     share = found["used"].mean()
     # labels of one data set are not independent, so the error is computed from the spread over data sets
     error = np.sqrt(np.square(by_run["sum"] - share * by_run["size"]).sum()) / by_run["size"].sum()
-    text = f"{100 * share:.1f} ± {100 * error:.1f}"
-    return f"{text} ({100 * found['beside'].mean():.1f})" if with_other else text
+    return f"{100 * share:.1f} ± {100 * error:.1f} ({100 * found['beside'].mean():.1f})"
 
 
 def main() -> None:
@@ -424,7 +450,7 @@ KINDS: dict[str, Callable[[str], str]] = {
     "labels": lambda name: FIGURES[name.partition(" (")[0]],
     "hits": lambda name: "paired (against a constant)" if "−" in name else "Wilson (percentile)",
     "more": lambda name: MORE[name.partition(" (")[0]],
-    "classes": lambda name: "percentile",
+    "classes": lambda name: "expanded (percentile)",
 }
 """The interval of a row, and in brackets the one beside it, by table."""
 
@@ -437,7 +463,10 @@ def simulate(jobs: dict[str, Callable[[int], Iterator[Noted]]], runs: int, worke
         todo = [(name, pool.submit(block, rows, start)) for name, rows in jobs.items() for start in starts]
         for name, future in tqdm(todo, unit="block", disable=None):
             noted[name] += future.result()
-    return {name: pd.DataFrame(rows, columns=["row", "run", "used", "beside"]) for name, rows in noted.items()}
+    return {
+        name: pd.DataFrame(rows, columns=["row", "run", "used", "beside", "width", "width beside"])
+        for name, rows in noted.items()
+    }
 
 
 if __name__ == "__main__":

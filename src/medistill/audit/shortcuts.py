@@ -136,7 +136,7 @@ def probe_shortcuts(
                 if (features[known] != features[known[0]]).any():
                     scores[cue] = _scores(cue, features[known], target, folds)
             for cue, auroc in _auroc_of_cues(target, scores, here, folds, counts).items():
-                value = summarise(auroc, groups=fewer_groups(target, here))
+                value = summarise(auroc, counts, groups=fewer_groups(target, here))
                 found.append((label, cue, value.estimate, value.lower, value.upper, len(known), int(target.sum())))
     numbers = dict.fromkeys(["auroc", "lower", "upper"], "float64") | dict.fromkeys(["images", "positives"], "int64")
     return pd.DataFrame(found, columns=["label", "cue", *numbers]).astype({"label": "str", "cue": "str"} | numbers)

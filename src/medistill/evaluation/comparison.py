@@ -105,7 +105,7 @@ class Measured:
             means = figure.left_out(self.answers)[:, columns].mean(axis=1)
             return centred(means, min(self.split.rests_on[k] for k in columns))
         values = self.overall(figure)
-        return summarise(values) if figure.resampled else _number(values[0])
+        return summarise(values, self.split.counts) if figure.resampled else _number(values[0])
 
     def _describe_label(self, k: int) -> LabelFigures:
         split, targets = self.split, self.split.targets[:, k]
@@ -113,7 +113,7 @@ class Measured:
         positives, negatives = map(int, count_labels(targets))
         known = positives + negatives
         figures: Measures = {
-            figure.name: summarise(self.values[figure.name][:, k], groups=split.rests_on[k])
+            figure.name: summarise(self.values[figure.name][:, k], split.counts, groups=split.rests_on[k])
             if figure.resampled
             else _number(self.values[figure.name][0, k])
             for figure in self.figures
@@ -147,7 +147,7 @@ def _number(value: float) -> float | None:
 
 def difference(model: Measured, reference: Measured, name: str) -> tuple[Estimate, float | None]:
     """Paired difference of the macro mean of a figure of two models on the same split, and its p-value."""
-    return compare_values(model.macro(name), reference.macro(name))
+    return compare_values(model.macro(name), reference.macro(name), model.split.counts)
 
 
 def compare(model: Measured, reference: Measured) -> list[Difference]:
@@ -163,10 +163,12 @@ def compare(model: Measured, reference: Measured) -> list[Difference]:
     rows = []
     for figure in model.figures:
         if figure.compared and (split.eligible or not figure.of_labels):
-            compared = compare_values(model.overall(figure), reference.overall(figure))
+            compared = compare_values(model.overall(figure), reference.overall(figure), split.counts)
             rows.append(_row(split, figure.key, *compared, None))
     own, other = model.values[LEAD], reference.values[LEAD]
-    per_label = [compare_values(own[:, k], other[:, k], groups=split.rests_on[k]) for k in split.columns()]
+    per_label = [
+        compare_values(own[:, k], other[:, k], split.counts, groups=split.rests_on[k]) for k in split.columns()
+    ]
     adjusted = holm([p for _, p in per_label])
     for label, (estimate, p), p_holm in zip(split.eligible, per_label, adjusted, strict=True):
         rows.append(_row(split, LABEL + label, estimate, p, p_holm))

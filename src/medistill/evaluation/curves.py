@@ -65,7 +65,9 @@ def curves_of(
                     all=float(everyone[k].mean()),
                     labels=_named(names, own[k]),
                     all_labels=_named(names, everyone[k]),
-                    difference=Estimate(None) if reference is None else compare_values(macro[name][k], reference[k])[0],
+                    difference=Estimate(None)
+                    if reference is None
+                    else compare_values(macro[name][k], reference[k], counts)[0],
                 )
                 for k, threshold in enumerate(at)
             ]

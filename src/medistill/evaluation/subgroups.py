@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medistill.evaluation.answers import Answers, Split
 from medistill.metrics.bootstrap import resample
 from medistill.metrics.eligibility import ineligibility
-from medistill.metrics.intervals import FloatArray, compare, holm, summarise
+from medistill.metrics.intervals import Codes, FloatArray, compare, holm, summarise
 from medistill.metrics.means import GroupedMean
 from medistill.metrics.ranking import measure_ranking
 from medistill.records.estimate import Estimate
@@ -90,10 +90,11 @@ def _bands(ages: pd.Series) -> pd.Series:
 
 @dataclass(frozen=True)
 class _Measured:
-    """One model on one part: a figure of the group and of the rest, each (1 + R,)."""
+    """One model on one part: figures of the group and of the rest, each (1 + R,), in the draws `counts` (G, 1 + R)."""
 
     auroc: tuple[FloatArray, FloatArray]
     missed: tuple[FloatArray, FloatArray]
+    counts: Codes
 
 
 def measure_subgroups(
@@ -178,7 +179,7 @@ def _measure(answers: Answers, part: Part, known: _Eligible, thresholds: FloatAr
         if none_called is not None:
             mean = GroupedMean.of(np.where(rows, none_called, np.nan), groups, len(counts))
             missed[place] = resample(mean.measure, counts)
-    return _Measured((auroc[0], auroc[1]), (missed[0], missed[1]))
+    return _Measured((auroc[0], auroc[1]), (missed[0], missed[1]), counts)
 
 
 def _missed(answers: Answers, thresholds: FloatArray) -> FloatArray:
@@ -192,7 +193,10 @@ def _changes(
 ) -> list[dict[str, GapChange]]:
     """For each part, the student's gap in AUROC minus that of each baseline."""
     pairs = [(k, baseline) for k, part in enumerate(parts) if not part.mirrored for baseline in baselines]
-    compared = [compare(_gap(measured[name][k].auroc), _gap(measured[baseline][k].auroc)) for k, baseline in pairs]
+    compared = []
+    for k, baseline in pairs:
+        own, other = measured[name][k], measured[baseline][k]
+        compared.append(compare(_gap(own.auroc), _gap(other.auroc), own.counts))
     adjusted = holm([p for _, p in compared])
     found: list[dict[str, GapChange]] = [{} for _ in parts]
     for (k, baseline), (estimate, p), p_holm in zip(pairs, compared, adjusted, strict=True):
@@ -207,16 +211,16 @@ def _gap(values: tuple[FloatArray, FloatArray]) -> FloatArray:
 def _described(
     split: Split, part: Part, known: _Eligible, values: _Measured, changes: dict[str, GapChange]
 ) -> Subgroup:
-    nothing = Estimate(None)
+    nothing, counts = Estimate(None), values.counts
     return Subgroup(
         attribute=part.attribute,
         group=part.group,
         images=int(part.inside.sum()),
         groups=len(np.unique(split.groups[part.inside])),
         labels=[split.labels[k] for k in known.columns],
-        auroc=summarise(values.auroc[0]),
-        gap=nothing if part.mirrored else compare(*values.auroc)[0],
-        missed=summarise(values.missed[0]),
-        missed_gap=nothing if part.mirrored else compare(*values.missed)[0],
+        auroc=summarise(values.auroc[0], counts),
+        gap=nothing if part.mirrored else compare(*values.auroc, counts)[0],
+        missed=summarise(values.missed[0], counts),
+        missed_gap=nothing if part.mirrored else compare(*values.missed, counts)[0],
         changes=changes,
     )

@@ -114,7 +114,7 @@ def estimate(statistic: Statistic, counts: Codes, *, groups: int | None = None, 
         >>> figure.estimate, figure.lower < 9.5 < figure.upper
         (9.5, True)
     """
-    return summarise(resample(statistic, counts), groups=groups, difference=difference)
+    return summarise(resample(statistic, counts), counts, groups=groups, difference=difference)
 
 
 def count_by_group(rows: Codes, groups: Codes, shape: tuple[int, int]) -> sparse.csr_array:

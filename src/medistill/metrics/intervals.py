@@ -1,5 +1,7 @@
 """Estimates with 95 % intervals and p-values, from a figure's values in resamples, and Wilson's interval of a share."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
@@ -17,17 +19,22 @@ MAX_DROPPED = 0.05
 """Share of undefined resamples above which there is no interval."""
 
 
-def summarise(values: FloatArray, *, groups: int | None = None, difference: bool = False) -> Estimate:
+def summarise(
+    values: FloatArray, counts: Codes | None = None, *, groups: int | None = None, difference: bool = False
+) -> Estimate:
     """Estimate and 95 % interval of one figure; docs/intervals.md says how often each interval holds the truth.
 
-    Means over labels and their differences have the percentile interval. Where a resample cannot differ from the data
-    (an AUROC of 1, all answers right), it would have no width: a figure of `groups` has Wilson's interval of as many
-    trials instead, any other one none.
+    It is the percentile interval of the resamples, expanded for as many groups as the figure is worth, and more to the
+    side to which single groups move it far, see `_Worth`. Where a resample cannot differ from the data (an AUROC of 1,
+    all answers right), it would have no width: a figure of `groups` has Wilson's interval of as many trials instead,
+    any other one none.
 
     Args:
         values: (1 + R,), the figure on the data themselves, then in each resample; NaN where undefined.
-        groups: of a figure of one label, the number of groups it rests on (`fewer_groups`). With few of them the
-            percentile interval is too narrow; it is expanded (Hesterberg, The American Statistician 2015, section 5).
+        counts: (G, 1 + R), how often each group is in each resample, from `bootstrap.draw`; None where it is not groups
+            alone that are drawn.
+        groups: of a figure of one label, the number of groups it rests on (`fewer_groups`); it is not worth more, and
+            with 1 there is no interval; None: what `counts` say, and without these the percentile interval as it is.
         difference: the figure is one of two models, paired, and not one between 0 and 1.
 
     Example:
@@ -46,8 +53,8 @@ def summarise(values: FloatArray, *, groups: int | None = None, difference: bool
     if estimate in (0, 1) and not difference and (defined == estimate).all():
         lower, upper = wilson(estimate, groups) if groups else (None, None)
         return Estimate(estimate, lower, upper, dropped)
-    tail = (1 - CONFIDENCE) / 2 if groups is None else _expanded(groups)
-    lower, upper = np.quantile(defined, [tail, 1 - tail])
+    below, above = _Worth.of_resamples(values, counts, groups).tails()
+    lower, upper = np.quantile(defined, [below, 1 - above])
     return Estimate(estimate, float(lower), float(upper), dropped)
 
 
@@ -61,7 +68,8 @@ def centred(values: FloatArray, groups: int) -> Estimate:
     Args:
         values: (1 + B,), the figure on the data themselves, then without each block of groups, see
             `bootstrap.leave_out`; NaN where undefined.
-        groups: the fewest groups that a label of the mean rests on (`fewer_groups`).
+        groups: the fewest groups that a label of the mean rests on (`fewer_groups`); it is not worth more, see
+            `_Worth`.
 
     Returns:
         The estimate as it is. No bounds where a block leaves it undefined or none changes it.
@@ -82,18 +90,91 @@ def centred(values: FloatArray, groups: int) -> Estimate:
     if dropped or groups < 2 or error == 0:
         return Estimate(estimate, None, None, dropped)
     centre = estimate - (count - 1) * (middle - estimate)
-    half = special.stdtrit(groups - 1, (1 + CONFIDENCE) / 2) * error
+    worth = _Worth.of_influences(middle - left_out, groups)
+    half = special.stdtrit(worth.groups - 1, (1 + CONFIDENCE) / 2) * error
     lower, upper = np.clip([centre - half, centre + half], 0, 1)
     return Estimate(estimate, float(lower), float(upper), dropped)
 
 
-def _expanded(groups: int) -> float:
-    """The tail probability that corrects two defects of the percentile interval of a mean of n.
+@dataclass(frozen=True)
+class _Worth:
+    """How many groups a figure is worth, and to which side single groups move it far.
 
-    A resample's variance is (n − 1)/n of the sample's, and the normal distribution stands in for Student's t.
+    A group's influence u is, to first order, by how much the figure moves when the group is drawn once more. Where a
+    few groups have most of it (patients with a hundred images), the figure's variance is known no better than from so
+    few. The variance of a sample's variance is σ⁴ (2/(G − 1) + κ/G), κ the excess kurtosis; Satterthwaite's (1946)
+    degrees of freedom are those of a χ² that varies as much: 2/df = 2/(G − 1) + κ/G.
+
+    Attributes:
+        groups: 1 + df, at most G: as many groups of normal influence.
+        skew: the acceleration of Efron (JASA 1987), Σu³ / (6 (Σu²)^1.5): the figure's error grows with it.
     """
-    student = special.stdtrit(groups - 1, (1 + CONFIDENCE) / 2)
-    return float(special.ndtr(-student * np.sqrt(groups / (groups - 1))))
+
+    groups: float
+    skew: float = 0.0
+
+    @classmethod
+    def of_resamples(cls, values: FloatArray, counts: Codes | None, groups: int | None) -> "_Worth":
+        """From a figure's values, as for `summarise`.
+
+        A group's influence is the covariance of the figure with how often it is drawn (the infinitesimal jackknife;
+        Efron, JASA 2014). Of a figure with variance 1 it has the Monte Carlo variance 1/R.
+        """
+        known = ~np.isnan(values[1:])
+        defined = values[1:][known]
+        spread = defined.std()
+        if counts is None or spread == 0:
+            return cls(np.inf if groups is None else groups)
+        scaled = np.where(known, (values[1:] - defined.mean()) / spread, 0) / len(defined)
+        parts = np.array_split(counts[:, 1:], -(-len(counts) // 128))  # which stay in the cache as float64
+        moved = np.concatenate([part.astype(np.float64) @ scaled for part in parts])
+        return cls.of_influences(moved, groups, noise=1 / len(defined))
+
+    @classmethod
+    def of_influences(cls, influences: FloatArray, groups: int | None, noise: float = 0.0) -> "_Worth":
+        """From each group's influence (G,), not all of them 0.
+
+        Args:
+            influences: of each group.
+            groups: the most that it can be worth; None: G.
+            noise: variance of each influence's error, where the figure's variance is 1; it is taken out of the sums.
+        """
+        count = len(influences)
+        squares = float(np.square(influences).sum())
+        if noise:  # the rest of the variance is what groups do together, which is never most of it
+            squares = max(squares - count * noise, 0.5)
+        fourths = float((influences**4).sum()) - 6 * noise * squares - 3 * count * noise**2
+        excess = max(fourths / squares**2 - 3 / count, 0.0)
+        worth = 1 + 1 / (1 / (count - 1) + excess / 2) if count > 1 else 1.0
+        skew = float((influences**3).sum()) / (6 * squares**1.5)
+        return cls(worth if groups is None else min(worth, groups), skew)
+
+    def tails(self) -> tuple[float, float]:
+        """The tail probabilities that correct the lower and the upper end of the percentile interval.
+
+        A resample's variance is (n − 1)/n of a sample's, and the normal distribution stands in for Student's t
+        (Hesterberg, The American Statistician 2015, section 5); and where the figure is higher, its error is larger or
+        smaller, by its skew (Efron, JASA 1987).
+        """
+        if np.isinf(self.groups):
+            return (1 - CONFIDENCE) / 2, (1 - CONFIDENCE) / 2
+        reach = special.stdtrit(self.groups - 1, (1 + CONFIDENCE) / 2) * np.sqrt(self.groups / (self.groups - 1))
+        ends = [reach / max(1 + skew * reach, 1e-9) for skew in (self.skew, -self.skew)]
+        return float(special.ndtr(-ends[0])), float(special.ndtr(-ends[1]))
+
+    def p_value(self, below: float, above: float) -> float:
+        """The two-sided p-value of 0, which is where an end of the interval of confidence 1 − p lies: undoes `tails`.
+
+        Args:
+            below: share of resamples at most 0, above 0.
+            above: share of resamples at least 0, above 0.
+        """
+        tail, skew = (below, self.skew) if below <= above else (above, -self.skew)
+        if np.isfinite(self.groups) and tail < 0.5:
+            end = -special.ndtri(tail)
+            reach = end / max(1 - skew * end, 1e-9)
+            tail = special.stdtr(self.groups - 1, -reach * np.sqrt((self.groups - 1) / self.groups))
+        return float(min(1.0, 2 * tail))
 
 
 def wilson(share: float, trials: float) -> tuple[float, float]:
@@ -112,15 +193,14 @@ def wilson(share: float, trials: float) -> tuple[float, float]:
     return float(min(lower, share)), float(max(upper, share))  # includes 0 and 1 in spite of rounding
 
 
-def p_value(differences: FloatArray, *, groups: int | None = None) -> float | None:
+def p_value(differences: FloatArray, counts: Codes | None = None, *, groups: int | None = None) -> float | None:
     """Two-sided bootstrap p-value of a paired difference, below 0.05 where the interval of `summarise` leaves out 0.
 
-    It is min(1, 2 min((1 + #≤0)/(R + 1), (1 + #≥0)/(R + 1))); of one label it is as much larger as its interval is
-    wider.
+    It is min(1, 2 min((1 + #≤0)/(R + 1), (1 + #≥0)/(R + 1))), and as much larger as the interval is expanded.
 
     Args:
         differences: (1 + R,), on the data themselves, then in each resample; R counts those that are defined.
-        groups: of a difference of one label, as in `summarise`.
+        counts, groups: as in `summarise`.
 
     Returns:
         None where there is no interval either.
@@ -132,18 +212,18 @@ def p_value(differences: FloatArray, *, groups: int | None = None) -> float | No
     if summarise(differences, groups=groups, difference=True).lower is None:
         return None
     defined = differences[1:][~np.isnan(differences[1:])]
-    tail = (1 + min((defined <= 0).sum(), (defined >= 0).sum())) / (len(defined) + 1)
-    if groups is not None:
-        tail = special.stdtr(groups - 1, special.ndtri(tail) * np.sqrt((groups - 1) / groups))
-    return float(min(1.0, 2 * tail))
+    below, above = ((1 + found.sum()) / (len(defined) + 1) for found in (defined <= 0, defined >= 0))
+    return _Worth.of_resamples(differences, counts, groups).p_value(below, above)
 
 
-def compare(own: FloatArray, reference: FloatArray, *, groups: int | None = None) -> tuple[Estimate, float | None]:
+def compare(
+    own: FloatArray, reference: FloatArray, counts: Codes | None = None, *, groups: int | None = None
+) -> tuple[Estimate, float | None]:
     """Paired difference own − reference of a figure of two models, with its interval, and its p-value.
 
     Args:
         own, reference: (1 + R,), the figure of each in the same resamples, the first on the data themselves.
-        groups: of a figure of one label, as in `summarise`.
+        counts, groups: as in `summarise`.
 
     Example:
         >>> own, reference = np.linspace(0.7, 0.9, 100), np.linspace(0.6, 0.8, 100)
@@ -152,7 +232,8 @@ def compare(own: FloatArray, reference: FloatArray, *, groups: int | None = None
         (0.1, 0.1, 0.02)
     """
     differences = own - reference
-    return summarise(differences, groups=groups, difference=True), p_value(differences, groups=groups)
+    interval = summarise(differences, counts, groups=groups, difference=True)
+    return interval, p_value(differences, counts, groups=groups)
 
 
 def holm(p_values: list[float | None]) -> list[float | None]:

@@ -49,17 +49,18 @@ def describe_shifts(
             all shifts.
         marked: share of marked images by shift; empty of a teacher.
     """
+    counts = own.plain.split.counts
     against: dict[str, dict[str, FallDifference]] = {shift.name: {} for shift in SHIFTS}
     for name, (relation, other) in others.items():
-        compared = [compare(own.fall(shift.name), other.fall(shift.name)) for shift in SHIFTS]
+        compared = [compare(own.fall(shift.name), other.fall(shift.name), counts) for shift in SHIFTS]
         adjusted = holm([p for _, p in compared])
         for shift, (difference, p), p_holm in zip(SHIFTS, compared, adjusted, strict=True):
             against[shift.name][name] = FallDifference(relation=relation, difference=difference, p=p, p_holm=p_holm)
     return {
         shift.name: Shifted(
             what=shift.what,
-            auroc=summarise(own.shifted[shift.name].macro(LEAD)),
-            fall=summarise(own.fall(shift.name), difference=True),
+            auroc=summarise(own.shifted[shift.name].macro(LEAD), counts),
+            fall=summarise(own.fall(shift.name), counts, difference=True),
             marked=marked.get(shift.name, Estimate(None)),
             labels=_labels(own.plain, own.shifted[shift.name]),
             against=against[shift.name],
@@ -72,9 +73,9 @@ def _labels(plain: Measured, shifted: Measured) -> dict[str, LabelFall]:
     split, before, after = plain.split, plain.values[LEAD], shifted.values[LEAD]
     return {
         split.labels[k]: LabelFall(
-            plain=summarise(before[:, k], groups=split.rests_on[k]),
-            shifted=summarise(after[:, k], groups=split.rests_on[k]),
-            fall=compare(before[:, k], after[:, k], groups=split.rests_on[k])[0],
+            plain=summarise(before[:, k], split.counts, groups=split.rests_on[k]),
+            shifted=summarise(after[:, k], split.counts, groups=split.rests_on[k]),
+            fall=compare(before[:, k], after[:, k], split.counts, groups=split.rests_on[k])[0],
         )
         for k in split.columns()
     }

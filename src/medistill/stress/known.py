@@ -89,7 +89,7 @@ def _kind(
     return Kind(
         what=what,
         images=len(scores),
-        auroc=summarise(values, groups=fewer_groups(truth[:, 0], both)),
+        auroc=summarise(values, counts, groups=fewer_groups(truth[:, 0], both)),
         marked=share_interval(marks.astype(np.float64), groups),
     )
 
@@ -103,4 +103,4 @@ def _kept(split: Split, answers: ModelAnswers, marks: NDArray[np.bool_]) -> tupl
     without = Split(split.labels, kept, split.groups, split.counts, split.skipped, split.rests_on, split.task)
     both = (Measured.of(truth, answers.plain.logits, names=[LEAD]) for truth in (without, split))
     own, all_ = (measured.values[LEAD][:, columns].mean(axis=1) for measured in both)
-    return summarise(own), compare(own, all_)[0] if marks.any() else Estimate(0.0)
+    return summarise(own, split.counts), compare(own, all_, split.counts)[0] if marks.any() else Estimate(0.0)

@@ -104,7 +104,7 @@ def measure_all(
             images=len(test),
             groups=len(split.counts),
             labels=split.eligible,
-            auroc=summarise(ranked[name].plain.macro(LEAD)),
+            auroc=summarise(ranked[name].plain.macro(LEAD), split.counts),
             shifts=describe_shifts(
                 ranked[name], {other: (relation, ranked[other]) for other, relation in relations.items()}, marked
             ),

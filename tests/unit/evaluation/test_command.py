@@ -76,16 +76,12 @@ def test_the_others_are_compared_with_the_first_in_the_same_resamples(tables):
     assert {(row.model, row.reference) for row in found.comparisons} == {("new", "old")}
     truth = pd.read_csv(tables / "truth.csv").set_index("image_id")
     _, groups = np.unique(truth["patient"], return_inverse=True)
+    targets, counts = truth[LABELS[:2]].to_numpy(float), draw(IMAGES // 2, 200, 0)
     first, second = (
-        measure_ranking(
-            truth[LABELS[:2]].to_numpy(float),
-            read(tables, name).loc[truth.index, LABELS[:2]].to_numpy(),
-            groups,
-            draw(IMAGES // 2, 200, 0),
-        )[0]
+        measure_ranking(targets, read(tables, name).loc[truth.index, LABELS[:2]].to_numpy(), groups, counts)[0]
         for name in ("old", "new")
     )
-    estimate, p = compare(second.mean(axis=1), first.mean(axis=1))
+    estimate, p = compare(second.mean(axis=1), first.mean(axis=1), counts)
     row = next(row for row in found.comparisons if row.metric == "macro_auroc")
     assert (row.interval, row.p) == (estimate, p)
     assert estimate.lower > 0

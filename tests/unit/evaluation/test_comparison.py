@@ -21,6 +21,7 @@ from medistill.evaluation.answers import Split
 from medistill.evaluation.comparison import Measured, best, compare, difference, paired_cluster_bootstrap
 from medistill.evaluation.figures import figures_of
 from medistill.metrics.bootstrap import draw
+from medistill.metrics.intervals import summarise
 from medistill.metrics.reliability import expected_calibration_error
 from medistill.metrics.strata import NO_STRATUM
 from medistill.records.evaluation import SplitFigures
@@ -111,7 +112,7 @@ def test_an_image_of_unknown_class_is_left_out():
 
 
 def test_the_interval_of_accuracy_is_over_patients():
-    """Each of 30 patients has eight images, all right or all wrong: the interval is that of 30 coin tosses."""
+    """Each of 30 patients has eight images, all right or all wrong: Student's interval of 30 coin tosses."""
     random = np.random.default_rng(2)
     truth = np.tile([0, 1, 2, 0, 1, 2, 0, 1], 30)
     patients = np.repeat(np.arange(30), 8)
@@ -119,7 +120,7 @@ def test_the_interval_of_accuracy_is_over_patients():
     logits = np.eye(3)[np.where(right, truth, (truth + 1) % 3)]
     figure = measure(np.eye(3)[truth], patients, logits, resamples=2000).describe().to_json()["accuracy"]
     assert figure["estimate"] == 0.5
-    assert figure["upper"] - figure["lower"] == pytest.approx(2 * 1.96 * (0.25 / 30) ** 0.5, abs=0.04)
+    assert figure["upper"] - figure["lower"] == pytest.approx(2 * 2.045 * (0.25 / 29) ** 0.5, abs=0.04)
 
 
 def test_models_are_compared_in_accuracy_on_the_same_resamples():
@@ -133,16 +134,12 @@ def test_models_are_compared_in_accuracy_on_the_same_resamples():
     for name in ("accuracy", "balanced_accuracy"):
         values = second.values[name] - first.values[name]
         assert rows[name].estimate == values[0]
-        assert (rows[name].lower, rows[name].upper) == pytest.approx(tuple(np.quantile(values[1:], [0.025, 0.975])))
+        expected = summarise(values, split.counts, difference=True)
+        assert (rows[name].lower, rows[name].upper) == (expected.lower, expected.upper)
         assert rows[name].p_holm is None
     assert rows["macro_auroc"].estimate == difference(second, first, "auroc")[0].estimate
     same = {row.metric: row for row in compare(first, first)}
     assert (same["accuracy"].estimate, same["accuracy"].p) == (0, 1)
-
-
-def expanded(values: np.ndarray, patients: int) -> tuple[float, float]:
-    tail = stats.norm.cdf(-stats.t.ppf(0.975, patients - 1) * np.sqrt(patients / (patients - 1)))
-    return tuple(np.quantile(values[1:], [tail, 1 - tail]))
 
 
 def jackknife(targets: np.ndarray, patients: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
@@ -153,12 +150,13 @@ def jackknife(targets: np.ndarray, patients: np.ndarray, logits: np.ndarray) -> 
     whole, count = average_precision_score(targets, logits), len(without)
     few = min(len(set(patients[column == value])) for column in targets.T for value in (1, 0))
     centre = whole - (count - 1) * (without.mean() - whole)
-    half = stats.t.ppf(0.975, few - 1) * np.sqrt((count - 1) * without.var())
+    freedom = 2 / (2 / (count - 1) + max(stats.kurtosis(without), 0) / count)
+    half = stats.t.ppf(0.975, min(few - 1, freedom)) * np.sqrt((count - 1) * without.var())
     return centre - half, centre + half
 
 
 def test_each_figure_has_the_interval_of_its_kind():
-    """Expanded by the number of patients for a label, plain percentile for a mean, by a jackknife for macro AUPRC."""
+    """Expanded, of a label by no more patients than have it; by a jackknife for macro AUPRC."""
     _, targets, patients, logits = problem(images=120)
     split = Split.of(LABELS, targets, patients, 500, 0)
     model, other = Measured.of(split, logits), Measured.of(split, problem(120, seed=3)[3] + targets)
@@ -166,6 +164,10 @@ def test_each_figure_has_the_interval_of_its_kind():
 
     def bounds(figure: dict) -> tuple[float, float]:
         return figure["lower"], figure["upper"]
+
+    def expanded(values: np.ndarray, groups: int | None = None) -> tuple[float, float]:
+        found = summarise(values, split.counts, groups=groups, difference=True)
+        return found.lower, found.upper
 
     rows = {row.metric: row for row in compare(model, other)}
     for k, label in enumerate(LABELS):
@@ -180,14 +182,12 @@ def test_each_figure_has_the_interval_of_its_kind():
         plain = min(1, 2 * (1 + min((values[1:] <= 0).sum(), (values[1:] >= 0).sum())) / 501)
         assert rows[f"label:{label}"].p > plain or plain == 1
     for metric in ("auroc", "auprc"):
-        expected = np.quantile(model.macro(metric)[1:], [0.025, 0.975])
+        expected = expanded(model.macro(metric))
         if metric == "auprc":
             expected = jackknife(targets, patients, logits)
         assert bounds(report[f"macro_{metric}"]) == pytest.approx(tuple(expected))
         values = model.macro(metric) - other.macro(metric)
-        assert bounds(rows[f"macro_{metric}"].to_json()) == pytest.approx(
-            tuple(np.quantile(values[1:], [0.025, 0.975]))
-        )
+        assert bounds(rows[f"macro_{metric}"].to_json()) == pytest.approx(expanded(values))
 
 
 def test_accuracy_is_compared_where_no_class_is_eligible():
@@ -314,11 +314,13 @@ def test_anybodys_arrays_are_compared_as_a_loop_over_resamples_would():
             ]
     for found, macro in zip((own, other), looped.mean(axis=1), strict=True):
         interval = found.figure("macro_auroc")
-        expected = [macro[0], *np.quantile(macro[1:], [0.025, 0.975])]
+        known = summarise(macro, draw(60, 200, 5))
+        expected = [macro[0], known.lower, known.upper]
         assert [interval.estimate, interval.lower, interval.upper] == pytest.approx(expected, abs=1e-12)
     (row,) = (row for row in rows if row.metric == "macro_auroc")
     gains = looped[0].mean(axis=0) - looped[1].mean(axis=0)
-    expected = [gains[0], *np.quantile(gains[1:], [0.025, 0.975])]
+    known = summarise(gains, draw(60, 200, 5), difference=True)
+    expected = [gains[0], known.lower, known.upper]
     assert [row.estimate, row.lower, row.upper] == pytest.approx(expected, abs=1e-12)
     gains = looped[0, 1] - looped[1, 1]
     assert next(row.estimate for row in rows if row.metric == "label:1") == pytest.approx(gains[0], abs=1e-12)

@@ -10,6 +10,7 @@ from medistill.evaluation.curves import curves_of
 from medistill.evaluation.settings import Evaluate
 from medistill.metrics.calibration import fit_calibration
 from medistill.metrics.decisions import net_benefit
+from medistill.metrics.intervals import summarise
 from medistill.records.curves import Curves
 from medistill.task import Task
 
@@ -50,8 +51,9 @@ def test_net_benefit_is_of_calibrated_probabilities_and_paired_with_the_teacher(
         assert shown.labels == pytest.approx({"a": labels[0][0, 0], "b": labels[1][0, 0]}, abs=1e-12)
     difference = benefit["student"] - benefit["teacher"]
     (shown,) = [row.difference for row in curves["student"].decisions if row.threshold == 0.3]
-    bounds = np.quantile(difference[1:], [0.025, 0.975])
-    np.testing.assert_allclose([shown.estimate, shown.lower, shown.upper], [difference[0], *bounds], atol=1e-12)
+    known = summarise(difference, split.counts, difference=True)
+    expected = [difference[0], known.lower, known.upper]
+    np.testing.assert_allclose([shown.estimate, shown.lower, shown.upper], expected, atol=1e-12)
     assert {row.difference.estimate for row in curves["teacher"].decisions} == {None}
 
 

@@ -139,7 +139,7 @@ def test_a_change_is_the_difference_of_two_gaps_adjusted_over_all_of_them(found)
                 for at in (part.inside, part.rest)
             )
             gaps.append(inside - rest)
-        expected.append(compare(*gaps))
+        expected.append(compare(*gaps, models["kd"].split.counts))
     adjusted = holm([p for _, p in expected])
     seen = [group.changes["base"] for group in subgroups["kd"] if group.changes]
     assert len(seen) == 4  # one of two sexes, three views

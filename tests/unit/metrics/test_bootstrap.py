@@ -11,6 +11,7 @@ from medistill.metrics import bootstrap
 from medistill.metrics.classification import measure_classes
 from medistill.metrics.eligibility import fewer_groups, ineligibility
 from medistill.metrics.intervals import centred, holm, p_value, summarise, wilson
+from medistill.metrics.means import GroupedMean
 from medistill.metrics.ranking import measure_ranking
 from medistill.records.estimate import Estimate
 
@@ -104,6 +105,65 @@ def test_interval_of_few_groups_is_expanded(groups):
     assert summary.lower == pytest.approx(expanded[groups], abs=1e-4)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_interval_of_a_few_heavy_patients_is_expanded_for_what_its_variance_is_known_from(sign):
+    """By the kurtosis and the skewness of what each patient adds to a mean, here as scipy has them."""
+    patients, random = 60, np.random.default_rng(4)
+    sample = sign * random.lognormal(0, 1.2, patients)
+    counts = bootstrap.draw(patients, 40_000, seed=1)
+    means = sample @ counts / patients
+    df = 2 / (2 / (patients - 1) + stats.kurtosis(sample) / patients)
+    skew = stats.skew(sample) / (6 * np.sqrt(patients))
+    assert df < 15
+    reach = stats.t.ppf(0.975, df) * np.sqrt((df + 1) / df)
+    below, above = (stats.norm.cdf(-reach / (1 + side * skew * reach)) for side in (1, -1))
+    found = summarise(means, counts, difference=True)
+    expected = np.quantile(means[1:], [below, 1 - above])
+    assert [found.lower, found.upper] == pytest.approx(expected, abs=0.05 * means.std())
+    plain = summarise(means, difference=True)
+    assert found.lower < plain.lower
+    assert found.upper > plain.upper
+    # the longer side is where the heavy patients are
+    longer, shorter = (found.upper, found.lower)[::sign]
+    assert abs(longer - means[0]) > 1.3 * abs(shorter - means[0])
+
+
+def test_a_mean_of_like_patients_is_worth_all_of_them():
+    patients = 50
+    sample = stats.norm.ppf((np.arange(patients) + 0.5) / patients)  # as normal as they can be
+    counts = bootstrap.draw(patients, 40_000, seed=1)
+    means = sample @ counts / patients
+    found = summarise(means, counts, difference=True)
+    tail = stats.norm.cdf(-stats.t.ppf(0.975, patients - 1) * np.sqrt(patients / (patients - 1)))
+    expected = np.quantile(means[1:], [tail, 1 - tail])
+    assert [found.lower, found.upper] == pytest.approx(expected, abs=0.02 * means.std())
+    # a label is worth no more than the patients who have it
+    few = summarise(means, counts, groups=12, difference=True)
+    tail = stats.norm.cdf(-stats.t.ppf(0.975, 11) * np.sqrt(12 / 11))
+    expected = np.quantile(means[1:], [tail, 1 - tail])
+    assert [few.lower, few.upper] == pytest.approx(expected, abs=0.02 * means.std())
+
+
+def test_more_patients_than_resamples_are_not_taken_for_few():
+    """The Monte Carlo error of each patient's share is then larger than the share."""
+    sample = np.random.default_rng(2).normal(size=3000)
+    counts = bootstrap.draw(3000, 500, seed=1)
+    means = sample @ counts / 3000
+    found, plain = summarise(means, counts, difference=True), summarise(means, difference=True)
+    assert found.upper - found.lower == pytest.approx(plain.upper - plain.lower, rel=0.05)
+
+
+def test_degrees_of_freedom_by_hand():
+    """Of nine patients one adds 8 and eight −1: Σu² = 72, Σu⁴ = 4104, 1/df = 1/8 + (4104/72² − 3/9)/2 = 0.354."""
+    values = 0.5 - 0.001 * np.array([0, 8, *[-1] * 8])
+    found = centred(values, groups=9)
+    half = stats.t.ppf(0.975, 1 / (1 / 8 + (4104 / 72**2 - 3 / 9) / 2)) * np.sqrt(8 / 9 * 72) * 0.001
+    assert (found.lower, found.upper) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-12)
+    # were only two of them known to have the label, it would be Student's t for 2
+    few = centred(values, groups=2)
+    assert few.upper - 0.5 == pytest.approx(stats.t.ppf(0.975, 1) * 0.008, abs=1e-12)
+
+
 def test_one_group_has_no_interval():
     summary = summarise(np.full(101, 0.7), groups=1)
     assert (summary.estimate, summary.lower, summary.upper) == (0.7, None, None)
@@ -177,6 +237,21 @@ def test_p_value_of_a_label_goes_with_its_interval(groups):
             assert (p < 0.05) == (summary.lower > 0)
         assert p >= p_value(differences)
     assert p_value(np.zeros(100), groups=groups) == 1
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_p_value_of_skewed_patients_goes_with_its_interval(sign):
+    sample = sign * np.random.default_rng(4).lognormal(0, 1.0, 80)
+    counts = bootstrap.draw(80, 4000, seed=1)
+    means = sample @ counts / 80
+    seen = set()
+    for shift in np.linspace(-5, 5, 41) * means.std():
+        differences = means - means[0] + shift
+        found, p = summarise(differences, counts, difference=True), p_value(differences, counts)
+        if abs(p - 0.05) > 0.005:
+            assert (p < 0.05) == (found.lower > 0 or found.upper < 0)
+        seen.add(p < 0.05)
+    assert seen == {True, False}
 
 
 def test_holm_by_hand():
@@ -280,11 +355,15 @@ def coverage(rate: float, runs: int) -> dict[str, float]:
         auroc, precision = measure_ranking(targets[:, chosen], scores[:, chosen], groups, counts)
         for j, k in enumerate(chosen):
             rests_on = fewer_groups(targets[:, k], groups)
-            note("auroc", auroc[:, j], truth[0], groups=rests_on)
+            note("auroc", auroc[:, j], truth[0], counts=counts, groups=rests_on)
             note("auroc, percentile", auroc[:, j], truth[0])
-            note("auprc", precision[:, j], truth[1], groups=rests_on)
+            note("auprc", precision[:, j], truth[1], counts=counts, groups=rests_on)
             check("auprc, reflected", reflected(precision[:, j]), truth[1])
-        note("macro auroc", auroc.mean(axis=1), truth[0])
+        note("macro auroc", auroc.mean(axis=1), truth[0], counts=counts)
+        for own in targets.T:
+            share = bootstrap.resample(GroupedMean.of(own, groups, 140).measure, counts)
+            note("prevalence", share, rate, counts=counts)
+            note("prevalence, percentile", share, rate)
         few = min(fewer_groups(targets[:, k], groups) for k in chosen)
         left_out = measure_ranking(targets[:, chosen], scores[:, chosen], groups, bootstrap.leave_out(140))[1]
         check("macro auprc", centred(left_out.mean(axis=1), few), truth[1])
@@ -298,6 +377,9 @@ def test_intervals_of_rare_labels_hold_the_truth_as_often_as_they_say():
     assert held["auroc"] >= 0.93
     assert held["auprc"] >= 0.93
     assert held["macro auroc"] >= 0.93
+    # What a few patients of a hundred images weigh most in, too.
+    assert held["prevalence"] >= 0.93
+    assert held["prevalence, percentile"] < 0.92
     # Both earlier kinds of interval for labels would fail.
     assert held["auroc, percentile"] < 0.92
     assert held["auprc, reflected"] < 0.88

@@ -53,7 +53,7 @@ def test_a_student_that_loses_more_is_told_from_one_that_loses_as_much():
         expected = own.fall.estimate - describe_shifts(teacher, {}, {})[name].fall.estimate
         assert big.difference.estimate == pytest.approx(expected)
         assert big.difference.lower > 0
-        assert big.p_holm == pytest.approx(min(1, 8 * 2 / 401))  # none of the 400 resamples is at 0 or below, for all 8
+        assert 8 * 2 / 401 <= big.p_holm < 0.05  # none of the 400 resamples is at 0 or below, for all 8
         assert own.against["twin"].p_holm > 0.05
     itself = describe_shifts(student, {"same": ("baseline", student)}, {})["noise"].against["same"]
     assert (itself.difference.estimate, itself.p_holm) == (0, 1)

@@ -6,10 +6,12 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
 import pytest
+from matplotlib import colormaps
 from onnx import TensorProto, helper
 from PIL import Image
 from pydicom import Dataset, uid
@@ -50,7 +52,7 @@ def packages(tmp_path_factory) -> Path:
     return folder / "node_modules"
 
 
-def pixel_model(channels: int) -> bytes:
+def pixel_model(channels: int, maps: bool) -> bytes:
     """Logits in which each pixel has a weight of its own, so that no shift or blur of the frame goes unseen."""
     random = np.random.default_rng(0)
     weights = random.normal(size=(channels * SIZE * SIZE, len(LABELS))).astype(np.float32) / SIZE
@@ -61,20 +63,37 @@ def pixel_model(channels: int) -> bytes:
         helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
     ]
     image = ("image", TensorProto.UINT8, ["batch", channels, SIZE, SIZE])
+    outputs = [("logits", TensorProto.FLOAT, ["batch", len(LABELS)])]
     constants = {"scale": np.array([4 / 255], np.float32), "weights": weights}
-    return graph_model(nodes, [image], [("logits", TensorProto.FLOAT, ["batch", len(LABELS)])], constants)
+    if (
+        maps
+    ):  # of 6x6 cells: how bright each is, times a weight per label; an image is unlike the others if it is bright
+        nodes += [
+            helper.make_node("AveragePool", ["scaled"], ["cells"], kernel_shape=[16, 16], strides=[16, 16]),
+            helper.make_node("Mul", ["cells", "evidence"], ["saliency_map"]),
+            helper.make_node("ReduceMax", ["saliency_map", "axes"], ["saliency_max"], keepdims=0),
+            helper.make_node("ReduceMean", ["scaled", "all"], ["unlike"], keepdims=0),
+        ]
+        outputs += [("saliency_map", TensorProto.FLOAT, ["batch", len(LABELS), 6, 6])]
+        outputs += [
+            ("saliency_max", TensorProto.FLOAT, ["batch", len(LABELS)]),
+            ("unlike", TensorProto.FLOAT, ["batch"]),
+        ]
+        constants["evidence"] = np.array([1, 0.5, 0], np.float32).reshape(1, 3, 1, 1)
+        constants |= {"axes": np.array([2, 3]), "all": np.array([1, 2, 3])}
+    return graph_model(nodes, [image], outputs, constants)
 
 
 @pytest.fixture
 def export(make_bundle, packages):  # noqa: F811
     """A function that writes a model with its page."""
 
-    def write(channels: int = 1, fit: str = "pad") -> Path:
-        point = {"kind": "sensitivity", "promised": 0.9, "thresholds": THRESHOLDS}
+    def write(channels: int = 1, fit: str = "pad", *, maps: bool = False, thresholds: Any = THRESHOLDS) -> Path:
+        point = {"kind": "sensitivity", "promised": 0.9, "thresholds": thresholds}
         shape = {"image_size": SIZE, "channels": channels, "fit": fit, "mean": [0] * 3, "std": [1] * 3}
         model = make_bundle(
             f"pixels-{fit}-{channels}",
-            content=pixel_model(channels),
+            content=pixel_model(channels, maps),
             labels=LABELS,
             preprocessing=shape,
             operating_points=[point],
@@ -275,6 +294,63 @@ def test_dicom_is_shown_as_by_the_runtime_or_refused_by_name(export, visit, tmp_
     for line, why in zip(found[len(read) :], refused.values(), strict=True):
         assert line.startswith(why)
         assert "object" not in line
+
+
+def lit(path: Path, row: int, column: int, level: int = 40) -> Path:
+    """A picture of 96 px whose cell (row, column) of 6x6 is white."""
+    pixels = np.full((SIZE, SIZE), level, np.uint8)
+    pixels[row * 16 : row * 16 + 16, column * 16 : column * 16 + 16] = 255
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+HEAT = """(() => {
+  const canvas = document.getElementById('heat');
+  const at = (x, y) => [...canvas.getContext('2d').getImageData(x, y, 1, 1).data];
+  return JSON.stringify({hidden: canvas.hidden, peak: at(72, 24), far: at(24, 72)});
+})()"""
+
+
+def test_the_heat_map_lies_where_the_evidence_is_and_is_red_only_for_what_is_called(export, visit, tmp_path):
+    called = {"Effusion": 0.0, "Mass": 1.5, "Pleural_Thickening": 0.0}
+    page = visit(export(maps=True, thresholds=called))
+    page.answer([lit(tmp_path / "lit.png", 1, 4)])
+    tab = page.tab
+
+    def heat_of(label: str) -> dict:
+        choose = f"""(() => {{
+          const select = document.getElementById('heat-label');
+          select.selectedIndex = [...select.options].findIndex((option) => option.text.startsWith('{label}'));
+          select.dispatchEvent(new Event('change'));
+        }})()"""
+        tab.run(choose)
+        return json.loads(tab.run(HEAT)) | {"says": tab.run("document.getElementById('heat-legend').textContent")}
+
+    red, blue, none = heat_of("Effusion"), heat_of("Mass"), heat_of("Pleural")
+    share = 0.96875**2 + (1 - 0.96875**2) * 40 / 255  # half a pixel of 16 beside the middle of the cell, both ways
+    assert red["peak"][:3] == pytest.approx([255 * part for part in colormaps["inferno"](0.3 + 0.7 * share)[:3]], abs=8)
+    assert red["peak"][3] == pytest.approx(191 * np.sqrt(share), abs=2)
+    assert red["far"][3] == pytest.approx(191 * np.sqrt(40 / 255), abs=2)
+    assert blue["peak"][2] > blue["peak"][0] + 80
+    assert blue["peak"][3] == pytest.approx(191 * np.sqrt(share / 2), abs=2)  # half the evidence of Effusion
+    assert "its peak has 50 % of the strongest evidence" in blue["says"]
+    assert (none["peak"][3], none["says"]) == (0, "No place speaks for Pleural_Thickening.")
+    assert heat_of("nothing")["hidden"]
+
+
+def test_an_image_unlike_the_others_is_dimmed_and_says_why(export, visit, tmp_path):
+    page = visit(export(maps=True))
+    page.answer([lit(tmp_path / "like.png", 1, 4), lit(tmp_path / "bright.png", 1, 4, level=100)])
+    shown = """(() => JSON.stringify([document.getElementById('answer').className,
+      document.getElementById('warning').checkVisibility(), document.getElementById('warning').textContent]))()"""
+    seen = []
+    for number in range(2):
+        page.tab.run(f"document.querySelectorAll('#images input')[{number}].click()")
+        seen.append(json.loads(page.tab.run(shown)))
+    assert seen[0][:2] == ["answer", False]
+    assert seen[1][:2] == ["answer dimmed", True]
+    assert "1.6 times as far from them as the limit" in seen[1][2]  # 4 · (100 + 155 / 36) / 255
+    assert "unlike the training images" in page.tab.run("document.querySelector('#images li:last-child').innerText")
 
 
 def test_a_bad_file_is_a_line_and_the_rest_goes_on(export, visit, pictures, tmp_path):

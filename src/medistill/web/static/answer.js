@@ -1,6 +1,7 @@
 /** The answer of one image: picture, bars against thresholds, timing. */
 
 import { drawFrame } from "./draw.js";
+import { drawHeat, peakOf } from "./heat.js";
 
 const element = (id) => document.getElementById(id);
 
@@ -12,7 +13,8 @@ export class AnswerPane {
     this.#card = card;
     for (const [i, point] of card.points.entries()) element("point").add(new Option(point.name, i));
     element("point-choice").hidden = card.points.length === 0;
-    element("point").addEventListener("change", () => this.#showBars());
+    element("point").addEventListener("change", () => this.#showCalls());
+    element("heat-label").addEventListener("change", () => this.#showHeat());
   }
 
   /**
@@ -48,7 +50,57 @@ export class AnswerPane {
     const { reading, model } = answer.milliseconds;
     element("caption").textContent =
       `As the model sees it, ${this.#card.size}x${this.#card.size} px. Reading ${ms(reading)}, model ${ms(model)}.`;
+    this.#showUnlike();
+    this.#showCalls();
+  }
+
+  #showUnlike() {
+    const { unlike } = this.#answer;
+    const isUnlike = unlike !== null && unlike > 1;
+    element("answer").classList.toggle("dimmed", isUnlike);
+    element("warning").hidden = !isUnlike;
+    element("warning").textContent = isUnlike
+      ? `This image is unlike those that the model was trained on, ${unlike.toFixed(1)} times as far from them as ` +
+        "the limit. What is said of it below may mean nothing."
+      : "";
+  }
+
+  #showCalls() {
+    if (this.#answer === null) return;
     this.#showBars();
+    this.#offerHeat();
+  }
+
+  /** All labels, those called first; the first of these is shown, and nothing where nothing is called. */
+  #offerHeat() {
+    const { maps, probabilities } = this.#answer;
+    element("heat-choice").hidden = maps === null;
+    const called = new Set(this.called(probabilities));
+    const { labels } = this.#card;
+    const order = byProbability(probabilities);
+    const groups = [order.filter((i) => called.has(labels[i])), order.filter((i) => !called.has(labels[i]))];
+    element("heat-label").replaceChildren(
+      new Option("nothing", ""),
+      ...groups.flat().map((i) => new Option(called.has(labels[i]) ? labels[i] : `${labels[i]} (not called)`, i)),
+    );
+    element("heat-label").value = groups[0][0] ?? "";
+    this.#showHeat();
+  }
+
+  #showHeat() {
+    if (this.#answer === null) return;
+    const { maps, probabilities } = this.#answer;
+    const { labels, size } = this.#card;
+    const chosen = element("heat-label").value;
+    element("heat").hidden = maps === null || chosen === "";
+    element("heat-legend").textContent = "";
+    if (element("heat").hidden) return;
+    const label = Number(chosen);
+    const isCalled = this.called(probabilities).includes(labels[label]);
+    const peak = peakOf(maps, label);
+    const top = Math.max(...labels.map((_, i) => peakOf(maps, i)));
+    drawHeat(element("heat"), maps, label, top, isCalled, size);
+    element("heat-legend").textContent = heatLegend(labels[label], isCalled, peak, top);
   }
 
   #threshold(i) {
@@ -61,7 +113,6 @@ export class AnswerPane {
   }
 
   #showBars() {
-    if (this.#answer === null) return;
     const { labels, points } = this.#card;
     const { probabilities } = this.#answer;
     const called = new Set(this.called(probabilities));
@@ -73,6 +124,14 @@ export class AnswerPane {
         `validation, ${points[element("point").value].name}.`
       : "";
   }
+}
+
+function heatLegend(label, isCalled, peak, top) {
+  if (peak <= 0) return `No place speaks for ${label}.`;
+  const share = `${Math.round((100 * peak) / top)} % of the strongest evidence for any label in this image`;
+  return isCalled
+    ? `Violet to yellow: evidence for ${label}; its peak has ${share}.`
+    : `Blue, as ${label} is not called: what speaks for it; its peak has ${share}.`;
 }
 
 /** Places of the labels, the most probable first. */

@@ -23,19 +23,32 @@ export class Model {
 
   /**
    * @param {Uint8Array} frame (channels, size, size)
-   * @returns {Promise<{probabilities: number[]}>} in the order of the labels
+   * @returns {Promise<{probabilities: number[], maps: ?{data: Float32Array, height: number, width: number},
+   *   unlike: ?number}>} in the order of the labels, as `medistill predict` gives them; maps (labels, height, width), at
+   *   least 0; `unlike` is 1 where an image is as far from the training images as it may be. Null where the model gives
+   *   none.
    */
   async answer(frame) {
     const { size, channels, labels, task } = this.#card;
     const image = new ort.Tensor("uint8", frame, [1, channels, size, size]);
     const outputs = await this.#session.run({ image });
     const logits = Array.from(outputs.logits.data);
+    const maps = mapsOf(outputs.saliency_map, labels.length);
+    const unlike = outputs.unlike ? Number(outputs.unlike.data[0]) : null;
     for (const output of Object.values(outputs)) output.dispose();
     if (logits.length !== labels.length) throw new Error(`${logits.length} logits for ${labels.length} labels`);
     const wrong = logits.findIndex((logit) => !Number.isFinite(logit));
     if (wrong >= 0) throw new Error(`the model's logit for ${labels[wrong]} is ${logits[wrong]}`);
-    return { probabilities: task === "multiclass" ? softmax(logits) : logits.map(sigmoid) };
+    return { probabilities: task === "multiclass" ? softmax(logits) : logits.map(sigmoid), maps, unlike };
   }
+}
+
+/** A copy of the maps of one image, which outlives the output. */
+function mapsOf(output, labels) {
+  if (!output || output.dims.length !== 4 || output.dims[1] !== labels) return null;
+  const data = Float32Array.from(output.data);
+  if (!data.every(Number.isFinite)) throw new Error("the model's heat map is not finite");
+  return { data, height: output.dims[2], width: output.dims[3] };
 }
 
 function sigmoid(logit) {

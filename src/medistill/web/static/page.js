@@ -51,20 +51,21 @@ function onAnswer(file, answer) {
 }
 
 function line(index) {
-  const { name, probabilities } = answers[index];
+  const { name } = answers[index];
   const item = document.createElement("li");
   const label = document.createElement("label");
   const choice = document.createElement("input");
   Object.assign(choice, { type: "radio", name: "image", value: index });
   choice.addEventListener("change", () => pane.show(name, answers[index]));
   const calls = document.createElement("small");
-  calls.textContent = calledIn(probabilities);
+  calls.textContent = calledIn(answers[index]);
   label.append(choice, name, calls);
   item.append(label);
   return item;
 }
 
-function calledIn(probabilities) {
+function calledIn({ probabilities, unlike }) {
+  if (unlike !== null && unlike > 1) return "unlike the training images";
   const called = pane.called(probabilities);
   return called.length > 1 ? `${called.length}: ${called.join(", ")}` : (called[0] ?? "nothing called");
 }
@@ -80,7 +81,7 @@ function failed(name, error) {
 
 function showCalls() {
   for (const choice of element("images").querySelectorAll("input")) {
-    choice.parentElement.querySelector("small").textContent = calledIn(answers[choice.value].probabilities);
+    choice.parentElement.querySelector("small").textContent = calledIn(answers[choice.value]);
   }
 }
 

@@ -69,6 +69,8 @@ export class AnswerPane {
     if (this.#answer === null) return;
     this.#showBars();
     this.#offerHeat();
+    const called = this.called(this.#answer.probabilities).join(", ") || "nothing called";
+    element("summary").textContent = `${element("shown").textContent}: ${called}`;
   }
 
   /** All labels, those called first; the first of these is shown, and nothing where nothing is called. */
@@ -146,8 +148,9 @@ function ms(duration) {
 function bar(label, probability, threshold, isCalled) {
   const row = document.createElement("tr");
   row.className = isCalled ? "called" : "";
-  const head = made("th", label);
+  const head = made("th", "");
   head.scope = "row";
+  for (const part of label.split(/(?<=_)/)) head.append(part, document.createElement("wbr")); // where it may break
   const place = document.createElement("td");
   const frame = made("div", "", "bar");
   const part = made("div", "", "part");

@@ -13,7 +13,7 @@ from medistill.data.dataset import Dataset, FrameReader
 from medistill.layout import ModelFolder
 from medistill.models.classifier import Classifier
 from medistill.records.models import ModelRecord
-from medistill.stress.shifts import MADE, SHIFTS, Change, Frames
+from medistill.stress.shifts import MADE, MIRRORED, SHIFTS, Change, Frames
 from medistill.stress.tap import forward_tapped
 from medistill.text import by_hash
 from medistill.views import render_plain
@@ -47,7 +47,7 @@ class Material:
         """How many images a model answers."""
         count = (1 + len(SHIFTS)) * len(self.test)
         if student:
-            fitted = len(self.training) + len(self.validation)
+            fitted = 2 * len(self.training) + len(self.validation)  # training images mirrored, too
             count += len(MADE) * len(self.test) + fitted + sum(map(len, self.others.values()))
         return count
 
@@ -156,12 +156,13 @@ class ModelAnswers:
     Attributes:
         plain: about the test images as they are.
         changed: about the same images after each change, by its name: all of `SHIFTS`, of a student of `MADE` too.
-        training, validation, others: of a student; others by kind.
+        training, mirrored, validation, others: of a student; mirrored are training images, others go by kind.
     """
 
     plain: Answered
     changed: Mapping[str, Answered]
     training: Answered | None = None
+    mirrored: Answered | None = None
     validation: Answered | None = None
     others: Mapping[str, Answered] | None = None
 
@@ -192,6 +193,7 @@ def ask(
         plain,
         changed,
         about(frames_of(dataset, material.training)),
+        about(frames_of(dataset, material.training, MIRRORED)),
         about(frames_of(dataset, material.validation)),
         {kind: about(_parts(frames)) for kind, frames in material.others.items()},
     )

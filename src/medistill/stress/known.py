@@ -26,8 +26,11 @@ KINDS = {INVERSION: "test images, as negatives", **{change.name: change.what for
 def fit_unlike(answers: ModelAnswers, validation_groups: Codes) -> Unlike:
     """Fit to what a student says of training and validation images."""
     assert answers.training is not None
+    assert answers.mirrored is not None
     assert answers.validation is not None
-    return Unlike.fit(answers.training.features, answers.validation.features, validation_groups)
+    return Unlike.fit(
+        answers.training.features, answers.mirrored.features, answers.validation.features, validation_groups
+    )
 
 
 def marked_by_shift(unlike: Unlike, answers: ModelAnswers, groups: Codes) -> dict[str, Estimate]:

@@ -127,8 +127,10 @@ SHIFTS: tuple[Change, ...] = (
 )
 """Under which quality is measured. Strengths were fixed before any model was measured."""
 
+MIRRORED = Change("mirrored", "test images, left and right exchanged", _mirrored)
+
 MADE: tuple[Change, ...] = (
-    Change("mirrored", "test images, left and right exchanged", _mirrored),
+    MIRRORED,
     Change("turned", "test images, turned by 90°", _turned),
 )
 """Further changes, after which an image is one of another kind."""

@@ -52,11 +52,12 @@ class UnlikeScore(nn.Module):
     mean: Tensor
     components: Tensor
     scales: Tensor
+    side: Tensor
 
     def __init__(self, unlike: Unlike) -> None:
         """Take over the numbers of a fitted `Unlike`."""
         super().__init__()
-        for name in ("mean", "components", "scales"):
+        for name in ("mean", "components", "scales", "side"):
             self.register_buffer(name, torch.from_numpy(getattr(unlike, name)))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -64,4 +65,5 @@ class UnlikeScore(nn.Module):
         centred = features - self.mean
         along = centred @ self.components.T
         rest = centred - along @ self.components
-        return along.square() @ self.scales[:-1] + self.scales[-1] * rest.square().sum(1)
+        distances = along.square() @ self.scales[:-1] + self.scales[-1] * rest.square().sum(1)
+        return torch.maximum(distances, centred @ self.side)

@@ -2,7 +2,9 @@
 
 import contextlib
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medistill.models.classifier import Classifier
@@ -11,15 +13,21 @@ from medistill.stress.unlike import STRIDE, Unlike
 
 
 def quarters(features: Tensor) -> Tensor:
-    """The mean of a map (N, K, h, w) over each of its quarters: float32 (N, 4K), top left, top right, bottom left, …
+    """The mean of a map (N, K, h, w) over each of its quarters: float32 (N, 4K), the four of a channel side by side.
 
-    Halves of an odd number of cells share the middle one, as in `torch.nn.functional.adaptive_avg_pool2d`; these are
-    slices and means, which every version of ONNX has.
+    It is `torch.nn.functional.adaptive_avg_pool2d(features, 2)`, whose halves of an odd number of cells share the
+    middle one, as one matrix product: the graph of any size of map is the same.
     """
     height, width = features.shape[2:]
-    rows = (slice(0, (height + 1) // 2), slice(height // 2, height))
-    columns = (slice(0, (width + 1) // 2), slice(width // 2, width))
-    return torch.cat([features[:, :, row, column].float().mean((2, 3)) for row in rows for column in columns], dim=1)
+    means = torch.from_numpy(np.kron(_halves(height), _halves(width)).T).to(features.device)
+    return (features.float().flatten(2) @ means).flatten(1)
+
+
+def _halves(cells: int) -> NDArray[np.float32]:
+    """What takes the mean of the first and the last half of so many cells: float32 (2, cells)."""
+    half = (cells + 1) // 2
+    ones = np.ones(half, np.float32) / half
+    return np.stack([np.pad(ones, (0, cells - half)), np.pad(ones, (cells - half, 0))])
 
 
 def forward_tapped(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,5 +73,5 @@ class UnlikeScore(nn.Module):
         centred = features - self.mean
         along = centred @ self.components.T
         rest = centred - along @ self.components
-        distances = along.square() @ self.scales[:-1] + self.scales[-1] * rest.square().sum(1)
+        distances = along.square() @ self.scales[:-1] + rest.square() @ self.scales[-1:].expand(len(self.mean))
         return torch.maximum(distances, centred @ self.side)

@@ -1,7 +1,7 @@
 """How unlike the training images an image is, by an early map that a network makes of it: torch-free.
 
 **Features.** The map (K, h, w) after the network's last stage with a cell for each 8 x 8 pixels (`stage_at(model,
-STRIDE)`), the last map where it has no such stage: the mean of each of its K channels over each quarter of the map, top
+STRIDE)`), the last map where it has no such stage: of each of its K channels the mean over each quarter of the map, top
 left, top right, bottom left, bottom right; D = 4K. Halves of an odd number of cells share the middle one. Of a network
 without maps they are its K pooled features. `tap.py` has them in torch.
 
@@ -103,12 +103,11 @@ class Unlike:
     def _parts(self, features: Numbers) -> tuple[FloatArray, FloatArray]:
         """The distance of each image and where it lies between the sides, each (N,)."""
         components = self.components.astype(np.float64)
-        centred = features - self.mean.astype(np.float64)
+        centred: FloatArray = features.astype(np.float64) - self.mean
         along = centred @ components.T
         rest = np.square(centred - along @ components).sum(axis=1)
         distances = np.square(along) @ self.scales[:-1].astype(np.float64) + self.scales[-1] * rest
-        sides: FloatArray = centred @ self.side.astype(np.float64)
-        return distances, sides
+        return distances, centred @ self.side.astype(np.float64)
 
     def scores(self, features: Numbers) -> FloatArray:
         """The score of each image: (N,) of features (N, D); 1 is the threshold."""

@@ -17,7 +17,7 @@ from medistill.metrics.bootstrap import resample
 from medistill.metrics.eligibility import ineligibility
 from medistill.metrics.intervals import Codes, FloatArray, compare, holm, summarise
 from medistill.metrics.means import GroupedMean
-from medistill.metrics.ranking import measure_ranking
+from medistill.metrics.ranking import RankedLabel
 from medistill.records.estimate import Estimate
 from medistill.records.evaluation import GapChange, OperatingPoint, Subgroup
 from medistill.text import printable
@@ -49,7 +49,7 @@ class Part:
         attribute: of `ATTRIBUTES`.
         group: its value or band.
         inside, rest: bool (N,); images of which the attribute is unknown are in neither.
-        mirrored: whether it is the last of two groups, whose gap is the other's with another sign.
+        mirrored: whether it is the last of two groups, right after the other, whose gap is its own with another sign.
     """
 
     attribute: str
@@ -96,6 +96,10 @@ class _Measured:
     missed: tuple[FloatArray, FloatArray]
     counts: Codes
 
+    def mirrored(self) -> "_Measured":
+        """The same of the rest and of the group."""
+        return _Measured(self.auroc[::-1], self.missed[::-1], self.counts)
+
 
 def measure_subgroups(
     parts: Sequence[Part],
@@ -115,11 +119,7 @@ def measure_subgroups(
     split = next(iter(answers.values())).split  # the truth is the same for all models
     known = [_Eligible.of(split, part) for part in parts]
     measured = {
-        name: [
-            _measure(own, part, eligible, _thresholds(operating.get(name)))
-            for part, eligible in zip(parts, known, strict=True)
-        ]
-        for name, own in answers.items()
+        name: _measure_all(own, parts, known, _thresholds(operating.get(name))) for name, own in answers.items()
     }
     found = {}
     for name in answers:
@@ -165,6 +165,15 @@ class _Eligible:
         return cls(columns, not split.task.exclusive and enough)
 
 
+def _measure_all(
+    answers: Answers, parts: Sequence[Part], known: Sequence[_Eligible], thresholds: FloatArray | None
+) -> list[_Measured]:
+    found: list[_Measured] = []
+    for part, eligible in zip(parts, known, strict=True):
+        found.append(found[-1].mirrored() if part.mirrored else _measure(answers, part, eligible, thresholds))
+    return found
+
+
 def _measure(answers: Answers, part: Part, known: _Eligible, thresholds: FloatArray | None) -> _Measured:
     columns, counts = known.columns, answers.split.counts[:, : 1 + RESAMPLES]
     undefined = np.full(counts.shape[1], np.nan)
@@ -174,8 +183,9 @@ def _measure(answers: Answers, part: Part, known: _Eligible, thresholds: FloatAr
     none_called = _missed(answers, thresholds) if thresholds is not None and known.missed else None
     for place, rows in enumerate((part.inside, part.rest)):
         if columns and not np.isnan(scores).any():
-            values, _ = measure_ranking(targets[rows][:, columns], scores[rows], groups[rows], counts)
-            auroc[place] = values.mean(axis=1)
+            labels = zip(targets[rows][:, columns].T, scores[rows].T, strict=True)
+            ranked = [RankedLabel.of(*label, groups[rows], len(counts)) for label in labels]
+            auroc[place] = np.mean([resample(one.auroc, counts, rows=one.rows) for one in ranked], axis=0)
         if none_called is not None:
             mean = GroupedMean.of(np.where(rows, none_called, np.nan), groups, len(counts))
             missed[place] = resample(mean.measure, counts)

@@ -76,27 +76,41 @@ class RankedLabel:
         Returns:
             (2, R), AUROC and average precision, 0..1; NaN where the positives or the negatives weigh nothing.
         """
-        hits = self.positives @ weights  # (K, R)
-        # In place: these are the largest arrays.
-        false_alarms = self.negatives @ weights  # (2K + 1, R)
-        np.cumsum(false_alarms, axis=0, out=false_alarms)
+        hits, false_alarms = self._count(weights)
+        auroc = _auroc(hits, false_alarms)
         true_alarms = np.cumsum(hits, axis=0)
-        positives, negatives = hits.sum(axis=0), false_alarms[-1]
-        # A negative above a positive costs its weight, a tied one half: the mean of the sums before and after the tie.
-        lost = np.einsum("kr,kr->r", hits, (false_alarms[:-1:2] + false_alarms[1::2]) / 2)
         precision = true_alarms + false_alarms[1::2]
         np.divide(true_alarms, precision, out=precision, where=precision > 0)  # elsewhere 0 already, and no hits
         with np.errstate(divide="ignore", invalid="ignore"):
-            auroc = 1 - lost / (positives * negatives)
-            average_precision = np.einsum("kr,kr->r", hits, precision) / positives
-        undefined = (positives <= 0) | (negatives <= 0)
-        auroc[undefined] = average_precision[undefined] = np.nan
+            average_precision = np.einsum("kr,kr->r", hits, precision) / hits.sum(axis=0)
+        average_precision[np.isnan(auroc)] = np.nan
         return np.stack([auroc, average_precision])
+
+    def auroc(self, weights: FloatArray) -> FloatArray:
+        """AUROC as `measure` has it, without average precision, which costs a quarter of its time: (R,)."""
+        return _auroc(*self._count(weights))
+
+    def _count(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Weight of the positives at each level, (K, R), and of the negatives down to each row, (2K + 1, R)."""
+        hits = self.positives @ weights
+        false_alarms = self.negatives @ weights
+        np.cumsum(false_alarms, axis=0, out=false_alarms)  # in place: it is the largest array
+        return hits, false_alarms
 
     def pairs(self, weights: FloatArray) -> FloatArray:
         """Weight of all pairs of a positive and a negative under each weighting: (R,)."""
         pairs: FloatArray = (self.positives.sum(axis=0) @ weights) * (self.negatives.sum(axis=0) @ weights)
         return pairs
+
+
+def _auroc(hits: FloatArray, false_alarms: FloatArray) -> FloatArray:
+    positives, negatives = hits.sum(axis=0), false_alarms[-1]
+    # A negative above a positive costs its weight, a tied one half: the mean of the sums before and after the tie.
+    lost = np.einsum("kr,kr->r", hits, (false_alarms[:-1:2] + false_alarms[1::2]) / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        auroc: FloatArray = 1 - lost / (positives * negatives)
+    auroc[(positives <= 0) | (negatives <= 0)] = np.nan
+    return auroc
 
 
 def measure_ranking(

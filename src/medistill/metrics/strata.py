@@ -52,7 +52,7 @@ class StratifiedLabel:
         counted = np.zeros((2, weights.shape[1]))
         for stratum in self.strata:
             pairs = stratum.pairs(weights)
-            counted += [np.where(pairs > 0, pairs * stratum.measure(weights)[0], 0), pairs]
+            counted += [np.where(pairs > 0, pairs * stratum.auroc(weights), 0), pairs]
         return counted
 
     def auroc(self, weights: FloatArray) -> FloatArray:

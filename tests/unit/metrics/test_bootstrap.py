@@ -12,7 +12,7 @@ from medistill.metrics.classification import measure_classes
 from medistill.metrics.eligibility import fewer_groups, ineligibility
 from medistill.metrics.intervals import centred, holm, p_value, summarise, wilson
 from medistill.metrics.means import GroupedMean
-from medistill.metrics.ranking import measure_ranking
+from medistill.metrics.ranking import RankedLabel, measure_ranking
 from medistill.records.estimate import Estimate
 
 
@@ -59,6 +59,16 @@ def test_accuracies_of_every_resample_are_those_of_the_images_drawn():
             expected = recall_score(y, predicted, average=None, labels=[0, 1, 2]).mean()
             assert balanced[row] == pytest.approx(expected, abs=1e-12)
     assert 0 < undefined < 40
+
+
+def test_auroc_alone_is_that_of_both():
+    targets, scores, groups = problem()
+    weights = bootstrap.draw(30, 200, seed=0).astype(np.float64)
+    weights[:, 7] = 0
+    for k in range(targets.shape[1]):
+        label = RankedLabel.of(targets[:, k], scores[:, k], groups, 30)
+        np.testing.assert_array_equal(label.auroc(weights), label.measure(weights)[0])
+        assert np.isnan(label.auroc(weights)[7])
 
 
 def test_draws_are_whole_samples_of_groups_repeatable_and_different():

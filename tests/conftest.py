@@ -88,6 +88,7 @@ def write_dataset(
             "age": [20.0 + i // 2 for i in range(images)],
             "source": None,
             "mask_row": np.int32(-1),
+            "lung_row": np.int32(-1),
             "width": np.int32(size),
             "height": np.int32(size),
             "sha256": digests(pixels),

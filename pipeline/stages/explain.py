@@ -10,6 +10,7 @@ from medistill.explain import figures, selection
 from medistill.explain.choice import choose_way
 from medistill.explain.detection import call_each
 from medistill.explain.explained import explain_each, explainable
+from medistill.explain.lungs import lungs_of
 from medistill.explain.road import Removed
 from medistill.explain.second_look import find_doubts
 from medistill.explain.shown import student_of
@@ -38,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         explained = explain_each(folders, dataset, chosen.findings, images, way, wrong, removed, bar.update)
     references = {m.name: [t for t in params.references(m) if t in folders] for m in params.student_models()}
     called = call_each(folders, dataset, chosen.findings, explained)
-    metrics, scores = figures.measure(chosen, explained, called, references, dataset.image_size)
+    lungs = lungs_of(chosen.measured, dataset)
+    metrics, scores = figures.measure(chosen, explained, called, references, dataset.image_size, lungs)
     roles = {name: role for name, role in params.roles().items() if name in folders}
     teachers = {name: folders[name].predictions for name, role in roles.items() if role == "teacher"}
     doubts, student = find_doubts(dataset, teachers), student_of(roles, folders)

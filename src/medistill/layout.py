@@ -44,6 +44,10 @@ class DataFolder:
         """Masks of one shard."""
         return self.folder / f"masks-{shard:05d}.npy"
 
+    def lungs(self, shard: int) -> Path:
+        """Lung masks of one shard."""
+        return self.folder / f"lungs-{shard:05d}.npy"
+
 
 @dataclass(frozen=True)
 class ModelFolder:

@@ -272,7 +272,10 @@ def test_masks_are_a_truth_where_there_are_no_boxes(root, tmp_path):
         if name == "masks":
             processed = tmp_path / name / "data/processed"
             manifest = pd.read_parquet(processed / "manifest.parquet")
-            manifest.assign(mask_row=np.arange(48, dtype=np.int32)).to_parquet(processed / "manifest.parquet")
+            lungs = np.where(np.arange(48) % 3 > 0, np.cumsum(np.arange(48) % 3 > 0) - 1, -1).astype(np.int32)
+            manifest = manifest.assign(mask_row=np.arange(48, dtype=np.int32), lung_row=lungs)
+            manifest.to_parquet(processed / "manifest.parquet")
+            np.save(processed / "lungs-00000.npy", np.ones((32, 64, 64), np.uint8))
             masks = np.zeros((48, 64, 64), np.uint8)
             masks[:, 16:48, 16:48] = 1
             np.save(processed / "masks-00000.npy", masks)
@@ -288,7 +291,15 @@ def test_masks_are_a_truth_where_there_are_no_boxes(root, tmp_path):
         assert entry["pointing_game"] == boxed["pointing_game"]
         assert entry["overlap_beside"] == boxed["overlap_beside"]
         assert entry["detected_findings"] + entry["missed_findings"] == 20
+        assert "lungs" not in boxed
+        assert 0 < entry["lungs"]["findings"] < 20  # every third image has none
+        inside = entry["lungs"]["energy"]["estimate"]  # 0 of a flat map, else 1: this mask is the whole image
+        assert entry["lungs"]["peak"]["estimate"] == pytest.approx(inside)
+        assert entry["lungs"]["energy_beside"]["chance"]["value"] == 1
+        assert list(entry["lungs"]["difference_teacher"]) == (["wide"] if name in STUDENTS else [])
+    assert "Inside the lungs" not in (tmp_path / "boxes/reports/explain/index.html").read_text(encoding="utf-8")
     text = (tmp_path / "masks/reports/explain/index.html").read_text(encoding="utf-8")
+    assert text.count("peak inside</td>") == 4
     assert text.count('-mask" d="M16 16h32M16 48h32M16 16v32M48 16v32"/>') == 5  # of the gallery's 6, one is no finding
 
 

@@ -6,7 +6,9 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-_VARIES = re.compile(r"'[^']*'|\"[^\"]*\"|[0-9]+|(?<=the first is ).*|(?<=several classes, ).*|(?<=its mask )\S+")
+_VARIES = re.compile(
+    r"'[^']*'|\"[^\"]*\"|[0-9]+|(?<=the first is ).*|(?<=several classes, ).*|(?<=its mask )\S+|(?<=its lung mask )\S+"
+)
 
 _ADVICE = {
     r"in no class's folder": "move files that are not of this data set out of data.root{where}",
@@ -25,7 +27,7 @@ _ADVICE = {
     ),
     r"in none of ": "--split patient also uses images that no list names",
     r"a second file of this name": "keep one file per name",
-    r"^its mask|without an image$": "check that each mask is in its place and has the shape of its image",
+    r"^its (?:lung )?mask|without an image$": "check that each mask is in its place and has the shape of its image",
     r"link that leads out": "put the files themselves into data.root",
     r"rename the file": "rename these files",
     r"cannot be read": "check that this user may read these files",

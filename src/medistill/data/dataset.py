@@ -93,14 +93,20 @@ class Dataset:
 
     def masks(self, rows: pd.DataFrame) -> np.ndarray:
         """Masks of `rows`, all of which must have one (`mask_row` of 0 or more): bool (N, H, W)."""
-        number = rows["mask_row"].to_numpy()
+        return self._masks(rows["mask_row"].to_numpy(), "masks-")
+
+    def lungs(self, rows: pd.DataFrame) -> np.ndarray:
+        """Lung masks of `rows`, all of which must have one (`lung_row` of 0 or more): bool (N, H, W)."""
+        return self._masks(rows["lung_row"].to_numpy(), "lungs-")
+
+    def _masks(self, number: np.ndarray, prefix: str) -> np.ndarray:
         if (number < 0).any():
             raise ValueError("an image without a mask")
-        names = [name for name in DatasetInfo.read(self.files.record).files if name.startswith("masks-")]
+        names = [name for name in DatasetInfo.read(self.files.record).files if name.startswith(prefix)]
         DatasetInfo.read_whole(self.files.record, names)
         # every shard but the last is full
         full = 0
-        out = np.empty((len(rows), self.image_size, self.image_size), bool)
+        out = np.empty((len(number), self.image_size, self.image_size), bool)
         for name in names:
             masks = np.load(self.folder / name, mmap_mode="r")
             here = np.flatnonzero((number >= full) & (number < full + len(masks)))

@@ -1,6 +1,7 @@
 """From a data set as its owner ships it to the one folder that every later stage reads."""
 
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import cast
@@ -36,6 +37,9 @@ from medistill.text import pluralise
 SHARD = 1024
 """Images per shard, `images-*.npy`."""
 
+_MASKS = {"mask": "masks", "lungs": "lungs"}
+"""Columns with the paths of masks, and the folder of the cache for each."""
+
 _FIND = "find them by `medistill check {root} --format {format} --write-splits {splits}`"
 
 
@@ -55,8 +59,8 @@ def ingest(
 
     Args:
         data: the settings of `data` in params.yaml.
-        out: folder to write: `manifest.parquet`, `boxes.parquet`, `images-*.npy`, `masks-*.npy` where there are masks,
-            `dataset.json`, `quarantine.csv`.
+        out: folder to write: `manifest.parquet`, `boxes.parquet`, `images-*.npy`, `masks-*.npy` and `lungs-*.npy` where
+            there are masks, `dataset.json`, `quarantine.csv`.
         cache: folder that keeps decoded images between runs; may be deleted at any time.
         executor: decodes in its workers, which must see the same folders; None: `data.workers` processes here.
         source: the data set as its adapter reads it, if the caller has read it already.
@@ -107,8 +111,12 @@ def _ingest(
         executor,
         lambda bad: require_few([*quarantined, *bad.items()], source.entries, files, data, cache),
     )
-    masks = _decode_masks(rows, data, cache, executor)
-    failures = frames.failures | _bad_masks(rows, frames, masks)
+    masks = {kind: _decode_masks(rows[kind], data, cache / folder, executor) for kind, folder in _MASKS.items()}
+    failures = frames.failures | {
+        path: f"its {'lung mask' if kind == 'lungs' else 'mask'} {reason}"
+        for kind in masks
+        for path, reason in _bad_masks(rows, kind, frames, masks[kind]).items()
+    }
     quarantined += failures.items()
     require_few(quarantined, source.entries, files, data, cache)
     rows = rows[~rows["path"].isin(failures.keys())].reset_index(drop=True)
@@ -123,7 +131,8 @@ def _ingest(
         folder.mkdir()
         place = DataFolder(folder)
         manifest = _write_shards(rows, frames, folder, source.labels)
-        _write_masks(rows, masks, folder)
+        _write_masks(rows["mask"], masks["mask"], place.masks)
+        _write_masks(rows["lungs"], masks["lungs"], place.lungs)
         boxes = _boxes_in_frames(source, manifest, data)
         info = _summarise(manifest, boxes, entries - copies, copies, source, data, notes)
         manifest.to_parquet(place.manifest, index=False)
@@ -225,33 +234,33 @@ def _unused(file: Path, names: list[str], total: int, column: str) -> list[str]:
     return [text + (" ..." if len(names) > 1 else "")]
 
 
-def _decode_masks(rows: pd.DataFrame, data: Data, cache: Path, executor: Executor | None) -> DecodedFrames:
-    paths = rows["mask"].dropna().tolist()
+def _decode_masks(masks: pd.Series, data: Data, cache: Path, executor: Executor | None) -> DecodedFrames:
+    paths = masks.dropna().tolist()
     if not paths:
         return DecodedFrames({}, {})
     return decode_all(
         data.root,
         paths,
-        cache / "masks",
+        cache,
         Framing(data.image_size, 1, data.fit),
         workers=data.workers,
         executor=executor,
     )
 
 
-def _bad_masks(rows: pd.DataFrame, frames: DecodedFrames, masks: DecodedFrames) -> dict[str, str]:
+def _bad_masks(rows: pd.DataFrame, kind: str, frames: DecodedFrames, masks: DecodedFrames) -> dict[str, str]:
     """Path -> reason of images whose mask cannot be read or has another shape than they have."""
     bad = {}
-    masked = rows[rows["mask"].notna()]
-    for path, mask in zip(masked["path"], masked["mask"], strict=True):
+    masked = rows[rows[kind].notna()]
+    for path, mask in zip(masked["path"], masked[kind], strict=True):
         if mask in masks.failures:
-            bad[path] = f"its mask {mask}: {masks.failures[mask]}"
+            bad[path] = f"{mask}: {masks.failures[mask]}"
         elif path in frames.places:
             one, other = frames.places[path], masks.places[mask]
             # a mask may be smaller than its image; a difference of one pixel is rounding
             if abs(one.width * other.height - one.height * other.width) > max(one.width, one.height):
                 shapes = f"{other.width}x{other.height} pixels, the image {one.width}x{one.height}"
-                bad[path] = f"its mask {mask} has another shape: {shapes}"
+                bad[path] = f"{mask} has another shape: {shapes}"
     return bad
 
 
@@ -263,12 +272,12 @@ def _write_shards(rows: pd.DataFrame, frames: DecodedFrames, folder: Path, label
         write_array(DataFolder(folder).images(shard), pixels)
         hashes += [hashlib.sha256(frame.tobytes()).hexdigest() for frame in pixels]
     number = np.arange(len(rows), dtype=np.int32)
-    masked = rows["mask"].notna()
     places = [frames.places[path] for path in rows["path"]]
     manifest = rows.assign(
         shard=number // SHARD,
         row=number % SHARD,
-        mask_row=(masked.cumsum() - 1).where(masked, -1).astype(np.int32),
+        mask_row=_number(rows["mask"]),
+        lung_row=_number(rows["lungs"]),
         width=np.array([place.width for place in places], np.int32),
         height=np.array([place.height for place in places], np.int32),
         sha256=pd.Series(hashes, index=rows.index, dtype="str"),
@@ -276,15 +285,21 @@ def _write_shards(rows: pd.DataFrame, frames: DecodedFrames, folder: Path, label
     return manifest[[*MANIFEST_COLUMNS, *(LABEL_PREFIX + label for label in labels)]]
 
 
-def _write_masks(rows: pd.DataFrame, masks: DecodedFrames, folder: Path) -> None:
-    """Write `masks-*.npy`, uint8 (n, S, S) of 0 and 1; `mask_row` counts through all of them."""
-    paths = rows["mask"].dropna().tolist()
+def _number(masks: pd.Series) -> pd.Series:
+    """The place of each mask among those that there are, −1 where there is none: int32."""
+    there = masks.notna()
+    return (there.cumsum() - 1).where(there, -1).astype(np.int32)
+
+
+def _write_masks(own: pd.Series, masks: DecodedFrames, place: Callable[[int], Path]) -> None:
+    """Write the shards of masks, uint8 (n, S, S) of 0 and 1, in the order of the rows."""
+    paths = own.dropna().tolist()
     for shard, start in enumerate(range(0, len(paths), SHARD)):
         pixels = masks.gather(paths[start : start + SHARD])
         # white may be 255 or 1
         white = pixels.max(axis=(1, 2, 3), keepdims=True)
         inside = (white > 0) & (pixels >= white / 2)
-        write_array(DataFolder(folder).masks(shard), inside[:, 0].astype(np.uint8))
+        write_array(place(shard), inside[:, 0].astype(np.uint8))
 
 
 def _boxes_in_frames(source: Source, manifest: pd.DataFrame, data: Data) -> pd.DataFrame:

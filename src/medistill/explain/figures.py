@@ -9,6 +9,7 @@ from medistill.explain import localisation, road
 from medistill.explain.agreement import agreement
 from medistill.explain.cam import upsample
 from medistill.explain.explained import Explained
+from medistill.explain.lungs import Lungs
 from medistill.explain.scores import Scores, score
 from medistill.explain.selection import Chosen
 from medistill.explain.targets import targets
@@ -24,6 +25,7 @@ def measure(
     called: Mapping[str, NDArray[np.float64]],
     references: Mapping[str, Sequence[str]],
     size: int,
+    lungs: Lungs | None = None,
 ) -> tuple[dict[str, ModelMaps], dict[str, Scores]]:
     """Hold each model's maps against the boxes or masks, chance and its teachers.
 
@@ -33,6 +35,7 @@ def measure(
         called: float64 (N,) for each model, see `localisation.Maps`.
         references: the teachers that a model is compared with.
         size: height and width of the frames in pixels.
+        lungs: where they are on the images of the measured findings, if that is known.
 
     Returns:
         The figures of each model, and its scores of each measured finding where there are boxes or masks.
@@ -42,6 +45,7 @@ def measure(
     where = targets(findings, size) if chosen.located else None
     figures: dict[str, ModelMaps] = {}
     scores: dict[str, Scores] = {}
+    in_lungs: dict[str, Scores] = {}
     for name, answers in explained.items():
         map_size = answers.maps.shape[1:]
         located = localisation.NO_TRUTH
@@ -57,6 +61,8 @@ def measure(
                 findings, where, localisation.Maps(own, wrong, random, map_size, called[name][:count])
             )
         teachers = references.get(name, [])
+        if lungs:
+            in_lungs[name] = lungs.score(upsample(answers.maps[:count], size))
         figures[name] = ModelMaps(
             **dict(located),
             method=answers.way.method,
@@ -72,6 +78,7 @@ def measure(
                 for teacher in teachers
                 if where
             },
+            lungs=lungs.measure(in_lungs[name], {one: in_lungs[one] for one in teachers}) if lungs else None,
         )
     return figures, scores
 

@@ -100,7 +100,7 @@ def localise(findings: list[Finding], where: Targets, maps: Maps) -> LocatedByLa
     groups = np.array([finding.group_id for finding in findings])
     beside = {
         f"{figure}_beside": {
-            name: _beside(getattr(maps.own, figure), getattr(other, figure), groups)
+            name: hold_against(getattr(maps.own, figure), getattr(other, figure), groups)
             for name, other in _references(where, maps).items()
         }
         for figure in ("energy", "overlap")
@@ -170,7 +170,7 @@ def _references(where: Targets, maps: Maps) -> dict[str, Scores]:
     }
 
 
-def _beside(own: NDArray[np.float64], other: NDArray[np.float64], groups: NDArray[np.generic]) -> Beside:
+def hold_against(own: NDArray[np.float64], other: NDArray[np.float64], groups: NDArray[np.generic]) -> Beside:
     """The mean of what a share is held against, where that is known, and the paired difference."""
     known = ~np.isnan(other)
     value = float(other[known].mean()) if known.any() else None

@@ -35,8 +35,7 @@ class Targets:
 def targets(findings: list[Finding], size: int) -> Targets:
     """Draw the truth of N findings into frames of `size` pixels."""
     masks = np.stack([mask_of(finding, size) for finding in findings])
-    area = masks.mean(axis=(1, 2))
-    return Targets(masks, Scores(area, area, area / (2 - area)), _centre(findings, masks), _usual(findings, masks))
+    return Targets(masks, chance_of(masks), _centre(findings, masks), _usual(findings, masks))
 
 
 def mask_of(finding: Finding, size: int) -> NDArray[np.bool_]:
@@ -64,16 +63,28 @@ def sides(finding: Finding) -> list[float]:
     return [math.sqrt(np.bincount(parts.ravel())[1:].max() / finding.mask.size)]
 
 
-def _centre(findings: list[Finding], masks: NDArray[np.bool_]) -> Scores:
+def chance_of(masks: NDArray[np.bool_]) -> Scores:
+    """What chance meets of masks (N, S, S), see `Targets`."""
+    area = masks.mean(axis=(1, 2))
+    return Scores(area, area, area / (2 - area))
+
+
+def centre_of(masks: NDArray[np.bool_]) -> Scores:
+    """What the centre meets of masks (N, S, S), see `Targets`."""
     size = masks.shape[-1]
     steps = ((np.arange(size) + 0.5) / size - 0.5) / CENTRE_SPREAD
     around = np.exp(-(steps[:, None] ** 2 + steps[None, :] ** 2) / 2).astype(np.float32)
     met = score(np.broadcast_to(around, masks.shape), masks)
+    return Scores(masks[:, size // 2, size // 2].astype(np.float64), met.energy, met.overlap)
+
+
+def _centre(findings: list[Finding], masks: NDArray[np.bool_]) -> Scores:
+    met = centre_of(masks)
     hits = [
         any(x <= 0.5 < x + w and y <= 0.5 < y + h for x, y, w, h in finding.boxes)
         if finding.mask is None
-        else finding.mask[size // 2, size // 2]
-        for finding in findings
+        else bool(hit)
+        for finding, hit in zip(findings, met.hits, strict=True)
     ]
     return Scores(np.array(hits, np.float64), met.energy, met.overlap)
 

@@ -22,6 +22,7 @@ MANIFEST_COLUMNS = (
     "age",
     "source",
     "mask_row",
+    "lung_row",
     "width",
     "height",
     "sha256",

@@ -197,6 +197,33 @@ class Removal(Content):
     by_share: dict[str, list[float]]
 
 
+class LungLead(Content):
+    """A student's figures of the lungs minus its teacher's, paired finding by finding."""
+
+    peak: Interval
+    energy: Interval
+
+
+class InLungs(Content):
+    """How much of the maps is inside the lungs, on images with a mask of them.
+
+    Attributes:
+        findings, groups: how many there are.
+        peak: share of the findings whose map has its peak inside; a flat map has none.
+        energy: mean share of the map inside.
+        peak_beside, energy_beside: what chance, the lungs' share of the image, and the centre reach.
+        difference_teacher: to each teacher that the model is compared with.
+    """
+
+    findings: int
+    groups: int
+    peak: Interval
+    energy: Interval
+    peak_beside: dict[str, Beside]
+    energy_beside: dict[str, Beside]
+    difference_teacher: dict[str, LungLead]
+
+
 class ModelMaps(LocatedByLabel, _Made):
     """A model's entry in metrics.json.
 
@@ -205,12 +232,14 @@ class ModelMaps(LocatedByLabel, _Made):
         map_size: height and width of its maps in cells.
         removal: what its answers rest on.
         agreement_teacher, difference_teacher: with each teacher that it is compared with.
+        lungs: how much of them is inside the lungs; None without masks of these.
     """
 
     map_size: list[int]
     removal: Removal
     agreement_teacher: dict[str, Agreement]
     difference_teacher: dict[str, Lead]
+    lungs: InLungs | None = None
 
     def numbers(self) -> dict[str, Number | None]:
         """Its own figures by name, one with an interval with its bounds."""

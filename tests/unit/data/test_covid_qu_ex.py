@@ -56,6 +56,26 @@ def test_both_layouts_give_the_same_images_classes_and_splits(tmp_path, doubled)
     assert len(boxes) == 18
 
 
+def test_lung_masks_may_be_missing_but_not_damaged_or_alone(tmp_path):
+    write_covid_qu_ex(tmp_path / "covidqu", doubled=False)
+    folder = tmp_path / "covidqu" / LUNG / "Test" / COVID_CLASSES[2] / "lung masks"
+    missing, damaged, alone = sorted(folder.iterdir())[:3]
+    missing.unlink()
+    damaged.write_bytes(b"no picture")
+    (alone.parents[1] / "images" / alone.name).unlink()
+    source = read(tmp_path / "covidqu")
+    assert (source.entries, source.rows["lungs"].isna().sum()) == (36, 1)
+    assert [reason for _, reason in source.quarantined] == ["a lung mask without an image"]
+    data = settings("covid_qu_ex", tmp_path / "covidqu", split="official", max_quarantined=0.1)
+    assert ingest(data, tmp_path / "out", tmp_path / "cache").quarantined == 2
+    left_out = pd.read_csv(tmp_path / "out" / "quarantine.csv").set_index("path")["reason"]
+    image = damaged.parents[1].relative_to(tmp_path / "covidqu").as_posix() + f"/images/{damaged.name}"
+    assert left_out[image].startswith(f"its lung mask {damaged.relative_to(tmp_path / 'covidqu').as_posix()}: ")
+    manifest = Dataset.open(tmp_path / "out").manifest.set_index("path")
+    assert (manifest["lung_row"] < 0).sum() == 1
+    assert manifest.at[image.replace(damaged.name, missing.name), "lung_row"] == -1
+
+
 @pytest.mark.parametrize("part", ["lung", "infection"])
 def test_masks_come_out_pixel_by_pixel(tmp_path, part):
     boxes = write_covid_qu_ex(tmp_path / "covidqu")
@@ -78,6 +98,8 @@ def test_masks_come_out_pixel_by_pixel(tmp_path, part):
     assert set(rows["image_id"]) == set(box_of)
     masks = dataset.masks(rows)
     assert np.array_equal(masks, [draw_mask(box_of[image]) for image in rows["image_id"]])
+    assert manifest["lung_row"].tolist() == list(range(len(manifest)))  # every image has a mask of its lungs
+    assert (dataset.lungs(manifest) == draw_mask((1, 1, 31, 31))).all()
     assert masks.any(axis=(1, 2)).sum() == 12  # the masks of Normal exist, but are black
     assert dataset.targets(manifest).sum(axis=0).tolist() == [len(manifest) / 3] * 3
 

@@ -4,7 +4,7 @@ Lung Segmentation Data/{Train,Val,Test}/{COVID-19,Non-COVID,Normal}/images/*.png
 Infection Segmentation Data/ ... /images/*.png, infection masks/*.png                   a part of it, with masks
 
 Kaggle unpacks each part into a folder of the same name, so that the name occurs twice; both layouts are read. The `lung
-masks` beside the images are not read.
+masks` beside the images say where the lungs are.
 
 The set has no patient ids: an image is its own group, and a patient may be in two splits. Its classes come from
 different hospitals and collections, so a network can tell them apart by acquisition.
@@ -27,6 +27,7 @@ LABELS = ("COVID-19", "Non-COVID", "Normal")
 SPLIT_FOLDERS = {"Train": "train", "Val": "val", "Test": "test"}
 PARTS = {"lung": "Lung Segmentation Data", "infection": "Infection Segmentation Data"}
 MASKS = "infection masks"
+LUNGS = "lung masks"
 
 
 class Options(Settings):
@@ -43,8 +44,10 @@ def read(root: Path, options: Options) -> Source:
     An image of the infection part has the infection mask of its name. An image of the lung part has the mask of the
     same bytes under the same name and class there, in whatever split. Without one, `mask` is null.
 
+    Any image may have the lung mask of its name; without one, `lungs` is null.
+
     Left out with a reason: images of the infection part whose mask is missing, unless there is no folder of masks
-    beside them and they show no COVID-19; infection masks without an image.
+    beside them and they show no COVID-19; images whose lung mask cannot be used; masks without an image.
 
     Raises:
         UserError: one of the nine folders of images is missing or holds none.
@@ -57,7 +60,8 @@ def read(root: Path, options: Options) -> Source:
         if not advice and _find_part(root, other):
             advice = f"; {PARTS[other]} is there, data.options.part: {other} reads it"
         raise UserError(f"{root}: no folder {PARTS[options.part]}/Train in it{advice or '; data.root must hold it'}")
-    images, quarantined = list_images(_find_whole_part(root, part))
+    files, lungs = _find_whole_part(root, part), _find_files(root, part, LUNGS)
+    images, quarantined = list_images(files)
     entries = len(images) + len(quarantined)
 
     infection = _find_part(root, "infection")
@@ -76,12 +80,18 @@ def read(root: Path, options: Options) -> Source:
         promised = mask.rpartition("/")[0] in with_masks or f"/{LABELS[0]}/" in key
         if promised and mask not in masked:
             bad[key] = f"is missing: {mask}"
-    orphans = [masks.path(mask) for mask in sorted(masked - pictured) if masks.is_image(masks.path(mask))]
-    quarantined += [(images[key], f"its mask {reason}") for key, reason in bad.items()]
-    quarantined += [(path, "an infection mask without an image") for path in orphans]
+    reasons = {key: f"its mask {reason}" for key, reason in bad.items()}
+    lungs_of = {key: _mask_of(key, LUNGS) for key in images}
+    bad_lungs = {key: lungs.refused[mask][1] for key, mask in lungs_of.items() if mask in lungs.refused}
+    reasons = {key: f"its lung mask {reason}" for key, reason in bad_lungs.items()} | reasons
+    quarantined += [(images[key], reason) for key, reason in reasons.items()]
+    orphans = [(path, "an infection mask without an image") for path in _orphans(masks, pictured)]
+    own = {_mask_of(key, LUNGS) for key in files.keys()}  # noqa: SIM118 (it is no dict)
+    orphans += [(path, "a lung mask without an image") for path in _orphans(lungs, own)]
+    quarantined += orphans
     entries += len(orphans)
 
-    keys = pd.Series([key for key in images if key not in bad], dtype="str")
+    keys = pd.Series([key for key in images if key not in reasons], dtype="str")
     image_id = keys.str.removeprefix(f"{part}/")
     split, label = (image_id.str.split("/").str[place] for place in (0, 1))
     rows = pd.DataFrame(
@@ -90,6 +100,7 @@ def read(root: Path, options: Options) -> Source:
             "path": keys.map(images),
             "group_id": image_id,
             "mask": keys.map(mask_of).map(masks.usable).astype("str"),
+            "lungs": keys.map(lungs_of).map(lungs.usable).astype("str"),
         }
     )
     return Source(
@@ -140,9 +151,15 @@ def _find_whole_part(root: Path, part: str) -> Files:
     return files
 
 
-def _mask_of(key: str) -> str:
-    """The path of the mask of an image of the infection part."""
-    return key.replace("/images/", f"/{MASKS}/")
+def _mask_of(key: str, folder: str = MASKS) -> str:
+    """The path of an image's mask in another folder beside it."""
+    return key.replace("/images/", f"/{folder}/")
+
+
+def _orphans(masks: Files, wanted: set[str]) -> list[str]:
+    """Paths of masks that are those of no image."""
+    paths = (masks.path(mask) for mask in sorted(masks.keys() - wanted))
+    return [path for path in paths if masks.is_image(path)]
 
 
 def _masks_of_twins(root: Path, images: dict[str, str], twins: dict[str, str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from medistill.errors import UserError
 from medistill.records.data import LABEL_PREFIX
 from medistill.task import Task
 
-DETAILS = ("patient_id", "study_id", "view", "sex", "source", "mask")
+DETAILS = ("patient_id", "study_id", "view", "sex", "source", "mask", "lungs")
 """Text columns that an adapter may leave out of `Source.rows`; they are then null."""
 
 SPLIT_NAMES = {
@@ -45,7 +45,8 @@ class Source:
         rows: one row per image, `image_id` unique. Columns `image_id`, `path` (relative to the root, POSIX), `group_id`
             (never null: patient, else source picture, else image), a float32 column `label:<Name>` each (1, 0, NaN
             where unknown), and, where known, `age` (float, years) and the text columns of `DETAILS`: `source` is the
-            scanner, hospital or collection that an image comes from, `mask` the path of a picture of the findings.
+            scanner, hospital or collection that an image comes from, `mask` the path of a picture of the findings,
+            `lungs` of one of the lungs.
         entries: rows of the label table plus image files that no row names: each is in `rows` or in `quarantined`. Rows
             that only add a box or a reader's answer to an image are one entry.
         quarantined: `(path, reason)` of every entry that is left out.

@@ -81,13 +81,11 @@ def read(root: Path, options: Options) -> Source:
         if promised and mask not in masked:
             bad[key] = f"is missing: {mask}"
     reasons = {key: f"its mask {reason}" for key, reason in bad.items()}
-    lungs_of = {key: _mask_of(key, LUNGS) for key in images}
-    bad_lungs = {key: lungs.refused[mask][1] for key, mask in lungs_of.items() if mask in lungs.refused}
-    reasons = {key: f"its lung mask {reason}" for key, reason in bad_lungs.items()} | reasons
+    lungs_of = {key: _mask_of(key, LUNGS) for key in files.keys()}  # noqa: SIM118 (it is no dict)
+    reasons = _refused_lungs(lungs, lungs_of, images) | reasons
     quarantined += [(images[key], reason) for key, reason in reasons.items()]
     orphans = [(path, "an infection mask without an image") for path in _orphans(masks, pictured)]
-    own = {_mask_of(key, LUNGS) for key in files.keys()}  # noqa: SIM118 (it is no dict)
-    orphans += [(path, "a lung mask without an image") for path in _orphans(lungs, own)]
+    orphans += [(path, "a lung mask without an image") for path in _orphans(lungs, set(lungs_of.values()))]
     quarantined += orphans
     entries += len(orphans)
 
@@ -154,6 +152,12 @@ def _find_whole_part(root: Path, part: str) -> Files:
 def _mask_of(key: str, folder: str = MASKS) -> str:
     """The path of an image's mask in another folder beside it."""
     return key.replace("/images/", f"/{folder}/")
+
+
+def _refused_lungs(lungs: Files, lungs_of: dict[str, str], images: dict[str, str]) -> dict[str, str]:
+    """Why the lung masks of images cannot be used, by the images' keys."""
+    own = {key: lungs_of[key] for key in images}
+    return {key: f"its lung mask {lungs.refused[mask][1]}" for key, mask in own.items() if mask in lungs.refused}
 
 
 def _orphans(masks: Files, wanted: set[str]) -> list[str]:

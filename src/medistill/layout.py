@@ -149,6 +149,11 @@ class ExportFolder:
         return self.folder / "model.onnx"
 
     @property
+    def explain_onnx(self) -> Path:
+        """The network with the finer heat maps of labels that are asked for, where it can have them."""
+        return self.folder / "model.explain.onnx"
+
+    @property
     def bundle(self) -> Path:
         """The model's description, and the checksums of the other files."""
         return self.folder / "bundle.json"

@@ -15,15 +15,18 @@ from medistill.evaluation.comparison import Measured
 from medistill.evaluation.figures import LEAD
 from medistill.evaluation.operating import thresholds_of
 from medistill.evaluation.predictions import align, read_logits
+from medistill.export.finer import export_explained, measure_map_parity
 from medistill.export.latency import measure_latency
 from medistill.export.onnx import export_onnx
 from medistill.export.parity import measure_parity
 from medistill.export.settings import Export
+from medistill.export.vjp import can_explain
 from medistill.files import atomic, digest
 from medistill.layout import ExportFolder, ModelFolder
+from medistill.models.classifier import Classifier
 from medistill.models.deploy import deployed
 from medistill.models.weights import load_model
-from medistill.records.export import Latency, Parity
+from medistill.records.export import Latency, MapParity, Parity
 from medistill.records.licenses import Ancestor
 from medistill.records.models import ModelRecord, TrainingMetrics
 from medistill.report.applied_card import applied_model_card
@@ -49,8 +52,9 @@ class Proofs:
 def export_model(
     source: Path, dataset: Dataset, target: Path, settings: Export, ancestors: Sequence[Ancestor] | None = None
 ) -> Proofs:
-    """Export a trained model: `model.onnx`, `bundle.json`, `parity.json`, `latency.json`, `MODEL_CARD.md`,
-    `model_card.xml`, and the model's `train_ids.npz`, by which it is not evaluated on what it was trained on.
+    """Export a trained model: `model.onnx`, of some networks `model.explain.onnx`, `bundle.json`, `parity.json`,
+    `latency.json`, `MODEL_CARD.md`, `model_card.xml`, and the model's `train_ids.npz`, by which it is not evaluated on
+    what it was trained on.
 
     The folder appears complete or not at all. A failed parity is written down, not raised: the gate refuses it.
 
@@ -86,33 +90,50 @@ def export_model(
         files = ExportFolder(folder)
         batch_size = export_onnx(deployed(classifier), files.onnx, opset=settings.opset)
         parity = measure_parity(classifier, files.onnx, images)
+        parity = parity.model_copy(update={"maps": _explained(classifier, files, images, settings.opset)})
         latency = measure_latency(files.onnx, images[0], runs=settings.latency_runs, threads=settings.threads)
         parity.write(files.parity)
         shutil.copyfile(trained.train_ids, files.train_ids)
         files.card.write_text(model_card(record, figures, dataset, points, batch_size, ancestors), encoding="utf-8")
         files.applied_card.write_text(applied_model_card(record, figures, dataset, ancestors), encoding="utf-8")
         own = _test_auroc(trained, dataset)
-        bundle = bundle_content(record, files.onnx, batch_size, ancestors, points, validation.calibration, own)
+        bundle = bundle_content(record, files, batch_size, ancestors, points, validation.calibration, own)
         bundle |= {"files": checksums(folder.iterdir(), folder)}
         write_record(files.bundle, bundle)
         latency.write(files.latency)  # in a file of its own, as it varies from run to run
     return Proofs(parity, latency)
 
 
+def _explained(classifier: Classifier, files: ExportFolder, images: np.ndarray, opset: int) -> MapParity | None:
+    """Write the network with finer heat maps, unless they are not autograd's: a device then has none.
+
+    Returns:
+        How far its maps are from autograd's; None of a network that cannot have them.
+    """
+    network = deployed(classifier)
+    if can_explain(network) is not None:
+        return None
+    export_explained(network, files.explain_onnx, opset=opset)
+    parity = measure_map_parity(classifier, files.explain_onnx, images)
+    if not parity.passed:
+        files.explain_onnx.unlink()
+    return parity
+
+
 def bundle_content(
     record: ModelRecord,
-    model: Path,
+    files: ExportFolder,
     batch_size: int | None = None,
     ancestors: Sequence[Ancestor] | None = None,
     points: Sequence[CalledAt] = (),
     calibration: Calibration | None = None,
     test_auroc: Mapping[str, float] | None = None,
 ) -> dict[str, object]:
-    """The content of bundle.json for a model and its ONNX file.
+    """The content of bundle.json for a model and its ONNX files.
 
     Args:
         record: the model folder's config.json.
-        model: the ONNX file.
+        files: the folder with its ONNX files.
         batch_size: how many images it takes at once; None: any number.
         ancestors: what the model descends from; None: not recorded.
         points: its operating points.
@@ -127,11 +148,13 @@ def bundle_content(
             image_size=record.image_size,
             channels=record.channels,
             fit=record.fit,
-            model=model,
-            sha256=digest(model),
+            model=files.onnx,
+            sha256=digest(files.onnx),
             points=tuple(points),
             calibration=calibration,
             test_auroc=test_auroc or {},
+            explain=files.explain_onnx if files.explain_onnx.exists() else None,
+            explain_sha256=digest(files.explain_onnx) if files.explain_onnx.exists() else None,
         ),
         normalisation={"mean": record.mean, "std": record.std},
         batch_size=batch_size,

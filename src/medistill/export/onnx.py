@@ -57,19 +57,27 @@ def export_onnx(classifier: Classifier, path: Path, *, opset: int) -> int | None
         UserError: torch cannot export the network to ONNX, it is too large, or torch or ONNX Runtime do not know that
             operator set.
     """
-    name = classifier.config["name"]
     require_small(classifier)
     model = _to_onnx(classifier, opset)
+    write_onnx(model, classifier.config, path, opset=opset)
+    return model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
+
+
+def write_onnx(model: onnx.ModelProto, config: Config, path: Path, *, opset: int) -> None:
+    """Write what torch exported: with the metadata of `config`, without notes of this machine, checked.
+
+    Raises:
+        UserError: ONNX Runtime cannot open it.
+    """
     _strip_provenance(model.graph)
     for function in model.functions:
         _strip_provenance(function)
-    onnx.helper.set_model_props(model, metadata(classifier.config))
+    onnx.helper.set_model_props(model, metadata(config))
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString(deterministic=True)
-    open_session(content, name=f"{name} in opset {opset} (params.yaml: export.opset)")
+    open_session(content, name=f"{config['name']} in opset {opset} (params.yaml: export.opset)")
     with atomic(path) as temporary:
         temporary.write_bytes(content)
-    return model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
 
 
 def require_small(classifier: Classifier) -> None:

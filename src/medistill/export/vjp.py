@@ -7,6 +7,7 @@ gives its output and its *pull-back*, the function that takes gradients by its o
 Source: the maps are those of `explain/methods.py`, Draelos & Carin, "HiResCAM" (arXiv 2011.08891), equation 4.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import timm.layers
@@ -55,7 +56,7 @@ class _Convolution(nn.Module):
         self.weight, self.bias = self.weight * scale.view(-1, 1, 1, 1), self.bias * scale + shift
 
     def forward(self, x: Tensor) -> tuple[Tensor, PullBack]:
-        size, kernel = x.shape[2:], self.weight.shape[2:]
+        size, kernel = _sizes(x), self.weight.shape[2:]
         before = list(self.padding)
         if self.same:
             total = [get_same_padding(size[i], kernel[i], self.stride[i], self.dilation[i]) for i in range(2)]
@@ -65,11 +66,11 @@ class _Convolution(nn.Module):
         y = F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
         def pull_back(gradients: Tensor) -> Tensor:
-            return self._pull_back(gradients, size, y.shape[2:], before)
+            return self._pull_back(gradients, size, _sizes(y), before)
 
         return y, pull_back
 
-    def _pull_back(self, gradients: Tensor, size: torch.Size, out: torch.Size, before: list[int]) -> Tensor:
+    def _pull_back(self, gradients: Tensor, size: list[int], out: list[int], before: list[int]) -> Tensor:
         """The transposed convolution, as a plain one by the turned kernel: runtimes have plain ones fastest.
 
         Args:
@@ -81,20 +82,20 @@ class _Convolution(nn.Module):
         kernel = self.weight.shape[2:]
         if (*kernel, *self.stride) == (1, 1, 1, 1):
             pads = [0, 0, 0, 0]
-            flat = gradients.flatten(0, 1)
+            flat = gradients.reshape(-1, len(self.weight), *_sizes(gradients))
         else:
-            flat = gradients.expand(-1, -1, -1, *out).flatten(0, 1)
+            flat = gradients.expand(-1, -1, -1, *out).reshape(-1, len(self.weight), *out)
             flat = _spread(_spread(flat, 2, self.stride[0]), 3, self.stride[1])
             reach = [self.dilation[i] * (kernel[i] - 1) for i in range(2)]
             first = [reach[i] - before[i] for i in range(2)]
-            last = [size[i] + reach[i] - first[i] - flat.shape[2 + i] for i in range(2)]
+            last = [size[i] + reach[i] - first[i] - _sizes(flat)[i] for i in range(2)]
             pads = [first[1], last[1], first[0], last[0]]
         if pads[0] == pads[1] >= 0 and pads[2] == pads[3] >= 0:
             padding = (pads[2], pads[0])
         else:
             flat, padding = F.pad(flat, pads), (0, 0)
         pulled = F.conv2d(flat, self._turned(), None, 1, padding, self.dilation, self.groups)
-        return pulled.reshape(count, labels, *pulled.shape[1:])
+        return pulled.reshape(count, labels, self.groups * self.weight.shape[1], *_sizes(pulled))
 
     def _turned(self) -> Tensor:
         """The weight with input and output exchanged within each group, and each kernel turned by 180 degrees."""
@@ -102,6 +103,11 @@ class _Convolution(nn.Module):
         grouped = self.weight.view(self.groups, rows // self.groups, columns, *kernel)
         turned = grouped.transpose(1, 2).reshape(self.groups * columns, rows // self.groups, *kernel)
         return turned if kernel == [1, 1] else turned.flip(2, 3)
+
+
+def _sizes(maps: Tensor) -> list[int]:
+    """Height and width: constants of the graph, whatever the exporter makes of a shape."""
+    return [int(size) for size in maps.shape[-2:]]
 
 
 def _spread(values: Tensor, axis: int, step: int) -> Tensor:
@@ -159,7 +165,7 @@ class _Gate(nn.Module):
             by_mean = (gradients * x[:, None]).sum((3, 4))  # the product rule: by the gate, and below by the map
             for layer, own in zip(reversed(self.layers), reversed(inputs), strict=True):
                 by_mean = layer.pull_back(by_mean, own)
-            return gradients * gates[:, None] + by_mean[:, :, :, None, None] / (x.shape[2] * x.shape[3])
+            return gradients * gates[:, None] + by_mean[:, :, :, None, None] / math.prod(_sizes(x))
 
         return x * gates, pull_back
 
@@ -339,5 +345,5 @@ class Explained(nn.Module):
         pooled = last.mean((2, 3))
         by_pooled = self.head.jacobian(pooled, labels)
         # The mean over cells spreads a gradient evenly over them.
-        gradients = pull_back(by_pooled[:, :, :, None, None] / (last.shape[2] * last.shape[3]))
+        gradients = pull_back(by_pooled[:, :, :, None, None] / math.prod(_sizes(last)))
         return self.head.logits(pooled), (gradients * activations[:, None]).sum(2).relu()

@@ -1,6 +1,23 @@
 """What `export` writes beside the network: parity.json, latency.json, and bundle.json as its writer knows it."""
 
-from medistill.records.base import Plain, Record
+from medistill.records.base import Content, Plain, Record
+
+
+class MapParity(Content):
+    """How far heat maps of model.explain.onnx are from those of autograd, as shares of a map's peak.
+
+    Attributes:
+        images: how many were compared, by one label each.
+        median_difference, largest_difference: over images, each image's largest over cells; None where not finite.
+        empty: images on which autograd's map is zero everywhere.
+        passed: whether both are within their limits.
+    """
+
+    images: int
+    median_difference: float | None
+    largest_difference: float | None
+    empty: int
+    passed: bool
 
 
 class Parity(Plain):
@@ -12,6 +29,7 @@ class Parity(Plain):
         largest_logit: torch's largest, absolute.
         limit: how large the difference may be.
         passed: whether it is within the limit.
+        maps: of model.explain.onnx; None of a network that cannot have it.
     """
 
     images: int
@@ -19,6 +37,7 @@ class Parity(Plain):
     largest_logit: float | None
     limit: float
     passed: bool
+    maps: MapParity | None = None
 
 
 class Latency(Record):

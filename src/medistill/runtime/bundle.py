@@ -76,6 +76,8 @@ class Bundle:
             not apply it: thresholds are on the probabilities as they are.
         test_auroc: AUROC of each eligible label on the model's own test images; empty in an older bundle.
         data: titles of the data sets that it descends from; empty where they are not recorded.
+        explain: path of the ONNX file with finer heat maps; None where there is none.
+        explain_sha256: its checksum, hex.
     """
 
     name: str
@@ -90,6 +92,8 @@ class Bundle:
     calibration: Calibration | None = None
     test_auroc: Mapping[str, float] = field(default_factory=dict)
     data: tuple[str, ...] = ()
+    explain: Path | None = None
+    explain_sha256: str | None = None
 
     def point(self, asked: str) -> CalledAt:
         """The operating point that a user asks for, as `sensitivity:0.9`.
@@ -143,6 +147,7 @@ def content(
         "file": bundle.model.name,
         "sha256": bundle.sha256,
         "batch_size": batch_size,
+        "explain": None if bundle.explain is None else {"file": bundle.explain.name, "sha256": bundle.explain_sha256},
         "operating_points": [point.to_json() for point in bundle.points],
         "calibration": _calibration(bundle),
         "test_auroc": dict(bundle.test_auroc),
@@ -186,12 +191,8 @@ def read_bundle(folder: Path) -> Bundle:
     preprocessing = raw.get("preprocessing")
     # Any: whatever the file says, until `_CHECKS` have passed it
     flat: dict[str, Any] = {**(preprocessing if isinstance(preprocessing, dict) else {}), **raw}
-    flat = {
-        "operating_points": [],
-        "calibration": None,
-        "test_auroc": {},
-        "licenses": [],
-    } | flat  # an older medistill wrote none
+    older = {"operating_points": [], "calibration": None, "test_auroc": {}, "licenses": [], "explain": None}
+    flat = {**older, **flat}  # an older medistill wrote none
     for key, valid in _CHECKS.items():
         if key not in flat:
             raise UserError(f"{path}: key {key} is missing; {EXPORT_AGAIN}")
@@ -201,7 +202,7 @@ def read_bundle(folder: Path) -> Bundle:
     for point in flat["operating_points"]:
         if set(point["thresholds"]) != set(flat["labels"]):
             raise UserError(f"{path}: operating_points have thresholds of other labels; {EXPORT_AGAIN}")
-    task, calibration = Task(flat["task"]), flat["calibration"]
+    task, calibration, explain = Task(flat["task"]), flat["calibration"], flat["explain"]
     if calibration is not None and len(calibration["slopes"]) != len(flat["labels"]):
         raise UserError(f"{path}: calibration has another number of labels; {EXPORT_AGAIN}")
     return Bundle(
@@ -217,6 +218,19 @@ def read_bundle(folder: Path) -> Bundle:
         calibration=None if calibration is None else Calibration(task, **calibration),
         test_auroc=flat["test_auroc"],
         data=tuple(dict.fromkeys(a["what"][5:] for a in flat["licenses"] if a["what"].startswith("data "))),
+        explain=None if explain is None else folder / explain["file"],
+        explain_sha256=None if explain is None else explain["sha256"],
+    )
+
+
+def _is_file(value: Any) -> bool:
+    """A plain name: the file cannot be outside of the folder."""
+    return isinstance(value, str) and is_name(value) and value == Path(value).name and value != ".."
+
+
+def _is_explain(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, dict) and _is_file(value.get("file")) and isinstance(value.get("sha256"), str)
     )
 
 
@@ -281,12 +295,12 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "image_size": lambda value: type(value) is int and 0 < value <= LARGEST_SIZE,
     "channels": lambda value: type(value) is int and value in (1, 3),
     "fit": lambda value: value in ("pad", "squash", "crop"),
-    # A plain name: the file cannot be outside of the folder.
-    "file": lambda value: isinstance(value, str) and is_name(value) and value == Path(value).name and value != "..",
+    "file": _is_file,
     "sha256": lambda value: isinstance(value, str),
     "operating_points": _are_points,
     "calibration": _is_calibration,
     "test_auroc": _are_aurocs,
     "licenses": _are_ancestors,
+    "explain": _is_explain,
 }
 """Key of bundle.json that is needed here -> whether a value is valid."""

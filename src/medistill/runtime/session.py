@@ -94,7 +94,7 @@ def open_session(model: bytes, *, name: str, threads: int = 0) -> Session:
         )
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
         raise UserError(
-            f"{name}: ONNX Runtime {onnxruntime.__version__} cannot open it ({_reason(error)}); export it again, or"
+            f"{name}: ONNX Runtime {onnxruntime.__version__} cannot open it ({reason_of(error)}); export it again, or"
             " install a newer onnxruntime"
         ) from None
     return Session(name, inner, inputs, outputs)
@@ -125,7 +125,8 @@ def _run(session: Session, frames: np.ndarray) -> np.ndarray:
         (logits,) = session.inner.run([OUTPUT], {INPUT: frames}, options)
     except Exception as error:
         raise UserError(
-            f"{session.name}: ONNX Runtime {onnxruntime.__version__} cannot run it ({_reason(error)}); export it again"
+            f"{session.name}: ONNX Runtime {onnxruntime.__version__} cannot run it ({reason_of(error)}); export it"
+            " again"
         ) from None
     if not isinstance(logits, np.ndarray) or logits.ndim != 2 or len(logits) != len(frames):
         shape = list(logits.shape) if isinstance(logits, np.ndarray) else "no array"
@@ -137,7 +138,7 @@ def _run(session: Session, frames: np.ndarray) -> np.ndarray:
     return logits
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """ONNX Runtime's message in one line, without its error codes and source locations."""
     words = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))
     return shortened(re.sub(r"/\S+\.\w+:\d+ [^()]*\([^()]*\) (const )?", "", words), 300)

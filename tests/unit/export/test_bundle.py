@@ -28,7 +28,10 @@ from medistill.runtime.predictor import Predictor
 from medistill.task import Task
 from tests.seal import digests, seal
 
-FILES = ["MODEL_CARD.md", "bundle.json", "latency.json", "model.onnx", "model_card.xml", "parity.json", "train_ids.npz"]
+FILES = [
+    *("MODEL_CARD.md", "bundle.json", "latency.json", "model.explain.onnx", "model.onnx", "model_card.xml"),
+    *("parity.json", "train_ids.npz"),
+]
 
 
 def test_the_folder_is_complete(exported):

@@ -83,6 +83,7 @@ def test_a_student_becomes_a_folder_that_predicts(project, monkeypatch, capsys):
     assert {path.name for path in folder.iterdir()} == {
         *(
             "model.onnx",
+            "model.explain.onnx",
             "bundle.json",
             "parity.json",
             "latency.json",

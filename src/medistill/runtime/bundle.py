@@ -191,7 +191,13 @@ def read_bundle(folder: Path) -> Bundle:
     preprocessing = raw.get("preprocessing")
     # Any: whatever the file says, until `_CHECKS` have passed it
     flat: dict[str, Any] = {**(preprocessing if isinstance(preprocessing, dict) else {}), **raw}
-    older = {"operating_points": [], "calibration": None, "test_auroc": {}, "licenses": [], "explain": None}
+    older: dict[str, object] = {
+        "operating_points": [],
+        "calibration": None,
+        "test_auroc": {},
+        "licenses": [],
+        "explain": None,
+    }
     flat = {**older, **flat}  # an older medistill wrote none
     for key, valid in _CHECKS.items():
         if key not in flat:

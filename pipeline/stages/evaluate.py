@@ -4,7 +4,7 @@ import argparse
 
 from medistill.data import provenance
 from medistill.data.dataset import Dataset
-from medistill.layout import HERE
+from medistill.layout import HERE, KnowledgeFolder
 from medistill.params import load_params
 from medistill.records.base import Sealed, write_each
 from medistill.records.evaluation import ModelNumbers
@@ -38,21 +38,21 @@ def main(argv: list[str] | None = None) -> int:
         }
 
     students, reports = params.student_models(), HERE.reports
-    taught = {model.name for model in students if params.recipes[model.recipe].teachers}
     baselines = {
-        model.name: [other.name for other in params.baselines_of(model)] if model.name in taught else []
+        model.name: [other.name for other in params.baselines_of(model)] if params.is_distilled(model) else []
         for model in students
     }
     references = run.References(baselines, list(params.teacher_models()))
     rows, roles = run.test_rows(dataset, params.evaluate), {name: config.role for name, config in configs.items()}
     described = run.describe_all(rows, measured, roles, references, params.evaluate)
+    answers = {name: KnowledgeFolder(params.knowledge_folder(name)) for name in params.teacher_models()}
+    described = run.soften(described, dataset, answers, params.evaluate)
     curves = {name: model.roc() for name, model in measured["test"].items()}
     written = run.write_tables(reports, described, curves, run.compare_all(measured, references))
     figures = run.numbers(described, measured, references)
     made = {name: ModelNumbers(params=one.params, macs=one.macs, **figures[name]) for name, one in configs.items()}
     write_each(reports.metrics, made)
-    written.append(reports.metrics)
-    Sealed().write(reports.evaluation_record, written)
+    Sealed().write(reports.evaluation_record, [*written, reports.metrics])
     return 0
 
 

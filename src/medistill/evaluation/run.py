@@ -15,9 +15,10 @@ from medistill.evaluation.figures import FIGURES, LEAD
 from medistill.evaluation.operating import operating_points
 from medistill.evaluation.predictions import Studies, align
 from medistill.evaluation.settings import Evaluate
+from medistill.evaluation.softened import soften_answers
 from medistill.evaluation.subgroups import measure_subgroups, parts_of
 from medistill.files import atomic
-from medistill.layout import ReportsFolder
+from medistill.layout import KnowledgeFolder, ReportsFolder
 from medistill.metrics.intervals import Codes, FloatArray
 from medistill.records.evaluation import Comparison, Evaluation, SplitFigures, write_comparisons
 from medistill.records.figures import Figures
@@ -129,6 +130,24 @@ def describe_all(
         )
         for name, role in roles.items()
     }
+
+
+def soften(
+    described: Mapping[str, Evaluation], dataset: Dataset, folders: Mapping[str, KnowledgeFolder], settings: Evaluate
+) -> dict[str, Evaluation]:
+    """The same with what teachers' cached answers say of subgroups at several temperatures.
+
+    Args:
+        described: by model, from `describe_all`.
+        dataset: its training images were answered.
+        folders: of the teachers' answers.
+        settings: resamples and seed.
+
+    Raises:
+        UserError: answers are damaged.
+    """
+    found = {n: soften_answers(dataset, files, settings.resamples, settings.seed) for n, files in folders.items()}
+    return {name: one.model_copy(update={"softened": found.get(name, [])}) for name, one in described.items()}
 
 
 def compare_all(measured: Mapping[str, Mapping[str, Measured]], references: References) -> list[Comparison]:

@@ -175,6 +175,39 @@ class Subgroup(Content):
     changes: dict[str, GapChange]
 
 
+class SoftenedGap(Content):
+    """What a teacher's answers, softened by a temperature, say of a group minus what they say of the rest.
+
+    Attributes:
+        temperature: of the softened answers.
+        positives: the mean answer about images that have the label, group minus rest; below 0 less is taught there.
+        negatives: the same of images without it; above 0 more false evidence is taught there.
+        distance: between the mean answers about positives and negatives, the mean of both parts.
+    """
+
+    temperature: int
+    positives: Interval
+    negatives: Interval
+    distance: Interval
+
+
+class Softened(Content):
+    """A group of training images in a teacher's softened answers.
+
+    Attributes:
+        attribute, group, images, groups: as of `Subgroup`.
+        labels: those with enough positives and negatives in the group and in the rest; without one, no gaps.
+        gaps: by temperature, means over these labels.
+    """
+
+    attribute: str
+    group: str
+    images: int
+    groups: int
+    labels: list[str]
+    gaps: list[SoftenedGap]
+
+
 class Evaluation(Plain):
     """evaluation/<model>.json: all figures of one model.
 
@@ -188,6 +221,7 @@ class Evaluation(Plain):
         operating: the thresholds of each label.
         subgroups: of the test images.
         curves: on test.
+        softened: of a teacher, groups of training images in its softened answers.
     """
 
     model: str
@@ -200,6 +234,7 @@ class Evaluation(Plain):
     operating: dict[str, list[OperatingPoint]]
     subgroups: list[Subgroup]
     curves: Curves = Curves()
+    softened: list[Softened] = []
 
     def on(self, split: str) -> SplitFigures:
         """The figures on a split."""

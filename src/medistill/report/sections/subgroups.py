@@ -1,9 +1,9 @@
 """Subgroups of the test images: gaps of each model, and what distillation changed of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from medistill.records.evaluation import GapChange, Subgroup
+from medistill.records.evaluation import GapChange, Softened, Subgroup
 from medistill.report.content import Content
 
 
@@ -32,6 +32,8 @@ class Subgroups:
     models: Sequence[str]
     rows: Sequence[Row]
     changes: Sequence[Change]
+    softened: Mapping[str, Sequence[Softened]]
+    """By teacher."""
 
 
 def build(content: Content) -> Subgroups:
@@ -44,4 +46,5 @@ def build(content: Content) -> Subgroups:
         for group in model.evaluation.subgroups
         for baseline, change in group.changes.items()
     ]
-    return Subgroups([model.name for model in content.models], rows, changes)
+    softened = {model.name: model.evaluation.softened for model in content.models if model.evaluation.softened}
+    return Subgroups([model.name for model in content.models], rows, changes, softened)

@@ -26,8 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     from medistill.export.bundle import export_model
     from medistill.records.licenses import read_recorded
 
-    ancestors = read_recorded(HERE.reports, name)
-    proofs = export_model(HERE.student(name).folder, dataset, HERE.export(name).folder, params.export, ancestors)
+    source, target, ancestors = HERE.student(name).folder, HERE.export(name).folder, read_recorded(HERE.reports, name)
+    proofs = export_model(source, dataset, target, params.export, ancestors, HERE.reports.stress)
     parity, latency = proofs.parity, proofs.latency
     difference = parity.max_abs_logit_difference
     print(

@@ -18,12 +18,11 @@ import typer
 from medistill import __version__, front_door
 from medistill.errors import UserError
 from medistill.images.limits import LARGEST_SIZE
-from medistill.runtime.bundle import DISCLAIMER, CalledAt
+from medistill.runtime.bundle import DEFAULT_POINT, DISCLAIMER
 from medistill.text import pluralise, printable, to_json
 
 if TYPE_CHECKING:
     from medistill.records.evaluation import Compared
-    from medistill.runtime.predictor import Prediction
 
 Item = TypeVar("Item")
 
@@ -104,6 +103,10 @@ def predict(
         typer.Option(metavar="KIND:PROMISED", help="Mark what is called at these thresholds, such as sensitivity:0.9."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object per image.")] = False,
+    heatmaps: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write a picture there for each label that is called: where the model looks."),
+    ] = None,
     timeout: Annotated[
         int,
         typer.Option(
@@ -115,20 +118,24 @@ def predict(
 
     With an exported model, on the CPU. Research use only, not a medical device.
     """
+    from medistill.runtime.overlay import HeatMaps
     from medistill.runtime.predictor import Predictor
+    from medistill.runtime.words import as_json_object, in_words
 
     limit = f"{model}: no answer within {timeout} s; if the machine is just slow, raise --timeout"
     with _time_limit(timeout, limit):
         predictor = Predictor(model)
     name = predictor.bundle.name
-    point = None if at is None else predictor.bundle.point(at)
+    asked = at or (None if heatmaps is None else DEFAULT_POINT)
+    point = None if asked is None else predictor.bundle.point(asked)
+    drawn = None if heatmaps is None or point is None else HeatMaps(heatmaps, predictor.bundle, point)
     if not as_json:
         print(f"{name}: {DISCLAIMER}")
     if point is not None and not as_json:
         print(f"*: called; in the mean over patients like those of validation, {point}; ?: no threshold")
     failed = False
     answers = []
-    predictions = predictor.predict(images)
+    predictions = predictor.predict(images, maps=drawn is not None)
     while True:
         with _time_limit(timeout, limit):
             prediction = next(predictions, None)
@@ -137,10 +144,12 @@ def predict(
         if prediction.error is not None:
             failed = True
             print(f"error: {printable(f'{prediction.image}: {prediction.error}')}", file=sys.stderr)
+        elif drawn is not None:
+            drawn.write(prediction)
         if as_json:
-            answers.append(_as_json(prediction, name, point))
+            answers.append(as_json_object(prediction, name, point))
         elif prediction.probabilities is not None:
-            _show(prediction.image, prediction.probabilities, point)
+            print(in_words(prediction, point))
     if as_json:
         print(to_json(answers))
     raise typer.Exit(2 if failed else 0)
@@ -448,26 +457,6 @@ def _time_limit(seconds: float, message: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def _as_json(prediction: "Prediction", model: str, point: CalledAt | None) -> dict[str, object]:
-    answer: dict[str, object] = {"image": str(prediction.image), "model": model, "disclaimer": DISCLAIMER}
-    if prediction.error is not None:
-        return {**answer, "error": prediction.error}
-    answer["probabilities"] = prediction.probabilities
-    if point is not None and prediction.probabilities is not None:
-        called = {label: point.calls(label, value) for label, value in prediction.probabilities.items()}
-        answer |= {"at": {"kind": point.kind, "promised": point.promised}, "called": called}
-    return answer
-
-
-def _show(image: Path, probabilities: dict[str, float], point: CalledAt | None) -> None:
-    """Print one image's labels, the most probable first, and whether they are called."""
-    print(printable(str(image)))
-    width = max(len(label) for label in probabilities)
-    for label, probability in sorted(probabilities.items(), key=lambda item: -item[1]):
-        mark = "" if point is None else {True: "  *", False: "", None: "  ?"}[point.calls(label, probability)]
-        print(f"  {label:<{width}}  {probability:.3f}{mark}")
 
 
 def _bar(items: Iterable[Item], total: int) -> Iterator[Item]:

@@ -13,7 +13,10 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
+from scipy.special import expit
 from sklearn.metrics import roc_auc_score
+
+from medistill.files import read_json
 
 STUDENTS = [f"{s}-{r}-0" for s in ("eeea_net_c2", "tf_efficientnet_lite0") for r in ("baseline", "kd")]
 TEACHERS = ["densenet", "efficientnet_lite2"]
@@ -171,19 +174,26 @@ def test_a_distilled_student_and_its_baseline_differ_by_the_teacher_only(project
 
 def test_predict_answers_as_the_trained_student(project):
     image = next((project.folder / "data/raw/phantom/images").glob("*.png"))
-    done = project.run("medistill", "predict", str(image), "--model", "exports/eeea_net_c2-kd-0", "--json")
-    (answer,) = json.loads(done.stdout)
+    command = ["medistill", "predict", str(image), "--model", "exports/eeea_net_c2-kd-0", "--json"]
+    (answer,) = json.loads(project.run(*command).stdout)
     script = """
 import sys, torch, json
 import numpy as np
 from PIL import Image
+from scipy.special import expit
 from medistill.models.weights import load_model
 pixels = torch.from_numpy(np.asarray(Image.open(sys.argv[1])).copy()).view(1, 1, 32, 32).float() / 255
 with torch.inference_mode():
-    print(json.dumps(torch.sigmoid(load_model("models/students/eeea_net_c2-kd-0")(pixels))[0].tolist()))
+    print(json.dumps(load_model("models/students/eeea_net_c2-kd-0")(pixels)[0].tolist()))
 """
-    expected = json.loads(project.run("python", "-c", script, str(image)).stdout)
+    logits = json.loads(project.run("python", "-c", script, str(image)).stdout)
+    fitted = read_json(project.folder / "exports/eeea_net_c2-kd-0/bundle.json")["calibration"]
+    expected = expit(np.array(logits) * fitted["slopes"] + fitted["intercepts"])
     assert list(answer["probabilities"].values()) == pytest.approx(expected, abs=1e-4)
+    assert answer["unlike"]["score"] >= 0
+    (drawn,) = json.loads(project.run(*command, "--heatmaps", "drawn maps").stdout)
+    called = {f"{image.stem}-{label}.png" for label, called in drawn["called"].items() if called}
+    assert {path.name for path in (project.folder / "drawn maps").iterdir()} == called
     with Image.open(image) as opened:
         assert opened.size == (32, 32)
 

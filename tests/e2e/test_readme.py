@@ -34,7 +34,7 @@ ELSEWHERE = {
     # `make repro` installs every package; the tests of the graph type its commands.
     "make repro": ("tests/e2e/conftest.py", '"dvc", "repro"'),
     "python -m pipeline track": ("tests/e2e/conftest.py", '"track"'),
-    "medistill predict IMAGE… --model exports/<student>": ("tests/e2e/test_graph.py", '"predict"'),
+    "medistill predict IMAGE… --model exports/<student> --heatmaps DIR": ("tests/e2e/test_graph.py", '"predict"'),
     "medistill provenance LIST --format chestxray14 --out train_ids.npz": ("tests/unit/test_cli.py", '"provenance"'),
     "medistill compare old.csv new.csv --truth test.csv --group patient_id": ("tests/unit/test_cli.py", '"compare"'),
     "medistill evaluate exports/<student> ROOT --format csv": ("tests/unit/evaluation/test_external.py", '"evaluate"'),

@@ -14,12 +14,15 @@ from safetensors.torch import load_file, save_file
 from medistill.data.provenance import NOTHING, write_ids
 from medistill.errors import UserError
 from medistill.files import read_json
-from medistill.layout import ModelFolder
+from medistill.layout import ModelFolder, StressFolder
 from medistill.models.build import create_classifier
 from medistill.models.costs import count_macs, count_params
 from medistill.models.settings import Network
+from medistill.records.base import Sealed
 from medistill.records.models import TrainingMetrics
 from medistill.runtime.predictor import Predictor
+from medistill.stress.tap import forward_tapped
+from medistill.stress.unlike import Unlike
 from pipeline.stages.export import main
 from tests.filled import dataset_info
 from tests.saved import save_filled
@@ -68,6 +71,14 @@ def project(root, tmp_path_factory) -> Path:
     logits = {f"logit:{label}": np.float32(range(6)) for label in shape["labels"]}
     table[["image_id", "split"]].assign(**logits).to_parquet(ModelFolder(folder).predictions)
     save_filled(folder, model, **shape, **facts, **counts)
+
+    stress = StressFolder(project / "reports" / "stress")
+    stress.folder.mkdir(parents=True)
+    with torch.no_grad():
+        frames = torch.from_numpy(pixels).float() / 255
+        features, mirrored = (forward_tapped(model, each)[2].numpy() for each in (frames, frames.flip(3)))
+    Unlike.fit(features[:2], mirrored[:2], features[2:], np.arange(4)).write(stress.unlike(NAME), {})
+    Sealed().write(stress.record, [stress.unlike(NAME)])
     return project
 
 
@@ -109,6 +120,16 @@ def test_a_failed_parity_is_a_result_that_is_written_and_printed(project, tmp_pa
     assert "parity FAILED on 3 images (largest logit difference not finite" in capsys.readouterr().out
     parity = read_json(Path("exports", NAME, "parity.json"))
     assert (parity["passed"], parity["max_abs_logit_difference"]) == (False, None)
+
+
+def test_damaged_numbers_of_the_stage_stress_are_named(project, tmp_path, monkeypatch):
+    shutil.copytree(project, tmp_path / "project", ignore=shutil.ignore_patterns("exports"))
+    monkeypatch.chdir(tmp_path / "project")
+    file = Path("reports/stress", f"{NAME}.safetensors")
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    with pytest.raises(UserError, match=rf"{NAME}\.safetensors: damaged or changed.*dvc repro --force stress"):
+        main(["eeea_net_c2", "kd", "0"])
+    assert not Path("exports").exists()
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,10 @@ class Answers:
         """Accuracy, F1 and weighted F1 of each label at a probability of one half, (3, L)."""
         return np.stack(self.by_label(metrics_at_half), axis=1) if self.split.labels else np.empty((3, 0))
 
+    def calibrated(self, calibration: Calibration) -> "Answers":
+        """The same answers with the probabilities that a calibration makes of their logits."""
+        return replace(self, probabilities=calibration.probabilities(self.logits))
+
     def by_label(self, measure: Callable[[Numbers, Numbers], Value]) -> list[Value]:
         """A figure of targets (N,) and probabilities (N,) for each label; all unknown where the model has no answer."""
         return [
@@ -272,3 +276,8 @@ class Validation:
         These are as few as an eligible label has: the prior holds what they do not.
         """
         return fit_calibration(self.answers.split.targets, self.answers.logits, self.answers.split.task, MIN_IMAGES)
+
+    @property
+    def calibrated(self) -> Answers:
+        """The answers with calibrated probabilities, those that a device shows and on which thresholds are."""
+        return self.answers.calibrated(self.calibration)

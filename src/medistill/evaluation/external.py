@@ -65,10 +65,11 @@ def evaluate(request: Request) -> External:
     split = Split.of(read.labels, read.targets, groups, request.resamples, request.seed, task, _NAME)
     models = measure_each(split, read.logits, "measure")
     rows = [row for name in others for row in compare_pair(models, _NAME, first, name, "baseline")]
-    answers = {name: own.answers for name, own in models.items()}
+    fitted = {name: _calibration(bundle, split.labels) for name, bundle in bundles.items()}
+    answers = {name: own.answers.calibrated(fitted[name]) for name, own in models.items()}  # thresholds are on these
     operating = {name: _operating(bundle, answers[name]) for name, bundle in bundles.items()}
     described = {name: own.describe() for name, own in models.items()}
-    calibrated = {name: _calibrated(bundle, models[name]) for name, bundle in bundles.items()}
+    calibrated = {name: _calibrated(fitted[name], own) for name, own in models.items()}
     own_auroc = _own_auroc(bundles[first], described[first].labels)
     do_not_use, verdict = judge(first, described[first], own_auroc, operating[first])
     return External(
@@ -85,7 +86,7 @@ def evaluate(request: Request) -> External:
         unknown_labels=read.unknown,
         unasked_labels=read.unasked,
         left_out=read.left_out,
-        calibrated={name: figures for name, figures in calibrated.items() if figures is not None},
+        calibrated=calibrated,
         operating=operating,
         recalibration={name: recalibrate(own, described[name]) for name, own in models.items()},
     )
@@ -139,19 +140,20 @@ def _called(operating: Mapping[str, dict[str, list[OperatingPoint]]]) -> dict[st
     }
 
 
-def _calibrated(bundle: Bundle, own: Measured) -> SplitFigures | None:
-    """Figures once the bundle's calibration is applied; None where it has none."""
-    given = bundle.calibration
-    if given is None:
-        return None
-    columns = [bundle.labels.index(label) for label in own.split.labels]
-    slopes, intercepts = given.slopes, given.intercepts
-    here = Calibration(
+def _calibration(bundle: Bundle, labels: Sequence[str]) -> Calibration:
+    """The bundle's, of these labels."""
+    columns = [bundle.labels.index(label) for label in labels]
+    slopes, intercepts = bundle.calibration.slopes, bundle.calibration.intercepts
+    return Calibration(
         bundle.task,
         None if slopes is None else [slopes[k] for k in columns],
         None if intercepts is None else [intercepts[k] for k in columns],
     )
-    return Measured.of(own.split, own.answers.logits, here, names=FIGURES_AFTER).describe()
+
+
+def _calibrated(calibration: Calibration, own: Measured) -> SplitFigures:
+    """Figures once the bundle's calibration is applied."""
+    return Measured.of(own.split, own.answers.logits, calibration, names=FIGURES_AFTER).describe()
 
 
 # Recalibration in the large

@@ -92,15 +92,16 @@ _ROUNDING = 1e-9
 
 
 def thresholds_of(val: Validation) -> dict[tuple[Kind, float], dict[str, float | None]]:
-    """The threshold of each label of a model for each of `POINTS`: what a device needs of them."""
-    known = {label: Known.of(val.answers, k) for k, label in enumerate(val.answers.split.labels)}
+    """The threshold of each label of a model for each of `POINTS`, on its calibrated probabilities."""
+    known = {label: Known.of(val.calibrated, k) for k, label in enumerate(val.answers.split.labels)}
     return {point: {label: threshold(own, *point) for label, own in known.items()} for point in POINTS}
 
 
 def operating_points(val: Validation, test: Answers) -> dict[str, list[OperatingPoint]]:
-    """All points of each label of one model, fitted on `val` and seen on `test`."""
+    """All points of each label of one model, fitted on `val` and seen on `test`; both are calibrated by `val`."""
+    fitted, seen = val.calibrated, test.calibrated(val.calibration)
     return {
-        label: [_point(Known.of(val.answers, k), Known.of(test, k), *point) for point in POINTS]
+        label: [_point(Known.of(fitted, k), Known.of(seen, k), *point) for point in POINTS]
         for k, label in enumerate(test.split.labels)
     }
 

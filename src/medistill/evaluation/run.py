@@ -112,7 +112,8 @@ def describe_all(
     test = {name: one.answers for name, one in measured["test"].items()}
     val = {name: Validation(one.answers) for name, one in measured["val"].items()}
     operating = {name: operating_points(val[name], test[name]) for name in roles}
-    subgroups = measure_subgroups(parts_of(rows), test, operating, references.baselines)
+    as_called = {name: test[name].calibrated(val[name].calibration) for name in roles}  # thresholds are on these
+    subgroups = measure_subgroups(parts_of(rows), as_called, operating, references.baselines)
     teacher, students = best(measured["val"], references.teachers), list(references.baselines)
     curves = curves_of(val, test, teacher, students, settings.net_benefit)
     return {

@@ -22,16 +22,19 @@ from medistill.export.parity import measure_parity
 from medistill.export.settings import Export
 from medistill.export.vjp import can_explain
 from medistill.files import atomic, digest
-from medistill.layout import ExportFolder, ModelFolder
+from medistill.layout import ExportFolder, ModelFolder, StressFolder
 from medistill.models.classifier import Classifier
 from medistill.models.deploy import deployed
 from medistill.models.weights import load_model
+from medistill.records.base import Sealed
 from medistill.records.export import Latency, MapParity, Parity
 from medistill.records.licenses import Ancestor
 from medistill.records.models import ModelRecord, TrainingMetrics
 from medistill.report.applied_card import applied_model_card
 from medistill.report.card import model_card
-from medistill.runtime.bundle import Bundle, CalledAt, content
+from medistill.runtime.bundle import LARGEST, Bundle, CalledAt, content
+from medistill.runtime.session import open_session, run_all
+from medistill.stress.unlike import Unlike
 from medistill.task import Calibration
 
 _TRAINING = (
@@ -50,7 +53,12 @@ class Proofs:
 
 
 def export_model(
-    source: Path, dataset: Dataset, target: Path, settings: Export, ancestors: Sequence[Ancestor] | None = None
+    source: Path,
+    dataset: Dataset,
+    target: Path,
+    settings: Export,
+    ancestors: Sequence[Ancestor] | None = None,
+    stress: StressFolder | None = None,
 ) -> Proofs:
     """Export a trained model: `model.onnx`, of some networks `model.explain.onnx`, `bundle.json`, `parity.json`,
     `latency.json`, `MODEL_CARD.md`, `model_card.xml`, and the model's `train_ids.npz`, by which it is not evaluated on
@@ -64,6 +72,7 @@ def export_model(
         target: the folder to write; an older one is replaced.
         settings: the section `export` of params.yaml.
         ancestors: what the model descends from, for card and bundle; None: not recorded.
+        stress: what the stage `stress` wrote: what the model knows of its training images; None: the file does not say.
 
     Raises:
         UserError: the model is missing or damaged, does not fit the data, or cannot be expressed in ONNX.
@@ -85,19 +94,24 @@ def export_model(
     validation = Validation(measured.answers)
     points = [CalledAt(*point, at) for point, at in thresholds_of(validation).items()]
     figures = _figures(measured) | TrainingMetrics.read(trained.metrics, what_to_run(trained.config)).to_json()
+    unlike = None if stress is None else _read_unlike(stress, source.name)
     with atomic(target) as folder:
         folder.mkdir()
         files = ExportFolder(folder)
-        batch_size = export_onnx(deployed(classifier), files.onnx, opset=settings.opset)
-        parity = measure_parity(classifier, files.onnx, images)
-        parity = parity.model_copy(update={"maps": _explained(classifier, files, images, settings.opset)})
+        calibration = validation.calibration
+        merged, opset = deployed(classifier), settings.opset
+        batch_size = export_onnx(merged, files.onnx, opset=opset, calibration=calibration, unlike=unlike)
+        parity = measure_parity(classifier, files.onnx, images, calibration, unlike)
+        parity = parity.model_copy(update={"maps": _explained(classifier, files, images, opset)})
         latency = measure_latency(files.onnx, images[0], runs=settings.latency_runs, threads=settings.threads)
         parity.write(files.parity)
         shutil.copyfile(trained.train_ids, files.train_ids)
-        files.card.write_text(model_card(record, figures, dataset, points, batch_size, ancestors), encoding="utf-8")
+        card = model_card(record, figures, dataset, points, batch_size, ancestors, parity.has_maps)
+        files.card.write_text(card, encoding="utf-8")
         files.applied_card.write_text(applied_model_card(record, figures, dataset, ancestors), encoding="utf-8")
         own = _test_auroc(trained, dataset)
-        bundle = bundle_content(record, files, batch_size, ancestors, points, validation.calibration, own)
+        scale = _map_scale(files.onnx, images, record.labels)
+        bundle = bundle_content(record, files, batch_size, ancestors, points, calibration, own, scale)
         bundle |= {"files": checksums(folder.iterdir(), folder)}
         write_record(files.bundle, bundle)
         latency.write(files.latency)  # in a file of its own, as it varies from run to run
@@ -120,6 +134,22 @@ def _explained(classifier: Classifier, files: ExportFolder, images: np.ndarray, 
     return parity
 
 
+def _read_unlike(stress: StressFolder, name: str) -> Unlike:
+    """What a model knows of its training images, as it was written."""
+    file = stress.unlike(name)
+    Sealed.read_whole(stress.record, [file.name], "run the stress stage again (dvc repro --force stress)")
+    return Unlike.read(file)
+
+
+def _map_scale(model: Path, images: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
+    """The largest value of each label's maps on these images; empty where the file gives no maps."""
+    session = open_session(model.read_bytes(), name=str(model))
+    if LARGEST not in session.outputs:
+        return {}
+    largest = run_all(session, images, [LARGEST])[LARGEST].max(axis=0)
+    return dict(zip(labels, map(float, np.nan_to_num(largest, posinf=0.0)), strict=True))
+
+
 def bundle_content(
     record: ModelRecord,
     files: ExportFolder,
@@ -128,6 +158,7 @@ def bundle_content(
     points: Sequence[CalledAt] = (),
     calibration: Calibration | None = None,
     test_auroc: Mapping[str, float] | None = None,
+    map_scale: Mapping[str, float] | None = None,
 ) -> dict[str, object]:
     """The content of bundle.json for a model and its ONNX files.
 
@@ -139,6 +170,7 @@ def bundle_content(
         points: its operating points.
         calibration: fitted on validation; None: there is none.
         test_auroc: of each eligible label on its own test images.
+        map_scale: of each label, the largest value of its maps; None: the file gives none.
     """
     return content(
         Bundle(
@@ -151,10 +183,11 @@ def bundle_content(
             model=files.onnx,
             sha256=digest(files.onnx),
             points=tuple(points),
-            calibration=calibration,
+            calibration=calibration or Calibration(record.task),
             test_auroc=test_auroc or {},
             explain=files.explain_onnx if files.explain_onnx.exists() else None,
             explain_sha256=digest(files.explain_onnx) if files.explain_onnx.exists() else None,
+            map_scale=map_scale or {},
         ),
         normalisation={"mean": record.mean, "std": record.std},
         batch_size=batch_size,

@@ -17,7 +17,7 @@ from medistill.export.onnx import write_onnx
 from medistill.export.vjp import Explained
 from medistill.models.classifier import Classifier
 from medistill.records.export import MapParity
-from medistill.runtime.bundle import INPUT, OUTPUT
+from medistill.runtime.bundle import INPUT, LOGITS
 from medistill.runtime.explainer import ASKED, MAP, Explainer
 from medistill.text import error_line
 from medistill.views import render_plain
@@ -77,8 +77,8 @@ def export_explained(classifier: Classifier, path: Path, *, opset: int) -> None:
                 opset_version=min(opset, TRACED_OPSET),
                 do_constant_folding=False,  # it would write turned weights beside the weights
                 input_names=[INPUT, ASKED],
-                output_names=[OUTPUT, MAP],
-                dynamic_axes={name: {0: "batch"} for name in (INPUT, OUTPUT)}
+                output_names=[LOGITS, MAP],
+                dynamic_axes={name: {0: "batch"} for name in (INPUT, LOGITS)}
                 | {name: {0: "batch", 1: "asked"} for name in (ASKED, MAP)},
             )
     except Exception as error:  # torch's exporter: all of them may come

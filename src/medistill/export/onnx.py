@@ -10,38 +10,33 @@ from pathlib import Path
 
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from medistill.errors import UserError, is_out_of_memory
+from medistill.export.graph import DeviceModel
 from medistill.files import atomic
 from medistill.models.classifier import Classifier
 from medistill.models.costs import count_params
 from medistill.records.models import Config
-from medistill.runtime.bundle import DISCLAIMER, INPUT, OUTPUT
+from medistill.runtime.bundle import DISCLAIMER, INPUT
 from medistill.runtime.predictor import LARGEST_MODEL
 from medistill.runtime.session import open_session
+from medistill.stress.unlike import Unlike
+from medistill.task import Calibration, Task
 from medistill.text import error_line
-from medistill.views import render_plain
 
 
-class PixelClassifier(nn.Module):
-    """A classifier that takes decoded pixels: the module that becomes the graph."""
-
-    def __init__(self, classifier: Classifier) -> None:
-        """Wrap `classifier`; it does the normalisation itself."""
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits, float32 (N, L), of pixels, uint8 (N, C, S, S)."""
-        logits: Tensor = self.classifier(render_plain(image))
-        return logits
-
-
-def export_onnx(classifier: Classifier, path: Path, *, opset: int) -> int | None:
+def export_onnx(
+    classifier: Classifier,
+    path: Path,
+    *,
+    opset: int,
+    calibration: Calibration | None = None,
+    unlike: Unlike | None = None,
+) -> int | None:
     """Write `classifier` as one ONNX file, weights included.
 
-    Graph: `image` uint8 (batch, C, S, S) → scaling to 0..1, normalisation, network → `logits` float32 (batch, L), with
+    Graph: `image` uint8 (batch, C, S, S) → scaling to 0..1, normalisation, network → what `DeviceModel` answers, with
     a free batch size where torch can express that. The metadata has everything that prediction needs: see `metadata`.
     The bytes depend on the weights, the configuration, `opset` and the versions of torch and onnxscript alone.
 
@@ -49,6 +44,8 @@ def export_onnx(classifier: Classifier, path: Path, *, opset: int) -> int | None
         classifier: in evaluation mode, its `config` complete.
         path: the file to write.
         opset: version of the ONNX operator set.
+        calibration: of its logits, fitted on validation; None: there is none.
+        unlike: what it knows of its training images; None: the file has no such output.
 
     Returns:
         How many images it takes at once: 1, or None for any number.
@@ -58,7 +55,8 @@ def export_onnx(classifier: Classifier, path: Path, *, opset: int) -> int | None
             operator set.
     """
     require_small(classifier)
-    model = _to_onnx(classifier, opset)
+    device = DeviceModel(classifier, calibration or Calibration(Task(classifier.config["task"])), unlike)
+    model = _to_onnx(device, opset)
     write_onnx(model, classifier.config, path, opset=opset)
     return model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
 
@@ -110,10 +108,10 @@ def metadata(config: Config) -> dict[str, str]:
     }
 
 
-def _to_onnx(classifier: Classifier, opset: int) -> onnx.ModelProto:
+def _to_onnx(device: DeviceModel, opset: int) -> onnx.ModelProto:
     """The graph, of a free batch size where torch can express that, else of one image."""
-    config, chatter = classifier.config, io.StringIO()
-    fused = [module for module in classifier.modules() if getattr(module, "fused_attn", False)]
+    config, chatter = device.classifier.config, io.StringIO()
+    fused = [module for module in device.modules() if getattr(module, "fused_attn", False)]
     for single, plain in [(False, []), *([(False, fused)] if fused else []), (True, fused)]:
         try:
             with (
@@ -123,7 +121,7 @@ def _to_onnx(classifier: Classifier, opset: int) -> onnx.ModelProto:
                 contextlib.redirect_stderr(chatter),
             ):
                 warnings.simplefilter("always")
-                model = _traced(classifier, opset, single=single)
+                model = _traced(device, config, opset, single=single)
             break
         except Exception as error:  # torch's exporter at work on timm's code: all of them may come
             if is_out_of_memory(error):
@@ -149,18 +147,17 @@ def _cause(error: BaseException) -> str:
     return error_line(error, 150)
 
 
-def _traced(classifier: Classifier, opset: int, *, single: bool) -> onnx.ModelProto:
-    config = classifier.config
+def _traced(device: DeviceModel, config: Config, opset: int, *, single: bool) -> onnx.ModelProto:
     size = config["image_size"]
     # Two images: with one the exporter would take the batch size for a constant, as `single` intends.
     example = torch.zeros(1 if single else 2, config["channels"], size, size, dtype=torch.uint8)
     program = torch.onnx.export(
-        PixelClassifier(classifier).eval(),
+        device.eval(),
         (example,),
         dynamo=True,
         opset_version=opset,
         input_names=[INPUT],
-        output_names=[OUTPUT],
+        output_names=list(device.outputs),
         dynamic_shapes=None if single else {"image": {0: torch.export.Dim("batch")}},
         verbose=False,
     )

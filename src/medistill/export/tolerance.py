@@ -1,7 +1,16 @@
-"""How far logits of an exported file may be from those of its network."""
+"""How far answers of an exported file may be from those of its network."""
 
 PARITY_ABSOLUTE, PARITY_RELATIVE = 1e-4, 1e-5
 """Largest difference between a logit of ONNX Runtime and of torch: this much, or this share of the largest logit."""
+
+PROBABILITY_LIMIT = 1e-5
+"""Largest difference between a probability of ONNX Runtime and of torch, both calibrated."""
+
+MAP_LIMIT = 1e-4
+"""Largest difference between maps of ONNX Runtime and of torch, as a share of the map's largest value."""
+
+UNLIKE_LIMIT = 1e-3
+"""Largest difference between scores of `unlike`, as a share of the score, or of its threshold of 1 if that is more."""
 
 
 def parity_limit(largest_logit: float | None) -> float:

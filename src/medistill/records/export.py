@@ -21,14 +21,21 @@ class MapParity(Content):
 
 
 class Parity(Plain):
-    """parity.json: how far the logits of ONNX Runtime are from torch's.
+    """parity.json: how far the answers of ONNX Runtime are from torch's.
 
     Attributes:
         images: how many were compared.
         max_abs_logit_difference: over these images and all labels; None where it is not finite.
         largest_logit: torch's largest, absolute.
-        limit: how large the difference may be.
-        passed: whether it is within the limit.
+        limit: how large the difference of logits may be.
+        max_abs_probability_difference: of calibrated probabilities; None where it is not finite.
+        has_maps: whether the file gives maps.
+        max_relative_map_difference: of maps from Grad-CAM by autograd, as a share of each map's largest value; None
+            where it is not finite, or there are no maps.
+        empty_maps: how many of the maps are 0 everywhere, and must be; None: there are no maps.
+        max_relative_unlike_difference: of the scores of `unlike`, as a share of them, or of 1 if that is more; None
+            where it is not finite, or there are none.
+        passed: whether all these differences are within their limits, see `export.tolerance`.
         maps: of model.explain.onnx; None of a network that cannot have it.
     """
 
@@ -36,6 +43,11 @@ class Parity(Plain):
     max_abs_logit_difference: float | None
     largest_logit: float | None
     limit: float
+    max_abs_probability_difference: float | None
+    has_maps: bool
+    max_relative_map_difference: float | None
+    empty_maps: int | None
+    max_relative_unlike_difference: float | None
     passed: bool
     maps: MapParity | None = None
 

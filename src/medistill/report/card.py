@@ -27,6 +27,7 @@ def model_card(
     points: Sequence[CalledAt] = (),
     batch_size: int | None = None,
     ancestors: Sequence[Ancestor] | None = None,
+    maps: bool = False,
 ) -> str:
     """Write the card, as Markdown.
 
@@ -37,6 +38,7 @@ def model_card(
         points: its operating points.
         batch_size: how many images the file takes at once; None: any number.
         ancestors: what the model descends from, with the licence of each; None: not recorded.
+        maps: whether the exported file gives heat maps.
     """
     multiclass, (params, macs) = config.task.exclusive, config.costs
     facts = {
@@ -56,6 +58,7 @@ def model_card(
         front_matter=Markup(front_matter(config, metrics, dataset)),  # YAML has an escape of its own
         disclaimer=DISCLAIMER,
         multiclass=multiclass,
+        maps=maps,
         colour="grey" if config.channels == 1 else "RGB",
         facts={key: value for key, value in facts.items() if value is not None},
         dataset=dataset,

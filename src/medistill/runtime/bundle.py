@@ -14,7 +14,7 @@ from medistill.layout import ExportFolder
 from medistill.task import Calibration, Task
 from medistill.text import is_name, shortened
 
-BUNDLE_VERSION = 1
+BUNDLE_VERSION = 2
 """Incremented when a reader of the older layout would misread a new bundle."""
 
 LARGEST_BUNDLE = 2**22
@@ -22,9 +22,13 @@ LARGEST_BUNDLE = 2**22
 
 DISCLAIMER = "Research use only, not a medical device"
 
-INPUT, OUTPUT = "image", "logits"
-"""Names in the graph: uint8 (batch, C, S, S) in, float32 (batch, L) out."""
+INPUT, LOGITS, PROBABILITIES, MAPS, LARGEST = "image", "logits", "probabilities", "saliency_map", "saliency_max"
+UNLIKE = "unlike"
+"""Names in the graph: uint8 (batch, C, S, S) in, float32 out: (batch, L), (batch, L), (batch, L, h, w), (batch, L), and
+(batch,), which is above 1 for an image unlike those of the training. The last three are not in every file."""
 
+DEFAULT_POINT = "sensitivity:0.9"
+"""What is called where nobody says at which operating point."""
 
 MOST_POINTS = 16
 """Most operating points of a bundle."""
@@ -71,13 +75,14 @@ class Bundle:
         fit: how an image that is not square becomes square (`pad`, `squash`, `crop`).
         model: path of the ONNX file.
         sha256: its checksum, hex.
-        points: its operating points; none in a bundle that an older medistill wrote.
-        calibration: of its logits, fitted on validation; None in a bundle that an older medistill wrote. `predict` does
-            not apply it: thresholds are on the probabilities as they are.
-        test_auroc: AUROC of each eligible label on the model's own test images; empty in an older bundle.
+        calibration: of its logits, fitted on validation: it makes the probabilities.
+        points: its operating points, with thresholds on these probabilities.
+        test_auroc: AUROC of each eligible label on the model's own test images.
         data: titles of the data sets that it descends from; empty where they are not recorded.
         explain: path of the ONNX file with finer heat maps; None where there is none.
         explain_sha256: its checksum, hex.
+        map_scale: of each label, the largest value of its heat maps on the images that proved parity, so that maps of
+            several images are shown on one scale; empty where the file gives no maps.
     """
 
     name: str
@@ -88,12 +93,13 @@ class Bundle:
     fit: Literal["pad", "squash", "crop"]
     model: Path
     sha256: str
+    calibration: Calibration
     points: tuple[CalledAt, ...] = ()
-    calibration: Calibration | None = None
     test_auroc: Mapping[str, float] = field(default_factory=dict)
     data: tuple[str, ...] = ()
     explain: Path | None = None
     explain_sha256: str | None = None
+    map_scale: Mapping[str, float] = field(default_factory=dict)
 
     def point(self, asked: str) -> CalledAt:
         """The operating point that a user asks for, as `sensitivity:0.9`.
@@ -151,16 +157,15 @@ def content(
         "operating_points": [point.to_json() for point in bundle.points],
         "calibration": _calibration(bundle),
         "test_auroc": dict(bundle.test_auroc),
+        "map_scale": dict(bundle.map_scale),
         **costs,
         "training": dict(training),
         **({} if licenses is None else {"licenses": list(licenses)}),
     }
 
 
-def _calibration(bundle: Bundle) -> dict[str, list[float]] | None:
-    """Slopes and intercepts in the order of the labels; null without a calibration."""
-    if bundle.calibration is None:
-        return None
+def _calibration(bundle: Bundle) -> dict[str, list[float]]:
+    """Slopes and intercepts in the order of the labels."""
     count = len(bundle.labels)
     slopes, intercepts = bundle.calibration.slopes or [1.0] * count, bundle.calibration.intercepts or [0.0] * count
     return {"slopes": list(slopes), "intercepts": list(intercepts)}
@@ -180,7 +185,7 @@ def read_bundle(folder: Path) -> Bundle:
     if not path.exists():
         raise UserError(f"{folder}: not an exported model, {path.name} is missing")
     raw = read_json(path, limit=LARGEST_BUNDLE)
-    if isinstance(raw, dict) and OWN in raw:  # not in a bundle that an older medistill wrote
+    if isinstance(raw, dict) and OWN in raw:  # not in one that was written by hand
         require_own(path, raw, "copy or export it again")
     version = raw.get("bundle_version") if isinstance(raw, dict) else None
     if type(version) is not int or version != BUNDLE_VERSION:
@@ -191,14 +196,8 @@ def read_bundle(folder: Path) -> Bundle:
     preprocessing = raw.get("preprocessing")
     # Any: whatever the file says, until `_CHECKS` have passed it
     flat: dict[str, Any] = {**(preprocessing if isinstance(preprocessing, dict) else {}), **raw}
-    older: dict[str, object] = {
-        "operating_points": [],
-        "calibration": None,
-        "test_auroc": {},
-        "licenses": [],
-        "explain": None,
-    }
-    flat = {**older, **flat}  # an older medistill wrote none
+    older: dict[str, object] = {"licenses": [], "explain": None}  # which are written where there are any
+    flat = {**older, **flat}
     for key, valid in _CHECKS.items():
         if key not in flat:
             raise UserError(f"{path}: key {key} is missing; {EXPORT_AGAIN}")
@@ -209,8 +208,10 @@ def read_bundle(folder: Path) -> Bundle:
         if set(point["thresholds"]) != set(flat["labels"]):
             raise UserError(f"{path}: operating_points have thresholds of other labels; {EXPORT_AGAIN}")
     task, calibration, explain = Task(flat["task"]), flat["calibration"], flat["explain"]
-    if calibration is not None and len(calibration["slopes"]) != len(flat["labels"]):
+    if len(calibration["slopes"]) != len(flat["labels"]):
         raise UserError(f"{path}: calibration has another number of labels; {EXPORT_AGAIN}")
+    if flat["map_scale"] and set(flat["map_scale"]) != set(flat["labels"]):
+        raise UserError(f"{path}: map_scale has other labels; {EXPORT_AGAIN}")
     return Bundle(
         name=flat["name"],
         task=task,
@@ -220,10 +221,11 @@ def read_bundle(folder: Path) -> Bundle:
         fit=flat["fit"],
         model=folder / flat["file"],
         sha256=flat["sha256"],
+        calibration=Calibration(task, **calibration),
         points=tuple(CalledAt(**point) for point in flat["operating_points"]),
-        calibration=None if calibration is None else Calibration(task, **calibration),
         test_auroc=flat["test_auroc"],
         data=tuple(dict.fromkeys(a["what"][5:] for a in flat["licenses"] if a["what"].startswith("data "))),
+        map_scale=flat["map_scale"],
         explain=None if explain is None else folder / explain["file"],
         explain_sha256=None if explain is None else explain["sha256"],
     )
@@ -272,6 +274,10 @@ def _are_aurocs(value: Any) -> bool:
     return isinstance(value, dict) and all(type(auroc) in (int, float) and 0 <= auroc <= 1 for auroc in value.values())
 
 
+def _is_scale(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_finite(largest) and largest >= 0 for largest in value.values())
+
+
 def _is_threshold(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < 2  # above 1: never called
 
@@ -281,7 +287,7 @@ def _are_ancestors(value: Any) -> bool:
 
 
 def _is_calibration(value: Any) -> bool:
-    return value is None or (
+    return (
         isinstance(value, dict)
         and value.keys() == {"slopes", "intercepts"}
         and all(isinstance(given, list) and all(map(_is_finite, given)) for given in value.values())
@@ -308,5 +314,6 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "test_auroc": _are_aurocs,
     "licenses": _are_ancestors,
     "explain": _is_explain,
+    "map_scale": _is_scale,
 }
 """Key of bundle.json that is needed here -> whether a value is valid."""

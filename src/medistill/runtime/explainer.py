@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from medistill.checksums import EXPORT_AGAIN
 from medistill.errors import UserError
 from medistill.files import read_regular
-from medistill.runtime.bundle import INPUT, OUTPUT, Bundle
+from medistill.runtime.bundle import INPUT, LOGITS, Bundle
 from medistill.runtime.predictor import LARGEST_MODEL
 from medistill.runtime.session import open_session, reason_of
 
@@ -31,8 +31,8 @@ class Explainer:
             UserError: it is no such network, or ONNX Runtime cannot open it.
         """
         self._session = open_session(model, name=name, threads=threads)
-        if set(self._session.inputs) != {INPUT, ASKED} or set(self._session.outputs) != {OUTPUT, MAP}:
-            raise UserError(f"{name}: does not take {INPUT} and {ASKED} and give {OUTPUT} and {MAP}; {EXPORT_AGAIN}")
+        if set(self._session.inputs) != {INPUT, ASKED} or set(self._session.outputs) != {LOGITS, MAP}:
+            raise UserError(f"{name}: does not take {INPUT} and {ASKED} and give {LOGITS} and {MAP}; {EXPORT_AGAIN}")
 
     @classmethod
     def of(cls, bundle: Bundle, *, threads: int = 0) -> "Explainer | None":
@@ -68,7 +68,7 @@ class Explainer:
             UserError: ONNX Runtime cannot run it on these.
         """
         try:
-            logits, maps = self._session.inner.run([OUTPUT, MAP], {INPUT: frames, ASKED: np.asarray(labels, np.int64)})
+            logits, maps = self._session.inner.run([LOGITS, MAP], {INPUT: frames, ASKED: np.asarray(labels, np.int64)})
         except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
             raise UserError(f"{self._session.name}: {reason_of(error)}; {EXPORT_AGAIN}") from None
         return np.asarray(logits), np.asarray(maps)

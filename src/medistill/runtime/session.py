@@ -1,13 +1,14 @@
 """An ONNX model that ONNX Runtime has opened: pixels in, logits out."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnxruntime
 
 from medistill.errors import UserError
-from medistill.runtime.bundle import INPUT, OUTPUT
+from medistill.runtime.bundle import INPUT, LOGITS, MAPS, UNLIKE
 from medistill.runtime.onnx_file import has_external_data
 from medistill.text import pluralise, shortened
 
@@ -46,7 +47,7 @@ class Session:
         """
         for ports, name, kind, shape in (
             (self.inputs, INPUT, "tensor(uint8)", list(image)),
-            (self.outputs, OUTPUT, "tensor(float)", [labels]),
+            (self.outputs, LOGITS, "tensor(float)", [labels]),
         ):
             their_kind, theirs = ports.get(name, ("missing", []))
             if (their_kind, theirs[1:]) != (kind, shape):
@@ -101,7 +102,12 @@ def open_session(model: bytes, *, name: str, threads: int = 0) -> Session:
 
 
 def run(session: Session, frames: np.ndarray) -> np.ndarray:
-    """Logits, float32 (N, L), of frames, uint8 (N, C, S, S).
+    """Logits, float32 (N, L), of frames, uint8 (N, C, S, S); see `run_all`."""
+    return run_all(session, frames, [LOGITS])[LOGITS]
+
+
+def run_all(session: Session, frames: np.ndarray, outputs: Sequence[str]) -> dict[str, np.ndarray]:
+    """Some outputs by name, float32 (N, …), of frames, uint8 (N, C, S, S).
 
     A model that takes a fixed number of images is given exactly that many at a time; the last batch is filled up with
     black images.
@@ -111,31 +117,33 @@ def run(session: Session, frames: np.ndarray) -> np.ndarray:
     """
     step, count = session.batch, len(frames)
     if step is None or step == count:
-        return _run(session, frames)
+        return _run(session, frames, outputs)
     added = np.zeros((-count % step, *frames.shape[1:]), frames.dtype)
     padded = np.concatenate([frames, added])
-    rows = [_run(session, padded[start : start + step]) for start in range(0, len(padded), step)]
-    return np.concatenate(rows)[:count]
+    parts = [_run(session, padded[start : start + step], outputs) for start in range(0, len(padded), step)]
+    return {name: np.concatenate([part[name] for part in parts])[:count] for name in outputs}
 
 
-def _run(session: Session, frames: np.ndarray) -> np.ndarray:
+def _run(session: Session, frames: np.ndarray, outputs: Sequence[str]) -> dict[str, np.ndarray]:
     options = onnxruntime.RunOptions()
     options.log_severity_level = FATAL
     try:
-        (logits,) = session.inner.run([OUTPUT], {INPUT: frames}, options)
+        answers = session.inner.run(list(outputs), {INPUT: frames}, options)
     except Exception as error:
         raise UserError(
             f"{session.name}: ONNX Runtime {onnxruntime.__version__} cannot run it ({reason_of(error)}); export it"
             " again"
         ) from None
-    if not isinstance(logits, np.ndarray) or logits.ndim != 2 or len(logits) != len(frames):
-        shape = list(logits.shape) if isinstance(logits, np.ndarray) else "no array"
-        raise UserError(
-            f"{session.name}: its {OUTPUT} of {pluralise(len(frames), 'image')} have the shape {shape}, not one row"
-            " per image;"
-            " export it again"
-        )
-    return logits
+    for name, answer in zip(outputs, answers, strict=True):
+        axes = {MAPS: 4, UNLIKE: 1}.get(name, 2)
+        if not isinstance(answer, np.ndarray) or answer.ndim != axes or len(answer) != len(frames):
+            shape = list(answer.shape) if isinstance(answer, np.ndarray) else "no array"
+            raise UserError(
+                f"{session.name}: its {name} of {pluralise(len(frames), 'image')} have the shape {shape}, not one row"
+                " per image;"
+                " export it again"
+            )
+    return dict(zip(outputs, answers, strict=True))
 
 
 def reason_of(error: Exception) -> str:

@@ -86,6 +86,9 @@ def describe(bundle: Bundle) -> dict[str, object]:
         "fit": bundle.fit,
         "file": ExportFolder(Path()).onnx.name,
         "sha256": bundle.sha256,
+        "slopes": [float(slope) for slope in bundle.calibration.slopes or [1.0] * len(bundle.labels)],
+        "intercepts": [float(each) for each in bundle.calibration.intercepts or [0.0] * len(bundle.labels)],
+        "scale": [bundle.map_scale.get(label, 0.0) for label in bundle.labels],
         "points": [
             {"name": str(point), "thresholds": [point.thresholds[label] for label in bundle.labels]}
             for point in bundle.points

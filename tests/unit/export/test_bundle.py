@@ -44,7 +44,7 @@ def test_the_folder_is_complete(exported):
 
 def test_the_bundle_tells_a_device_what_it_must_know(exported, source):
     bundle, config = read_json(exported / "bundle.json"), read_json(source / "config.json")
-    assert bundle["bundle_version"] == 1
+    assert bundle["bundle_version"] == 2
     assert bundle["name"] == "tiny-kd-0"
     assert bundle["task"] == "multilabel"
     assert bundle["labels"] == config["labels"]

@@ -25,12 +25,15 @@ def shape(value: onnx.ValueInfoProto) -> list:
     return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
-def test_the_graph_takes_pixels_and_gives_logits(graph):
-    (image,), (logits,) = graph.graph.input, graph.graph.output
+def test_the_graph_takes_pixels_and_gives_logits_probabilities_and_maps(graph):
+    (image,), (logits, probabilities, maps, largest) = graph.graph.input, graph.graph.output
     assert (image.name, shape(image)) == ("image", ["batch", 1, 32, 32])
     assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert (logits.name, shape(logits)) == ("logits", ["batch", 3])
-    assert logits.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert (probabilities.name, shape(probabilities)) == ("probabilities", ["batch", 3])
+    assert (maps.name, shape(maps)) == ("saliency_map", ["batch", 3, 1, 1])
+    assert (largest.name, shape(largest)) == ("saliency_max", ["batch", 3])
+    assert {port.type.tensor_type.elem_type for port in graph.graph.output} == {onnx.TensorProto.FLOAT}
     assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", 18)]
 
 
@@ -61,7 +64,7 @@ def test_logits_are_those_of_the_network_on_independently_normalised_pixels(expo
     with torch.no_grad():
         expected = classifier.backbone(torch.from_numpy(((colour - mean) / std).astype(np.float32))).numpy()
     session = onnxruntime.InferenceSession(exported / "model.onnx", providers=["CPUExecutionProvider"])
-    (logits,) = session.run(None, {"image": images[:batch]})
+    (logits,) = session.run(["logits"], {"image": images[:batch]})
     assert logits.dtype == np.float32
     assert logits.shape == (batch, 3)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)

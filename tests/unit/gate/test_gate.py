@@ -9,6 +9,7 @@ from medistill.gate.facts import Shipped
 from medistill.gate.settings import Promote
 from medistill.records.export import Parity
 from medistill.records.gate import CandidateFacts, Release
+from tests import filled
 
 RULES = Promote(
     max_params=8_000_000,
@@ -39,7 +40,7 @@ GOOD = CandidateFacts(
     params=4_732_838,
     macs=290_000_000,
     onnx_mb=19.0,
-    parity=Parity(images=32, max_abs_logit_difference=2e-6, largest_logit=1.0, limit=1e-4, passed=True),
+    parity=filled.parity(max_abs_logit_difference=2e-6),
     validation=VALIDATION,
     distilled=True,
     has_baseline=True,

@@ -77,15 +77,20 @@ def make_bundle(tmp_path) -> Callable[..., Path]:
         **keys,
     ) -> Path:
         folder = tmp_path / "exports" / folder_name
+        labels = len(keys.get("labels") or LABELS)
         folder.mkdir(parents=True)
         content = content or linear_model(slope or [4.0, -4.0, 0.0], offset or [-2.0, 1.0, 0.5], size=8, batch=batch)
         (folder / "model.onnx").write_bytes(content)
         bundle = {
-            "bundle_version": 1,
+            "bundle_version": 2,
             "name": folder_name,
             "task": "multilabel",
             "labels": LABELS,
             "preprocessing": {"image_size": 8, "channels": 1, "fit": "squash", "mean": [0] * 3, "std": [1] * 3},
+            "operating_points": [],
+            "calibration": {"slopes": [1.0] * labels, "intercepts": [0.0] * labels},
+            "test_auroc": {},
+            "map_scale": {},
             "file": "model.onnx",
             "sha256": hashlib.sha256(content).hexdigest(),
         }

@@ -127,7 +127,7 @@ def test_a_model_that_cannot_be_used_is_one_line(make_bundle, grey, tmp_path):
         tmp_path / "nowhere": "no such folder",
         tmp_path: "bundle.json is missing",
         damaged: "model.onnx: damaged",
-        make_bundle("newer", bundle_version=2): "bundle.json: version 2, but this medistill reads version 1",
+        make_bundle("newer", bundle_version=3): "bundle.json: version 3, but this medistill reads version 2",
     }
     for folder, message in cases.items():
         done = predict(grey(0), "--model", folder, "--json")

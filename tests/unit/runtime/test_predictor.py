@@ -137,9 +137,9 @@ def test_a_folder_that_is_no_model(tmp_path):
         Predictor(tmp_path)
 
 
-@pytest.mark.parametrize("version", [2, "1", None])
+@pytest.mark.parametrize("version", [1, 3, "2", None])
 def test_a_bundle_of_another_version(make_bundle, version):
-    with pytest.raises(UserError, match=rf"bundle\.json: version {version}, but this medistill reads version 1"):
+    with pytest.raises(UserError, match=rf"bundle\.json: version {version}, but this medistill reads version 2"):
         Predictor(make_bundle(bundle_version=version))
 
 
@@ -233,14 +233,15 @@ def test_thresholds_are_there_to_be_used_and_an_older_bundle_has_none(make_bundl
     assert Predictor(make_bundle("old-kd-0")).bundle.points == ()
 
 
-def test_a_calibration_is_there_to_be_used_and_changes_no_prediction(make_bundle, grey):
-    plain, given = Predictor(make_bundle("old-kd-0")), {"slopes": [0.5, 1.0, 2.0], "intercepts": [0.0, -1.0, 1.0]}
+def test_probabilities_are_calibrated(make_bundle, grey):
+    given = {"slopes": [0.5, 1.0, 2.0], "intercepts": [0.0, -1.0, 1.0]}
     calibrated = Predictor(make_bundle(calibration=given))
-    assert plain.bundle.calibration is None
     calibration = calibrated.bundle.calibration
     assert (calibration.slopes, calibration.intercepts) == (given["slopes"], given["intercepts"])
-    (before,), (after,) = (list(each.predict([grey(255)])) for each in (plain, calibrated))
-    assert before.probabilities == after.probabilities
+    (answer,) = calibrated.predict([grey(255)])  # logits by hand: 2, -3, 0.5
+    expected = [1 / (1 + math.exp(-z)) for z in (0.5 * 2, -3 - 1, 2 * 0.5 + 1)]
+    assert list(answer.probabilities.values()) == pytest.approx(expected, abs=1e-6)
+    np.testing.assert_allclose(calibrated.logits(np.full((1, 1, 8, 8), 255, np.uint8)), [[2, -3, 0.5]], atol=1e-6)
     with pytest.raises(UserError, match=r"bundle\.json: calibration has another number of labels"):
         Predictor(make_bundle("other-kd-0", calibration={"slopes": [1.0], "intercepts": [0.0]}))
 

@@ -256,8 +256,8 @@ BUNDLES = {
     "an endless number": ('{"bundle_version": 1' + "0" * 5000 + "}", r"not valid JSON|version 10000"),
     "a number beyond all": ('{"bundle_version": 1e999}', r"version inf, but this medistill reads"),
     "true for one": ('{"bundle_version": true}', r"version True, but this medistill reads"),
-    "a key twice": ('{"bundle_version": 1, "name": "a", "name": "b"}', r"the key 'name' is there twice"),
-    "no number": ('{"bundle_version": 1, "name": NaN}', r"NaN is not a number in JSON"),
+    "a key twice": ('{"bundle_version": 2, "name": "a", "name": "b"}', r"the key 'name' is there twice"),
+    "no number": ('{"bundle_version": 2, "name": NaN}', r"NaN is not a number in JSON"),
     "other bytes": (b"\xff\xfe{\x00}\x00", r"not valid JSON"),
     "Latin-1": ('{"name": "Röntgen"}'.encode("latin-1"), r"not valid JSON"),
 }

@@ -17,7 +17,10 @@ POINTS = [{"kind": "sensitivity", "promised": 0.9, "thresholds": {"Nodule": None
 
 def test_the_page_knows_its_model(make_bundle, packages):
     licenses = [{"license": "MIT", "what": "data films", "path": []}, {"license": None, "what": "weights", "path": []}]
-    folder = make_bundle(operating_points=POINTS, test_auroc={"Mass": 0.75, "Nodule": 0.85}, licenses=licenses)
+    calibration = {"slopes": [0.5, 1.0, 2.0], "intercepts": [0.0, -1.0, 1.0]}
+    scale = {"Effusion": 0.5, "Mass": 0.0, "Nodule": 2.0}
+    keys = {"operating_points": POINTS, "test_auroc": {"Mass": 0.75, "Nodule": 0.85}, "calibration": calibration}
+    folder = make_bundle(licenses=licenses, map_scale=scale, **keys)
     web = build(folder, packages)
     card = json.loads((web / "model.json").read_text())
     assert card == {
@@ -30,6 +33,9 @@ def test_the_page_knows_its_model(make_bundle, packages):
         "fit": "squash",
         "file": "model.onnx",
         "sha256": hashlib.sha256((web / "model.onnx").read_bytes()).hexdigest(),
+        "slopes": [0.5, 1.0, 2.0],
+        "intercepts": [0.0, -1.0, 1.0],
+        "scale": [0.5, 0.0, 2.0],
         "points": [{"name": "sensitivity 0.9", "thresholds": [0.5, 0.25, None]}],
         "data": ["films"],
         "auroc": {"mean": pytest.approx(0.8), "labels": 2},
@@ -37,7 +43,7 @@ def test_the_page_knows_its_model(make_bundle, packages):
     assert (web / "model.onnx").read_bytes() == (folder / "model.onnx").read_bytes()
 
 
-def test_a_model_of_an_older_medistill_has_a_page_without_thresholds(make_bundle, packages):
+def test_a_model_without_thresholds_has_a_page(make_bundle, packages):
     card = json.loads((build(make_bundle(), packages) / "model.json").read_text())
     assert (card["points"], card["data"], card["auroc"]) == ([], [], None)
 

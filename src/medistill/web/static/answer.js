@@ -60,8 +60,8 @@ export class AnswerPane {
     element("answer").classList.toggle("dimmed", isUnlike);
     element("warning").hidden = !isUnlike;
     element("warning").textContent = isUnlike
-      ? `This image is unlike those that the model was trained on, ${unlike.toFixed(1)} times as far from them as ` +
-        "the limit. What is said of it below may mean nothing."
+      ? `This image is unlike those that the model was trained on: its score is ${unlike.toFixed(1)}, the limit 1. ` +
+        "What is said of it below may mean nothing."
       : "";
   }
 
@@ -100,7 +100,7 @@ export class AnswerPane {
     const label = Number(chosen);
     const isCalled = this.called(probabilities).includes(labels[label]);
     const peak = peakOf(maps, label);
-    const top = Math.max(...labels.map((_, i) => peakOf(maps, i)));
+    const top = this.#card.scale[label];
     drawHeat(element("heat"), maps, label, top, isCalled, size);
     element("heat-legend").textContent = heatLegend(labels[label], isCalled, peak, top);
   }
@@ -129,8 +129,8 @@ export class AnswerPane {
 }
 
 function heatLegend(label, isCalled, peak, top) {
-  if (peak <= 0) return `No place speaks for ${label}.`;
-  const share = `${Math.round((100 * peak) / top)} % of the strongest evidence for any label in this image`;
+  if (peak <= 0 || top <= 0) return `No place speaks for ${label}.`;
+  const share = `${Math.round((100 * peak) / top)} % of the strongest evidence for it in the model's validation images`;
   return isCalled
     ? `Violet to yellow: evidence for ${label}; its peak has ${share}.`
     : `Blue, as ${label} is not called: what speaks for it; its peak has ${share}.`;

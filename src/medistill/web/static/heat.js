@@ -1,4 +1,4 @@
-/** The heat map of one label over the picture: on one scale for all labels of an image, an absent label never red. */
+/** The heat map of one label over the picture: on one scale for all images of a label, an absent label never red. */
 
 /** Colours of matplotlib's inferno from 0.3 on, as the gallery of `explain` has them, and of a blue, from no evidence to the most. */
 const CALLED = [
@@ -29,7 +29,7 @@ export function peakOf({ data, height, width }, label) {
  * @param {HTMLCanvasElement} canvas
  * @param {{data: Float32Array, height: number, width: number}} maps (labels, height, width)
  * @param {number} label whose map is drawn
- * @param {number} top the value of the strongest colour: the largest of all labels of the image
+ * @param {number} top the value of the strongest colour: the label's own in the bundle (map_scale), the same for all images
  * @param {boolean} isCalled red where the label is called, else blue
  */
 export function drawHeat(canvas, maps, label, top, isCalled, size) {

@@ -29,7 +29,7 @@ export class Model {
    *   none.
    */
   async answer(frame) {
-    const { size, channels, labels, task } = this.#card;
+    const { size, channels, labels, task, slopes, intercepts } = this.#card;
     const image = new ort.Tensor("uint8", frame, [1, channels, size, size]);
     const outputs = await this.#session.run({ image });
     const logits = Array.from(outputs.logits.data);
@@ -39,7 +39,8 @@ export class Model {
     if (logits.length !== labels.length) throw new Error(`${logits.length} logits for ${labels.length} labels`);
     const wrong = logits.findIndex((logit) => !Number.isFinite(logit));
     if (wrong >= 0) throw new Error(`the model's logit for ${labels[wrong]} is ${logits[wrong]}`);
-    return { probabilities: task === "multiclass" ? softmax(logits) : logits.map(sigmoid), maps, unlike };
+    const calibrated = logits.map((logit, i) => slopes[i] * logit + intercepts[i]);
+    return { probabilities: task === "multiclass" ? softmax(calibrated) : calibrated.map(sigmoid), maps, unlike };
   }
 }
 

@@ -54,6 +54,7 @@ ELSEWHERE = {
     "source .venv/bin/activate": ("tests/e2e/conftest.py", '"PATH"'),
     "make results": ("Makefile", "\nresults:"),
     "make web": ("Makefile", "\nweb:"),
+    "medistill web exports/<student>": ("tests/unit/web/test_serve.py", '"web"'),
 }
 """A command that is not typed here, a file that runs or explains it, and a text in that file."""
 

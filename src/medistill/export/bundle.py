@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from medistill.checksums import TRAIN_AGAIN, checksums, what_to_run, write_record
 from medistill.data.dataset import Dataset
@@ -32,7 +33,7 @@ from medistill.records.licenses import Ancestor
 from medistill.records.models import ModelRecord, TrainingMetrics
 from medistill.report.applied_card import applied_model_card
 from medistill.report.card import model_card
-from medistill.runtime.bundle import LARGEST, Bundle, CalledAt, content
+from medistill.runtime.bundle import LARGEST, MAPS, Bundle, CalledAt, content
 from medistill.runtime.session import open_session, run_all
 from medistill.stress.unlike import Unlike
 from medistill.task import Calibration
@@ -68,7 +69,7 @@ def export_model(
 
     Args:
         source: a model folder.
-        dataset: the ingested data; its validation images prove parity.
+        dataset: the ingested data; images of test, of validation where there is no test, prove parity.
         target: the folder to write; an older one is replaced.
         settings: the section `export` of params.yaml.
         ancestors: what the model descends from, for card and bundle; None: not recorded.
@@ -89,7 +90,8 @@ def export_model(
                 f"{trained.config}: trained with {key} {theirs}, but {dataset.folder} has {ours}; {TRAIN_AGAIN} (dvc"
                 " repro)"
             )
-    images = _spread(dataset, settings.parity_images)
+    rows = _spread(dataset, "test" if (dataset.manifest["split"] == "test").any() else "val", settings.parity_images)
+    images = dataset.images(rows)
     measured = _measured(trained, dataset, "val")
     validation = Validation(measured.answers)
     points = [CalledAt(*point, at) for point, at in thresholds_of(validation).items()]
@@ -101,16 +103,18 @@ def export_model(
         calibration = validation.calibration
         merged, opset = deployed(classifier), settings.opset
         batch_size = export_onnx(merged, files.onnx, opset=opset, calibration=calibration, unlike=unlike)
-        parity = measure_parity(classifier, files.onnx, images, calibration, unlike)
+        targets = dataset.targets(rows)
+        parity = measure_parity(classifier, files.onnx, images, calibration=calibration, unlike=unlike, targets=targets)
         parity = parity.model_copy(update={"maps": _explained(classifier, files, images, opset)})
         latency = measure_latency(files.onnx, images[0], runs=settings.latency_runs, threads=settings.threads)
         parity.write(files.parity)
         shutil.copyfile(trained.train_ids, files.train_ids)
-        card = model_card(record, figures, dataset, points, batch_size, ancestors, parity.has_maps)
+        card = model_card(record, figures, dataset, points, batch_size, ancestors, MAPS in parity.outputs)
         files.card.write_text(card, encoding="utf-8")
         files.applied_card.write_text(applied_model_card(record, figures, dataset, ancestors), encoding="utf-8")
         own = _test_auroc(trained, dataset)
-        scale = _map_scale(files.onnx, images, record.labels)
+        shown = dataset.images(_spread(dataset, "val", settings.parity_images))
+        scale = _map_scale(files.onnx, shown, record.labels)
         bundle = bundle_content(record, files, batch_size, ancestors, points, calibration, own, scale)
         bundle |= {"files": checksums(folder.iterdir(), folder)}
         write_record(files.bundle, bundle)
@@ -222,8 +226,8 @@ def _figures(measured: Measured) -> dict[str, float]:
     return {f"val_{key}": float(value) for key, value in values.items() if not np.isnan(value)}
 
 
-def _spread(dataset: Dataset, count: int) -> np.ndarray:
-    """Pixels, uint8 (N, C, S, S), of `count` validation images spread evenly over the split, or of all of them."""
-    rows = dataset.split("val")
+def _spread(dataset: Dataset, split: str, count: int) -> pd.DataFrame:
+    """Rows of `count` images spread evenly over a split, or of all of them."""
+    rows = dataset.split(split)
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
-    return dataset.images(rows.iloc[chosen])
+    return rows.iloc[chosen]

@@ -1,121 +1,139 @@
-"""Parity: whether the exported file answers as the network does."""
+"""Parity: whether the exported file gives what the network gives, its maps by autograd."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medistill.export.tolerance import MAP_LIMIT, PROBABILITY_LIMIT, UNLIKE_LIMIT, parity_limit
+from medistill.export.tolerance import MAP_LIMIT, PROBABILITY_LIMIT, UNLIKE_LIMIT, auroc_limit, parity_limit
+from medistill.metrics.intervals import Numbers
+from medistill.metrics.ranking import auroc
 from medistill.models.classifier import Classifier
 from medistill.models.heads import class_maps_by_autograd
-from medistill.records.export import Parity
+from medistill.records.export import Checked, Parity
 from medistill.runtime.bundle import LARGEST, LOGITS, MAPS, PROBABILITIES, UNLIKE
-from medistill.runtime.session import Session, open_session, run_all
+from medistill.runtime.session import open_session, run_all
 from medistill.stress.tap import forward_tapped
 from medistill.stress.unlike import Unlike
 from medistill.task import Calibration, Task
 from medistill.views import render_plain
 
-Numbers = NDArray[np.floating]
+BATCH = 7
+"""Images at a time, after each has been answered alone."""
 
-BATCHES = (1, 7)
-"""Images at a time: a graph may hold for one number of them alone."""
+Answers = Mapping[str, NDArray[Any]]
 
 
 def measure_parity(
     classifier: Classifier,
     model: Path,
     images: np.ndarray,
+    *,
     calibration: Calibration | None = None,
     unlike: Unlike | None = None,
+    targets: Numbers | None = None,
 ) -> Parity:
-    """Compare ONNX Runtime with torch on the same pixels: one image at a time, some, and all at once.
+    """Compare ONNX Runtime with torch on the same pixels, one image at a time and seven at a time.
 
     Args:
-        classifier: the network in evaluation mode, as it was trained.
+        classifier: the network in evaluation mode.
         model: its ONNX file.
         images: uint8 (N, C, S, S), N ≥ 1.
-        calibration: that of the file's probabilities; None: there is none.
-        unlike: that of the file's scores; None: it has none.
+        calibration, unlike: that the file was written with; None: none.
+        targets: (N, L), 1, 0 or NaN where unknown; None: AUROCs are not compared.
 
     Returns:
-        The largest differences over images, labels and all batch sizes: of logits with a limit that grows with the
-        largest of them; of probabilities, against `Calibration` in float64; of maps, against Grad-CAM by autograd, as a
-        share of the map's largest value; of scores, against `Unlike.scores` in float64, as a share of 1 or of the score
-        if that is more. Undefined where either side gives a number that is not finite.
+        The largest difference of each output over images, labels and both batch sizes, undefined where ONNX Runtime or
+        torch gives a number that is not finite, or the file lacks the output; and its limit. Maps are held against
+        Grad-CAM by autograd, probabilities and scores against numpy in float64.
     """
-    expected, maps = _by_torch(classifier, images)
     session = open_session(model.read_bytes(), name=str(model))
-    given = [_in_batches(session, images, size) for size in (*BATCHES, len(images))]
-    calibration = calibration or Calibration(Task(classifier.config["task"]))
-    logits = _largest(answers[LOGITS] - expected for answers in given)
-    largest = float(np.abs(expected).max())
-    limit = parity_limit(largest if logits is not None else None)
-    probabilities = _largest(answers[PROBABILITIES] - calibration.probabilities(expected) for answers in given)
-    has_maps, shares, empty = MAPS in session.outputs, None, None
-    if has_maps and maps.size:
-        peaks = maps.max((2, 3))
-        empty = int((peaks == 0).sum())
-        scale = np.where(peaks > 0, peaks, 1.0)  # where it must be zero everywhere, any other value counts as it is
-        shares = _largest(
-            difference / (scale[:, :, None, None] if difference.ndim == 4 else scale)
-            for answers in given
-            for difference in (answers[MAPS] - maps, answers[LARGEST] - peaks)
+    expected = _expected(classifier, images, calibration, unlike)
+    known = [name for name in session.outputs if name in expected]
+    both = [
+        _concatenated([run_all(session, images[at : at + size], known) for at in range(0, len(images), size)])
+        for size in (1, BATCH)
+    ]
+    difference, largest = _difference(both, expected, LOGITS), _finite(np.abs(expected[LOGITS]).max())
+    limit = parity_limit(largest if difference is not None else None)
+    outputs = {PROBABILITIES: Checked(difference=_difference(both, expected, PROBABILITIES), limit=PROBABILITY_LIMIT)}
+    if MAPS in expected:
+        scale = _scale(expected)
+        outputs[MAPS] = Checked(
+            difference=_difference(both, expected, MAPS, scale[:, None, None]),
+            limit=MAP_LIMIT,
+            zero_maps=int((expected[LARGEST] == 0).sum()),
         )
-    scores = None if unlike is None else _scores(classifier, images, unlike)
-    unlikely = None if scores is None else _largest((answers[UNLIKE] - scores) / scores.clip(1) for answers in given)
+        outputs[LARGEST] = Checked(difference=_difference(both, expected, LARGEST, scale), limit=MAP_LIMIT)
+    if unlike is not None:
+        scores = _difference(both, expected, UNLIKE, expected[UNLIKE].clip(1))
+        outputs[UNLIKE] = Checked(difference=scores, limit=UNLIKE_LIMIT)
+    if targets is not None and difference is not None:
+        outputs |= _aurocs(both, expected, targets)
     return Parity(
         images=len(images),
-        max_abs_logit_difference=logits,
-        largest_logit=None if logits is None else largest,
+        max_abs_logit_difference=difference,
+        largest_logit=largest if difference is not None else None,
         limit=limit,
-        max_abs_probability_difference=probabilities,
-        has_maps=has_maps,
-        max_relative_map_difference=shares,
-        empty_maps=empty,
-        max_relative_unlike_difference=unlikely,
-        passed=_within(logits, limit)
-        and _within(probabilities, PROBABILITY_LIMIT)
-        and (_within(shares, MAP_LIMIT) if maps.size else not has_maps)
-        and (unlike is None or _within(unlikely, UNLIKE_LIMIT)),
+        outputs=outputs,
+        passed=difference is not None and difference <= limit and all(one.passed for one in outputs.values()),
     )
 
 
-def _by_torch(classifier: Classifier, images: np.ndarray) -> tuple[Numbers, Numbers]:
-    """Logits (N, L), and Grad-CAM of all labels (N, L, h, w) by autograd; without a map, an empty array."""
+def _expected(
+    classifier: Classifier, images: np.ndarray, calibration: Calibration | None, unlike: Unlike | None
+) -> dict[str, NDArray[Any]]:
+    """What torch and numpy give, by the name of the output; `signed`: maps before their ReLU."""
+    pixels = render_plain(torch.from_numpy(images))
     with torch.no_grad():
-        features = classifier.features(render_plain(torch.from_numpy(images)))
-        if features.dim() != 4 or classifier.closed_head() is None:
-            return classifier.classify(features).numpy(), np.empty(0)
-    features = features.detach().requires_grad_()
+        features = classifier.features(pixels)
     with torch.enable_grad():
-        logits = classifier.classify(features)
-        labels = torch.arange(logits.shape[1]).expand(len(logits), -1)
-        with torch.no_grad():
-            maps = class_maps_by_autograd(logits, features, labels).relu()
-    return logits.detach().numpy(), maps.numpy()
+        logits = classifier.classify(features.requires_grad_())
+    answers = {LOGITS: logits.detach().numpy()}
+    calibration = calibration or Calibration(Task(classifier.config["task"]))
+    answers[PROBABILITIES] = calibration.probabilities(answers[LOGITS])
+    with torch.no_grad():
+        if classifier.closed_head() is not None:
+            labels = torch.arange(logits.shape[1]).expand(len(images), -1)
+            answers["signed"] = class_maps_by_autograd(logits, features, labels).numpy()
+            answers[MAPS] = np.maximum(answers["signed"], 0)
+            answers[LARGEST] = answers[MAPS].max((2, 3))
+        if unlike is not None:
+            answers[UNLIKE] = unlike.scores(forward_tapped(classifier, pixels)[2].numpy())
+    return answers
 
 
-@torch.inference_mode()
-def _scores(classifier: Classifier, images: np.ndarray, unlike: Unlike) -> Numbers:
-    """The scores of `unlike` (N,), in float64 from torch's features."""
-    return unlike.scores(forward_tapped(classifier, render_plain(torch.from_numpy(images)))[2].numpy())
+def _scale(expected: Answers) -> NDArray[Any]:
+    """By what a label's maps are measured, (L,): its largest value; before the ReLU where that leaves nothing."""
+    largest, signed = expected[LARGEST].max(0), np.abs(expected["signed"]).max((0, 2, 3))
+    return np.where(largest > 0, largest, np.where(signed > 0, signed, 1))
 
 
-def _in_batches(session: Session, images: np.ndarray, size: int) -> dict[str, np.ndarray]:
-    parts = [
-        run_all(session, images[start : start + size], list(session.outputs)) for start in range(0, len(images), size)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in session.outputs}
+def _difference(both: Sequence[Answers], expected: Answers, name: str, scale: Any = 1.0) -> float | None:
+    """The largest difference of an output; None where it is not there, or a number is not finite: NaN must not pass."""
+    if any(name not in answers for answers in both):
+        return None
+    return _finite(max(np.abs((answers[name] - expected[name]) / scale).max() for answers in both))
 
 
-def _largest(differences: Iterable[Numbers]) -> float | None:
-    """The largest absolute value of all, or None where one is not finite."""
-    largest = np.array([np.abs(each).max() for each in differences])
-    return float(largest.max()) if np.isfinite(largest).all() else None
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
-def _within(difference: float | None, limit: float) -> bool:
-    return difference is not None and difference <= limit
+def _concatenated(parts: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _aurocs(both: Sequence[Answers], expected: Answers, targets: Numbers) -> dict[str, Checked]:
+    """The AUROC of logits, for the label whose differs most by its limit; nothing where no label has both answers."""
+    found = []
+    for k, column in enumerate(targets.T):
+        positives, negatives = int((column == 1).sum()), int((column == 0).sum())
+        if positives and negatives:
+            right = auroc(column, expected[LOGITS][:, k])
+            difference = max(abs(auroc(column, answers[LOGITS][:, k]) - right) for answers in both)
+            found.append(Checked(difference=difference, limit=auroc_limit(positives, negatives)))
+    return {"auroc": max(found, key=lambda one: (one.difference or 0.0) / one.limit)} if found else {}

@@ -1,16 +1,19 @@
-"""How far answers of an exported file may be from those of its network."""
+"""How far outputs of an exported file may be from those of its network."""
 
 PARITY_ABSOLUTE, PARITY_RELATIVE = 1e-4, 1e-5
 """Largest difference between a logit of ONNX Runtime and of torch: this much, or this share of the largest logit."""
 
 PROBABILITY_LIMIT = 1e-5
-"""Largest difference between a probability of ONNX Runtime and of torch, both calibrated."""
+"""Largest difference between probabilities."""
 
 MAP_LIMIT = 1e-4
-"""Largest difference between maps of ONNX Runtime and of torch, as a share of the map's largest value."""
+"""Largest difference between maps, as a share of the label's largest value over the images that are compared."""
 
 UNLIKE_LIMIT = 1e-3
 """Largest difference between scores of `unlike`, as a share of the score, or of its threshold of 1 if that is more."""
+
+AUROC_LIMIT = 1e-5
+"""Largest difference between AUROCs, where two pairs of images out of order are not more."""
 
 
 def parity_limit(largest_logit: float | None) -> float:
@@ -20,3 +23,8 @@ def parity_limit(largest_logit: float | None) -> float:
         largest_logit: by its absolute value; None where it is unknown or not finite.
     """
     return max(PARITY_ABSOLUTE, PARITY_RELATIVE * abs(largest_logit or 0.0))
+
+
+def auroc_limit(positives: int, negatives: int) -> float:
+    """How far the AUROC of one label may differ: rounding may turn a pair of images around, or make a tie of it."""
+    return max(AUROC_LIMIT, 2 / (positives * negatives))

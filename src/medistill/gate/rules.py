@@ -252,9 +252,15 @@ def _parity(case: GateCase) -> Judgement:
         return Judgement(Outcome.FAILED, reason, None, limit)
     relation = "within" if difference <= limit else "above"
     reason = f"a logit of ONNX Runtime and torch differs by {difference:.1e} at most, {relation} {limit:.1e}"
-    if difference <= limit and not parity.passed:
-        reason = f"{reason}, but parity.json does not say passed: true; probabilities, maps or scores may differ"
+    wrong = [(name, one) for name, one in parity.outputs.items() if not one.passed]
+    if difference <= limit and wrong:
+        name, one = wrong[0]
+        found = "is not finite" if finite(one.difference) is None else f"differs by {one.difference:.1e}"
+        more = f", above {one.limit:.1e}" if finite(one.difference) is not None else ""
+        reason = f"{name} of ONNX Runtime and torch {found}{more} (parity.json)"
         return Judgement(Outcome.FAILED, reason, difference, limit)
+    if difference <= limit and not parity.passed:
+        return Judgement(Outcome.FAILED, f"{reason}, but parity.json does not say passed: true", difference, limit)
     return _passed(difference <= limit, reason, difference, limit)
 
 

@@ -20,6 +20,27 @@ class MapParity(Content):
     passed: bool
 
 
+class Checked(Content):
+    """How far an output is from what the network gives.
+
+    Attributes:
+        difference: the largest over images and labels: of probabilities as they are, of maps as a share of the label's
+            largest value, of scores as a share of 1 or of the score if that is more; None where it is not finite, or
+            the file does not give it.
+        limit: how large it may be.
+        zero_maps: of maps, how many are zero everywhere.
+    """
+
+    difference: float | None
+    limit: float
+    zero_maps: int | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is within the limit."""
+        return self.difference is not None and self.difference <= self.limit
+
+
 class Parity(Plain):
     """parity.json: how far the answers of ONNX Runtime are from torch's.
 
@@ -28,14 +49,8 @@ class Parity(Plain):
         max_abs_logit_difference: over these images and all labels; None where it is not finite.
         largest_logit: torch's largest, absolute.
         limit: how large the difference of logits may be.
-        max_abs_probability_difference: of calibrated probabilities; None where it is not finite.
-        has_maps: whether the file gives maps.
-        max_relative_map_difference: of maps from Grad-CAM by autograd, as a share of each map's largest value; None
-            where it is not finite, or there are no maps.
-        empty_maps: how many of the maps are 0 everywhere, and must be; None: there are no maps.
-        max_relative_unlike_difference: of the scores of `unlike`, as a share of them, or of 1 if that is more; None
-            where it is not finite, or there are none.
-        passed: whether all these differences are within their limits, see `export.tolerance`.
+        outputs: what else was compared: outputs by name, and the AUROC of the label that differs most by its limit.
+        passed: whether logits and all outputs are within their limits, see `export.tolerance`.
         maps: of model.explain.onnx; None of a network that cannot have it.
     """
 
@@ -43,17 +58,13 @@ class Parity(Plain):
     max_abs_logit_difference: float | None
     largest_logit: float | None
     limit: float
-    max_abs_probability_difference: float | None
-    has_maps: bool
-    max_relative_map_difference: float | None
-    empty_maps: int | None
-    max_relative_unlike_difference: float | None
+    outputs: dict[str, Checked] = {}
     passed: bool
     maps: MapParity | None = None
 
 
 class Latency(Record):
-    """latency.json: how long one prediction took, from decoded pixels to logits.
+    """latency.json: how long one prediction took, from decoded pixels to all outputs.
 
     Attributes:
         runtime, version: what ran the network.
@@ -62,6 +73,7 @@ class Latency(Record):
         batch: images at once.
         runs: predictions that were timed.
         p50_ms, p95_ms: percentiles in milliseconds.
+        p50_ms_without_maps, p95_ms_without_maps: of the same graph without maps; None where it has none.
         onnx_mb: size of the ONNX file in 10^6 bytes.
     """
 
@@ -73,6 +85,8 @@ class Latency(Record):
     runs: int
     p50_ms: float
     p95_ms: float
+    p50_ms_without_maps: float | None = None
+    p95_ms_without_maps: float | None = None
     onnx_mb: float
 
 

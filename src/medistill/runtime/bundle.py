@@ -81,7 +81,7 @@ class Bundle:
         data: titles of the data sets that it descends from; empty where they are not recorded.
         explain: path of the ONNX file with finer heat maps; None where there is none.
         explain_sha256: its checksum, hex.
-        map_scale: of each label, the largest value of its heat maps on the images that proved parity, so that maps of
+        map_scale: of each label, the largest value of its heat maps on some validation images, so that maps of
             several images are shown on one scale; empty where the file gives no maps.
     """
 

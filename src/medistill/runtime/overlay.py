@@ -51,7 +51,7 @@ class HeatMaps:
     """A folder of heat maps: one PNG file for each label that is called on an image.
 
     A label that is not called has none, so that no map speaks of what the model does not. All maps of a label have one
-    scale, from 0 to the largest value on the images that proved parity: a faint map means little evidence.
+    scale, from 0 to the largest value on some validation images: a faint map means little evidence.
     """
 
     def __init__(self, folder: Path, bundle: Bundle, point: CalledAt) -> None:

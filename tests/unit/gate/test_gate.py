@@ -7,7 +7,7 @@ import pytest
 from medistill.gate import rules as gate
 from medistill.gate.facts import Shipped
 from medistill.gate.settings import Promote
-from medistill.records.export import Parity
+from medistill.records.export import Checked, Parity
 from medistill.records.gate import CandidateFacts, Release
 from tests import filled
 
@@ -91,6 +91,12 @@ def test_a_good_candidate_passes_every_rule():
         ("require_parity", {"parity": parity(passed=False)}, "passed"),
         ("require_parity", {"parity": parity(max_abs_logit_difference=1.1e-4)}, "1.1e-04"),
         ("require_parity", {"parity": parity(max_abs_logit_difference=None)}, "not finite"),
+        (
+            "require_parity",
+            {"parity": parity(outputs={"saliency_map": Checked(difference=2e-4, limit=1e-4)})},
+            "2.0e-04",
+        ),
+        ("require_parity", {"parity": parity(outputs={"auroc": Checked(difference=None, limit=1e-4)})}, "not finite"),
     ],
 )
 def test_each_rule_refuses_and_says_why(rule, changes, number):

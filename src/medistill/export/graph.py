@@ -51,11 +51,12 @@ class DeviceModel(nn.Module):
             image unlike those of the training.
         """
         if self.unlike is None:
-            features = self.classifier.features(render_plain(image))
-            logits, known = self.classifier.classify(features), []
+            features, known = self.classifier.features(render_plain(image)), []
         else:
-            logits, features, tapped = forward_tapped(self.classifier, render_plain(image))
+            _, features, tapped = forward_tapped(self.classifier, render_plain(image))
             known = [self.unlike(tapped)]
+        # By the head that makes the maps, so that a runtime sees that both have the same hidden layers.
+        logits = self.head.logits(features.mean((2, 3))) if self.head else self.classifier.classify(features)
         calibrated = logits * self.slopes + self.intercepts
         probabilities = calibrated.softmax(1) if self.exclusive else calibrated.sigmoid()
         if self.head is None:

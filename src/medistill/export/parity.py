@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medistill.export.tolerance import MAP_LIMIT, PROBABILITY_LIMIT, UNLIKE_LIMIT, auroc_limit, parity_limit
+from medistill.export.tolerance import MAP_LIMIT, UNLIKE_LIMIT, auroc_limit, parity_limit, probability_limit
 from medistill.metrics.intervals import Numbers
 from medistill.metrics.ranking import auroc
 from medistill.models.classifier import Classifier
@@ -51,6 +51,7 @@ def measure_parity(
         Grad-CAM by autograd, probabilities and scores against numpy in float64.
     """
     session = open_session(model.read_bytes(), name=str(model))
+    calibration = calibration or Calibration(Task(classifier.config["task"]))
     expected = _expected(classifier, images, calibration, unlike)
     known = [name for name in session.outputs if name in expected]
     both = [
@@ -59,7 +60,8 @@ def measure_parity(
     ]
     difference, largest = _difference(both, expected, LOGITS), _finite(np.abs(expected[LOGITS]).max())
     limit = parity_limit(largest if difference is not None else None)
-    outputs = {PROBABILITIES: Checked(difference=_difference(both, expected, PROBABILITIES), limit=PROBABILITY_LIMIT)}
+    allowed = probability_limit(limit, max(calibration.slopes or [1.0]), exclusive=calibration.task.exclusive)
+    outputs = {PROBABILITIES: Checked(difference=_difference(both, expected, PROBABILITIES), limit=allowed)}
     if MAPS in expected:
         scale = _scale(expected)
         outputs[MAPS] = Checked(
@@ -84,7 +86,7 @@ def measure_parity(
 
 
 def _expected(
-    classifier: Classifier, images: np.ndarray, calibration: Calibration | None, unlike: Unlike | None
+    classifier: Classifier, images: np.ndarray, calibration: Calibration, unlike: Unlike | None
 ) -> dict[str, NDArray[Any]]:
     """What torch and numpy give, by the name of the output; `signed`: maps before their ReLU."""
     pixels = render_plain(torch.from_numpy(images))
@@ -93,7 +95,6 @@ def _expected(
     with torch.enable_grad():
         logits = classifier.classify(features.requires_grad_())
     answers = {LOGITS: logits.detach().numpy()}
-    calibration = calibration or Calibration(Task(classifier.config["task"]))
     answers[PROBABILITIES] = calibration.probabilities(answers[LOGITS])
     with torch.no_grad():
         if classifier.closed_head() is not None:

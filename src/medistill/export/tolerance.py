@@ -4,7 +4,7 @@ PARITY_ABSOLUTE, PARITY_RELATIVE = 1e-4, 1e-5
 """Largest difference between a logit of ONNX Runtime and of torch: this much, or this share of the largest logit."""
 
 PROBABILITY_LIMIT = 1e-5
-"""Largest difference between probabilities."""
+"""Largest difference between probabilities, where logits do not allow for more."""
 
 MAP_LIMIT = 1e-4
 """Largest difference between maps, as a share of the label's largest value over the images that are compared."""
@@ -28,3 +28,14 @@ def parity_limit(largest_logit: float | None) -> float:
 def auroc_limit(positives: int, negatives: int) -> float:
     """How far the AUROC of one label may differ: rounding may turn a pair of images around, or make a tie of it."""
     return max(AUROC_LIMIT, 2 / (positives * negatives))
+
+
+def probability_limit(logits: float, slope: float, *, exclusive: bool) -> float:
+    """How far probabilities may differ: no less than logits that may differ by so much make them.
+
+    Args:
+        logits: the limit of logits.
+        slope: the largest of the calibration.
+        exclusive: softmax, whose probabilities follow logits twice as steeply at most as a sigmoid's do.
+    """
+    return max(PROBABILITY_LIMIT, (0.5 if exclusive else 0.25) * slope * logits)

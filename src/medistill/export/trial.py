@@ -24,6 +24,7 @@ from medistill.models.deploy import deployed
 from medistill.models.settings import Network
 from medistill.records.export import Exportable
 from medistill.records.models import Config
+from medistill.runtime.bundle import BUNDLE_VERSION
 from medistill.task import Task
 
 
@@ -47,6 +48,7 @@ def require_exportable(network: Network, *, image_size: int, channels: int, opse
     asked = {
         **plain.model_dump(mode="json", include={"arch", "args", "channels", "input_size"}),
         **{"frames": [image_size, channels], "opset": opset},
+        "bundle": BUNDLE_VERSION,  # another one is another graph
         "versions": [module.__version__ for module in (onnx, onnxruntime, onnxscript, timm, torch)],
     }
     record = known / f"{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]}.json"

@@ -16,7 +16,7 @@ from medistill.stress.tap import forward_tapped
 from medistill.stress.unlike import Unlike
 from medistill.task import Calibration, Task
 
-LIMITS = {"probabilities": 1e-5, "saliency_map": 1e-4, "saliency_max": 1e-4}
+LIMITS = {"probabilities": 2.5e-5, "saliency_map": 1e-4, "saliency_max": 1e-4}
 
 
 def changed(source, target, nodes, output="logits", **constants) -> None:
@@ -136,7 +136,9 @@ def test_maps_are_those_of_autograd(classifier, tmp_path):
     np.testing.assert_array_equal(peaks, maps.max((2, 3)))
     parity = measure_parity(model, tmp_path / "model.onnx", large)
     assert parity.outputs["saliency_map"].zero_maps == (expected.max((2, 3)) == 0).sum()
-    assert {name: one.limit for name, one in parity.outputs.items()} == LIMITS
+    # A quarter of what logits may differ by is what a sigmoid makes of it.
+    limits = LIMITS | {"probabilities": pytest.approx(max(1e-5, 0.25 * parity.limit))}
+    assert {name: one.limit for name, one in parity.outputs.items()} == limits
     assert all(one.passed for one in parity.outputs.values())
 
 

@@ -102,7 +102,7 @@ def export_model(
         files = ExportFolder(folder)
         calibration = validation.calibration
         merged, opset = deployed(classifier), settings.opset
-        batch_size = export_onnx(merged, files.onnx, opset=opset, calibration=calibration, unlike=unlike)
+        batch_size = export_onnx(merged, files.onnx, opset=opset, calibration=calibration, unlike=unlike, points=points)
         targets = dataset.targets(rows)
         parity = measure_parity(classifier, files.onnx, images, calibration=calibration, unlike=unlike, targets=targets)
         parity = parity.model_copy(update={"maps": _explained(classifier, files, images, opset)})

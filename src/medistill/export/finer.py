@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medistill.errors import UserError
 from medistill.explain.cam import explain_by
 from medistill.explain.ways import Way
-from medistill.export.onnx import write_onnx
+from medistill.export.onnx import metadata, write_onnx
 from medistill.export.vjp import Explained
 from medistill.models.classifier import Classifier
 from medistill.records.export import MapParity
@@ -85,7 +85,7 @@ def export_explained(classifier: Classifier, path: Path, *, opset: int) -> None:
         raise UserError(
             f"{classifier.config['name']}: torch cannot export its finer heat maps to ONNX ({error_line(error, 150)})"
         ) from None
-    write_onnx(onnx.load_model_from_string(content.getvalue()), classifier.config, path, opset=opset)
+    write_onnx(onnx.load_model_from_string(content.getvalue()), metadata(classifier.config), path, opset=opset)
 
 
 def measure_map_parity(classifier: Classifier, model: Path, images: np.ndarray) -> MapParity:

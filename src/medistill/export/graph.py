@@ -35,8 +35,8 @@ class DeviceModel(nn.Module):
         self.classifier = classifier.eval()
         self.exclusive = calibration.task is Task.MULTICLASS
         self.head = classifier.closed_head()
-        self.register_buffer("slopes", torch.tensor(list(calibration.slopes or [1.0] * count)))
-        self.register_buffer("intercepts", torch.tensor(list(calibration.intercepts or [0.0] * count)))
+        for name, values in zip(("slopes", "intercepts"), calibration.of(count), strict=True):
+            self.register_buffer(name, torch.tensor(values))
         self.unlike = UnlikeScore(unlike) if unlike else None
         maps = (MAPS, LARGEST) if self.head else ()
         self.outputs = (LOGITS, PROBABILITIES, *maps, *((UNLIKE,) if unlike else ()))

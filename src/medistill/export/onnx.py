@@ -5,7 +5,7 @@ import io
 import json
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -18,7 +18,7 @@ from medistill.files import atomic
 from medistill.models.classifier import Classifier
 from medistill.models.costs import count_params
 from medistill.records.models import Config
-from medistill.runtime.bundle import DISCLAIMER, INPUT
+from medistill.runtime.bundle import DISCLAIMER, INPUT, CalledAt
 from medistill.runtime.predictor import LARGEST_MODEL
 from medistill.runtime.session import open_session
 from medistill.stress.unlike import Unlike
@@ -33,6 +33,7 @@ def export_onnx(
     opset: int,
     calibration: Calibration | None = None,
     unlike: Unlike | None = None,
+    points: Sequence[CalledAt] = (),
 ) -> int | None:
     """Write `classifier` as one ONNX file, weights included.
 
@@ -46,6 +47,7 @@ def export_onnx(
         opset: version of the ONNX operator set.
         calibration: of its logits, fitted on validation; None: there is none.
         unlike: what it knows of its training images; None: the file has no such output.
+        points: operating points, for the metadata.
 
     Returns:
         How many images it takes at once: 1, or None for any number.
@@ -55,14 +57,19 @@ def export_onnx(
             operator set.
     """
     require_small(classifier)
-    device = DeviceModel(classifier, calibration or Calibration(Task(classifier.config["task"])), unlike)
-    model = _to_onnx(device, opset)
-    write_onnx(model, classifier.config, path, opset=opset)
+    calibration = calibration or Calibration(Task(classifier.config["task"]))
+    model = _to_onnx(DeviceModel(classifier, calibration, unlike), opset)
+    write_onnx(
+        model,
+        metadata(classifier.config) | _calling(len(classifier.config["labels"]), calibration, points),
+        path,
+        opset=opset,
+    )
     return model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
 
 
-def write_onnx(model: onnx.ModelProto, config: Config, path: Path, *, opset: int) -> None:
-    """Write what torch exported: with the metadata of `config`, without notes of this machine, checked.
+def write_onnx(model: onnx.ModelProto, about: Mapping[str, str], path: Path, *, opset: int) -> None:
+    """Write what torch exported: with this metadata, `name` in it, without notes of this machine, checked.
 
     Raises:
         UserError: ONNX Runtime cannot open it.
@@ -70,10 +77,10 @@ def write_onnx(model: onnx.ModelProto, config: Config, path: Path, *, opset: int
     _strip_provenance(model.graph)
     for function in model.functions:
         _strip_provenance(function)
-    onnx.helper.set_model_props(model, metadata(config))
+    onnx.helper.set_model_props(model, dict(about))
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString(deterministic=True)
-    open_session(content, name=f"{config['name']} in opset {opset} (params.yaml: export.opset)")
+    open_session(content, name=f"{about['name']} in opset {opset} (params.yaml: export.opset)")
     with atomic(path) as temporary:
         temporary.write_bytes(content)
 
@@ -105,6 +112,16 @@ def metadata(config: Config) -> dict[str, str]:
         "std": json.dumps(config["std"]),
         "fingerprint": config["fingerprint"],
         "disclaimer": DISCLAIMER,
+    }
+
+
+def _calling(labels: int, calibration: Calibration, points: Sequence[CalledAt]) -> dict[str, str]:
+    """The part of the metadata that says how logits become probabilities, and from where on a label is called."""
+    slopes, intercepts = calibration.of(labels)
+    return {
+        "slopes": json.dumps(slopes),
+        "intercepts": json.dumps(intercepts),
+        "operating_points": json.dumps([point.to_json() for point in points], ensure_ascii=False),
     }
 
 

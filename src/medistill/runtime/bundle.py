@@ -155,20 +155,13 @@ def content(
         "batch_size": batch_size,
         "explain": None if bundle.explain is None else {"file": bundle.explain.name, "sha256": bundle.explain_sha256},
         "operating_points": [point.to_json() for point in bundle.points],
-        "calibration": _calibration(bundle),
+        "calibration": dict(zip(("slopes", "intercepts"), bundle.calibration.of(len(bundle.labels)), strict=True)),
         "test_auroc": dict(bundle.test_auroc),
         "map_scale": dict(bundle.map_scale),
         **costs,
         "training": dict(training),
         **({} if licenses is None else {"licenses": list(licenses)}),
     }
-
-
-def _calibration(bundle: Bundle) -> dict[str, list[float]]:
-    """Slopes and intercepts in the order of the labels."""
-    count = len(bundle.labels)
-    slopes, intercepts = bundle.calibration.slopes or [1.0] * count, bundle.calibration.intercepts or [0.0] * count
-    return {"slopes": list(slopes), "intercepts": list(intercepts)}
 
 
 def read_bundle(folder: Path) -> Bundle:

@@ -86,8 +86,7 @@ def describe(bundle: Bundle) -> dict[str, object]:
         "fit": bundle.fit,
         "file": ExportFolder(Path()).onnx.name,
         "sha256": bundle.sha256,
-        "slopes": [float(slope) for slope in bundle.calibration.slopes or [1.0] * len(bundle.labels)],
-        "intercepts": [float(each) for each in bundle.calibration.intercepts or [0.0] * len(bundle.labels)],
+        **dict(zip(("slopes", "intercepts"), bundle.calibration.of(len(bundle.labels)), strict=True)),
         "scale": [bundle.map_scale.get(label, 0.0) for label in bundle.labels],
         "points": [
             {"name": str(point), "thresholds": [point.thresholds[label] for label in bundle.labels]}

@@ -13,6 +13,7 @@ from medistill.errors import UserError
 from medistill.export.onnx import export_onnx
 from medistill.export.parity import measure_parity
 from medistill.models.classifier import Classifier
+from medistill.runtime.bundle import read_bundle
 from medistill.runtime.session import open_session, run
 
 
@@ -47,6 +48,17 @@ def test_the_file_describes_itself(graph, classifier):
     assert json.loads(found["std"]) == classifier.config["std"]
     assert found["fingerprint"] == "f00d"
     assert "not a medical device" in found["disclaimer"]
+
+
+def test_the_metadata_alone_is_enough_to_call_labels(exported, images, graph):
+    found = {entry.key: json.loads(entry.value) for entry in graph.metadata_props if entry.value.startswith(("[", "n"))}
+    bundle = read_bundle(exported)
+    assert [found["slopes"], found["intercepts"]] == [bundle.calibration.slopes, bundle.calibration.intercepts]
+    assert found["operating_points"] == [point.to_json() for point in bundle.points]
+    session = onnxruntime.InferenceSession(exported / "model.onnx", providers=["CPUExecutionProvider"])
+    logits, probabilities = session.run(["logits", "probabilities"], {"image": images})
+    expected = 1 / (1 + np.exp(-(logits * found["slopes"] + found["intercepts"])))
+    np.testing.assert_allclose(probabilities, expected, atol=1e-6)
 
 
 def test_it_is_one_file_that_tells_nothing_of_this_machine(exported, root):
@@ -86,7 +98,8 @@ def test_colour_is_not_mixed_up_in_a_newer_operator_set(classifier, tmp_path):
 
 def test_two_exports_are_the_same_bytes_silent_and_leave_the_network_alone(exported, classifier, tmp_path, capfd):
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
-    export_onnx(classifier, tmp_path / "model.onnx", opset=18)
+    bundle = read_bundle(exported)
+    export_onnx(classifier, tmp_path / "model.onnx", opset=18, calibration=bundle.calibration, points=bundle.points)
     assert (tmp_path / "model.onnx").read_bytes() == (exported / "model.onnx").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     assert capfd.readouterr() == ("", "")

@@ -21,10 +21,12 @@ def published(root) -> Callable[[str, str], str]:
     return read
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_trained(tmp_path, monkeypatch):
-    """An empty working folder: data sets are drawn and ingested anew, and there are no models."""
-    monkeypatch.setattr(study, "WORK", tmp_path)
+@pytest.fixture(autouse=True, scope="module")
+def nothing_is_trained(tmp_path_factory):
+    """An empty working folder: data sets are drawn and ingested anew, once, and there are no models."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "WORK", tmp_path_factory.mktemp("work"))
+        yield
 
 
 def test_the_published_table_is_computed_from_the_kept_outcomes(published):

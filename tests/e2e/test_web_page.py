@@ -97,6 +97,7 @@ def export(make_bundle, packages):  # noqa: F811
             labels=LABELS,
             preprocessing=shape,
             operating_points=[point],
+            map_scale=dict.fromkeys(LABELS, 4.0 if maps else 0.0),  # a white cell of the first label
         )
         build(model, packages)
         return model
@@ -349,7 +350,7 @@ def test_an_image_unlike_the_others_is_dimmed_and_says_why(export, visit, tmp_pa
         seen.append(json.loads(page.tab.run(shown)))
     assert seen[0][:2] == ["answer", False]
     assert seen[1][:2] == ["answer dimmed", True]
-    assert "1.6 times as far from them as the limit" in seen[1][2]  # 4 · (100 + 155 / 36) / 255
+    assert "its score is 1.6, the limit 1" in seen[1][2]  # 4 · (100 + 155 / 36) / 255
     assert "unlike the training images" in page.tab.run("document.querySelector('#images li:last-child').innerText")
 
 

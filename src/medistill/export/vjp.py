@@ -288,6 +288,8 @@ def can_explain(model: Classifier) -> str | None:
     arch = model.config["arch"]
     if type(model.backbone) not in _FAMILIES:
         return f"{arch} is none of the mobile networks that timm builds as EfficientNet or MobileNetV3"
+    if model.input_size not in (None, model.config.get("image_size", model.input_size)):
+        return f"{arch} sees images at another size than that of the frames"  # an antialiased resize, which is no layer
     if stage_at(model, 16) is None:
         return f"{arch} has no stage whose cells are 16 pixels wide before the last one"
     if model.eval().closed_head() is None:

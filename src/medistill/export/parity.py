@@ -108,9 +108,12 @@ def _expected(
 
 
 def _scale(expected: Answers) -> NDArray[Any]:
-    """By what a label's maps are measured, (L,): its largest value; before the ReLU where that leaves nothing."""
-    largest, signed = expected[LARGEST].max(0), np.abs(expected["signed"]).max((0, 2, 3))
-    return np.where(largest > 0, largest, np.where(signed > 0, signed, 1))
+    """By what a label's maps are measured, (L,): its largest value before the ReLU, by which rounding goes.
+
+    Of what is against a label in all cells but one, the ReLU may leave a ten-thousandth.
+    """
+    signed = np.abs(expected["signed"]).max((0, 2, 3))
+    return np.where(signed > 0, signed, 1)
 
 
 def _difference(both: Sequence[Answers], expected: Answers, name: str, scale: Any = 1.0) -> float | None:

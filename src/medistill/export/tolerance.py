@@ -7,7 +7,7 @@ PROBABILITY_LIMIT = 1e-5
 """Largest difference between probabilities, where logits do not allow for more."""
 
 MAP_LIMIT = 1e-4
-"""Largest difference between maps, as a share of the label's largest value over the images that are compared."""
+"""Largest difference between maps, as a share of the label's largest value, before the ReLU, on the images compared."""
 
 UNLIKE_LIMIT = 1e-3
 """Largest difference between scores of `unlike`, as a share of the score, or of its threshold of 1 if that is more."""

@@ -25,8 +25,8 @@ class Checked(Content):
 
     Attributes:
         difference: the largest over images and labels: of probabilities as they are, of maps as a share of the label's
-            largest value, of scores as a share of 1 or of the score if that is more; None where it is not finite, or
-            the file does not give it.
+            largest value before the ReLU, of scores as a share of 1 or of the score if that is more; None where it is
+            not finite, or the file does not give it.
         limit: how large it may be.
         zero_maps: of maps, how many are zero everywhere.
     """

@@ -195,11 +195,14 @@ def test_another_process_writes_the_same_bytes(source, exported, tmp_path):
     code = (
         "import sys; from pathlib import Path\n"
         "from medistill.export.onnx import export_onnx; from medistill.models.weights import load_model\n"
-        "export_onnx(load_model(Path(sys.argv[1])), Path(sys.argv[2]), opset=18)"
+        "from medistill.runtime.bundle import read_bundle\n"
+        "about = read_bundle(Path(sys.argv[3]))\n"
+        "told = {'calibration': about.calibration, 'points': about.points}\n"
+        "export_onnx(load_model(Path(sys.argv[1])), Path(sys.argv[2]), opset=18, **told)"
     )
     for seed in ("1", "2"):
         file = Path(tmp_path, f"{seed}.onnx")
-        command = [sys.executable, "-c", code, str(source), str(file)]
+        command = [sys.executable, "-c", code, str(source), str(file), str(exported)]
         done = subprocess.run(command, env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True)
         assert (done.stdout, done.stderr) == ("", "")
         assert file.read_bytes() == (exported / "model.onnx").read_bytes()

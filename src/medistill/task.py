@@ -65,10 +65,10 @@ class Calibration:
     slopes: Sequence[float] | None = None
     intercepts: Sequence[float] | None = None
 
-    def of(self, labels: int) -> tuple[list[float], list[float]]:
-        """Slopes and intercepts of so many labels, written out."""
+    def written_out(self, labels: int) -> dict[str, list[float]]:
+        """`slopes` and `intercepts` of so many labels, as files have them."""
         slopes, intercepts = self.slopes or [1.0] * labels, self.intercepts or [0.0] * labels
-        return [float(slope) for slope in slopes], [float(intercept) for intercept in intercepts]
+        return {"slopes": list(map(float, slopes)), "intercepts": list(map(float, intercepts))}
 
     def logits(self, logits: "NDArray[Any]") -> "NDArray[Any]":
         """Calibrated logits (N, L) of logits (N, L); the same array without calibration."""

@@ -277,7 +277,7 @@ class Validation:
         """
         return fit_calibration(self.answers.split.targets, self.answers.logits, self.answers.split.task, MIN_IMAGES)
 
-    @property
+    @cached_property
     def calibrated(self) -> Answers:
         """The answers with calibrated probabilities, those that a device shows and on which thresholds are."""
         return self.answers.calibrated(self.calibration)

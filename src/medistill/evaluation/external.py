@@ -143,12 +143,8 @@ def _called(operating: Mapping[str, dict[str, list[OperatingPoint]]]) -> dict[st
 def _calibration(bundle: Bundle, labels: Sequence[str]) -> Calibration:
     """The bundle's, of these labels."""
     columns = [bundle.labels.index(label) for label in labels]
-    slopes, intercepts = bundle.calibration.slopes, bundle.calibration.intercepts
-    return Calibration(
-        bundle.task,
-        None if slopes is None else [slopes[k] for k in columns],
-        None if intercepts is None else [intercepts[k] for k in columns],
-    )
+    fitted = bundle.calibration.written_out(len(bundle.labels))
+    return Calibration(bundle.task, **{name: [values[k] for k in columns] for name, values in fitted.items()})
 
 
 def _calibrated(calibration: Calibration, own: Measured) -> SplitFigures:

@@ -105,7 +105,7 @@ def export_model(
         batch_size = export_onnx(merged, files.onnx, opset=opset, calibration=calibration, unlike=unlike, points=points)
         targets = dataset.targets(rows)
         parity = measure_parity(classifier, files.onnx, images, calibration=calibration, unlike=unlike, targets=targets)
-        parity = parity.model_copy(update={"maps": _explained(classifier, files, images, opset)})
+        parity = parity.model_copy(update={"maps": _explained(classifier, merged, files, images, opset)})
         latency = measure_latency(files.onnx, images[0], runs=settings.latency_runs, threads=settings.threads)
         parity.write(files.parity)
         shutil.copyfile(trained.train_ids, files.train_ids)
@@ -122,16 +122,17 @@ def export_model(
     return Proofs(parity, latency)
 
 
-def _explained(classifier: Classifier, files: ExportFolder, images: np.ndarray, opset: int) -> MapParity | None:
-    """Write the network with finer heat maps, unless they are not autograd's: a device then has none.
+def _explained(
+    classifier: Classifier, merged: Classifier, files: ExportFolder, images: np.ndarray, opset: int
+) -> MapParity | None:
+    """Write the merged network with finer heat maps, unless they are not autograd's: a device then has none.
 
     Returns:
         How far its maps are from autograd's; None of a network that cannot have them.
     """
-    network = deployed(classifier)
-    if can_explain(network) is not None:
+    if can_explain(merged) is not None:
         return None
-    export_explained(network, files.explain_onnx, opset=opset)
+    export_explained(merged, files.explain_onnx, opset=opset)
     parity = measure_map_parity(classifier, files.explain_onnx, images)
     if not parity.passed:
         files.explain_onnx.unlink()
@@ -176,6 +177,7 @@ def bundle_content(
         test_auroc: of each eligible label on its own test images.
         map_scale: of each label, the largest value of its maps; None: the file gives none.
     """
+    explain = files.explain_onnx if files.explain_onnx.exists() else None
     return content(
         Bundle(
             name=record.name,
@@ -189,8 +191,8 @@ def bundle_content(
             points=tuple(points),
             calibration=calibration or Calibration(record.task),
             test_auroc=test_auroc or {},
-            explain=files.explain_onnx if files.explain_onnx.exists() else None,
-            explain_sha256=digest(files.explain_onnx) if files.explain_onnx.exists() else None,
+            explain=explain,
+            explain_sha256=digest(explain) if explain else None,
             map_scale=map_scale or {},
         ),
         normalisation={"mean": record.mean, "std": record.std},

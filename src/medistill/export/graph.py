@@ -35,7 +35,7 @@ class DeviceModel(nn.Module):
         self.classifier = classifier.eval()
         self.exclusive = calibration.task is Task.MULTICLASS
         self.head = classifier.closed_head()
-        for name, values in zip(("slopes", "intercepts"), calibration.of(count), strict=True):
+        for name, values in calibration.written_out(count).items():
             self.register_buffer(name, torch.tensor(values))
         self.unlike = UnlikeScore(unlike) if unlike else None
         maps = (MAPS, LARGEST) if self.head else ()

@@ -117,10 +117,8 @@ def metadata(config: Config) -> dict[str, str]:
 
 def _calling(labels: int, calibration: Calibration, points: Sequence[CalledAt]) -> dict[str, str]:
     """The part of the metadata that says how logits become probabilities, and from where on a label is called."""
-    slopes, intercepts = calibration.of(labels)
     return {
-        "slopes": json.dumps(slopes),
-        "intercepts": json.dumps(intercepts),
+        **{name: json.dumps(values) for name, values in calibration.written_out(labels).items()},
         "operating_points": json.dumps([point.to_json() for point in points], ensure_ascii=False),
     }
 

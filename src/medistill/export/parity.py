@@ -90,11 +90,16 @@ def _expected(
 ) -> dict[str, NDArray[Any]]:
     """What torch and numpy give, by the name of the output; `signed`: maps before their ReLU."""
     pixels = render_plain(torch.from_numpy(images))
+    answers = {}
     with torch.no_grad():
-        features = classifier.features(pixels)
+        if unlike is None:
+            features = classifier.features(pixels)
+        else:
+            _, features, tapped = forward_tapped(classifier, pixels)
+            answers[UNLIKE] = unlike.scores(tapped.numpy())
     with torch.enable_grad():
         logits = classifier.classify(features.requires_grad_())
-    answers = {LOGITS: logits.detach().numpy()}
+    answers[LOGITS] = logits.detach().numpy()
     answers[PROBABILITIES] = calibration.probabilities(answers[LOGITS])
     with torch.no_grad():
         if classifier.closed_head() is not None:
@@ -102,8 +107,6 @@ def _expected(
             answers["signed"] = class_maps_by_autograd(logits, features, labels).numpy()
             answers[MAPS] = np.maximum(answers["signed"], 0)
             answers[LARGEST] = answers[MAPS].max((2, 3))
-        if unlike is not None:
-            answers[UNLIKE] = unlike.scores(forward_tapped(classifier, pixels)[2].numpy())
     return answers
 
 

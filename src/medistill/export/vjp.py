@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from medistill.models.classifier import Classifier
 from medistill.models.stages import stage_at
-from medistill.models.vector_layers import ACTIVATIONS, Layer, Linear, activation_of
+from medistill.models.vector_layers import ACTIVATIONS, Layer, Linear, activation_of, through
 
 PullBack = Callable[[Tensor], Tensor]
 """Gradients (N, M, K, h, w) by a layer's input, of gradients (N, M, K', h', w') by its output, for M labels of each of
@@ -155,16 +155,13 @@ class _Gate(nn.Module):
         self.module, self.layers = module, layers
 
     def forward(self, x: Tensor) -> tuple[Tensor, PullBack]:
-        vectors, inputs = x.mean((2, 3)), []
-        for layer in self.layers:
-            inputs.append(vectors)
-            vectors = layer(vectors)
+        vectors, to_mean = through(self.layers, x.mean((2, 3)))
         gates = vectors[:, :, None, None]
 
         def pull_back(gradients: Tensor) -> Tensor:
-            by_mean = (gradients * x[:, None]).sum((3, 4))  # the product rule: by the gate, and below by the map
-            for layer, own in zip(reversed(self.layers), reversed(inputs), strict=True):
-                by_mean = layer.pull_back(by_mean, own)
+            by_mean = to_mean(
+                (gradients * x[:, None]).sum((3, 4))
+            )  # the product rule: by the gate, and below by the map
             return gradients * gates[:, None] + by_mean[:, :, :, None, None] / math.prod(_sizes(x))
 
         return x * gates, pull_back

@@ -42,20 +42,28 @@ def summarise(
         >>> figure.estimate, round(figure.lower, 3), round(figure.upper, 3)
         (0.5, 0.025, 0.975)
     """
+    return _summarised(values, counts, groups, difference)[0]
+
+
+def _summarised(
+    values: FloatArray, counts: Codes | None, groups: int | None, difference: bool
+) -> tuple[Estimate, "_Worth | None"]:
+    """What `summarise` gives, and by how much the interval is expanded; None where it is none of the resamples."""
     resampled = values[1:]
     defined = resampled[~np.isnan(resampled)]
     dropped = len(resampled) - len(defined)
     if np.isnan(values[0]):
-        return Estimate(None, None, None, dropped)
+        return Estimate(None, None, None, dropped), None
     estimate = float(values[0])
     if dropped > MAX_DROPPED * len(resampled) or (groups is not None and groups < 2):
-        return Estimate(estimate, None, None, dropped)
+        return Estimate(estimate, None, None, dropped), None
     if estimate in (0, 1) and not difference and (defined == estimate).all():
         lower, upper = wilson(estimate, groups) if groups else (None, None)
-        return Estimate(estimate, lower, upper, dropped)
-    below, above = _Worth.of_resamples(values, counts, groups).tails()
+        return Estimate(estimate, lower, upper, dropped), None
+    worth = _Worth.of_resamples(values, counts, groups)
+    below, above = worth.tails()
     lower, upper = np.quantile(defined, [below, 1 - above])
-    return Estimate(estimate, float(lower), float(upper), dropped)
+    return Estimate(estimate, float(lower), float(upper), dropped), worth
 
 
 def centred(values: FloatArray, groups: int) -> Estimate:
@@ -209,11 +217,7 @@ def p_value(differences: FloatArray, counts: Codes | None = None, *, groups: int
         >>> p_value(np.concatenate([[0.1], np.full(999, 0.1)]))
         0.002
     """
-    if summarise(differences, groups=groups, difference=True).lower is None:
-        return None
-    defined = differences[1:][~np.isnan(differences[1:])]
-    below, above = ((1 + found.sum()) / (len(defined) + 1) for found in (defined <= 0, defined >= 0))
-    return _Worth.of_resamples(differences, counts, groups).p_value(below, above)
+    return _judged(differences, counts, groups)[1]
 
 
 def compare(
@@ -231,9 +235,17 @@ def compare(
         >>> round(difference.estimate, 3), round(difference.lower, 3), round(p, 3)
         (0.1, 0.1, 0.02)
     """
-    differences = own - reference
-    interval = summarise(differences, counts, groups=groups, difference=True)
-    return interval, p_value(differences, counts, groups=groups)
+    return _judged(own - reference, counts, groups)
+
+
+def _judged(differences: FloatArray, counts: Codes | None, groups: int | None) -> tuple[Estimate, float | None]:
+    """The interval of differences, and their p-value from the same expansion; None where there is no interval."""
+    interval, worth = _summarised(differences, counts, groups, difference=True)
+    if worth is None:
+        return interval, None
+    defined = differences[1:][~np.isnan(differences[1:])]
+    below, above = ((1 + found.sum()) / (len(defined) + 1) for found in (defined <= 0, defined >= 0))
+    return interval, worth.p_value(below, above)
 
 
 def holm(p_values: list[float | None]) -> list[float | None]:

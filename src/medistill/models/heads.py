@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from medistill.models.vector_layers import ACTIVATIONS, BatchNorm, Layer, LayerNorm, Linear, activation_of
+from medistill.models.vector_layers import ACTIVATIONS, BatchNorm, Layer, LayerNorm, Linear, activation_of, through
 
 if TYPE_CHECKING:
     from medistill.models.timm_facts import Backbone
@@ -36,9 +36,7 @@ class PooledHead:
 
     def logits(self, pooled: Tensor) -> Tensor:
         """Logits (N, L) of the pooled vectors (N, K)."""
-        for layer in self.hidden:
-            pooled = layer(pooled)
-        return self.classifier(pooled)
+        return self.classifier(through(self.hidden, pooled)[0])
 
     def jacobian(self, pooled: Tensor, labels: Tensor | None = None) -> Tensor:
         """∂logit/∂pooled, float32 (N, M, K), at `pooled` (N, K); (1, M, K) where it is the same for every image.
@@ -47,14 +45,8 @@ class PooledHead:
             pooled: the mean of the feature map over its cells.
             labels: int64 (N, M), those of each image; None: all, M = L.
         """
-        inputs = []
-        for layer in self.hidden:
-            inputs.append(pooled)
-            pooled = layer(pooled)
-        gradients = self.classifier.weight[None] if labels is None else self.classifier.weight[labels]
-        for layer, vectors in zip(reversed(self.hidden), reversed(inputs), strict=True):
-            gradients = layer.pull_back(gradients, vectors)
-        return gradients
+        _, pull_back = through(self.hidden, pooled)
+        return pull_back(self.classifier.weight[None] if labels is None else self.classifier.weight[labels])
 
     def class_maps(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """Signed Grad-CAM Σ_k α_lk A_k, float32 (N, M, h, w), of the feature map A (N, K, h, w); `labels` as above.

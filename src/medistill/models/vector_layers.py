@@ -1,7 +1,7 @@
 """Layers of one vector per image, each with its derivative: those behind the pooling, and those of gates."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,21 @@ class Layer(Protocol):
     def pull_back(self, gradients: Tensor, vectors: Tensor) -> Tensor:
         """Gradients (N or 1, M, K) by its input, of M gradients (N or 1, M, K') by its output at `vectors` (N, K)."""
         ...
+
+
+def through(layers: Sequence[Layer], vectors: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The output of layers one after another, and what pulls gradients by it back to the input: see `Layer`."""
+    inputs = []
+    for layer in layers:
+        inputs.append(vectors)
+        vectors = layer(vectors)
+
+    def pull_back(gradients: Tensor) -> Tensor:
+        for layer, own in zip(reversed(layers), reversed(inputs), strict=True):
+            gradients = layer.pull_back(gradients, own)
+        return gradients
+
+    return vectors, pull_back
 
 
 @dataclass(frozen=True)

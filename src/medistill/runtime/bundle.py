@@ -155,7 +155,7 @@ def content(
         "batch_size": batch_size,
         "explain": None if bundle.explain is None else {"file": bundle.explain.name, "sha256": bundle.explain_sha256},
         "operating_points": [point.to_json() for point in bundle.points],
-        "calibration": dict(zip(("slopes", "intercepts"), bundle.calibration.of(len(bundle.labels)), strict=True)),
+        "calibration": bundle.calibration.written_out(len(bundle.labels)),
         "test_auroc": dict(bundle.test_auroc),
         "map_scale": dict(bundle.map_scale),
         **costs,
@@ -188,9 +188,11 @@ def read_bundle(folder: Path) -> Bundle:
         )
     preprocessing = raw.get("preprocessing")
     # Any: whatever the file says, until `_CHECKS` have passed it
-    flat: dict[str, Any] = {**(preprocessing if isinstance(preprocessing, dict) else {}), **raw}
-    older: dict[str, object] = {"licenses": [], "explain": None}  # which are written where there are any
-    flat = {**older, **flat}
+    flat: dict[str, Any] = {
+        **{"licenses": [], "explain": None},  # where there are none
+        **(preprocessing if isinstance(preprocessing, dict) else {}),
+        **raw,
+    }
     for key, valid in _CHECKS.items():
         if key not in flat:
             raise UserError(f"{path}: key {key} is missing; {EXPORT_AGAIN}")

@@ -1,15 +1,12 @@
 """Heat maps of labels that are asked for, by the file `model.explain.onnx` of an exported model."""
 
-import hashlib
-
 import numpy as np
 from numpy.typing import ArrayLike
 
 from medistill.checksums import EXPORT_AGAIN
 from medistill.errors import UserError
-from medistill.files import read_regular
 from medistill.runtime.bundle import INPUT, LOGITS, Bundle
-from medistill.runtime.predictor import LARGEST_MODEL
+from medistill.runtime.predictor import read_model
 from medistill.runtime.session import open_session, reason_of
 
 ASKED, MAP = "label", "map"
@@ -43,15 +40,7 @@ class Explainer:
         """
         if bundle.explain is None:
             return None
-        try:
-            content = read_regular(bundle.explain, limit=LARGEST_MODEL)
-        except UserError as error:
-            raise UserError(f"{error}; {EXPORT_AGAIN}") from None
-        if hashlib.sha256(content).hexdigest() != bundle.explain_sha256:
-            raise UserError(
-                f"{bundle.explain}: damaged, its SHA-256 is not the one in bundle.json; copy or export it again"
-            )
-        return cls(content, name=str(bundle.explain), threads=threads)
+        return cls(read_model(bundle.explain, bundle.explain_sha256), name=str(bundle.explain), threads=threads)
 
     def explain(self, frames: np.ndarray, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Logits and heat maps in one pass.

@@ -27,6 +27,25 @@ LARGEST_BATCH = 2**26
 NO_MAPS = "gives no heat maps, as its network does not end in pooling and layers of a known derivative"
 
 
+def read_model(path: Path, sha256: str | None) -> bytes:
+    """The content of an ONNX file of an exported model.
+
+    Args:
+        path: the file.
+        sha256: its checksum in bundle.json, hex.
+
+    Raises:
+        UserError: it is missing, too large or damaged.
+    """
+    try:
+        content = read_regular(path, limit=LARGEST_MODEL)
+    except UserError as error:
+        raise UserError(f"{error}; {EXPORT_AGAIN}") from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(f"{path}: damaged, its SHA-256 is not the one in bundle.json; copy or export it again")
+    return content
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The probabilities of one image, or the reason why there are none.
@@ -50,6 +69,11 @@ class Prediction:
     frame: np.ndarray | None = None
     maps: dict[str, np.ndarray] | None = None
 
+    @property
+    def is_unlike(self) -> bool:
+        """Whether the image is unlike those that the model was trained on, as far as the file says."""
+        return self.unlike is not None and self.unlike > 1
+
 
 class Predictor:
     """An exported model, ready to predict on the CPU.
@@ -70,13 +94,7 @@ class Predictor:
         """
         self.bundle = read_bundle(folder)
         bundle, path = self.bundle, self.bundle.model
-        try:
-            content = read_regular(path, limit=LARGEST_MODEL)
-        except UserError as error:
-            raise UserError(f"{error}; {EXPORT_AGAIN}") from None
-        if hashlib.sha256(content).hexdigest() != bundle.sha256:
-            raise UserError(f"{path}: damaged, its SHA-256 is not the one in bundle.json; copy or export it again")
-        self._session = open_session(content, name=str(path), threads=threads)
+        self._session = open_session(read_model(path, bundle.sha256), name=str(path), threads=threads)
         shape = (bundle.channels, bundle.image_size, bundle.image_size)
         self._session.require(shape, len(bundle.labels))
         self._most = max(1, LARGEST_BATCH // math.prod(shape))
@@ -85,11 +103,6 @@ class Predictor:
                 f"{path}: takes {self._session.batch:,} images of this size at a time, but there is memory for"
                 f" {self._most:,} only; export it again"
             )
-
-    @property
-    def has_maps(self) -> bool:
-        """Whether the file gives heat maps."""
-        return MAPS in self._session.outputs
 
     def predict(self, images: Iterable[Path], *, batch_size: int = 16, maps: bool = False) -> Iterator[Prediction]:
         """Predict image files, at most `batch_size` at a time; an image that cannot be read yields its error.
@@ -105,7 +118,7 @@ class Predictor:
         Raises:
             UserError: the model fails, or maps are asked for and the file gives none.
         """
-        if maps and not self.has_maps:
+        if maps and MAPS not in self._session.outputs:
             raise UserError(f"{self.bundle.model}: {NO_MAPS}")
         size = self._session.batch or min(batch_size, self._most)
         batch: list[Path] = []

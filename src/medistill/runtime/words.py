@@ -12,7 +12,7 @@ def as_json_object(prediction: Prediction, model: str, point: CalledAt | None) -
         return {**answer, "error": prediction.error}
     answer["probabilities"] = prediction.probabilities
     if prediction.unlike is not None:
-        answer["unlike"] = {"score": prediction.unlike, "marked": prediction.unlike > 1}
+        answer["unlike"] = {"score": prediction.unlike, "marked": prediction.is_unlike}
     if point is not None and prediction.probabilities is not None:
         called = {label: point.calls(label, value) for label, value in prediction.probabilities.items()}
         answer |= {"at": {"kind": point.kind, "promised": point.promised}, "called": called}
@@ -22,8 +22,8 @@ def as_json_object(prediction: Prediction, model: str, point: CalledAt | None) -
 def in_words(prediction: Prediction, point: CalledAt | None) -> str:
     """An image's labels, the most probable first, and whether they are called; one line each."""
     probabilities = prediction.probabilities or {}
-    odd = prediction.unlike is not None and prediction.unlike > 1
-    lines = [printable(str(prediction.image)) + (": unlike the images that the model knows" if odd else "")]
+    odd = ": unlike the images that the model knows" if prediction.is_unlike else ""
+    lines = [printable(str(prediction.image)) + odd]
     width = max(map(len, probabilities), default=0)
     for label, probability in sorted(probabilities.items(), key=lambda item: -item[1]):
         mark = "" if point is None else {True: "  *", False: "", None: "  ?"}[point.calls(label, probability)]

@@ -86,7 +86,7 @@ def describe(bundle: Bundle) -> dict[str, object]:
         "fit": bundle.fit,
         "file": ExportFolder(Path()).onnx.name,
         "sha256": bundle.sha256,
-        **dict(zip(("slopes", "intercepts"), bundle.calibration.of(len(bundle.labels)), strict=True)),
+        **bundle.calibration.written_out(len(bundle.labels)),
         "scale": [bundle.map_scale.get(label, 0.0) for label in bundle.labels],
         "points": [
             {"name": str(point), "thresholds": [point.thresholds[label] for label in bundle.labels]}
